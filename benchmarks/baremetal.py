@@ -1,0 +1,133 @@
+"""Instruction rates: one bare-metal program, run by the core and by qemu-system-aarch64.
+
+The program maps 1 GiB blocks one to one, turns the MMU on, loops, and asks PSCI for SYSTEM_OFF with
+HVC: QEMU's virt machine powers off, our core exits. QEMU's figure is the difference of a long and a
+short run, so its start does not count.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
+
+from benchmarks.result import Result
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.pas import Pas
+from pyvmm.core import Machine
+
+RAM = 0x4000_0000
+RAM_SIZE = 16 << 20
+LOAD = RAM + 0x8_0000  # where QEMU puts a flat binary
+TABLE = RAM + 0x10_0000
+DATA = RAM + 0x20_0000
+QEMU = "qemu-system-aarch64"
+
+GIB = 1 << 30
+NORMAL_BLOCK = 1 << 10 | 3 << 8 | 1
+TCR = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | 2 << 32
+SCTLR_MMU_CACHES = 1 | 1 << 2 | 1 << 12
+
+#: Loop bodies; X0 counts down, X1 points to data.
+ALU = """
+    add x2, x2, x3; eor x4, x4, x2; lsr x5, x4, #7; sub x6, x6, x5; and x7, x6, x2
+    orr x8, x7, x4; add x3, x3, #13; eor x9, x8, x6, ror #11; add w10, w9, w5; csel x2, x9, x2, cs
+"""
+LOAD_STORE = """
+    ldr x2, [x1]; add x2, x2, #1; str x2, [x1]; ldr x3, [x1, #64]; ldp x4, x5, [x1, #128]
+    str w3, [x1, #192]; stp x4, x2, [x1, #256]; ldrb w6, [x1, #321]; eor x3, x3, x6
+    str x3, [x1, #64]
+"""
+LOOP_SIZE = 12  # each body is ten instructions, and the loop adds two
+
+
+def put(register: str, value: int) -> str:
+    """Return the instructions that put a constant into a register."""
+    parts = [f"movz {register}, #{value & 0xFFFF:#x}"]
+    parts += [
+        f"movk {register}, #{value >> shift & 0xFFFF:#x}, lsl #{shift}"
+        for shift in (16, 32, 48)
+        if value >> shift & 0xFFFF
+    ]
+    return "; ".join(parts)
+
+
+def program(body: str, count: int) -> bytes:
+    """Return the program that runs a loop body ``count`` times."""
+    system = (
+        ("mair_el1", 0xFF),
+        ("tcr_el1", TCR),
+        ("ttbr0_el1", TABLE),
+        ("cpacr_el1", 3 << 20),
+        ("sctlr_el1", 0x30D0_0800 | SCTLR_MMU_CACHES),
+    )
+    lines = [
+        put("x1", TABLE),
+        put("x2", RAM | NORMAL_BLOCK),
+        "str x2, [x1, #8]; dsb sy",
+        *(f"{put('x2', value)}; msr {name}, x2" for name, value in system),
+        "isb; tlbi vmalle1; dsb sy; isb",
+        put("x0", count),
+        put("x1", DATA),
+        "again:",
+        *body.strip().splitlines(),
+        "subs x0, x0, #1; b.ne again",
+        put("x0", 0x8400_0008),
+        "hvc #0",
+        "wait: b wait",
+    ]
+    code, _ = Ks(KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN).asm("\n".join(lines))
+    return bytes(code or b"")
+
+
+def time_core(body: str, count: int) -> float:
+    """Return the seconds that the core takes for ``count`` turns."""
+    machine = Machine(dram_base=RAM, dram_size=RAM_SIZE, num_pes=1)
+    machine.memory(Pas.NS).write(LOAD, program(body, count))
+    context = machine.new_context()
+    context.hcr_el2, context.security = 1 << 31, Pas.NS
+    context.pc, context.pstate = LOAD, 0x3C5
+    start = time.perf_counter()
+    result = machine.pe(0).run(context, 1 << 62)
+    elapsed = time.perf_counter() - start
+    if result.reason != ExitReason.SYNC or result.esr >> 26 != 0x16:
+        raise RuntimeError(f"the benchmark stopped at {context.pc:#x}, ESR {result.esr:#x}")
+    return elapsed
+
+
+def time_qemu(body: str, count: int) -> float:
+    """Return the seconds that QEMU takes for ``count`` turns, start and end included."""
+    with tempfile.TemporaryDirectory() as directory:
+        image = Path(directory) / "loop.bin"
+        image.write_bytes(program(body, count))
+        command = [QEMU, "-M", "virt", "-cpu", "cortex-a76", "-m", "64", "-nographic"]
+        command += ["-net", "none", "-monitor", "none", "-serial", "none", "-kernel", str(image)]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, timeout=120)
+        return time.perf_counter() - start
+
+
+def rate(body: str, count: int) -> tuple[float, float | None]:
+    """Return millions of instructions a second: ours, best of three, and QEMU's."""
+    instructions = count * LOOP_SIZE / 1e6
+    ours = instructions / min(time_core(body, count) for _ in range(3))
+    if shutil.which(QEMU) is None:
+        return ours, None
+    return ours, 4 * instructions / (time_qemu(body, 5 * count) - time_qemu(body, count))
+
+
+def alu() -> Iterator[Result]:
+    """Ten register-to-register instructions and a branch."""
+    ours, peer = rate(ALU, 20_000_000)
+    yield Result("alu", ours, "M insn/s", goal=250, peer=peer)
+
+
+def load_store() -> Iterator[Result]:
+    """Seven loads and stores among ten instructions, through the MMU."""
+    ours, peer = rate(LOAD_STORE, 10_000_000)
+    yield Result("load-store", ours, "M insn/s", goal=120, peer=peer)

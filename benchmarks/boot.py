@@ -1,0 +1,104 @@
+"""Boot times: from the command to the shell's prompt, as a user sees them."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.result import Result
+
+QEMU = "qemu-system-aarch64"
+PYVMM = str(Path(sys.executable).parent / "pyvmm")
+GUEST = Path("build/debian")
+PROMPT = b"root@debian:"
+TIMEOUT = 180.0
+MEMORY = "512M"
+
+
+def seconds_until(command: Sequence[str], text: bytes) -> float:
+    """Return the seconds from starting a command to a text in its output.
+
+    Raises RuntimeError, with the end of the output, when the text does not come.
+    """
+    start = time.monotonic()
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    seen = b""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while text not in seen:
+                left = TIMEOUT - (time.monotonic() - start)
+                chunk = b""
+                if left > 0 and selector.select(left):
+                    chunk = os.read(process.stdout.fileno(), 65536)
+                if not chunk:
+                    last = seen.decode(errors="replace")[-2000:]
+                    raise RuntimeError(f"{command[0]} gave no {text!r}; its last words:\n{last}")
+                seen += chunk
+        return time.monotonic() - start
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ensure_guest() -> None:
+    """Make the Debian image if it is not there."""
+    subprocess.run([PYVMM, "image", "build", "debian", "--output", str(GUEST)], check=True)
+
+
+def with_disk(command: Sequence[str], disk_option: str, text: bytes) -> float:
+    """Time a command on its own copy of the disk, so that each run finds the same one.
+
+    ``disk_option`` has ``{}`` where the disk's path goes.
+    """
+    with tempfile.TemporaryDirectory(dir=GUEST) as directory:
+        disk = Path(directory) / "rootfs.img"
+        subprocess.run(
+            ["cp", "--sparse=always", "--reflink=auto", str(GUEST / "rootfs.img"), str(disk)],
+            check=True,
+        )
+        return seconds_until([*command, *disk_option.format(disk).split()], text)
+
+
+def time_pyvmm(*options: str) -> float:
+    """Return the seconds to Debian's prompt."""
+    command = [PYVMM, "run", *options, "-m", MEMORY, "--kernel", str(GUEST / "Image")]
+    command += ["--initrd", str(GUEST / "initrd.img")]
+    return with_disk(command, "--disk {}", PROMPT)
+
+
+def time_qemu() -> float | None:
+    """Return QEMU's seconds to the same prompt, or None where it is not installed."""
+    if shutil.which(QEMU) is None:
+        return None
+    command = [QEMU, "-M", "virt", "-cpu", "cortex-a76", "-m", MEMORY, "-nographic"]
+    command += ["-kernel", str(GUEST / "Image"), "-initrd", str(GUEST / "initrd.img")]
+    command += ["-append", "console=ttyAMA0 root=/dev/vda rw", "-net", "none"]
+    command += ["-global", "virtio-mmio.force-legacy=false"]
+    disk = "-drive file={},if=none,format=raw,id=disk -device virtio-blk-device,drive=disk"
+    return with_disk(command, disk, PROMPT)
+
+
+def realm_hello() -> Iterator[Result]:
+    """The built-in guest in a realm, from the command to its end."""
+    start = time.monotonic()
+    subprocess.run([PYVMM, "run", "--realm"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+    yield Result("realm-hello", time.monotonic() - start, "s", goal=1.0)
+
+
+def debian() -> Iterator[Result]:
+    """Debian to its prompt, as a normal VM and as a realm, beside QEMU with the same files."""
+    ensure_guest()
+    peer = time_qemu()
+    yield Result("debian-vm", time_pyvmm(), "s", peer=peer, goal_ratio=4.0)
+    yield Result("debian-realm", time_pyvmm("--realm"), "s", goal=9.0, peer=peer, goal_ratio=4.0)

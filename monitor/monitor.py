@@ -1,0 +1,169 @@
+"""EL3: every SMC of every world comes here first, and who called decides what it can mean.
+
+Concurrency: each PE calls for itself; the GPT has one lock, held from the check of a transition
+to the end of its effects.
+"""
+
+from collections.abc import Sequence
+from threading import Lock
+
+from monitor.attestation import Answer, AttestationServices, refuse
+from monitor.gpt import GranuleProtectionTable
+from monitor.layout import DramLayout
+from monitor.policy import MOVES, TRANSITIONS
+from monitor.protocols import Hes, Machine, Rmm
+from pyvmm.arch import rmmd
+from pyvmm.arch.events import EventStream, GptChange, Smc, WorldSwitch
+from pyvmm.arch.gpt import Gpi, gpi_of
+from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.rmmd import RmmdError, RmmdFid
+from pyvmm.arch.smccc import SVE_HINT, UNKNOWN, VERSION_1_2, SmcccFid, standard_secure_fid
+
+FIRST_RMI = standard_secure_fid(0x150)
+LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
+OFFSET_MASK = GRANULE_SIZE - 1
+OK: Answer = (0,)
+
+
+class Conduit:
+    """The SMC instruction of one security state: what software there holds of EL3."""
+
+    __slots__ = ("_monitor", "_security")
+
+    def __init__(self, monitor: "Monitor", security: Pas) -> None:
+        self._monitor = monitor
+        self._security = security
+
+    def smc(self, pe: int, args: Sequence[int]) -> Answer:
+        """Call EL3 on a PE with x0.. = ``args``; return x0.., the rest is zero."""
+        return self._monitor.smc(pe, self._security, args)
+
+
+class Monitor:
+    """The software at EL3."""
+
+    def __init__(
+        self, machine: Machine, events: EventStream | None = None, hes: Hes | None = None
+    ) -> None:
+        """Build the GPT and turn the check on; the RMM boots later."""
+        self.layout = DramLayout.of(machine.dram_base, machine.dram_size)
+        self._machine = machine
+        self._events = events or EventStream()
+        self._gpt_lock = Lock()
+        self._gpt = GranuleProtectionTable(machine.memory(Pas.ROOT), self.layout)
+        self._realm = machine.memory(Pas.REALM)
+        self._attestation = AttestationServices(self._realm, self.layout.shared_pa, hes)
+        self._rmm: Rmm | None = None
+        machine.set_gpt(self._gpt.base_pa, self._gpt.gpccr)
+
+    def conduit(self, security: Pas) -> Conduit:
+        """Return the way into EL3 for software of one security state."""
+        return Conduit(self, security)
+
+    # --- boot -----------------------------------------------------------------------------
+
+    def boot(self, rmm: Rmm) -> int:
+        """Boot the RMM on every PE; return its status.
+
+        Unless that is 0, RMI calls are answered as unknown from then on.
+        """
+        self._realm.write(self.layout.shared_pa, self._boot_manifest())
+        num_pes = self._machine.num_pes
+        for cpu in range(num_pes):
+            status = rmm.boot(cpu, rmmd.INTERFACE_VERSION, num_pes, self.layout.shared_pa)
+            if status != 0:
+                return status
+        self._rmm = rmm
+        return 0
+
+    def _boot_manifest(self) -> bytes:
+        """Describe the platform: one bank of DRAM, no console."""
+        banks_pa = self.layout.shared_pa + rmmd.BANKS_OFFSET
+        bank = rmmd.DramBank.of(base=self.layout.dram_base, bank_size=self.layout.ns_size)
+        words = (1, banks_pa, self.layout.dram_base, self.layout.ns_size)
+        manifest = rmmd.BootManifest.of(
+            version=rmmd.MANIFEST_VERSION,
+            dram_num_banks=1,
+            dram_banks=banks_pa,
+            dram_checksum=-sum(words) & (1 << 64) - 1,
+        )
+        manifest.data[rmmd.BANKS_OFFSET : rmmd.BANKS_OFFSET + bank.size] = bank.data
+        return bytes(manifest)
+
+    # --- SMC routing ----------------------------------------------------------------------
+
+    def smc(self, pe: int, security: Pas, args: Sequence[int]) -> Answer:
+        """Answer an SMC by software in ``security`` on a PE."""
+        fid = args[0] & ~SVE_HINT
+        if security is Pas.NS:
+            results = self._from_normal_world(pe, fid, args)
+        elif security is Pas.REALM:
+            results = self._from_realm_world(fid, args)
+        else:
+            results = UNKNOWN
+        if self._events.listener is not None:
+            self._events.listener(Smc(pe, security, tuple(args), results))
+        return results
+
+    def _from_normal_world(self, pe: int, fid: int, args: Sequence[int]) -> Answer:
+        """Forward RMI to the RMM; of the rest, only the calling convention is known."""
+        if FIRST_RMI <= fid <= LAST_RMI:
+            if self._rmm is None:
+                return UNKNOWN
+            listener = self._events.listener
+            if listener is None:
+                return self._rmm.handle(pe, fid, args[1:])
+            listener(WorldSwitch(pe, Pas.NS, Pas.REALM))
+            results = self._rmm.handle(pe, fid, args[1:])
+            listener(WorldSwitch(pe, Pas.REALM, Pas.NS))
+            return results
+        if fid == SmcccFid.SMCCC_VERSION:
+            return (VERSION_1_2,)
+        return UNKNOWN
+
+    def _from_realm_world(self, fid: int, args: Sequence[int]) -> Answer:
+        """Serve the RMM."""
+        move = MOVES.get(fid)
+        if move is not None:
+            return self._transition(Pas.REALM, args[1] if len(args) > 1 else 0, *move)
+        x1, x2, x3 = (*args[1:4], 0, 0, 0)[:3]
+        match fid:
+            case RmmdFid.ATTEST_GET_REALM_KEY:
+                return self._attestation.get_realm_key(x1, x2, x3)
+            case RmmdFid.ATTEST_GET_PLAT_TOKEN:
+                return self._attestation.get_platform_token(x1, x2, x3)
+            case RmmdFid.EL3_FEATURES:
+                return (RmmdError.OK, 0)
+            case _:
+                return UNKNOWN
+
+    # --- granules -------------------------------------------------------------------------
+
+    def _transition(self, caller: Pas, pa: int, old: Pas, new: Pas) -> Answer:
+        """Move one granule: check, check, check, act.
+
+        When the new owner may use it, no PE can reach it as ``old`` any more, and it reads as
+        zeros: what was dropped from ``new`` at the last transition was never written since.
+        """
+        if (old, new) not in TRANSITIONS[caller]:
+            return UNKNOWN
+        if pa & OFFSET_MASK or not self.layout.dram_base <= pa < self.layout.rmm_base:
+            return refuse(RmmdError.BAD_ADDR)
+        with self._gpt_lock:
+            if not self._gpt.move(pa, 0x8 | old, 0x8 | new):
+                return refuse(RmmdError.BAD_PAS)
+            self._machine.tlbi_pa(pa, GRANULE_SIZE)
+            self._machine.punch(old, pa, GRANULE_SIZE)
+        if self._events.listener is not None:
+            self._events.listener(GptChange(pa, GRANULE_SIZE, old, new))
+        return OK
+
+    def gpi(self, pa: int) -> Gpi:
+        """Return what the GPT says of a granule of DRAM."""
+        return self._gpt.gpi(pa)
+
+    def leak_check(self) -> list[int]:
+        """Return the granules that are not Non-secure although nothing reserves them."""
+        with self._gpt_lock:
+            end = self.layout.rmm_base
+            return list(self._gpt.granules_not(gpi_of(Pas.NS), self.layout.dram_base, end))

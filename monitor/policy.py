@@ -1,0 +1,27 @@
+"""Which caller may move a granule from which physical address space to which.
+
+Security policy as data: a move that is not listed here is refused, whoever asks.
+Spec: TF-A, "RMM-EL3 communication interface", RMM_GTSI_DELEGATE and RMM_GTSI_UNDELEGATE.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pyvmm.arch.pas import Pas
+from pyvmm.arch.rmmd import RmmdFid
+
+Move = tuple[Pas, Pas]
+
+#: By the caller's security state.
+TRANSITIONS: Final[Mapping[Pas, frozenset[Move]]] = {
+    Pas.NS: frozenset(),
+    Pas.SECURE: frozenset({(Pas.NS, Pas.SECURE), (Pas.SECURE, Pas.NS)}),
+    Pas.REALM: frozenset({(Pas.NS, Pas.REALM), (Pas.REALM, Pas.NS)}),
+    Pas.ROOT: frozenset(),
+}
+
+#: What each call asks for.
+MOVES: Final[Mapping[int, Move]] = {
+    RmmdFid.GTSI_DELEGATE: (Pas.NS, Pas.REALM),
+    RmmdFid.GTSI_UNDELEGATE: (Pas.REALM, Pas.NS),
+}

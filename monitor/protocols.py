@@ -1,0 +1,67 @@
+"""What the Monitor needs of its surroundings: the machine, the RMM and the HES."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pyvmm.arch.pas import Pas
+
+
+class PhysicalMemory(Protocol):
+    """Memory as one physical address space shows it; refuses with ``GranuleProtectionFault``."""
+
+    def read(self, pa: int, size: int) -> bytes:
+        """Return a copy of the bytes."""
+
+    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
+        """Store the bytes."""
+
+    def view(self, pa: int, size: int) -> memoryview:
+        """Return a writable window."""
+
+
+class Machine(Protocol):
+    """The machine as EL3 sees it."""
+
+    @property
+    def dram_base(self) -> int:
+        """First byte of DRAM."""
+
+    @property
+    def dram_size(self) -> int:
+        """Bytes of DRAM."""
+
+    @property
+    def num_pes(self) -> int:
+        """How many PEs there are."""
+
+    def memory(self, pas: Pas, /) -> PhysicalMemory:
+        """Return the view of one physical address space."""
+
+    def set_gpt(self, gptbr_pa: int, gpccr: int, /) -> None:
+        """Write GPTBR_EL3 and GPCCR_EL3: from now on every access is checked."""
+
+    def punch(self, pas: Pas, pa: int, size: int, /) -> None:
+        """Drop contents: they read as zeros afterwards."""
+
+    def tlbi_pa(self, pa: int, size: int, /) -> None:
+        """Wait until no PE uses a translation to the range that was made before."""
+
+
+class Rmm(Protocol):
+    """The RMM as EL3 enters it."""
+
+    def boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int, /) -> int:
+        """Boot on one CPU; return the status of RMM_BOOT_COMPLETE, 0 or negative."""
+
+    def handle(self, pe: int, fid: int, args: Sequence[int], /) -> tuple[int, ...]:
+        """Do an RMI command with x1.. = ``args``; return the x0.. of RMI_REQ_COMPLETE."""
+
+
+class Hes(Protocol):
+    """The hardware-enforced security module; OSError if it does not answer."""
+
+    def realm_key(self, curve: int, /) -> bytes:
+        """Return the raw private scalar of the realm attestation key."""
+
+    def platform_token(self, challenge: bytes, /) -> bytes:
+        """Return the platform token that binds ``challenge``."""

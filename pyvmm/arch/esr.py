@@ -1,0 +1,156 @@
+"""ESR_EL2: exception classes, the syndromes of aborts and traps, and how to build them.
+
+Spec: Arm ARM DDI 0487, ESR_EL2 and HPFAR_EL2.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+from pyvmm.arch.bits import Field, OpenEnum, Register
+
+
+class ExceptionClass(OpenEnum):
+    """ESR_ELx.EC; a reserved encoding reads as UNKNOWN."""
+
+    UNKNOWN = 0x00
+    WFX = 0x01
+    FP_ACCESS = 0x07
+    PAUTH = 0x09
+    ILLEGAL_STATE = 0x0E
+    SVC64 = 0x15
+    HVC64 = 0x16
+    SMC64 = 0x17
+    SYSREG = 0x18
+    SVE_ACCESS = 0x19
+    GPC = 0x1E
+    INSTRUCTION_ABORT_LOWER = 0x20
+    INSTRUCTION_ABORT_SAME = 0x21
+    PC_ALIGNMENT = 0x22
+    DATA_ABORT_LOWER = 0x24
+    DATA_ABORT_SAME = 0x25
+    SP_ALIGNMENT = 0x26
+    SERROR = 0x2F
+    BREAKPOINT_LOWER = 0x30
+    SOFTWARE_STEP_LOWER = 0x32
+    WATCHPOINT_LOWER = 0x34
+    BRK64 = 0x3C
+
+
+class FaultStatus(IntEnum):
+    """ISS.DFSC/IFSC: first code of each fault; the walk level is added where there is one."""
+
+    ADDRESS_SIZE = 0x00
+    TRANSLATION = 0x04
+    ACCESS_FLAG = 0x08
+    PERMISSION = 0x0C
+    SYNC_EXTERNAL = 0x10
+    SYNC_EXTERNAL_WALK = 0x14
+    ALIGNMENT = 0x21
+    GPF_WALK = 0x24  # level -1 is 0x23
+    GPF = 0x28
+
+
+class ESR_EL2(Register):
+    """Exception Syndrome Register, EL2."""
+
+    ISS2 = Field(55, 32, int)
+    EC = Field(31, 26, ExceptionClass)
+    IL = Field(25, 25, bool)  # the trapped instruction is 32 bits
+    ISS = Field(24, 0, int)
+
+
+class ESR_ABORT(Register):
+    """ESR_EL2 of an instruction or data abort from a lower level."""
+
+    EC = Field(31, 26, ExceptionClass)
+    IL = Field(25, 25, bool)
+    ISV = Field(24, 24, bool)  # SAS, SSE, SRT and SF are valid: the access can be emulated
+    SAS = Field(23, 22, int)  # log2 of the access size in bytes
+    SSE = Field(21, 21, bool)  # the load sign-extends
+    SRT = Field(20, 16, int)  # register transferred; 31 is XZR
+    SF = Field(15, 15, bool)  # the register is 64 bits wide
+    AR = Field(14, 14, bool)
+    SET = Field(12, 11, int)  # of a synchronous external abort: see SyncErrorType
+    FnV = Field(10, 10, bool)  # FAR is not valid
+    EA = Field(9, 9, bool)
+    CM = Field(8, 8, bool)
+    S1PTW = Field(7, 7, bool)  # fault of stage 2 on a stage-1 walk
+    WnR = Field(6, 6, bool)
+    FSC = Field(5, 0, int)
+
+
+class SyncErrorType(IntEnum):
+    """ISS.SET of a synchronous external abort."""
+
+    UER = 0  # recoverable
+    RESERVED = 1
+    UC = 2  # uncontainable
+    UEO = 3  # restartable
+
+
+class ESR_SYSREG(Register):
+    """ESR_EL2 of a trapped MSR, MRS or system instruction (EC 0x18)."""
+
+    EC = Field(31, 26, ExceptionClass)
+    IL = Field(25, 25, bool)
+    OP0 = Field(21, 20, int)
+    OP2 = Field(19, 17, int)
+    OP1 = Field(16, 14, int)
+    CRN = Field(13, 10, int)
+    RT = Field(9, 5, int)
+    CRM = Field(4, 1, int)
+    READ = Field(0, 0, bool)  # Direction: 1 for MRS
+
+
+class ESR_WFX(Register):
+    """ESR_EL2 of a trapped WFI or WFE (EC 0x01)."""
+
+    EC = Field(31, 26, ExceptionClass)
+    IL = Field(25, 25, bool)
+    TI = Field(1, 0, int)  # 0 WFI, 1 WFE, 2 WFIT, 3 WFET
+
+
+class HPFAR_EL2(Register):
+    """Hypervisor IPA Fault Address Register."""
+
+    NS = Field(63, 63, bool)
+    FIPA = Field(43, 4, int)  # IPA[51:12]
+
+
+EC_SHIFT: Final = ESR_EL2.EC.low
+IL: Final = ESR_EL2.IL.mask
+
+
+def sysreg_key(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
+    """Return the ISS bits that name a system register, to be found in ``esr & SYSREG_MASK``.
+
+    >>> esr = ESR_SYSREG.of(EC=ExceptionClass.SYSREG, OP0=3, CRN=12, CRM=11, OP2=5, RT=3)
+    >>> esr & SYSREG_MASK == sysreg_key(3, 0, 12, 11, 5)
+    True
+    """
+    return int(ESR_SYSREG.of(OP0=op0, OP1=op1, CRN=crn, CRM=crm, OP2=op2))
+
+
+SYSREG_MASK: Final = sysreg_key(3, 7, 15, 15, 7)
+
+
+def hpfar_of(ipa: int) -> int:
+    """Return HPFAR_EL2 for a fault at ``ipa``."""
+    return ipa >> 12 << 4
+
+
+def ipa_of(hpfar: int) -> int:
+    """Return the page of the IPA that HPFAR_EL2 reports."""
+    return (hpfar & HPFAR_EL2.FIPA.mask) << 8
+
+
+def translation_fault(level: int, *, write: bool = False) -> int:
+    """Return the ESR_EL2 of a data abort from EL1: translation fault of stage 2 at ``level``."""
+    return int(
+        ESR_ABORT.of(
+            EC=ExceptionClass.DATA_ABORT_LOWER,
+            IL=1,
+            WnR=write,
+            FSC=FaultStatus.TRANSLATION + level,
+        )
+    )

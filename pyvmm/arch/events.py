@@ -1,0 +1,201 @@
+"""What happened: one typed event for everything that a reader of the system wants to see.
+
+One ``EventStream`` serves the whole platform.  An emitter writes::
+
+    if events.listener is not None:
+        events.listener(GranuleTransition(pa, "UNDELEGATED", "DELEGATED"))
+
+so that an event costs one branch while nobody listens.  ``str(event)`` is one line of a trace.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pyvmm.arch import rmi, rsi
+from pyvmm.arch.bits import MASK64
+from pyvmm.arch.pas import Pas
+
+#: Parameters that are small numbers, not addresses or register values.
+_DECIMAL = frozenset({"level", "index", "size", "offset", "imm", "ripas"})
+
+
+def _call(name: str, parameters: Sequence[str], arguments: Sequence[int]) -> str:
+    shown = [
+        f"{parameter}={_signed(value) if parameter in _DECIMAL else hex(value)}"
+        for parameter, value in zip(parameters, arguments, strict=False)
+    ]
+    return " ".join([name, *shown])
+
+
+def _signed(value: int) -> int:
+    return value - (MASK64 + 1) if value >> 63 else value
+
+
+def _outputs(results: Sequence[int]) -> str:
+    return "".join(f" {value:#x}" for value in results[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Smc:
+    """An SMC as the Monitor sees it: registers x0.. of the caller and of the answer."""
+
+    pe: int
+    security: Pas  # the caller's security state
+    args: tuple[int, ...]
+    results: tuple[int, ...]
+
+    def __str__(self) -> str:
+        args, results = (" ".join(map(hex, side)) for side in (self.args, self.results))
+        return f"SMC pe={self.pe} from={self.security.name} {args} -> {results}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorldSwitch:
+    """A PE went from one security state to another."""
+
+    pe: int
+    old: Pas
+    new: Pas
+
+    def __str__(self) -> str:
+        return f"WORLD pe={self.pe} {self.old.name} -> {self.new.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RmiCall:
+    """An RMI command and its result."""
+
+    command: str
+    parameters: tuple[str, ...]
+    arguments: tuple[int, ...]
+    results: tuple[int, ...]
+
+    def __str__(self) -> str:
+        call = _call(self.command, self.parameters, self.arguments)
+        return f"{call} -> {rmi.status_name(self.results[0])}{_outputs(self.results)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RsiCall:
+    """An RSI command of a realm and its result; ``results`` is empty if the host is asked."""
+
+    rec: int
+    command: str
+    parameters: tuple[str, ...]
+    arguments: tuple[int, ...]
+    results: tuple[int, ...]
+
+    def __str__(self) -> str:
+        call = _call(f"{self.command} rec={self.rec:#x}", self.parameters, self.arguments)
+        if not self.results:
+            return f"{call} -> exit"
+        return f"{call} -> {rsi.status_name(self.results[0])}{_outputs(self.results)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PsciCall:
+    """A PSCI call of a realm and its result; None if the host is asked first."""
+
+    rec: int
+    command: str
+    arguments: tuple[int, ...]
+    result: int | None
+
+    def __str__(self) -> str:
+        args = "".join(f" {value:#x}" for value in self.arguments)
+        result = "exit" if self.result is None else f"{_signed(self.result):#x}"
+        return f"{self.command} rec={self.rec:#x}{args} -> {result}"
+
+
+@dataclass(frozen=True, slots=True)
+class GranuleTransition:
+    """A granule changed its state."""
+
+    pa: int
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"GRANULE pa={self.pa:#x} {self.old} -> {self.new}"
+
+
+@dataclass(frozen=True, slots=True)
+class GptChange:
+    """The Monitor moved memory from one physical address space to another."""
+
+    pa: int
+    size: int
+    old: Pas
+    new: Pas
+
+    def __str__(self) -> str:
+        return f"GPT pa={self.pa:#x} size={self.size:#x} {self.old.name} -> {self.new.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RttChange:
+    """An RTT entry changed: the raw descriptors before and after."""
+
+    rd: int
+    ipa: int
+    level: int
+    old: int
+    new: int
+
+    def __str__(self) -> str:
+        change = f"{self.old:#x} -> {self.new:#x}"
+        return f"RTT rd={self.rd:#x} ipa={self.ipa:#x} level={self.level} {change}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecExit:
+    """A REC left the realm for the host."""
+
+    rec: int
+    reason: rmi.RecExitReason
+    esr: int
+    far: int
+    hpfar: int
+
+    def __str__(self) -> str:
+        syndrome = f"esr={self.esr:#x} far={self.far:#x} hpfar={self.hpfar:#x}"
+        return f"REC_EXIT rec={self.rec:#x} {self.reason.name} {syndrome}"
+
+
+@dataclass(frozen=True, slots=True)
+class MmioAccess:
+    """A guest's access to the bus; ``device`` is empty if nothing answered."""
+
+    device: str
+    address: int
+    size: int
+    is_write: bool
+    value: int
+
+    def __str__(self) -> str:
+        verb = "write" if self.is_write else "read"
+        who = self.device or "(nothing)"
+        return f"MMIO {verb} {self.address:#x} size={self.size} value={self.value:#x} {who}"
+
+
+Event = (
+    Smc
+    | WorldSwitch
+    | RmiCall
+    | RsiCall
+    | PsciCall
+    | GranuleTransition
+    | GptChange
+    | RttChange
+    | RecExit
+    | MmioAccess
+)
+
+
+class EventStream:
+    """Where events go: to one listener, or nowhere."""
+
+    __slots__ = ("listener",)
+
+    def __init__(self, listener: Callable[[Event], None] | None = None) -> None:
+        self.listener = listener

@@ -1,0 +1,84 @@
+"""The interface between the RMM and the Monitor: calls, errors and the boot manifest.
+
+Spec: TF-A, "RMM-EL3 communication interface", 0.3 with boot manifest 0.3.
+"""
+
+from typing import Final
+
+from pyvmm.arch.bits import U32, U64, Layout, OpenEnum
+from pyvmm.arch.pas import GRANULE_SIZE
+
+
+class RmmdFid(OpenEnum):
+    """Function ids of the SMCs from R-EL2 to EL3."""
+
+    UNKNOWN = 0
+    REQ_COMPLETE = 0xC400_018F
+    GTSI_DELEGATE = 0xC400_01B0
+    GTSI_UNDELEGATE = 0xC400_01B1
+    ATTEST_GET_REALM_KEY = 0xC400_01B2
+    ATTEST_GET_PLAT_TOKEN = 0xC400_01B3
+    EL3_FEATURES = 0xC400_01B4
+    EL3_TOKEN_SIGN = 0xC400_01B5
+    BOOT_COMPLETE = 0xC400_01CF
+
+
+class RmmdError(OpenEnum):
+    """x0 of an answer of EL3 to the RMM."""
+
+    UNK = -1
+    OK = 0
+    BAD_ADDR = -2
+    BAD_PAS = -3
+    NOMEM = -4
+    INVAL = -5
+    AGAIN = -6
+    FAULT = -7
+    IN_PROGRESS = -8
+
+
+class BootError(OpenEnum):
+    """What the RMM says when it has booted."""
+
+    UNKNOWN = -1
+    OK = 0
+    VERSION_MISMATCH = -2
+    CPUS_OUT_OF_RANGE = -3
+    CPU_ID_OUT_OF_RANGE = -4
+    INVALID_SHARED_BUFFER = -5
+    MANIFEST_VERSION = -6
+    MANIFEST_DATA = -7
+
+
+CURVE_P384: Final = 0
+CHALLENGE_SIZES: Final = (32, 48, 64)
+
+INTERFACE_VERSION: Final = 0 << 16 | 3
+MANIFEST_VERSION: Final = 0 << 16 | 3
+
+
+class BootManifest(Layout, size=GRANULE_SIZE):
+    """Start of the page that EL3 and the RMM share, when the RMM boots.
+
+    Each group of (count, pointer, checksum) adds up to zero, modulo 2**64, together with the
+    words of its array.
+    """
+
+    version = U32(0x00)
+    plat_data = U64(0x08)
+    dram_num_banks = U64(0x10)
+    dram_banks = U64(0x18)  # physical address of the array
+    dram_checksum = U64(0x20)
+    num_consoles = U64(0x28)
+    consoles = U64(0x30)
+    console_checksum = U64(0x38)
+
+
+class DramBank(Layout, size=16):
+    """One entry of the array of DRAM banks; ascending, granule-aligned, apart."""
+
+    base = U64(0x0)
+    bank_size = U64(0x8)
+
+
+BANKS_OFFSET: Final = BootManifest.console_checksum.offset + 8  # right after the manifest

@@ -1,0 +1,74 @@
+"""The command line: one module a verb; this table of verbs and what they have in common.
+
+A verb parses and prints; what it does lives in `pyvmm.vm`.  A verb's module is imported when it is
+the one to run, so that `pyvmm run` does not wait for what `pyvmm image` needs.
+"""
+
+import sys
+from importlib import import_module
+
+import click
+
+from pyvmm.arch.errors import UserError
+
+#: Verb → its module here, which has a command of the same name, and its line in the help.
+VERBS = {
+    "image": ("image", "Make the files of a guest."),
+    "run": ("run", "Run a guest: a normal VM, or a realm."),
+    "version": ("version", "Say which version this is."),
+}
+_BAD_INPUT = 2
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb's command."""
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        command = getattr(import_module(f"{__name__}.{VERBS[cmd_name][0]}"), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101  the table is wrong otherwise
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the verbs without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pyvmm", prog_name="pyvmm", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Boot arm64 guests, and Arm CCA realms, on any machine."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    try:
+        status = cli.main(prog_name="pyvmm", standalone_mode=False)
+    except UserError as error:
+        _refuse(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(_BAD_INPUT)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "pyvmm"
+        _refuse(f"{' '.join(error.format_message().split())} (see {path} --help)")
+    except click.Abort:
+        _refuse("interrupted")
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _refuse(line: str) -> None:
+    click.echo(f"pyvmm: {line}", err=True)
+    sys.exit(_BAD_INPUT)

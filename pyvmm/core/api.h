@@ -1,0 +1,99 @@
+/*
+ * The whole interface of the core: one declaration for C and for Python.
+ *
+ * The text between the two markers is handed to cffi's cdef(), so it holds no preprocessor line, no attribute, no inline
+ * function; every bound is a literal.  Sizes and addresses are bytes, registers are in their architectural layout.
+ */
+#ifndef PYVMM_CORE_API_H
+#define PYVMM_CORE_API_H
+
+#include <stdint.h>
+
+/* cdef: begin */
+
+/* Architectural state of one context (a vCPU or a REC) while no PE runs it.  Owned by the caller, copied in and out by pe_run(). */
+struct pe_state {
+    uint64_t x[31];
+    uint64_t pc;
+    uint64_t pstate; /* SPSR layout */
+    uint64_t sp_el0, sp_el1;
+    uint64_t elr_el1, spsr_el1, esr_el1, far_el1, vbar_el1, sctlr_el1, cpacr_el1;
+    uint64_t ttbr0_el1, ttbr1_el1, tcr_el1, mair_el1, amair_el1, afsr0_el1, afsr1_el1;
+    uint64_t contextidr_el1, tpidr_el0, tpidrro_el0, tpidr_el1, par_el1, csselr_el1, mdscr_el1, cntkctl_el1;
+    uint64_t cntv_ctl, cntv_cval, cntp_ctl, cntp_cval;
+    uint64_t fpcr, fpsr;
+    uint64_t v[64]; /* V0..V31, low half first */
+
+    /* EL2's controls of this context */
+    uint64_t hcr_el2, vtcr_el2, vttbr_el2, vmpidr_el2, vpidr_el2, cntvoff_el2, cnthctl_el2, mdcr_el2, cptr_el2;
+    uint64_t ich_hcr, ich_vmcr, ich_misr, ich_eisr, ich_elrsr, ich_ap0r0, ich_ap1r0;
+    uint64_t ich_lr[16];
+    uint64_t security; /* enum pas: the security state */
+
+    /* what survives an exit but is not a register */
+    uint64_t oslsr_el1, dbgbvr[16], dbgbcr[16], dbgwvr[16], dbgwcr[16];
+};
+
+enum core_exit {
+    CORE_EXIT_SYNC = 0,
+    CORE_EXIT_IRQ = 1,
+    CORE_EXIT_BUDGET = 2,
+    CORE_EXIT_SERROR = 3,
+};
+
+/* Why pe_run() returned; irq: bit 0 kick, bit 1 timer output rose, bit 2 GIC maintenance. */
+struct pe_exit {
+    uint32_t reason;
+    uint32_t irq;
+    uint64_t esr, far, hpfar;
+    uint64_t instructions; /* executed by this pe_run() */
+};
+
+struct machine;
+
+/* clock: 0 real (host monotonic), 1 virtual (advances with instructions, jumps over idle).
+ * Returns NULL and sets errno when memory or a thread primitive is not to be had. */
+struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock);
+void machine_free(struct machine *machine);
+int machine_memfd(struct machine *machine, uint32_t pas);
+uint8_t *machine_memory(struct machine *machine, uint32_t pas);
+
+/* Granule protection.  gpc_check() returns 0, or the GPI-level fault code; *bad is the first refused byte. */
+void machine_set_gpt(struct machine *machine, uint64_t gptbr_pa, uint64_t gpccr);
+int machine_gpc(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad);
+int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size);
+
+/* Copies that a host or device makes; both drop decoded code of what they change.  Return machine_gpc()'s answer. */
+int machine_read(struct machine *machine, uint32_t pas, uint64_t pa, void *data, uint64_t size, uint64_t *bad);
+int machine_write(struct machine *machine, uint32_t pas, uint64_t pa, const void *data, uint64_t size, uint64_t *bad);
+int machine_zero(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad);
+/* Tell the PEs that [pa, pa + size) is about to be changed through a direct mapping. */
+void machine_code_changed(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size);
+
+/* Invalidations: when they return, no PE uses a translation that the tables no longer give. */
+void machine_tlbi_all(struct machine *machine);
+void machine_tlbi_pa(struct machine *machine, uint64_t pa, uint64_t size);
+void machine_tlbi_ipa(struct machine *machine, uint64_t vmid, uint64_t ipa, uint64_t size);
+void machine_tlbi_vmid(struct machine *machine, uint64_t vmid);
+
+uint64_t machine_counter(struct machine *machine);
+uint64_t machine_counter_frequency(struct machine *machine);
+/* Value of an ID register by encoding op0<<14 | op1<<11 | crn<<7 | crm<<3 | op2; 0 for the reserved ones. */
+uint64_t machine_id_register(struct machine *machine, uint32_t encoding);
+
+void pe_reset_state(struct pe_state *state);
+void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64_t budget, struct pe_exit *exit);
+void pe_kick(struct machine *machine, uint32_t pe);
+
+/* For tests and tools: the op that a word decodes to (an index into core_op_name()), and one address translation.
+ * translate: returns 0 and *pa, *pas; or the fault status code (FSC), *stage2 tells the stage. access: 0 read, 1 write, 2 fetch. */
+uint32_t core_decode(uint32_t word);
+const char *core_op_name(uint32_t op);
+uint32_t core_num_ops(void);
+int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *state, uint64_t va, uint32_t access,
+                 uint64_t *pa, uint32_t *pas, uint32_t *stage2);
+const char *core_digest(void);
+
+/* cdef: end */
+
+#endif

@@ -1,0 +1,39 @@
+"""Build the core as a cffi API-mode extension, ``pyvmm.core._core``."""
+
+import sys
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import gen  # noqa: E402  (the package is not importable while it is being built)
+
+BEGIN, END = "/* cdef: begin */", "/* cdef: end */"
+OPTIONS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing", "-fwrapv", "-mcx16"]
+
+
+def declarations() -> str:
+    """Return the text of api.h between its markers."""
+    return (HERE / "api.h").read_text().partition(BEGIN)[2].partition(END)[0]
+
+
+def sources() -> list[str]:
+    """Return the C files, relative to the project, as setuptools wants them."""
+    return sorted(f"pyvmm/core/{path.name}" for path in HERE.glob("*.c") if path.name != "_core.c")
+
+
+ffi = FFI()
+ffi.cdef(declarations())
+ffi.set_source(
+    "pyvmm.core._core",
+    '#include "api.h"',
+    sources=sources(),
+    include_dirs=["pyvmm/core"],
+    define_macros=[("CORE_DIGEST", f'"{gen.digest()}"')],
+    extra_compile_args=[*OPTIONS, "-fno-gcse"],
+    depends=[str(path) for path in (*HERE.glob("*.h"), *HERE.glob("*.inc"), *(HERE / "gen").glob("*.h"))],
+)
+
+if __name__ == "__main__":
+    ffi.compile(tmpdir=str(HERE.parent.parent), verbose=True)

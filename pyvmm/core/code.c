@@ -1,0 +1,179 @@
+/*
+ * Decoded code pages of one PE.
+ *
+ * A decoded page belongs to a granule of host memory: 1024 slots, decoded on first execution, and a tail that goes on to
+ * the next page.  Slots hold no virtual address, so every mapping of the granule shares them.
+ *
+ * Coherence: while any slot of a granule is decoded, machine->has_code has this PE's bit for it, and no TLB entry of this
+ * PE lets a store to it pass unseen (write_tag unset).  Such a store resets the slots it touches; many of them reset the
+ * whole page and give the granule back to plain stores.  Other PEs and the host are told through INVAL_CODE_PAGE; between
+ * PEs the guest's own IC IVAU and DSB make the change visible, as the architecture asks (CTR_EL0.DIC = 0).
+ */
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "gen/ops.h"
+#include "page.h"
+
+enum { SLOTS = GRANULE_SIZE / 4, MAX_PAGES = 2048, HASH_SIZE = 8192, MAX_WRITES = 32 };
+
+struct code_page {
+    const uint8_t *host;
+    uint32_t writes; /* stores seen since the page was last empty */
+    bool live;       /* some slot may be decoded */
+    struct insn ops[SLOTS + 1];
+};
+
+struct code_cache {
+    struct code_page *pages; /* MAX_PAGES, memory is touched as they are used */
+    uint32_t num_pages;
+    uint16_t hash[HASH_SIZE]; /* page index + 1, linear probing; emptied as a whole only */
+};
+
+struct code_cache *code_cache_new(void) {
+    struct code_cache *cache = calloc(1, sizeof *cache);
+    if (!cache) {
+        return NULL;
+    }
+    cache->pages = mmap(NULL, MAX_PAGES * sizeof(struct code_page), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cache->pages == MAP_FAILED) {
+        free(cache);
+        return NULL;
+    }
+    return cache;
+}
+
+void code_cache_free(struct code_cache *cache) {
+    if (cache) {
+        munmap(cache->pages, MAX_PAGES * sizeof(struct code_page));
+        free(cache);
+    }
+}
+
+static struct code_page *page_of(const struct insn *ops) {
+    return (struct code_page *)((char *)(uintptr_t)ops - offsetof(struct code_page, ops));
+}
+
+/* The has_code byte of the granule that holds a host address; NULL if it is not guest memory. */
+static _Atomic uint64_t *has_code_of(const struct machine *machine, const uint8_t *host) {
+    for (unsigned pas = 0; pas < NUM_PAS; pas++) {
+        uint64_t offset = (uint64_t)(host - machine->memory[pas]);
+        if (host >= machine->memory[pas] && offset < machine->dram_size) {
+            return &machine->has_code[pas][offset >> GRANULE_SHIFT];
+        }
+    }
+    return NULL;
+}
+
+static uint64_t pe_bit(const struct cpu *cpu) {
+    return 1ull << cpu->index;
+}
+
+/* Return the hash cell of a host page: its own, or the empty one where it would go. */
+static uint16_t *find(const struct code_cache *cache, const uint8_t *host) {
+    size_t cell = ((uintptr_t)host >> GRANULE_SHIFT) * 0x9e3779b97f4a7c15ull >> 51;
+    while (cache->hash[cell] && cache->pages[cache->hash[cell] - 1].host != host) {
+        cell = (cell + 1) % HASH_SIZE;
+    }
+    return (uint16_t *)(uintptr_t)&cache->hash[cell];
+}
+
+static void reset(struct cpu *cpu, struct code_page *page) {
+    memset(page->ops, 0, SLOTS * sizeof(struct insn)); /* OP_DECODE is 0 */
+    page->ops[SLOTS].op = OP_NEXT_PAGE;
+    page->writes = 0;
+    if (page->live) {
+        page->live = false;
+        atomic_fetch_and(has_code_of(cpu->machine, page->host), ~pe_bit(cpu));
+    }
+}
+
+/* Forget every page, also to the fetch TLB.  Only safe where the caller fetches anew. */
+static void forget_all(struct cpu *cpu) {
+    struct code_cache *cache = cpu->code;
+    for (uint32_t k = 0; k < cache->num_pages; k++) {
+        reset(cpu, &cache->pages[k]);
+    }
+    cache->num_pages = 0;
+    memset(cache->hash, 0, sizeof cache->hash);
+    for (unsigned el = 0; el < 2; el++) {
+        for (unsigned k = 0; k < FETCH_SIZE; k++) {
+            cpu->fetches[el][k].tag = FETCH_NONE;
+        }
+    }
+}
+
+struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa) {
+    struct code_cache *cache = cpu->code;
+    const uint8_t *host = cpu->machine->memory[pas] + ((pa & PAGE_MASK) - cpu->machine->dram_base);
+    uint16_t *cell = find(cache, host);
+    if (!*cell) {
+        if (cache->num_pages == MAX_PAGES) {
+            forget_all(cpu);
+            cell = find(cache, host);
+        }
+        struct code_page *page = &cache->pages[cache->num_pages++];
+        *cell = (uint16_t)cache->num_pages;
+        page->host = host;
+        page->live = false;
+        reset(cpu, page);
+    }
+    return cache->pages[*cell - 1].ops;
+}
+
+uint32_t code_word(const struct insn *ops, unsigned slot) {
+    return __atomic_load_n((const uint32_t *)page_of(ops)->host + slot, __ATOMIC_RELAXED);
+}
+
+void code_decode(struct cpu *cpu, struct insn *ops, unsigned slot) {
+    struct code_page *page = page_of(ops);
+    if (!page->live) {
+        page->live = true;
+        atomic_fetch_or(has_code_of(cpu->machine, page->host), pe_bit(cpu));
+        mmu_flush_writes(cpu, page->host);
+        if (cpu->machine->num_pes > 1) {
+            cpu_post_inval(cpu, (struct inval){.kind = INVAL_WRITES, .addr = (uintptr_t)page->host}, true);
+        }
+    }
+    decode_insn(&ops[slot], code_word(ops, slot), slot);
+}
+
+void code_written(struct cpu *cpu, const uint8_t *host, unsigned size) {
+    const uint8_t *host_page = (const uint8_t *)((uintptr_t)host & PAGE_MASK);
+    _Atomic uint64_t *owners = has_code_of(cpu->machine, host);
+    uint64_t holders = owners ? atomic_load(owners) : 0;
+    if (holders & ~pe_bit(cpu)) {
+        cpu_post_inval(cpu, (struct inval){.kind = INVAL_CODE_PAGE, .addr = (uintptr_t)host_page}, true);
+    }
+    uint16_t cell = *find(cpu->code, host_page);
+    struct code_page *page = cell ? &cpu->code->pages[cell - 1] : NULL;
+    if (!page || !page->live) {
+        return;
+    }
+    if (++page->writes > MAX_WRITES) {
+        reset(cpu, page);
+        return;
+    }
+    unsigned first = (unsigned)(host - host_page) / 4, last = (unsigned)(host - host_page + size - 1) / 4;
+    for (unsigned slot = first; slot <= last && slot < SLOTS; slot++) {
+        page->ops[slot].op = OP_DECODE;
+    }
+}
+
+void code_drop_page(struct cpu *cpu, const uint8_t *host_page) {
+    uint16_t cell = *find(cpu->code, host_page);
+    if (cell && cpu->code->pages[cell - 1].live) {
+        reset(cpu, &cpu->code->pages[cell - 1]);
+    }
+}
+
+void code_drop_all(struct cpu *cpu) {
+    for (uint32_t k = 0; k < cpu->code->num_pages; k++) {
+        if (cpu->code->pages[k].live) {
+            reset(cpu, &cpu->code->pages[k]);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+/*
+ * The state of one PE while it runs, and of the machine it belongs to.
+ *
+ * Hot state (x, flags, v, TLBs) is first; the architectural state that no fast path touches stays in `st`, the struct
+ * pe_state that pe_run() copied in.  While a PE runs, cpu->x, the flags, v, fpcr/fpsr and pstate fields below are the truth
+ * and the same fields of `st` are stale.
+ */
+#ifndef PYVMM_CORE_CPU_H
+#define PYVMM_CORE_CPU_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "api.h"
+#include "insn.h"
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+enum pas { PAS_SECURE, PAS_NS, PAS_ROOT, PAS_REALM, NUM_PAS };
+
+#define GRANULE_SHIFT 12
+#define GRANULE_SIZE 4096ull
+#define PAGE_MASK (~0xfffull)
+
+union v128 {
+    uint8_t b[16];
+    uint16_t h[8];
+    uint32_t s[4];
+    uint64_t d[2];
+    int8_t sb[16];
+    int16_t sh[8];
+    int32_t ss[4];
+    int64_t sd[2];
+    float f[4];
+    double g[2];
+} __attribute__((aligned(16)));
+
+/*
+ * Software TLB: stage 1 + stage 2 + GPC in one compare and one add.
+ * Invariant: an entry's tag is valid only while the tables give that translation; every event that could take it away
+ * (TLBI, TTBR/TCR/SCTLR/MAIR write, stage-2 or GPT change) clears the entry before it is observed as complete.
+ * write_tag is set only if a store needs nothing but the store: writable, dirty, no decoded code in the granule.
+ */
+struct tlb_entry {
+    uint64_t read_tag;  /* VA page, or TLB_NONE */
+    uint64_t write_tag; /* VA page, or TLB_NONE */
+    uintptr_t addend;   /* host address = VA + addend */
+    uint64_t info;      /* see TLB_INFO_* */
+};
+
+#define TLB_NONE 1ull /* never a page address */
+#define TLB_SIZE 1024
+#define TLB_INFO_NG (1ull << 0)      /* not global: goes when the ASID changes */
+#define TLB_INFO_SIZE_SHIFT 8        /* [13:8]: log2 of the stage-1 block this came from */
+
+enum mmu_index { MMU_EL0, MMU_EL1, MMU_EL1_PAN, NUM_MMU };
+
+struct fetch_entry {
+    uint64_t tag; /* VA page, or FETCH_NONE */
+    struct insn *ops;
+};
+#define FETCH_SIZE 1024
+#define FETCH_NONE (~0ull)
+
+/* Work another thread (or this PE itself) has for the PE; looked at on taken backward branches and page changes. */
+enum request {
+    REQ_KICK = 1 << 0,  /* leave with IRQ_KICK */
+    REQ_INVAL = 1 << 1, /* the invalidation queue is not empty */
+    REQ_IRQ = 1 << 2,   /* a virtual interrupt is pending and unmasked: take it */
+    REQ_LEAVE = 1 << 3, /* timer rose or GIC maintenance: leave with cpu->leave_irq */
+};
+enum { IRQ_KICK = 1, IRQ_TIMER = 2, IRQ_MAINTENANCE = 4 };
+
+/* A synchronous exception being taken; raised by raise_*(), consumed by exception_take(). */
+struct exception {
+    uint32_t target_el; /* 1 or 2 */
+    uint32_t ec;
+    uint64_t iss; /* ISS, and ISS2 << 32 */
+    uint64_t far, hpfar;
+    bool il16;
+};
+
+enum { INVAL_QUEUE = 64 };
+enum inval_kind { INVAL_ALL, INVAL_VA, INVAL_ASID, INVAL_IPA, INVAL_PA, INVAL_CODE_ALL, INVAL_CODE_PAGE, INVAL_WRITES };
+struct inval {
+    enum inval_kind kind;
+    uint64_t addr, size; /* VA / IPA / PA / host page address, and bytes */
+};
+
+struct code_cache;
+struct walk_cache;
+
+struct cpu {
+    uint64_t x[NUM_X];        /* x[31]: the current SP; x[32] zero; x[33] sink */
+    uint64_t nf, zf;          /* N = bit 63 of nf; Z = (zf == 0) */
+    uint64_t cf, vf;          /* 0 or 1 */
+    struct tlb_entry *tlb;    /* tlbs[mmu index] */
+    struct fetch_entry *fetch;
+    struct insn *ops;         /* decoded page that runs now */
+    uint64_t page_va;         /* its VA */
+    uint64_t pc;              /* valid only where a comment says so */
+    _Atomic uint32_t request;
+    uint32_t fp_trap;         /* nonzero: an FP/SIMD instruction traps to this EL; see fp_access_update() */
+    uint64_t sp_align;        /* bits of SP that must be zero when it is a base address: 15 or 0 (SCTLR_EL1.SA/SA0) */
+    int64_t limit;            /* see interp.c: executed << 4 at which to poll */
+    union v128 v[32];
+
+    uint32_t fpcr, fpsr;
+    /* PSTATE besides NZCV */
+    bool unprivileged; /* within an LDTR/STTR: mmu_index() is MMU_EL0 */
+    uint8_t el, spsel, pan, uao, il, ss, dit, ssbs, btype;
+    uint32_t daif; /* bits 9:6 as in SPSR */
+
+    /* exclusive monitor */
+    uint64_t excl_va; /* ~0: none */
+    uint64_t excl_value[2];
+    uint32_t excl_size;
+
+    struct machine *machine;
+    uint32_t index;
+    struct code_cache *code;
+    struct walk_cache *walks; /* mmu.c */
+    struct exception exc;
+    struct pe_exit *exit;
+    uint32_t leave_irq;
+    bool timer_seen[2]; /* output level of CNTV, CNTP as the caller knows it */
+    uint64_t icount;      /* instructions of this pe_run() up to the last synchronisation */
+    uint64_t budget;
+    uint64_t icount_base; /* instructions of earlier pe_run()s: the virtual clock */
+    struct pe_state st;   /* all other architectural state */
+
+    struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
+    struct fetch_entry fetches[2][FETCH_SIZE];
+    bool has_ng, has_large[2]; /* any non-global entry; any block entry in the low / high VA half */
+
+    /* cross-PE: guarded by inval_lock; seq counters let a waiter see that its request was served */
+    pthread_mutex_t inval_lock;
+    struct inval inval[INVAL_QUEUE];
+    uint32_t num_inval;
+    _Atomic uint64_t inval_posted, inval_done;
+    uint64_t inval_waiting; /* bit per PE that this PE posted to since its last DSB */
+    uint64_t inval_want[64];
+    _Atomic uint32_t in_guest; /* 1 between entry and exit of guest code, 0 while it sleeps or is outside */
+    pthread_mutex_t sleep_lock;
+    pthread_cond_t sleep_cond;
+};
+
+struct machine {
+    uint64_t dram_base, dram_size;
+    uint32_t num_pes;
+    uint32_t clock;
+    int memfd[NUM_PAS];
+    uint8_t *memory[NUM_PAS];  /* host address of dram_base in that PAS */
+    uint64_t gptbr, gpccr;     /* GPCCR.GPC = 0: no checks */
+    _Atomic uint64_t *has_code[NUM_PAS]; /* a word a granule: bit per PE that holds decoded code of it */
+    _Atomic uint8_t *cached;   /* a byte a granule: a TLB may hold it (any PAS) */
+    _Atomic uint64_t virtual_time; /* virtual clock: counter ticks gained by idle jumps */
+    uint64_t epoch_ns;         /* host monotonic time at which the counter read zero */
+    struct cpu *pe[64];
+};
+
+/* ---- who implements what ---------------------------------------------------------------------------------------- */
+
+/* interp.c */
+void interp_run(struct cpu *cpu);
+uint64_t cpu_pstate(const struct cpu *cpu);              /* SPSR layout, M from el/spsel */
+void cpu_set_pstate(struct cpu *cpu, uint64_t spsr);     /* also banks SP and selects TLB, fetch TLB, fp_trap */
+void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel); /* banks SP, selects TLBs, updates fp_trap */
+void cpu_set_pan(struct cpu *cpu, bool pan);
+
+/* code.c: decoded pages */
+struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa); /* decoded page of a granule, made if absent */
+void code_written(struct cpu *cpu, const uint8_t *host, unsigned size); /* slow-path store into a granule with code */
+void code_drop_page(struct cpu *cpu, const uint8_t *host_page);
+void code_drop_all(struct cpu *cpu);
+struct code_cache *code_cache_new(void);
+void code_cache_free(struct code_cache *cache);
+
+/* decode.c */
+void decode_insn(struct insn *i, uint32_t word, unsigned slot); /* slot: index of the word in its page */
+
+/* mmu.c: translation behind the TLB */
+struct translation {
+    uint64_t pa;
+    enum pas pas;
+    uint8_t *host;      /* host address of VA, NULL if outside DRAM */
+    bool writable, dirty_ok; /* a store may go straight to memory from now on */
+    bool device;        /* Device memory: unaligned accesses fault */
+    bool ng;
+    uint8_t block_shift; /* log2 of the stage-1 mapping's size */
+};
+enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
+/* Stage 1, stage 2 and GPC for one access of the given kind at mmu index.  @return false with cpu->exc raised. */
+bool mmu_translate(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index,
+                   struct translation *t);
+/* Same, and fills the TLB entry; @return the host address of va, NULL with cpu->exc raised (also for an access outside DRAM:
+ * synchronous external abort).  Handles alignment checks (Device memory, SCTLR_EL1.A) for `size`; the access must not cross a page. */
+uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index);
+/* Fetch: fills the fetch TLB; @return the decoded page of va's page, NULL with cpu->exc raised. */
+struct insn *mmu_fetch(struct cpu *cpu, uint64_t va);
+void mmu_flush_all(struct cpu *cpu);
+void mmu_flush_va(struct cpu *cpu, uint64_t va, uint64_t size);
+void mmu_flush_ng(struct cpu *cpu);
+void mmu_flush_writes(struct cpu *cpu, const uint8_t *host_page); /* drop write tags to that host page */
+enum mmu_index mmu_index(const struct cpu *cpu); /* for the current EL and PAN */
+
+/* gpc.c */
+int gpc_check(struct machine *machine, enum pas pas, uint64_t pa); /* 0, or the DFSC/IFSC-style fault code 0x28 (not on a walk) */
+
+/* exception.c */
+bool raise_undefined(struct cpu *cpu);                                      /* always returns false */
+bool raise_sp_alignment(struct cpu *cpu);                                   /* always returns false */
+bool raise_exception(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss); /* always returns false */
+bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa, bool s1ptw);
+bool raise_alignment(struct cpu *cpu, uint64_t va, bool write);             /* data alignment fault, always returns false */
+/* Take cpu->exc with cpu->pc = address of the instruction (preferred return already adjusted for SVC/HVC by the raiser via
+ * cpu->pc).  To EL1: sets ESR/FAR/ELR/SPSR, PSTATE, cpu->pc = vector; returns STEP_JUMP.  To EL2: fills cpu->exit; STEP_EXIT.
+ * `insn`: the word of the instruction, for the ISV syndrome of a stage-2 data abort. */
+enum step exception_take(struct cpu *cpu, uint32_t insn);
+enum step exception_irq(struct cpu *cpu); /* take the pending virtual IRQ/FIQ/SError to EL1, cpu->pc = interrupted instruction */
+void fp_access_update(struct cpu *cpu);
+
+/* sysreg.c, timer.c, gic_cpuif.c */
+uint64_t timer_counter(struct machine *machine, const struct cpu *cpu); /* CNTPCT */
+int64_t timer_poll(struct cpu *cpu); /* update ISTATUS and REQ_LEAVE; @return ns (real) or ticks (virtual) until the next output edge, INT64_MAX if none */
+void irq_update(struct cpu *cpu);    /* recompute REQ_IRQ and the maintenance interrupt from list registers, HCR and PSTATE */
+
+/* inval.c */
+void cpu_serve_invalidations(struct cpu *cpu);
+void cpu_post_inval(struct cpu *from, struct inval what, bool others_only); /* does not wait: DSB does */
+void machine_post_inval(struct machine *machine, struct inval what);        /* to every PE, and wait */
+void cpu_wait_invalidations(struct cpu *cpu); /* DSB: until all that this PE posted is served */
+void cpu_enter_guest(struct cpu *cpu);
+void cpu_leave_guest(struct cpu *cpu);
+
+/* wait.c */
+void cpu_sleep(struct cpu *cpu); /* WFI: until an interrupt, a request or the timer */
+void cpu_wake(struct cpu *cpu);  /* after a request from another thread */
+
+static inline void cpu_request(struct cpu *cpu, uint32_t what) {
+    atomic_fetch_or_explicit(&cpu->request, what, memory_order_seq_cst);
+}
+
+/* Flags from the result of an operation. */
+static inline void set_nz64(struct cpu *cpu, uint64_t result) {
+    cpu->nf = cpu->zf = result;
+}
+static inline void set_nz32(struct cpu *cpu, uint32_t result) {
+    cpu->nf = cpu->zf = (uint64_t)(int64_t)(int32_t)result;
+}
+static inline uint32_t cpu_nzcv(const struct cpu *cpu) { /* NZCV in bits 31:28 */
+    return (uint32_t)((cpu->nf >> 63) << 31 | (uint64_t)(cpu->zf == 0) << 30 | cpu->cf << 29 | cpu->vf << 28);
+}
+static inline void cpu_set_nzcv(struct cpu *cpu, uint32_t nzcv) {
+    cpu->nf = (uint64_t)(nzcv >> 31) << 63;
+    cpu->zf = !(nzcv >> 30 & 1);
+    cpu->cf = nzcv >> 29 & 1;
+    cpu->vf = nzcv >> 28 & 1;
+}
+
+#endif

@@ -1,0 +1,62 @@
+/*
+ * From an A64 word to a struct insn: the first row of the bucket that matches, its op, its operands.
+ */
+#include "insn.h"
+
+#include <stddef.h>
+
+#include "gen/ops.h"
+
+struct row {
+    uint32_t mask, bits;
+    uint16_t op;
+    uint32_t (*variant)(uint32_t w);
+    bool (*decode)(struct insn *i, uint32_t w);
+};
+
+#include "cpu.h"
+#include "gen/calls.h"
+#include "gen/decode.h"
+#include "gen/names.h"
+
+static unsigned bucket(uint32_t w) {
+    return bits(w, 22, 8) << 4 | bits(w, 10, 4);
+}
+
+static const struct row *find_row(uint32_t w) {
+    for (unsigned k = bucket_start[bucket(w)]; k < bucket_start[bucket(w) + 1]; k++) {
+        const struct row *row = &rows[bucket_rows[k]];
+        if ((w & row->mask) == row->bits) {
+            return row;
+        }
+    }
+    return NULL;
+}
+
+void decode_insn(struct insn *i, uint32_t w, unsigned slot) {
+    const struct row *row = find_row(w);
+    struct insn out = {.rd = bits(w, 0, 5), .rn = bits(w, 5, 5), .rm = bits(w, 16, 5), .ra = bits(w, 10, 5), .imm = w};
+    out.op = OP_UNDEFINED;
+    if (row) {
+        out.op = row->variant ? row->variant(w) : row->op;
+        out.aux = slot;
+        if (row->decode && !row->decode(&out, w)) {
+            out.op = OP_UNDEFINED;
+        }
+    }
+    *i = out;
+}
+
+uint32_t core_decode(uint32_t word) {
+    struct insn i;
+    decode_insn(&i, word, 0);
+    return i.op;
+}
+
+const char *core_op_name(uint32_t op) {
+    return op < NUM_OPS ? op_names[op] : "?";
+}
+
+uint32_t core_num_ops(void) {
+    return NUM_OPS;
+}

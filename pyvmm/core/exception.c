@@ -1,0 +1,255 @@
+/*
+ * Exceptions: raising, taking and returning.
+ *
+ * Raising only notes what happened in cpu->exc; taking turns it into state of EL1, or into an exit for EL2, which is
+ * not here.  Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
+ * Not here: HCR_EL2.TGE, debug exceptions other than BRK.
+ */
+#include "sysreg.h"
+
+enum exception_class {
+    EC_UNKNOWN = 0x00,
+    EC_ILLEGAL_STATE = 0x0e,
+    EC_SVC = 0x15,
+    EC_HVC = 0x16,
+    EC_SMC = 0x17,
+    EC_INSTRUCTION_ABORT = 0x20, /* from a lower EL; + 1: from the same */
+    EC_PC_ALIGNMENT = 0x22,
+    EC_DATA_ABORT = 0x24,
+    EC_SP_ALIGNMENT = 0x26,
+    EC_SERROR = 0x2f,
+    EC_BRK = 0x3c,
+};
+
+#define HCR_VSE (1ull << 8)
+#define HCR_TSC (1ull << 19)
+#define HCR_HCD (1ull << 29)
+#define HCR_TEA (1ull << 37)
+#define MDCR_TDE (1ull << 8)
+#define CPTR_TFP (1ull << 10)
+#define SCTLR_SPAN (1ull << 23)
+#define SCTLR_DSSBS (1ull << 44)
+
+enum { VECTOR_IRQ = 0x080, VECTOR_FIQ = 0x100, VECTOR_SERROR = 0x180, VECTOR_SP_ELX = 0x200, VECTOR_LOWER_EL = 0x400 };
+
+/* ---- raising ---- */
+
+bool raise_exception(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss) {
+    cpu->exc = (struct exception){.target_el = target_el, .ec = ec, .iss = iss};
+    return false;
+}
+
+bool raise_undefined(struct cpu *cpu) {
+    return raise_exception(cpu, 1, EC_UNKNOWN, 0);
+}
+
+bool raise_illegal_state(struct cpu *cpu) {
+    return raise_exception(cpu, 1, EC_ILLEGAL_STATE, 0);
+}
+
+bool raise_sp_alignment(struct cpu *cpu) {
+    return raise_exception(cpu, 1, EC_SP_ALIGNMENT, 0);
+}
+
+bool raise_pc_alignment(struct cpu *cpu) {
+    raise_exception(cpu, 1, EC_PC_ALIGNMENT, 0);
+    cpu->exc.far = cpu->pc;
+    return false;
+}
+
+/* Granule protection faults go to EL2 whoever's table led there: only the owner of the GPT can mend them. */
+static bool abort_is_for_el2(const struct cpu *cpu, unsigned fsc, bool stage2) {
+    bool protection = fsc >= FSC_GPF_WALK && fsc <= FSC_GPF;
+    bool external = fsc == FSC_EXTERNAL || (fsc >= FSC_EXTERNAL_WALK && fsc < FSC_EXTERNAL_WALK + 4);
+    return stage2 || protection || (external && cpu->st.hcr_el2 & HCR_TEA);
+}
+
+bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa,
+                 bool s1ptw) {
+    unsigned target_el = abort_is_for_el2(cpu, fsc, stage2) ? 2 : 1;
+    unsigned ec = (fetch ? EC_INSTRUCTION_ABORT : EC_DATA_ABORT) + (cpu->el == target_el);
+    raise_exception(cpu, target_el, ec, fsc | s1ptw << 7 | (!fetch && write) << 6);
+    cpu->exc.far = va;
+    cpu->exc.hpfar = stage2 ? (ipa & ADDRESS_MASK) >> 8 : 0;
+    return false;
+}
+
+bool raise_alignment(struct cpu *cpu, uint64_t va, bool write) {
+    return raise_abort(cpu, false, write, va, FSC_ALIGNMENT, false, 0, false);
+}
+
+/* ---- instructions that raise ---- */
+
+static enum step raised(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss) {
+    raise_exception(cpu, target_el, ec, iss);
+    return STEP_FAULT;
+}
+
+enum step exception_svc(struct cpu *cpu, uint32_t imm16) {
+    cpu->pc += 4;
+    return raised(cpu, 1, EC_SVC, imm16);
+}
+
+enum step exception_hvc(struct cpu *cpu, uint32_t imm16) {
+    if (cpu->el == 0 || cpu->st.hcr_el2 & HCR_HCD) {
+        return raised(cpu, 1, EC_UNKNOWN, 0);
+    }
+    cpu->pc += 4;
+    return raised(cpu, 2, EC_HVC, imm16);
+}
+
+/* There is no EL3 for the guest: what EL2 does not trap is UNDEFINED. */
+enum step exception_smc(struct cpu *cpu, uint32_t imm16) {
+    if (cpu->el == 0 || !(cpu->st.hcr_el2 & HCR_TSC)) {
+        return raised(cpu, 1, EC_UNKNOWN, 0);
+    }
+    return raised(cpu, 2, EC_SMC, imm16);
+}
+
+enum step exception_brk(struct cpu *cpu, uint32_t imm16) {
+    return raised(cpu, cpu->st.mdcr_el2 & MDCR_TDE ? 2 : 1, EC_BRK, imm16);
+}
+
+/* ---- the syndrome of an emulatable access ---- */
+
+enum { ISS_ISV = 1 << 24, ISS_SSE = 1 << 21, ISS_SF = 1 << 15, ISS_AR = 1 << 14, ISS_CM = 1 << 8, ISS_S1PTW = 1 << 7 };
+
+static uint32_t access_syndrome(uint32_t w, unsigned size, bool sign_extended, bool sf, bool acquire_release) {
+    return ISS_ISV | size << 22 | (sign_extended ? ISS_SSE : 0) | bits(w, 0, 5) << 16 | (sf ? ISS_SF : 0) |
+           (acquire_release ? ISS_AR : 0);
+}
+
+/* ISV, SAS, SSE, SRT, SF, AR of a load or store of one general register without writeback; 0 for everything else. */
+static uint32_t data_syndrome(uint32_t w) {
+    unsigned size = bits(w, 30, 2), opc = bits(w, 22, 2);
+    bool sf = opc == 2 || (opc < 2 && size == 3);
+    if (bits(w, 24, 6) == 0x39) { /* unsigned offset */
+        return access_syndrome(w, size, opc >= 2, sf, false);
+    }
+    if (bits(w, 24, 6) == 0x38) {
+        unsigned form = bits(w, 21, 1) << 2 | bits(w, 10, 2);
+        if (form == 0 || form == 2 || form == 6) { /* unscaled, unprivileged, register offset */
+            return access_syndrome(w, size, opc >= 2, sf, false);
+        }
+        if (form == 4 && (w & 0x00fffc00) == 0x00bfc000) { /* LDAPR */
+            return access_syndrome(w, size, false, size == 3, true);
+        }
+        return 0;
+    }
+    if (bits(w, 24, 6) == 0x18 && size < 3) { /* LDR (literal): opc is in the place of size */
+        return access_syndrome(w, size == 1 ? 3 : 2, size == 2, size > 0, false);
+    }
+    if (bits(w, 24, 6) == 0x08 && (w & 0x00a08000) == 0x00808000) { /* LDAR, STLR */
+        return access_syndrome(w, size, false, size == 3, true);
+    }
+    return 0;
+}
+
+/* Stage-2 data aborts of the instruction's own access say what would have to be emulated. */
+static uint32_t instruction_syndrome(const struct exception *exc, uint32_t insn) {
+    unsigned fsc = exc->iss & 0x3f;
+    bool stage2 = exc->ec == EC_DATA_ABORT && fsc < FSC_EXTERNAL;
+    return stage2 && !(exc->iss & (ISS_S1PTW | ISS_CM)) ? data_syndrome(insn) : 0;
+}
+
+/* ---- taking ---- */
+
+static uint64_t syndrome(const struct exception *exc, uint64_t iss) {
+    return (uint64_t)exc->ec << 26 | (uint64_t)!exc->il16 << 25 | iss;
+}
+
+/* AArch64.TakeException to EL1. */
+static void enter_el1(struct cpu *cpu, unsigned vector) {
+    uint64_t sctlr = cpu->st.sctlr_el1;
+    vector += cpu->el == 0 ? VECTOR_LOWER_EL : cpu->spsel ? VECTOR_SP_ELX : 0;
+    cpu->st.spsr_el1 = cpu_pstate(cpu);
+    cpu->st.elr_el1 = cpu->pc;
+    cpu->daif = PSTATE_DAIF;
+    cpu->il = cpu->ss = cpu->btype = cpu->uao = 0;
+    cpu->ssbs = sctlr & SCTLR_DSSBS ? 1 : 0;
+    if (!(sctlr & SCTLR_SPAN)) {
+        cpu->pan = 1;
+    }
+    cpu_set_el(cpu, 1, 1);
+    cpu->pc = (cpu->st.vbar_el1 & ~0x7ffull) + vector;
+    irq_mask_changed(cpu);
+}
+
+static bool sets_far(unsigned ec) {
+    return (ec >= EC_INSTRUCTION_ABORT && ec <= EC_DATA_ABORT + 1) || ec == EC_PC_ALIGNMENT;
+}
+
+enum step exception_take(struct cpu *cpu, uint32_t insn) {
+    const struct exception *exc = &cpu->exc;
+    if (exc->target_el == 2) {
+        cpu->exit->reason = CORE_EXIT_SYNC;
+        cpu->exit->esr = syndrome(exc, exc->iss | instruction_syndrome(exc, insn));
+        cpu->exit->far = exc->far;
+        cpu->exit->hpfar = exc->hpfar;
+        return STEP_EXIT;
+    }
+    cpu->st.esr_el1 = syndrome(exc, exc->iss);
+    if (sets_far(exc->ec)) {
+        cpu->st.far_el1 = exc->far;
+    }
+    enter_el1(cpu, 0);
+    return STEP_JUMP;
+}
+
+enum step exception_irq(struct cpu *cpu) {
+    unsigned pending = irq_pending(cpu);
+    if (pending & PENDING_SERROR && !(cpu->daif & PSTATE_A)) {
+        cpu->st.hcr_el2 &= ~HCR_VSE;
+        cpu->st.esr_el1 = (uint64_t)EC_SERROR << 26 | 1u << 25;
+        enter_el1(cpu, VECTOR_SERROR);
+    } else if (pending & PENDING_FIQ && !(cpu->daif & PSTATE_F)) {
+        enter_el1(cpu, VECTOR_FIQ);
+    } else if (pending & PENDING_IRQ && !(cpu->daif & PSTATE_I)) {
+        enter_el1(cpu, VECTOR_IRQ);
+    } else {
+        irq_mask_changed(cpu);
+    }
+    return STEP_JUMP;
+}
+
+/* ---- returning ---- */
+
+uint64_t branch_address(const struct cpu *cpu, uint64_t target) {
+    bool high = va_is_high(target);
+    bool top_byte_ignored = cpu->st.tcr_el1 >> (high ? 38 : 37) & 1;
+    return top_byte_ignored ? (uint64_t)sign_extend(target, 56) : target;
+}
+
+/* M[4:0] that EL1 may return to: EL0t, EL1t, EL1h, all AArch64. */
+static bool return_is_legal(uint64_t spsr) {
+    unsigned m = spsr & 0x1f;
+    return m == 0 || m == 4 || m == 5;
+}
+
+enum step exception_return(struct cpu *cpu) {
+    if (cpu->el == 0) {
+        return raised(cpu, 1, EC_UNKNOWN, 0);
+    }
+    uint64_t spsr = cpu->st.spsr_el1;
+    if (!return_is_legal(spsr)) { /* stay here, with the rest of PSTATE restored and IL set */
+        spsr = (spsr & ~0x1full) | 1ull << 20 | 4 | cpu->spsel;
+    }
+    cpu->excl_va = ~0ull;
+    cpu->pc = cpu->st.elr_el1;
+    cpu_set_pstate(cpu, spsr);
+    cpu->pc = branch_address(cpu, cpu->pc);
+    irq_mask_changed(cpu);
+    return STEP_JUMP;
+}
+
+/* ---- FP and SIMD access ---- */
+
+/* fp_trap: the EL that an FP or SIMD instruction traps to now, or 0. */
+void fp_access_update(struct cpu *cpu) {
+    unsigned enabled = cpu->st.cpacr_el1 >> 20 & 3; /* FPEN: 3 all, 1 EL1 only */
+    if (enabled != 3 && !(enabled == 1 && cpu->el)) {
+        cpu->fp_trap = 1;
+    } else {
+        cpu->fp_trap = cpu->st.cptr_el2 & CPTR_TFP ? 2 : 0;
+    }
+}

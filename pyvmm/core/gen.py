@@ -1,0 +1,309 @@
+"""Generate the decoder, the dispatch list and the constants of the core from their declarations.
+
+``a64.decode`` holds the integer and system instructions, ``a64_fp.decode`` and ``a64_simd.decode`` the floating-point and
+Advanced SIMD ones.  A line is one row::
+
+    NAME  token token ...  ; flag flag=value ...
+
+Tokens stand from bit 31 down: runs of ``0`` and ``1``, ``x`` (ignored), or ``field:width``.  A field that appears twice must
+agree with itself (``Rn:5 ... Rn:5``).  Flags:
+
+======================  ==========================================================================================
+``split=a,b``           one op for each value of these fields; the handler gets them as trailing constant arguments
+``decode=f``            ``bool decode_f(struct insn *, uint32_t word)`` fills the operands; false makes it UNDEFINED
+``faults``              the handler returns bool: false when it raised an exception
+``branch``              the handler returns the next ``struct insn *``
+``sys``                 the handler returns ``enum step`` and may look at cpu->pc (its own address)
+``fp``                  traps when FP access is disabled (every row of the FP and SIMD files has it)
+``before=A,B``          deliberately overlaps these rows and is tried first
+``pseudo``              no encoding of its own: a decode function selects it
+``alias``               no op of its own: its decode function selects another row's
+======================  ==========================================================================================
+
+Run ``python -m pyvmm.core.gen`` after a change, ``--check`` to see whether the generated files are fresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OUT = HERE / "gen"
+SOURCES = {"base": "a64.decode", "fp": "a64_fp.decode", "simd": "a64_simd.decode"}
+KINDS = ("faults", "branch", "sys")
+BUCKET_BITS = (*range(10, 14), *range(22, 30))
+NUM_BUCKETS = 1 << len(BUCKET_BITS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a decode table: what a word must look like and how it is handled."""
+
+    name: str
+    unit: str
+    mask: int
+    bits: int
+    fields: dict[str, tuple[int, int]]
+    """Field name to (lsb, width)."""
+    flags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Return ``plain``, ``faults``, ``branch`` or ``sys``."""
+        return next((kind for kind in KINDS if kind in self.flags), "plain")
+
+    @property
+    def fp(self) -> bool:
+        """Tell whether the row traps when FP access is disabled."""
+        return "fp" in self.flags or (self.unit != "base" and "nofp" not in self.flags)
+
+    @property
+    def split(self) -> tuple[str, ...]:
+        """Return the fields that become constants of an op."""
+        return tuple(filter(None, self.flags.get("split", "").split(",")))
+
+    @property
+    def ops(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return (op name, values of the split fields), in op order."""
+        if "alias" in self.flags:
+            return []
+        ranges = [range(1 << self.fields[name][1]) for name in self.split]
+        return [("_".join((self.name, *map(str, v))), v) for v in product(*ranges)]
+
+    def matches(self, word: int) -> bool:
+        """Tell whether a word belongs to this row, overlaps aside."""
+        return word & self.mask == self.bits
+
+    def overlaps(self, other: Row) -> bool:
+        """Tell whether some word matches both rows."""
+        common = self.mask & other.mask
+        return self.bits & common == other.bits & common
+
+
+class TableError(Exception):
+    """A decode table that says something impossible; the text names file and row."""
+
+
+def parse_row(unit: str, line: str) -> Row:
+    """Parse one row.  Raises TableError when it does not cover 32 bits or names a field it does not have."""
+    encoding, _, flag_text = line.partition(";")
+    name, *tokens = encoding.split()
+    flags = dict(flag.partition("=")[::2] for flag in flag_text.split())
+    mask = bits = 0
+    fields: dict[str, tuple[int, int]] = {}
+    position = 32
+    for token in tokens:
+        if ":" in token:
+            field_name, _, width = token.partition(":")
+            position -= int(width)
+            fields.setdefault(field_name, (position, int(width)))
+            continue
+        for char in token:
+            position -= 1
+            if char != "x":
+                mask |= 1 << position
+                bits |= int(char) << position
+    if position and "pseudo" not in flags:
+        raise TableError(f"{SOURCES[unit]}: {name} covers {32 - position} bits, not 32")
+    row = Row(name, unit, mask, bits, fields, flags)
+    if missing := [f for f in row.split if f not in fields]:
+        raise TableError(f"{SOURCES[unit]}: {name} splits on {missing}, which it has not")
+    return row
+
+
+def load_rows() -> list[Row]:
+    """Return every row of the three tables.  Raises TableError on unmarked overlaps and double names."""
+    rows = []
+    for unit, file in SOURCES.items():
+        path = HERE / file
+        for line in path.read_text().splitlines() if path.exists() else ():
+            text = line.partition("#")[0].strip()
+            if text:
+                rows.append(parse_row(unit, text))
+    check_rows(rows)
+    return rows
+
+
+def encodings(rows: list[Row]) -> list[Row]:
+    """Return the rows that have an encoding, those to try first in front."""
+    real = [row for row in rows if "pseudo" not in row.flags]
+    return sorted(real, key=lambda row: -row.mask.bit_count())
+
+
+def check_rows(rows: list[Row]) -> None:
+    """Raise TableError for a double name or an overlap that no ``before=`` allows."""
+    names = [row.name for row in rows]
+    if len(set(names)) != len(names):
+        raise TableError(f"rows named twice: {sorted({n for n in names if names.count(n) > 1})}")
+    ordered = encodings(rows)
+    for index, row in enumerate(ordered):
+        for other in ordered[index + 1 :]:
+            if row.overlaps(other) and other.name not in row.flags.get("before", "").split(","):
+                raise TableError(f"{row.name} overlaps {other.name}: mark it before={other.name} or narrow it")
+
+
+def bucket_of(word: int) -> int:
+    """Return the lookup bucket of a word: bits 29:22 and 13:10."""
+    return (word >> 22 & 0xFF) << 4 | (word >> 10 & 0xF)
+
+
+def bucket_lists(ordered: list[Row]) -> list[list[int]]:
+    """Return for each bucket the indexes of the rows that a word of it can match."""
+    lists: list[list[int]] = [[] for _ in range(NUM_BUCKETS)]
+    for index, row in enumerate(ordered):
+        mask, bits = bucket_of(row.mask), bucket_of(row.bits)
+        for bucket in range(NUM_BUCKETS):
+            if bucket & mask == bits:
+                lists[bucket].append(index)
+    return lists
+
+
+def handler_call(row: Row, values: tuple[int, ...]) -> str:
+    """Return the C expression that executes one op."""
+    return f"exec_{row.name}({', '.join(('cpu', 'i', *map(str, values)))})"
+
+
+def gen_ops(rows: list[Row]) -> str:
+    """Return ops.h: the op numbers and the field extractors."""
+    lines = ["enum op {", "    OP_DECODE,", "    OP_NEXT_PAGE,", "    OP_REFETCH,", "    OP_UNDEFINED,"]
+    lines += [f"    OP_{op}," for row in rows for op, _ in row.ops]
+    lines += ["    NUM_OPS", "};", ""]
+    for row in encodings(rows):
+        for name, (lsb, width) in row.fields.items():
+            lines.append(f"#define {row.name}_{name}(w) bits((w), {lsb}, {width})")
+    return "\n".join(lines)
+
+
+def gen_dispatch(rows: list[Row]) -> str:
+    """Return dispatch.h: A64_OPS(ON_PLAIN, ON_FAULTS, ...), one entry an op."""
+    head = "#define A64_OPS(ON_PLAIN, ON_FAULTS, ON_BRANCH, ON_SYS, ON_FP_PLAIN, ON_FP_FAULTS)"
+    lines = [head]
+    for row in rows:
+        macro = "ON_" + ("FP_" if row.fp else "") + row.kind.upper()
+        for op, values in row.ops:
+            call = handler_call(row, values) if row.unit == "base" else f"op_{op}(cpu, i)"
+            lines.append(f"    {macro}({op}, {call})")
+    return " \\\n".join(lines)
+
+
+def gen_calls(rows: list[Row]) -> str:
+    """Return calls.h: prototypes of the decode functions and of the ops outside interp.c."""
+    decoders = sorted({row.flags["decode"] for row in rows if "decode" in row.flags})
+    lines = [f"bool decode_{name}(struct insn *i, uint32_t w);" for name in decoders]
+    for row in rows:
+        if row.unit != "base":
+            lines += [f"{prototype(row, op)};" for op, _ in row.ops]
+    return "\n".join(lines)
+
+
+def prototype(row: Row, op: str) -> str:
+    """Return the C prototype of an op that lives outside interp.c."""
+    result = "bool" if row.kind == "faults" else "void"
+    return f"{result} op_{op}(struct cpu *cpu, const struct insn *i)"
+
+
+def gen_stubs(rows: list[Row]) -> str:
+    """Return stubs_<unit>.h: each op as a function that calls its row's handler with constants."""
+    lines = []
+    for row in rows:
+        for op, values in row.ops:
+            back = "return " if row.kind == "faults" else ""
+            lines.append(f"{prototype(row, op)} {{ {back}{handler_call(row, values)}; }}")
+    return "\n".join(lines)
+
+
+def gen_decode(rows: list[Row]) -> str:
+    """Return decode.h: the rows, their op selectors and the bucket index."""
+    ordered = encodings(rows)
+    lines = []
+    for row in ordered:
+        terms = []
+        for name in row.split:
+            terms.append(f"{row.name}_{name}(w)")
+        index = "0"
+        for name, term in zip(row.split, terms, strict=True):
+            index = f"({index} << {row.fields[name][1]} | {term})" if index != "0" else term
+        if row.split:
+            lines.append(
+                f"static uint32_t variant_{row.name}(uint32_t w) {{ return OP_{row.ops[0][0]} + {index}; }}"
+            )
+    lines.append("static const struct row rows[] = {")
+    for row in ordered:
+        variant = f"variant_{row.name}" if row.split else "NULL"
+        decode = f"decode_{row.flags['decode']}" if "decode" in row.flags else "NULL"
+        op = row.ops[0][0] if row.ops else "UNDEFINED"
+        lines.append(f"    {{{row.mask:#010x}, {row.bits:#010x}, OP_{op}, {variant}, {decode}}},")
+    lines.append("};")
+    lists = bucket_lists(ordered)
+    flat, starts = [], [0]
+    for entries in lists:
+        flat += entries
+        starts.append(len(flat))
+    lines.append(number_table("bucket_rows", flat))
+    lines.append(number_table("bucket_start", starts))
+    return "\n".join(lines)
+
+
+def number_table(name: str, numbers: list[int]) -> str:
+    """Return a C array of uint16_t."""
+    text = [", ".join(map(str, numbers[k : k + 24])) for k in range(0, len(numbers), 24)]
+    return f"static const uint16_t {name}[] = {{\n    " + ",\n    ".join(text or ["0"]) + "\n};"
+
+
+def gen_names(rows: list[Row]) -> str:
+    """Return names.h: the name of each op, for tools."""
+    names = ["DECODE", "NEXT_PAGE", "REFETCH", "UNDEFINED", *(op for row in rows for op, _ in row.ops)]
+    return "static const char *const op_names[] = {\n" + "".join(f'    "{n}",\n' for n in names) + "};"
+
+
+def outputs() -> dict[str, str]:
+    """Return generated file name to its text."""
+    rows = load_rows()
+    texts = {
+        "ops.h": gen_ops(rows),
+        "dispatch.h": gen_dispatch(rows),
+        "calls.h": gen_calls(rows),
+        "decode.h": gen_decode(rows),
+        "names.h": gen_names(rows),
+    }
+    for unit in SOURCES:
+        if unit != "base":
+            texts[f"stubs_{unit}.h"] = gen_stubs([row for row in rows if row.unit == unit])
+    from pyvmm.core import gen_sysregs  # noqa: PLC0415  build.py loads this file outside the package
+
+    head = "/* Generated by pyvmm/core/gen.py from the decode tables; do not edit. */\n"
+    return {name: head + text + "\n" for name, text in texts.items()} | gen_sysregs.outputs()
+
+
+def digest() -> str:
+    """Return the hash of every source that the core is made of; compiled in, so that a stale build is seen."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in HERE.iterdir() if p.suffix in {".c", ".h", ".inc", ".decode"}):
+        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the generated files, or with --check say which are stale."""
+    OUT.mkdir(exist_ok=True)
+    texts = outputs()
+    stale = [
+        name
+        for name, text in texts.items()
+        if not (OUT / name).exists() or (OUT / name).read_text() != text
+    ]
+    if "--check" in arguments:
+        if stale:
+            print(f"stale: {', '.join(stale)}; run python -m pyvmm.core.gen", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        (OUT / name).write_text(texts[name])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

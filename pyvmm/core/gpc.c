@@ -1,0 +1,77 @@
+/*
+ * Granule protection check: which physical address space a granule belongs to now.
+ *
+ * The table is the architectural two-level GPT in Root memory.  Spec: DDI 0487 "Granule Protection Tables", GPCCR_EL3.
+ * Every way for the check not to pass is one fault here: PEs below EL3 cannot tell them apart.
+ */
+#include "mmu.h"
+
+enum gpi { GPI_NO_ACCESS = 0x0, GPI_SECURE = 0x8, GPI_NS = 0x9, GPI_ROOT = 0xa, GPI_REALM = 0xb, GPI_ANY = 0xf };
+
+enum { GPT_BLOCK = 1, GPT_TABLE = 3, GPT_CONTIGUOUS = 1 };
+
+/* log2 of the granule size by GPCCR_EL3.PGS; 0b10 is 16 KB and 0b01 is 64 KB: not a typo */
+static const uint8_t pgs_shift[4] = {12, 16, 14, 0};
+
+/* @return false if the table entry lies outside DRAM */
+static bool gpt_read(const struct machine *machine, uint64_t pa, uint64_t *entry) {
+    const uint8_t *host = dram_host(machine, PAS_ROOT, pa & ~7ull);
+    if (!host) {
+        return false;
+    }
+    *entry = atomic_load_explicit((_Atomic uint64_t *)host, memory_order_relaxed);
+    return true;
+}
+
+/* @return the GPI of a physical address below 2^PPS; GPI_NO_ACCESS for every kind of broken table */
+static enum gpi gpt_walk(const struct machine *machine, uint64_t pa) {
+    unsigned shift = pgs_shift[machine->gpccr >> 14 & 3];
+    unsigned l0_shift = 30 + (machine->gpccr >> 20 & 15);
+    uint64_t entry;
+    if (!shift || !gpt_read(machine, machine->gptbr + (pa >> l0_shift) * 8, &entry)) {
+        return GPI_NO_ACCESS;
+    }
+    if ((entry & 15) == GPT_BLOCK) {
+        return entry >> 4 & 15;
+    }
+    if ((entry & 15) != GPT_TABLE) {
+        return GPI_NO_ACCESS;
+    }
+    uint64_t index = (pa & ones(l0_shift)) >> (shift + 4); /* an entry describes 16 granules */
+    if (!gpt_read(machine, (entry & 0x000ffffffffff000ull) + index * 8, &entry)) {
+        return GPI_NO_ACCESS;
+    }
+    if ((entry & 15) == GPT_CONTIGUOUS) {
+        return entry >> 4 & 15;
+    }
+    return entry >> ((pa >> shift & 15) * 4) & 15;
+}
+
+int gpc_check(struct machine *machine, enum pas pas, uint64_t pa) {
+    static const uint8_t gpi_of[NUM_PAS] = {
+        [PAS_SECURE] = GPI_SECURE, [PAS_NS] = GPI_NS, [PAS_ROOT] = GPI_ROOT, [PAS_REALM] = GPI_REALM};
+    if (!(machine->gpccr >> 16 & 1)) {
+        return 0;
+    }
+    if (pa >> pa_bits(machine->gpccr & 7)) {
+        return pas == PAS_NS ? 0 : FSC_GPF;
+    }
+    enum gpi gpi = gpt_walk(machine, pa);
+    return gpi == GPI_ANY || gpi == gpi_of[pas] ? 0 : FSC_GPF;
+}
+
+/*
+ * machine_tlbi_pa() changes the GPT, then looks at `cached`; this marks `cached`, then looks at the GPT.  So either the
+ * marker is seen there, and the translation about to be cached is invalidated, or the new GPT is seen here.
+ */
+int gpc_admit(struct machine *machine, enum pas pas, uint64_t pa) {
+    uint64_t offset = pa - machine->dram_base;
+    if (offset < machine->dram_size) {
+        _Atomic uint8_t *cached = &machine->cached[offset >> GRANULE_SHIFT];
+        if (!atomic_load_explicit(cached, memory_order_relaxed)) {
+            atomic_store_explicit(cached, 1, memory_order_relaxed);
+        }
+        atomic_thread_fence(memory_order_seq_cst);
+    }
+    return gpc_check(machine, pas, pa);
+}

@@ -1,0 +1,276 @@
+/*
+ * The interpreter: label dispatch over decoded pages.
+ *
+ * One translation unit holds the loop and the handlers of the base instruction set, so that the compiler inlines them into
+ * their labels without link-time optimisation; floating point and SIMD are calls (fp.c, simd.c).
+ *
+ * Counting costs nothing per instruction.  `i` moves by 16 bytes an instruction, and every jump from a to b adds a - b to
+ * `skew`; so skew + (intptr_t)i grows by exactly 16 for each instruction executed, whatever path was taken.
+ *
+ * A request of another thread, the timer and the budget are looked at on backward branches, page changes that miss, and
+ * system instructions: every loop contains one of them.
+ */
+#include <sched.h>
+
+#include "cpu.h"
+#include "gen/calls.h"
+#include "gen/ops.h"
+#include "mem.h"
+#include "page.h"
+#include "sysreg.h"
+
+#include "a64_alu.c.inc"
+#include "a64_branch.c.inc"
+#include "a64_ldst.c.inc"
+#include "a64_atomic.c.inc"
+#include "a64_system.c.inc"
+
+#include "gen/dispatch.h"
+
+#define POLL_INTERVAL 32768 /* instructions between two looks at the timer: about 0.1 ms */
+
+static int64_t min64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Set the next poll point; executed = instructions so far. */
+static void set_limit(struct cpu *cpu, int64_t executed) {
+    cpu->icount = (uint64_t)executed;
+    cpu->limit = min64((int64_t)cpu->budget, executed + POLL_INTERVAL) << 4;
+}
+
+/* Between instructions, cpu->pc = next one, cpu->icount right: serve requests, timer and budget.
+ * @return STEP_JUMP to go on at cpu->pc, STEP_EXIT to leave. */
+static enum step poll(struct cpu *cpu) {
+    if ((int64_t)cpu->icount << 4 >= cpu->limit) {
+        timer_poll(cpu);
+    }
+    uint32_t request = atomic_load_explicit(&cpu->request, memory_order_acquire);
+    if (request & REQ_INVAL) {
+        cpu_serve_invalidations(cpu);
+    }
+    if (request & (REQ_KICK | REQ_LEAVE)) {
+        atomic_fetch_and(&cpu->request, ~(uint32_t)(REQ_KICK | REQ_LEAVE));
+        cpu->exit->reason = CORE_EXIT_IRQ;
+        cpu->exit->irq = (request & REQ_KICK ? IRQ_KICK : 0) | cpu->leave_irq;
+        cpu->leave_irq = 0;
+        return STEP_EXIT;
+    }
+    if (cpu->icount >= cpu->budget) {
+        cpu->exit->reason = CORE_EXIT_BUDGET;
+        return STEP_EXIT;
+    }
+    if (request & REQ_IRQ) {
+        return exception_irq(cpu);
+    }
+    return STEP_JUMP;
+}
+
+/* The instruction at cpu->pc, decoded page and all.  NULL: an exception was raised. */
+static const struct insn *fetch(struct cpu *cpu) {
+    cpu->page_va = cpu->pc & PAGE_MASK;
+    if (unlikely(cpu->pc & 3)) {
+        raise_pc_alignment(cpu);
+        return NULL;
+    }
+    if (unlikely(cpu->il)) {
+        raise_illegal_state(cpu);
+        return NULL;
+    }
+    const struct fetch_entry *e = &cpu->fetch[(cpu->pc >> GRANULE_SHIFT) & (FETCH_SIZE - 1)];
+    cpu->ops = e->tag == cpu->page_va ? e->ops : mmu_fetch(cpu, cpu->pc);
+    return cpu->ops ? cpu->ops + ((cpu->pc & 0xfff) >> 2) : NULL;
+}
+
+static uint32_t insn_word(const struct cpu *cpu, uint64_t pc) {
+    return code_word(cpu->ops, (pc & 0xfff) >> 2);
+}
+
+void interp_run(struct cpu *cpu) {
+#define LABEL(op, call) &&do_##op,
+    static const void *const label[NUM_OPS] = {
+        &&do_DECODE, &&do_NEXT_PAGE, &&do_REFETCH, &&do_UNDEFINED, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
+#undef LABEL
+#define DISPATCH goto *label[i->op]
+#define EXECUTED ((skew + (intptr_t)i) >> 4)
+
+    const struct insn *i = NULL;
+    intptr_t skew = 0;
+    int64_t executed = 0;
+    enum step step;
+    set_limit(cpu, 0);
+
+resume: /* at cpu->pc, with `executed` instructions done */
+    cpu->sp_align = cpu->st.sctlr_el1 >> (cpu->el ? 3 : 4) & 1 ? 15 : 0;
+    cpu->icount = (uint64_t)executed;
+    while (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) || executed << 4 >= cpu->limit)) {
+        if (poll(cpu) == STEP_EXIT) {
+            goto leave;
+        }
+        set_limit(cpu, executed);
+    }
+    i = fetch(cpu);
+    if (unlikely(!i)) {
+        if (exception_take(cpu, 0) == STEP_EXIT) {
+            goto leave;
+        }
+        executed++; /* so that a fault at its own vector spends the budget */
+        goto resume;
+    }
+    skew = (intptr_t)((uint64_t)executed << 4) - (intptr_t)i;
+    DISPATCH;
+
+#define PLAIN(op, call)                                                                                               \
+    do_##op : call;                                                                                                   \
+    i++;                                                                                                              \
+    DISPATCH;
+#define FAULTS(op, call)                                                                                              \
+    do_##op : if (unlikely(!(call))) {                                                                                \
+        goto fault;                                                                                                   \
+    }                                                                                                                 \
+    i++;                                                                                                              \
+    DISPATCH;
+#define FP_PLAIN(op, call)                                                                                            \
+    do_##op : if (unlikely(cpu->fp_trap)) {                                                                           \
+        goto fp_trap;                                                                                                 \
+    }                                                                                                                 \
+    call;                                                                                                             \
+    i++;                                                                                                              \
+    DISPATCH;
+#define FP_FAULTS(op, call)                                                                                           \
+    do_##op : if (unlikely(cpu->fp_trap)) {                                                                           \
+        goto fp_trap;                                                                                                 \
+    }                                                                                                                 \
+    if (unlikely(!(call))) {                                                                                          \
+        goto fault;                                                                                                   \
+    }                                                                                                                 \
+    i++;                                                                                                              \
+    DISPATCH;
+#define BRANCH(op, call)                                                                                              \
+    do_##op : {                                                                                                       \
+        const struct insn *next = call;                                                                               \
+        skew += (intptr_t)(i + 1) - (intptr_t)next;                                                                   \
+        bool back = next <= i;                                                                                        \
+        i = next;                                                                                                     \
+        if (back && unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) ||                             \
+                             skew + (intptr_t)i >= cpu->limit)) {                                                     \
+            goto check;                                                                                               \
+        }                                                                                                             \
+        DISPATCH;                                                                                                     \
+    }
+#define SYS(op, call)                                                                                                 \
+    do_##op : cpu->pc = insn_va(cpu, i);                                                                              \
+    cpu->icount = (uint64_t)EXECUTED;                                                                                 \
+    step = call;                                                                                                      \
+    goto system;
+
+    A64_OPS(PLAIN, FAULTS, BRANCH, SYS, FP_PLAIN, FP_FAULTS)
+
+do_DECODE: /* the first execution of this word since its page was (re)made */
+    code_decode(cpu, cpu->ops, (unsigned)(i - cpu->ops));
+    DISPATCH;
+
+do_NEXT_PAGE: { /* slot 1024: not an instruction */
+    const struct insn *next = branch_to(cpu, cpu->page_va + GRANULE_SIZE);
+    skew += (intptr_t)i - (intptr_t)next;
+    i = next;
+    DISPATCH;
+}
+
+do_REFETCH: /* cpu->pc is not in the fetch TLB */
+    executed = EXECUTED;
+    cpu->pc = branch_address(cpu, cpu->pc);
+    goto resume;
+
+do_UNDEFINED:
+    raise_undefined(cpu);
+    goto fault;
+
+fp_trap:
+    raise_exception(cpu, cpu->fp_trap, 0x07, 0x1e00000);
+fault: /* the instruction at i did nothing but raise an exception */
+    cpu->pc = insn_va(cpu, i);
+    cpu->icount = (uint64_t)EXECUTED;
+    step = STEP_FAULT;
+system:
+    executed = EXECUTED + 1;
+    if (likely(step == STEP_NEXT)) {
+        i++;
+        if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed))) {
+            goto check;
+        }
+        DISPATCH;
+    }
+    if (step == STEP_FAULT) {
+        step = exception_take(cpu, insn_word(cpu, cpu->pc));
+    }
+    if (step == STEP_JUMP) {
+        goto resume;
+    }
+    goto leave;
+
+check: /* before the instruction at i */
+    if (i->op == OP_REFETCH) {
+        executed = EXECUTED;
+        goto resume;
+    }
+    cpu->pc = insn_va(cpu, i);
+    executed = EXECUTED;
+    goto resume;
+
+leave:
+    cpu->icount = (uint64_t)executed;
+    cpu->exit->instructions = (uint64_t)executed;
+}
+
+/* ---- PSTATE, exception level and what depends on them ---- */
+
+enum mmu_index mmu_index(const struct cpu *cpu) {
+    if (cpu->el == 0 || cpu->unprivileged) {
+        return MMU_EL0;
+    }
+    return cpu->pan ? MMU_EL1_PAN : MMU_EL1;
+}
+
+static void select_tlb(struct cpu *cpu) {
+    cpu->tlb = cpu->tlbs[mmu_index(cpu)];
+    cpu->fetch = cpu->fetches[cpu->el];
+}
+
+static uint64_t *banked_sp(struct cpu *cpu) {
+    return cpu->el && cpu->spsel ? &cpu->st.sp_el1 : &cpu->st.sp_el0;
+}
+
+void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel) {
+    *banked_sp(cpu) = cpu->x[X_SP];
+    cpu->el = el;
+    cpu->spsel = spsel;
+    cpu->x[X_SP] = *banked_sp(cpu);
+    select_tlb(cpu);
+    fp_access_update(cpu);
+}
+
+void cpu_set_pan(struct cpu *cpu, bool pan) {
+    cpu->pan = pan;
+    select_tlb(cpu);
+}
+
+enum { PS_SPSEL = 0, PS_EL = 2, PS_BTYPE = 10, PS_SSBS = 12, PS_IL = 20, PS_SS = 21, PS_PAN = 22, PS_UAO = 23, PS_DIT = 24 };
+
+uint64_t cpu_pstate(const struct cpu *cpu) {
+    return cpu_nzcv(cpu) | (uint64_t)cpu->dit << PS_DIT | (uint64_t)cpu->uao << PS_UAO | (uint64_t)cpu->pan << PS_PAN |
+           (uint64_t)cpu->ss << PS_SS | (uint64_t)cpu->il << PS_IL | (uint64_t)cpu->ssbs << PS_SSBS |
+           (uint64_t)cpu->btype << PS_BTYPE | cpu->daif | (uint64_t)cpu->el << PS_EL |
+           (uint64_t)(cpu->el && cpu->spsel) << PS_SPSEL;
+}
+
+void cpu_set_pstate(struct cpu *cpu, uint64_t spsr) {
+    cpu_set_nzcv(cpu, (uint32_t)spsr);
+    cpu->daif = spsr & 0x3c0;
+    cpu->dit = spsr >> PS_DIT & 1;
+    cpu->ss = spsr >> PS_SS & 1;
+    cpu->il = spsr >> PS_IL & 1;
+    cpu->ssbs = spsr >> PS_SSBS & 1;
+    cpu->pan = spsr >> PS_PAN & 1;
+    cpu_set_el(cpu, spsr >> PS_EL & 1, spsr & 1);
+}

@@ -1,0 +1,297 @@
+/*
+ * The machine: its memory, its PEs, entry and exit of guest code.  Invalidations between PEs are in inval.c, sleep in wait.c.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "page.h"
+#include "sysreg.h"
+
+/* ---- memory ---- */
+
+/* Each PAS is its own sparse file of the DRAM's size, so what one world drops another can never see. */
+static bool map_memory(struct machine *machine) {
+    static const char *const names[NUM_PAS] = {"pyvmm-secure", "pyvmm-ns", "pyvmm-root", "pyvmm-realm"};
+    for (unsigned pas = 0; pas < NUM_PAS; pas++) {
+        int fd = memfd_create(names[pas], MFD_CLOEXEC);
+        machine->memfd[pas] = fd;
+        if (fd < 0 || ftruncate(fd, (off_t)machine->dram_size) < 0) {
+            return false;
+        }
+        machine->memory[pas] = mmap(NULL, machine->dram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+        if (machine->memory[pas] == MAP_FAILED) {
+            machine->memory[pas] = NULL;
+            return false;
+        }
+        machine->has_code[pas] = calloc(machine->dram_size >> GRANULE_SHIFT, sizeof *machine->has_code[pas]);
+        if (!machine->has_code[pas]) {
+            return false;
+        }
+    }
+    machine->cached = calloc(machine->dram_size >> GRANULE_SHIFT, 1);
+    return machine->cached != NULL;
+}
+
+static void cpu_free(struct cpu *cpu) {
+    if (cpu) {
+        code_cache_free(cpu->code);
+        pthread_mutex_destroy(&cpu->inval_lock);
+        pthread_mutex_destroy(&cpu->sleep_lock);
+        pthread_cond_destroy(&cpu->sleep_cond);
+        free(cpu->walks);
+        free(cpu);
+    }
+}
+
+static struct cpu *cpu_new(struct machine *machine, uint32_t index) {
+    struct cpu *cpu = aligned_alloc(64, (sizeof *cpu + 63) & ~63ull);
+    if (!cpu) {
+        return NULL;
+    }
+    memset(cpu, 0, sizeof *cpu);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&cpu->inval_lock, NULL);
+    pthread_mutex_init(&cpu->sleep_lock, NULL);
+    pthread_cond_init(&cpu->sleep_cond, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    cpu->machine = machine;
+    cpu->index = index;
+    cpu->code = code_cache_new();
+    cpu->walks = walk_cache_new();
+    if (!cpu->code || !cpu->walks) {
+        cpu_free(cpu);
+        return NULL;
+    }
+    mmu_flush_all(cpu);
+    return cpu;
+}
+
+struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock) {
+    if (num_pes == 0 || num_pes > 64 || (dram_base | dram_size) % GRANULE_SIZE || dram_size == 0) {
+        errno = EINVAL;
+        return NULL;
+    }
+    struct machine *machine = calloc(1, sizeof *machine);
+    if (!machine) {
+        return NULL;
+    }
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    machine->dram_base = dram_base;
+    machine->dram_size = dram_size;
+    machine->clock = clock;
+    machine->epoch_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    memset(machine->memfd, 0xff, sizeof machine->memfd);
+    bool ok = map_memory(machine);
+    for (uint32_t k = 0; ok && k < num_pes; k++) {
+        machine->pe[k] = cpu_new(machine, k);
+        ok = machine->pe[k] != NULL;
+        machine->num_pes = k + 1;
+    }
+    if (!ok) {
+        int error = errno;
+        machine_free(machine);
+        errno = error;
+        return NULL;
+    }
+    return machine;
+}
+
+void machine_free(struct machine *machine) {
+    for (uint32_t k = 0; k < machine->num_pes; k++) {
+        cpu_free(machine->pe[k]);
+    }
+    for (unsigned pas = 0; pas < NUM_PAS; pas++) {
+        if (machine->memory[pas]) {
+            munmap(machine->memory[pas], machine->dram_size);
+        }
+        if (machine->memfd[pas] >= 0) {
+            close(machine->memfd[pas]);
+        }
+        free((void *)machine->has_code[pas]);
+    }
+    free((void *)machine->cached);
+    free(machine);
+}
+
+int machine_memfd(struct machine *machine, uint32_t pas) {
+    return machine->memfd[pas & 3];
+}
+
+uint8_t *machine_memory(struct machine *machine, uint32_t pas) {
+    return machine->memory[pas & 3];
+}
+
+void machine_set_gpt(struct machine *machine, uint64_t gptbr_pa, uint64_t gpccr) {
+    machine->gptbr = gptbr_pa;
+    machine->gpccr = gpccr;
+    machine_tlbi_all(machine);
+}
+
+/* The range must lie in DRAM and every granule of it must pass the check. */
+int machine_gpc(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad) {
+    uint64_t offset = pa - machine->dram_base;
+    *bad = pa;
+    if (offset > machine->dram_size || size > machine->dram_size - offset) {
+        *bad = offset >= machine->dram_size ? pa : machine->dram_base + machine->dram_size;
+        return 0x28;
+    }
+    for (uint64_t at = pa; at < pa + size; at = (at & PAGE_MASK) + GRANULE_SIZE) {
+        int fault = gpc_check(machine, (enum pas)(pas & 3), at);
+        if (fault) {
+            *bad = at;
+            return fault;
+        }
+    }
+    return 0;
+}
+
+int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size) {
+    machine_code_changed(machine, pas, pa, size);
+    off_t offset = (off_t)(pa - machine->dram_base);
+    return fallocate(machine->memfd[pas & 3], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)size);
+}
+
+int machine_read(struct machine *machine, uint32_t pas, uint64_t pa, void *data, uint64_t size, uint64_t *bad) {
+    int fault = machine_gpc(machine, pas, pa, size, bad);
+    if (!fault) {
+        memcpy(data, machine->memory[pas & 3] + (pa - machine->dram_base), size);
+    }
+    return fault;
+}
+
+int machine_write(struct machine *machine, uint32_t pas, uint64_t pa, const void *data, uint64_t size, uint64_t *bad) {
+    int fault = machine_gpc(machine, pas, pa, size, bad);
+    if (!fault) {
+        machine_code_changed(machine, pas, pa, size);
+        memcpy(machine->memory[pas & 3] + (pa - machine->dram_base), data, size);
+    }
+    return fault;
+}
+
+int machine_zero(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad) {
+    int fault = machine_gpc(machine, pas, pa, size, bad);
+    if (!fault) {
+        machine_code_changed(machine, pas, pa, size);
+        memset(machine->memory[pas & 3] + (pa - machine->dram_base), 0, size);
+    }
+    return fault;
+}
+
+void machine_code_changed(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size) {
+    for (uint64_t at = pa & PAGE_MASK; at < pa + size; at += GRANULE_SIZE) {
+        uint64_t offset = at - machine->dram_base;
+        if (offset < machine->dram_size && atomic_load(&machine->has_code[pas & 3][offset >> GRANULE_SHIFT])) {
+            uintptr_t host = (uintptr_t)machine->memory[pas & 3] + offset;
+            machine_post_inval(machine, (struct inval){.kind = INVAL_CODE_PAGE, .addr = host});
+        }
+    }
+}
+
+/* ---- running ---- */
+
+uint64_t machine_counter(struct machine *machine) {
+    return timer_counter(machine, machine->pe[0]);
+}
+
+void pe_reset_state(struct pe_state *state) {
+    memset(state, 0, sizeof *state);
+    state->pstate = 0x3c5; /* EL1h, DAIF masked */
+    state->sctlr_el1 = 0x30d00980;
+    state->hcr_el2 = 1ull << 31;
+    state->vmpidr_el2 = 1ull << 31;
+    state->cntkctl_el1 = 0;
+    state->cnthctl_el2 = 3; /* EL1 may read the counters and use the physical timer */
+    state->security = PAS_NS;
+    state->oslsr_el1 = 0;
+}
+
+/* Cached translations are those of the context that ran last: another regime makes them stale. */
+static bool same_regime(const struct pe_state *a, const struct pe_state *b) {
+    return a->ttbr0_el1 == b->ttbr0_el1 && a->ttbr1_el1 == b->ttbr1_el1 && a->tcr_el1 == b->tcr_el1 &&
+           a->mair_el1 == b->mair_el1 && a->sctlr_el1 == b->sctlr_el1 && a->hcr_el2 == b->hcr_el2 &&
+           a->vtcr_el2 == b->vtcr_el2 && a->vttbr_el2 == b->vttbr_el2 && a->security == b->security;
+}
+
+static void load_state(struct cpu *cpu, const struct pe_state *state) {
+    if (!same_regime(&cpu->st, state)) {
+        mmu_flush_all(cpu);
+    }
+    cpu->st = *state;
+    memcpy(cpu->x, state->x, sizeof state->x);
+    cpu->x[X_ZERO] = 0;
+    memcpy(cpu->v, state->v, sizeof state->v);
+    cpu->fpcr = (uint32_t)state->fpcr;
+    cpu->fpsr = (uint32_t)state->fpsr;
+    cpu->pc = state->pc;
+    cpu->excl_va = ~0ull;
+    cpu->el = state->pstate >> 2 & 1; /* so that the SP saved by cpu_set_el() is the one of this level */
+    cpu->spsel = state->pstate & 1;
+    cpu->x[X_SP] = cpu->el && cpu->spsel ? state->sp_el1 : state->sp_el0;
+    cpu_set_pstate(cpu, state->pstate);
+}
+
+static void store_state(struct cpu *cpu, struct pe_state *state) {
+    cpu->st.pstate = cpu_pstate(cpu);
+    *(cpu->el && cpu->spsel ? &cpu->st.sp_el1 : &cpu->st.sp_el0) = cpu->x[X_SP];
+    memcpy(cpu->st.x, cpu->x, sizeof cpu->st.x);
+    memcpy(cpu->st.v, cpu->v, sizeof cpu->st.v);
+    cpu->st.fpcr = cpu->fpcr;
+    cpu->st.fpsr = cpu->fpsr;
+    cpu->st.pc = cpu->pc;
+    *state = cpu->st;
+}
+
+void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64_t budget, struct pe_exit *exit) {
+    struct cpu *cpu = machine->pe[pe];
+    memset(exit, 0, sizeof *exit);
+    cpu->exit = exit;
+    cpu->budget = budget < 1ull << 58 ? budget : 1ull << 58;
+    cpu->icount = 0;
+    cpu->leave_irq = 0;
+    cpu_enter_guest(cpu);
+    load_state(cpu, state);
+    timer_enter(cpu);
+    irq_update(cpu);
+    interp_run(cpu);
+    timer_poll(cpu);
+    cpu_leave_guest(cpu);
+    atomic_fetch_and(&cpu->request, ~(uint32_t)(REQ_LEAVE | REQ_IRQ));
+    cpu->icount_base += cpu->icount;
+    cpu->icount = 0;
+    store_state(cpu, state);
+}
+
+void pe_kick(struct machine *machine, uint32_t pe) {
+    struct cpu *cpu = machine->pe[pe];
+    cpu_request(cpu, REQ_KICK);
+    cpu_wake(cpu);
+}
+
+int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *state, uint64_t va, uint32_t access,
+                 uint64_t *pa, uint32_t *pas, uint32_t *stage2) {
+    struct cpu *cpu = machine->pe[pe];
+    struct translation t;
+    load_state(cpu, state);
+    memset(&cpu->exc, 0, sizeof cpu->exc);
+    bool ok = mmu_translate(cpu, va, 1, (enum access)(access % 3), mmu_index(cpu), &t);
+    *stage2 = !ok && cpu->exc.target_el == 2;
+    if (!ok) {
+        return (int)(cpu->exc.iss & 0x3f);
+    }
+    *pa = t.pa;
+    *pas = t.pas;
+    return 0;
+}
+
+const char *core_digest(void) {
+    return CORE_DIGEST;
+}

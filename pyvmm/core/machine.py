@@ -1,0 +1,267 @@
+"""The Arm machine in C behind one typed facade: DRAM, granule protection checks, PEs.
+
+Nothing here prints, allocates per access, or calls back: ``Pe.run`` returns a value.  This is the only package in which
+cffi's untyped objects are seen.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import IntEnum
+from typing import Any, Protocol
+
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.pas import GranuleProtectionFault, Pas
+from pyvmm.core import gen
+
+try:
+    from pyvmm.core._core import ffi, lib
+except ImportError as error:  # pragma: no cover
+    raise ImportError("the C core is not built: run `make setup`") from error
+
+
+if ffi.string(lib.core_digest()).decode() != gen.digest():  # pragma: no cover
+    raise ImportError("the C core is stale: run `make setup`")
+
+NO_FAULT = 0
+
+
+class Clock(IntEnum):
+    """What the guest's time follows."""
+
+    REAL = 0  # the host's monotonic clock
+    VIRTUAL = 1  # instructions executed; idle time is jumped over, so a run repeats exactly
+
+
+class PeContext(Protocol):
+    """``struct pe_state`` of api.h: registers of a vCPU or REC, each an int of 64 bits."""
+
+    x: Any
+    v: Any
+    ich_lr: Any
+    pc: int
+    pstate: int
+
+    def __getattr__(self, name: str) -> int: ...
+    def __setattr__(self, name: str, value: int) -> None: ...
+
+
+class PhysicalMemory:
+    """One world's view of one physical address space; every access passes the granule protection check.
+
+    Addresses and sizes are bytes.  Raises GranuleProtectionFault, before anything is read or written, for a granule that
+    the GPT gives to another PAS and for an address outside DRAM.
+    """
+
+    __slots__ = ("_bad", "_base", "_buffer", "_lib", "_machine", "_pas", "_size", "pas")
+
+    def __init__(self, machine: Machine, pas: Pas) -> None:
+        self.pas = pas
+        self._pas = int(pas)
+        self._machine = machine.handle
+        self._base = machine.dram_base
+        self._size = machine.dram_size
+        self._bad = ffi.new("uint64_t *")
+        self._buffer = machine.buffer(pas)
+        self._lib = lib
+
+    def _refuse(self, pa: int) -> GranuleProtectionFault:
+        return GranuleProtectionFault(self._bad[0] if 0 <= pa < 1 << 64 else pa, self.pas)
+
+    def check(self, pa: int, size: int) -> None:
+        """Raise GranuleProtectionFault if any byte of the range may not be accessed."""
+        if not 0 <= pa < 1 << 64 or self._lib.machine_gpc(self._machine, self._pas, pa, size, self._bad):
+            raise self._refuse(pa)
+
+    def read(self, pa: int, size: int) -> bytes:
+        """Return ``size`` bytes."""
+        self.check(pa, size)
+        offset = pa - self._base
+        return bytes(self._buffer[offset : offset + size])
+
+    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
+        """Write ``data``."""
+        size = len(data)
+        source = ffi.from_buffer(data)
+        if not 0 <= pa < 1 << 64 or self._lib.machine_write(
+            self._machine, self._pas, pa, source, size, self._bad
+        ):
+            raise self._refuse(pa)
+
+    def read_u64(self, pa: int) -> int:
+        """Return the little-endian 64-bit value at ``pa``."""
+        return int.from_bytes(self.read(pa, 8), "little")
+
+    def write_u64(self, pa: int, value: int) -> None:
+        """Write a little-endian 64-bit value."""
+        self.write(pa, value.to_bytes(8, "little"))
+
+    def zero(self, pa: int, size: int) -> None:
+        """Write zeros."""
+        if not 0 <= pa < 1 << 64 or self._lib.machine_zero(
+            self._machine, self._pas, pa, size, self._bad
+        ):
+            raise self._refuse(pa)
+
+    def view(self, pa: int, size: int) -> memoryview:
+        """Return a writable view, checked now: for one transfer, not to be kept."""
+        self.check(pa, size)
+        self._lib.machine_code_changed(self._machine, self._pas, pa, size)
+        offset = pa - self._base
+        return self._buffer[offset : offset + size]
+
+
+class PeExit:
+    """Why a run ended; the next run of the same PE reuses the object."""
+
+    __slots__ = ("_exit",)
+
+    def __init__(self) -> None:
+        self._exit = ffi.new("struct pe_exit *")
+
+    @property
+    def reason(self) -> ExitReason:
+        """Return the reason."""
+        return ExitReason(self._exit.reason)
+
+    @property
+    def irq(self) -> int:
+        """Return the IrqCause bits of an IRQ exit."""
+        return int(self._exit.irq)
+
+    @property
+    def esr(self) -> int:
+        """Return the syndrome, as ESR_EL2."""
+        return int(self._exit.esr)
+
+    @property
+    def far(self) -> int:
+        """Return the faulting virtual address, as FAR_EL2."""
+        return int(self._exit.far)
+
+    @property
+    def hpfar(self) -> int:
+        """Return the faulting IPA page, as HPFAR_EL2."""
+        return int(self._exit.hpfar)
+
+    @property
+    def instructions(self) -> int:
+        """Return how many instructions the run executed."""
+        return int(self._exit.instructions)
+
+
+class Pe:
+    """One processing element.  One thread at a time drives it; any thread may kick it."""
+
+    __slots__ = ("_exit", "_machine", "_raw_exit", "_run", "index")
+
+    def __init__(self, machine: Machine, index: int) -> None:
+        self.index = index
+        self._machine = machine.handle
+        self._exit = PeExit()
+        self._raw_exit = self._exit._exit
+        self._run = lib.pe_run
+
+    def run(self, context: PeContext, budget: int) -> PeExit:
+        """Run the context until an exit, at most ``budget`` instructions; the GIL is released meanwhile."""
+        self._run(self._machine, self.index, context, budget, self._raw_exit)
+        return self._exit
+
+    def kick(self) -> None:
+        """Make this run, or the next one, return with ExitReason.IRQ."""
+        lib.pe_kick(self._machine, self.index)
+
+    def translate(self, context: PeContext, va: int, access: int = 0) -> tuple[int, int, Pas, bool]:
+        """Translate one address as the context would.
+
+        Returns (fault status code or 0, pa, pas, whether the fault is EL2's).
+        """
+        pa, pas = ffi.new("uint64_t *"), ffi.new("uint32_t *")
+        stage2 = ffi.new("uint32_t *")
+        fault = lib.pe_translate(self._machine, self.index, context, va, access, pa, pas, stage2)
+        return fault, pa[0], Pas(pas[0]), bool(stage2[0])
+
+
+class Machine:
+    """DRAM in four physical address spaces, the GPT's check, and PEs.
+
+    ``dram_base`` and ``dram_size`` are bytes, granule-aligned.  Raises OSError when the host cannot give the memory.
+    """
+
+    def __init__(
+        self, dram_base: int, dram_size: int, num_pes: int = 1, clock: Clock = Clock.REAL
+    ) -> None:
+        handle = lib.machine_new(dram_base, dram_size, num_pes, int(clock))
+        if handle == ffi.NULL:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+        self.handle = ffi.gc(handle, lib.machine_free)
+        self.dram_base = dram_base
+        self.dram_size = dram_size
+        self.num_pes = num_pes
+        self.counter_frequency: int = lib.machine_counter_frequency(handle)
+        self._pes = [Pe(self, index) for index in range(num_pes)]
+        self._memories = {pas: PhysicalMemory(self, pas) for pas in Pas}
+
+    def buffer(self, pas: Pas) -> memoryview:
+        """Return all of a PAS without any check: for the views, which check."""
+        memory = lib.machine_memory(self.handle, int(pas))
+        return memoryview(ffi.buffer(memory, self.dram_size))
+
+    def memfd(self, pas: Pas) -> int:
+        """Return the file descriptor of the memory of a PAS."""
+        return int(lib.machine_memfd(self.handle, int(pas)))
+
+    def memory(self, pas: Pas) -> PhysicalMemory:
+        """Return the view of one PAS."""
+        return self._memories[pas]
+
+    def pe(self, index: int) -> Pe:
+        """Return a PE."""
+        return self._pes[index]
+
+    def new_context(self) -> PeContext:
+        """Return the state of a vCPU or REC after reset: EL1h, everything masked, MMU off."""
+        context = ffi.new("struct pe_state *")
+        lib.pe_reset_state(context)
+        return context  # type: ignore[no-any-return]
+
+    def copy_context(self, context: PeContext) -> PeContext:
+        """Return a copy of a context."""
+        copy = ffi.new("struct pe_state *", ffi.cast("struct pe_state *", context)[0])
+        return copy  # type: ignore[no-any-return]
+
+    def set_gpt(self, gptbr_pa: int, gpccr: int) -> None:
+        """Set GPTBR_EL3 (the table's address, in Root memory) and GPCCR_EL3."""
+        lib.machine_set_gpt(self.handle, gptbr_pa, gpccr)
+
+    def punch(self, pas: Pas, pa: int, size: int) -> None:
+        """Drop the contents of a range of one PAS: it reads as zeros afterwards."""
+        if lib.machine_punch(self.handle, int(pas), pa, size):
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+
+    def tlbi_pa(self, pa: int, size: int) -> None:
+        """Invalidate translations to a physical range; no PE uses one afterwards."""
+        lib.machine_tlbi_pa(self.handle, pa, size)
+
+    def tlbi_ipa(self, vmid: int, ipa: int, size: int) -> None:
+        """Invalidate stage-2 translations of a range."""
+        lib.machine_tlbi_ipa(self.handle, vmid, ipa, size)
+
+    def tlbi_vmid(self, vmid: int) -> None:
+        """Invalidate every translation of a VMID."""
+        lib.machine_tlbi_vmid(self.handle, vmid)
+
+    def counter(self) -> int:
+        """Return CNTPCT, in ticks of ``counter_frequency``."""
+        return int(lib.machine_counter(self.handle))
+
+    def id_register(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
+        """Return the value of an ID register, 0 for a reserved one."""
+        return int(
+            lib.machine_id_register(self.handle, op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2)
+        )
+
+
+def decode(word: int) -> str:
+    """Return the name of the op that an A64 word decodes to."""
+    return str(ffi.string(lib.core_op_name(lib.core_decode(word))).decode())

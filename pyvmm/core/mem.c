@@ -1,0 +1,105 @@
+/*
+ * Memory access behind the TLB: misses, accesses that cross a page, stores into pages with decoded code, atomics.
+ */
+#include "mem.h"
+
+#include "mmu.h"
+
+/* A part of an access, at most to the end of its page. */
+struct part {
+    uint8_t *host;
+    unsigned size;
+};
+
+/* Single-copy atomic for the sizes that the architecture has. */
+static void copy(void *to, const void *from, unsigned size) {
+    switch (size) {
+    case 1: memcpy(to, from, 1); break;
+    case 2: memcpy(to, from, 2); break;
+    case 4: memcpy(to, from, 4); break;
+    case 8: memcpy(to, from, 8); break;
+    default: memcpy(to, from, size);
+    }
+}
+
+/* Host address, through the TLB of any index. */
+static uint8_t *host_of(struct cpu *cpu, uint64_t va, bool aligned, enum access access, enum mmu_index index) {
+    const struct tlb_entry *e = &cpu->tlbs[index][(va >> GRANULE_SHIFT) & (TLB_SIZE - 1)];
+    if ((access == ACCESS_WRITE ? e->write_tag : e->read_tag) == (va & PAGE_MASK)) {
+        return (uint8_t *)(va + e->addend);
+    }
+    return mmu_fill_part(cpu, va, aligned, access, index);
+}
+
+/* Translate all of an access before any of it is done.  parts[1].size is 0 unless it crosses a page. */
+static bool parts_of(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index,
+                     struct part parts[2]) {
+    bool aligned = !(va & (size - 1));
+    unsigned room = GRANULE_SIZE - (va & ~PAGE_MASK);
+    parts[0].size = size <= room ? size : room;
+    parts[1].size = size - parts[0].size;
+    parts[0].host = host_of(cpu, va, aligned, access, index);
+    if (!parts[0].host || !parts[1].size) {
+        return parts[0].host;
+    }
+    parts[1].host = host_of(cpu, va + room, aligned, access, index);
+    return parts[1].host;
+}
+
+bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, enum mmu_index index) {
+    struct part parts[2];
+    if (!parts_of(cpu, va, size, ACCESS_READ, index, parts)) {
+        return false;
+    }
+    copy(data, parts[0].host, parts[0].size);
+    if (parts[1].size) {
+        memcpy((uint8_t *)data + parts[0].size, parts[1].host, parts[1].size);
+    }
+    return true;
+}
+
+/* Tell code.c of a store into a granule that holds decoded code. */
+static void stored(struct cpu *cpu, const uint8_t *host, unsigned size) {
+    const struct machine *machine = cpu->machine;
+    for (unsigned pas = 0; pas < NUM_PAS; pas++) {
+        uint64_t offset = (uint64_t)(host - machine->memory[pas]);
+        if (offset < machine->dram_size) {
+            if (atomic_load_explicit(&machine->has_code[pas][offset >> GRANULE_SHIFT], memory_order_relaxed)) {
+                code_written(cpu, host, size);
+            }
+            return;
+        }
+    }
+}
+
+bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, enum mmu_index index) {
+    struct part parts[2];
+    if (!parts_of(cpu, va, size, ACCESS_WRITE, index, parts)) {
+        return false;
+    }
+    copy(parts[0].host, data, parts[0].size);
+    stored(cpu, parts[0].host, parts[0].size);
+    if (parts[1].size) {
+        memcpy(parts[1].host, (const uint8_t *)data + parts[0].size, parts[1].size);
+        stored(cpu, parts[1].host, parts[1].size);
+    }
+    return true;
+}
+
+/* Reading comes first: a fault that a read would have had is reported as a read (ESR_ELx.WnR of atomics). */
+void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size) {
+    enum mmu_index index = mmu_index(cpu);
+    if (va & (size - 1)) {
+        raise_alignment(cpu, va, true);
+        return NULL;
+    }
+    if (!host_of(cpu, va, true, ACCESS_READ, index)) {
+        return NULL;
+    }
+    return host_of(cpu, va, true, ACCESS_WRITE, index);
+}
+
+void mem_rmw_done(struct cpu *cpu, uint64_t va, void *host, unsigned size) {
+    (void)va;
+    stored(cpu, host, size);
+}

@@ -1,0 +1,133 @@
+/*
+ * Between the translation files: what a walk is asked, what each stage answers, and the caches behind the software TLB.
+ *
+ * mmu.c puts the stages together and owns every cache; walk_s1.c and walk_s2.c are the table walks, gpc.c the granule
+ * protection check.  A function that can fault returns false with cpu->exc raised.
+ */
+#ifndef PYVMM_CORE_MMU_H
+#define PYVMM_CORE_MMU_H
+
+#include "cpu.h"
+
+/* Fault status codes (DFSC/IFSC); those of a walk have the level added. */
+enum fsc {
+    FSC_ADDRESS_SIZE = 0x00,
+    FSC_TRANSLATION = 0x04,
+    FSC_ACCESS_FLAG = 0x08,
+    FSC_PERMISSION = 0x0c,
+    FSC_EXTERNAL = 0x10,
+    FSC_EXTERNAL_WALK = 0x14,
+    FSC_ALIGNMENT = 0x21,
+    FSC_GPF_WALK = 0x24,
+    FSC_GPF = 0x28,
+};
+
+enum { PA_BITS = 48 };
+#define ADDRESS_MASK 0x0000fffffffff000ull /* output address bits of a descriptor, 4 KB granule */
+
+#define SCTLR_M (1ull << 0)
+#define SCTLR_A (1ull << 1)
+#define SCTLR_WXN (1ull << 19)
+#define SCTLR_UCI (1ull << 26)
+
+#define HCR_VM (1ull << 0)
+#define HCR_PTW (1ull << 2)
+#define HCR_DC (1ull << 12)
+#define HCR_FWB (1ull << 46)
+
+/* One translation, as the walkers and their faults need it. */
+struct walk {
+    uint64_t va;
+    enum access access;
+    enum mmu_index index;
+    bool aligned;   /* of the whole access, to its size */
+    bool no_update; /* address translation instruction: no access flag or dirty state update, no alignment check */
+};
+
+/* What stage 1 says of one address to accesses at one mmu index. */
+struct stage1 {
+    uint64_t ipa;
+    bool writable; /* and dirty: a store needs no descriptor update */
+    bool device, ng;
+    uint8_t block_shift;
+    uint8_t attr, sh; /* MAIR byte and shareability, for PAR_EL1 */
+};
+
+/* Stage-2 memory type: what it makes of stage 1's. */
+enum s2_memory { S2_FROM_S1, S2_DEVICE, S2_NORMAL };
+
+enum s2_permission { S2_READ = 1, S2_WRITE = 2, S2_EXEC_EL1 = 4, S2_EXEC_EL0 = 8, S2_ALL = 15 };
+
+/* What stage 2 says of one IPA page. */
+struct stage2 {
+    uint64_t pa; /* of the page */
+    uint8_t pas, permissions, memory, level;
+};
+
+/* Stage-2 results by IPA page, GPC passed: a stage-1 walk under stage 2 costs a probe a level, not a walk a level. */
+#define S2_CACHE_SIZE 2048
+struct s2_entry {
+    uint64_t tag; /* IPA page, or TLB_NONE */
+    struct stage2 stage2;
+};
+
+/*
+ * Second-level TLB: whole translations that outlive an address space switch.  Set-associative; the set is a hash of the
+ * VA page alone, so that an invalidation by VA looks at one set whatever the ASID.
+ */
+#define L2_SETS 1024
+#define L2_WAYS 4
+enum { L2_FETCH_EL0 = NUM_MMU, L2_FETCH_EL1, NUM_L2 }; /* `index` of entries for fetches */
+struct l2_entry {
+    uint64_t va; /* page, or TLB_NONE */
+    uint64_t pa; /* page */
+    uint16_t asid;
+    uint8_t index, pas, block_shift;
+    bool ng, readable, writable;
+};
+
+struct walk_cache {
+    struct s2_entry s2[S2_CACHE_SIZE];
+    struct l2_entry l2[L2_SETS][L2_WAYS];
+    uint8_t l2_next[L2_SETS]; /* way to replace */
+    /* what the first-level TLBs hold, so that an invalidation need not look at all of them */
+    uint8_t large_shift[2];   /* log2 of the largest block in the low / high VA half; 0: pages only */
+    bool has_ng[NUM_MMU];     /* an entry at this index is not global */
+    bool has_ng_fetch_high;   /* so is a fetch entry of the high half */
+};
+
+struct walk_cache *walk_cache_new(void); /* NULL: no memory */
+
+/* walk_s1.c */
+bool stage1_translate(struct cpu *cpu, const struct walk *w, struct stage1 *out);
+/* walk_s2.c: the page of `ipa`, permissions checked.  s1_level: level of the stage-1 table that is accessed, or -1 for
+ * the access itself; `update`: that table is to be written. */
+bool stage2_translate(struct cpu *cpu, const struct walk *w, uint64_t ipa, int s1_level, bool update,
+                      struct stage2 *out);
+/* gpc.c: mark the granule as possibly cached, then check it; code as gpc_check() */
+int gpc_admit(struct machine *machine, enum pas pas, uint64_t pa);
+
+/* mmu.c: as mmu_fill(), for a part of an access; `aligned` speaks of the whole */
+uint8_t *mmu_fill_part(struct cpu *cpu, uint64_t va, bool aligned, enum access access, enum mmu_index index);
+/* Another ASID or TTBR0_EL1 is in use: what is not global leaves the first-level TLBs, not the tagged second level. */
+void mmu_switch_asid(struct cpu *cpu);
+void mmu_flush_asid(struct cpu *cpu, uint16_t asid);
+void mmu_flush_stage1(struct cpu *cpu); /* everything but stage-2 results */
+
+/* @return the host address of a physical address, NULL outside DRAM */
+static inline uint8_t *dram_host(const struct machine *machine, enum pas pas, uint64_t pa) {
+    uint64_t offset = pa - machine->dram_base;
+    return offset < machine->dram_size ? machine->memory[pas] + offset : NULL;
+}
+
+/* The physical address size that a PS / IPS / PPS / PARange encoding means, bounded by ours. */
+static inline unsigned pa_bits(unsigned encoding) {
+    static const uint8_t sizes[8] = {32, 36, 40, 42, 44, 48, 48, 48};
+    return sizes[encoding & 7];
+}
+
+static inline bool va_is_high(uint64_t va) {
+    return va >> 55 & 1;
+}
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * Advanced SIMD without floating point: the handlers of a64_simd.decode.
+ *
+ * An instruction is a composition of a few whole-vector operations (simd_lanes.c.inc): "UMLAL2" is widen, widen, multiply,
+ * add.  Where Q, size or U are split fields they arrive as constants, the operations collapse into loops of known length,
+ * and the compiler turns those into vector code; where they are not, the same text runs as plain loops.
+ *
+ * Every write of a vector register goes through set_vec(), set_half() or set_scalar(), which clear what must read as zero.
+ */
+#include <string.h>
+
+#include "cpu.h"
+#include "mem.h"
+
+#include "gen/calls.h"
+#include "gen/ops.h"
+#include "simd_crypto.h"
+
+#include "simd_lanes.c.inc"
+#include "simd_saturate.c.inc"
+
+#include "simd_decode.c.inc"
+
+#include "simd_same.c.inc"
+#include "simd_long.c.inc"
+#include "simd_shift.c.inc"
+#include "simd_misc.c.inc"
+#include "simd_permute.c.inc"
+#include "simd_crypto.c.inc"
+#include "simd_memory.c.inc"
+
+#include "gen/stubs_simd.h"

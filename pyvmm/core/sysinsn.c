@@ -1,0 +1,208 @@
+/*
+ * SYS instructions: TLB invalidation, cache maintenance, address translation.
+ *
+ * There are no caches but decoded code and the software TLB, so data cache operations only trap, translate and permit.
+ * Spec: DDI 0487, "TLB maintenance instructions", "Cache maintenance instructions", FEAT_TLBIRANGE, FEAT_TLBIOS.
+ */
+#include "sysreg.h"
+
+#define HCR_FB (1ull << 9)
+#define HCR_TSW (1ull << 22)
+#define HCR_TPCP (1ull << 23)
+#define HCR_TPU (1ull << 24)
+#define HCR_TTLB (1ull << 25)
+#define HCR_TDZ (1ull << 28)
+#define SCTLR_DZE (1ull << 14)
+
+enum { EC_SYSREG = 0x18, ISS_CM = 1 << 8, ISS_WNR = 1 << 6 };
+
+static enum step undefined(struct cpu *cpu) {
+    raise_undefined(cpu);
+    return STEP_FAULT;
+}
+
+static enum step trapped(struct cpu *cpu, unsigned el, uint32_t encoding, unsigned rt) {
+    raise_exception(cpu, el, EC_SYSREG, sysreg_iss(encoding, rt, false));
+    return STEP_FAULT;
+}
+
+/* ---- TLBI ---- */
+
+/* CRm says which PEs and whether a range is meant; op2 what. */
+enum { TLBI_OS = 1, TLBI_RANGE_IS = 2, TLBI_IS = 3, TLBI_RANGE_OS = 5, TLBI_RANGE = 6, TLBI_LOCAL = 7 };
+enum { TLBI_VMALL = 0, TLBI_VA = 1, TLBI_ASID = 2, TLBI_VAA = 3, TLBI_VAL = 5, TLBI_VAAL = 7 };
+
+/* Addresses of a range operation: BaseADDR in granules, (NUM + 1) << (5 * SCALE + 1) of them. */
+static struct inval tlbi_range(uint64_t value) {
+    static const uint8_t shifts[4] = {12, 12, 14, 16}; /* by TG */
+    unsigned shift = shifts[value >> 46 & 3];
+    uint64_t num = value >> 39 & 31, scale = value >> 44 & 3;
+    uint64_t base = (uint64_t)sign_extend(value, 37) << shift;
+    return (struct inval){.kind = INVAL_VA, .addr = base, .size = ((num + 1) << (5 * scale + 1)) << shift};
+}
+
+/* One address: of a granule of any size, so of the largest that TCR_EL1 may choose for its half. */
+static struct inval tlbi_page(const struct cpu *cpu, uint64_t value) {
+    static const uint8_t shifts[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}};
+    uint64_t va = (uint64_t)sign_extend(value, 44) << 12;
+    bool high = va_is_high(va);
+    unsigned shift = shifts[high][cpu->st.tcr_el1 >> (high ? 30 : 14) & 3];
+    return (struct inval){.kind = INVAL_VA, .addr = va & ~ones(shift), .size = 1ull << shift};
+}
+
+/* @return false if there is no such operation */
+static bool tlbi_decode(const struct cpu *cpu, unsigned crm, unsigned op2, uint64_t value, struct inval *what) {
+    bool range = crm == TLBI_RANGE_IS || crm == TLBI_RANGE_OS || crm == TLBI_RANGE;
+    switch (op2) {
+    case TLBI_VMALL: *what = (struct inval){.kind = INVAL_ALL}; return !range;
+    case TLBI_ASID: *what = (struct inval){.kind = INVAL_ASID, .addr = value >> 48}; return !range;
+    case TLBI_VA:
+    case TLBI_VAA:
+    case TLBI_VAL:
+    case TLBI_VAAL: *what = range ? tlbi_range(value) : tlbi_page(cpu, value); return true;
+    default: return false;
+    }
+}
+
+static enum step tlbi(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
+    unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
+    struct inval what;
+    if (crm < TLBI_OS || crm > TLBI_LOCAL || crm == 4 || !tlbi_decode(cpu, crm, op2, value, &what)) {
+        return undefined(cpu);
+    }
+    if (cpu->st.hcr_el2 & HCR_TTLB) {
+        return trapped(cpu, 2, encoding, rt);
+    }
+    bool local = (crm == TLBI_LOCAL || crm == TLBI_RANGE) && !(cpu->st.hcr_el2 & HCR_FB);
+    if (!local && cpu->machine->num_pes > 1) {
+        cpu_post_inval(cpu, what, true);
+    }
+    if (what.kind == INVAL_VA) {
+        mmu_flush_va(cpu, what.addr, what.size);
+    } else if (what.kind == INVAL_ASID) {
+        mmu_flush_asid(cpu, (uint16_t)what.addr);
+    } else {
+        mmu_flush_stage1(cpu);
+    }
+    return STEP_NEXT;
+}
+
+/* ---- caches ---- */
+
+/* Translate as a read; faults are marked as those of a maintenance operation. */
+static bool maintain(struct cpu *cpu, uint64_t va, struct translation *t) {
+    if (mmu_translate(cpu, va, 1, ACCESS_READ, mmu_index(cpu), t)) {
+        return true;
+    }
+    cpu->exc.iss |= ISS_CM | ISS_WNR;
+    return false;
+}
+
+/* IC IVAU: forget what was decoded from the page, here and on the other PEs. */
+static enum step ic_ivau(struct cpu *cpu, uint64_t va) {
+    struct translation t;
+    if (!maintain(cpu, va, &t)) {
+        return STEP_FAULT;
+    }
+    const uint8_t *page = t.host ? t.host - (va & ~PAGE_MASK) : NULL;
+    if (!page || !atomic_load(&cpu->machine->has_code[t.pas][(t.pa - cpu->machine->dram_base) >> GRANULE_SHIFT])) {
+        return STEP_NEXT;
+    }
+    code_drop_page(cpu, page);
+    if (cpu->machine->num_pes > 1) {
+        cpu_post_inval(cpu, (struct inval){.kind = INVAL_CODE_PAGE, .addr = (uintptr_t)page}, true);
+    }
+    return STEP_NEXT;
+}
+
+static enum step ic_all(struct cpu *cpu, bool broadcast) {
+    code_drop_all(cpu);
+    if ((broadcast || cpu->st.hcr_el2 & HCR_FB) && cpu->machine->num_pes > 1) {
+        cpu_post_inval(cpu, (struct inval){.kind = INVAL_CODE_ALL}, true);
+    }
+    return STEP_NEXT;
+}
+
+static enum step dc_address(struct cpu *cpu, uint64_t va) {
+    struct translation t;
+    return maintain(cpu, va, &t) ? STEP_NEXT : STEP_FAULT;
+}
+
+bool sys_zva_allowed(const struct cpu *cpu) {
+    return !(cpu->st.hcr_el2 & HCR_TDZ) && (cpu->el || cpu->st.sctlr_el1 & SCTLR_DZE);
+}
+
+#define SYS(op1, crn, crm, op2) ENCODE(1u, op1, crn, crm, op2)
+
+enum maintenance {
+    IC_IALLUIS = SYS(0, 7, 1, 0),
+    IC_IALLU = SYS(0, 7, 5, 0),
+    DC_IVAC = SYS(0, 7, 6, 1),
+    DC_ISW = SYS(0, 7, 6, 2),
+    DC_CSW = SYS(0, 7, 10, 2),
+    DC_CISW = SYS(0, 7, 14, 2),
+    DC_ZVA = SYS(3, 7, 4, 1),
+    IC_IVAU = SYS(3, 7, 5, 1),
+    DC_CVAC = SYS(3, 7, 10, 1),
+    DC_CVAU = SYS(3, 7, 11, 1),
+    DC_CVAP = SYS(3, 7, 12, 1),
+    DC_CIVAC = SYS(3, 7, 14, 1),
+};
+
+/* The EL2 control over an operation; 0: not a maintenance operation that EL1 has. */
+static uint64_t maintenance_trap(enum maintenance op) {
+    switch (op) {
+    case IC_IALLUIS:
+    case IC_IALLU:
+    case IC_IVAU:
+    case DC_CVAU: return HCR_TPU;
+    case DC_ISW:
+    case DC_CSW:
+    case DC_CISW: return HCR_TSW;
+    case DC_IVAC:
+    case DC_CVAC:
+    case DC_CVAP:
+    case DC_CIVAC: return HCR_TPCP;
+    case DC_ZVA: /* reached only when it is not allowed */ return HCR_TDZ;
+    default: return 0;
+    }
+}
+
+static enum step maintenance(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
+    enum maintenance op = encoding;
+    uint64_t trap = maintenance_trap(op);
+    bool for_el0 = (encoding >> 11 & 7) == 3;
+    if (!trap || (cpu->el == 0 && !for_el0)) {
+        return undefined(cpu);
+    }
+    if (cpu->el == 0 && !(cpu->st.sctlr_el1 & (op == DC_ZVA ? SCTLR_DZE : SCTLR_UCI))) {
+        return trapped(cpu, 1, encoding, rt);
+    }
+    if (cpu->st.hcr_el2 & trap) {
+        return trapped(cpu, 2, encoding, rt);
+    }
+    switch (op) {
+    case IC_IALLUIS:
+    case IC_IALLU: return ic_all(cpu, op == IC_IALLUIS);
+    case IC_IVAU: return ic_ivau(cpu, value);
+    case DC_ISW:
+    case DC_CSW:
+    case DC_CISW: return STEP_NEXT;
+    default: return dc_address(cpu, value);
+    }
+}
+
+enum step sys_insn(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
+    unsigned op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15, crm = encoding >> 3 & 15;
+    bool is_at = op1 == 0 && crn == 7 && (crm == 8 || crm == 9);
+    if (crn == 7 && !is_at) {
+        return maintenance(cpu, encoding, rt, value);
+    }
+    if (cpu->el == 0 || op1 != 0 || encoding >> 14 != 1) {
+        return undefined(cpu);
+    }
+    if (is_at) {
+        return at_insn(cpu, (crm & 1) << 3 | (encoding & 7), value);
+    }
+    return crn == 8 ? tlbi(cpu, encoding, rt, value) : undefined(cpu);
+}

@@ -1,0 +1,248 @@
+/*
+ * MRS and MSR: which register, whether this EL may, whether something traps, then its storage or its function.
+ *
+ * The registers are declared in pyvmm/arch/sysregs.py.  Spec: DDI 0487, "AArch64 System Register Descriptions".
+ */
+#include "sysreg.h"
+
+#include <stddef.h>
+#include <sys/random.h>
+
+enum { ACCESS_EL0_READ = 1, ACCESS_EL0_WRITE = 2, ACCESS_EL1_READ = 4, ACCESS_EL1_WRITE = 8 };
+enum { EC_FP_ACCESS = 0x07, EC_SYSREG = 0x18 };
+
+struct sysreg_row {
+    uint16_t encoding;
+    uint8_t access;
+    uint8_t trap;    /* enum sysreg_trap */
+    uint32_t offset; /* of its storage in struct cpu; 0: none */
+    uint64_t mask;   /* bits that a write keeps */
+    uint64_t fixed;  /* bits that a write sets, or the value where there is no storage */
+    uint64_t (*read)(struct cpu *cpu);
+    enum step (*write)(struct cpu *cpu, uint64_t value); /* value is masked already */
+};
+
+#include "gen/sysregs.h"
+
+#include "sysreg_functions.c.inc"
+
+#define HCR_TID1 (1ull << 16)
+#define HCR_TID2 (1ull << 17)
+#define HCR_TID3 (1ull << 18)
+#define HCR_TIDCP (1ull << 20)
+#define HCR_TACR (1ull << 21)
+#define HCR_TVM (1ull << 26)
+#define HCR_TRVM (1ull << 30)
+#define SCTLR_UMA (1ull << 9)
+#define SCTLR_UCT (1ull << 15)
+#define CPTR_TCPAC (1ull << 31)
+#define MDCR_TDA (1ull << 9)
+#define MDCR_TDOSA (1ull << 10)
+#define MDCR_TDRA (1ull << 11)
+#define MDSCR_TDCC (1ull << 12)
+#define ICH_HCR_TC (1ull << 10)
+#define ICH_HCR_TALL0 (1ull << 11)
+#define ICH_HCR_TALL1 (1ull << 12)
+#define ICH_HCR_TDIR (1ull << 14)
+
+static const struct sysreg_row *find_row(uint32_t encoding) {
+    unsigned slot = encoding >> 15 & 1 ? sysreg_slots[encoding & 0x7fff] : 0;
+    return slot ? &sysreg_rows[slot] : NULL;
+}
+
+static uint64_t *storage_of(struct cpu *cpu, const struct sysreg_row *row) {
+    return (uint64_t *)((char *)cpu + row->offset);
+}
+
+/* Op0=3, op1=0, CRn=0, CRm=1..7: what is not allocated there reads as zero. */
+static bool in_id_space(uint32_t encoding) {
+    unsigned crm = encoding >> 3 & 15;
+    return (encoding & ~0x7fu) == ENCODE(3, 0, 0, 0, 0) && crm >= 1 && crm <= 7;
+}
+
+static bool is_implementation_defined(uint32_t encoding) {
+    unsigned crn = encoding >> 7 & 15;
+    return encoding >> 14 == 3 && (crn == 11 || crn == 15);
+}
+
+uint32_t sysreg_iss(uint32_t encoding, unsigned rt, bool read) {
+    unsigned op0 = encoding >> 14, op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15;
+    unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
+    return op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | rt << 5 | crm << 1 | read;
+}
+
+/* ---- traps ---- */
+
+/* Timer and counter controls.  @return the EL that the access traps to, 0 for none */
+static unsigned timer_trap_el(const struct cpu *cpu, enum sysreg_trap trap) {
+    uint64_t kernel = cpu->st.cntkctl_el1, hypervisor = cpu->st.cnthctl_el2;
+    static const uint16_t el0_enables[] = {
+        [TRAP_CNTFRQ] = 3, [TRAP_CNTVCT] = 2, [TRAP_CNTPCT] = 1, [TRAP_CNTV] = 1 << 8, [TRAP_CNTP] = 1 << 9};
+    if (cpu->el == 0 && !(kernel & el0_enables[trap])) {
+        return 1;
+    }
+    if ((trap == TRAP_CNTPCT && !(hypervisor & 1)) || (trap == TRAP_CNTP && !(hypervisor & 2))) {
+        return 2;
+    }
+    return 0;
+}
+
+/* Controls that are one bit of an EL2 register. */
+static bool traps_to_el2(const struct cpu *cpu, enum sysreg_trap trap, bool read) {
+    uint64_t hcr = cpu->st.hcr_el2, mdcr = cpu->st.mdcr_el2, ich = cpu->st.ich_hcr;
+    switch (trap) {
+    case TRAP_VM: return hcr & (read ? HCR_TRVM : HCR_TVM);
+    case TRAP_ID1: return hcr & HCR_TID1;
+    case TRAP_ID2:
+    case TRAP_CTR: return hcr & HCR_TID2;
+    case TRAP_ID3: return hcr & HCR_TID3;
+    case TRAP_ACTLR: return hcr & HCR_TACR;
+    case TRAP_CPACR: return cpu->st.cptr_el2 & CPTR_TCPAC;
+    case TRAP_DEBUG:
+    case TRAP_DCC: return mdcr & MDCR_TDA;
+    case TRAP_DEBUG_OS: return mdcr & MDCR_TDOSA;
+    case TRAP_DEBUG_ROM: return mdcr & MDCR_TDRA;
+    case TRAP_GIC_COMMON: return ich & ICH_HCR_TC;
+    case TRAP_GIC_GROUP0: return ich & ICH_HCR_TALL0;
+    case TRAP_GIC_GROUP1: return ich & ICH_HCR_TALL1;
+    case TRAP_GIC_DIR: return ich & (ICH_HCR_TC | ICH_HCR_TDIR);
+    default: return trap == TRAP_GIC_SGI;
+    }
+}
+
+/* @return the EL that an access this EL may make traps to, 0 for none */
+static unsigned trap_el(const struct cpu *cpu, enum sysreg_trap trap, bool read) {
+    if (trap == TRAP_NONE) {
+        return 0;
+    }
+    if (trap >= TRAP_CNTFRQ && trap <= TRAP_CNTP) {
+        return timer_trap_el(cpu, trap);
+    }
+    if (cpu->el == 0) {
+        if ((trap == TRAP_CTR && !(cpu->st.sctlr_el1 & SCTLR_UCT)) ||
+            (trap == TRAP_DAIF && !(cpu->st.sctlr_el1 & SCTLR_UMA)) ||
+            (trap == TRAP_DCC && cpu->st.mdscr_el1 & MDSCR_TDCC)) {
+            return 1;
+        }
+    }
+    return traps_to_el2(cpu, trap, read) ? 2 : 0;
+}
+
+static enum step undefined(struct cpu *cpu) {
+    raise_undefined(cpu);
+    return STEP_FAULT;
+}
+
+/* ---- access ---- */
+
+/* What is not in the table: trapped, zero, or UNDEFINED. */
+static enum step access_unknown(struct cpu *cpu, uint32_t encoding, unsigned rt, bool read, uint64_t *value) {
+    uint64_t trap = in_id_space(encoding) && read ? HCR_TID3 : is_implementation_defined(encoding) ? HCR_TIDCP : 0;
+    if (cpu->el == 0) {
+        return undefined(cpu);
+    }
+    if (cpu->st.hcr_el2 & trap) {
+        raise_exception(cpu, 2, EC_SYSREG, sysreg_iss(encoding, rt, read));
+        return STEP_FAULT;
+    }
+    if (trap != HCR_TID3) {
+        return undefined(cpu);
+    }
+    *value = 0;
+    return STEP_NEXT;
+}
+
+/* May the access be made?  STEP_NEXT: yes. */
+static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, unsigned rt, bool read) {
+    unsigned needed =
+        cpu->el ? (read ? ACCESS_EL1_READ : ACCESS_EL1_WRITE) : (read ? ACCESS_EL0_READ : ACCESS_EL0_WRITE);
+    if (!(row->access & needed)) {
+        return undefined(cpu);
+    }
+    if (row->encoding == ENCODE(3, 0, 4, 1, 0) && !cpu->spsel) { /* SP_EL0 is the current SP */
+        return undefined(cpu);
+    }
+    if (row->trap == TRAP_FP && cpu->fp_trap) {
+        raise_exception(cpu, cpu->fp_trap, EC_FP_ACCESS, 0x1e00000);
+        return STEP_FAULT;
+    }
+    unsigned el = trap_el(cpu, row->trap, read);
+    if (!el) {
+        return STEP_NEXT;
+    }
+    raise_exception(cpu, el, EC_SYSREG, sysreg_iss(row->encoding, rt, read));
+    return STEP_FAULT;
+}
+
+enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t *value) {
+    const struct sysreg_row *row = find_row(encoding);
+    if (!row) {
+        return access_unknown(cpu, encoding, rt, true, value);
+    }
+    enum step step = check_access(cpu, row, rt, true);
+    if (step == STEP_NEXT) {
+        *value = row->read ? row->read(cpu) : row->offset ? *storage_of(cpu, row) : row->fixed;
+    }
+    return step;
+}
+
+enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
+    const struct sysreg_row *row = find_row(encoding);
+    if (!row) {
+        return access_unknown(cpu, encoding, rt, false, &value);
+    }
+    enum step step = check_access(cpu, row, rt, false);
+    if (step != STEP_NEXT) {
+        return step;
+    }
+    value = (value & row->mask) | (row->offset ? row->fixed : 0);
+    if (row->write) {
+        return row->write(cpu, value);
+    }
+    if (row->offset) {
+        *storage_of(cpu, row) = value;
+    }
+    return STEP_NEXT;
+}
+
+/* SP_EL0 counts as plain: only EL1 on SP_EL0, for which it is UNDEFINED, could tell. */
+bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset) {
+    const struct sysreg_row *row = find_row(encoding);
+    unsigned needed = el ? (write ? ACCESS_EL1_WRITE : ACCESS_EL1_READ) : (write ? ACCESS_EL0_WRITE : ACCESS_EL0_READ);
+    if (!row || !row->offset || !(row->access & needed) || row->trap != TRAP_NONE) {
+        return false;
+    }
+    if (write ? row->write || ~row->mask || row->fixed : row->read != NULL) {
+        return false;
+    }
+    *offset = row->offset;
+    return true;
+}
+
+uint64_t machine_id_register(struct machine *machine, uint32_t encoding) {
+    (void)machine;
+    const struct sysreg_row *row = find_row(encoding);
+    return row && !row->offset && row->access & ACCESS_EL1_READ ? row->fixed : 0;
+}
+
+/* ---- MSR (immediate) ---- */
+
+static enum step msr_daif(struct cpu *cpu, unsigned op2, unsigned imm) {
+    if (trap_el(cpu, TRAP_DAIF, false)) {
+        raise_exception(cpu, 1, EC_SYSREG, sysreg_iss(ENCODE(0, 3, 4, imm, op2), 31, false));
+        return STEP_FAULT;
+    }
+    return write_DAIF(cpu, op2 == 6 ? cpu->daif | imm << 6 : cpu->daif & ~(imm << 6));
+}
+
+enum step sysreg_msr_imm(struct cpu *cpu, unsigned op1, unsigned op2, unsigned imm) {
+    switch (op1 << 3 | op2) {
+    case 3 << 3 | 6:
+    case 3 << 3 | 7: return msr_daif(cpu, op2, imm);
+    case 3 << 3 | 1: return write_SSBS(cpu, (imm & 1) << 12);
+    case 3 << 3 | 2: return write_DIT(cpu, (imm & 1) << 24);
+    case 0 << 3 | 4: return cpu->el ? write_PAN(cpu, (imm & 1) << 22) : undefined(cpu);
+    case 0 << 3 | 5: return cpu->el ? write_SPSel(cpu, imm & 1) : undefined(cpu);
+    default: return undefined(cpu);
+    }
+}

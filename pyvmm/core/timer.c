@@ -1,0 +1,72 @@
+/*
+ * The generic timer: the counter, and the virtual and physical timers of EL1.
+ *
+ * Real clock: the counter follows the host's monotonic clock.  Virtual clock: an instruction takes 4 ns, so the counter
+ * of 16 ns ticks grows by one every four of them; idle time is added to machine->virtual_time by who sleeps.
+ * Spec: DDI 0487, "The Generic Timer in AArch64 state".
+ */
+#include <time.h>
+
+#include "sysreg.h"
+
+enum { CTL_ENABLE = 1, CTL_IMASK = 2, CTL_ISTATUS = 4 };
+enum { NS_PER_TICK = 1000000000 / COUNTER_FREQUENCY, INSTRUCTIONS_PER_TICK = 4, CLOCK_VIRTUAL = 1 };
+
+uint64_t timer_counter(struct machine *machine, const struct cpu *cpu) {
+    if (machine->clock == CLOCK_VIRTUAL) {
+        return (cpu->icount_base + cpu->icount) / INSTRUCTIONS_PER_TICK + atomic_load(&machine->virtual_time);
+    }
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint64_t ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    return (ns - machine->epoch_ns) / NS_PER_TICK;
+}
+
+uint64_t machine_counter_frequency(struct machine *machine) {
+    (void)machine;
+    return COUNTER_FREQUENCY;
+}
+
+uint64_t timer_count(const struct cpu *cpu, enum timer timer) {
+    return timer_counter(cpu->machine, cpu) - (timer == TIMER_VIRTUAL ? cpu->st.cntvoff_el2 : 0);
+}
+
+static bool output(uint64_t control) {
+    return (control & (CTL_ENABLE | CTL_IMASK | CTL_ISTATUS)) == (CTL_ENABLE | CTL_ISTATUS);
+}
+
+/* Update one timer's ISTATUS.  @return ticks until its output rises, UINT64_MAX if it will not, 0 if it did unseen */
+static uint64_t update(struct cpu *cpu, uint64_t *control, uint64_t compare, uint64_t count, bool *seen) {
+    bool met = *control & CTL_ENABLE && count >= compare;
+    *control = (*control & (CTL_ENABLE | CTL_IMASK)) | (met ? CTL_ISTATUS : 0);
+    if (!output(*control)) {
+        *seen = false;
+        return (*control & (CTL_ENABLE | CTL_IMASK)) == CTL_ENABLE ? compare - count : UINT64_MAX;
+    }
+    if (*seen) {
+        return UINT64_MAX;
+    }
+    cpu->leave_irq |= IRQ_TIMER;
+    cpu_request(cpu, REQ_LEAVE);
+    return 0;
+}
+
+int64_t timer_poll(struct cpu *cpu) {
+    if (!((cpu->st.cntv_ctl | cpu->st.cntp_ctl) & (CTL_ENABLE | CTL_ISTATUS))) {
+        cpu->timer_seen[TIMER_VIRTUAL] = cpu->timer_seen[TIMER_PHYSICAL] = false;
+        return INT64_MAX;
+    }
+    uint64_t now = timer_counter(cpu->machine, cpu);
+    uint64_t left =
+        update(cpu, &cpu->st.cntv_ctl, cpu->st.cntv_cval, now - cpu->st.cntvoff_el2, &cpu->timer_seen[TIMER_VIRTUAL]);
+    uint64_t other = update(cpu, &cpu->st.cntp_ctl, cpu->st.cntp_cval, now, &cpu->timer_seen[TIMER_PHYSICAL]);
+    left = left < other ? left : other;
+    uint64_t unit = cpu->machine->clock == CLOCK_VIRTUAL ? 1 : NS_PER_TICK;
+    return left > INT64_MAX / unit ? INT64_MAX : (int64_t)(left * unit);
+}
+
+void timer_enter(struct cpu *cpu) {
+    cpu->timer_seen[TIMER_VIRTUAL] = output(cpu->st.cntv_ctl);
+    cpu->timer_seen[TIMER_PHYSICAL] = output(cpu->st.cntp_ctl);
+    timer_poll(cpu);
+}

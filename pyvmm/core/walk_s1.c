@@ -1,0 +1,242 @@
+/*
+ * Stage-1 translation of the EL1&0 regime: virtual address to intermediate physical address.
+ *
+ * In the order of AArch64.S1Translate: input address, walk, access flag, alignment, permissions, then the update of the
+ * access flag and the dirty state (FEAT_HAFDBS) by compare-and-swap on the descriptor.
+ * Not here, and not advertised: 52-bit addresses, hierarchical permission disables, small translation tables.
+ */
+#include "mmu.h"
+
+#define TCR_HA (1ull << 39)
+#define TCR_HD (1ull << 40)
+
+#define DESC_AP1 (1ull << 6) /* EL0 may access */
+#define DESC_AP2 (1ull << 7) /* read-only */
+#define DESC_AF (1ull << 10)
+#define DESC_NG (1ull << 11)
+#define DESC_DBM (1ull << 51)
+#define DESC_PXN (1ull << 53)
+#define DESC_UXN (1ull << 54)
+
+/* One half of the VA space as TCR_EL1 configures it. */
+struct s1_geometry {
+    uint64_t table;
+    unsigned va_bits, granule_bits, stride, output_bits;
+};
+
+struct s1_leaf {
+    uint64_t descriptor, descriptor_ipa;
+    _Atomic uint64_t *host; /* of the descriptor */
+    uint64_t limits;        /* what the tables above take away, see limited() */
+    uint64_t ipa;
+    int level;
+    unsigned block_shift;
+};
+
+enum s1_outcome { S1_OK, S1_FAULT, S1_AGAIN };
+
+static bool s1_fault(struct cpu *cpu, const struct walk *w, unsigned fsc) {
+    raise_abort(cpu, w->access == ACCESS_FETCH, w->access == ACCESS_WRITE, w->va, fsc, false, 0, false);
+    return false;
+}
+
+/* Geometry of the half that the VA is in.  @return false: the address is not translated (level 0 translation fault) */
+static bool s1_geometry(const struct cpu *cpu, const struct walk *w, struct s1_geometry *g) {
+    static const uint8_t granules[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}}; /* TG0 and TG1 differ */
+    bool high = va_is_high(w->va);
+    uint64_t tcr = cpu->st.tcr_el1;
+    unsigned half = tcr >> (high ? 16 : 0) & 0xffff;
+    bool disabled = half >> 7 & 1;                                    /* EPDn */
+    bool denied = w->index == MMU_EL0 && tcr >> (high ? 56 : 55) & 1; /* E0PDn */
+    bool top_byte_ignored = tcr >> (high ? 38 : 37) & 1;              /* TBIn */
+    unsigned size_offset = half & 63;
+    size_offset = size_offset < 16 ? 16 : size_offset > 39 ? 39 : size_offset; /* TnSZ out of range: nearest */
+    g->va_bits = 64 - size_offset;
+    g->granule_bits = granules[high][half >> 14 & 3];
+    g->stride = g->granule_bits - 3;
+    g->output_bits = pa_bits(tcr >> 32 & 7);
+    g->table = (high ? cpu->st.ttbr1_el1 : cpu->st.ttbr0_el1) & ones(48) & ~1ull;
+    unsigned top = top_byte_ignored ? 55 : 63;
+    uint64_t above = (w->va & ones(top + 1)) >> g->va_bits;
+    return !disabled && !denied && above == (high ? ones(top + 1 - g->va_bits) : 0);
+}
+
+/* Host address of a table entry, through stage 2 and the GPC.  NULL: fault raised. */
+static _Atomic uint64_t *s1_descriptor(struct cpu *cpu, const struct walk *w, uint64_t ipa, int level, bool update) {
+    struct stage2 t;
+    if (!stage2_translate(cpu, w, ipa, level, update, &t)) {
+        return NULL;
+    }
+    uint8_t *host = dram_host(cpu->machine, t.pas, t.pa | (ipa & ~PAGE_MASK));
+    if (!host) {
+        s1_fault(cpu, w, FSC_EXTERNAL_WALK + level);
+    }
+    return (_Atomic uint64_t *)host;
+}
+
+static bool s1_block_allowed(const struct s1_geometry *g, int level) {
+    return level == 2 || (level == 1 && g->granule_bits == 12);
+}
+
+/* What a table descriptor takes away from everything below it: APTable, UXNTable, PXNTable, as leaf bits. */
+static uint64_t table_limits(uint64_t descriptor) {
+    return (descriptor >> 62 & 1 ? DESC_AP2 : 0) | (descriptor >> 61 & 1 ? 1 : 0) | /* bit 0: no EL0 access */
+           (descriptor >> 60 & 1 ? DESC_UXN : 0) | (descriptor >> 59 & 1 ? DESC_PXN : 0);
+}
+
+static uint64_t limited(uint64_t descriptor, uint64_t limits) {
+    descriptor |= limits & ~1ull;
+    return limits & 1 ? descriptor & ~DESC_AP1 : descriptor;
+}
+
+/* AArch64.S1Walk: find the leaf. */
+static bool s1_walk(struct cpu *cpu, const struct walk *w, const struct s1_geometry *g, struct s1_leaf *leaf) {
+    uint64_t table = g->table, limits = 0;
+    unsigned high = g->va_bits;
+    if (table >> g->output_bits) {
+        return s1_fault(cpu, w, FSC_ADDRESS_SIZE);
+    }
+    int level = 4 - (int)((g->va_bits - g->granule_bits + g->stride - 1) / g->stride);
+    for (;; level++) {
+        unsigned low = g->granule_bits + g->stride * (3 - level);
+        table &= ~ones(high - low + 3); /* a table is aligned to its size */
+        leaf->descriptor_ipa = table + ((w->va & ones(high)) >> low) * 8;
+        leaf->host = s1_descriptor(cpu, w, leaf->descriptor_ipa, level, false);
+        if (!leaf->host) {
+            return false;
+        }
+        uint64_t descriptor = atomic_load_explicit(leaf->host, memory_order_acquire);
+        bool is_table = level < 3 && (descriptor & 3) == 3;
+        bool is_leaf = level == 3 ? (descriptor & 3) == 3 : (descriptor & 3) == 1 && s1_block_allowed(g, level);
+        if (!is_table && !is_leaf) {
+            return s1_fault(cpu, w, FSC_TRANSLATION + level);
+        }
+        uint64_t address = descriptor & ones(48) & ~ones(is_leaf ? low : g->granule_bits);
+        if (address >> g->output_bits) {
+            return s1_fault(cpu, w, FSC_ADDRESS_SIZE + level);
+        }
+        if (is_leaf) {
+            leaf->descriptor = descriptor;
+            leaf->limits = limits;
+            leaf->ipa = address | (w->va & ones(low));
+            leaf->level = level;
+            leaf->block_shift = low;
+            return true;
+        }
+        limits |= table_limits(descriptor);
+        table = address;
+        high = low;
+    }
+}
+
+/* AArch64.S1DirectBasePermissions and the checks on them; `dirty_managed`: a clear AP[2] can be had by an update. */
+static bool s1_permitted(const struct cpu *cpu, const struct walk *w, uint64_t descriptor, bool dirty_managed) {
+    bool el0 = w->index == MMU_EL0;
+    bool user = descriptor & DESC_AP1;
+    bool writable = !(descriptor & DESC_AP2) || dirty_managed;
+    bool wxn = cpu->st.sctlr_el1 & SCTLR_WXN && writable;
+    if (w->access == ACCESS_FETCH) {
+        return el0 ? !(descriptor & DESC_UXN) && !(wxn && user)
+                   : !(descriptor & DESC_PXN) && !wxn && !(user && writable); /* EL0 can write it: never PX */
+    }
+    if (el0 && !user) {
+        return false;
+    }
+    if (w->index == MMU_EL1_PAN && user) {
+        return false;
+    }
+    return w->access == ACCESS_READ || writable;
+}
+
+/* Set the access flag and, for a store, the dirty state.  S1_AGAIN: the descriptor changed meanwhile. */
+static enum s1_outcome s1_update(struct cpu *cpu, const struct walk *w, struct s1_leaf *leaf, uint64_t wanted) {
+    if (wanted == leaf->descriptor) {
+        return S1_OK;
+    }
+    _Atomic uint64_t *host = s1_descriptor(cpu, w, leaf->descriptor_ipa, leaf->level, true);
+    if (!host) {
+        return S1_FAULT;
+    }
+    uint64_t seen = leaf->descriptor;
+    return atomic_compare_exchange_strong(host, &seen, wanted) ? S1_OK : S1_AGAIN;
+}
+
+static void s1_attributes(const struct cpu *cpu, uint64_t descriptor, struct stage1 *out) {
+    out->attr = cpu->st.mair_el1 >> (descriptor >> 2 & 7) * 8;
+    out->device = !(out->attr & 0xf0);
+    out->sh = descriptor >> 8 & 3;
+    out->ng = descriptor & DESC_NG;
+}
+
+/* One attempt. */
+static enum s1_outcome s1_attempt(struct cpu *cpu, const struct walk *w, struct stage1 *out) {
+    struct s1_geometry g;
+    struct s1_leaf leaf;
+    if (!s1_geometry(cpu, w, &g)) {
+        s1_fault(cpu, w, FSC_TRANSLATION);
+        return S1_FAULT;
+    }
+    if (!s1_walk(cpu, w, &g, &leaf)) {
+        return S1_FAULT;
+    }
+    bool update_af = cpu->st.tcr_el1 & TCR_HA;
+    if (!(leaf.descriptor & DESC_AF) && !update_af) {
+        s1_fault(cpu, w, FSC_ACCESS_FLAG + leaf.level);
+        return S1_FAULT;
+    }
+    s1_attributes(cpu, leaf.descriptor, out);
+    if (out->device && !w->aligned && w->access != ACCESS_FETCH && !(cpu->st.hcr_el2 & HCR_FWB)) {
+        s1_fault(cpu, w, FSC_ALIGNMENT);
+        return S1_FAULT;
+    }
+    /* only the leaf's own AP[2] is dirty state: APTable stays */
+    bool dirty_managed =
+        update_af && cpu->st.tcr_el1 & TCR_HD && leaf.descriptor & DESC_DBM && !(leaf.limits & DESC_AP2);
+    if (!s1_permitted(cpu, w, limited(leaf.descriptor, leaf.limits), dirty_managed)) {
+        s1_fault(cpu, w, FSC_PERMISSION + leaf.level);
+        return S1_FAULT;
+    }
+    uint64_t wanted = leaf.descriptor;
+    if (update_af && !w->no_update) {
+        wanted |= DESC_AF;
+    }
+    if (dirty_managed && w->access == ACCESS_WRITE && !w->no_update) {
+        wanted &= ~DESC_AP2;
+    }
+    out->ipa = leaf.ipa;
+    out->block_shift = leaf.block_shift;
+    out->writable = !(limited(wanted, leaf.limits) & DESC_AP2);
+    return s1_update(cpu, w, &leaf, wanted);
+}
+
+/* AArch64.S1DisabledOutput: flat, with Device data accesses unless HCR_EL2.DC. */
+static bool s1_flat(struct cpu *cpu, const struct walk *w, struct stage1 *out) {
+    uint64_t tcr = cpu->st.tcr_el1;
+    bool top_byte_ignored = tcr >> (va_is_high(w->va) ? 38 : 37) & 1;
+    uint64_t ipa = top_byte_ignored ? w->va & ones(56) : w->va;
+    bool cacheable = cpu->st.hcr_el2 & HCR_DC;
+    if (ipa >> PA_BITS) {
+        return s1_fault(cpu, w, FSC_ADDRESS_SIZE);
+    }
+    *out = (struct stage1){
+        .ipa = ipa, .writable = true, .block_shift = GRANULE_SHIFT, .attr = cacheable ? 0xff : 0, .sh = 2};
+    out->device = w->access != ACCESS_FETCH && !cacheable;
+    if (out->device && !w->aligned && !(cpu->st.hcr_el2 & HCR_FWB)) {
+        return s1_fault(cpu, w, FSC_ALIGNMENT);
+    }
+    return true;
+}
+
+bool stage1_translate(struct cpu *cpu, const struct walk *w, struct stage1 *out) {
+    if (cpu->st.sctlr_el1 & SCTLR_A && !w->aligned && w->access != ACCESS_FETCH) {
+        return s1_fault(cpu, w, FSC_ALIGNMENT);
+    }
+    if (!(cpu->st.sctlr_el1 & SCTLR_M) || cpu->st.hcr_el2 & HCR_DC) {
+        return s1_flat(cpu, w, out);
+    }
+    enum s1_outcome outcome;
+    do {
+        outcome = s1_attempt(cpu, w, out);
+    } while (outcome == S1_AGAIN);
+    return outcome == S1_OK;
+}

@@ -1,0 +1,93 @@
+"""The MMIO bus: which device answers at an address.
+
+Not a device itself and without a lock: regions are added before the guest runs, and each device
+serialises its own accesses.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Protocol
+
+from pyvmm.arch.events import EventStream, MmioAccess
+
+#: The level of an interrupt line: True is asserted.  An edge-triggered line pulses.
+IrqLine = Callable[[bool], None]
+
+UNCLAIMED = ""  # the device name in the event of an access that nothing answered
+
+
+class MmioDevice(Protocol):
+    """A device as the bus sees it: registers at byte offsets, accesses of 1, 2, 4 or 8 bytes.
+
+    Total over any offset inside the region, any size and any value.
+    """
+
+    def read(self, offset: int, size: int) -> int:
+        """Return the value, zero-extended."""
+        ...
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take the value; only its low ``size`` bytes count."""
+        ...
+
+
+class _Nothing:
+    """What answers where no device is: reads as zero, writes ignored."""
+
+    def read(self, _offset: int, _size: int) -> int:
+        return 0
+
+    def write(self, _offset: int, _size: int, _value: int) -> None:
+        pass
+
+
+_Region = tuple[int, int, MmioDevice, str]  # base, end, device, name
+
+
+class Bus:
+    """Routes an access to the device that owns the address.
+
+    An access that no device claims, or that crosses the end of its region, reads as zero and
+    writes nothing.  Whoever listens to ``events`` sees every access, unclaimed ones by that name.
+    """
+
+    def __init__(self, events: EventStream) -> None:
+        self._events = events
+        self._nothing: _Region = (0, 1 << 64, _Nothing(), UNCLAIMED)
+        self._bases: list[int] = []
+        self._regions: list[_Region] = []
+
+    def add(self, base: int, size: int, device: MmioDevice, name: str) -> None:
+        """Give ``size`` bytes at ``base`` to ``device``.
+
+        Raises: ValueError if the region overlaps another one (our bug, never a guest's).
+        """
+        slot = bisect_right(self._bases, base)
+        for other_base, other_end, _, other in self._regions[max(slot - 1, 0) : slot + 1]:
+            if base < other_end and other_base < base + size:
+                raise ValueError(f"{name} at {base:#x} overlaps {other}")
+        self._bases.insert(slot, base)
+        self._regions.insert(slot, (base, base + size, device, name))
+
+    def read(self, addr: int, size: int) -> int:
+        """Return ``size`` bytes at ``addr`` as a little-endian number."""
+        base, _, device, name = self._find(addr, size)
+        value = device.read(addr - base, size)
+        if self._events.listener is not None:
+            self._events.listener(MmioAccess(name, addr, size, is_write=False, value=value))
+        return value
+
+    def write(self, addr: int, size: int, value: int) -> None:
+        """Store the low ``size`` bytes of ``value`` at ``addr``."""
+        base, _, device, name = self._find(addr, size)
+        if self._events.listener is not None:
+            self._events.listener(MmioAccess(name, addr, size, is_write=True, value=value))
+        device.write(addr - base, size, value)
+
+    def _find(self, addr: int, size: int) -> _Region:
+        slot = bisect_right(self._bases, addr)
+        if slot:
+            region = self._regions[slot - 1]
+            if addr + size <= region[1]:
+                return region
+        return self._nothing

@@ -1,0 +1,119 @@
+"""Disks on the host: a raw image file or a block device, as the virtio block device wants them."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from pyvmm.arch.errors import UserError
+
+_KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10  # fallocate(2) modes
+_CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
+_ZEROS = bytes(1 << 20)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class RawDisk:
+    """A raw image, read and written in place through the host's page cache.
+
+    Locked while open: by one writer, or by any number of readers.
+
+    Raises: UserError if it cannot be opened, is no file or block device, is empty, or is in use.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, is_read_only: bool = False) -> None:
+        self.is_read_only = is_read_only
+        name = os.fspath(path)
+        if Path(name).is_dir():
+            raise UserError(f"disk {name}: is a directory; give a raw image file")
+        try:
+            self._fd = os.open(name, (os.O_RDONLY if is_read_only else os.O_RDWR) | os.O_CLOEXEC)
+        except OSError as error:
+            hint = "" if is_read_only else f"; for reading only, say {name},ro"
+            reason = f"{error.strerror}{hint if error.errno in (errno.EACCES, errno.EROFS) else ''}"
+            raise UserError(f"disk {name}: {reason}") from None
+        try:
+            self.size = self._lock_and_measure(name)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _lock_and_measure(self, name: str) -> int:
+        mode = os.fstat(self._fd).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise UserError(f"disk {name}: neither a file nor a block device")
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_NB | (self._lock_kind()))
+        except BlockingIOError:
+            raise UserError(f"disk {name}: in use by another instance; stop that first") from None
+        size = os.lseek(self._fd, 0, os.SEEK_END) & ~511
+        if not size:
+            raise UserError(f"disk {name}: smaller than one sector of 512 bytes")
+        return size
+
+    def _lock_kind(self) -> int:
+        return fcntl.LOCK_SH if self.is_read_only else fcntl.LOCK_EX
+
+    def close(self) -> None:
+        """Close the image; what was written and not flushed is in the host's page cache."""
+        os.close(self._fd)
+
+    def read(self, offset: int, buffers: list[memoryview]) -> None:
+        """Fill ``buffers`` from ``offset``."""
+        size = sum(map(len, buffers))
+        while size:
+            done = os.preadv(self._fd, buffers, offset)
+            if done == size:
+                return
+            if not done:
+                raise OSError(errno.EIO, "the image has become shorter")
+            size, offset, buffers = size - done, offset + done, _after(buffers, done)
+
+    def write(self, offset: int, buffers: list[memoryview]) -> None:
+        """Store ``buffers`` at ``offset``."""
+        size = sum(map(len, buffers))
+        while size:
+            done = os.pwritev(self._fd, buffers, offset)
+            if not done:
+                raise OSError(errno.EIO, "the storage takes no more")
+            size, offset, buffers = size - done, offset + done, _after(buffers, done)
+
+    def flush(self) -> None:
+        """Return when everything written is on stable storage."""
+        os.fdatasync(self._fd)
+
+    def discard(self, offset: int, size: int) -> None:
+        """Punch a hole where the file system can; otherwise leave the content."""
+        self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, size)
+
+    def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
+        """Make the range read as zeros."""
+        if may_unmap and self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, size):
+            return
+        if self._fallocate(_ZERO_RANGE | _KEEP_SIZE, offset, size):
+            return
+        for start in range(offset, offset + size, len(_ZEROS)):
+            part = memoryview(_ZEROS)[: min(len(_ZEROS), offset + size - start)]
+            self.write(start, [part])
+
+    def _fallocate(self, mode: int, offset: int, size: int) -> bool:
+        """Return whether the file system could."""
+        if not size or not _libc.fallocate(self._fd, mode, offset, size):
+            return True
+        code = ctypes.get_errno()
+        if code in _CANNOT:
+            return False
+        raise OSError(code, os.strerror(code))
+
+
+def _after(buffers: list[memoryview], size: int) -> list[memoryview]:
+    """Return what is left of ``buffers`` after ``size`` bytes."""
+    for index, buffer in enumerate(buffers):
+        if size < len(buffer):
+            return [buffer[size:], *buffers[index + 1 :]]
+        size -= len(buffer)
+    return []

@@ -1,0 +1,228 @@
+"""The 16550A serial port (8250 family), as kvmtool gives four of them to a guest.
+
+The line is infinitely fast: a written byte has left at once, so the transmitter is always empty.
+Not modelled: baud rate, parity, line errors, modem lines outside loopback.
+Source: National Semiconductor PC16550D data sheet.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from pyvmm.devices.bus import IrqLine
+
+# Register offsets; the first two are the divisor latch while LCR.DLAB is set.
+_RBR_THR, _IER, _IIR_FCR, _LCR, _MCR, _LSR, _MSR, _SCR = range(8)
+
+_IER_RDI, _IER_THRI, _IER_MSI, _IER_WRITABLE = 0x01, 0x02, 0x08, 0x0F
+_IIR_NONE, _IIR_MSI, _IIR_THRI, _IIR_RDI, _IIR_TIMEOUT = 0x01, 0x00, 0x02, 0x04, 0x0C
+_IIR_FIFO_ENABLED = 0xC0
+_FCR_ENABLE, _FCR_CLEAR_RX, _FCR_TRIGGER_SHIFT = 0x01, 0x02, 6
+_LCR_DLAB = 0x80
+_MCR_DTR, _MCR_RTS, _MCR_OUT1, _MCR_OUT2, _MCR_LOOP, _MCR_WRITABLE = 1, 2, 4, 8, 0x10, 0x1F
+_LSR_DR, _LSR_TX_EMPTY = 0x01, 0x60  # THRE and TEMT
+_MSR_CTS, _MSR_DSR, _MSR_RI, _MSR_DCD, _MSR_DELTAS = 0x10, 0x20, 0x40, 0x80, 0x0F
+_MSR_CONNECTED = _MSR_CTS | _MSR_DSR | _MSR_DCD
+
+_FIFO_SIZE = 16
+_TRIGGER_LEVELS = (1, 4, 8, 14)
+_NEWLINE = 0x0A
+
+
+class Uart:
+    """One 16550A: MMIO device of 8 byte-wide registers, a level interrupt, bytes in and out.
+
+    Args:
+        irq: the interrupt line; called only when the level changes.
+        sink: takes what the guest transmits, from the thread of the vCPU.  Bytes that a driver
+            bursts into the FIFO arrive together; none waits longer than until the driver's next
+            access to any other register.
+
+    Concurrency: every method may be called from any thread.
+    """
+
+    def __init__(self, irq: IrqLine, sink: Callable[[bytes], None]) -> None:
+        self._irq = irq
+        self._sink = sink
+        self._lock = threading.RLock()
+        self._level = False
+        self._ier = 0
+        self._fcr = 0
+        self._lcr = 0
+        self._mcr = 0
+        self._lsr = _LSR_TX_EMPTY
+        self._msr = _MSR_CONNECTED
+        self._scratch = 0
+        self._divisor = 0x000C
+        self._thr_interrupt = False  # the "transmitter became empty" condition, until IIR shows it
+        self._transmitted = bytearray()
+        self._fifo: deque[int] = deque()
+        self._waiting: deque[int] = deque()  # received, no room in the FIFO yet
+
+    @property
+    def backlog(self) -> int:
+        """Number of received bytes that wait for room: what a feeder paces itself by."""
+        return len(self._waiting)
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the other end of the line.
+
+        They wait outside until the guest is ready for them: until its driver enables the receive
+        interrupt or raises RTS.  So input that is typed, or piped in, before the guest opens the
+        port is not lost to the driver's clearing of the FIFO.
+        """
+        with self._lock:
+            self._waiting.extend(data)
+            self._fill()
+
+    def flush(self) -> None:
+        """Hand what was transmitted to the sink now."""
+        with self._lock:
+            if self._transmitted:
+                data = bytes(self._transmitted)
+                self._transmitted.clear()
+                self._sink(data)
+
+    def write(self, offset: int, _size: int, value: int) -> None:
+        """Write one register; only the low byte counts."""
+        value &= 0xFF
+        with self._lock:
+            if offset == _RBR_THR and not self._lcr & _LCR_DLAB:
+                self._transmit(value)
+                return
+            self.flush()
+            self._write_register(offset, value)
+
+    def read(self, offset: int, _size: int) -> int:
+        """Read one register."""
+        with self._lock:
+            if self._transmitted:
+                self.flush()
+            if offset == _LSR:
+                return self._lsr
+            if offset == _RBR_THR:
+                return self._divisor & 0xFF if self._lcr & _LCR_DLAB else self._pop()
+            return self._read_register(offset)
+
+    def _transmit(self, byte: int) -> None:
+        if self._mcr & _MCR_LOOP:
+            if len(self._fifo) < _FIFO_SIZE:
+                self._fifo.append(byte)
+                self._lsr |= _LSR_DR
+        else:
+            out = self._transmitted
+            out.append(byte)
+            if byte == _NEWLINE or len(out) >= _FIFO_SIZE or not self._fcr & _FCR_ENABLE:
+                self.flush()
+        self._thr_interrupt = True
+        if self._ier:
+            self._update_irq()
+
+    def _pop(self) -> int:
+        if not self._fifo:
+            return 0
+        byte = self._fifo.popleft()
+        if not self._fifo:
+            self._lsr &= ~_LSR_DR
+            self._fill()
+        self._update_irq()
+        return byte
+
+    def _fill(self) -> None:
+        """Move waiting bytes into the FIFO if the guest listens."""
+        is_listening = self._ier & _IER_RDI or self._mcr & _MCR_RTS
+        if not self._waiting or not is_listening or self._mcr & _MCR_LOOP:
+            return
+        room = (_FIFO_SIZE if self._fcr & _FCR_ENABLE else 1) - len(self._fifo)
+        for _ in range(min(room, len(self._waiting))):
+            self._fifo.append(self._waiting.popleft())
+        if self._fifo:
+            self._lsr |= _LSR_DR
+        self._update_irq()
+
+    def _read_register(self, offset: int) -> int:
+        if offset == _IIR_FCR:
+            return self._read_iir()
+        if offset == _IER:
+            return self._divisor >> 8 if self._lcr & _LCR_DLAB else self._ier
+        if offset == _MSR:
+            value = self._msr
+            self._msr &= ~_MSR_DELTAS
+            self._update_irq()
+            return value
+        return {_LCR: self._lcr, _MCR: self._mcr, _SCR: self._scratch}.get(offset, 0)
+
+    def _read_iir(self) -> int:
+        source = self._source()
+        if source == _IIR_THRI:  # showing it is what clears it
+            self._thr_interrupt = False
+            self._update_irq()
+        return source | (_IIR_FIFO_ENABLED if self._fcr & _FCR_ENABLE else 0)
+
+    def _write_register(self, offset: int, value: int) -> None:
+        if self._lcr & _LCR_DLAB and offset <= _IER:
+            shift = 8 * offset
+            self._divisor = self._divisor & ~(0xFF << shift) | value << shift
+        elif offset == _IER:
+            self._write_ier(value & _IER_WRITABLE)
+        elif offset == _IIR_FCR:
+            self._write_fcr(value)
+        elif offset == _LCR:
+            self._lcr = value
+        elif offset == _MCR:
+            self._write_mcr(value & _MCR_WRITABLE)
+        elif offset == _SCR:
+            self._scratch = value
+
+    def _write_ier(self, value: int) -> None:
+        # Enabling the interrupt while the transmitter is empty raises it anew: Linux tests for
+        # this at startup and falls back to a polling timer where it is missing.
+        if value & ~self._ier & _IER_THRI:
+            self._thr_interrupt = True
+        self._ier = value
+        self._fill()
+        self._update_irq()
+
+    def _write_fcr(self, value: int) -> None:
+        if value & _FCR_CLEAR_RX or (value ^ self._fcr) & _FCR_ENABLE:
+            self._fifo.clear()
+            self._lsr &= ~_LSR_DR
+        self._fcr = value if value & _FCR_ENABLE else 0
+        self._fill()
+        self._update_irq()
+
+    def _write_mcr(self, value: int) -> None:
+        self._mcr = value
+        lines = _looped_lines(value) if value & _MCR_LOOP else _MSR_CONNECTED
+        changed = (lines ^ self._msr) & 0xF0
+        self._msr = lines | (self._msr & _MSR_DELTAS) | changed >> 4
+        self._fill()
+        self._update_irq()
+
+    def _source(self) -> int:
+        """Return the IIR identification of the most urgent enabled interrupt."""
+        if self._ier & _IER_RDI and self._fifo:
+            level = _TRIGGER_LEVELS[self._fcr >> _FCR_TRIGGER_SHIFT]
+            is_below = self._fcr & _FCR_ENABLE and len(self._fifo) < level
+            return _IIR_TIMEOUT if is_below else _IIR_RDI
+        if self._ier & _IER_THRI and self._thr_interrupt:
+            return _IIR_THRI
+        if self._ier & _IER_MSI and self._msr & _MSR_DELTAS:
+            return _IIR_MSI
+        return _IIR_NONE
+
+    def _update_irq(self) -> None:
+        level = self._source() != _IIR_NONE
+        if level != self._level:
+            self._level = level
+            self._irq(level)
+
+
+def _looped_lines(mcr: int) -> int:
+    """Return the modem lines that loopback makes of the driver's own outputs."""
+    return (
+        (_MSR_CTS if mcr & _MCR_RTS else 0)
+        | (_MSR_DSR if mcr & _MCR_DTR else 0)
+        | (_MSR_RI if mcr & _MCR_OUT1 else 0)
+        | (_MSR_DCD if mcr & _MCR_OUT2 else 0)
+    )

@@ -1,0 +1,211 @@
+"""Block device: requests in, reads and writes of an injected disk out.
+
+Spec: virtio 1.2, "Block Device".  Not here: multi-queue, zoned storage, secure erase, lifetime.
+"""
+
+from enum import IntEnum
+from struct import Struct
+from typing import ClassVar, Protocol
+
+from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.queue import Chain, VirtQueue, fill, split
+
+SECTOR_SIZE = 512
+_HEADER_SIZE = 16
+_ID_SIZE = 20
+_read_header = Struct("<IIQ").unpack_from  # type, reserved, sector
+_segments = Struct("<QII")  # sector, num_sectors, flags
+_UNMAP = 1  # the one flag of a segment
+
+_OK, _IOERR, _UNSUPP = 0, 1, 2
+
+QUEUE_SIZE = 256
+MAX_DATA_SEGMENTS = QUEUE_SIZE - 2  # a direct chain also needs the header and the status
+MAX_DISCARD_SECTORS = 1 << 22  # 2 GiB a segment: long enough to be few, short enough to return
+MAX_DISCARD_SEGMENTS = 64
+
+_config = Struct("<QII4xI BBHI Bx2x III II Bxxx").pack
+
+
+class BlkFeature(IntEnum):
+    """Feature bits on offer."""
+
+    SEG_MAX = 1 << 2
+    RO = 1 << 5
+    BLK_SIZE = 1 << 6
+    FLUSH = 1 << 9
+    TOPOLOGY = 1 << 10
+    DISCARD = 1 << 13
+    WRITE_ZEROES = 1 << 14
+
+
+class Request(IntEnum):
+    """Request types that are served."""
+
+    IN = 0
+    OUT = 1
+    FLUSH = 4
+    GET_ID = 8
+    DISCARD = 11
+    WRITE_ZEROES = 13
+
+
+class Disk(Protocol):
+    """The host side: an array of bytes that lasts.
+
+    Offsets and sizes are bytes inside the disk.  Every method raises OSError if the host's
+    storage fails.
+    """
+
+    @property
+    def size(self) -> int:
+        """Capacity, bytes."""
+        ...
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether writes are refused."""
+        ...
+
+    def read(self, offset: int, buffers: list[memoryview]) -> None:
+        """Fill ``buffers``, one after the other."""
+        ...
+
+    def write(self, offset: int, buffers: list[memoryview]) -> None:
+        """Store ``buffers``, one after the other."""
+        ...
+
+    def flush(self) -> None:
+        """Return when everything written is on stable storage."""
+        ...
+
+    def discard(self, offset: int, size: int) -> None:
+        """Give the space back if the storage can; the content may read as anything after."""
+        ...
+
+    def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
+        """Make the range read as zeros, by giving its space back if ``may_unmap``."""
+        ...
+
+
+class _Refused(Exception):
+    """A request that gets an error status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class VirtioBlk(VirtioDevice):
+    """One queue of requests, served in order and completed before the notification returns.
+
+    Args:
+        disk: the host side.
+        serial: what GET_ID answers, at most 20 bytes.
+    """
+
+    device_id = 2
+    queue_sizes: ClassVar[tuple[int, ...]] = (QUEUE_SIZE,)
+
+    def __init__(self, disk: Disk, serial: bytes = b"pyvmm") -> None:
+        self._disk = disk
+        self._serial = serial[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
+        self._num_sectors = disk.size // SECTOR_SIZE
+        self.features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY
+        if disk.is_read_only:
+            self.features |= BlkFeature.RO
+        else:
+            self.features |= BlkFeature.FLUSH | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+
+    def config(self) -> bytes:
+        """Return capacity and limits; blocks of 512 bytes that are best written eight at once."""
+        return _config(
+            self._num_sectors, 0, MAX_DATA_SEGMENTS, SECTOR_SIZE,
+            3, 0, 8, 0,  # physical_block_exp, alignment_offset, min_io_size, opt_io_size
+            1,  # writeback
+            MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 8,  # discard_sector_alignment
+            MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 1,  # write_zeroes_may_unmap
+        )  # fmt: skip
+
+    def notify(self, queue: VirtQueue) -> None:
+        """Serve every request on offer."""
+        for chain in queue.available():
+            queue.push_used(chain, self._serve(chain))
+
+    def _serve(self, chain: Chain) -> int:
+        """Do one request; return how many bytes were written to the guest, the status included."""
+        data_size = chain.writable_size - 1
+        if data_size < 0:
+            return 0  # no room for a status: nothing can be said, so nothing is done
+        into, status = split(chain.writable, data_size)
+        try:
+            written = self._execute(chain.readable, into, data_size)
+        except _Refused as refused:
+            written, code = 0, refused.status
+        except OSError:
+            written, code = 0, _IOERR
+        else:
+            code = _OK
+        status[0][0] = code
+        return written + 1
+
+    def _execute(self, out: list[memoryview], into: list[memoryview], into_size: int) -> int:
+        """Do one request; return the number of data bytes for the guest."""
+        if out and len(out[0]) == _HEADER_SIZE:
+            header: bytes | memoryview = out[0]
+            data = out[1:]
+        else:  # the layout of the buffers is the driver's choice
+            parts, data = split(out, _HEADER_SIZE)
+            header = b"".join(parts)
+            if len(header) < _HEADER_SIZE:
+                raise _Refused(_IOERR)
+        kind, _, sector = _read_header(header)
+        if kind == Request.IN:
+            self._disk.read(self._offset(sector, into_size), into)
+            return into_size
+        if kind == Request.GET_ID:
+            return fill(into, self._serial)
+        self._change(kind, sector, data)
+        return 0
+
+    def _change(self, kind: int, sector: int, data: list[memoryview]) -> None:
+        if kind not in (Request.OUT, Request.FLUSH, Request.DISCARD, Request.WRITE_ZEROES):
+            raise _Refused(_UNSUPP)
+        if kind == Request.FLUSH:
+            if not self._disk.is_read_only:
+                self._disk.flush()
+            return
+        if self._disk.is_read_only:
+            raise _Refused(_IOERR)
+        if kind == Request.OUT:
+            self._disk.write(self._offset(sector, sum(map(len, data))), data)
+        else:
+            self._erase(kind, data)
+        if not self.acked_features & BlkFeature.FLUSH:
+            self._disk.flush()  # a driver that cannot ask for a flush relies on every write
+
+    def _erase(self, kind: int, data: list[memoryview]) -> None:
+        """Discard or zero the segments, after all of them were checked."""
+        raw = b"".join(split(data, MAX_DISCARD_SEGMENTS * _segments.size + 1)[0])
+        if not raw or len(raw) % _segments.size:
+            raise _Refused(_IOERR)  # more than the limit is no multiple either
+        allowed_flags = _UNMAP if kind == Request.WRITE_ZEROES else 0
+        segments: list[tuple[int, int, int]] = []
+        for sector, num_sectors, flags in _segments.iter_unpack(raw):
+            if flags & ~allowed_flags:
+                raise _Refused(_UNSUPP)
+            if num_sectors > MAX_DISCARD_SECTORS:
+                raise _Refused(_IOERR)
+            size = num_sectors * SECTOR_SIZE
+            segments.append((self._offset(sector, size), size, flags))
+        for offset, size, flags in segments:
+            if kind == Request.DISCARD:
+                self._disk.discard(offset, size)
+            else:
+                self._disk.write_zeroes(offset, size, may_unmap=bool(flags))
+
+    def _offset(self, sector: int, size: int) -> int:
+        """Return the byte offset of an access, which must be whole sectors inside the disk."""
+        if size % SECTOR_SIZE or sector + size // SECTOR_SIZE > self._num_sectors:
+            raise _Refused(_IOERR)
+        return sector * SECTOR_SIZE

@@ -1,0 +1,260 @@
+"""The split virtqueue, device side.
+
+Total over any ring content: a loop, a bad address or an impossible length raises ``QueueFault``
+(or ``DmaFault``), which the transport turns into DEVICE_NEEDS_RESET; nothing else comes out.
+Each descriptor is read exactly once, so a driver that changes it meanwhile gains nothing.
+Spec: virtio 1.2, "Split Virtqueues".
+"""
+
+from collections.abc import Iterator
+from struct import Struct
+from threading import Lock
+
+from pyvmm.devices.dma import Dma
+
+_DESC_NEXT, _DESC_WRITE, _DESC_INDIRECT = 1, 2, 4
+_DESC_SIZE = 16
+_AVAIL_NO_INTERRUPT = 1
+_read_desc = Struct("<QIHH").unpack_from  # addr, len, flags, next
+_read_u16 = Struct("<H").unpack_from
+_write_u16 = Struct("<H").pack_into
+_write_used = Struct("<II").pack_into  # id, len
+
+#: Longest chain that is walked: what one preadv() takes (IOV_MAX), so that no request needs two.
+MAX_SEGMENTS = 1024
+MAX_QUEUE_SIZE = 1024
+
+
+class QueueFault(Exception):
+    """A queue content that the specification forbids the driver."""
+
+
+class Chain:
+    """One request: the buffers the device reads, and those it writes, as views of guest memory."""
+
+    __slots__ = ("head", "readable", "writable")
+
+    def __init__(self, head: int) -> None:
+        self.head = head
+        self.readable: list[memoryview] = []
+        self.writable: list[memoryview] = []
+
+    @property
+    def readable_size(self) -> int:
+        """Bytes that the device may read."""
+        return sum(map(len, self.readable))
+
+    @property
+    def writable_size(self) -> int:
+        """Bytes that the device may write."""
+        return sum(map(len, self.writable))
+
+    def read(self, limit: int) -> bytes:
+        """Return the first ``limit`` readable bytes, or all there are."""
+        return b"".join(split(self.readable, limit)[0])
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Fill the writable buffers; return how many bytes there was room for."""
+        return fill(self.writable, data)
+
+
+def fill(buffers: list[memoryview], data: bytes | bytearray | memoryview) -> int:
+    """Copy ``data`` into the buffers, one after the other; return how much there was room for."""
+    done = 0
+    for buffer in buffers:
+        part = data[done : done + len(buffer)]
+        buffer[: len(part)] = part
+        done += len(part)
+        if done == len(data):
+            break
+    return done
+
+
+def split(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
+    """Cut a list of buffers after ``size`` bytes."""
+    for index, buffer in enumerate(buffers):
+        if size < len(buffer):
+            if not size:
+                return buffers[:index], buffers[index:]
+            return [*buffers[:index], buffer[:size]], [buffer[size:], *buffers[index + 1 :]]
+        size -= len(buffer)
+    return buffers, []
+
+
+class _Rings:
+    """The three areas of a queue, viewed for the length of one activity."""
+
+    __slots__ = ("avail", "desc", "used")
+
+    def __init__(self, desc: memoryview, avail: memoryview, used: memoryview) -> None:
+        self.desc = desc
+        self.avail = avail
+        self.used = used
+
+
+class VirtQueue:
+    """One queue: the transport configures it, the device pops chains and pushes them back used.
+
+    Concurrency: the transport's lock is held.
+    """
+
+    __slots__ = (
+        "_available",
+        "_dma",
+        "_fence",
+        "_has_event_idx",
+        "_has_indirect",
+        "_next",
+        "_published",
+        "_rings",
+        "_used",
+        "desc_addr",
+        "device_addr",
+        "driver_addr",
+        "index",
+        "is_ready",
+        "max_size",
+        "size",
+    )
+
+    def __init__(self, index: int, max_size: int, dma: Dma) -> None:
+        self.index = index
+        self.max_size = max_size
+        self._dma = dma
+        self._fence = Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything the driver set."""
+        self.size = self.max_size
+        self.desc_addr = self.driver_addr = self.device_addr = 0
+        self.is_ready = False
+        self._has_event_idx = self._has_indirect = False
+        self._available = 0  # avail.idx as last read
+        self._next = 0  # next avail entry to pop
+        self._used = 0  # next used entry to fill
+        self._published = 0  # used.idx as the driver sees it
+        self._rings: _Rings | None = None
+
+    def enable(self, *, event_idx: bool, indirect: bool) -> None:
+        """Start using the queue as configured.
+
+        Raises: QueueFault if its size or an alignment is not allowed.
+        """
+        size = self.size
+        if not 0 < size <= self.max_size or size & (size - 1):
+            raise QueueFault(f"queue {self.index}: size {size}")
+        if self.desc_addr % 16 or self.driver_addr % 2 or self.device_addr % 4:
+            raise QueueFault(f"queue {self.index}: misaligned")
+        self._has_event_idx = event_idx
+        self._has_indirect = indirect
+        self.is_ready = True
+
+    def available(self) -> Iterator[Chain]:
+        """Pop chains until there is none, then ask the driver to notify of the next."""
+        while (chain := self.pop()) is not None:
+            yield chain
+
+    def pop(self) -> Chain | None:
+        """Take the next chain, or ask the driver to notify of the next and return None."""
+        if not self.is_ready:
+            return None
+        rings = self._rings or self._open()
+        if self._next == self._available and not self._look_again(rings):
+            return None
+        (head,) = _read_u16(rings.avail, 4 + 2 * (self._next & (self.size - 1)))
+        chain = self._walk(rings.desc, head)
+        self._next = (self._next + 1) & 0xFFFF
+        return chain
+
+    def unpop(self, num_chains: int = 1) -> None:
+        """Put back the chains popped last: the device cannot serve them now."""
+        self._next = (self._next - num_chains) & 0xFFFF
+
+    def push_used(self, chain: Chain, written: int) -> None:
+        """Return a chain to the driver, ``written`` bytes of it filled.
+
+        The driver sees it when the activity ends, together with all others of that activity.
+        """
+        rings = self._rings or self._open()
+        _write_used(rings.used, 4 + 8 * (self._used & (self.size - 1)), chain.head, written)
+        self._used = (self._used + 1) & 0xFFFF
+
+    def publish(self) -> bool:
+        """End an activity: show the used buffers; return whether the driver wants an interrupt."""
+        rings = self._rings
+        self._rings = None
+        old, new = self._published, self._used
+        if rings is None or old == new:
+            return False
+        _write_u16(rings.used, 2, new)
+        self._published = new
+        self._full_barrier()
+        if self._has_event_idx:
+            used_event: int = _read_u16(rings.avail, 4 + 2 * self.size)[0]
+            return (new - used_event - 1) & 0xFFFF < (new - old) & 0xFFFF
+        flags: int = _read_u16(rings.avail, 0)[0]
+        return not flags & _AVAIL_NO_INTERRUPT
+
+    def _open(self) -> _Rings:
+        size, view = self.size, self._dma.view
+        self._rings = rings = _Rings(
+            view(self.desc_addr, _DESC_SIZE * size),
+            view(self.driver_addr, 6 + 2 * size),
+            view(self.device_addr, 6 + 8 * size),
+        )
+        return rings
+
+    def _look_again(self, rings: _Rings) -> bool:
+        """Read avail.idx; if nothing is new, set avail_event and read it again."""
+        if self._read_available(rings):
+            return True
+        if not self._has_event_idx:
+            return False  # used.flags never suppresses a notification
+        _write_u16(rings.used, 4 + 8 * self.size, self._next)
+        self._full_barrier()
+        return self._read_available(rings)
+
+    def _read_available(self, rings: _Rings) -> bool:
+        idx: int = _read_u16(rings.avail, 2)[0]
+        num_new = (idx - self._next) & 0xFFFF
+        if num_new > self.size:
+            raise QueueFault(f"queue {self.index}: {num_new} buffers in {self.size} entries")
+        self._available = idx
+        return num_new != 0
+
+    def _walk(self, table: memoryview, head: int) -> Chain:
+        """Collect the buffers of one chain, through an indirect table if it names one."""
+        chain, view = Chain(head), self._dma.view
+        readable, writable = chain.readable, chain.writable
+        index, num_entries, is_indirect = head, self.size, False
+        budget = num_entries  # a longer chain is a loop
+        while True:
+            if index >= num_entries or not budget:
+                raise QueueFault(f"queue {self.index}: chain {head} loops or leaves its table")
+            budget -= 1
+            addr, size, flags, index = _read_desc(table, index * _DESC_SIZE)
+            if flags & _DESC_INDIRECT:
+                if is_indirect or flags & _DESC_NEXT or not self._has_indirect:
+                    raise QueueFault(f"queue {self.index}: chain {head} nests tables")
+                table, is_indirect, index = view(addr, size), True, 0
+                num_entries = size // _DESC_SIZE
+                budget = min(num_entries, MAX_SEGMENTS - len(readable) - len(writable))
+                continue
+            if flags & _DESC_WRITE:
+                writable.append(view(addr, size))
+            elif writable:
+                raise QueueFault(f"queue {self.index}: chain {head} reads after it writes")
+            else:
+                readable.append(view(addr, size))
+            if not flags & _DESC_NEXT:
+                return chain
+
+    def _full_barrier(self) -> None:
+        """Order the store before against the load after: the driver does the mirror image.
+
+        Neither side may miss the other, or a notification is lost.  Taking a lock is an atomic
+        read-modify-write, which is the only full barrier that Python has.
+        """
+        with self._fence:
+            pass

@@ -1,0 +1,122 @@
+"""What a guest is to the VM above it: the same small interface for a normal VM and a realm.
+
+A ``Guest`` is made from a ``GuestConfig`` (its memory, its payload and where it starts), a bus
+for its device accesses and a vGIC for its interrupts::
+
+    vgic = Vgic(config.num_cpus)
+    guest = NormalVm(machine, memory, allocator, bus=bus, vgic=vgic, config=config)  # or
+    guest = Realm(firmware, memory, allocator, bus=bus, vgic=vgic, config=config,
+                  kick=lambda cpu: machine.pe(cpu).kick(), options=RealmOptions())
+    ...                        # devices get guest.dma and vgic.set_spi
+    guest.start()              # build it, load it, start one thread a vCPU
+    outcome = guest.wait()     # until the guest is off, stop() was called, or it crashed
+    guest.close()              # give every granule back
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+RPV_SIZE = 64
+
+
+class Bus(Protocol):
+    """Where the accesses of a guest to device addresses go."""
+
+    def read(self, addr: int, size: int, /) -> int:
+        """Return the value of a read of 1, 2, 4 or 8 bytes."""
+
+    def write(self, addr: int, size: int, value: int, /) -> None:
+        """Do a write of 1, 2, 4 or 8 bytes."""
+
+
+class GuestMemory(Protocol):
+    """A device's view of the guest's memory, by the address the driver gave it.
+
+    Raises ``GranuleProtectionFault`` (its ``pa`` is then the guest's address) for a page that
+    the guest does not share with the host, and then moves no byte.
+    """
+
+    def read(self, addr: int, size: int) -> bytes:
+        """Return a copy of the bytes."""
+
+    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
+        """Store the bytes."""
+
+    def view(self, addr: int, size: int) -> memoryview:
+        """Return a writable window; checked now, for immediate use only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the payload: its bytes and the guest address of the first."""
+
+    ipa: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GuestConfig:
+    """How a guest begins: sizes in bytes; RAM base and size are multiples of a granule."""
+
+    num_cpus: int
+    ram_base: int
+    ram_size: int
+    segments: Sequence[Segment]
+    entry: int
+    args: tuple[int, int, int, int] = (0, 0, 0, 0)  # x0..x3 of the boot vCPU
+
+
+@dataclass(frozen=True, slots=True)
+class RealmOptions:
+    """What only a realm has; ``personalization`` (RPV) is at most 64 bytes, zero padded."""
+
+    measurement_algo: str = "sha256"  # or "sha512"
+    personalization: bytes = b""
+
+
+class Outcome(Enum):
+    """How the life of a guest ended."""
+
+    OFF = "powered off"
+    RESET = "asked for a reset"
+    STOPPED = "was stopped"
+    CRASHED = "crashed"
+
+
+class Guest(Protocol):
+    """A guest from the outside; every method may be called from any thread."""
+
+    @property
+    def dma(self) -> GuestMemory:
+        """The memory that its devices reach."""
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it runs."""
+
+    @property
+    def reason(self) -> str:
+        """One line on why it crashed; empty otherwise."""
+
+    def start(self) -> None:
+        """Build the guest, load its payload and start its vCPU threads."""
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Return the outcome once all vCPUs stand still, or None after ``timeout`` seconds.
+
+        Raises: whatever a vCPU thread raised, if it was our own bug.
+        """
+
+    def stop(self) -> None:
+        """Make every vCPU stand still for good; does not wait for it."""
+
+    def pause(self) -> None:
+        """Hold every vCPU until ``resume``."""
+
+    def resume(self) -> None:
+        """Let the vCPUs go on after ``pause``."""
+
+    def close(self) -> None:
+        """Stop, wait, and give back everything the guest had."""

@@ -1,0 +1,48 @@
+"""Exceptions that a hypervisor makes a guest take at EL1.
+
+Spec: Arm ARM DDI 0487, AArch64.TakeException.
+"""
+
+from typing import Final
+
+from pyvmm.arch.esr import ESR_EL2, ExceptionClass, FaultStatus
+from pyvmm.host.machine import PeContext
+
+EL1H: Final = 0b0101
+SP_ELX: Final = 1
+MODE_EL: Final = 0b1100
+DAIF: Final = 0xF << 6
+NZCV: Final = 0xF << 28
+PAN: Final = 1 << 22
+DIT: Final = 1 << 24
+SCTLR_SPAN: Final = 1 << 23  # 1: PAN keeps its value
+
+CURRENT_SP0, CURRENT_SPX, LOWER_A64 = 0x000, 0x200, 0x400
+
+
+def take_to_el1(context: PeContext, syndrome: int) -> None:
+    """Enter the guest's synchronous exception vector with ESR_EL1 = ``syndrome``."""
+    # AArch64.TakeException
+    old = context.pstate
+    vector = CURRENT_SPX if old & SP_ELX else CURRENT_SP0
+    if not old & MODE_EL:
+        vector = LOWER_A64
+    context.esr_el1 = syndrome
+    context.spsr_el1 = old
+    context.elr_el1 = context.pc
+    pan = old & PAN if context.sctlr_el1 & SCTLR_SPAN else PAN
+    context.pstate = EL1H | DAIF | old & (NZCV | DIT) | pan
+    context.pc = context.vbar_el1 + vector & (1 << 64) - 1
+
+
+def undefined(context: PeContext) -> None:
+    """Make the present instruction UNDEFINED."""
+    take_to_el1(context, ESR_EL2.of(EC=ExceptionClass.UNKNOWN, IL=1))
+
+
+def external_abort(context: PeContext, far: int, *, fetch: bool) -> None:
+    """Answer the access at ``far`` with a synchronous external abort."""
+    context.far_el1 = far
+    lower = ExceptionClass.INSTRUCTION_ABORT_LOWER if fetch else ExceptionClass.DATA_ABORT_LOWER
+    same_level = 1 if context.pstate & MODE_EL else 0  # the class of the same level is one more
+    take_to_el1(context, ESR_EL2.of(EC=lower + same_level, IL=1, ISS=FaultStatus.SYNC_EXTERNAL))

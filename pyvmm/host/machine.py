@@ -1,0 +1,131 @@
+"""What the normal world needs of the machine, as Protocols: memory, PEs and the SMC waist."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.pas import Pas
+
+
+class PhysicalMemory(Protocol):
+    """Memory as one physical address space shows it.
+
+    Every access raises ``GranuleProtectionFault`` where the GPT refuses it, and then does
+    nothing at all.  Sizes are bytes.
+    """
+
+    def read(self, pa: int, size: int) -> bytes:
+        """Return a copy of the bytes."""
+
+    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
+        """Store the bytes."""
+
+    def read_u64(self, pa: int) -> int:
+        """Return one little-endian word."""
+
+    def write_u64(self, pa: int, value: int) -> None:
+        """Store one little-endian word."""
+
+    def zero(self, pa: int, size: int) -> None:
+        """Fill with zeros."""
+
+    def view(self, pa: int, size: int) -> memoryview:
+        """Return a writable window; checked now, for immediate use only."""
+
+
+class RegisterArray(Protocol):
+    """A fixed array of 64-bit registers."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class PeContext(Protocol):
+    """The part of a PE's saved state that a hypervisor touches; the core knows the rest."""
+
+    @property
+    def x(self) -> RegisterArray:
+        """X0 to X30."""
+
+    @property
+    def ich_lr(self) -> RegisterArray:
+        """ICH_LR<n>_EL2."""
+
+    pc: int
+    pstate: int
+    sctlr_el1: int
+    cpacr_el1: int
+    cntv_ctl: int
+    cntp_ctl: int
+    elr_el1: int
+    spsr_el1: int
+    esr_el1: int
+    far_el1: int
+    vbar_el1: int
+    hcr_el2: int
+    vtcr_el2: int
+    vttbr_el2: int
+    vmpidr_el2: int
+    vpidr_el2: int
+    cntvoff_el2: int
+    cnthctl_el2: int
+    ich_hcr: int
+    ich_vmcr: int
+    security: int
+
+
+class PeExit(Protocol):
+    """Why ``Pe.run`` returned; overwritten by the next run."""
+
+    @property
+    def reason(self) -> ExitReason | int:
+        """Its kind, an ``ExitReason``."""
+
+    @property
+    def irq(self) -> int:
+        """``IrqCause`` bits of an IRQ exit."""
+
+    @property
+    def esr(self) -> int:
+        """ESR_EL2 of a SYNC exit."""
+
+    @property
+    def far(self) -> int:
+        """FAR_EL2 of an abort."""
+
+    @property
+    def hpfar(self) -> int:
+        """HPFAR_EL2 of an abort: IPA[51:12] from bit 4 on."""
+
+
+class Pe(Protocol):
+    """One processing element; one thread drives it at a time."""
+
+    def run(self, context: PeContext, budget: int, /) -> PeExit:
+        """Run the guest of ``context`` for at most ``budget`` instructions."""
+
+    def kick(self) -> None:
+        """Make the present or the next ``run`` return; from any thread."""
+
+
+class Firmware(Protocol):
+    """The SMC waist: the normal world's only way to the realm world."""
+
+    def smc(self, pe: int, args: Sequence[int]) -> tuple[int, ...]:
+        """Call with x0.. = ``args`` on a PE; return x0.. (the rest is zero)."""
+
+
+class Machine(Protocol):
+    """The machine as NS-EL2 software sees it: its PEs and nothing of other worlds."""
+
+    def pe(self, index: int, /) -> Pe:
+        """Return one PE."""
+
+    def new_context(self) -> PeContext:
+        """Make a context with every register in its reset state."""
+
+    def tlbi_vmid(self, vmid: int, /) -> None:
+        """Forget the translations of a VMID on every PE."""
+
+    def punch(self, pas: Pas, pa: int, size: int, /) -> None:
+        """Drop contents of the caller's own memory: they read as zeros afterwards."""

@@ -1,0 +1,221 @@
+"""A normal VM: what KVM does for kvmtool.
+
+Its RAM is one contiguous range of Non-secure memory under a stage 2 made beforehand.  Each vCPU
+thread runs its PE until an exit and answers it: device accesses go to the bus, HVC is PSCI, SGIs
+go to the vGIC; what the guest may not do becomes an exception in the guest.
+"""
+
+from typing import Final
+
+from pyvmm.arch.esr import (
+    EC_SHIFT,
+    ESR_ABORT,
+    ESR_SYSREG,
+    SYSREG_MASK,
+    ExceptionClass,
+    FaultStatus,
+    ipa_of,
+    sysreg_key,
+)
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
+from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.smccc import NOT_SUPPORTED
+from pyvmm.arch.stage2 import HCR_EL2, level_size
+from pyvmm.host import inject
+from pyvmm.host.allocator import Allocator
+from pyvmm.host.dma import LinearMemory
+from pyvmm.host.guest import Bus, GuestConfig, Outcome
+from pyvmm.host.machine import Machine, PeContext, PeExit, PhysicalMemory
+from pyvmm.host.psci import Psci
+from pyvmm.host.stage2 import Stage2
+from pyvmm.host.vcpu import TimerLines, VcpuGuest, Vcpus
+from pyvmm.host.vgic import NO_LRS, Vgic
+
+BUDGET: Final = 1 << 40  # a run ends for a reason, not by its length
+RESET_PSTATE: Final = 0x3C5  # EL1h, DAIF masked
+RESET_SCTLR: Final = 0x30D0_0980  # MMU and caches off
+PAGE_MASK: Final = GRANULE_SIZE - 1
+MASK64: Final = (1 << 64) - 1
+
+#: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64.
+HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, FWB=1))
+
+#: A device access: a translation fault (any level) of an access that the syndrome describes.
+ACCESS_KIND: Final = ESR_ABORT.ISV.mask | ESR_ABORT.S1PTW.mask | 0x3C
+DEVICE_ACCESS: Final = ESR_ABORT.ISV.mask | FaultStatus.TRANSLATION
+CM: Final = ESR_ABORT.CM.mask
+WNR: Final = ESR_ABORT.WnR.mask
+DATA_ABORT: Final = int(ExceptionClass.DATA_ABORT_LOWER)
+SYNC: Final = int(ExitReason.SYNC)
+
+ICC_SGI1R: Final = sysreg_key(3, 0, 12, 11, 5)
+ICC_ASGI1R: Final = sysreg_key(3, 0, 12, 11, 6)
+ICC_SGI0R: Final = sysreg_key(3, 0, 12, 11, 7)
+SGI_REGISTERS: Final = frozenset({ICC_SGI1R, ICC_ASGI1R, ICC_SGI0R})
+
+
+class NormalVm(VcpuGuest):
+    """A guest without a realm; a ``Guest``."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        memory: PhysicalMemory,
+        allocator: Allocator,
+        *,
+        bus: Bus,
+        vgic: Vgic,
+        config: GuestConfig,
+        vmid: int = 1,
+    ) -> None:
+        """Take RAM from the allocator and map it; MemoryError if there is not enough."""
+        self._machine = machine
+        self._allocator = allocator
+        self._bus = bus
+        self._vgic = vgic
+        self._config = config
+        self._vmid = vmid
+        # The larger the alignment, the larger the blocks: 2 MiB, or 1 GiB for RAM that has one.
+        level = 1 if config.ram_size >= level_size(1) else 2
+        self._ram_pa = allocator.allocate(config.ram_size, level_size(level))
+        self._stage2 = Stage2(memory, allocator, vmid)
+        self._stage2.map(config.ram_base, self._ram_pa, config.ram_size)
+        self.dma = LinearMemory(memory, config.ram_base, config.ram_size, self._ram_pa)
+        self._vcpus = Vcpus(config.num_cpus, self._run, self._kick)
+        self._psci = Psci(self._vcpus, config.num_cpus, self._prepare)
+        self._timers = [TimerLines(vgic, cpu) for cpu in range(config.num_cpus)]
+        self._contexts = [self._new_context(cpu) for cpu in range(config.num_cpus)]
+        vgic.connect(self._kick)
+
+    # --- Guest ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Load the payload and start the vCPU threads."""
+        for segment in self._config.segments:
+            self.dma.write(segment.ipa, segment.data)
+        self._prepare(0, self._config.entry, 0)
+        for n, value in enumerate(self._config.args):
+            self._contexts[0].x[n] = value
+        self._vcpus.start()
+
+    def close(self) -> None:
+        """Stop, wait, and give the memory back, empty; once."""
+        self.stop()
+        try:
+            self.wait()
+        finally:
+            self._machine.tlbi_vmid(self._vmid)
+            self._machine.punch(Pas.NS, self._ram_pa, self._config.ram_size)
+            self._stage2.close()
+            self._allocator.free(self._ram_pa, self._config.ram_size)
+
+    # --- vCPUs ----------------------------------------------------------------------------
+
+    def _kick(self, cpu: int) -> None:
+        self._machine.pe(cpu).kick()
+
+    def _new_context(self, cpu: int) -> PeContext:
+        context = self._machine.new_context()
+        context.security = Pas.NS
+        context.hcr_el2 = HCR
+        context.vtcr_el2 = self._stage2.vtcr
+        context.vttbr_el2 = self._stage2.vttbr
+        context.vmpidr_el2 = mpidr_of(cpu)
+        context.ich_hcr = ICH_HCR_EN
+        return context
+
+    def _prepare(self, cpu: int, entry: int, argument: int) -> None:
+        """Set a vCPU to start at ``entry`` with x0 = ``argument``, as after reset."""
+        context = self._contexts[cpu] = self._new_context(cpu)
+        context.pstate = RESET_PSTATE
+        context.sctlr_el1 = RESET_SCTLR
+        context.pc = entry
+        context.x[0] = argument
+
+    def _run(self, cpu: int) -> None:
+        """Run one vCPU while it may."""
+        vgic, running, timers = self._vgic, self._vcpus.running, self._timers[cpu]
+        pe = self._machine.pe(cpu)
+        loaded: list[int] | None = None
+        while running[cpu]:
+            context = self._contexts[cpu]  # CPU_ON may have come before this thread has parked
+            lrs = vgic.load_lrs(cpu)
+            if lrs is not NO_LRS or loaded is not NO_LRS:
+                for n, lr in enumerate(lrs):
+                    context.ich_lr[n] = lr
+            loaded = lrs
+            context.ich_hcr = ICH_HCR_EN | vgic.hcr(cpu)
+            exit_ = pe.run(context, BUDGET)
+            vgic.sync_lrs(cpu, context.ich_lr, context.ich_hcr)
+            timers.sample(context.cntv_ctl, context.cntp_ctl)
+            reason = exit_.reason
+            if reason == SYNC:
+                self._handle_sync(cpu, context, exit_)
+            elif reason == ExitReason.SERROR:
+                self._vcpus.finish(Outcome.CRASHED, f"vCPU {cpu}: SError")
+
+    # --- exits ----------------------------------------------------------------------------
+
+    def _handle_sync(self, cpu: int, context: PeContext, exit_: PeExit) -> None:
+        esr = exit_.esr
+        exception_class = esr >> EC_SHIFT & 0x3F
+        if exception_class == DATA_ABORT:
+            self._handle_data_abort(context, exit_, esr)
+            return
+        match exception_class:
+            case ExceptionClass.HVC64:
+                args = (context.x[1], context.x[2], context.x[3])
+                context.x[0] = self._psci.call(cpu, context.x[0] & 0xFFFF_FFFF, args)
+            case ExceptionClass.SMC64:  # no firmware behind it; the PC is still at the SMC
+                context.x[0] = NOT_SUPPORTED
+                context.pc += 4
+            case ExceptionClass.SYSREG:
+                self._handle_sysreg(cpu, context, esr)
+            case ExceptionClass.WFX:
+                context.pc += 4
+            case ExceptionClass.INSTRUCTION_ABORT_LOWER:
+                inject.external_abort(context, exit_.far, fetch=True)
+            case _:
+                inject.undefined(context)
+
+    def _handle_data_abort(self, context: PeContext, exit_: PeExit, esr: int) -> None:
+        """Emulate a device access; one that the syndrome does not describe is an abort."""
+        if esr & CM:  # cache maintenance of a device: nothing to do
+            context.pc += 4
+            return
+        if esr & ACCESS_KIND != DEVICE_ACCESS:
+            inject.external_abort(context, exit_.far, fetch=False)
+            return
+        ipa = ipa_of(exit_.hpfar) | exit_.far & PAGE_MASK
+        size = 1 << (esr >> 22 & 3)
+        register = esr >> 16 & 0x1F
+        if esr & WNR:
+            value = context.x[register] if register != 31 else 0
+            self._bus.write(ipa, size, value & (1 << 8 * size) - 1)
+        elif register != 31:
+            context.x[register] = extend(self._bus.read(ipa, size), size, esr)
+        else:
+            self._bus.read(ipa, size)
+        context.pc += 4
+
+    def _handle_sysreg(self, cpu: int, context: PeContext, esr: int) -> None:
+        """An SGI is sent; any other trapped register does not exist."""
+        if esr & SYSREG_MASK not in SGI_REGISTERS or esr & ESR_SYSREG.READ.mask:
+            inject.undefined(context)
+            return
+        register = ESR_SYSREG.RT.decode(esr)
+        self._vgic.send_sgi(cpu, context.x[register] if register != 31 else 0)
+        context.pc += 4
+
+
+def extend(value: int, size: int, esr: int) -> int:
+    """Extend what a load of ``size`` bytes read to its register, as ESR_EL2.SSE and SF say.
+
+    >>> hex(extend(0x80, 1, ESR_ABORT.of(SSE=1)))
+    '0xffffff80'
+    """
+    if esr & ESR_ABORT.SSE.mask and value >> 8 * size - 1:
+        value |= MASK64 << 8 * size
+        value &= MASK64 if esr & ESR_ABORT.SF.mask else 0xFFFF_FFFF
+    return value

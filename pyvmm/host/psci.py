@@ -1,0 +1,73 @@
+"""PSCI and SMCCC of a normal VM, called by HVC.
+
+Spec: Arm DEN0022 1.1, DEN0028 1.2.
+"""
+
+from collections.abc import Callable, Sequence
+
+from pyvmm.arch.gic import mpidr_of
+from pyvmm.arch.psci import SMC64, VERSION_1_1, AffinityState, PsciFid, PsciReturn
+from pyvmm.arch.smccc import NOT_SUPPORTED, VERSION_1_2, SmcccFid
+from pyvmm.host.guest import Outcome
+from pyvmm.host.vcpu import Vcpus
+
+MPIDR_RES1 = 1 << 31
+TRUSTED_OS_NOT_PRESENT = 2  # MIGRATE_INFO_TYPE: nothing to migrate
+FEATURES = frozenset({*PsciFid, SmcccFid.SMCCC_VERSION})
+
+#: Sets the registers of a vCPU that is to start: cpu, entry point, context (its x0).
+Prepare = Callable[[int, int, int], None]
+
+
+class Psci:
+    """Answers one VM's calls."""
+
+    def __init__(self, vcpus: Vcpus, num_cpus: int, prepare: Prepare) -> None:
+        self._vcpus = vcpus
+        self._prepare = prepare
+        self._cpu_of = {mpidr_of(cpu) & ~MPIDR_RES1: cpu for cpu in range(num_cpus)}
+
+    def call(self, cpu: int, fid: int, args: Sequence[int]) -> int:
+        """Return x0 of a call with x1..x3 = ``args``; an unknown function is not supported."""
+        if not fid & SMC64:
+            args = [arg & 0xFFFF_FFFF for arg in args]
+        match fid:
+            case PsciFid.PSCI_VERSION:
+                return VERSION_1_1
+            case PsciFid.PSCI_FEATURES:
+                return 0 if args[0] & 0xFFFF_FFFF in FEATURES else NOT_SUPPORTED
+            case PsciFid.CPU_ON_32 | PsciFid.CPU_ON_64:
+                return self._cpu_on(*args[:3])
+            case PsciFid.AFFINITY_INFO_32 | PsciFid.AFFINITY_INFO_64:
+                return self._affinity_info(args[0], args[1])
+            case PsciFid.CPU_OFF:
+                self._vcpus.power_off(cpu)
+            case PsciFid.SYSTEM_OFF:
+                self._vcpus.finish(Outcome.OFF)
+            case PsciFid.SYSTEM_RESET:
+                self._vcpus.finish(Outcome.RESET)
+            case PsciFid.CPU_SUSPEND_32 | PsciFid.CPU_SUSPEND_64:
+                pass  # a standby state that ends at once
+            case PsciFid.MIGRATE_INFO_TYPE:
+                return TRUSTED_OS_NOT_PRESENT
+            case SmcccFid.SMCCC_VERSION:
+                return VERSION_1_2
+            case SmcccFid.SMCCC_ARCH_FEATURES:
+                return 0 if args[0] in set(SmcccFid) else NOT_SUPPORTED
+            case _:
+                return NOT_SUPPORTED
+        return PsciReturn.SUCCESS.x0
+
+    def _cpu_on(self, target: int, entry: int, context: int) -> int:
+        cpu = self._cpu_of.get(target)
+        if cpu is None:
+            return PsciReturn.INVALID_PARAMETERS.x0
+        if not self._vcpus.power_on(cpu, lambda: self._prepare(cpu, entry, context)):
+            return PsciReturn.ALREADY_ON.x0
+        return PsciReturn.SUCCESS.x0
+
+    def _affinity_info(self, target: int, level: int) -> int:
+        cpu = self._cpu_of.get(target)
+        if level or cpu is None:
+            return PsciReturn.INVALID_PARAMETERS.x0
+        return AffinityState.ON if self._vcpus.is_on(cpu) else AffinityState.OFF

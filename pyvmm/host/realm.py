@@ -1,0 +1,274 @@
+"""A realm as its host sees it: built, run and torn down through RMI alone.
+
+The order of building is fixed, so that the realm's initial measurement follows from the
+configuration: create; declare all RAM; the payload by ascending IPA, measured; the boot REC, then
+the others; activate.  Spec: DEN0137 1.0, "Realm creation"; the measured order is that of the
+Realm VM specification.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pyvmm.arch.gic import mpidr_of
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi import (
+    REC_CREATE_NUM_GPRS,
+    RPV_SIZE,
+    VERSION_1_0,
+    HashAlgorithm,
+    RealmParams,
+    RecCreateFlags,
+    RecParams,
+    RmiFeatureRegister0,
+    RmiFid,
+    rec_mpidr,
+)
+from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
+from pyvmm.host.allocator import Allocator
+from pyvmm.host.dma import SharedMemory
+from pyvmm.host.guest import Bus, GuestConfig, Outcome, RealmOptions, Segment
+from pyvmm.host.machine import Firmware, PhysicalMemory
+from pyvmm.host.realm_memory import RealmMemory
+from pyvmm.host.rec import Rec
+from pyvmm.host.rmi import Rmi
+from pyvmm.host.vcpu import VcpuGuest, Vcpus
+from pyvmm.host.vgic import Vgic
+
+MIN_IPA_BITS: Final = 32  # of the protected half
+NUM_BREAKPOINTS: Final = 1  # minus one; measured, so not taken from the machine
+NUM_WATCHPOINTS: Final = 1
+MPIDR_RES1: Final = 1 << 31
+HASHES: Final = {"sha256": HashAlgorithm.SHA_256, "sha512": HashAlgorithm.SHA_512}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """The IPA space of a realm: its width, its start level and the bit of the alias."""
+
+    ipa_bits: int
+    start_level: int
+    num_start_tables: int
+
+    @classmethod
+    def of(cls, ram_end: int) -> "Geometry":
+        """Choose the narrowest space that holds RAM twice, and one start table for it."""
+        ipa_bits = max(MIN_IPA_BITS, (ram_end - 1).bit_length()) + 1
+        levels = (level for level in range(PAGE_LEVEL, -1, -1))
+        start = next(level for level in levels if num_start_tables(ipa_bits, level) == 1)
+        return cls(ipa_bits, start, 1)
+
+    @property
+    def alias(self) -> int:
+        """The top bit: set in an unprotected IPA."""
+        return 1 << self.ipa_bits - 1
+
+
+class Realm(VcpuGuest):
+    """A guest that its host cannot see into; a ``Guest``."""
+
+    def __init__(
+        self,
+        firmware: Firmware,
+        memory: PhysicalMemory,
+        allocator: Allocator,
+        *,
+        bus: Bus,
+        vgic: Vgic,
+        config: GuestConfig,
+        kick: Callable[[int], None],
+        options: RealmOptions | None = None,
+        vmid: int = 1,
+    ) -> None:
+        """Reserve the memory; the realm is built by ``start``.
+
+        ``kick`` interrupts a PE (it makes a running REC exit).  MemoryError if DRAM is short.
+        """
+        self._rmi = Rmi(firmware)
+        self._ns = memory
+        self._allocator = allocator
+        self._bus = bus
+        self._vgic = vgic
+        self._config = config
+        self._options = options or RealmOptions()
+        self._vmid = vmid
+        self.geometry = Geometry.of(config.ram_base + config.ram_size)
+        self._memory = RealmMemory(
+            self._rmi,
+            memory,
+            allocator,
+            ram_base=config.ram_base,
+            ram_size=config.ram_size,
+            alias=self.geometry.alias,
+            start_level=self.geometry.start_level,
+        )
+        self._vcpus = Vcpus(config.num_cpus, self._run, kick)
+        self._rd: int | None = None
+        self._delegated: list[int] = []  # granules of the RD, start tables and RECs
+        self._run_granules: list[int] = []
+        self._recs: list[Rec] = []
+        self._rec_of = {mpidr_of(cpu) & ~MPIDR_RES1: cpu for cpu in range(config.num_cpus)}
+        vgic.connect(kick)
+
+    # --- Guest ----------------------------------------------------------------------------
+
+    @property
+    def dma(self) -> SharedMemory:
+        """What of its RAM the realm shares."""
+        return self._memory.dma
+
+    def start(self) -> None:
+        """Build the realm, load the payload and start the vCPU threads; RmiError if refused."""
+        self._check_rmm()
+        self._create()
+        self._memory.init_ripas()
+        self._load(self._config.segments)
+        for cpu in range(self._config.num_cpus):
+            self._create_rec(cpu)
+        self._rmi.call(0, RmiFid.RMI_REALM_ACTIVATE, self._rd or 0)
+        self._vcpus.start()
+
+    def close(self) -> None:
+        """Stop, wait, destroy the realm, and give every granule back."""
+        self._vcpus.finish(Outcome.STOPPED)
+        try:
+            self._vcpus.wait()
+        finally:
+            self._destroy()
+
+    def _run(self, cpu: int) -> None:
+        self._recs[cpu].run()
+
+    # --- building -------------------------------------------------------------------------
+
+    def _check_rmm(self) -> None:
+        self._rmi.call(0, RmiFid.RMI_VERSION, VERSION_1_0)
+        raw, *_ = self._rmi.call(0, RmiFid.RMI_FEATURES, 0)
+        if self.geometry.ipa_bits > RmiFeatureRegister0(raw).S2SZ:
+            raise MemoryError(f"the RMM cannot give a realm {self.geometry.ipa_bits} IPA bits")
+
+    def _create(self) -> None:
+        tables = self._delegate_range(self.geometry.num_start_tables)
+        rd = self._delegate_range(1)
+        params = RealmParams.of(
+            s2sz=self.geometry.ipa_bits,
+            num_bps=NUM_BREAKPOINTS,
+            num_wps=NUM_WATCHPOINTS,
+            hash_algo=HASHES[self._options.measurement_algo],
+            rpv=self._options.personalization.ljust(RPV_SIZE, b"\0"),
+            vmid=self._vmid,
+            rtt_base=tables,
+            rtt_level_start=self.geometry.start_level,
+            rtt_num_start=self.geometry.num_start_tables,
+        )
+        self._call_with_page(bytes(params), RmiFid.RMI_REALM_CREATE, rd)
+        self._rd = rd
+        self._memory.attach(rd)
+
+    def _load(self, segments: Sequence[Segment]) -> None:
+        """Copy the payload in, page by page through one staging granule, measured."""
+        staging = self._allocator.allocate()
+        try:
+            for ipa, page in pages_of(segments):
+                self._ns.write(staging, page)
+                self._memory.create_data(ipa, staging)
+        finally:
+            self._allocator.free(staging)
+
+    def _create_rec(self, cpu: int) -> None:
+        rd = self._rd or 0
+        num_aux, *_ = self._rmi.call(0, RmiFid.RMI_REC_AUX_COUNT, rd)
+        rec_pa = self._delegate_range(1)
+        aux = tuple(self._delegate_range(1) for _ in range(num_aux))
+        params = RecParams.of(mpidr=rec_mpidr(cpu), num_aux=num_aux)
+        params.aux = aux + (0,) * (len(params.aux) - num_aux)
+        if cpu == 0:
+            params.flags = RecCreateFlags.RUNNABLE
+            params.pc = self._config.entry
+            params.gprs = (*self._config.args, *(0,) * (REC_CREATE_NUM_GPRS - 4))
+        self._call_with_page(bytes(params), RmiFid.RMI_REC_CREATE, rd, rec_pa)
+        run_pa = self._allocator.allocate()
+        self._run_granules.append(run_pa)
+        self._ns.zero(run_pa, GRANULE_SIZE)
+        rec = Rec(
+            cpu,
+            rec_pa,
+            run_pa,
+            self._ns.view(run_pa, GRANULE_SIZE),
+            rmi=self._rmi,
+            memory=self._memory,
+            bus=self._bus,
+            vgic=self._vgic,
+            vcpus=self._vcpus,
+            alias=self.geometry.alias,
+            find_rec=self._find_rec,
+        )
+        self._recs.append(rec)
+
+    def _find_rec(self, mpidr: int) -> tuple[int, int] | None:
+        cpu = self._rec_of.get(mpidr)
+        return None if cpu is None else (cpu, self._recs[cpu].rec_pa)
+
+    def _call_with_page(self, page: bytes, fid: RmiFid, *args: int) -> None:
+        """Call with a parameter granule as the last argument."""
+        pa = self._allocator.allocate()
+        try:
+            self._ns.write(pa, page)
+            self._rmi.call(0, fid, *args, pa)
+        finally:
+            self._allocator.free(pa)
+
+    def _delegate_range(self, count: int) -> int:
+        """Delegate contiguous granules; they are remembered for the end."""
+        pa = self._allocator.allocate(count * GRANULE_SIZE, count * GRANULE_SIZE)
+        for granule in range(pa, pa + count * GRANULE_SIZE, GRANULE_SIZE):
+            self._rmi.delegate(0, granule)
+            self._delegated.append(granule)
+        return pa
+
+    # --- the end --------------------------------------------------------------------------
+
+    def _destroy(self) -> None:
+        """Undo whatever of the building was done, in reverse."""
+        for rec in self._recs:
+            self._rmi.call(0, RmiFid.RMI_REC_DESTROY, rec.rec_pa)
+        self._recs.clear()
+        if self._rd is not None:
+            self._memory.destroy()
+            self._rmi.call(0, RmiFid.RMI_REALM_DESTROY, self._rd)
+            self._rd = None
+        for granule in self._delegated:
+            self._rmi.undelegate(0, granule)
+            self._allocator.free(granule)
+        self._delegated.clear()
+        for granule in self._run_granules:
+            self._allocator.free(granule)
+        self._run_granules.clear()
+        self._memory.close()
+
+
+def dram_needed(ram_size: int, num_cpus: int) -> int:
+    """Return the bytes of Non-secure DRAM that a guest of this size needs at most."""
+    tables = 2 * (ram_size // level_size(2) + ram_size // level_size(1) + 8)
+    return ram_size + level_size(2) + GRANULE_SIZE * (tables + 32 * num_cpus + 64)
+
+
+def pages_of(segments: Sequence[Segment]) -> Iterator[tuple[int, bytes]]:
+    """Yield the payload as whole pages (IPA, contents) by ascending IPA; gaps are zeros.
+
+    Segments do not overlap; two of them may share a page.
+    """
+    page, ipa = bytearray(), -1
+    for segment in sorted(segments, key=lambda each: each.ipa):
+        data, start = memoryview(segment.data), segment.ipa
+        while data:
+            offset = start % GRANULE_SIZE
+            if start - offset != ipa:
+                if page:
+                    yield ipa, bytes(page)
+                page, ipa = bytearray(GRANULE_SIZE), start - offset
+            part = data[: GRANULE_SIZE - offset]
+            page[offset : offset + len(part)] = part
+            data, start = data[len(part) :], start + len(part)
+    if page:
+        yield ipa, bytes(page)

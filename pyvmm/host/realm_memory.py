@@ -1,0 +1,286 @@
+"""The memory of a realm as its host manages it: tables, private pages, shared pages.
+
+The realm's RAM is backed by one contiguous physical range: IPA ram_base + n is always the granule
+at pa + n, whether the realm keeps it private (then the granule is delegated) or shares it (then
+it is Non-secure and mapped at the unprotected alias).  So neighbours stay neighbours, a large
+shared area can be one block, and what a device may reach is protected twice: by the record of
+shared pages here and by the GPT.
+
+Each page of RAM is in one of these states::
+
+    UNBACKED --fault--> PRIVATE --the realm says EMPTY--> SHARED
+    UNBACKED --the realm says EMPTY, or touches the alias--> SHARED --it says RAM--> UNBACKED
+
+Concurrency: one lock for all of it; the RMM has its own.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from threading import RLock
+from typing import Final
+
+from pyvmm.arch.pas import GRANULE_SHIFT
+from pyvmm.arch.rmi import DataFlags, Ripas, RmiFid, RmiStatus, unpack_status
+from pyvmm.arch.stage2 import PAGE_LEVEL, S2_DESCRIPTOR, level_size
+from pyvmm.host.allocator import Allocator
+from pyvmm.host.dma import SharedMemory
+from pyvmm.host.machine import PhysicalMemory
+from pyvmm.host.rmi import Rmi, RmiError
+
+FAULT_AROUND: Final = 16  # granules given at once when one is missing
+BLOCK_LEVEL: Final = 2
+BLOCK_SIZE: Final = level_size(BLOCK_LEVEL)
+BLOCK_PAGES: Final = BLOCK_SIZE >> GRANULE_SHIFT
+#: What the host chooses for shared memory: Normal write-back, read-write.
+SHARED_ATTRIBUTES: Final = int(S2_DESCRIPTOR.of(MEMATTR=6, S2AP=3))
+
+
+class PageState(IntEnum):
+    """Who has a page of RAM."""
+
+    UNBACKED = 0
+    PRIVATE = 1
+    SHARED = 2
+
+
+class RealmMemory:
+    """Everything below one realm descriptor but the RECs."""
+
+    def __init__(
+        self,
+        rmi: Rmi,
+        memory: PhysicalMemory,
+        allocator: Allocator,
+        *,
+        ram_base: int,
+        ram_size: int,
+        alias: int,
+        start_level: int,
+    ) -> None:
+        """Reserve the physical range; MemoryError if there is not enough DRAM.
+
+        ``ram_base`` is a multiple of 2 MiB, so that blocks can map what is shared.
+        """
+        self._rmi = rmi
+        self._allocator = allocator
+        self._base = ram_base
+        self._size = ram_size
+        self._alias = alias
+        self._start_level = start_level
+        self._pa = allocator.allocate(ram_size, BLOCK_SIZE)
+        self._lock = RLock()
+        self._rd = 0
+        self._tables: dict[tuple[int, int], int] = {}  # (IPA, level) -> granule
+        self._state = bytearray(ram_size >> GRANULE_SHIFT)
+        self._mapped_pages: set[int] = set()  # page numbers mapped at the alias
+        self._mapped_blocks: set[int] = set()  # first page numbers of blocks mapped there
+        self.dma = SharedMemory(memory, ram_base, ram_size, self._pa, alias)
+
+    def attach(self, rd: int) -> None:
+        """Say which realm this is the memory of."""
+        self._rd = rd
+
+    def is_ram(self, ipa: int) -> bool:
+        """Say whether a (protected) IPA is in RAM."""
+        return self._base <= ipa < self._base + self._size
+
+    # --- building -------------------------------------------------------------------------
+
+    def init_ripas(self) -> None:
+        """Declare all RAM as RAM, measured, in the largest entries that the tables have."""
+        base, top = self._base, self._base + self._size
+        while base < top:
+            base = self._change_ripas(0, (RmiFid.RMI_RTT_INIT_RIPAS, self._rd, base, top))
+
+    def create_data(self, ipa: int, source_pa: int) -> None:
+        """Make a private page with the measured contents of a Non-secure granule.
+
+        Raises: ValueError if the page is not in RAM.
+        """
+        if not self.is_ram(ipa):
+            raise ValueError(f"payload at {ipa:#x} is outside RAM")
+        page = ipa - self._base >> GRANULE_SHIFT
+        data = self._pa + (page << GRANULE_SHIFT)
+        self._make_tables(0, ipa, PAGE_LEVEL)
+        self._rmi.delegate(0, data)
+        flags = DataFlags.MEASURE_CONTENT
+        try:
+            self._rmi.call(0, RmiFid.RMI_DATA_CREATE, self._rd, data, ipa, source_pa, flags)
+        except RmiError:
+            self._rmi.undelegate(0, data)
+            raise
+        self._state[page] = PageState.PRIVATE
+
+    # --- faults ---------------------------------------------------------------------------
+
+    def back(self, pe: int, ipa: int) -> None:
+        """Give the realm the private page it missed, and unbacked ones around it."""
+        page = ipa - self._base >> GRANULE_SHIFT
+        with self._lock:
+            if self._state[page] == PageState.SHARED:
+                self._unshare(pe, page)
+            first = page - page % FAULT_AROUND
+            self._make_tables(pe, ipa, PAGE_LEVEL)
+            for each in range(first, min(first + FAULT_AROUND, len(self._state))):
+                if self._state[each] == PageState.UNBACKED:
+                    self._back_page(pe, each)
+
+    def _back_page(self, pe: int, page: int) -> None:
+        offset = page << GRANULE_SHIFT
+        ipa, data = self._base + offset, self._pa + offset
+        self._rmi.delegate(pe, data)
+        try:
+            self._rmi.call(pe, RmiFid.RMI_DATA_CREATE_UNKNOWN, self._rd, data, ipa)
+        except RmiError:
+            self._rmi.undelegate(pe, data)
+            raise
+        self._state[page] = PageState.PRIVATE
+
+    def share(self, pe: int, ipa: int) -> bool:
+        """Map the page at its alias because the realm touched it there.
+
+        Returns False if the realm keeps the page private: its data would be lost.
+        """
+        page = ipa - self._base >> GRANULE_SHIFT
+        with self._lock:
+            if self._state[page] == PageState.PRIVATE:
+                return False
+            self._set_shared(ipa, ipa + 1)
+            first = page - page % BLOCK_PAGES
+            if page in self._mapped_pages or first in self._mapped_blocks:
+                return True  # another vCPU was faster
+            if self._is_shared_block(first):
+                self._map_shared(pe, first, BLOCK_LEVEL)
+                self._mapped_blocks.add(first)
+            else:
+                self._map_shared(pe, page, PAGE_LEVEL)
+                self._mapped_pages.add(page)
+            return True
+
+    def _is_shared_block(self, first: int) -> bool:
+        """Say whether one block descriptor can map the 2 MiB from a page on."""
+        alias = self._base + (first << GRANULE_SHIFT) | self._alias
+        if alias & BLOCK_SIZE - 1 or (alias, PAGE_LEVEL) in self._tables:
+            return False
+        return self._state[first : first + BLOCK_PAGES] == bytes([PageState.SHARED]) * BLOCK_PAGES
+
+    def _map_shared(self, pe: int, page: int, level: int) -> None:
+        offset = page << GRANULE_SHIFT
+        alias = self._base + offset | self._alias
+        descriptor = self._pa + offset | SHARED_ATTRIBUTES
+        self._make_tables(pe, alias, level)
+        self._rmi.call(pe, RmiFid.RMI_RTT_MAP_UNPROTECTED, self._rd, alias, level, descriptor)
+
+    def _set_shared(self, base: int, top: int) -> None:
+        """Let devices have the pages that hold [base, top)."""
+        first = base - self._base >> GRANULE_SHIFT
+        end = (top - 1 - self._base >> GRANULE_SHIFT) + 1
+        self._state[first:end] = bytes([PageState.SHARED]) * (end - first)
+        self.dma.is_shared[first:end] = b"\1" * (end - first)
+
+    def _unshare(self, pe: int, page: int) -> None:
+        """Make a shared page unbacked, and unmap it (a block of them as a whole)."""
+        first = page - page % BLOCK_PAGES
+        if first in self._mapped_blocks:
+            self._mapped_blocks.remove(first)
+            self._unmap_shared(pe, first, BLOCK_LEVEL)
+        elif page in self._mapped_pages:
+            self._mapped_pages.remove(page)
+            self._unmap_shared(pe, page, PAGE_LEVEL)
+        self._state[page] = PageState.UNBACKED
+        self.dma.is_shared[page] = 0
+
+    def _unmap_shared(self, pe: int, page: int, level: int) -> None:
+        alias = self._base + (page << GRANULE_SHIFT) | self._alias
+        self._rmi.call(pe, RmiFid.RMI_RTT_UNMAP_UNPROTECTED, self._rd, alias, level)
+
+    # --- RIPAS changes --------------------------------------------------------------------
+
+    def change_ripas(self, pe: int, rec: int, base: int, top: int, ripas: int) -> bool:
+        """Do what the realm asked for with [base, top); False if it is to be refused."""
+        end = min(top, self._base + self._size)
+        if not self.is_ram(base):
+            return False
+        with self._lock:
+            if ripas == Ripas.RAM:
+                for page in self._pages(base, end, PageState.SHARED):
+                    self._unshare(pe, page)
+            reached = self._set_ripas(pe, rec, base, end)
+            if ripas == Ripas.EMPTY:
+                for page in self._pages(base, reached, PageState.PRIVATE):
+                    self._destroy_page(pe, page)
+                self._set_shared(base, reached)
+        return True
+
+    def _set_ripas(self, pe: int, rec: int, base: int, top: int) -> int:
+        """Change entry by entry; return how far the RMM would go."""
+        while base < top:
+            reached = self._change_ripas(pe, (RmiFid.RMI_RTT_SET_RIPAS, self._rd, rec, base, top))
+            if reached <= base:
+                break
+            base = reached
+        return base
+
+    def _change_ripas(self, pe: int, call: tuple[int, ...]) -> int:
+        """Do one step of INIT_RIPAS or SET_RIPAS, splitting an entry that is too large."""
+        base, result, reached = call[-2], 0, 0
+        for _ in range(PAGE_LEVEL + 1):
+            result, reached, *_ = (*self._rmi.smc(pe, call), 0)
+            status, level = unpack_status(result)
+            if status == RmiStatus.SUCCESS:
+                return reached
+            if status != RmiStatus.ERROR_RTT or level >= PAGE_LEVEL:
+                break
+            self._make_tables(pe, base, level + 1)
+        raise RmiError(RmiFid(call[0]), call[1:], result)
+
+    def _pages(self, base: int, top: int, state: PageState) -> Iterator[int]:
+        """Yield the pages of a range that are in a state; they may be changed on the way."""
+        page, end = base - self._base >> GRANULE_SHIFT, top - self._base >> GRANULE_SHIFT
+        while (page := self._state.find(state, page, end)) >= 0:
+            yield page
+            page += 1
+
+    def _destroy_page(self, pe: int, page: int) -> None:
+        offset = page << GRANULE_SHIFT
+        self._rmi.call(pe, RmiFid.RMI_DATA_DESTROY, self._rd, self._base + offset)
+        self._rmi.undelegate(pe, self._pa + offset)
+        self._state[page] = PageState.UNBACKED
+
+    # --- tables ---------------------------------------------------------------------------
+
+    def _make_tables(self, pe: int, ipa: int, level: int) -> None:
+        """Make the tables that are missing so that an entry for ``ipa`` at ``level`` exists."""
+        if (ipa & -level_size(level - 1), level) in self._tables:
+            return
+        for each in range(self._start_level + 1, level + 1):
+            start = ipa & -level_size(each - 1)
+            if (start, each) not in self._tables:
+                table = self._allocator.allocate()
+                self._rmi.delegate(pe, table)
+                try:
+                    self._rmi.call(pe, RmiFid.RMI_RTT_CREATE, self._rd, table, start, each)
+                except RmiError:
+                    self._rmi.undelegate(pe, table)
+                    self._allocator.free(table)
+                    raise
+                self._tables[start, each] = table
+
+    # --- the end --------------------------------------------------------------------------
+
+    def destroy(self) -> None:
+        """Take every page and table back from the realm, which runs no more."""
+        end = self._base + self._size
+        for page in self._pages(self._base, end, PageState.PRIVATE):
+            self._destroy_page(0, page)
+        for page in self._pages(self._base, end, PageState.SHARED):
+            self._unshare(0, page)
+        for start, level in sorted(self._tables, key=lambda key: -key[1]):
+            self._rmi.call(0, RmiFid.RMI_RTT_DESTROY, self._rd, start, level)
+            table = self._tables.pop((start, level))
+            self._rmi.undelegate(0, table)
+            self._allocator.free(table)
+
+    def close(self) -> None:
+        """Give the physical range back."""
+        self._allocator.free(self._pa, self._size)

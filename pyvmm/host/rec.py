@@ -1,0 +1,236 @@
+"""One vCPU of a realm: its REC, its run granule, and what each exit asks of the host.
+
+The run granule is Non-secure memory of the host's own, never delegated while the REC lives; so
+the window on it stays valid and a register of it costs an index.
+Spec: DEN0137 1.0, RmiRecRun, RMI_REC_ENTER.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from pyvmm.arch.esr import EC_SHIFT, ESR_ABORT, ESR_SYSREG, ExceptionClass, ipa_of
+from pyvmm.arch.gic import NUM_LRS
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.psci import PsciFid, PsciReturn
+from pyvmm.arch.rmi import (
+    EXIT_OFFSET,
+    RecEnter,
+    RecEnterFlags,
+    RecExit,
+    RecExitReason,
+    RmiFid,
+    RmiStatus,
+    status_name,
+    unpack_status,
+)
+from pyvmm.arch.smccc import NOT_SUPPORTED
+from pyvmm.host.guest import Bus, Outcome
+from pyvmm.host.realm_memory import RealmMemory
+from pyvmm.host.rmi import Rmi, RmiError
+from pyvmm.host.vcpu import TimerLines, Vcpus
+from pyvmm.host.vgic import NO_LRS, Vgic
+
+PAGE_MASK: Final = GRANULE_SIZE - 1
+NUM_GPRS: Final = 31
+
+# Indices of 64-bit words in the run granule.
+ENTER_FLAGS: Final = RecEnter.flags.offset // 8
+ENTER_GPRS: Final = RecEnter.gprs.offset // 8
+ENTER_HCR: Final = RecEnter.gicv3_hcr.offset // 8
+ENTER_LRS: Final = RecEnter.gicv3_lrs.offset // 8
+EXIT: Final = EXIT_OFFSET // 8
+EXIT_REASON: Final = EXIT + RecExit.exit_reason.offset // 8
+EXIT_ESR: Final = EXIT + RecExit.esr.offset // 8
+EXIT_FAR: Final = EXIT + RecExit.far.offset // 8
+EXIT_HPFAR: Final = EXIT + RecExit.hpfar.offset // 8
+EXIT_GPRS: Final = EXIT + RecExit.gprs.offset // 8
+EXIT_HCR: Final = EXIT + RecExit.gicv3_hcr.offset // 8
+EXIT_LRS: Final = EXIT + RecExit.gicv3_lrs.offset // 8
+EXIT_CNTP_CTL: Final = EXIT + RecExit.cntp_ctl.offset // 8
+EXIT_CNTV_CTL: Final = EXIT + RecExit.cntv_ctl.offset // 8
+EXIT_RIPAS_BASE: Final = EXIT + RecExit.ripas_base.offset // 8
+EXIT_RIPAS_TOP: Final = EXIT + RecExit.ripas_top.offset // 8
+EXIT_RIPAS_VALUE: Final = EXIT + RecExit.ripas_value.offset // 8
+
+# What every device access needs, as plain numbers: an enumeration's member costs a look-up.
+SYNC: Final = int(RecExitReason.SYNC)
+ABORTS: Final = (
+    int(ExceptionClass.DATA_ABORT_LOWER),
+    int(ExceptionClass.INSTRUCTION_ABORT_LOWER),
+)
+ISV: Final = ESR_ABORT.ISV.mask
+WNR: Final = ESR_ABORT.WnR.mask
+EMUL_MMIO: Final = int(RecEnterFlags.EMUL_MMIO)
+INJECT_SEA: Final = int(RecEnterFlags.INJECT_SEA)
+
+#: PSCI calls the RMM hands on: which vCPU the first argument names, in MPIDR layout.
+TARGETED: Final = frozenset(
+    {
+        PsciFid.CPU_ON_32,
+        PsciFid.CPU_ON_64,
+        PsciFid.AFFINITY_INFO_32,
+        PsciFid.AFFINITY_INFO_64,
+    }
+)
+CPU_ON: Final = frozenset({PsciFid.CPU_ON_32, PsciFid.CPU_ON_64})
+
+#: Finds the REC of an MPIDR: (vCPU index, REC granule), or None.
+FindRec = Callable[[int], tuple[int, int] | None]
+
+
+class Rec:
+    """Runs one REC on the PE of the same index."""
+
+    def __init__(
+        self,
+        cpu: int,
+        rec_pa: int,
+        run_pa: int,
+        window: memoryview,
+        *,
+        rmi: Rmi,
+        memory: RealmMemory,
+        bus: Bus,
+        vgic: Vgic,
+        vcpus: Vcpus,
+        alias: int,
+        find_rec: FindRec,
+    ) -> None:
+        """``window`` shows the run granule at ``run_pa``."""
+        self._cpu = cpu
+        self.rec_pa = rec_pa
+        self._call = (RmiFid.RMI_REC_ENTER, rec_pa, run_pa)
+        self._run_words = window.cast("B").cast("Q")
+        self._exit_lrs = self._run_words[EXIT_LRS : EXIT_LRS + NUM_LRS]
+        self._rmi = rmi
+        self._memory = memory
+        self._bus = bus
+        self._vgic = vgic
+        self._vcpus = vcpus
+        self._timers = TimerLines(vgic, cpu)
+        self._alias = alias
+        self._find_rec = find_rec
+        self._has_left = False  # its last exit was CPU_OFF
+
+    def run(self) -> None:
+        """Enter the REC until its vCPU may not run any more."""
+        cpu, vgic, words = self._cpu, self._vgic, self._run_words
+        running, smc = self._vcpus.running, self._rmi.smc
+        loaded: list[int] | None = None
+        while running[cpu]:
+            lrs = vgic.load_lrs(cpu)
+            if lrs is not NO_LRS or loaded is not NO_LRS:
+                for n, lr in enumerate(lrs):
+                    words[ENTER_LRS + n] = lr
+            loaded = lrs
+            words[ENTER_HCR] = vgic.hcr(cpu)
+            x0 = smc(cpu, self._call)[0]
+            if x0:
+                vgic.sync_lrs(cpu, lrs)
+                self._handle_refusal(x0)
+                continue
+            vgic.sync_lrs(cpu, self._exit_lrs, words[EXIT_HCR])
+            self._timers.sample(words[EXIT_CNTV_CTL], words[EXIT_CNTP_CTL])
+            self._has_left = False
+            words[ENTER_FLAGS] = self._handle_exit(words)
+
+    def _handle_refusal(self, x0: int) -> None:
+        """REC_ENTER failed: expected of a realm that is off and of a vCPU that is."""
+        status, _ = unpack_status(x0)
+        is_over = status == RmiStatus.ERROR_REALM
+        if is_over or (status == RmiStatus.ERROR_REC and self._has_left):
+            self._vcpus.power_off(self._cpu)
+            return
+        self._vcpus.finish(Outcome.CRASHED, f"vCPU {self._cpu}: RMI_REC_ENTER -> {status_name(x0)}")
+
+    # --- exits; each returns the flags of the next entry ------------------------------------
+
+    def _handle_exit(self, words: memoryview) -> int:
+        reason = words[EXIT_REASON] & 0xFF
+        if reason == SYNC:
+            return self._handle_sync(words)
+        match reason:
+            case RecExitReason.PSCI:
+                return self._handle_psci(words)
+            case RecExitReason.RIPAS_CHANGE:
+                return self._handle_ripas_change(words)
+            case RecExitReason.HOST_CALL:
+                words[ENTER_GPRS : ENTER_GPRS + NUM_GPRS] = words[EXIT_GPRS : EXIT_GPRS + NUM_GPRS]
+                words[ENTER_GPRS] = NOT_SUPPORTED  # there is no service to call
+            case RecExitReason.SERROR:
+                self._crash("SError")
+            case _:  # IRQ, FIQ: the exit itself was the point
+                pass
+        return 0
+
+    def _crash(self, reason: str) -> int:
+        self._vcpus.finish(Outcome.CRASHED, f"vCPU {self._cpu}: {reason}")
+        return 0
+
+    def _handle_sync(self, words: memoryview) -> int:
+        esr = words[EXIT_ESR]
+        exception_class = esr >> EC_SHIFT & 0x3F
+        if exception_class in ABORTS:
+            ipa = ipa_of(words[EXIT_HPFAR])
+            if not ipa & self._alias:
+                return self._handle_private_fault(ipa)
+            ipa ^= self._alias
+            if not self._memory.is_ram(ipa):
+                return self._handle_mmio(words, esr, ipa | words[EXIT_FAR] & PAGE_MASK)
+            return 0 if self._memory.share(self._cpu, ipa) else INJECT_SEA
+        if exception_class == ExceptionClass.SYSREG:
+            if not esr & ESR_SYSREG.READ.mask:
+                self._vgic.send_sgi(self._cpu, words[EXIT_GPRS])
+            words[ENTER_GPRS] = 0
+        return 0  # WFI, WFE: look for interrupts and go on
+
+    def _handle_private_fault(self, ipa: int) -> int:
+        if not self._memory.is_ram(ipa):
+            return self._crash(f"the realm wants memory at {ipa:#x}, where it has none")
+        self._memory.back(self._cpu, ipa)
+        return 0
+
+    def _handle_mmio(self, words: memoryview, esr: int, addr: int) -> int:
+        """Emulate a device access; the RMM extends what a load returns."""
+        if not esr & ISV:
+            return INJECT_SEA
+        size = 1 << (esr >> 22 & 3)
+        if esr & WNR:
+            self._bus.write(addr, size, words[EXIT_GPRS] & (1 << 8 * size) - 1)
+        else:
+            words[ENTER_GPRS] = self._bus.read(addr, size)
+        return EMUL_MMIO
+
+    def _handle_psci(self, words: memoryview) -> int:
+        fid = words[EXIT_GPRS]
+        if fid in TARGETED:
+            self._complete_psci(fid, words[EXIT_GPRS + 1])
+        elif fid == PsciFid.CPU_OFF:
+            self._has_left = True
+            self._vcpus.power_off(self._cpu)
+        elif fid == PsciFid.SYSTEM_OFF:
+            self._vcpus.finish(Outcome.OFF)
+        elif fid == PsciFid.SYSTEM_RESET:
+            self._vcpus.finish(Outcome.RESET)
+        return 0  # CPU_SUSPEND is a standby state that ends at once
+
+    def _complete_psci(self, fid: int, mpidr: int) -> None:
+        """Say yes: the RMM has checked the target, and knows its state."""
+        target = self._find_rec(mpidr)
+        if target is None:
+            self._crash(f"the RMM asks for a vCPU {mpidr:#x} that there is not")
+            return
+        cpu, rec_pa = target
+        status = PsciReturn.SUCCESS.x0
+        self._rmi.call(self._cpu, RmiFid.RMI_PSCI_COMPLETE, self.rec_pa, rec_pa, status)
+        if fid in CPU_ON:
+            self._vcpus.follow_on(cpu)
+
+    def _handle_ripas_change(self, words: memoryview) -> int:
+        base, top = words[EXIT_RIPAS_BASE], words[EXIT_RIPAS_TOP]
+        ripas = words[EXIT_RIPAS_VALUE] & 0xFF
+        try:
+            is_done = self._memory.change_ripas(self._cpu, self.rec_pa, base, top, ripas)
+        except RmiError as error:
+            return self._crash(str(error))
+        return 0 if is_done else RecEnterFlags.RIPAS_RESPONSE

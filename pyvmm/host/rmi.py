@@ -1,0 +1,49 @@
+"""RMI as the host calls it: one method a command, failures as exceptions.
+
+The hot path (REC_ENTER) makes its SMC itself; this is for building, mapping and tearing down.
+Spec: DEN0137 1.0, "Realm Management Interface".
+"""
+
+from pyvmm.arch.rmi import RmiFid, RmiStatus, status_name, unpack_status
+from pyvmm.host.machine import Firmware
+
+
+class RmiError(Exception):
+    """An RMI command that the RMM refused; ``status`` and ``index`` are its result."""
+
+    def __init__(self, fid: RmiFid, args: tuple[int, ...], x0: int) -> None:
+        super().__init__(fid, args, x0)
+        self.fid = fid
+        self.args_given = args
+        self.x0 = x0
+        self.status, self.index = unpack_status(x0)
+
+    def __str__(self) -> str:
+        shown = " ".join(map(hex, self.args_given))
+        return f"{self.fid.name} {shown} -> {status_name(self.x0)}"
+
+
+class Rmi:
+    """The RMM of the platform, called on behalf of one realm."""
+
+    __slots__ = ("smc",)
+
+    def __init__(self, firmware: Firmware) -> None:
+        self.smc = firmware.smc
+
+    def call(self, pe: int, fid: RmiFid, *args: int) -> tuple[int, ...]:
+        """Call on a PE; return x1.. padded to four; RmiError unless RMI_SUCCESS."""
+        results = self.smc(pe, (fid, *args))
+        if results[0] != RmiStatus.SUCCESS:
+            raise RmiError(fid, args, results[0])
+        return (*results[1:], 0, 0, 0, 0)
+
+    def delegate(self, pe: int, pa: int) -> None:
+        """Give a granule to the Realm world."""
+        if self.smc(pe, (RmiFid.RMI_GRANULE_DELEGATE, pa))[0]:
+            raise RmiError(RmiFid.RMI_GRANULE_DELEGATE, (pa,), RmiStatus.ERROR_INPUT)
+
+    def undelegate(self, pe: int, pa: int) -> None:
+        """Take a granule back; it reads as zeros."""
+        if self.smc(pe, (RmiFid.RMI_GRANULE_UNDELEGATE, pa))[0]:
+            raise RmiError(RmiFid.RMI_GRANULE_UNDELEGATE, (pa,), RmiStatus.ERROR_INPUT)

@@ -1,0 +1,82 @@
+"""Stage 2 of a normal VM: tables in Non-secure memory that give it its RAM and nothing else.
+
+The RAM is one contiguous range, mapped when the VM is made, in the largest blocks that the
+alignment of both addresses allows.  Everything unmapped is a device or nothing: it exits.
+"""
+
+from typing import Final
+
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.stage2 import (
+    ADDRESS_MASK,
+    PAGE_LEVEL,
+    RAM_ATTRIBUTES,
+    TABLE_ENTRIES,
+    TABLE_TYPE,
+    VALID,
+    VTTBR_VMID_SHIFT,
+    block_or_page,
+    level_shift,
+    level_size,
+    vtcr,
+)
+from pyvmm.host.allocator import Allocator
+from pyvmm.host.machine import PhysicalMemory
+
+IPA_BITS: Final = 39  # one start table at level 1
+START_LEVEL: Final = 1
+PA_RANGE: Final = 2  # 40 bits, as ID_AA64MMFR0_EL1.PARange
+
+
+class Stage2:
+    """The translation tables of one VM."""
+
+    def __init__(self, memory: PhysicalMemory, allocator: Allocator, vmid: int) -> None:
+        self._memory = memory
+        self._allocator = allocator
+        self._tables: list[int] = []
+        self._root = self._new_table()
+        self.vtcr = int(vtcr(IPA_BITS, START_LEVEL, PA_RANGE))
+        self.vttbr = self._root | vmid << VTTBR_VMID_SHIFT
+
+    def map(self, ipa: int, pa: int, size: int) -> None:
+        """Map unmapped RAM; whole granules inside the IPA space."""
+        end = ipa + size
+        while ipa < end:
+            level = next(
+                level
+                for level in range(START_LEVEL, PAGE_LEVEL + 1)
+                if not (ipa | pa) & level_size(level) - 1 and ipa + level_size(level) <= end
+            )
+            leaf = pa | RAM_ATTRIBUTES | block_or_page(level)
+            self._memory.write_u64(self._entry_pa(ipa, level), leaf)
+            ipa += level_size(level)
+            pa += level_size(level)
+
+    def close(self) -> None:
+        """Give the tables back."""
+        for table in self._tables:
+            self._allocator.free(table)
+        self._tables.clear()
+
+    def _entry_pa(self, ipa: int, level: int) -> int:
+        """Return where the entry for ``ipa`` at ``level`` is, making tables on the way."""
+        table = self._root
+        for above in range(START_LEVEL, level):
+            entry_pa = table + 8 * _index(ipa, above)
+            entry = self._memory.read_u64(entry_pa)
+            if not entry & VALID:
+                entry = self._new_table() | TABLE_TYPE
+                self._memory.write_u64(entry_pa, entry)
+            table = entry & ADDRESS_MASK
+        return table + 8 * _index(ipa, level)
+
+    def _new_table(self) -> int:
+        pa = self._allocator.allocate()
+        self._memory.zero(pa, GRANULE_SIZE)
+        self._tables.append(pa)
+        return pa
+
+
+def _index(ipa: int, level: int) -> int:
+    return ipa >> level_shift(level) & TABLE_ENTRIES - 1

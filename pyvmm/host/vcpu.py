@@ -1,0 +1,182 @@
+"""The threads of a guest's vCPUs: who is powered on, who must stand still, how it all ended.
+
+``Vcpus`` is that; ``VcpuGuest`` is the part of a ``Guest`` that follows from it.
+
+A thread parks until its vCPU may run, then calls the guest's ``run(cpu)``, which stays in its loop
+while ``running[cpu]`` is true; whoever makes that false also kicks the PE.
+"""
+
+from collections.abc import Callable
+from threading import Condition, Thread
+
+from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
+from pyvmm.host.guest import Outcome
+from pyvmm.host.vgic import Vgic
+
+TIMER_FIELDS = 0b111
+TIMER_ASSERTED = 0b101  # CNT*_CTL: ENABLE, not IMASK, ISTATUS
+
+
+class TimerLines:
+    """The wires from one vCPU's timers to its interrupt controller."""
+
+    __slots__ = ("_cpu", "_is_physical_up", "_is_virtual_up", "_vgic")
+
+    def __init__(self, vgic: Vgic, cpu: int) -> None:
+        self._vgic = vgic
+        self._cpu = cpu
+        self._is_virtual_up = self._is_physical_up = False
+
+    def sample(self, cntv_ctl: int, cntp_ctl: int) -> None:
+        """Drive the wires as the control registers stood at the exit."""
+        is_up = cntv_ctl & TIMER_FIELDS == TIMER_ASSERTED
+        if is_up != self._is_virtual_up:
+            self._is_virtual_up = is_up
+            self._vgic.set_ppi(self._cpu, PPI_VIRTUAL_TIMER, is_up)
+        is_up = cntp_ctl & TIMER_FIELDS == TIMER_ASSERTED
+        if is_up != self._is_physical_up:
+            self._is_physical_up = is_up
+            self._vgic.set_ppi(self._cpu, PPI_PHYSICAL_TIMER, is_up)
+
+
+class Vcpus:
+    """One thread a vCPU, their power states and the outcome of the guest."""
+
+    def __init__(
+        self, num_cpus: int, run: Callable[[int], None], kick: Callable[[int], None]
+    ) -> None:
+        """``run`` and ``kick`` take the index of a vCPU; CPU 0 begins powered on."""
+        self.running = [False] * num_cpus
+        self.outcome: Outcome | None = None
+        self.reason = ""
+        self._run = run
+        self._kick = kick
+        self._is_on = [cpu == 0 for cpu in range(num_cpus)]
+        self._is_wanted = [False] * num_cpus  # turned on before it had turned off
+        self._is_paused = False
+        self._failure: BaseException | None = None
+        self._changed = Condition()
+        self._threads: list[Thread] = []
+
+    def start(self) -> None:
+        """Let CPU 0 run and park the others."""
+        with self._changed:
+            self._update()
+        self._threads = [
+            Thread(target=self._main, args=(cpu,), name=f"vcpu{cpu}", daemon=True)
+            for cpu in range(len(self.running))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def power_on(self, cpu: int, prepare: Callable[[], None]) -> bool:
+        """Turn a vCPU on after ``prepare`` set its registers; False if it was on."""
+        with self._changed:
+            if self._is_on[cpu]:
+                return False
+            prepare()
+            self._is_on[cpu] = True
+            self._update()
+            return True
+
+    def follow_on(self, cpu: int) -> None:
+        """Turn a vCPU on because the RMM, which keeps the truth, has turned it on.
+
+        The RMM may be ahead of the thread that has yet to turn its vCPU off here: then the next
+        ``power_off`` of that vCPU is out of date and does nothing.
+        """
+        with self._changed:
+            self._is_wanted[cpu] = self._is_on[cpu]
+            self._is_on[cpu] = True
+            self._update()
+
+    def power_off(self, cpu: int) -> None:
+        """Turn a vCPU off."""
+        with self._changed:
+            self._is_on[cpu] = self._is_wanted[cpu]
+            self._is_wanted[cpu] = False
+            self._update()
+
+    def is_on(self, cpu: int) -> bool:
+        """Say whether a vCPU is powered on."""
+        return self._is_on[cpu]
+
+    def set_paused(self, paused: bool) -> None:
+        """Hold all vCPUs, or let them go on."""
+        with self._changed:
+            self._is_paused = paused
+            self._update()
+
+    def finish(self, outcome: Outcome, reason: str = "") -> None:
+        """End the guest; the first outcome is the one that counts."""
+        with self._changed:
+            if self.outcome is None:
+                self.outcome = outcome
+                self.reason = reason
+                self._update()
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Wait for the outcome and for every thread; raise what a thread raised."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.outcome is not None, timeout):
+                return None
+        for thread in self._threads:
+            thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self.outcome
+
+    def _update(self) -> None:
+        """Recompute who may run; the lock is held."""
+        may_run = self.outcome is None and not self._is_paused
+        for cpu, is_on in enumerate(self._is_on):
+            was_running, self.running[cpu] = self.running[cpu], is_on and may_run
+            if was_running and not self.running[cpu]:
+                self._kick(cpu)
+        self._changed.notify_all()
+
+    def _main(self, cpu: int) -> None:
+        try:
+            while self._may_run(cpu):
+                self._run(cpu)
+        except BaseException as error:  # noqa: BLE001 - handed to wait(), which raises it
+            self._failure = error
+            self.finish(Outcome.CRASHED, f"vCPU {cpu}: {error!r}")
+
+    def _may_run(self, cpu: int) -> bool:
+        """Park until the vCPU may run; False when the guest has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.running[cpu] or self.outcome is not None)
+            return self.outcome is None
+
+
+class VcpuGuest:
+    """The controls that every guest has; a subclass runs the vCPUs and owns the memory."""
+
+    _vcpus: Vcpus
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it runs."""
+        return self._vcpus.outcome
+
+    @property
+    def reason(self) -> str:
+        """One line on why it crashed; empty otherwise."""
+        return self._vcpus.reason
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Wait for the end, at most ``timeout`` seconds; raise what a vCPU thread raised."""
+        return self._vcpus.wait(timeout)
+
+    def stop(self) -> None:
+        """Make every vCPU stand still for good."""
+        self._vcpus.finish(Outcome.STOPPED)
+
+    def pause(self) -> None:
+        """Hold every vCPU until ``resume``."""
+        self._vcpus.set_paused(True)
+
+    def resume(self) -> None:
+        """Let the vCPUs go on."""
+        self._vcpus.set_paused(False)

@@ -1,0 +1,345 @@
+"""The interrupts of a guest: which is pending where, and what goes into the list registers.
+
+A GICv3 with affinity routing, one security state, SPIs, PPIs and SGIs; no LPIs.  This file holds
+the state and its delivery; ``vgic_mmio.py`` shows it as register frames.  A vCPU thread asks
+``load_lrs`` for the list registers to enter the guest with and hands them to ``sync_lrs`` after
+the exit; both the normal VM (ICH_LR<n>_EL2) and a realm (REC_ENTER) work so.
+
+Interrupts are bits: every property is one integer whose bit n speaks for INTID n, so a register
+of the distributor is a slice of it and "what may be delivered" is one expression.
+
+Invariant: an INTID is *held* by at most one CPU, from its place in that CPU's list registers (or
+its activation) until it is neither listed nor active; no other CPU is offered it meanwhile.
+
+Spec: Arm IHI 0069, "Interrupt handling and prioritization", "ICH_LR<n>_EL2".
+"""
+
+from collections.abc import Callable, Iterator
+from threading import Lock
+from typing import Protocol
+
+from pyvmm.arch.gic import (
+    GICD_CTLR_GRP0,
+    GICD_CTLR_GRP1,
+    ICH_HCR_EOICOUNT_SHIFT,
+    ICH_HCR_UIE,
+    ICH_LR_ACTIVE,
+    ICH_LR_EOI,
+    ICH_LR_GROUP1,
+    ICH_LR_PENDING,
+    ICH_LR_PRIORITY_SHIFT,
+    MAX_SPI_INTID,
+    NUM_LRS,
+    NUM_PRIVATE,
+    NUM_SGIS,
+    PRIORITY_MASK,
+    SGI_AFF1_SHIFT,
+    SGI_AFF2_SHIFT,
+    SGI_AFF3_SHIFT,
+    SGI_INTID_SHIFT,
+    SGI_IRM,
+    SGI_RS_SHIFT,
+    affinity_of,
+)
+
+DEFAULT_NUM_SPIS = 96  # INTID 32..127: UARTs 0-3, virtio-mmio 4-63, PCI 64-95
+PRIVATE_MASK = (1 << NUM_PRIVATE) - 1
+SGI_MASK = (1 << NUM_SGIS) - 1
+NO_LRS = [0] * NUM_LRS
+
+Kick = Callable[[int], None]
+
+
+class ListRegisters(Protocol):
+    """List registers wherever they are kept: a list, a tuple, the core's array."""
+
+    def __getitem__(self, index: int, /) -> int:
+        """Return ICH_LR<index>_EL2."""
+
+
+def intids(bits: int) -> Iterator[int]:
+    """Yield the INTIDs of a bitmap, ascending.
+
+    >>> list(intids(0b101))
+    [0, 2]
+    """
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
+class Bank:
+    """The state of a set of interrupts: the private ones of one CPU, or all SPIs.
+
+    ``latch`` is the pending state that software or an edge set; ``line`` the input wires.  Bits
+    outside ``implemented`` stay zero.
+    """
+
+    __slots__ = (
+        "active", "edge", "enabled", "fixed_edge", "group1", "implemented", "latch", "line",
+        "priority",
+    )  # fmt: skip
+
+    def __init__(self, implemented: int, fixed_edge: int = 0) -> None:
+        self.implemented = implemented
+        self.fixed_edge = fixed_edge  # SGIs: their configuration cannot be changed
+        self.edge = fixed_edge
+        self.group1 = implemented
+        self.enabled = self.latch = self.line = self.active = 0
+        self.priority = bytearray(implemented.bit_length())
+
+    @property
+    def pending(self) -> int:
+        """What is pending: latched, or level-sensitive with its line asserted."""
+        return self.latch | (self.line & ~self.edge)
+
+    def set_line(self, bit: int, level: bool) -> None:
+        """Drive the input; an edge-triggered interrupt latches the rise."""
+        if not level:
+            self.line &= ~bit
+            return
+        self.latch |= bit & self.edge & ~self.line
+        self.line |= bit
+
+
+class Cpu:
+    """One CPU's side: its private interrupts, its route bitmap and its list registers."""
+
+    __slots__ = ("affinity", "held", "is_kicked", "is_loaded", "listed", "private", "spis", "uie")
+
+    def __init__(self, index: int) -> None:
+        self.affinity = affinity_of(index)
+        self.private = Bank(PRIVATE_MASK, fixed_edge=SGI_MASK)
+        self.spis = 0  # SPIs that IROUTER sends here
+        self.held = 0
+        self.listed: list[int] = []  # the INTID in each list register
+        self.is_loaded = False  # between load_lrs and sync_lrs
+        self.is_kicked = False
+        self.uie = 0
+
+
+class Vgic:
+    """The guest's interrupt controller; every method may be called from any thread."""
+
+    def __init__(
+        self, num_cpus: int, num_spis: int = DEFAULT_NUM_SPIS, kick: Kick | None = None
+    ) -> None:
+        """Make the controller; ``num_spis`` is a multiple of 32."""
+        last = min(NUM_PRIVATE + num_spis - 1, MAX_SPI_INTID)
+        self.lock = Lock()
+        self.cpus = [Cpu(index) for index in range(num_cpus)]
+        self.spis = Bank(((1 << last + 1) - 1) & ~PRIVATE_MASK)
+        self.routes = [0] * (last + 1)  # affinity by INTID
+        self.cpus[0].spis = self.spis.implemented
+        self.groups = 0  # GICD_CTLR.EnableGrp0/1
+        self._kick = kick
+
+    def connect(self, kick: Kick) -> None:
+        """Say how to make a CPU leave its guest, so that it comes back to ``load_lrs``."""
+        self._kick = kick
+
+    # --- inputs ---------------------------------------------------------------------------
+
+    def set_spi(self, intid: int, level: bool) -> None:
+        """Drive the wire of an SPI (INTID 32 and up); unknown INTIDs are ignored."""
+        bit = 1 << intid & self.spis.implemented
+        with self.lock:
+            self.spis.set_line(bit, level)
+            if level:
+                self.notify_all()
+
+    def set_ppi(self, cpu: int, intid: int, level: bool) -> None:
+        """Drive the wire of a PPI (INTID 16..31) of one CPU."""
+        with self.lock:
+            self.cpus[cpu].private.set_line(1 << intid, level)
+            if level:
+                self._notify(cpu)
+
+    def send_sgi(self, cpu: int, value: int) -> None:
+        """Do what a write of ``value`` to ICC_SGI1R_EL1 by ``cpu`` does."""
+        bit = 1 << (value >> SGI_INTID_SHIFT & 0xF)
+        with self.lock:
+            for index in self._sgi_targets(cpu, value):
+                self.cpus[index].private.latch |= bit
+                self._notify(index)
+
+    def _sgi_targets(self, sender: int, value: int) -> Iterator[int]:
+        if value & SGI_IRM:
+            yield from (index for index in range(len(self.cpus)) if index != sender)
+            return
+        cluster = (
+            (value >> SGI_AFF1_SHIFT & 0xFF) << 8
+            | (value >> SGI_AFF2_SHIFT & 0xFF) << 16
+            | (value >> SGI_AFF3_SHIFT & 0xFF) << 24
+        )
+        first = (value >> SGI_RS_SHIFT & 0xF) * 16  # range selector: no CPU of ours is above 15
+        for index, cpu in enumerate(self.cpus):
+            place = (cpu.affinity & 0xFF) - first
+            if cpu.affinity & ~0xFF == cluster and 0 <= place < 16 and value >> place & 1:
+                yield index
+
+    # --- the vCPU thread ------------------------------------------------------------------
+
+    def load_lrs(self, cpu: int) -> list[int]:
+        """Return the list registers to enter the guest with; the CPU counts as running."""
+        with self.lock:
+            this = self.cpus[cpu]
+            this.is_loaded = True
+            this.is_kicked = False
+            candidates = self._candidates(this)
+            if not candidates:
+                this.uie = 0
+                return NO_LRS
+            chosen = self._choose(this, candidates)
+            this.uie = ICH_HCR_UIE if len(chosen) > NUM_LRS else 0
+            this.listed = chosen[:NUM_LRS]
+            lrs = [self._list(this, intid) for intid in this.listed]
+            return lrs + NO_LRS[len(lrs) :]
+
+    def sync_lrs(self, cpu: int, lrs: ListRegisters, hcr: int = 0) -> None:
+        """Take back the list registers after an exit; ``hcr`` is ICH_HCR_EL2 then."""
+        this = self.cpus[cpu]
+        if not this.listed and not hcr >> ICH_HCR_EOICOUNT_SHIFT:
+            this.is_loaded = False
+            return
+        with self.lock:
+            this.is_loaded = False
+            released = sum(1 << intid for intid in this.listed)
+            for n, intid in enumerate(this.listed):
+                self._fold(this, intid, lrs[n])
+            self._deactivate_unlisted(this, hcr >> ICH_HCR_EOICOUNT_SHIFT & 0x1F)
+            this.listed = []
+            this.held &= this.private.active | self.spis.active
+            if released & ~this.held & ~PRIVATE_MASK & ~this.spis:
+                self.notify_all()  # an SPI that meanwhile is routed to another CPU
+
+    def hcr(self, cpu: int) -> int:
+        """Return the ICH_HCR_EL2 bits that go with the last ``load_lrs`` (without En)."""
+        return self.cpus[cpu].uie
+
+    def has_pending(self, cpu: int) -> bool:
+        """Say whether an interrupt waits for this CPU."""
+        with self.lock:
+            return bool(self._deliverable(self.cpus[cpu]) & ~self.cpus[cpu].held)
+
+    # --- delivery; the lock is held -------------------------------------------------------
+
+    def _deliverable(self, cpu: Cpu) -> int:
+        """Pending, enabled, of an enabled group, routed here, and in no other CPU's hands."""
+        private, spis = cpu.private, self.spis
+        bits = private.pending & private.enabled
+        group1 = private.group1
+        spi_bits = spis.pending & spis.enabled & cpu.spis
+        if spi_bits:
+            bits |= spi_bits & ~self._held_by_others(cpu)
+            group1 |= spis.group1
+        if not bits:
+            return 0
+        if not self.groups & GICD_CTLR_GRP1:
+            bits &= ~group1
+        if not self.groups & GICD_CTLR_GRP0:
+            bits &= group1
+        return bits
+
+    def _candidates(self, cpu: Cpu) -> int:
+        """Everything with a claim to a list register: the deliverable and the active."""
+        bits = self._deliverable(cpu) | cpu.private.active
+        active_spis = self.spis.active & (cpu.spis | cpu.held)
+        if active_spis:
+            bits |= active_spis & ~self._held_by_others(cpu)
+        return bits
+
+    def _held_by_others(self, cpu: Cpu) -> int:
+        held = 0
+        for other in self.cpus:
+            if other is not cpu:
+                held |= other.held
+        return held
+
+    def _choose(self, cpu: Cpu, candidates: int) -> list[int]:
+        """Sort by claim: active ones first (their EOI needs them), then by priority."""
+        order = list(intids(candidates))
+        if len(order) > 1:
+            active = cpu.private.active | self.spis.active
+            order.sort(key=lambda n: (not active >> n & 1, self._bank(cpu, n).priority[n], n))
+        return order
+
+    def _bank(self, cpu: Cpu, intid: int) -> Bank:
+        return cpu.private if intid < NUM_PRIVATE else self.spis
+
+    def _list(self, cpu: Cpu, intid: int) -> int:
+        """Move one interrupt into a list register and return the register."""
+        bank = self._bank(cpu, intid)
+        bit = 1 << intid
+        cpu.held |= bit
+        lr = intid | (bank.priority[intid] & PRIORITY_MASK) << ICH_LR_PRIORITY_SHIFT
+        if bank.group1 & bit:
+            lr |= ICH_LR_GROUP1
+        is_active = bank.active & bit
+        if is_active:
+            lr |= ICH_LR_ACTIVE
+        if not bank.edge & bit:
+            # The line is looked at again when the guest is done, so never pending-and-active.
+            return lr | ICH_LR_EOI | (0 if is_active else ICH_LR_PENDING)
+        if bank.latch & bit and (not is_active or bank.enabled & bit):
+            bank.latch &= ~bit
+            lr |= ICH_LR_PENDING
+        return lr
+
+    def _fold(self, cpu: Cpu, intid: int, lr: int) -> None:
+        """Absorb what the guest did with one listed interrupt."""
+        bank = self._bank(cpu, intid)
+        bit = 1 << intid
+        if lr & ICH_LR_ACTIVE:
+            bank.active |= bit
+        else:
+            bank.active &= ~bit
+        if bank.edge & bit:
+            if lr & ICH_LR_PENDING:
+                bank.latch |= bit
+        elif not lr & (ICH_LR_PENDING | ICH_LR_ACTIVE):
+            bank.latch &= ~bit  # a software-made pending state ends with its handling
+
+    def _deactivate_unlisted(self, cpu: Cpu, count: int) -> None:
+        """Serve EOIs of active interrupts that had no list register, highest priority first."""
+        if not count:
+            return
+        unlisted = cpu.held & (cpu.private.active | self.spis.active)
+        unlisted &= ~sum(1 << intid for intid in cpu.listed)
+        for intid in self._choose(cpu, unlisted)[:count]:
+            self._bank(cpu, intid).active &= ~(1 << intid)
+
+    def _notify(self, index: int) -> None:
+        """Kick a CPU that runs its guest without something it should have by now."""
+        cpu = self.cpus[index]
+        if not cpu.is_loaded or cpu.is_kicked or self._kick is None:
+            return
+        deliverable = self._deliverable(cpu)
+        again = cpu.private.latch & cpu.private.edge | self.spis.latch & self.spis.edge
+        if deliverable & (~cpu.held | again):
+            cpu.is_kicked = True
+            self._kick(index)
+
+    def notify_all(self) -> None:
+        """Kick whoever misses an interrupt; the caller holds the lock."""
+        for index in range(len(self.cpus)):
+            self._notify(index)
+
+    # --- registers; the lock is held --------------------------------------------------------
+
+    def route(self, intid: int, affinity: int) -> None:
+        """Send an SPI to the CPU of that affinity, or nowhere if there is none."""
+        bit = 1 << intid
+        self.routes[intid] = affinity
+        for cpu in self.cpus:
+            if cpu.affinity == affinity:
+                cpu.spis |= bit
+            else:
+                cpu.spis &= ~bit
+
+    def release_inactive(self) -> None:
+        """Let go of what GICD_ICACTIVER deactivated; a running guest's LRs have the last word."""
+        for cpu in self.cpus:
+            if not cpu.is_loaded:
+                cpu.held &= cpu.private.active | self.spis.active

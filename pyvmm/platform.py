@@ -1,0 +1,83 @@
+"""The composition root: one machine, its firmware, and the hypervisor half of the normal world.
+
+The only module that imports every world.  What it hands on is the waists: the host gets the SMC conduit of the Non-secure
+state and the view of Non-secure memory, never an object of the Monitor or the RMM.
+"""
+
+from typing import Final
+
+from monitor.monitor import Monitor
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.events import EventStream
+from pyvmm.arch.pas import Pas
+from pyvmm.core import Clock, Machine
+from pyvmm.host.allocator import Allocator
+from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
+from pyvmm.host.normal_vm import NormalVm
+from pyvmm.host.realm import Realm
+from pyvmm.host.vgic import Vgic
+from rmm.rmm import Rmm
+
+GIB: Final = 1 << 30
+MIB: Final = 1 << 20
+DRAM_BASE: Final = GIB
+
+
+def dram_size(ram_size: int) -> int:
+    """Return the DRAM (bytes) for a guest of ``ram_size``.
+
+    A realm's RAM may need its bytes twice, private and shared, and tables; 1 GiB of it goes into alignment.  DRAM is sparse:
+    what nobody touches costs nothing.
+    """
+    return (2 * ram_size + 2 * GIB + 64 * MIB) & -(2 * MIB)
+
+
+class Platform:
+    """A machine with its Monitor and RMM, ready to make guests.
+
+    Raises:
+        UserError: the host has not the memory.
+    """
+
+    def __init__(
+        self,
+        ram_size: int,
+        num_cpus: int,
+        events: EventStream | None = None,
+        clock: Clock = Clock.REAL,
+    ) -> None:
+        self.events = events or EventStream()
+        try:
+            self.machine = Machine(DRAM_BASE, dram_size(ram_size), num_cpus, clock)
+        except OSError as error:
+            raise UserError(
+                f"no memory for a guest of {ram_size // MIB}M ({error.strerror}): give less with -m"
+            ) from error
+        self._monitor = Monitor(self.machine, self.events)
+        self._monitor.boot(Rmm(self.machine, self._monitor.conduit(Pas.REALM), self.events))
+        self._memory = self.machine.memory(Pas.NS)
+        layout = self._monitor.layout
+        self._allocator = Allocator(layout.dram_base, layout.ns_size)
+
+    def new_guest(
+        self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None
+    ) -> Guest:
+        """Make a guest: a realm if there are options for one, else a normal VM."""
+        if realm is None:
+            return NormalVm(
+                self.machine, self._memory, self._allocator, bus=bus, vgic=vgic, config=config
+            )
+        return Realm(
+            self._monitor.conduit(Pas.NS),
+            self._memory,
+            self._allocator,
+            bus=bus,
+            vgic=vgic,
+            config=config,
+            kick=lambda cpu: self.machine.pe(cpu).kick(),
+            options=realm,
+        )
+
+    def leak_check(self) -> list[int]:
+        """Return the granules that are not Non-secure again although their realm is gone."""
+        return self._monitor.leak_check()

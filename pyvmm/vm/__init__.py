@@ -1,0 +1,1 @@
+"""Virtual machines: images, loaders, the device tree, and the life of an instance."""

@@ -1,0 +1,64 @@
+"""The newc cpio archive that Linux unpacks as its initial RAM file system.
+
+Source: Documentation/driver-api/early-userspace/buffer-format.rst of Linux.
+"""
+
+import stat
+from dataclasses import dataclass, field
+
+_MAGIC = b"070701"
+_END = "TRAILER!!!"
+
+
+@dataclass(slots=True)
+class CpioArchive:
+    """An archive under construction: parents first, everything owned by root, no timestamps."""
+
+    _data: bytearray = field(default_factory=bytearray)
+    _num_entries: int = 0
+
+    def add_directory(self, path: str, mode: int = 0o755) -> None:
+        """Add a directory."""
+        self._add(path, stat.S_IFDIR | mode, b"")
+
+    def add_file(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        """Add a regular file."""
+        self._add(path, stat.S_IFREG | mode, content)
+
+    def add_symlink(self, path: str, target: str) -> None:
+        """Add a symbolic link."""
+        self._add(path, stat.S_IFLNK | 0o777, target.encode())
+
+    def add_char_device(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
+        """Add a character device."""
+        self._add(path, stat.S_IFCHR | mode, b"", (major, minor))
+
+    def finish(self) -> bytes:
+        """Close the archive and return its bytes."""
+        self._add(_END, 0, b"")
+        return bytes(self._data)
+
+    def _add(self, path: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0)) -> None:
+        name = path.encode() + b"\0"
+        self._num_entries += 1
+        fields = (
+            self._num_entries,  # inode
+            mode,
+            0,  # uid
+            0,  # gid
+            1,  # links
+            0,  # mtime
+            len(content),
+            0,  # device of the file, major and minor
+            0,
+            *device,
+            len(name),
+            0,  # checksum: not in this format
+        )
+        self._data += _MAGIC + b"".join(b"%08x" % value for value in fields) + name
+        self._pad()
+        self._data += content
+        self._pad()
+
+    def _pad(self) -> None:
+        self._data += bytes(-len(self._data) % 4)

@@ -1,0 +1,41 @@
+#!/bin/busybox sh
+# The first process of the initial RAM disk: load the virtio drivers, switch to the disk.
+# Each command is a process and a boot waits for every one of them: builtins where they do.
+
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+
+root=/dev/vda flags=rw init=/sbin/init
+read -r cmdline </proc/cmdline
+for word in $cmdline; do
+	case $word in
+	root=/dev/*) root=${word#root=} ;;
+	ro) flags=ro ;;
+	init=*) init=${word#init=} ;;
+	esac
+done
+
+insmod /lib/modules/virtio_mmio.ko 2>/dev/null # or it is built in
+present=
+for file in /sys/bus/virtio/devices/*/modalias /sys/bus/platform/devices/arm-cca-dev/modalias; do
+	[ -e "$file" ] && read -r alias <"$file" && present="$present $alias"
+done
+while read -r alias modules; do
+	case $present in
+	*" $alias"*) for module in $modules; do insmod "/lib/modules/$module.ko"; done ;;
+	esac
+done </lib/modules/drivers
+
+if [ -b "$root" ] && mount -t ext4 -o "$flags" "$root" /mnt; then
+	umount /proc /sys
+	exec switch_root /mnt "$init"
+fi
+
+busybox --install -s /bin
+echo
+echo "No root file system on $root: this is a shell in the initial RAM disk."
+echo "Give the machine a disk (--disk rootfs.img), or look around; poweroff -f ends it."
+while :; do
+	setsid cttyhack sh
+done

@@ -1,0 +1,22 @@
+#!/bin/busybox sh
+# The first process of the disk: mount what programs expect, then a root shell on the console.
+# Each command is a process and a boot waits for every one of them: builtins where they do.
+
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -a
+[ -d /sys/kernel/config ] && mount -t configfs config /sys/kernel/config
+read -r hostname </etc/hostname
+echo "$hostname" >/proc/sys/kernel/hostname
+ip link set lo up
+[ -d /sys/class/net/eth0 ] && udhcpc -i eth0 -n -q -t 5 -T 1 -S >/dev/null 2>&1
+
+read -r consoles </sys/class/tty/console/active
+console=/dev/${consoles##* } # /dev/console itself cannot be a controlling terminal
+export TERM=xterm-256color
+cd /root || cd /
+while :; do
+	setsid -c bash -l <"$console" >"$console" 2>&1
+done

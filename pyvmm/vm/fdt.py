@@ -1,0 +1,196 @@
+"""The device tree that a guest gets: kvmtool's nodes, the Realm VM specification's interrupts.
+
+The same description gives the same bytes, so a realm's measurement can be computed beforehand.
+Source: Devicetree Specification 0.4; the bindings of each node's `compatible` in Linux.
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import libfdt
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.gic import affinity_of
+from pyvmm.vm import machine
+from pyvmm.vm.machine import MemoryMap
+
+_GIC_PHANDLE: Final = 1
+_CLOCK_PHANDLE: Final = 2
+_SPI, _PPI = 0, 1
+_EDGE_RISING, _LEVEL_HIGH, _LEVEL_LOW = 1, 4, 8
+#: Secure physical, non-secure physical, virtual and hypervisor timer.
+_TIMER_PPIS: Final = (13, 14, 11, 10)
+_UART_CLOCK_HZ: Final = 1_843_200
+_PL031_CLOCK_HZ: Final = 24_000_000
+_SERIAL: Final = "U6_16550A"
+_PL031_SPI: Final = 96 - 1  # an alarm that never rings
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a guest's device tree says beyond the fixed map."""
+
+    map: MemoryMap
+    bootargs: str
+    initrd: tuple[int, int] | None = None  # first IPA, and the first after it
+    num_virtio: int = 0
+    is_realm: bool = False
+
+
+def build_fdt(description: Description) -> bytes:
+    """Return the flattened device tree.
+
+    Raises:
+        UserError: the command line makes it larger than the place it has.
+    """
+    tree = _Tree()
+    with tree.node(""):
+        tree.cells("interrupt-parent", _GIC_PHANDLE)
+        tree.text("compatible", "linux,dummy-virt")
+        tree.cells("#address-cells", 2)
+        tree.cells("#size-cells", 2)
+        _chosen(tree, description)
+        _memory(tree, description.map)
+        _cpus(tree, description.map.num_cpus)
+        _gic(tree, description.map)
+        _timer(tree)
+        for index in range(description.num_virtio):
+            _virtio(tree, index)
+        for index in range(machine.NUM_UARTS):
+            _uart(tree, index)
+        _clocks(tree)
+        _psci(tree, "smc" if description.is_realm else "hvc")
+        with tree.node("aliases"):
+            for index in range(machine.NUM_UARTS):
+                tree.text(f"serial{index}", f"/{_SERIAL}@{machine.uart_base(index):x}")
+    return tree.finish()
+
+
+class _Tree:
+    """A device tree being written from its root on."""
+
+    def __init__(self) -> None:
+        self._writer = libfdt.FdtSw()
+        self._writer.finish_reservemap()
+
+    @contextmanager
+    def node(self, name: str) -> Iterator[None]:
+        with self._writer.add_node(name):
+            yield
+
+    def text(self, name: str, *values: str) -> None:
+        self._writer.property(name, b"".join(value.encode() + b"\0" for value in values))
+
+    def cells(self, name: str, *values: int) -> None:
+        self._writer.property(name, struct.pack(f">{len(values)}I", *values))
+
+    def wide_cells(self, name: str, *values: int) -> None:
+        self._writer.property(name, struct.pack(f">{len(values)}Q", *values))
+
+    def flag(self, name: str) -> None:
+        self._writer.property(name, b"")
+
+    def interrupts(self, *lines: tuple[int, int, int]) -> None:
+        self.cells("interrupts", *(cell for line in lines for cell in line))
+
+    def finish(self) -> bytes:
+        fdt = self._writer.as_fdt()
+        fdt.pack()
+        blob = bytes(fdt.as_bytearray())
+        if len(blob) > machine.DTB_SIZE:
+            raise UserError("the kernel parameters are too long: keep -p below 60 KiB")
+        return blob
+
+
+def _chosen(tree: _Tree, description: Description) -> None:
+    with tree.node("chosen"):
+        tree.text("bootargs", description.bootargs)
+        tree.text("stdout-path", "serial0")
+        if description.initrd is not None:
+            tree.wide_cells("linux,initrd-start", description.initrd[0])
+            tree.wide_cells("linux,initrd-end", description.initrd[1])
+
+
+def _memory(tree: _Tree, memory_map: MemoryMap) -> None:
+    with tree.node(f"memory@{machine.RAM_BASE:x}"):
+        tree.text("device_type", "memory")
+        tree.wide_cells("reg", machine.RAM_BASE, memory_map.ram_size)
+
+
+def _cpus(tree: _Tree, num_cpus: int) -> None:
+    with tree.node("cpus"):
+        tree.cells("#address-cells", 1)
+        tree.cells("#size-cells", 0)
+        for affinity in map(affinity_of, range(num_cpus)):
+            with tree.node(f"cpu@{affinity:x}"):
+                tree.text("device_type", "cpu")
+                tree.text("compatible", "arm,arm-v8")
+                tree.text("enable-method", "psci")
+                tree.cells("reg", affinity)
+
+
+def _gic(tree: _Tree, memory_map: MemoryMap) -> None:
+    with tree.node(f"intc@{machine.GICD_BASE:x}"):
+        tree.text("compatible", "arm,gic-v3")
+        tree.cells("#interrupt-cells", 3)
+        tree.flag("interrupt-controller")
+        tree.cells("#address-cells", 2)
+        tree.cells("#size-cells", 2)
+        tree.flag("ranges")
+        tree.wide_cells(
+            "reg",
+            *(machine.GICD_BASE, memory_map.gicd_size),
+            *(memory_map.gicr_base, memory_map.gicr_size),
+        )
+        tree.cells("phandle", _GIC_PHANDLE)
+
+
+def _timer(tree: _Tree) -> None:
+    with tree.node("timer"):
+        tree.text("compatible", "arm,armv8-timer")
+        tree.interrupts(*((_PPI, ppi, _LEVEL_LOW) for ppi in _TIMER_PPIS))
+        tree.flag("always-on")
+
+
+def _virtio(tree: _Tree, index: int) -> None:
+    base = machine.virtio_base(index)
+    with tree.node(f"virtio@{base:x}"):
+        tree.text("compatible", "virtio,mmio")
+        tree.wide_cells("reg", base, machine.VIRTIO_STRIDE)
+        tree.flag("dma-coherent")
+        tree.interrupts((_SPI, machine.VIRTIO_SPI + index, _EDGE_RISING))
+
+
+def _uart(tree: _Tree, index: int) -> None:
+    base = machine.uart_base(index)
+    with tree.node(f"{_SERIAL}@{base:x}"):
+        tree.text("compatible", "ns16550a")
+        tree.wide_cells("reg", base, machine.UART_SIZE)
+        tree.cells("clock-frequency", _UART_CLOCK_HZ)
+        tree.interrupts((_SPI, machine.UART_SPI + index, _LEVEL_HIGH))
+
+
+def _clocks(tree: _Tree) -> None:
+    with tree.node(f"rtc@{machine.RTC_BASE:x}"):
+        tree.text("compatible", "motorola,mc146818")
+        tree.wide_cells("reg", machine.RTC_BASE, machine.RTC_SIZE)
+    with tree.node(f"rtc@{machine.PL031_BASE:x}"):
+        tree.text("compatible", "arm,pl031", "arm,primecell")
+        tree.wide_cells("reg", machine.PL031_BASE, machine.PL031_SIZE)
+        tree.interrupts((_SPI, _PL031_SPI, _LEVEL_HIGH))
+        tree.cells("clocks", _CLOCK_PHANDLE)
+        tree.text("clock-names", "apb_pclk")
+    with tree.node("apb-pclk"):
+        tree.text("compatible", "fixed-clock")
+        tree.cells("#clock-cells", 0)
+        tree.cells("clock-frequency", _PL031_CLOCK_HZ)
+        tree.cells("phandle", _CLOCK_PHANDLE)
+
+
+def _psci(tree: _Tree, method: str) -> None:
+    with tree.node("psci"):
+        tree.text("compatible", "arm,psci-1.0", "arm,psci-0.2", "arm,psci")
+        tree.text("method", method)

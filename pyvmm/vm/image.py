@@ -1,0 +1,390 @@
+"""A guest to try: Debian's arm64 kernel, an initial RAM disk and a small root file system.
+
+Packages are unpacked, never installed: their maintainer scripts are arm64 programs.  What they
+would have done is little, and written out below (accounts, links, a first process of our own).
+"""
+
+import hashlib
+import importlib.resources
+import json
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm.apt import PrivateApt, find_tool, require_tools
+from pyvmm.vm.cpio import CpioArchive
+from pyvmm.vm.loader import unpack_kernel
+
+#: Told what is being done and how far the whole build is, in percent.
+Report = Callable[[str, float], None]
+
+#: Realms need Linux's arm64 RSI support.
+OLDEST_KERNEL: Final = (6, 13)
+_KERNEL: Final = "linux-image-cloud-arm64"
+_SUITES: Final = ("stable", "stable-backports", "testing")
+#: The newest kernel of any suite; everything else from one release.
+_PREFERENCES: Final = {"linux-*": "version *", "*": "release a=stable"}
+_USERLAND: Final = (
+    *("base-files", "bash", "busybox-static", "coreutils", "curl", "dash", "findutils", "grep"),
+    *("gzip", "hostname", "iproute2", "iputils-ping", "less", "libc-bin", "mawk", "mount"),
+    *("ncurses-base", "procps", "sed", "tar", "util-linux"),
+)
+
+_BUS: Final = "virtio_mmio"
+#: Drivers that the initial RAM disk loads where their device is there: device alias → module.
+_DRIVERS: Final = {
+    "virtio:d00000001": "virtio_net",
+    "virtio:d00000002": "virtio_blk",
+    "virtio:d00000004": "virtio_rng",
+    "platform:arm-cca-dev": "arm_cca_guest",  # attestation, where the guest is a realm
+}
+_INITRD_COMMANDS: Final = (
+    *("cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
+)
+#: Commands that the packages above lack and busybox has.
+_BUSYBOX_COMMANDS: Final = (
+    *("clear", "hexdump", "insmod", "ip", "killall", "lsmod", "modinfo", "modprobe", "nc"),
+    *("nslookup", "ping", "rmmod", "strings", "traceroute", "udhcpc", "unxz", "unzip", "vi"),
+    *("wget", "xxd", "xz"),
+)
+_ROOTFS_SIZE: Final = 512 << 20
+#: Fixed, so that the same packages give the same file system.
+_ROOTFS_UUID: Final = "6d2b6c1e-0000-4000-8000-707976656d6d"
+
+_FILES: Final[Mapping[str, str]] = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "etc/hostname": "debian\n",
+    "etc/hosts": "127.0.0.1 localhost debian\n::1 localhost\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/fstab": "".join(
+        f"{kind} {where} {kind} {options} 0 0\n"
+        for kind, where, options in (
+            ("proc", "/proc", "defaults"),
+            ("sysfs", "/sys", "defaults"),
+            ("devpts", "/dev/pts", "gid=5,mode=620"),
+            ("tmpfs", "/run", "mode=755"),
+            ("tmpfs", "/tmp", "defaults"),  # noqa: S108  the guest's, not ours
+        )
+    ),
+    # Scripts read the console too: no escape sequences but those that a program asks for.
+    "etc/inputrc": "set enable-bracketed-paste off\nset bell-style none\n",
+    "etc/profile": "PS1='\\u@\\h:\\w\\$ '\nalias ls='ls --color=auto'\n",
+}
+_LINKS: Final[Mapping[str, str]] = {
+    "usr/bin/awk": "mawk",
+    "usr/bin/pager": "less",
+    "usr/sbin/halt": "poweroff",
+    "usr/sbin/reboot": "poweroff",
+    "usr/sbin/shutdown": "poweroff",
+}
+_SCRIPTS: Final[Mapping[str, str]] = {
+    "usr/sbin/init": "rootfs-init.sh",
+    "usr/sbin/poweroff": "poweroff.sh",
+    "etc/udhcpc/default.script": "udhcpc.sh",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The files of a guest, in one directory."""
+
+    directory: Path
+
+    @property
+    def kernel(self) -> Path:
+        """The arm64 Image."""
+        return self.directory / "Image"
+
+    @property
+    def initrd(self) -> Path:
+        """The initial RAM disk."""
+        return self.directory / "initrd.img"
+
+    @property
+    def rootfs(self) -> Path:
+        """The disk."""
+        return self.directory / "rootfs.img"
+
+    @property
+    def manifest(self) -> Path:
+        """What the files were made from; written last, so it tells that they are whole."""
+        return self.directory / "image.json"
+
+    def is_made_from(self, recipe: str) -> bool:
+        """Tell whether all files are there and were made by this recipe."""
+        try:
+            made_from = json.loads(self.manifest.read_text())["recipe"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return made_from == recipe and all(
+            path.exists() for path in (self.kernel, self.initrd, self.rootfs)
+        )
+
+
+def build_debian(output: Path, cache: Path, report: Report, *, force: bool = False) -> Image:
+    """Make the Debian guest, unless it is there already.
+
+    Args:
+        output: directory for the files.
+        cache: directory for package lists and packages.
+        report: told what is going on.
+        force: make it anew, from the packages of today.
+
+    Raises:
+        UserError: no apt, no packages, a missing tool, or no space.
+    """
+    image = Image(output)
+    recipe = _recipe()
+    if not force and image.is_made_from(recipe):
+        return image
+    if find_tool("apt-get") is None:
+        raise UserError(
+            "no apt here to fetch Debian with: bring an arm64 kernel (Linux 6.13 or newer, virtio"
+            " built in) as Image and its ext4 disk as rootfs.img, then"
+            " pyvmm run --realm --kernel Image --disk rootfs.img"
+        )
+    require_tools(**{"dpkg-deb": "dpkg", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs"})
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=output) as scratch:
+            _build(image, Path(scratch), cache, recipe, report)
+    except OSError as error:
+        raise UserError(f"{error.filename or output}: {error.strerror}: choose --output") from error
+    return image
+
+
+def _build(image: Image, scratch: Path, cache: Path, recipe: str, report: Report) -> None:
+    apt = PrivateApt(cache / "apt-arm64", "arm64")
+    apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.2))
+    kernel_debs = apt.download(
+        _kernel_packages(apt), lambda percent: report("kernel", 20 + percent * 0.2)
+    )
+    userland_debs = apt.download_closure(
+        _USERLAND, lambda percent: report("userland", 40 + percent * 0.2)
+    )
+
+    made = Image(scratch)
+    kernel_tree, root = scratch / "kernel", scratch / "root"
+    for done, deb in enumerate(kernel_debs):
+        report("unpacking the kernel", 60 + 5 * done / len(kernel_debs))
+        _unpack(deb, kernel_tree)
+    for done, deb in enumerate(userland_debs):
+        report("unpacking the userland", 65 + 20 * done / len(userland_debs))
+        _unpack(deb, root)
+
+    report("initial RAM disk", 85)
+    made.kernel.write_bytes(unpack_kernel(_find_kernel(kernel_tree).read_bytes(), "the kernel"))
+    modules = Modules(next(kernel_tree.glob("**/lib/modules/*")))
+    made.initrd.write_bytes(make_initrd(modules, _busybox(root)))
+    report("root file system", 88)
+    complete_root(root, modules)
+    make_rootfs(root, made.rootfs, scratch / "owners")
+    made.manifest.write_text(
+        json.dumps(
+            {
+                "recipe": recipe,
+                "kernel": modules.release,
+                "packages": sorted(deb.stem for deb in [*kernel_debs, *userland_debs]),
+            },
+            indent=1,
+        )
+    )
+    for path in (made.kernel, made.initrd, made.rootfs, made.manifest):
+        path.replace(image.directory / path.name)
+    report("done", 100)
+
+
+def _recipe() -> str:
+    """Return a digest of everything here that shapes an image."""
+    texts = [Path(__file__).read_text(), *(_script(name) for name in sorted(_script_names()))]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _script_names() -> Iterator[str]:
+    yield "initrd-init.sh"
+    yield from _SCRIPTS.values()
+
+
+def _script(name: str) -> str:
+    return (importlib.resources.files("pyvmm.vm") / "debian" / name).read_text()
+
+
+def _kernel_packages(apt: PrivateApt) -> list[str]:
+    """Return the packages of the newest kernel: image, modules, and what releases split off."""
+    version = apt.candidate(_KERNEL)
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None or (int(match[1]), int(match[2])) < OLDEST_KERNEL:
+        raise UserError(
+            f"the newest {_KERNEL} in {', '.join(_SUITES)} is {version or 'missing'}; a realm needs"
+            f" {'.'.join(map(str, OLDEST_KERNEL))}: use a mirror that carries these suites"
+        )
+    is_part = re.compile(r"linux-.*-cloud-arm64").fullmatch
+    return [name for name in apt.dependencies(_KERNEL) if is_part(name)]
+
+
+def _unpack(deb: Path, directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    _call(["dpkg-deb", "--extract", str(deb), str(directory)])
+
+
+def _call(command: Sequence[str], **env: str) -> None:
+    """Run a tool that must succeed."""
+    path = find_tool(command[0]) or command[0]
+    result = subprocess.run(
+        [path, *command[1:]],
+        env=os.environ | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no word"])[-1]
+        raise UserError(f"{command[0]} failed ({last}): is there space, is the download whole?")
+
+
+def _find_kernel(tree: Path) -> Path:
+    """Return the kernel's file: releases keep it in /boot or beside the modules."""
+    for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"):
+        for path in tree.glob(pattern):
+            return path
+    raise UserError("Debian's kernel package holds no kernel where one is known: try another suite")
+
+
+def _busybox(root: Path) -> bytes:
+    return (root / "usr/bin/busybox").read_bytes()
+
+
+class Modules:
+    """The kernel modules of one release, with their dependencies."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.release = directory.name
+        self._dependencies: dict[str, list[str]] = {}
+        self._paths = {
+            _module_name(path): path for path in sorted(directory.glob("kernel/**/*.ko*"))
+        }
+
+    def content(self, name: str) -> bytes:
+        """Return a module's ELF object, decompressed."""
+        path = self._paths[name]
+        data = path.read_bytes()
+        return lzma.decompress(data) if path.suffix == ".xz" else data
+
+    def load_order(self, names: Iterable[str]) -> list[str]:
+        """Return modules with all they depend on, in an order in which they load.
+
+        A driver that is no module is built into the kernel and left out.
+        """
+        order: dict[str, None] = {}
+        for name in names:
+            if name in self._paths:
+                order |= dict.fromkeys([*self.load_order(self.dependencies(name)), name])
+        return list(order)
+
+    def dependencies(self, name: str) -> list[str]:
+        """Return the modules that a module names in its `.modinfo` section."""
+        if name not in self._dependencies:
+            match = re.search(rb"\0depends=([^\0]*)\0", self.content(name))
+            listed = match[1].decode().split(",") if match else []
+            self._dependencies[name] = [_underscored(needed) for needed in listed if needed]
+        return self._dependencies[name]
+
+    def dependency_file(self) -> str:
+        """Return modules.dep: what depmod would have written when the package was installed."""
+        lines = []
+        for name, path in self._paths.items():
+            needed = reversed(self.load_order([name])[:-1])
+            places = [self._paths[n].relative_to(self.directory) for n in needed]
+            lines.append(f"{path.relative_to(self.directory)}: {' '.join(map(str, places))}\n")
+        return "".join(lines)
+
+
+def _module_name(path: Path) -> str:
+    return _underscored(path.name.split(".")[0])
+
+
+def _underscored(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def make_initrd(modules: Modules, busybox: bytes) -> bytes:
+    """Return the initial RAM disk: not compressed, for the guest would pay more than we save."""
+    archive = CpioArchive()
+    for directory in ("bin", "dev", "lib", "lib/modules", "mnt", "proc", "root", "sys"):
+        archive.add_directory(directory)
+    archive.add_char_device("dev/console", 5, 1)
+    archive.add_file("bin/busybox", busybox, 0o755)
+    for command in _INITRD_COMMANDS:
+        archive.add_symlink(f"bin/{command}", "busybox")
+    for name in modules.load_order([_BUS, *_DRIVERS.values()]):
+        archive.add_file(f"lib/modules/{name}.ko", modules.content(name))
+    drivers = {alias: modules.load_order([driver]) for alias, driver in _DRIVERS.items()}
+    lines = (f"{alias} {' '.join(needed)}\n" for alias, needed in drivers.items())
+    archive.add_file("lib/modules/drivers", "".join(lines).encode())
+    archive.add_file("init", _script("initrd-init.sh").encode(), 0o755)
+    return archive.finish()
+
+
+def complete_root(root: Path, modules: Modules) -> None:
+    """Do what installing the packages would have done, and put our first process in place."""
+    for directory in ("dev", "proc", "sys", "run", "root", "tmp", "mnt", "etc"):
+        (root / directory).mkdir(exist_ok=True)
+    for name, text in _FILES.items():
+        (root / name).write_text(text)
+    for name, script in _SCRIPTS.items():
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_text(_script(script))
+        path.chmod(0o755)
+    for name, target in _LINKS.items():
+        _link(root / name, target)
+    present = {path.name for path in (*root.glob("usr/bin/*"), *root.glob("usr/sbin/*"))}
+    for command in set(_BUSYBOX_COMMANDS) - present:
+        _link(root / "usr/bin" / command, "busybox")
+    for clutter in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian"):
+        shutil.rmtree(root / clutter, ignore_errors=True)
+    place = root / "usr/lib/modules" / modules.release
+    shutil.copytree(
+        modules.directory, place, ignore=shutil.ignore_patterns("System.map", "vmlinuz", "dtb")
+    )
+    (place / "modules.dep").write_text(modules.dependency_file())
+
+
+def _link(path: Path, target: str) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def make_rootfs(root: Path, disk: Path, scratch: Path) -> None:
+    """Write a tree into a new ext4 disk, everything owned by root whoever runs this."""
+    with disk.open("wb") as file:
+        file.truncate(_ROOTFS_SIZE)
+    options = f"lazy_itable_init=0,lazy_journal_init=0,hash_seed={_ROOTFS_UUID},root_owner=0:0"
+    _call(
+        [
+            *("mke2fs", "-q", "-F", "-t", "ext4", "-L", "debian", "-U", _ROOTFS_UUID),
+            *("-J", "size=4", "-E", options, "-d", str(root), str(disk)),
+        ]
+    )
+    if os.geteuid() != 0:
+        num_files = sum(len(names) + len(dirs) for _, dirs, names in os.walk(root))
+        scratch.write_text(
+            "".join(
+                f"set_inode_field <{inode}> {owner} 0\n"
+                for inode in range(11, 11 + num_files + 1)  # ext4's first ordinary inode is 11
+                for owner in ("uid", "gid")
+            )
+        )
+        _call(["debugfs", "-w", "-f", str(scratch), str(disk)])

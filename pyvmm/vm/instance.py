@@ -1,0 +1,236 @@
+"""An instance: one guest with its devices and its terminal, from start to end.
+
+The platform (machine and firmware) makes the guest; everything a user sees of it is put together
+here.  Order of life: payload, platform, guest, devices, run, and back in the opposite order.
+"""
+
+from contextlib import ExitStack
+from enum import IntEnum
+from functools import partial
+from typing import Protocol
+
+from pyvmm.arch.events import EventStream
+from pyvmm.arch.gic import GICR_SIZE
+from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.devices.bus import Bus, IrqLine
+from pyvmm.devices.disk import RawDisk
+from pyvmm.devices.dma import DmaFault
+from pyvmm.devices.ioloop import IoLoop
+from pyvmm.devices.rtc import Mc146818, Pl031
+from pyvmm.devices.uart import Uart
+from pyvmm.devices.virtio.blk import VirtioBlk
+from pyvmm.devices.virtio.console import VirtioConsole
+from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.rng import VirtioRng
+from pyvmm.devices.virtio.transport import VirtioMmio
+from pyvmm.host.guest import Guest, GuestConfig, GuestMemory, Outcome, RealmOptions
+from pyvmm.host.vgic import Vgic
+from pyvmm.host.vgic_mmio import Distributor, Redistributor
+from pyvmm.vm import machine
+from pyvmm.vm.machine import MemoryMap
+from pyvmm.vm.options import NetworkOptions, VmOptions
+from pyvmm.vm.panic import PanicWatch
+from pyvmm.vm.terminal import Console, EndSignals, Terminal
+
+
+class ExitCode(IntEnum):
+    """What `pyvmm run` ends with; part of its interface."""
+
+    OK = 0  # the guest powered off, or asked for a reset
+    BAD_INPUT = 2
+    PANIC = 3  # its console showed a kernel panic
+    CRASHED = 4  # it did what no guest can go on after
+    QUIT = 5  # the user left it, by Ctrl-A x or a signal
+    TIMEOUT = 124  # as timeout(1) says it
+
+
+class Platform(Protocol):
+    """The machine, its firmware and the hypervisor: what a guest runs on."""
+
+    @property
+    def events(self) -> EventStream:
+        """Where everything that happens is told."""
+
+    def new_guest(
+        self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None
+    ) -> Guest:
+        """Make a guest: a realm if there are options for one, else a normal VM."""
+
+
+class SharedMemory:
+    """Guest memory as its devices reach it: what the guest does not share is a DMA fault."""
+
+    __slots__ = ("_memory",)
+
+    def __init__(self, memory: GuestMemory) -> None:
+        self._memory = memory
+
+    def read(self, addr: int, size: int) -> bytes:
+        """Return a copy of the bytes."""
+        try:
+            return self._memory.read(addr, size)
+        except GranuleProtectionFault as fault:
+            raise DmaFault(addr, size) from fault
+
+    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
+        """Store the bytes."""
+        try:
+            self._memory.write(addr, data)
+        except GranuleProtectionFault as fault:
+            raise DmaFault(addr, len(data)) from fault
+
+    def view(self, addr: int, size: int) -> memoryview:
+        """Return the bytes themselves."""
+        try:
+            return self._memory.view(addr, size)
+        except GranuleProtectionFault as fault:
+            raise DmaFault(addr, size) from fault
+
+
+class Instance:
+    """A guest that is put together; `run` is its life.
+
+    Raises:
+        UserError: a disk or network as asked for is not to be had.
+    """
+
+    def __init__(
+        self, options: VmOptions, config: GuestConfig, platform: Platform, terminal: Terminal
+    ) -> None:
+        self._options = options
+        self._terminal = terminal
+        self._panic = PanicWatch()
+        self._has_quit = False
+        self._resources = ExitStack()
+        self._num_virtio = 0
+        self._bus = Bus(platform.events)
+        self._vgic = Vgic(options.num_cpus)
+        self._guest = platform.new_guest(config, self._bus, self._vgic, options.realm)
+        self._resources.callback(self._guest.close)
+        try:
+            self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
+            self._add_uarts()
+            self._bus.add(machine.RTC_BASE, machine.RTC_SIZE, Mc146818(), "rtc")
+            self._bus.add(machine.PL031_BASE, machine.PL031_SIZE, Pl031(), "pl031")
+            self._add_virtio()
+        except BaseException:
+            self._resources.close()
+            raise
+
+    def run(self, timeout: float | None = None) -> ExitCode:
+        """Run the guest to its end, and give back all it had.
+
+        Args:
+            timeout: seconds after which it is stopped.
+        """
+        with self._resources:
+            self._guest.start()
+            self._terminal.start(self._console, self.quit)
+            with EndSignals(self.quit):
+                outcome = self._guest.wait(timeout)
+            if outcome is None:
+                self._guest.stop()
+            code = self._exit_code(outcome)
+            self._terminal.stop()
+            self._uart.flush()
+            return code
+
+    def quit(self) -> None:
+        """Leave the guest as if the plug were pulled; any thread."""
+        self._has_quit = True
+        self._guest.stop()
+
+    def _exit_code(self, outcome: Outcome | None) -> ExitCode:
+        if self._panic.has_ended or (self._panic.has_begun and outcome is Outcome.RESET):
+            return ExitCode.PANIC
+        if self._has_quit:
+            return ExitCode.QUIT
+        match outcome:
+            case None:
+                return ExitCode.TIMEOUT
+            case Outcome.CRASHED:
+                return ExitCode.CRASHED
+            case Outcome.STOPPED:
+                return ExitCode.QUIT
+            case Outcome.OFF | Outcome.RESET:
+                return ExitCode.OK
+
+    @property
+    def crash_reason(self) -> str:
+        """Why the guest crashed, in one line; empty otherwise."""
+        return self._guest.reason
+
+    # --- putting it together --------------------------------------------------------------------
+
+    def _irq(self, spi: int) -> IrqLine:
+        return partial(self._vgic.set_spi, machine.NUM_PRIVATE_INTIDS + spi)
+
+    def _show(self, data: bytes) -> None:
+        """Take the console's output: to the user, and to the one who looks for a panic."""
+        self._terminal.write(data)
+        self._panic.feed(data)
+        if self._panic.has_ended:
+            self._guest.stop()
+
+    def _add_gic(self, memory_map: MemoryMap) -> None:
+        self._bus.add(machine.GICD_BASE, memory_map.gicd_size, Distributor(self._vgic), "gicd")
+        for cpu in range(memory_map.num_cpus):
+            base = memory_map.gicr_base + cpu * GICR_SIZE
+            self._bus.add(base, GICR_SIZE, Redistributor(self._vgic, cpu), f"gicr{cpu}")
+
+    def _add_uarts(self) -> None:
+        for index in range(machine.NUM_UARTS):
+            sink = self._show if index == 0 else _drop
+            uart = Uart(self._irq(machine.UART_SPI + index), sink)
+            self._bus.add(machine.uart_base(index), machine.UART_SIZE, uart, f"uart{index}")
+            if index == 0:
+                self._uart = uart
+                self._console: Console = uart
+
+    def _add_virtio(self) -> None:
+        self._dma = SharedMemory(self._guest.dma)
+        for disk in self._options.disks:
+            image = RawDisk(disk.path, is_read_only=disk.is_read_only)
+            self._resources.callback(image.close)
+            self._plug(VirtioBlk(image), "blk")
+        if self._options.network is not None:
+            self._add_network(self._options.network)
+        if self._options.console == "virtio":
+            console = VirtioConsole(self._show, self._terminal.size)
+            self._plug(console, "console")
+            self._console = console
+            self._terminal.on_resize(console.resize)
+        if self._options.has_rng:
+            self._plug(VirtioRng(), "rng")
+
+    def _add_network(self, network: NetworkOptions) -> None:
+        from pyvmm.devices.net_passt import PasstBackend  # noqa: PLC0415  only with a network
+        from pyvmm.devices.net_tap import TapBackend  # noqa: PLC0415
+        from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415
+
+        loop = IoLoop()
+        loop.start()
+        self._resources.callback(loop.stop)
+        backend = (
+            TapBackend(loop, network.tap) if network.tap else PasstBackend(loop, network.forwards)
+        )
+        self._resources.callback(backend.close)
+        card = VirtioNet(backend, network.mac)
+        self._plug(card, "net")
+        backend.start(card)
+
+    def _plug(self, device: VirtioDevice, name: str) -> None:
+        """Put a virtio device into the next slot; the device tree counts them in the same order."""
+        slot = self._num_virtio
+        self._num_virtio += 1
+        transport = VirtioMmio(
+            device,
+            self._dma,
+            self._irq(machine.VIRTIO_SPI + slot),
+            access_platform=self._options.realm is not None,
+        )
+        self._bus.add(machine.virtio_base(slot), machine.VIRTIO_STRIDE, transport, f"{name}{slot}")
+
+
+def _drop(_data: bytes) -> None:
+    """Be the line of a serial port that goes nowhere."""

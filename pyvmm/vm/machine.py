@@ -1,0 +1,110 @@
+"""The guest's memory map and interrupt lines: kvmtool's, with the Realm VM specification's numbers.
+
+An address here is an IPA as a normal VM sees it; a realm sees the same devices at their
+unprotected alias, the address with the top IPA bit set.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pyvmm.arch.gic import GICD_SIZE, GICR_SIZE
+from pyvmm.arch.pas import GRANULE_SIZE
+
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+UART_BASE: Final = 0x0100_0000
+UART_STRIDE: Final = 0x1000
+UART_SIZE: Final = 8
+NUM_UARTS: Final = 4
+#: Two clocks share the block: kvmtool's, and the one that arm64 Linux has a driver for.
+RTC_BASE: Final = 0x0101_0000
+RTC_SIZE: Final = 2
+PL031_BASE: Final = 0x0101_1000
+PL031_SIZE: Final = 0x1000
+VIRTIO_BASE: Final = 0x0300_0000
+VIRTIO_STRIDE: Final = 0x200
+GICD_BASE: Final = 0x3FFF_0000
+RAM_BASE: Final = 0x8000_0000
+
+NUM_PRIVATE_INTIDS: Final = 32
+UART_SPI: Final = 0
+VIRTIO_SPI: Final = 4
+NUM_VIRTIO: Final = 60
+
+MAX_CPUS: Final = 16
+MIN_RAM_SIZE: Final = 4 * MIB
+#: Where an arm64 kernel finds the whole payload whatever the RAM size.
+_PAYLOAD_WINDOWS: Final = (256 * MIB, 1 * GIB)
+DTB_SIZE: Final = 0x1_0000
+_DTB_ALIGNMENT: Final = 2 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMap:
+    """What of the map depends on the guest: RAM size (bytes) and number of CPUs."""
+
+    ram_size: int
+    num_cpus: int
+
+    @property
+    def ram_end(self) -> int:
+        """The first address after RAM."""
+        return RAM_BASE + self.ram_size
+
+    @property
+    def ipa_bits(self) -> int:
+        """The width of a realm's IPA space: twice what the map needs, half of it unprotected."""
+        return max(32, (self.ram_end - 1).bit_length()) + 1
+
+    @property
+    def gicr_base(self) -> int:
+        """The first redistributor; they lie in a row below the distributor."""
+        return GICD_BASE - self.num_cpus * GICR_SIZE
+
+    @property
+    def gicr_size(self) -> int:
+        """All redistributors together."""
+        return self.num_cpus * GICR_SIZE
+
+    @property
+    def gicd_size(self) -> int:
+        """The distributor."""
+        return GICD_SIZE
+
+
+def uart_base(index: int) -> int:
+    """Return where UART 0..3 is."""
+    return UART_BASE + index * UART_STRIDE
+
+
+def virtio_base(index: int) -> int:
+    """Return where a virtio device is; devices are numbered in the order of their slots."""
+    return VIRTIO_BASE + index * VIRTIO_STRIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the payload goes (IPA)."""
+
+    dtb: int
+    initrd: int
+
+
+def place(ram_size: int, initrd_size: int, kernel_end: int) -> Placement | None:
+    """Place DTB and initrd at the top of RAM's first 256 MiB, or 1 GiB if they need it.
+
+    Args:
+        ram_size: bytes.
+        initrd_size: bytes; 0 places it at the DTB.
+        kernel_end: the first IPA after the kernel and its zero-initialised data.
+
+    Returns: None if there is not room for all three.
+    """
+    for window in _PAYLOAD_WINDOWS:
+        top = min(ram_size, window) - 1 - DTB_SIZE - _DTB_ALIGNMENT
+        dtb = RAM_BASE + -(-top // _DTB_ALIGNMENT) * _DTB_ALIGNMENT
+        initrd = (dtb - initrd_size) & -GRANULE_SIZE
+        if initrd >= kernel_end:
+            return Placement(dtb, initrd)
+    return None

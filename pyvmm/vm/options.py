@@ -1,0 +1,177 @@
+"""What a user may ask of a virtual machine, checked as far as it can be without the machine."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.devices.disk import RawDisk
+from pyvmm.devices.net_passt import PortForward
+from pyvmm.host.guest import RPV_SIZE, RealmOptions
+from pyvmm.vm.machine import MAX_CPUS, MIB, MIN_RAM_SIZE
+
+DEFAULT_MAC: Final = bytes.fromhex("021515151515")
+CONSOLES: Final = ("serial", "virtio")
+MEASUREMENT_ALGOS: Final = ("sha256", "sha512")
+
+_SIZE: Final = re.compile(r"(\d{1,18})([BKMGTP]?)", re.IGNORECASE)
+_UNITS: Final = {unit: 1 << 10 * rank for rank, unit in enumerate("BKMGTP")}
+_MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOptions:
+    """A disk: an image file or a block device."""
+
+    path: Path
+    is_read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """A network card: through a tap interface, or, without one, in user mode."""
+
+    tap: str = ""
+    mac: bytes = DEFAULT_MAC
+    forwards: tuple[PortForward, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VmOptions:
+    """A virtual machine as asked for; sizes in bytes."""
+
+    name: str = ""
+    kernel: Path | None = None  # None: the built-in guest
+    initrd: Path | None = None
+    disks: tuple[DiskOptions, ...] = ()
+    ram_size: int = 512 * MIB
+    num_cpus: int = 1
+    params: str | None = None
+    console: str = "serial"
+    dtb: Path | None = None
+    dump_dtb: Path | None = None
+    has_defaults: bool = True
+    network: NetworkOptions | None = None
+    has_rng: bool = False
+    realm: RealmOptions | None = None
+
+    @property
+    def num_virtio(self) -> int:
+        """How many virtio devices it has."""
+        return (
+            len(self.disks) + (self.network is not None) + (self.console == "virtio") + self.has_rng
+        )
+
+    @property
+    def bootargs(self) -> str:
+        """The kernel's command line.
+
+        A normal VM's is the defaults, then the user's parameters.  A realm's is measured, so
+        nothing is added to what the user gave; only who gave none gets the defaults.
+        """
+        if not self.has_defaults or (self.realm is not None and self.params is not None):
+            return self.params or ""
+        words = [f"console={'hvc0' if self.console == 'virtio' else 'ttyS0'}"]
+        if self.disks:
+            words.append(f"root=/dev/vda {'ro' if self.disks[0].is_read_only else 'rw'}")
+        return " ".join([*words, self.params or ""]).strip()
+
+
+def parse_ram_size(text: str) -> int:
+    """Read SIZE[BKMGTP], by default in MiB; return bytes.
+
+    Raises:
+        UserError: no size, or none that a guest here could have.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UserError(f"-m {text}: give a size such as 512M or 2G")
+    size = int(match[1]) * _UNITS[match[2].upper() or "M"]
+    if size < MIN_RAM_SIZE:
+        raise UserError(f"-m {text}: a guest needs at least {MIN_RAM_SIZE // MIB}M")
+    host_size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > host_size:
+        raise UserError(f"-m {text}: this machine has {host_size // MIB}M; give less")
+    if size % GRANULE_SIZE:
+        raise UserError(f"-m {text}: give a multiple of 4K")
+    return size
+
+
+def parse_num_cpus(text: str) -> int:
+    """Read a number of CPUs.
+
+    Raises:
+        UserError: no number, or out of range.
+    """
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_CPUS:
+        raise UserError(f"-c {text}: give 1 to {MAX_CPUS} CPUs")
+    return int(text)
+
+
+def parse_disk(text: str) -> DiskOptions:
+    """Read FILE[,ro].
+
+    Raises:
+        UserError: an unknown option after the comma.
+    """
+    path, comma, option = text.rpartition(",")
+    if not comma:
+        return DiskOptions(Path(text))
+    if option not in {"ro", "rw"}:
+        raise UserError(f"--disk {text}: after the comma only ro or rw may follow")
+    return DiskOptions(Path(path), option == "ro")
+
+
+def check_disk(options: DiskOptions) -> None:
+    """Open and close a disk, so that a mistake is told before anything is started.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    RawDisk(options.path, is_read_only=options.is_read_only).close()
+
+
+def parse_network(text: str) -> NetworkOptions:
+    """Read mode=user|tap[,tapif=NAME][,guest_mac=MAC][,hostfwd=tcp:8080-:80]...
+
+    Raises:
+        UserError: an unknown key, or a value that the key cannot have.
+    """
+    mode, tap, mac = "user", "", DEFAULT_MAC
+    forwards = []
+    for word in filter(None, text.split(",")):
+        key, _, value = word.partition("=")
+        match key:
+            case "mode" if value in {"user", "tap"}:
+                mode = value
+            case "tapif" if value:
+                tap = value
+            case "guest_mac" if _MAC.fullmatch(value):
+                mac = bytes.fromhex(value.replace(":", ""))
+            case "hostfwd":
+                forwards.append(PortForward.parse(value))
+            case _:
+                raise UserError(
+                    f"-n {word}: give mode=user or mode=tap, tapif=NAME, guest_mac=MAC,"
+                    " hostfwd=tcp:8080-:80"
+                )
+    if (mode == "tap") != bool(tap):
+        raise UserError(f"-n {text}: mode=tap and tapif=NAME go together")
+    if tap and forwards:
+        raise UserError(f"-n {text}: hostfwd is for mode=user")
+    return NetworkOptions(tap, mac, tuple(forwards))
+
+
+def parse_realm(algo: str, personalization: str) -> RealmOptions:
+    """Check the options that only a realm has.
+
+    Raises:
+        UserError: a personalization value of more than 64 bytes.
+    """
+    value = personalization.encode()
+    if len(value) > RPV_SIZE:
+        raise UserError(f"--realm-pv has {len(value)} bytes: give at most {RPV_SIZE}")
+    return RealmOptions(algo, value)

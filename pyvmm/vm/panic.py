@@ -1,0 +1,31 @@
+"""Recognises a Linux kernel panic on the console, where alone it can be seen from outside."""
+
+import re
+from typing import Final
+
+_PREFIX: Final = rb"(?:^|\n)(?:<\d+>)?(?:\[ *\d+\.\d+\](?:\[[^\]\n]*\])? )?"
+_BEGIN: Final = re.compile(_PREFIX + rb"Kernel panic - not syncing")
+_END: Final = re.compile(_PREFIX + rb"---\[ end Kernel panic - not syncing[^\n]*\n")
+_LONGEST_LINE: Final = 1024
+
+
+class PanicWatch:
+    """Reads along with the console; a panic has begun, and then perhaps come to its last line.
+
+    A kernel told to reboot after a panic writes no last line.
+    """
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.has_ended = False
+        self._tail = b""
+
+    def feed(self, data: bytes) -> None:
+        """Read the next bytes of output."""
+        self._tail += data
+        if b"\n" not in data and len(self._tail) < _LONGEST_LINE:
+            return  # most writes are pieces of a line
+        self.has_begun |= _BEGIN.search(self._tail) is not None
+        self.has_ended |= _END.search(self._tail) is not None
+        newline = self._tail.rfind(b"\n")
+        self._tail = self._tail[max(newline, len(self._tail) - _LONGEST_LINE, 0) :]

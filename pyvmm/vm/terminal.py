@@ -1,0 +1,193 @@
+"""The user's terminal: keys to the guest, its output to the screen, and the way out.
+
+While a guest has it the terminal is raw, so that every key but Ctrl-A reaches the guest.  Input
+that is no terminal (a pipe, a file) is fed to the guest as it is; its end just ends the feeding.
+"""
+
+import fcntl
+import os
+import select
+import signal
+import struct
+import termios
+import threading
+import tty
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Final, Protocol, Self
+
+_ESCAPE: Final = 0x01  # Ctrl-A
+_QUIT: Final = ord("x")
+_CHUNK: Final = 4096
+_PACE: Final = 0.005  # seconds until a guest that was behind is looked at again
+
+
+Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+class Console(Protocol):
+    """The guest's end: the serial port or the virtio console."""
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes wait for the guest."""
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes."""
+
+
+class Escapes:
+    """Finds Ctrl-A x in what is typed; Ctrl-A Ctrl-A is one Ctrl-A for the guest."""
+
+    def __init__(self) -> None:
+        self.is_quit = False
+        self._is_escaped = False
+
+    def filter(self, data: bytes) -> bytes:
+        """Return what is meant for the guest."""
+        out = bytearray()
+        for byte in data:
+            if not self._is_escaped:
+                self._is_escaped = byte == _ESCAPE
+                if not self._is_escaped:
+                    out.append(byte)
+                continue
+            self._is_escaped = False
+            if byte == _QUIT:
+                self.is_quit = True
+                break
+            out += bytes((byte,)) if byte == _ESCAPE else bytes((_ESCAPE, byte))
+        return bytes(out)
+
+
+class Terminal:
+    """Standard input and output; a context manager that leaves the terminal as it found it."""
+
+    def __init__(self, in_fd: int = 0, out_fd: int = 1) -> None:
+        self._in_fd = in_fd
+        self._out_fd = out_fd
+        self._is_raw = False
+        self._saved: list[int | list[bytes | int]] = []
+        self._has_reader = True
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread: threading.Thread | None = None
+        self._old_winch: Handler = None
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether someone types here: a terminal whose foreground we are in."""
+        try:
+            return os.tcgetpgrp(self._in_fd) == os.getpgrp()
+        except OSError:
+            return False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows; (0, 0) if the output is no terminal."""
+        try:
+            rows, columns = struct.unpack(
+                "HH4x", fcntl.ioctl(self._out_fd, termios.TIOCGWINSZ, bytes(8))
+            )
+        except OSError:
+            return (0, 0)
+        return (columns, rows)
+
+    def __enter__(self) -> Self:
+        if self.is_interactive:
+            self._saved = termios.tcgetattr(self._in_fd)
+            self._is_raw = True
+            tty.setraw(self._in_fd, termios.TCSADRAIN)
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        os.close(self._wakeup)
+        if self._old_winch is not None:
+            signal.signal(signal.SIGWINCH, self._old_winch)
+        if self._is_raw:
+            self._is_raw = False
+            with suppress(termios.error):  # the terminal is gone
+                termios.tcsetattr(self._in_fd, termios.TCSADRAIN, self._saved)
+
+    def start(self, console: Console, quit_: Callable[[], None]) -> None:
+        """Begin to feed a console.
+
+        Args:
+            console: where the input goes.
+            quit_: called, from another thread, when the user asks to leave.
+        """
+        self._thread = threading.Thread(
+            target=self._feed, args=(console, quit_), name="pyvmm-terminal", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the feeding."""
+        if self._thread is not None:
+            os.eventfd_write(self._wakeup, 1)
+            self._thread.join()
+            self._thread = None
+
+    def on_resize(self, resize: Callable[[int, int], None]) -> None:
+        """Call back with columns and rows when the terminal changes its size; main thread only."""
+        self._old_winch = signal.signal(signal.SIGWINCH, lambda *_: resize(*self.size))
+
+    def write(self, data: bytes) -> None:
+        """Show what the guest writes; once nobody reads it, it is dropped."""
+        view = memoryview(data)
+        while view and self._has_reader:
+            try:
+                view = view[os.write(self._out_fd, view) :]
+            except BlockingIOError:
+                select.select([], [self._out_fd], [])
+            except OSError:
+                self._has_reader = False
+
+    def _feed(self, console: Console, quit_: Callable[[], None]) -> None:
+        if not self._is_raw and os.isatty(self._in_fd):
+            return  # in the background: reading would stop us
+        escapes = Escapes()
+        while self._wait_input(console):
+            try:
+                data = os.read(self._in_fd, _CHUNK)
+            except OSError:
+                return
+            if not data:
+                return
+            console.receive(escapes.filter(data) if self._is_raw else data)
+            if escapes.is_quit:
+                quit_()
+                return
+
+    def _wait_input(self, console: Console) -> bool:
+        """Return when there is input and the guest can take it; False to end the feeding."""
+        poll = select.poll()  # unlike epoll it takes regular files
+        poll.register(self._wakeup, select.POLLIN)
+        while console.backlog >= _CHUNK:
+            if poll.poll(_PACE * 1000):
+                return False
+        poll.register(self._in_fd, select.POLLIN)
+        return all(fd != self._wakeup for fd, _ in poll.poll())
+
+
+class EndSignals:
+    """While in force, a signal that would end us asks to quit instead: the terminal comes back."""
+
+    def __init__(self, quit_: Callable[[], None]) -> None:
+        self._quit = quit_
+        self._old: dict[int, Handler] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                self._old[number] = signal.signal(number, lambda *_: self._quit())
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,84 @@
+"""The boot handshake with EL3: what the shared page must say before the RMM serves anybody.
+
+Spec: TF-A, RMM-EL3 communication interface, "RMM boot" and "boot manifest" 0.3.
+"""
+
+from typing import Final
+
+from pyvmm.arch.bits import MASK64
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault
+from pyvmm.arch.rmmd import (
+    INTERFACE_VERSION,
+    MANIFEST_VERSION,
+    BootError,
+    BootManifest,
+    DramBank,
+)
+from rmm.protocols import Memory
+
+MAX_CPUS: Final = 1024
+_BANK: Final = DramBank.packer()
+_MAX_DRAM: Final = 1 << 40  # bytes from the first bank to the last: one state a granule
+
+
+class BootRefused(Exception):
+    """The RMM does not come up; ``status`` says why."""
+
+    def __init__(self, status: BootError) -> None:
+        super().__init__(status)
+        self.status = int(status)
+
+
+def dram_banks(
+    memory: Memory, version: int, num_cpus: int, shared_pa: int
+) -> list[tuple[int, int]]:
+    """Check the boot arguments and the manifest; return base and size of each DRAM bank.
+
+    Raises: BootRefused.
+    """
+    if not _compatible(version, INTERFACE_VERSION):
+        raise BootRefused(BootError.VERSION_MISMATCH)
+    if not 0 < num_cpus <= MAX_CPUS:
+        raise BootRefused(BootError.CPUS_OUT_OF_RANGE)
+    page = _shared_page(memory, shared_pa)
+    manifest = BootManifest(page)
+    if not _compatible(manifest.version, MANIFEST_VERSION):
+        raise BootRefused(BootError.MANIFEST_VERSION)
+    count, array_pa, checksum = (
+        manifest.dram_num_banks,
+        manifest.dram_banks,
+        manifest.dram_checksum,
+    )
+    start = array_pa - shared_pa
+    size = count * DramBank.size
+    if not count or start < BootManifest.console_checksum.offset or start + size > GRANULE_SIZE:
+        raise BootRefused(BootError.MANIFEST_DATA)
+    banks: list[tuple[int, int]] = list(_BANK.iter_unpack(page[start : start + size]))
+    words = [count, array_pa, checksum, *(word for bank in banks for word in bank)]
+    if sum(words) & MASK64 or not _well_formed(banks):
+        raise BootRefused(BootError.MANIFEST_DATA)
+    return banks
+
+
+def _compatible(offered: int, needed: int) -> bool:
+    """Tell whether a version has our major number and at least our minor number."""
+    return offered >> 16 == needed >> 16 and offered & 0xFFFF >= needed & 0xFFFF
+
+
+def _shared_page(memory: Memory, shared_pa: int) -> bytes:
+    if shared_pa % GRANULE_SIZE:
+        raise BootRefused(BootError.INVALID_SHARED_BUFFER)
+    try:
+        return memory.read(shared_pa, GRANULE_SIZE)
+    except GranuleProtectionFault:
+        raise BootRefused(BootError.INVALID_SHARED_BUFFER) from None
+
+
+def _well_formed(banks: list[tuple[int, int]]) -> bool:
+    """Tell whether the banks are granule-aligned, not empty, ascending and apart."""
+    previous_end = 0
+    for base, size in banks:
+        if (base | size) % GRANULE_SIZE or not size or base < previous_end:
+            return False
+        previous_end = base + size
+    return previous_end - banks[0][0] <= _MAX_DRAM

@@ -1,0 +1,77 @@
+"""What a command is: declared once, on the function that does it.
+
+``@rmi_command(RmiFid.RMI_RTT_FOLD)`` makes a command of a function whose parameters, after the
+RMM, are the command's own in the order of the specification; argument count, trace and the ABI
+table follow from it.  A first parameter named ``pe`` gets the index of the calling PE.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import Generic, TypeVar
+
+from pyvmm.arch.psci import PsciFid
+from pyvmm.arch.rmi import RmiFid
+from pyvmm.arch.rsi import RsiFid
+from pyvmm.arch.smccc import SmcccFid
+from rmm.rec import HostExit
+
+#: What an RMI function returns: x1.. on success.
+RmiOutputs = tuple[int, ...] | None
+#: What an RSI or PSCI function returns: x0.., or what the host has to see first.
+RealmReply = tuple[int, ...] | HostExit
+
+R = TypeVar("R")
+
+#: A function that does a command; what follows the RMM (and the REC) differs by command.
+Handler = Callable[..., R]  # type: ignore[explicit-any]
+
+
+class Command(Generic[R]):
+    """One command: its identifier, its parameters and the function that does it."""
+
+    __slots__ = ("doc", "fid", "function", "name", "num_args", "parameters", "wants_pe")
+
+    def __init__(self, fid: IntEnum, function: Handler[R], *, fixed: int) -> None:
+        """Wrap ``function``, whose first ``fixed`` parameters are not the command's own."""
+        parameters = list(inspect.signature(function).parameters)[fixed:]
+        self.fid = fid
+        self.name = fid.name
+        self.function = function
+        self.wants_pe = parameters[:1] == ["pe"]
+        self.parameters = tuple(parameters[self.wants_pe :])
+        self.num_args = len(self.parameters)
+        self.doc = inspect.getdoc(function) or ""
+
+
+RmiCommand = Command[RmiOutputs]
+RealmCommand = Command[RealmReply]
+
+
+def rmi_command(fid: RmiFid) -> Callable[[Handler[RmiOutputs]], RmiCommand]:
+    """Make an RMI command of ``function(rmm, [pe,] ...)``."""
+    return lambda function: Command(fid, function, fixed=1)
+
+
+def rsi_command(fid: RsiFid) -> Callable[[Handler[RealmReply]], RealmCommand]:
+    """Make an RSI command of ``function(rmm, rec, [pe,] ...)``."""
+    return lambda function: Command(fid, function, fixed=2)
+
+
+def realm_command(*fids: PsciFid | SmcccFid) -> Callable[[Handler[RealmReply]], list[RealmCommand]]:
+    """Make PSCI or SMCCC commands of ``function(rmm, rec, ...)``, as in both widths."""
+    return lambda function: [Command(fid, function, fixed=2) for fid in fids]
+
+
+def table(commands: Iterable[Command[R] | list[Command[R]]]) -> dict[int, Command[R]]:
+    """Index commands by function id."""
+    each = (command if isinstance(command, list) else [command] for command in commands)
+    return {int(command.fid): command for group in each for command in group}
+
+
+def abi_table(commands: dict[int, Command[R]]) -> list[tuple[str, str, str, str]]:
+    """List the commands for the documentation: id, name, parameters, one line on each."""
+    return [
+        (f"{fid:#010x}", command.name, ", ".join(command.parameters), command.doc.splitlines()[0])
+        for fid, command in sorted(commands.items())
+    ]

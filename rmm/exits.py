@@ -1,0 +1,242 @@
+"""Why a PE left the realm, and what the RMM does about it.
+
+A handler returns a ``HostExit`` if the host has to see the exit; with None the realm goes on.
+Spec: DEN0137 1.0, "Realm exception model".
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.arch.bits import MASK32
+from pyvmm.arch.esr import (
+    EC_SHIFT,
+    ESR_ABORT,
+    ESR_SYSREG,
+    ESR_WFX,
+    SYSREG_MASK,
+    ExceptionClass,
+    FaultStatus,
+    SyncErrorType,
+    hpfar_of,
+    ipa_of,
+    translation_fault,
+)
+from pyvmm.arch.events import PsciCall, RsiCall
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.psci import SMC64
+from pyvmm.arch.rmi import RecExitReason, Ripas
+from pyvmm.arch.smccc import NOT_SUPPORTED, SVE_HINT
+from pyvmm.arch.stage2 import PAGE_LEVEL, VALID
+from rmm import sysregs
+from rmm.commands import RealmCommand
+from rmm.errors import RealmPageMissing, RsiError
+from rmm.inject import inject_sea, inject_undefined
+from rmm.protocols import PeExit
+from rmm.rec import Abort, HostExit, Rec
+from rmm.rsi import REALM_CALLS
+from rmm.rtt import ripas_of
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+_FID_MASK: Final = MASK32 & ~SVE_HINT  # the function id is W0
+_XZR: Final = 31
+_HVC_SIZE: Final = 4
+
+_ISV: Final = ESR_ABORT.ISV.mask
+_WNR: Final = ESR_ABORT.WnR.mask
+_FSC: Final = ESR_ABORT.FSC.mask
+_EC: Final = ESR_ABORT.EC.mask
+#: What the host may know of an abort that only a page can resolve.
+_ABORT_SHOWN: Final = _EC | ESR_ABORT.SET.mask | ESR_ABORT.FnV.mask | ESR_ABORT.EA.mask | _FSC
+#: And of one that it may emulate: not which register is used, nor how it extends.
+_EMULATABLE_SHOWN: Final = _ABORT_SHOWN | _ISV | ESR_ABORT.SAS.mask | ESR_ABORT.SF.mask | _WNR
+_WFX_SHOWN: Final = _EC | ESR_WFX.TI.mask
+_FAR_SHOWN: Final = 0xFFF
+_EXTERNAL: Final = frozenset(
+    {
+        int(FaultStatus.SYNC_EXTERNAL),
+        *range(FaultStatus.SYNC_EXTERNAL_WALK, FaultStatus.SYNC_EXTERNAL_WALK + 4),
+    }
+)
+_TRANSLATION: Final = range(FaultStatus.TRANSLATION, FaultStatus.TRANSLATION + 4)
+
+
+def handle(rmm: "Rmm", pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+    """Handle one return of the PE; the RMM's lock is held."""
+    reason = pe_exit.reason
+    if reason == ExitReason.SYNC:
+        handler = _SYNC_HANDLERS.get(pe_exit.esr >> EC_SHIFT & 0x3F, _undefined)
+        return handler(rmm, pe, rec, pe_exit)
+    if reason == ExitReason.IRQ:
+        return HostExit(RecExitReason.IRQ)
+    if reason == ExitReason.SERROR:
+        return HostExit(RecExitReason.SERROR, esr=pe_exit.esr)
+    return None  # the budget is spent: go on
+
+
+def ask_for_page(missing: RealmPageMissing) -> HostExit:
+    """Show the host a stage-2 fault at a protected IPA: only it can provide the page."""
+    esr = translation_fault(missing.level) & _ABORT_SHOWN
+    return HostExit(RecExitReason.SYNC, esr=esr, hpfar=hpfar_of(missing.ipa))
+
+
+def set_register(rec: Rec, rt: int, value: int) -> None:
+    """Write a general-purpose register as an instruction names it: 31 is XZR."""
+    if rt != _XZR:
+        rec.context.x[rt] = value
+
+
+def _get_register(rec: Rec, rt: int) -> int:
+    return 0 if rt == _XZR else rec.context.x[rt]
+
+
+# --- instructions that trap -------------------------------------------------------------------
+
+
+def _undefined(_rmm: "Rmm", _pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
+    inject_undefined(rec.context, rec.context.pc)
+    return None
+
+
+def _hvc(_rmm: "Rmm", _pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
+    inject_undefined(rec.context, rec.context.pc - _HVC_SIZE)  # the pc is past an HVC already
+    return None
+
+
+def _wfx(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+    rec.advance()
+    return HostExit(RecExitReason.SYNC, esr=pe_exit.esr & _WFX_SHOWN)
+
+
+def _sysreg(rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+    esr = pe_exit.esr
+    syndrome = ESR_SYSREG(esr)
+    rt, is_read = syndrome.RT, syndrome.READ
+    rec.advance()
+    if esr & SYSREG_MASK in sysregs.HOST_HANDLED:
+        if is_read:
+            rec.sysreg_rt = rt
+            return HostExit(RecExitReason.SYNC, esr=esr)
+        return HostExit(RecExitReason.SYNC, esr=esr, gprs=(_get_register(rec, rt),))
+    if is_read:
+        set_register(rec, rt, sysregs.read(rmm.machine, rec.realm, esr))
+    return None
+
+
+# --- aborts -----------------------------------------------------------------------------------
+
+
+def _data_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+    esr, rtt, ipa = pe_exit.esr, rec.realm.rtt, ipa_of(pe_exit.hpfar)
+    if esr & _FSC in _EXTERNAL:
+        return _external_abort(rec, pe_exit)
+    if ipa >> rtt.ipa_bits:
+        inject_sea(rec.context, esr, pe_exit.far)
+        return None
+    if rtt.is_protected(ipa):
+        return _protected_abort(rec, pe_exit)
+    rec.abort = Abort(esr, pe_exit.far)
+    gprs: tuple[int, ...] = ()
+    if esr & (_ISV | _WNR) == _ISV | _WNR:
+        syndrome = ESR_ABORT(esr)
+        mask = (1 << (8 << syndrome.SAS)) - 1
+        gprs = (_get_register(rec, syndrome.SRT) & mask,)
+    return HostExit(
+        RecExitReason.SYNC,
+        esr=esr & _EMULATABLE_SHOWN,
+        far=pe_exit.far & _FAR_SHOWN,
+        hpfar=hpfar_of(ipa),
+        gprs=gprs,
+    )
+
+
+def _instruction_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+    if pe_exit.esr & _FSC in _EXTERNAL:
+        return _external_abort(rec, pe_exit)
+    if not rec.realm.rtt.is_protected(ipa_of(pe_exit.hpfar)):
+        inject_sea(rec.context, pe_exit.esr, pe_exit.far)
+        return None
+    return _protected_abort(rec, pe_exit)
+
+
+def _protected_abort(rec: Rec, pe_exit: PeExit) -> HostExit | None:
+    """The host provides the page, unless the realm has said that there is nothing."""
+    esr, rtt, ipa = pe_exit.esr, rec.realm.rtt, ipa_of(pe_exit.hpfar)
+    table, index, level = rtt.walk(ipa, PAGE_LEVEL)
+    entry = table.entries[index]
+    if ripas_of(entry, level) == Ripas.EMPTY:
+        inject_sea(rec.context, esr, pe_exit.far)
+        return None
+    if entry & VALID and esr & _FSC in _TRANSLATION:
+        return None  # another thread of the host mapped it meanwhile: try again
+    return HostExit(RecExitReason.SYNC, esr=esr & _ABORT_SHOWN, hpfar=hpfar_of(ipa))
+
+
+def _external_abort(rec: Rec, pe_exit: PeExit) -> HostExit:
+    """Report an error of the memory system; the realm learns of it if it can recover."""
+    if ESR_ABORT(pe_exit.esr).SET == SyncErrorType.UER:
+        inject_sea(rec.context, pe_exit.esr, pe_exit.far)
+    return HostExit(RecExitReason.SYNC, esr=pe_exit.esr & _ABORT_SHOWN)
+
+
+# --- calls ------------------------------------------------------------------------------------
+
+
+def _smc(rmm: "Rmm", pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
+    """Serve an RSI or PSCI call; results go to x0.., at least to x3."""
+    x = rec.context.x
+    fid = x[0] & _FID_MASK
+    command = REALM_CALLS.get(fid)
+    if command is None:
+        rec.reply(NOT_SUPPORTED)
+        rec.advance()
+        return None
+    arguments = tuple([x[index] for index in range(1, 1 + command.num_args)])
+    if not fid & SMC64:
+        arguments = tuple([value & MASK32 for value in arguments])
+    try:
+        if command.wants_pe:
+            reply = command.function(rmm, rec, pe, *arguments)
+        else:
+            reply = command.function(rmm, rec, *arguments)
+    except RsiError as error:
+        reply = error.results
+    except RealmPageMissing as missing:
+        return ask_for_page(missing)  # and the realm executes the SMC again
+    rec.advance()
+    leave = reply if isinstance(reply, HostExit) else None
+    results = () if isinstance(reply, HostExit) else reply
+    if leave is None:
+        rec.reply(*results)
+    elif leave.reason == RecExitReason.PSCI:
+        leave.gprs = (fid, *leave.gprs)
+    if rmm.events.listener is not None:
+        _tell(rmm, rec, command, arguments, results)
+    return leave
+
+
+def _tell(
+    rmm: "Rmm",
+    rec: Rec,
+    command: RealmCommand,
+    arguments: tuple[int, ...],
+    results: tuple[int, ...],
+) -> None:
+    listener = rmm.events.listener
+    if listener is None:
+        return
+    if command.name.startswith("RSI"):
+        listener(RsiCall(rec.pa, command.name, command.parameters, arguments, results))
+    else:
+        listener(PsciCall(rec.pa, command.name, arguments, results[0] if results else None))
+
+
+_SYNC_HANDLERS: Final[Mapping[int, Callable[["Rmm", int, Rec, PeExit], HostExit | None]]] = {
+    ExceptionClass.WFX: _wfx,
+    ExceptionClass.HVC64: _hvc,
+    ExceptionClass.SMC64: _smc,
+    ExceptionClass.SYSREG: _sysreg,
+    ExceptionClass.INSTRUCTION_ABORT_LOWER: _instruction_abort,
+    ExceptionClass.DATA_ABORT_LOWER: _data_abort,
+}

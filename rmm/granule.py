@@ -1,0 +1,96 @@
+"""Granules: what the RMM uses each 4 KB of memory for.
+
+Every granule of DRAM has one state.  All transitions start or end at DELEGATED::
+
+    UNDELEGATED <-> DELEGATED <-> RD, REC, REC_AUX, DATA, RTT
+
+The GPT says Realm exactly for the granules whose state is not UNDELEGATED, because only this
+RMM asks EL3 to move a granule and it keeps the state with each move.
+"""
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final
+
+from pyvmm.arch.events import EventStream, GranuleTransition
+from pyvmm.arch.pas import GRANULE_SHIFT, GRANULE_SIZE
+from pyvmm.arch.rmi import RmiStatus
+from rmm.errors import RmiError
+
+
+class GranuleState(IntEnum):
+    """What a granule is used for.  Spec: DEN0137 1.0, RmmGranuleState."""
+
+    #: The host's, or at least not ours; its content may change at any time.
+    UNDELEGATED = 0
+    #: Ours and unused; all bytes are zero, so whoever gets it next learns nothing.
+    DELEGATED = 1
+    #: Names a realm: ``Rmm.realms`` has it.  The content is not used.
+    RD = 2
+    #: Names a REC: ``Rmm.recs`` has it.  The content is not used.
+    REC = 3
+    #: Lent to a REC.  The content is not used.
+    REC_AUX = 4
+    #: Memory of one realm; exactly one ASSIGNED entry of its RTTs names it.
+    DATA = 5
+    #: A translation table of one realm, walked by the PEs; its ``RttTree`` has it.
+    RTT = 6
+    #: Not memory at all: a hole between two banks.
+    NOT_DRAM = 7
+
+
+UNDELEGATED: Final = int(GranuleState.UNDELEGATED)
+DELEGATED: Final = int(GranuleState.DELEGATED)
+RD: Final = int(GranuleState.RD)
+REC: Final = int(GranuleState.REC)
+REC_AUX: Final = int(GranuleState.REC_AUX)
+DATA: Final = int(GranuleState.DATA)
+RTT: Final = int(GranuleState.RTT)
+
+_OFFSET_MASK: Final = GRANULE_SIZE - 1
+
+
+class GranuleTable:
+    """The state of every granule, one byte each.
+
+    Concurrency: the RMM's lock is held by whoever calls.
+    """
+
+    __slots__ = ("_events", "base", "end", "states")
+
+    def __init__(self, banks: Iterable[tuple[int, int]], events: EventStream) -> None:
+        """Make all granules of ``banks`` (base and size, ascending) UNDELEGATED."""
+        banks = list(banks)
+        self.base = banks[0][0] if banks else 0
+        self.end = sum(banks[-1]) if banks else 0
+        self.states = bytearray([GranuleState.NOT_DRAM]) * ((self.end - self.base) >> GRANULE_SHIFT)
+        for base, size in banks:
+            first, count = (base - self.base) >> GRANULE_SHIFT, size >> GRANULE_SHIFT
+            self.states[first : first + count] = bytes([UNDELEGATED]) * count
+        self._events = events
+
+    def state(self, pa: int) -> GranuleState:
+        """Return the state of the granule at ``pa``; NOT_DRAM if there is none."""
+        if not self.base <= pa < self.end:
+            return GranuleState.NOT_DRAM
+        return GranuleState(self.states[(pa - self.base) >> GRANULE_SHIFT])
+
+    def require(self, pa: int, state: int) -> None:
+        """Check that ``pa`` is a granule's address and the granule is in ``state``.
+
+        Raises: RmiError(ERROR_INPUT) otherwise.
+        """
+        if (
+            pa & _OFFSET_MASK
+            or not self.base <= pa < self.end
+            or self.states[(pa - self.base) >> GRANULE_SHIFT] != state
+        ):
+            raise RmiError(RmiStatus.ERROR_INPUT)
+
+    def move(self, pa: int, state: int) -> None:
+        """Change the state of the granule at ``pa``; the caller has checked that it may."""
+        index = (pa - self.base) >> GRANULE_SHIFT
+        if self._events.listener is not None:
+            old, new = GranuleState(self.states[index]), GranuleState(state)
+            self._events.listener(GranuleTransition(pa, old.name, new.name))
+        self.states[index] = state

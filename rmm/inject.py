@@ -1,0 +1,66 @@
+"""Exceptions that the RMM makes a realm take at EL1.
+
+Spec: Arm ARM DDI 0487, AArch64.TakeException to EL1.
+"""
+
+from typing import Final
+
+from pyvmm.arch.bits import MASK64
+from pyvmm.arch.esr import EC_SHIFT, ESR_ABORT, IL, ExceptionClass, FaultStatus
+from rmm.protocols import Context
+
+_PSTATE_MODE: Final = 0xF
+_PSTATE_AARCH32: Final = 1 << 4
+_PSTATE_EL0: Final = 0b0000
+_PSTATE_EL1T: Final = 0b0100
+_PSTATE_EL1H: Final = 0b0101
+_PSTATE_DAIF: Final = 0xF << 6
+_PSTATE_SSBS: Final = 1 << 12
+_PSTATE_PAN: Final = 1 << 22
+_PSTATE_KEPT: Final = 0xF << 28 | 1 << 24 | _PSTATE_PAN  # NZCV, DIT, PAN
+_SCTLR_SPAN: Final = 1 << 23
+_SCTLR_DSSBS: Final = 1 << 44
+
+_ABORT_KEPT: Final = ESR_ABORT.IL.mask | ESR_ABORT.CM.mask | ESR_ABORT.WnR.mask
+
+
+def inject_undefined(context: Context, pc: int) -> None:
+    """Make the instruction at ``pc`` undefined."""
+    _take_exception(context, pc, ExceptionClass.UNKNOWN << EC_SHIFT | IL)
+
+
+def inject_sea(context: Context, esr: int, far: int) -> None:
+    """Answer the access of an abort, of which ``esr`` is the full syndrome, with an SEA.
+
+    The realm sees a synchronous external abort at the virtual address ``far``.
+    """
+    ec = esr >> EC_SHIFT & 0x3F  # from a lower level: 0x20 or 0x24; from EL1 one more
+    if context.pstate & _PSTATE_MODE != _PSTATE_EL0:
+        ec |= 1
+    syndrome = ec << EC_SHIFT | esr & _ABORT_KEPT | FaultStatus.SYNC_EXTERNAL
+    context.far_el1 = far
+    _take_exception(context, context.pc, syndrome)
+
+
+def _take_exception(context: Context, pc: int, esr: int) -> None:
+    pstate = context.pstate
+    context.esr_el1 = esr
+    context.elr_el1 = pc & MASK64
+    context.spsr_el1 = pstate
+    context.pc = context.vbar_el1 + _vector_offset(pstate) & MASK64
+    sctlr = context.sctlr_el1
+    new = pstate & _PSTATE_KEPT | _PSTATE_DAIF | _PSTATE_EL1H
+    if not sctlr & _SCTLR_SPAN:
+        new |= _PSTATE_PAN
+    if sctlr & _SCTLR_DSSBS:
+        new |= _PSTATE_SSBS
+    context.pstate = new
+
+
+def _vector_offset(pstate: int) -> int:
+    """Return where in the vector table a synchronous exception goes."""
+    if pstate & _PSTATE_AARCH32:
+        return 0x600
+    if pstate & _PSTATE_MODE == _PSTATE_EL0:
+        return 0x400
+    return 0x000 if pstate & _PSTATE_MODE == _PSTATE_EL1T else 0x200

@@ -1,0 +1,61 @@
+"""A realm: its state, its tables and its measurements."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from pyvmm.arch.rmi import RealmParams
+from rmm.measurement import Measurements
+from rmm.rtt import RttTree
+
+
+class RealmState(Enum):
+    """Life of a realm: NEW until it is activated, SYSTEM_OFF after it turned itself off."""
+
+    NEW = 0
+    ACTIVE = 1
+    SYSTEM_OFF = 2
+
+
+class Realm:
+    """What the RD granule stands for."""
+
+    __slots__ = (
+        "hash_algo",
+        "measurements",
+        "num_bps",
+        "num_live_recs",
+        "num_recs",
+        "num_wps",
+        "rd",
+        "rpv",
+        "rtt",
+        "state",
+        "vmid",
+    )
+
+    def __init__(self, rd: int, params: RealmParams, rtt: RttTree) -> None:
+        self.rd = rd
+        self.rtt = rtt
+        self.state = RealmState.NEW
+        self.vmid = params.vmid
+        self.rpv = params.rpv
+        self.hash_algo = params.hash_algo
+        self.num_bps = params.num_bps  # minus one, as in ID_AA64DFR0_EL1
+        self.num_wps = params.num_wps
+        self.measurements = Measurements(params)
+        self.num_recs = 0  # ever created: the index of the next one
+        self.num_live_recs = 0  # created and not destroyed
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this RMM on this machine can give a realm."""
+
+    s2sz: int  # widest IPA space, in bits
+    pa_range: int  # as ID_AA64MMFR0_EL1.PARange
+    num_bps: int  # minus one
+    num_wps: int  # minus one
+    vmid_bits: int
+    num_lrs: int
+    max_recs_order: int = 10  # 2^n - 1 RECs
+    rec_aux_count: int = 2  # free to choose; at one, aliased granules would mean nothing

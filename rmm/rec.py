@@ -1,0 +1,193 @@
+"""A realm execution context (REC): a vCPU of a realm, and what it waits for between two entries."""
+
+from typing import Final
+
+from pyvmm.arch.bits import MASK64
+from pyvmm.arch.pas import Pas
+from pyvmm.arch.rmi import RecExitReason, RecParams
+from pyvmm.arch.stage2 import HCR_EL2, VTTBR_VMID_SHIFT, vtcr
+from rmm.protocols import Context, Machine
+from rmm.realm import Limits, Realm
+
+#: The realm's traps and routing; TWI and TWE are the host's choice at each entry.
+HCR: Final = int(
+    HCR_EL2.of(
+        VM=1, SWIO=1, PTW=1, FMO=1, IMO=1, AMO=1, TID3=1, TSC=1, RW=1, E2H=1, TEA=1, APK=1, API=1,
+        FWB=1,
+    )
+)  # fmt: skip
+PSTATE_EL1H_MASKED: Final = 0x3C5  # EL1h, D A I F masked
+SCTLR_EL1_RESET: Final = 0x30C5_0830  # the bits that are RES1 before any extension
+SCTLR_EL1_EE: Final = 1 << 25
+CPTR_NO_TRAPS: Final = 0b11 << 20  # with E2H, FPEN = 0b11
+CNTHCTL_NO_TRAPS: Final = 0b11 << 10 | 0b11  # physical counter and timer, with and without E2H
+MPIDR_RES1: Final = 1 << 31
+
+
+class HostExit:
+    """What the host gets to see of an exit; everything not given is zero."""
+
+    __slots__ = (
+        "esr", "far", "gprs", "hpfar", "imm", "reason", "ripas_base", "ripas_top", "ripas_value",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        reason: RecExitReason,
+        *,
+        esr: int = 0,
+        far: int = 0,
+        hpfar: int = 0,
+        gprs: tuple[int, ...] = (),
+    ) -> None:
+        self.reason = reason
+        self.esr = esr
+        self.far = far
+        self.hpfar = hpfar
+        self.gprs = gprs
+        self.ripas_base = 0
+        self.ripas_top = 0
+        self.ripas_value = 0
+        self.imm = 0
+
+
+class RipasChange:
+    """A RIPAS change that the realm asked for; the host works on it from ``base`` upwards."""
+
+    __slots__ = ("base", "change_destroyed", "ripas", "top")
+
+    def __init__(self, base: int, top: int, ripas: int, *, change_destroyed: bool) -> None:
+        self.base = base
+        self.top = top
+        self.ripas = ripas
+        self.change_destroyed = change_destroyed
+
+
+class PsciRequest:
+    """A PSCI call that the host has to complete: it names another REC."""
+
+    __slots__ = ("context_id", "entry", "is_cpu_on", "target")
+
+    def __init__(
+        self, target: int, *, is_cpu_on: bool, entry: int = 0, context_id: int = 0
+    ) -> None:
+        self.target = target  # index of a REC
+        self.is_cpu_on = is_cpu_on  # else AFFINITY_INFO
+        self.entry = entry
+        self.context_id = context_id
+
+
+class Abort:
+    """The last exit was a data abort at an unprotected IPA: the host may emulate the access."""
+
+    __slots__ = ("esr", "far")
+
+    def __init__(self, esr: int, far: int) -> None:
+        self.esr = esr
+        self.far = far
+
+
+class TokenRequest:
+    """An attestation in progress: the challenge, then the token and how much of it was read."""
+
+    __slots__ = ("challenge", "offset", "token")
+
+    def __init__(self, challenge: bytes) -> None:
+        self.challenge = challenge
+        self.token: bytes | None = None
+        self.offset = 0
+
+
+class Rec:
+    """What the REC granule stands for.
+
+    ``running`` is true while a PE is between entering and leaving the realm with it; the
+    context is then that PE's, and no command touches it.
+    """
+
+    __slots__ = (
+        "abort", "aux", "context", "host_call_ipa", "index", "pa", "psci", "realm", "ripas_change",
+        "runnable", "running", "sysreg_rt", "token_request",
+    )  # fmt: skip
+
+    def __init__(self, pa: int, realm: Realm, index: int, params: RecParams) -> None:
+        self.pa = pa
+        self.realm = realm
+        self.index = index
+        self.aux = params.aux[: params.num_aux]
+        self.context: Context
+        self.runnable = bool(params.flags & 1)
+        self.running = False
+        self.token_request: TokenRequest | None = None
+        # What the next entry completes:
+        self.psci: PsciRequest | None = None
+        self.ripas_change: RipasChange | None = None
+        self.host_call_ipa: int | None = None
+        self.abort: Abort | None = None
+        self.sysreg_rt: int | None = None  # register of a trapped read
+
+    def reply(self, *results: int) -> None:
+        """Give the realm the results of its SMC: x0.. as given, and at least x0 to x3."""
+        x = self.context.x
+        for index, value in enumerate(results):
+            x[index] = value
+        for index in range(len(results), 4):
+            x[index] = 0
+
+    def advance(self) -> None:
+        """Step over the instruction that the realm trapped with."""
+        self.context.pc = self.context.pc + 4 & MASK64
+
+
+def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) -> Context:
+    """Make the PE state that a new REC starts with."""
+    realm = rec.realm
+    context = machine.new_context()
+    context.security = Pas.REALM
+    context.pc = params.pc
+    context.pstate = PSTATE_EL1H_MASKED
+    for index, value in enumerate(params.gprs):
+        context.x[index] = value
+    context.sctlr_el1 = SCTLR_EL1_RESET
+    context.hcr_el2 = HCR
+    context.vtcr_el2 = vtcr(
+        realm.rtt.ipa_bits, realm.rtt.start_level, limits.pa_range, vmid16=limits.vmid_bits == 16
+    )
+    context.vttbr_el2 = realm.rtt.start[0].pa | realm.vmid << VTTBR_VMID_SHIFT
+    context.vmpidr_el2 = vmpidr(rec.index)
+    context.vpidr_el2 = machine.id_register(3, 0, 0, 0, 0)  # MIDR_EL1
+    context.cptr_el2 = CPTR_NO_TRAPS
+    context.cnthctl_el2 = CNTHCTL_NO_TRAPS
+    context.cntvoff_el2 = 0
+    context.mdcr_el2 = 0
+    return context
+
+
+def reset(rec: Rec, caller: Context, request: PsciRequest) -> None:
+    """Set up the target of a CPU_ON: as after a reset, with the caller's endianness."""
+    context = rec.context
+    context.pstate = PSTATE_EL1H_MASKED
+    context.sctlr_el1 = SCTLR_EL1_RESET | caller.sctlr_el1 & SCTLR_EL1_EE
+    context.pc = request.entry
+    context.x[0] = request.context_id
+    rec.runnable = True
+
+
+def vmpidr(index: int) -> int:
+    """Return the MPIDR_EL1 that the REC at a linear index sees.
+
+    >>> hex(vmpidr(17))
+    '0x80000101'
+    """
+    aff0_2 = index & 0xF | (index >> 4 & 0xFF) << 8 | (index >> 12 & 0xFF) << 16
+    return MPIDR_RES1 | aff0_2 | (index >> 20 & 0xFF) << 32
+
+
+def index_of(mpidr: int) -> int:
+    """Return the linear index of the REC that a PSCI target names, in the layout of MPIDR_EL1.
+
+    >>> index_of(vmpidr(17))
+    17
+    """
+    aff0_2 = mpidr & 0xF | (mpidr >> 8 & 0xFF) << 4 | (mpidr >> 16 & 0xFF) << 12
+    return aff0_2 | (mpidr >> 32 & 0xFF) << 20

@@ -1,0 +1,34 @@
+"""The host's commands, a file for each object of the specification, and the table of RMI 1.0."""
+
+from typing import Final
+
+from rmm.commands import table
+from rmm.rmi import data, features, granule, psci, realm, rec, rtt
+
+RMI_1_0: Final = table(
+    (
+        features.version,
+        features.features,
+        granule.granule_delegate,
+        granule.granule_undelegate,
+        data.data_create,
+        data.data_create_unknown,
+        data.data_destroy,
+        realm.realm_activate,
+        realm.realm_create,
+        realm.realm_destroy,
+        rec.rec_aux_count,
+        rec.rec_create,
+        rec.rec_destroy,
+        rec.rec_enter,
+        rtt.rtt_create,
+        rtt.rtt_destroy,
+        rtt.rtt_fold,
+        rtt.rtt_init_ripas,
+        rtt.rtt_map_unprotected,
+        rtt.rtt_read_entry,
+        rtt.rtt_set_ripas,
+        rtt.rtt_unmap_unprotected,
+        psci.psci_complete,
+    )
+)

@@ -1,0 +1,94 @@
+"""RMI_DATA_*: the pages of a realm."""
+
+from typing import TYPE_CHECKING
+
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi import DataFlags, Ripas, RmiFid, RmiStatus
+from pyvmm.arch.stage2 import ADDRESS_MASK, ASSIGNED, LIVE, PAGE_LEVEL, RIPAS_SHIFT, VALID
+from rmm.commands import rmi_command
+from rmm.errors import RmiError
+from rmm.granule import DATA, DELEGATED, UNDELEGATED
+from rmm.realm import Realm, RealmState
+from rmm.rtt import Walk, assigned_entry, ram_entry, unassigned_entry
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+_OFFSET_MASK = GRANULE_SIZE - 1
+
+
+def _page_walk(realm: Realm, ipa: int) -> Walk:
+    """Walk to the page level; RmiError(ERROR_INPUT) unless ``ipa`` is a protected page."""
+    if ipa & _OFFSET_MASK or not realm.rtt.is_protected(ipa):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    return realm.rtt.walk(ipa, PAGE_LEVEL)
+
+
+def _unassigned_page(realm: Realm, ipa: int) -> Walk:
+    """Walk to an UNASSIGNED page entry; RmiError(ERROR_RTT, level reached) if there is none."""
+    walk = _page_walk(realm, ipa)
+    table, index, level = walk
+    if level != PAGE_LEVEL or table.entries[index] & LIVE:
+        raise RmiError(RmiStatus.ERROR_RTT, level)
+    return walk
+
+
+@rmi_command(RmiFid.RMI_DATA_CREATE)
+def data_create(rmm: "Rmm", rd: int, data: int, ipa: int, src: int, flags: int) -> None:
+    """Give a new realm a page with content of the host, and measure it.
+
+    Spec: DEN0137 1.0, RMI_DATA_CREATE.
+    Raises: RmiError(ERROR_INPUT) on unknown flags, ``src`` not the host's, ``data`` not
+    DELEGATED, no such realm; then (ERROR_REALM) if it is not NEW; then (ERROR_INPUT) if ``ipa``
+    is not a protected page; then (ERROR_RTT, level) without an UNASSIGNED entry for it.
+    """
+    if flags not in (0, DataFlags.MEASURE_CONTENT):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    rmm.granules.require(src, UNDELEGATED)
+    rmm.granules.require(data, DELEGATED)
+    realm = rmm.realm(rd)
+    if realm.state is not RealmState.NEW:
+        raise RmiError(RmiStatus.ERROR_REALM)
+    walk = _unassigned_page(realm, ipa)
+    content = rmm.read_ns(src, GRANULE_SIZE)
+    rmm.memory.write(data, content)
+    rmm.granules.move(data, DATA)
+    realm.rtt.set_entry(walk, ipa, ram_entry(data, PAGE_LEVEL))
+    realm.measurements.extend_data(ipa, flags, content if flags else b"")
+
+
+@rmi_command(RmiFid.RMI_DATA_CREATE_UNKNOWN)
+def data_create_unknown(rmm: "Rmm", rd: int, data: int, ipa: int) -> None:
+    """Give a realm a zeroed page; what the IPA means to the realm (RIPAS) stays.
+
+    Spec: DEN0137 1.0, RMI_DATA_CREATE_UNKNOWN.
+    Raises: RmiError(ERROR_INPUT) if ``data`` is not DELEGATED, no such realm, or ``ipa`` is not
+    a protected page; (ERROR_RTT, level) without an UNASSIGNED entry for it.
+    """
+    rmm.granules.require(data, DELEGATED)
+    realm = rmm.realm(rd)
+    walk = _unassigned_page(realm, ipa)
+    ripas = walk[0].entries[walk[1]] >> RIPAS_SHIFT & 0b11
+    rmm.granules.move(data, DATA)
+    realm.rtt.set_entry(walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL))
+
+
+@rmi_command(RmiFid.RMI_DATA_DESTROY)
+def data_destroy(rmm: "Rmm", rd: int, ipa: int) -> tuple[int, ...]:
+    """Take a page from a realm; the outputs are its PA and the next live IPA of the table.
+
+    Spec: DEN0137 1.0, RMI_DATA_DESTROY.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm or ``ipa`` is not a protected page;
+    (ERROR_RTT, level) without an ASSIGNED page, with the next live IPA as an output.
+    """
+    realm = rmm.realm(rd)
+    walk = _page_walk(realm, ipa)
+    table, index, level = walk
+    entry = table.entries[index]
+    if level != PAGE_LEVEL or not entry & LIVE:
+        raise RmiError(RmiStatus.ERROR_RTT, level, 0, realm.rtt.next_live(walk, ipa))
+    data = entry & ADDRESS_MASK
+    was_empty = entry & (VALID | ASSIGNED | 0b11 << RIPAS_SHIFT) == ASSIGNED
+    realm.rtt.set_entry(walk, ipa, unassigned_entry(Ripas.EMPTY if was_empty else Ripas.DESTROYED))
+    rmm.release(data)
+    return data, realm.rtt.next_live(walk, ipa)

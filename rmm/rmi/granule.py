@@ -1,0 +1,44 @@
+"""RMI_GRANULE_*: memory enters and leaves the Realm PAS."""
+
+from typing import TYPE_CHECKING
+
+from pyvmm.arch.rmi import RmiFid, RmiStatus
+from pyvmm.arch.rmmd import RmmdFid
+from rmm.commands import rmi_command
+from rmm.errors import RmiError
+from rmm.granule import DELEGATED, UNDELEGATED
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+_GTSI_DELEGATE = int(RmmdFid.GTSI_DELEGATE)
+_GTSI_UNDELEGATE = int(RmmdFid.GTSI_UNDELEGATE)
+
+
+@rmi_command(RmiFid.RMI_GRANULE_DELEGATE)
+def granule_delegate(rmm: "Rmm", pe: int, addr: int) -> None:
+    """Move one granule from the Non-secure to the Realm PAS, where it reads as zeros.
+
+    Spec: DEN0137 1.0, RMI_GRANULE_DELEGATE.
+    Raises: RmiError(ERROR_INPUT) if ``addr`` is no granule, the granule is not UNDELEGATED, or
+    EL3 refuses.
+    """
+    rmm.granules.require(addr, UNDELEGATED)
+    if rmm.el3.smc(pe, (_GTSI_DELEGATE, addr))[0] != 0:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    # Each PAS is its own memory: the Realm side of a granule has been zero since it was scrubbed.
+    rmm.granules.move(addr, DELEGATED)
+
+
+@rmi_command(RmiFid.RMI_GRANULE_UNDELEGATE)
+def granule_undelegate(rmm: "Rmm", pe: int, addr: int) -> None:
+    """Give a granule back to the host; DELEGATED granules are zero, so there is none to scrub.
+
+    Spec: DEN0137 1.0, RMI_GRANULE_UNDELEGATE.
+    Raises: RmiError(ERROR_INPUT) if ``addr`` is no granule, the granule is not DELEGATED, or
+    EL3 refuses.
+    """
+    rmm.granules.require(addr, DELEGATED)
+    if rmm.el3.smc(pe, (_GTSI_UNDELEGATE, addr))[0] != 0:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    rmm.granules.move(addr, UNDELEGATED)

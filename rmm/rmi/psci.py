@@ -1,0 +1,50 @@
+"""RMI_PSCI_COMPLETE: the host answers a PSCI call that names another REC."""
+
+from typing import TYPE_CHECKING
+
+from pyvmm.arch.psci import AffinityState, PsciReturn
+from pyvmm.arch.rmi import RmiFid, RmiStatus
+from rmm.commands import rmi_command
+from rmm.errors import RmiError
+from rmm.rec import Rec, reset
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+_SUCCESS = PsciReturn.SUCCESS.x0
+_DENIED = PsciReturn.DENIED.x0
+
+
+@rmi_command(RmiFid.RMI_PSCI_COMPLETE)
+def psci_complete(rmm: "Rmm", calling_rec: int, target_rec: int, status: int) -> None:
+    """Complete CPU_ON or AFFINITY_INFO: the host names the target's REC and may deny.
+
+    Spec: DEN0137 1.0, RMI_PSCI_COMPLETE.
+    Raises: RmiError(ERROR_INPUT) if the RECs are not two of one realm, no request is pending,
+    the target is not the one asked for, or ``status`` does not fit the request.
+    """
+    if calling_rec == target_rec:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    calling, target = rmm.rec(calling_rec), rmm.rec(target_rec)
+    request = calling.psci
+    if request is None or calling.realm is not target.realm or request.target != target.index:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    if request.is_cpu_on:
+        result = _cpu_on(calling, target, status)
+    elif status == _SUCCESS:
+        result = AffinityState.ON if target.runnable else AffinityState.OFF
+    else:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    calling.psci = None
+    calling.reply(result)
+
+
+def _cpu_on(calling: Rec, target: Rec, status: int) -> int:
+    """Turn the target on unless it is on or the host denies; return the realm's x0."""
+    if status not in (_SUCCESS, _DENIED) or (target.runnable and status == _DENIED):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    if target.runnable:
+        return PsciReturn.ALREADY_ON.x0
+    if status == _SUCCESS and calling.psci is not None:
+        reset(target, calling.context, calling.psci)
+    return status

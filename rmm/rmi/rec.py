@@ -1,0 +1,105 @@
+"""RMI_REC_*: the life of a REC, and the way into the realm."""
+
+from typing import TYPE_CHECKING
+
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi import (
+    MAX_REC_AUX,
+    REC_MPIDR_MASK,
+    RecCreateFlags,
+    RecParams,
+    RmiFid,
+    RmiStatus,
+    rec_index,
+)
+from rmm import run
+from rmm.commands import rmi_command
+from rmm.errors import RmiError
+from rmm.granule import DELEGATED, REC, REC_AUX
+from rmm.realm import Limits, Realm, RealmState
+from rmm.rec import Rec, make_context
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+
+@rmi_command(RmiFid.RMI_REC_AUX_COUNT)
+def rec_aux_count(rmm: "Rmm", rd: int) -> tuple[int, ...]:
+    """Tell how many auxiliary granules each REC of a realm needs.
+
+    Spec: DEN0137 1.0, RMI_REC_AUX_COUNT.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm.
+    """
+    rmm.realm(rd)
+    return (rmm.limits.rec_aux_count,)
+
+
+@rmi_command(RmiFid.RMI_REC_CREATE)
+def rec_create(rmm: "Rmm", rd: int, rec: int, params_ptr: int) -> None:
+    """Create a REC of a new realm; a runnable one is measured.
+
+    Spec: DEN0137 1.0, RMI_REC_CREATE.
+    Raises: RmiError(ERROR_INPUT) if a granule is aliased or not DELEGATED; then (ERROR_REALM)
+    if the realm is not NEW or full; then (ERROR_INPUT) if the MPIDR is not the next one or the
+    number of auxiliary granules is wrong.
+    """
+    params = RecParams(rmm.read_ns(params_ptr, GRANULE_SIZE))
+    if params.num_aux > MAX_REC_AUX:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    rmm.granules.require(rec, DELEGATED)
+    aux = params.aux[: params.num_aux]
+    for pa in aux:
+        rmm.granules.require(pa, DELEGATED)
+    realm = rmm.realm(rd)
+    if len({rec, *aux}) != 1 + len(aux):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    _check_realm(rmm.limits, realm, params)
+    created = Rec(rec, realm, realm.num_recs, params)
+    created.context = make_context(rmm.machine, rmm.limits, created, params)
+    rmm.recs[rec] = created
+    realm.num_recs += 1
+    realm.num_live_recs += 1
+    rmm.granules.move(rec, REC)
+    for pa in aux:
+        rmm.granules.move(pa, REC_AUX)
+    if params.flags & RecCreateFlags.RUNNABLE:
+        realm.measurements.extend_rec(params)
+
+
+def _check_realm(limits: Limits, realm: Realm, params: RecParams) -> None:
+    if realm.state is not RealmState.NEW:
+        raise RmiError(RmiStatus.ERROR_REALM)
+    if params.mpidr & ~REC_MPIDR_MASK or rec_index(params.mpidr) != realm.num_recs:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    if params.num_aux != limits.rec_aux_count:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    if realm.num_recs >= (1 << limits.max_recs_order) - 1:
+        raise RmiError(RmiStatus.ERROR_REALM)
+
+
+@rmi_command(RmiFid.RMI_REC_DESTROY)
+def rec_destroy(rmm: "Rmm", rec: int) -> None:
+    """Destroy a REC.
+
+    Spec: DEN0137 1.0, RMI_REC_DESTROY.
+    Raises: RmiError(ERROR_INPUT) if there is no such REC; (ERROR_REC) while it runs.
+    """
+    destroyed = rmm.rec(rec)
+    if destroyed.running:
+        raise RmiError(RmiStatus.ERROR_REC)
+    destroyed.realm.num_live_recs -= 1
+    del rmm.recs[rec]
+    for pa in (rec, *destroyed.aux):
+        rmm.release(pa)
+
+
+@rmi_command(RmiFid.RMI_REC_ENTER)
+def rec_enter(rmm: "Rmm", pe: int, rec: int, run_ptr: int) -> None:
+    """Run a REC on the calling PE until the host has something to do.
+
+    Spec: DEN0137 1.0, RMI_REC_ENTER.
+    Raises: RmiError(ERROR_INPUT) if ``run_ptr`` is not the host's or ``rec`` is no REC;
+    (ERROR_REC) if it runs; (ERROR_REALM, 0 or 1) if the realm is NEW or SYSTEM_OFF; (ERROR_REC)
+    if it is not runnable, waits for RMI_PSCI_COMPLETE, or the entry asks for what cannot be.
+    """
+    run.enter(rmm, pe, rec, run_ptr)

@@ -1,0 +1,328 @@
+"""RMI_RTT_*: the translation tables of a realm, their entries, and what IPAs mean to it.
+
+A level that a command takes is a signed number in a register; all are checked against the
+realm's own levels before anything else is derived from them.
+"""
+
+from typing import TYPE_CHECKING
+
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi import (
+    HOST_DESCRIPTOR_MASK,
+    HOST_DESCRIPTOR_MEMATTR,
+    HOST_DESCRIPTOR_OA,
+    MEMATTR_RESERVED,
+    Ripas,
+    RmiFid,
+    RmiStatus,
+    RttEntryState,
+)
+from pyvmm.arch.stage2 import (
+    ADDRESS_MASK,
+    ASSIGNED,
+    LIVE,
+    MIN_BLOCK_LEVEL,
+    NS,
+    NS_ATTRIBUTES,
+    PAGE_LEVEL,
+    TABLE_ENTRIES,
+    TABLE_TYPE,
+    UNASSIGNED_DESTROYED,
+    UNASSIGNED_EMPTY,
+    UNASSIGNED_NS,
+    UNASSIGNED_RAM,
+    VALID,
+    block_or_page,
+    is_table,
+    level_size,
+)
+from rmm.commands import rmi_command
+from rmm.errors import RmiError
+from rmm.granule import DELEGATED, RTT
+from rmm.realm import Realm, RealmState
+from rmm.rec import RipasChange
+from rmm.rtt import (
+    Rtt,
+    RttTree,
+    Walk,
+    assigned_entry,
+    children_of,
+    folded,
+    ripas_of,
+    unassigned_entry,
+)
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+_OFFSET_MASK = GRANULE_SIZE - 1
+
+
+def _check_table_ipa(rtt: RttTree, ipa: int, level: int) -> None:
+    """RmiError(ERROR_INPUT) unless a table at ``level`` could begin at ``ipa``."""
+    if (
+        not rtt.start_level < level <= PAGE_LEVEL
+        or ipa & (level_size(level - 1) - 1)
+        or ipa >> rtt.ipa_bits
+    ):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+
+
+def _check_unprotected_ipa(rtt: RttTree, ipa: int, level: int) -> None:
+    """RmiError(ERROR_INPUT) unless ``ipa`` could be an unprotected block or page at ``level``."""
+    if (
+        not max(rtt.start_level, MIN_BLOCK_LEVEL) <= level <= PAGE_LEVEL
+        or ipa & (level_size(level) - 1)
+        or ipa >> rtt.ipa_bits
+        or rtt.is_protected(ipa)
+    ):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+
+
+def _find_table(rtt: RttTree, parent: Walk, level: int) -> Rtt | None:
+    """Return the table at ``level`` that a walk to the level above leads to, if there is one."""
+    table, index, reached = parent
+    entry = table.entries[index]
+    if reached != level - 1 or not is_table(entry, reached):
+        return None
+    return rtt.tables[entry & ADDRESS_MASK]
+
+
+@rmi_command(RmiFid.RMI_RTT_CREATE)
+def rtt_create(rmm: "Rmm", rd: int, rtt: int, ipa: int, level: int) -> None:
+    """Put a table in the place of an entry; its entries say together what the entry said.
+
+    Spec: DEN0137 1.0, RMI_RTT_CREATE.
+    Raises: RmiError(ERROR_INPUT) if ``rtt`` is not DELEGATED, there is no such realm, or level
+    and ``ipa`` do not fit it; (ERROR_RTT, level reached) if the table above is missing;
+    (ERROR_RTT, level - 1) if there is a table already.
+    """
+    rmm.granules.require(rtt, DELEGATED)
+    tree = rmm.realm(rd).rtt
+    _check_table_ipa(tree, ipa, level)
+    parent = tree.walk(ipa, level - 1)
+    table, index, reached = parent
+    entry = table.entries[index]
+    if reached != level - 1 or is_table(entry, reached):
+        raise RmiError(RmiStatus.ERROR_RTT, reached)
+    created = Rtt(rtt, rmm.memory)
+    if entry:  # a DELEGATED granule is a table of UNASSIGNED/EMPTY already
+        created.fill(children_of(entry, level))
+    rmm.granules.move(rtt, RTT)
+    tree.tables[rtt] = created
+    tree.set_entry(parent, ipa, rtt | TABLE_TYPE)
+
+
+@rmi_command(RmiFid.RMI_RTT_DESTROY)
+def rtt_destroy(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
+    """Take away a table without live entries; what its IPAs meant to the realm is DESTROYED.
+
+    Outputs: the table's PA and the next live IPA after it.
+    Spec: DEN0137 1.0, RMI_RTT_DESTROY.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it;
+    (ERROR_RTT, level reached) without such a table, with the next live IPA; (ERROR_RTT, level)
+    if it has a live entry, with ``ipa``.
+    """
+    tree = rmm.realm(rd).rtt
+    _check_table_ipa(tree, ipa, level)
+    parent = tree.walk(ipa, level - 1)
+    table = _find_table(tree, parent, level)
+    if table is None:
+        raise RmiError(RmiStatus.ERROR_RTT, parent[2], 0, tree.next_live(parent, ipa))
+    if table.live:
+        raise RmiError(RmiStatus.ERROR_RTT, level, 0, ipa)
+    entry = UNASSIGNED_DESTROYED if tree.is_protected(ipa) else UNASSIGNED_NS
+    _replace_table(rmm, tree, parent, table, ipa, entry)
+    return table.pa, tree.next_live(parent, ipa)
+
+
+@rmi_command(RmiFid.RMI_RTT_FOLD)
+def rtt_fold(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
+    """Replace a table whose entries all say the same by one entry that says it.
+
+    Output: the table's PA.
+    Spec: DEN0137 1.0, RMI_RTT_FOLD.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it;
+    (ERROR_RTT, level reached) without such a table; (ERROR_RTT, level - 1) if there is no block
+    at that level; (ERROR_RTT, level) if the entries differ.
+    """
+    tree = rmm.realm(rd).rtt
+    _check_table_ipa(tree, ipa, level)
+    parent = tree.walk(ipa, level - 1)
+    table = _find_table(tree, parent, level)
+    if table is None:
+        raise RmiError(RmiStatus.ERROR_RTT, parent[2])
+    if table.live == TABLE_ENTRIES and level <= MIN_BLOCK_LEVEL:
+        raise RmiError(RmiStatus.ERROR_RTT, level - 1)
+    entry = folded(table.entries, level) if table.live in (0, TABLE_ENTRIES) else None
+    if entry is None:
+        raise RmiError(RmiStatus.ERROR_RTT, level)
+    _replace_table(rmm, tree, parent, table, ipa, entry)
+    return (table.pa,)
+
+
+def _replace_table(
+    rmm: "Rmm", tree: RttTree, parent: Walk, table: Rtt, ipa: int, entry: int
+) -> None:
+    tree.set_entry(parent, ipa, entry)
+    del tree.tables[table.pa]
+    rmm.release(table.pa)
+
+
+@rmi_command(RmiFid.RMI_RTT_READ_ENTRY)
+def rtt_read_entry(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
+    """Read the entry of an IPA, as deep as there are tables down to ``level``.
+
+    Outputs: level reached, RttEntryState, descriptor as the host may know it, RIPAS.
+    Spec: DEN0137 1.0, RMI_RTT_READ_ENTRY.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it.
+    """
+    tree = rmm.realm(rd).rtt
+    if (
+        not tree.start_level <= level <= PAGE_LEVEL
+        or ipa & (level_size(level) - 1)
+        or ipa >> tree.ipa_bits
+    ):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    table, index, reached = tree.walk(ipa, level)
+    entry = table.entries[index]
+    ripas = ripas_of(entry, reached)
+    if not entry & LIVE:
+        return reached, RttEntryState.UNASSIGNED, 0, ripas
+    if is_table(entry, reached):
+        return reached, RttEntryState.TABLE, entry & ADDRESS_MASK, 0
+    shown = HOST_DESCRIPTOR_MASK if entry & NS else ADDRESS_MASK
+    return reached, RttEntryState.ASSIGNED, 0 if ripas == Ripas.DESTROYED else entry & shown, ripas
+
+
+@rmi_command(RmiFid.RMI_RTT_MAP_UNPROTECTED)
+def rtt_map_unprotected(rmm: "Rmm", rd: int, ipa: int, level: int, desc: int) -> None:
+    """Share memory of the host with a realm, at an IPA in the upper half.
+
+    Spec: DEN0137 1.0, RMI_RTT_MAP_UNPROTECTED.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm, level and ``ipa`` do not fit it, or
+    ``desc`` has more than an aligned address, MemAttr and S2AP; (ERROR_RTT, level reached)
+    without an UNASSIGNED_NS entry at ``level``.
+    """
+    tree = rmm.realm(rd).rtt
+    _check_unprotected_ipa(tree, ipa, level)
+    if (
+        desc & ~HOST_DESCRIPTOR_MASK
+        or desc & HOST_DESCRIPTOR_MEMATTR == MEMATTR_RESERVED
+        or desc & HOST_DESCRIPTOR_OA & (level_size(level) - 1)
+    ):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    walk = tree.walk(ipa, level)
+    table, index, reached = walk
+    if reached != level or table.entries[index] != UNASSIGNED_NS:
+        raise RmiError(RmiStatus.ERROR_RTT, reached)
+    tree.set_entry(walk, ipa, desc | NS_ATTRIBUTES | block_or_page(level))
+
+
+@rmi_command(RmiFid.RMI_RTT_UNMAP_UNPROTECTED)
+def rtt_unmap_unprotected(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
+    """Take shared memory back; the output is the next live IPA of the table.
+
+    Spec: DEN0137 1.0, RMI_RTT_UNMAP_UNPROTECTED.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it;
+    (ERROR_RTT, level reached) without an ASSIGNED_NS entry, with the next live IPA.
+    """
+    tree = rmm.realm(rd).rtt
+    _check_unprotected_ipa(tree, ipa, level)
+    walk = tree.walk(ipa, level)
+    table, index, reached = walk
+    entry = table.entries[index]
+    if reached != level or not entry & VALID or is_table(entry, reached):
+        raise RmiError(RmiStatus.ERROR_RTT, reached, tree.next_live(walk, ipa))
+    tree.set_entry(walk, ipa, UNASSIGNED_NS)
+    return (tree.next_live(walk, ipa),)
+
+
+@rmi_command(RmiFid.RMI_RTT_INIT_RIPAS)
+def rtt_init_ripas(rmm: "Rmm", rd: int, base: int, top: int) -> tuple[int, ...]:
+    """Make IPAs of a new realm RAM, entry by entry, and measure each.
+
+    Output: where it stopped: at ``top``, at the end of a table, or before an entry that is not
+    UNASSIGNED or reaches beyond ``top``.
+    Spec: DEN0137 1.0, RMI_RTT_INIT_RIPAS.
+    Raises: RmiError(ERROR_INPUT) if the range is empty, unaligned or not protected, or there is
+    no such realm; (ERROR_REALM) if it is not NEW; (ERROR_RTT, level reached) without progress.
+    """
+    realm = rmm.realm(rd)
+    _check_protected_range(realm.rtt, base, top)
+    if realm.state is not RealmState.NEW:
+        raise RmiError(RmiStatus.ERROR_REALM)
+    tree, measurements = realm.rtt, realm.measurements
+    table, index, level = tree.walk(base, PAGE_LEVEL)
+    size = level_size(level)
+    ipa = base
+    if not base & (size - 1):
+        while index < TABLE_ENTRIES and ipa + size <= top:
+            entry = table.entries[index]
+            if entry == UNASSIGNED_EMPTY:
+                tree.set_entry((table, index, level), ipa, UNASSIGNED_RAM)
+            elif entry != UNASSIGNED_RAM:
+                break
+            measurements.extend_ripas(ipa, ipa + size)
+            ipa += size
+            index += 1
+    if ipa == base:
+        raise RmiError(RmiStatus.ERROR_RTT, level)
+    return (ipa,)
+
+
+def _check_protected_range(tree: RttTree, base: int, top: int) -> None:
+    """RmiError(ERROR_INPUT) unless [base, top) is some granules of the protected half."""
+    if base >= top or (base | top) & _OFFSET_MASK or not tree.is_protected(top - 1):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+
+
+@rmi_command(RmiFid.RMI_RTT_SET_RIPAS)
+def rtt_set_ripas(rmm: "Rmm", rd: int, rec: int, base: int, top: int) -> tuple[int, ...]:
+    """Do a part of the RIPAS change that a REC asked for, from where the last part ended.
+
+    Output: where it stopped: at ``top``, at the end of a table, before an entry that reaches
+    beyond ``top``, or at a DESTROYED one that the realm wants to keep.
+    Spec: DEN0137 1.0, RMI_RTT_SET_RIPAS.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm or REC; (ERROR_REC) if the REC runs
+    or is another realm's; (ERROR_INPUT) if the range is not the next part of the request;
+    (ERROR_RTT, level reached) without progress.
+    """
+    if base >= top:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    realm, asking = rmm.realm(rd), rmm.rec(rec)
+    if asking.running or asking.realm is not realm:
+        raise RmiError(RmiStatus.ERROR_REC)
+    change = asking.ripas_change
+    if change is None or base != change.base or top > change.top or top & _OFFSET_MASK:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    reached = _set_ripas(realm, change, top)
+    change.base = reached
+    return (reached,)
+
+
+def _set_ripas(realm: Realm, change: RipasChange, top: int) -> int:
+    tree = realm.rtt
+    table, index, level = tree.walk(change.base, PAGE_LEVEL)
+    size = level_size(level)
+    ipa = change.base
+    if not ipa & (size - 1):
+        while index < TABLE_ENTRIES and ipa + size <= top:
+            entry = table.entries[index]
+            old = ripas_of(entry, level)
+            if old == Ripas.DESTROYED and not change.change_destroyed:
+                break
+            if old != change.ripas:
+                tree.set_entry((table, index, level), ipa, _with_ripas(entry, change.ripas, level))
+            ipa += size
+            index += 1
+    if ipa == change.base:
+        raise RmiError(RmiStatus.ERROR_RTT, level)
+    return ipa
+
+
+def _with_ripas(entry: int, ripas: int, level: int) -> int:
+    """Return an entry with the same backing and another RIPAS."""
+    if entry & (VALID | ASSIGNED):
+        return assigned_entry(entry & ADDRESS_MASK, ripas, level)
+    return unassigned_entry(ripas)

@@ -1,0 +1,164 @@
+"""The RMM: its state, its boot, and the dispatch of the host's commands.
+
+One lock guards all of it.  A command holds it from its first check to its last effect; a REC in
+the realm does not hold it, so the host's other threads may change that realm's tables meanwhile,
+and every such change reaches the PEs through the machine's TLB invalidation before the command
+returns.
+"""
+
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.arch.events import EventStream, RmiCall
+from pyvmm.arch.gic import NUM_LRS
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.rmi import RmiFeatureRegister0, RmiStatus
+from pyvmm.arch.rmmd import BootError
+from pyvmm.arch.smccc import SVE_HINT, UNKNOWN
+from rmm.boot import BootRefused, dram_banks
+from rmm.errors import RmiError
+from rmm.granule import DELEGATED, UNDELEGATED, GranuleTable
+from rmm.protocols import Attestation, El3, Machine
+from rmm.realm import Limits, Realm
+from rmm.rec import Rec
+from rmm.rmi import RMI_1_0
+
+if TYPE_CHECKING:
+    from rmm.commands import RmiCommand
+
+_SUCCESS: Final = (int(RmiStatus.SUCCESS),)
+_PA_BITS: Final = (32, 36, 40, 42, 44, 48)  # by ID_AA64MMFR0_EL1.PARange; 52 needs FEAT_LPA2
+
+
+class Rmm:
+    """The Realm Management Monitor of one machine."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        el3: El3,
+        events: EventStream | None = None,
+        attestation: Attestation | None = None,
+    ) -> None:
+        """Wire the RMM; it serves nobody before ``boot``."""
+        self.machine = machine
+        self.el3 = el3
+        self.events = events or EventStream()
+        self.attestation = attestation
+        self.lock = Lock()
+        self.ns = machine.memory(Pas.NS)
+        self.memory = machine.memory(Pas.REALM)
+        self.limits = read_limits(machine)
+        self.feature_register_0 = feature_register_0(self.limits)
+        self.granules = GranuleTable((), self.events)
+        self.realms: dict[int, Realm] = {}  # by the PA of the RD
+        self.recs: dict[int, Rec] = {}  # by the PA of the REC
+        self._num_cpus: int | None = None
+        self._commands: Mapping[int, RmiCommand] = {}  # none before boot
+
+    def boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int) -> int:
+        """Boot on one CPU, on the first with the manifest at ``shared_pa`` in the Realm PAS.
+
+        Returns: the status of RMM_BOOT_COMPLETE.
+        Spec: TF-A, RMM-EL3 communication interface, "RMM boot".
+        """
+        with self.lock:
+            try:
+                if self._num_cpus != num_cpus:
+                    self._cold_boot(cpu, version, num_cpus, shared_pa)
+            except BootRefused as refusal:
+                return refusal.status
+            return BootError.OK if 0 <= cpu < num_cpus else BootError.CPU_ID_OUT_OF_RANGE
+
+    def _cold_boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int) -> None:
+        if self._num_cpus is not None:
+            raise BootRefused(BootError.CPUS_OUT_OF_RANGE)  # it was another number before
+        banks = dram_banks(self.memory, version, num_cpus, shared_pa)
+        if not 0 <= cpu < num_cpus:
+            raise BootRefused(BootError.CPU_ID_OUT_OF_RANGE)
+        self.granules = GranuleTable(banks, self.events)
+        self._num_cpus = num_cpus
+        self._commands = RMI_1_0
+
+    def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:
+        """Do an RMI command of the host: x1.. are ``args``; returns x0.., the rest is zero."""
+        command = self._commands.get(fid & ~SVE_HINT)
+        if command is None:
+            return UNKNOWN
+        arguments = tuple(args[: command.num_args])
+        if len(arguments) < command.num_args:
+            arguments += (0,) * (command.num_args - len(arguments))
+        try:
+            with self.lock:
+                if command.wants_pe:
+                    outputs = command.function(self, pe, *arguments)
+                else:
+                    outputs = command.function(self, *arguments)
+            results = _SUCCESS + outputs if outputs else _SUCCESS
+        except RmiError as error:
+            results = error.results
+        if self.events.listener is not None:
+            self.events.listener(RmiCall(command.name, command.parameters, arguments, results))
+        return results
+
+    # --- what commands share ------------------------------------------------------------------
+
+    def read_ns(self, pa: int, size: int) -> bytes:
+        """Read the first ``size`` bytes of a granule of the host, once.
+
+        Raises: RmiError(ERROR_INPUT) if it is not a granule of the host.
+        """
+        self.granules.require(pa, UNDELEGATED)
+        try:
+            return self.ns.read(pa, size)
+        except GranuleProtectionFault:  # not ours, but the Secure world's or EL3's
+            raise RmiError(RmiStatus.ERROR_INPUT) from None
+
+    def realm(self, rd: int) -> Realm:
+        """Return the realm of an RD; RmiError(ERROR_INPUT) if ``rd`` is none."""
+        realm = self.realms.get(rd)
+        if realm is None:
+            raise RmiError(RmiStatus.ERROR_INPUT)
+        return realm
+
+    def rec(self, pa: int) -> Rec:
+        """Return the REC at ``pa``; RmiError(ERROR_INPUT) if there is none."""
+        rec = self.recs.get(pa)
+        if rec is None:
+            raise RmiError(RmiStatus.ERROR_INPUT)
+        return rec
+
+    def release(self, pa: int) -> None:
+        """Take a granule out of use: scrubbed, then DELEGATED."""
+        self.memory.zero(pa, GRANULE_SIZE)
+        self.granules.move(pa, DELEGATED)
+
+
+def read_limits(machine: Machine) -> Limits:
+    """Read from the ID registers what this machine can give a realm."""
+    mmfr0 = machine.id_register(3, 0, 0, 7, 0)
+    mmfr1 = machine.id_register(3, 0, 0, 7, 1)
+    dfr0 = machine.id_register(3, 0, 0, 5, 0)
+    pa_range = min(mmfr0 & 0xF, len(_PA_BITS) - 1)
+    return Limits(
+        s2sz=_PA_BITS[pa_range],
+        pa_range=pa_range,
+        num_bps=dfr0 >> 12 & 0xF,
+        num_wps=dfr0 >> 20 & 0xF,
+        vmid_bits=16 if mmfr1 >> 4 & 0xF == 2 else 8,
+        num_lrs=NUM_LRS,
+    )
+
+
+def feature_register_0(limits: Limits) -> RmiFeatureRegister0:
+    """Return what RMI_FEATURES says of the limits: no LPA2, no SVE, no PMU."""
+    return RmiFeatureRegister0.of(
+        S2SZ=limits.s2sz,
+        NUM_BPS=limits.num_bps,
+        NUM_WPS=limits.num_wps,
+        HASH_SHA_256=1,
+        HASH_SHA_512=1,
+        GICV3_NUM_LRS=limits.num_lrs - 1,
+        MAX_RECS_ORDER=limits.max_recs_order,
+    )

@@ -1,0 +1,120 @@
+"""RSI_ATTESTATION_TOKEN_*: a realm gets a token that proves what it is, piece by piece.
+
+Each REC has at most one request in progress::
+
+    none --INIT--> challenge --CONTINUE--> token, partly read --CONTINUE--> none
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rsi import RsiFid, RsiStatus
+from rmm.commands import rsi_command
+from rmm.errors import RsiError
+from rmm.rec import Rec, TokenRequest
+from rmm.rsi.measurement import REGISTERS
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+DEFAULT_MAX_TOKEN_SIZE: Final = 4096  # bytes; what INIT promises without an attestation service
+_OFFSET_MASK: Final = GRANULE_SIZE - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a token says of a realm: a snapshot."""
+
+    challenge: bytes
+    rpv: bytes
+    hash_algo: int
+    measurements: tuple[bytes, ...]
+
+
+@rsi_command(RsiFid.RSI_ATTESTATION_TOKEN_INIT)
+def attestation_token_init(
+    rmm: "Rmm",
+    rec: Rec,
+    challenge_0: int,
+    challenge_1: int,
+    challenge_2: int,
+    challenge_3: int,
+    challenge_4: int,
+    challenge_5: int,
+    challenge_6: int,
+    challenge_7: int,
+) -> tuple[int, ...]:
+    """Begin an attestation with a 64-byte challenge; ends one in progress.
+
+    Output: an upper bound of the token's size in bytes.
+    Spec: DEN0137 1.0, RSI_ATTESTATION_TOKEN_INIT.
+    """
+    challenge = REGISTERS.pack(
+        challenge_0,
+        challenge_1,
+        challenge_2,
+        challenge_3,
+        challenge_4,
+        challenge_5,
+        challenge_6,
+        challenge_7,
+    )
+    rec.token_request = TokenRequest(challenge)
+    service = rmm.attestation
+    return RsiStatus.SUCCESS, DEFAULT_MAX_TOKEN_SIZE if service is None else service.max_token_size
+
+
+@rsi_command(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE)
+def attestation_token_continue(
+    rmm: "Rmm", rec: Rec, pe: int, ipa: int, offset: int, size: int
+) -> tuple[int, ...]:
+    """Write the next part of the token to ``offset`` in the realm's page at ``ipa``.
+
+    Output: bytes written; INCOMPLETE means there is more.
+    Spec: DEN0137 1.0, RSI_ATTESTATION_TOKEN_CONTINUE.
+    Raises: RsiError(ERROR_INPUT) if ``ipa`` is not a protected page or the part leaves it;
+    (ERROR_STATE) without an attestation in progress; (ERROR_UNKNOWN) if no token can be made.
+    """
+    rtt = rec.realm.rtt
+    if (
+        ipa & _OFFSET_MASK
+        or not rtt.is_protected(ipa)
+        or offset >= GRANULE_SIZE
+        or offset + size > GRANULE_SIZE
+    ):
+        raise RsiError(RsiStatus.ERROR_INPUT)
+    request = rec.token_request
+    if request is None:
+        raise RsiError(RsiStatus.ERROR_STATE)
+    rtt.ram_page(ipa)  # a missing page is asked for before the token is made
+    if request.token is None:
+        request.token = _make_token(rmm, pe, rec, request)
+    pa = rtt.ram_page(ipa)  # anew: the tables may have changed while the token was made
+    part = request.token[request.offset : request.offset + size]
+    rmm.memory.write(pa + offset, part)
+    request.offset += len(part)
+    if request.offset < len(request.token) or not size:
+        return RsiStatus.INCOMPLETE, len(part)
+    rec.token_request = None
+    return RsiStatus.SUCCESS, len(part)
+
+
+def _make_token(rmm: "Rmm", pe: int, rec: Rec, request: TokenRequest) -> bytes:
+    """Have the token made, without the RMM's lock: it takes milliseconds and asks EL3.
+
+    Raises: RsiError(ERROR_UNKNOWN); the attestation has ended then.
+    """
+    realm = rec.realm
+    claims = Claims(request.challenge, realm.rpv, realm.hash_algo, tuple(realm.measurements.values))
+    token: bytes | None = None
+    if rmm.attestation is not None:
+        rmm.lock.release()
+        try:
+            token = rmm.attestation.token(pe, claims)
+        finally:
+            rmm.lock.acquire()
+    if token is None:
+        rec.token_request = None
+        raise RsiError(RsiStatus.ERROR_UNKNOWN)
+    return token

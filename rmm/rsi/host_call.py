@@ -1,0 +1,44 @@
+"""RSI_HOST_CALL: a realm calls its host and gives it registers of its choice."""
+
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.arch.rmi import RecExitReason
+from pyvmm.arch.rsi import HOST_CALL_ALIGNMENT, HostCall, RsiFid, RsiStatus
+from rmm.commands import rsi_command
+from rmm.errors import RsiError
+from rmm.rec import HostExit, Rec
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+_GPRS: Final = HostCall.gprs
+_IMM_MASK: Final = 0xFFFF
+
+
+@rsi_command(RsiFid.RSI_HOST_CALL)
+def host_call(rmm: "Rmm", rec: Rec, ipa: int) -> HostExit:
+    """Show the host the RsiHostCall at ``ipa``; its answer is written there at the next entry.
+
+    Spec: DEN0137 1.0, RSI_HOST_CALL.
+    Raises: RsiError(ERROR_INPUT) if ``ipa`` is not protected or not aligned to 256 bytes, or its
+    RIPAS is EMPTY.
+    """
+    rtt = rec.realm.rtt
+    if ipa & (HOST_CALL_ALIGNMENT - 1) or not rtt.is_protected(ipa):
+        raise RsiError(RsiStatus.ERROR_INPUT)
+    call = HostCall(rmm.memory.read(rtt.ram_page(ipa), HostCall.size))
+    rec.host_call_ipa = ipa
+    rec.reply(RsiStatus.SUCCESS)
+    leave = HostExit(RecExitReason.HOST_CALL, gprs=call.gprs)
+    leave.imm = call.imm & _IMM_MASK
+    return leave
+
+
+def complete_host_call(rmm: "Rmm", rec: Rec, ipa: int, gprs: tuple[int, ...]) -> None:
+    """Write the host's answer where the realm asked.
+
+    Raises: RealmPageMissing or RsiError if the page is gone meanwhile.
+    """
+    pa = rec.realm.rtt.ram_page(ipa)
+    rmm.memory.write(pa + _GPRS.offset, _GPRS.struct.pack(*gprs))
+    rec.reply(RsiStatus.SUCCESS)

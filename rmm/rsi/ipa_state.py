@@ -1,0 +1,61 @@
+"""RSI_IPA_STATE_*: what IPAs mean to a realm: memory of its own, or nothing it would trust."""
+
+from typing import TYPE_CHECKING
+
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi import RecExitReason, Ripas
+from pyvmm.arch.rsi import RipasChangeFlags, RsiFid, RsiStatus
+from pyvmm.arch.stage2 import PAGE_LEVEL, TABLE_ENTRIES, is_table, level_size
+from rmm.commands import rsi_command
+from rmm.errors import RsiError
+from rmm.rec import HostExit, Rec, RipasChange
+from rmm.rtt import RttTree, ripas_of
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+
+def _check_range(rtt: RttTree, base: int, top: int) -> None:
+    if base >= top or (base | top) & (GRANULE_SIZE - 1) or not rtt.is_protected(top - 1):
+        raise RsiError(RsiStatus.ERROR_INPUT)
+
+
+@rsi_command(RsiFid.RSI_IPA_STATE_SET)
+def ipa_state_set(_rmm: "Rmm", rec: Rec, base: int, top: int, ripas: int, flags: int) -> HostExit:
+    """Ask the host to change the RIPAS of a range; it may do only a part.
+
+    Outputs, after the next entry: where the host stopped, and whether it accepts.
+    Spec: DEN0137 1.0, RSI_IPA_STATE_SET.
+    Raises: RsiError(ERROR_INPUT) if the range is empty, unaligned or not protected, or
+    ``ripas`` is neither EMPTY nor RAM.
+    """
+    _check_range(rec.realm.rtt, base, top)
+    if ripas not in (Ripas.EMPTY, Ripas.RAM):
+        raise RsiError(RsiStatus.ERROR_INPUT)
+    change_destroyed = bool(flags & RipasChangeFlags.CHANGE_DESTROYED)
+    rec.ripas_change = RipasChange(base, top, ripas, change_destroyed=change_destroyed)
+    rec.reply(RsiStatus.SUCCESS, top)
+    leave = HostExit(RecExitReason.RIPAS_CHANGE)
+    leave.ripas_base, leave.ripas_top, leave.ripas_value = base, top, ripas
+    return leave
+
+
+@rsi_command(RsiFid.RSI_IPA_STATE_GET)
+def ipa_state_get(_rmm: "Rmm", rec: Rec, start: int, end: int) -> tuple[int, ...]:
+    """Tell the RIPAS at ``start`` and how far, at most to ``end``, it is the same.
+
+    The run may be cut at the end of a table.
+    Spec: DEN0137 1.0, RSI_IPA_STATE_GET.
+    Raises: RsiError(ERROR_INPUT) if the range is empty, unaligned or not protected.
+    """
+    rtt = rec.realm.rtt
+    _check_range(rtt, start, end)
+    table, index, level = rtt.walk(start, PAGE_LEVEL)
+    size = level_size(level)
+    ripas = ripas_of(table.entries[index], level)
+    top = (start & -size) + size
+    for entry in table.entries[index + 1 : TABLE_ENTRIES]:
+        if top >= end or is_table(entry, level) or ripas_of(entry, level) != ripas:
+            break
+        top += size
+    return RsiStatus.SUCCESS, min(top, end), ripas

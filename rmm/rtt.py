@@ -1,0 +1,228 @@
+"""Realm translation tables: a realm's stage 2, in Realm memory, walked by the PEs in C.
+
+The tables in memory are the truth; beside each one the RMM keeps a view of it and the number of
+its live entries.  ``pyvmm.arch.stage2`` has the encoding of the entries.
+"""
+
+from array import array
+from typing import Final
+
+from pyvmm.arch.events import EventStream, RttChange
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi import Ripas
+from pyvmm.arch.rsi import RsiStatus
+from pyvmm.arch.stage2 import (
+    ADDRESS_MASK,
+    ASSIGNED,
+    BLOCK_TYPE,
+    LIVE,
+    NS,
+    PAGE_LEVEL,
+    RAM_ATTRIBUTES,
+    RIPAS_SHIFT,
+    TABLE_ENTRIES,
+    TABLE_TYPE,
+    UNASSIGNED_NS,
+    VALID,
+    block_or_page,
+    is_table,
+    level_shift,
+    level_size,
+)
+from rmm.errors import RealmPageMissing, RsiError
+from rmm.protocols import Machine, Memory
+
+_INDEX_MASK: Final = TABLE_ENTRIES - 1
+_TYPE_MASK: Final = 0b11
+#: 1 for each low byte of a live entry: a scan of a table is one search of bytes.
+_IS_LIVE: Final = bytes(int(low & LIVE != 0) for low in range(256))
+
+
+class Rtt:
+    """One table: its address, views of its 512 entries, and how many of them are live.
+
+    The view outlives one command: an RTT granule stays in the Realm PAS until the RMM itself,
+    after destroying the table, undelegates it.
+    """
+
+    __slots__ = ("_low_bytes", "entries", "live", "pa")
+
+    def __init__(self, pa: int, memory: Memory) -> None:
+        self.pa = pa
+        view = memory.view(pa, GRANULE_SIZE)
+        self.entries = view.cast("Q")
+        self._low_bytes = view[:: GRANULE_SIZE // TABLE_ENTRIES]  # where the LIVE bits are
+        self.live = 0
+
+    def first_live(self, index: int) -> int:
+        """Return the index of the first live entry from ``index`` on; 512 if there is none."""
+        if not self.live:
+            return TABLE_ENTRIES
+        found = self._low_bytes[index:].tobytes().translate(_IS_LIVE).find(1)
+        return TABLE_ENTRIES if found < 0 else index + found
+
+    def fill(self, values: "array[int]") -> None:
+        """Set all entries at once: all live, or none."""
+        self.entries[:] = memoryview(values)
+        self.live = TABLE_ENTRIES if values[0] & LIVE else 0
+
+
+#: Where a walk ended: the table, the index of the entry in it, and the level.
+Walk = tuple[Rtt, int, int]
+
+
+class RttTree:
+    """All tables of one realm.
+
+    Concurrency: the RMM's lock is held by whoever calls; PEs may walk the tables meanwhile.
+    """
+
+    __slots__ = ("_events", "_machine", "ipa_bits", "rd", "start", "start_level", "tables", "vmid")
+
+    def __init__(
+        self,
+        machine: Machine,
+        events: EventStream,
+        *,
+        rd: int,
+        vmid: int,
+        ipa_bits: int,
+        start_level: int,
+        start: list[Rtt],
+    ) -> None:
+        self._machine = machine
+        self._events = events
+        self.rd = rd
+        self.vmid = vmid
+        self.ipa_bits = ipa_bits
+        self.start_level = start_level
+        self.start = start
+        self.tables: dict[int, Rtt] = {}  # without the start tables
+        self._mark_unprotected_half()
+
+    def _mark_unprotected_half(self) -> None:
+        shift = level_shift(self.start_level)
+        for index in range(1 << (self.ipa_bits - 1 - shift), 1 << (self.ipa_bits - shift)):
+            self.start[index >> 9].entries[index & _INDEX_MASK] = UNASSIGNED_NS
+
+    @property
+    def is_live(self) -> bool:
+        """Whether any start-level entry is live."""
+        return any(table.live for table in self.start)
+
+    def is_protected(self, ipa: int) -> bool:
+        """Tell whether ``ipa`` is in the lower half of the IPA space."""
+        return not ipa >> (self.ipa_bits - 1)
+
+    def walk(self, ipa: int, level: int) -> Walk:
+        """Walk towards ``level`` until there is no further table; ``ipa`` is in the IPA space."""
+        reached = self.start_level
+        shift = level_shift(reached)
+        index = ipa >> shift
+        table = self.start[index >> 9]
+        index &= _INDEX_MASK
+        while reached < level:
+            entry = table.entries[index]
+            if entry & _TYPE_MASK != TABLE_TYPE:
+                break
+            table = self.tables[entry & ADDRESS_MASK]
+            reached += 1
+            shift -= 9
+            index = ipa >> shift & _INDEX_MASK
+        return table, index, reached
+
+    def set_entry(self, walk: Walk, ipa: int, entry: int) -> None:
+        """Replace one entry; when it was valid, no PE uses it after the return."""
+        table, index, level = walk
+        old = table.entries[index]
+        table.entries[index] = entry
+        if old & LIVE:
+            table.live -= 1
+        if entry & LIVE:
+            table.live += 1
+        if old & VALID:
+            size = level_size(level)
+            self._machine.tlbi_ipa(self.vmid, ipa & -size, size)
+        if self._events.listener is not None:
+            self._events.listener(RttChange(self.rd, ipa, level, old, entry))
+
+    def next_live(self, walk: Walk, ipa: int) -> int:
+        """Return ``ipa`` if its entry is live, else where the run of non-live entries ends.
+
+        The run ends at the next live entry or at the end of the table.  Spec: DEN0137 1.0,
+        RttSkipNonLiveEntries.
+        """
+        table, index, level = walk
+        if table.entries[index] & LIVE:
+            return ipa
+        size = level_size(level)
+        return (ipa & -size) + (table.first_live(index) - index) * size
+
+    def ram_page(self, ipa: int) -> int:
+        """Return the PA behind a protected IPA, for the RMM's own access on the realm's behalf.
+
+        Raises: RsiError(ERROR_INPUT) if its RIPAS is EMPTY; RealmPageMissing if the host has
+        to provide the page first.
+        """
+        walk = self.walk(ipa, PAGE_LEVEL)
+        table, index, level = walk
+        entry = table.entries[index]
+        if entry & VALID:
+            offset_mask = level_size(level) - 1
+            return entry & ADDRESS_MASK & ~offset_mask | ipa & offset_mask
+        if ripas_of(entry, level) == Ripas.EMPTY:
+            raise RsiError(RsiStatus.ERROR_INPUT)
+        raise RealmPageMissing(ipa, level)
+
+
+def ripas_of(entry: int, level: int) -> int:
+    """Return the RIPAS of an entry; EMPTY for tables and unprotected entries."""
+    if entry & NS or is_table(entry, level):
+        return Ripas.EMPTY
+    return Ripas.RAM if entry & VALID else entry >> RIPAS_SHIFT & 0b11
+
+
+def ram_entry(pa: int, level: int) -> int:
+    """Return an ASSIGNED/RAM entry."""
+    return pa | RAM_ATTRIBUTES | block_or_page(level)
+
+
+def assigned_entry(pa: int, ripas: int, level: int) -> int:
+    """Return an ASSIGNED entry with any RIPAS: only RAM is visible to the realm."""
+    if ripas == Ripas.RAM:
+        return ram_entry(pa, level)
+    return pa | ASSIGNED | ripas << RIPAS_SHIFT
+
+
+def unassigned_entry(ripas: int) -> int:
+    """Return an UNASSIGNED entry."""
+    return ripas << RIPAS_SHIFT
+
+
+def children_of(entry: int, level: int) -> "array[int]":
+    """Return the 512 entries at ``level`` that say the same as ``entry`` one level above."""
+    if not entry & LIVE:
+        return array("Q", (entry,)) * TABLE_ENTRIES
+    first = entry & ~_TYPE_MASK | block_or_page(level) if entry & VALID else entry
+    return _contiguous(first, level)
+
+
+def folded(entries: memoryview, level: int) -> int | None:
+    """Return the entry one level above that says the same as a whole table at ``level``.
+
+    None if there is none: the entries differ, are tables, or do not make one aligned block.
+    """
+    first = entries[0]
+    if not first & LIVE:
+        same = array("Q", (first,)) * TABLE_ENTRIES
+        return first if entries.tobytes() == same.tobytes() else None
+    if is_table(first, level) or first & ADDRESS_MASK & (level_size(level - 1) - 1):
+        return None
+    if entries.tobytes() != _contiguous(first, level).tobytes():
+        return None
+    return first & ~_TYPE_MASK | BLOCK_TYPE if first & VALID else first
+
+
+def _contiguous(first: int, level: int) -> "array[int]":
+    step = level_size(level)
+    return array("Q", range(first, first + TABLE_ENTRIES * step, step))

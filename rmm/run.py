@@ -1,0 +1,185 @@
+"""REC_ENTER: complete what the last exit left open, run the realm, tell the host why it stopped.
+
+Spec: DEN0137 1.0, RMI_REC_ENTER and "Realm execution context".
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.arch.bits import MASK32, MASK64
+from pyvmm.arch.esr import ESR_ABORT
+from pyvmm.arch.events import RecExit as RecExitEvent
+from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.arch.rmi import (
+    EXIT_OFFSET,
+    RecEnter,
+    RecEnterFlags,
+    RecExit,
+    Ripas,
+    RipasResponse,
+    RmiStatus,
+)
+from pyvmm.arch.rsi import RsiStatus
+from pyvmm.arch.stage2 import HCR_EL2
+from rmm import exits, vgic
+from rmm.errors import RealmPageMissing, RmiError, RsiError
+from rmm.inject import inject_sea
+from rmm.realm import RealmState
+from rmm.rec import HCR, HostExit, Rec, RipasChange
+from rmm.rsi.host_call import complete_host_call
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+BUDGET: Final = 1 << 30  # instructions: only an exit of the realm or an interrupt ends a run
+
+_ENTER: Final = RecEnter.packer(whole=False)
+_EXIT: Final = RecExit.packer()
+_NUM_GPRS: Final = 31
+_NO_GPRS: Final = (0,) * _NUM_GPRS
+
+_EMUL_MMIO: Final = int(RecEnterFlags.EMUL_MMIO)
+_INJECT_SEA: Final = int(RecEnterFlags.INJECT_SEA)
+_RIPAS_RESPONSE: Final = int(RecEnterFlags.RIPAS_RESPONSE)
+#: HCR_EL2 by TRAP_WFI and TRAP_WFE.
+_HCR: Final = tuple(
+    HCR | twi | twe for twe in (0, HCR_EL2.TWE.mask) for twi in (0, HCR_EL2.TWI.mask)
+)
+_TRAP_WFI_SHIFT: Final = 2
+
+
+def enter(rmm: "Rmm", pe: int, rec_pa: int, run_pa: int) -> None:
+    """Do RMI_REC_ENTER; the RMM's lock is held, except while the realm runs.
+
+    Raises: RmiError as the command says, in its order; then nothing has changed, unless the
+    host took ``run_pa`` away while the realm ran.
+    """
+    fields = _ENTER.unpack(rmm.read_ns(run_pa, _ENTER.size))
+    flags, gprs, hcr, lrs = fields[0], fields[1:32], fields[32], fields[33:]
+    lrs = lrs[: rmm.limits.num_lrs]
+    rec = rmm.rec(rec_pa)
+    _check_state(rec)
+    vgic.check(hcr, lrs)
+    _check_completion(rec, flags)
+    vgic.load(rec.context, hcr, lrs)
+    rec.context.hcr_el2 = _HCR[flags >> _TRAP_WFI_SHIFT & 0b11]
+    leave = _complete(rmm, rec, flags, gprs) or _run(rmm, pe, rec)
+    if rmm.events.listener is not None:
+        rmm.events.listener(RecExitEvent(rec_pa, leave.reason, leave.esr, leave.far, leave.hpfar))
+    try:
+        rmm.ns.write(run_pa + EXIT_OFFSET, _exit_record(rec, leave, rmm.limits.num_lrs))
+    except GranuleProtectionFault:
+        raise RmiError(RmiStatus.ERROR_INPUT) from None
+
+
+# --- before -----------------------------------------------------------------------------------
+
+
+def _check_state(rec: Rec) -> None:
+    if rec.running:
+        raise RmiError(RmiStatus.ERROR_REC)
+    if rec.realm.state is not RealmState.ACTIVE:
+        raise RmiError(RmiStatus.ERROR_REALM, int(rec.realm.state is RealmState.SYSTEM_OFF))
+    if not rec.runnable or rec.psci is not None:
+        raise RmiError(RmiStatus.ERROR_REC)
+
+
+def _check_completion(rec: Rec, flags: int) -> None:
+    abort = rec.abort
+    if flags & _INJECT_SEA and abort is None:
+        raise RmiError(RmiStatus.ERROR_REC)
+    if flags & _EMUL_MMIO and (abort is None or not abort.esr & ESR_ABORT.ISV.mask):
+        raise RmiError(RmiStatus.ERROR_REC)
+
+
+def _complete(rmm: "Rmm", rec: Rec, flags: int, gprs: tuple[int, ...]) -> HostExit | None:
+    """Finish the pending thing; at most one is.  A result means: do not enter the realm."""
+    if rec.abort is not None:
+        abort, rec.abort = rec.abort, None
+        if flags & _INJECT_SEA:  # it wins over EMUL_MMIO: the access did not happen
+            inject_sea(rec.context, abort.esr, abort.far)
+        elif flags & _EMUL_MMIO:
+            _emulate(rec, abort.esr, gprs[0])
+    elif rec.ripas_change is not None:
+        change, rec.ripas_change = rec.ripas_change, None
+        rec.reply(RsiStatus.SUCCESS, change.base, _response(change, flags))
+    elif rec.sysreg_rt is not None:
+        exits.set_register(rec, rec.sysreg_rt, gprs[0])
+        rec.sysreg_rt = None
+    elif rec.host_call_ipa is not None:
+        return _complete_host_call(rmm, rec, rec.host_call_ipa, gprs)
+    return None
+
+
+def _emulate(rec: Rec, esr: int, value: int) -> None:
+    """Step over the access that the host did; what it read goes where the realm wants it."""
+    if not esr & ESR_ABORT.WnR.mask:
+        syndrome = ESR_ABORT(esr)
+        bits = 8 << syndrome.SAS
+        value &= (1 << bits) - 1
+        if syndrome.SSE and value >> (bits - 1):
+            value |= MASK64 << bits
+        exits.set_register(rec, syndrome.SRT, value & (MASK64 if syndrome.SF else MASK32))
+    rec.advance()
+
+
+def _response(change: RipasChange, flags: int) -> RipasResponse:
+    """Only making RAM can be refused, and only what is not done yet."""
+    if change.ripas == Ripas.RAM and change.base != change.top and flags & _RIPAS_RESPONSE:
+        return RipasResponse.REJECT
+    return RipasResponse.ACCEPT
+
+
+def _complete_host_call(rmm: "Rmm", rec: Rec, ipa: int, gprs: tuple[int, ...]) -> HostExit | None:
+    """Give the realm the host's answer; its page may be gone meanwhile, then ask for it."""
+    try:
+        complete_host_call(rmm, rec, ipa, gprs)
+    except RealmPageMissing as missing:
+        return exits.ask_for_page(missing)
+    except RsiError as error:
+        rec.reply(*error.results)
+    rec.host_call_ipa = None
+    return None
+
+
+# --- during -----------------------------------------------------------------------------------
+
+
+def _run(rmm: "Rmm", pe: int, rec: Rec) -> HostExit:
+    processor, context, lock = rmm.machine.pe(pe), rec.context, rmm.lock
+    rec.running = True
+    try:
+        while True:
+            lock.release()
+            try:
+                pe_exit = processor.run(context, BUDGET)
+            finally:
+                lock.acquire()
+            leave = exits.handle(rmm, pe, rec, pe_exit)
+            if leave is not None:
+                return leave
+    finally:
+        rec.running = False
+
+
+# --- after ------------------------------------------------------------------------------------
+
+
+def _exit_record(rec: Rec, leave: HostExit, num_lrs: int) -> bytes:
+    context, gprs = rec.context, leave.gprs
+    return _EXIT.pack(
+        leave.reason,
+        leave.esr,
+        leave.far,
+        leave.hpfar,
+        *(gprs + _NO_GPRS[len(gprs) :] if gprs else _NO_GPRS),
+        *vgic.save(context, num_lrs),
+        context.cntp_ctl,
+        context.cntp_cval,
+        context.cntv_ctl,
+        context.cntv_cval,
+        leave.ripas_base,
+        leave.ripas_top,
+        leave.ripas_value,
+        leave.imm,
+        0,  # pmu_ovf_status: no PMU
+    )

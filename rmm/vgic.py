@@ -1,0 +1,54 @@
+"""The part of a realm's GIC that the host drives: list registers and ICH_HCR_EL2.
+
+Spec: DEN0137 1.0, "Realm interrupts"; Arm IHI 0069 (GICv3).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pyvmm.arch import gic
+from pyvmm.arch.rmi import NUM_LRS, RmiStatus
+from rmm.errors import RmiError
+from rmm.protocols import Context
+
+_UIE_TO_VGRP1DIE: Final = 0x7F << 1  # UIE, LRENPIE, NPIE, VGrp{0,1}{E,D}IE
+_TDIR: Final = 1 << 14
+HCR_OF_HOST: Final = _UIE_TO_VGRP1DIE | _TDIR
+_HCR_SHOWN: Final = HCR_OF_HOST | 0x1F << gic.ICH_HCR_EOICOUNT_SHIFT
+
+_STATE: Final = gic.ICH_LR_PENDING | gic.ICH_LR_ACTIVE
+_PINTID: Final = 0x1FFF << 32  # with HW = 0 only its EOI bit means anything
+_PRIORITY_RES0: Final = (~gic.PRIORITY_MASK & 0xFF) << gic.ICH_LR_PRIORITY_SHIFT
+_NOT_OF_HOST: Final = gic.ICH_LR_HW | _PINTID & ~gic.ICH_LR_EOI | _PRIORITY_RES0
+_LPI_INTIDS: Final = range(8192, 1 << 16)
+
+
+def check(hcr: int, lrs: Sequence[int]) -> None:
+    """Check what the host wants of the virtual CPU interface; RmiError(ERROR_REC) if illegal."""
+    if hcr & ~HCR_OF_HOST:
+        raise RmiError(RmiStatus.ERROR_REC)
+    seen = []
+    for lr in lrs:
+        if not lr & _STATE:
+            continue
+        intid = lr & gic.ICH_LR_INTID_MASK
+        is_known = intid <= gic.MAX_SPI_INTID or intid in _LPI_INTIDS
+        if lr & _NOT_OF_HOST or not is_known or intid in seen:
+            raise RmiError(RmiStatus.ERROR_REC)
+        seen.append(intid)
+
+
+def load(context: Context, hcr: int, lrs: Sequence[int]) -> None:
+    """Give a REC the list registers that the host made."""
+    context.ich_hcr = hcr | gic.ICH_HCR_EN
+    ich_lr = context.ich_lr
+    for index, lr in enumerate(lrs):
+        ich_lr[index] = lr
+
+
+def save(context: Context, num_lrs: int) -> tuple[int, ...]:
+    """Return ICH_HCR_EL2, 16 list registers, ICH_MISR_EL2 and ICH_VMCR_EL2 for the host."""
+    ich_lr = context.ich_lr
+    lrs = [ich_lr[index] for index in range(num_lrs)]
+    lrs += [0] * (NUM_LRS - num_lrs)
+    return context.ich_hcr & _HCR_SHOWN, *lrs, context.ich_misr, context.ich_vmcr

@@ -1,0 +1,127 @@
+"""The command line: its verbs, and one line for each mistake."""
+
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from pyvmm import cli
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.events import MmioAccess, PsciCall
+from pyvmm.cli import VERBS, Verbs, main
+from pyvmm.cli.run import run as run_command
+from pyvmm.cli.trace import KINDS, Trace
+
+
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """Run pyvmm; return exit code, output and errors."""
+    monkeypatch.setattr(sys, "argv", ["pyvmm", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert isinstance(end.value.code, int)
+    return end.value.code, out, err
+
+
+def test_every_verb_has_its_command() -> None:
+    """The table names a module, and the module a command of that name."""
+    group, context = cli.cli, click.Context(cli.cli)
+    assert isinstance(group, Verbs)
+    for verb in group.list_commands(context):
+        command = group.get_command(context, verb)
+        assert command is not None
+        assert command.name == verb
+    assert group.get_command(context, "none") is None
+
+
+def test_help_lists_the_verbs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without importing them."""
+    code, out, _ = call(monkeypatch, capsys, "--help")
+    assert code == 0
+    assert all(verb in out for verb in VERBS)
+
+
+def test_every_option_of_run_says_what_it_does() -> None:
+    """The help is the reference."""
+    for parameter in run_command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("run -m 0", "-m 0: a guest needs at least 4M"),
+        ("run -m 1T", "-m 1T: this machine has"),
+        ("run -c 0", "-c 0: give 1 to 16 CPUs"),
+        ("run --kernel {}/none", "No such file"),
+        ("run {}", "is a directory"),
+        ("run {}/text", "text file"),
+        ("run {}/x86", "x86 kernel"),
+        ("run {}/x86 -k {}/x86", "two kernels"),
+        ("run --initrd {}/none", "No such file"),
+        ("run -m 16 --initrd {}/huge", "do not fit"),
+        ("run --disk {}", "is a directory"),
+        ("run --disk {}/none", "No such file"),
+        ("run --disk {}/text,direct", "only ro or rw"),
+        ("run --realm-pv x", "add --realm"),
+        ("run --realm --measurement-algo md5", "'md5' is not one of"),
+        ("run --trace everything", "--trace everything: give some of rmi"),
+        ("run --trace mmio:{}", "Is a directory"),
+        ("run --colour", "No such option"),
+        ("run --timeout soon", "--timeout"),
+        ("fly", "fly"),
+        ("image build slackware", "slackware"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: str,
+    complaint: str,
+) -> None:
+    """Said in under a second, before anything is started."""
+    (tmp_path / "text").write_text("not a kernel\n" * 100)
+    (tmp_path / "x86").write_bytes(bytes(0x202) + b"HdrS" + bytes(4096))
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(1 << 30)
+    start = time.monotonic()
+    code, out, err = call(monkeypatch, capsys, *arguments.replace("{}", str(tmp_path)).split())
+    assert time.monotonic() - start < 1
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("pyvmm: ")
+    assert complaint in err
+
+
+def test_trace_writes_the_kinds_asked_for(tmp_path: Path) -> None:
+    """One line an event, of the chosen kinds only."""
+    path = tmp_path / "trace"
+    psci = PsciCall(0, "PSCI_VERSION", (), 1)
+    with Trace(f"rmi,psci:{path}") as listener:
+        listener(MmioAccess("uart0", 0, 1, is_write=False, value=0))
+        listener(psci)
+    assert path.read_text() == f"{psci}\n"
+
+
+def test_trace_knows_all_kinds_of_the_help() -> None:
+    """Each kind opens; an unknown one is refused."""
+    for kind in KINDS:
+        Trace(kind)
+    with pytest.raises(UserError):
+        Trace("")
+
+
+def test_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both ways to ask say the same."""
+    by_verb = call(monkeypatch, capsys, "version")
+    assert by_verb == call(monkeypatch, capsys, "--version")
+    assert by_verb[1].startswith("pyvmm ")

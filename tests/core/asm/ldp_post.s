@@ -1,0 +1,4 @@
+// The base moves after the pair is loaded.
+//< x2=@0x10 [0x10]=0x1111 [0x18]=0x2222
+ldp x0, x1, [x2], #-16
+//> x0=0x1111 x1=0x2222 x2=@0

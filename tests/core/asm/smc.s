@@ -1,0 +1,3 @@
+// SMC is UNDEFINED at EL0.
+smc #0
+//> esr=0x02000000

@@ -1,0 +1,316 @@
+"""The block device, over a disk in memory and over an image file."""
+
+from pathlib import Path
+from struct import pack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyvmm.arch.errors import UserError
+from pyvmm.devices.disk import RawDisk
+from pyvmm.devices.virtio.blk import (
+    MAX_DISCARD_SECTORS,
+    MAX_DISCARD_SEGMENTS,
+    BlkFeature,
+    VirtioBlk,
+)
+from tests.devices.driver import Driver
+
+IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
+OK, IOERR, UNSUPP = 0, 1, 2
+NUM_SECTORS = 64
+
+
+class MemoryDisk:
+    """A disk that logs what is asked of it, and fails if told to."""
+
+    def __init__(self, *, is_read_only: bool = False) -> None:
+        self.bytes = bytearray(b"".join(bytes([n]) * 512 for n in range(NUM_SECTORS)))
+        self.size = len(self.bytes)
+        self.is_read_only = is_read_only
+        self.log: list[tuple[str, int, int]] = []
+        self.is_failing = False
+
+    def _log(self, what: str, offset: int = 0, size: int = 0) -> None:
+        if self.is_failing:
+            raise OSError(5, "broken")
+        self.log.append((what, offset, size))
+
+    def read(self, offset: int, buffers: list[memoryview]) -> None:
+        """Fill the buffers."""
+        self._log("read", offset, sum(map(len, buffers)))
+        for buffer in buffers:
+            buffer[:] = self.bytes[offset : offset + len(buffer)]
+            offset += len(buffer)
+
+    def write(self, offset: int, buffers: list[memoryview]) -> None:
+        """Store the buffers."""
+        self._log("write", offset, sum(map(len, buffers)))
+        data = b"".join(buffers)
+        self.bytes[offset : offset + len(data)] = data
+
+    def flush(self) -> None:
+        """Log it."""
+        self._log("flush")
+
+    def discard(self, offset: int, size: int) -> None:
+        """Log it."""
+        self._log("discard", offset, size)
+
+    def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
+        """Log it."""
+        self._log("unmap" if may_unmap else "zero", offset, size)
+
+
+class BlkDriver(Driver):
+    """A driver that makes requests."""
+
+    def request(
+        self, kind: int, sector: int = 0, data: bytes = b"", into: int = 0, *, split: int = 16
+    ) -> tuple[int, bytes]:
+        """Do one request; return status and data.  ``split`` cuts the header in two buffers."""
+        header = pack("<IIQ", kind, 0, sector) + data
+        out = [header[:split], header[split:]]
+        sizes = [into // 3, into - into // 3, 1] if into else [1]
+        request = self.rings[0].add([part for part in out if part], sizes, indirect=True)
+        self.kick()
+        ((head, written),) = self.rings[0].used_entries()
+        answer = request.answer()
+        assert (head, self.is_broken) == (request.head, False)
+        assert written in (1, into + 1)
+        return answer[-1], answer[:-1]
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    """Return a disk whose sector n is full of bytes n."""
+    return MemoryDisk()
+
+
+@pytest.fixture
+def driver(disk: MemoryDisk) -> BlkDriver:
+    """Return a live block device."""
+    return BlkDriver(VirtioBlk(disk, b"serial")).start()
+
+
+def test_blk_describes_its_disk(driver: BlkDriver) -> None:
+    """The configuration space, at the offsets the specification gives."""
+    assert driver.config(0, 8) == NUM_SECTORS
+    assert (driver.config(12, 4), driver.config(20, 4), driver.config(32, 1)) == (254, 512, 1)
+    assert (driver.config(36, 4), driver.config(40, 4)) == (
+        MAX_DISCARD_SECTORS,
+        MAX_DISCARD_SEGMENTS,
+    )
+    assert (driver.config(44, 4), driver.config(48, 4), driver.config(56, 4)) == (8, 1 << 22, 1)
+    assert driver.config(60, 4) == 0
+    assert not driver.offered() & BlkFeature.RO
+
+
+@pytest.mark.parametrize("split", [16, 4, 1, 15])
+def test_blk_writes_and_reads_back(driver: BlkDriver, disk: MemoryDisk, split: int) -> None:
+    """However the header and the data are cut into buffers."""
+    data = bytes(range(256)) * 4
+    assert driver.request(OUT, 3, data, split=split) == (OK, b"")
+    assert driver.request(IN, 3, into=1024, split=split) == (OK, data)
+    assert disk.bytes[5 * 512 : 5 * 512 + 1] == b"\x05"
+    assert disk.log == [("write", 1536, 1024), ("read", 1536, 1024)]
+
+
+def test_blk_answers_flush_and_get_id(driver: BlkDriver, disk: MemoryDisk) -> None:
+    """The serial number is padded with zeros to 20 bytes."""
+    assert driver.request(FLUSH) == (OK, b"")
+    assert driver.request(GET_ID, into=20) == (OK, b"serial".ljust(20, b"\0"))
+    assert disk.log == [("flush", 0, 0)]
+
+
+def test_blk_flushes_every_write_when_the_driver_cannot_ask(disk: MemoryDisk) -> None:
+    """Without FLUSH negotiated a completed write is on stable storage."""
+    driver = BlkDriver(VirtioBlk(disk), refuse=BlkFeature.FLUSH).start()
+    driver.request(OUT, 0, bytes(512))
+    assert disk.log == [("write", 0, 512), ("flush", 0, 0)]
+
+
+def test_blk_discards_and_zeroes_ranges(driver: BlkDriver, disk: MemoryDisk) -> None:
+    """Several segments in one request; the flag chooses unmapping."""
+    assert driver.request(DISCARD, 0, pack("<QIIQII", 8, 8, 0, 32, 16, 0)) == (OK, b"")
+    assert driver.request(WRITE_ZEROES, 0, pack("<QIIQII", 0, 1, 0, 1, 1, 1)) == (OK, b"")
+    assert disk.log == [
+        ("discard", 4096, 4096), ("discard", 16384, 8192), ("zero", 0, 512), ("unmap", 512, 512),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ((IN, NUM_SECTORS, b"", 512), IOERR),
+        ((IN, NUM_SECTORS - 1, b"", 1024), IOERR),
+        ((IN, (1 << 64) - 1, b"", 512), IOERR),
+        ((IN, 0, b"", 100), IOERR),
+        ((OUT, NUM_SECTORS, bytes(512), 0), IOERR),
+        ((OUT, 0, bytes(100), 0), IOERR),
+        ((99, 0, b"", 0), UNSUPP),
+        ((2, 0, b"", 512), UNSUPP),
+        ((DISCARD, 0, b"", 0), IOERR),
+        ((DISCARD, 0, bytes(15), 0), IOERR),
+        ((DISCARD, 0, pack("<QIIQII", 0, 1, 0, NUM_SECTORS, 1, 0), 0), IOERR),
+        ((DISCARD, 0, pack("<QII", 0, 1, 1), 0), UNSUPP),
+        ((DISCARD, 0, pack("<QII", 0, MAX_DISCARD_SECTORS + 1, 0), 0), IOERR),
+        ((DISCARD, 0, bytes(16) * (MAX_DISCARD_SEGMENTS + 1), 0), IOERR),
+        ((WRITE_ZEROES, 0, pack("<QII", 0, 1, 2), 0), UNSUPP),
+    ],
+)
+def test_blk_refuses_and_changes_nothing(
+    driver: BlkDriver, disk: MemoryDisk, arguments: tuple[int, int, bytes, int], status: int
+) -> None:
+    """Out of range, not whole sectors, unknown, or past a limit: the disk is not touched."""
+    assert driver.request(*arguments)[0] == status
+    assert disk.log == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"), [(OUT, bytes(512)), (DISCARD, pack("<QII", 0, 1, 0)),
+                       (WRITE_ZEROES, pack("<QII", 0, 1, 0))],
+)  # fmt: skip
+def test_blk_refuses_every_change_of_a_read_only_disk(kind: int, data: bytes) -> None:
+    """RO is offered, nothing that writes is; a driver that writes all the same gets an error."""
+    disk = MemoryDisk(is_read_only=True)
+    driver = BlkDriver(VirtioBlk(disk)).start()
+    assert driver.offered() & BlkFeature.RO
+    assert not driver.offered() & (BlkFeature.FLUSH | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES)
+    assert driver.request(kind, 0, data) == (IOERR, b"")
+    assert driver.request(FLUSH) == (OK, b"")
+    assert disk.log == []
+
+
+def test_blk_reports_a_failing_host_as_an_io_error(driver: BlkDriver, disk: MemoryDisk) -> None:
+    """The host's error is the guest's error; the device lives on."""
+    disk.is_failing = True
+    assert driver.request(IN, 0, into=512)[0] == IOERR
+    assert driver.request(FLUSH)[0] == IOERR
+    disk.is_failing = False
+    assert driver.request(IN, 1, into=512) == (OK, b"\x01" * 512)
+
+
+def test_blk_survives_requests_without_header_or_status(driver: BlkDriver) -> None:
+    """Nothing can be answered where there is no room; a short header is an error."""
+    ring = driver.rings[0]
+    ring.add([bytes(16)], [])
+    short = ring.add([bytes(15)], [1])
+    empty_tail = ring.add([pack("<IIQ", IN, 0, 0)], [512, 1, 0])
+    driver.kick()
+    assert [written for _, written in ring.used_entries()] == [0, 1, 513]
+    assert (short.answer(), empty_tail.answer()[-1], driver.is_broken) == (b"\x01", OK, False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.binary(max_size=40), max_size=4),
+    st.lists(st.integers(0, 600), max_size=4),
+    st.integers(0, 16),
+)
+def test_blk_is_total_over_any_request(out: list[bytes], into: list[int], kind: int) -> None:
+    """Any bytes in any layout are answered, and never written outside the disk."""
+    disk = MemoryDisk()
+    driver = BlkDriver(VirtioBlk(disk)).start()
+    if out or into:
+        ring = driver.rings[0]
+        ring.add([pack("<I", kind), *out], into)
+        driver.kick()
+        assert len(ring.used_entries()) == 1
+    assert len(disk.bytes) == disk.size
+
+
+# --- the image file -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Return an image of 1 MiB of 0xff."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"\xff" * (1 << 20))
+    return path
+
+
+def test_raw_disk_holds_what_the_guest_wrote(image: Path) -> None:
+    """Through the device and back, and in the file after the flush."""
+    disk = RawDisk(image)
+    driver = BlkDriver(VirtioBlk(disk)).start()
+    data = bytes(range(256)) * 2
+    assert driver.request(OUT, 7, data)[0] == OK
+    assert driver.request(FLUSH)[0] == OK
+    assert image.read_bytes()[7 * 512 : 8 * 512] == data
+    assert driver.request(IN, 7, into=512) == (OK, data)
+    disk.close()
+
+
+@pytest.mark.parametrize("may_unmap", [False, True])
+def test_raw_disk_zeroes_exactly_the_range(image: Path, may_unmap: bool) -> None:
+    """Whatever the file system can do, the bytes read as zeros and the size stays."""
+    disk = RawDisk(image)
+    disk.write_zeroes(4096, 8192, may_unmap=may_unmap)
+    disk.close()
+    assert image.read_bytes() == (
+        b"\xff" * 4096 + bytes(8192) + b"\xff" * ((1 << 20) - 4096 - 8192)
+    )
+
+
+def test_raw_disk_zeroes_by_hand_where_the_file_system_cannot(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fallback writes zeros, the last part not whole."""
+    disk = RawDisk(image)
+    monkeypatch.setattr(RawDisk, "_fallocate", lambda *_: False)
+    monkeypatch.setattr("pyvmm.devices.disk._ZEROS", bytes(4096))
+    disk.discard(0, 4096)
+    disk.write_zeroes(512, 10240, may_unmap=True)
+    disk.close()
+    assert image.read_bytes() == b"\xff" * 512 + bytes(10240) + b"\xff" * ((1 << 20) - 10752)
+
+
+def test_raw_disk_gives_discarded_space_back(image: Path) -> None:
+    """A hole takes no blocks (the temporary directory's file system has holes)."""
+    before = image.stat().st_blocks
+    disk = RawDisk(image)
+    disk.discard(0, 1 << 20)
+    disk.close()
+    assert image.stat().st_blocks < before
+    assert image.stat().st_size == 1 << 20
+
+
+def test_raw_disk_fails_a_read_behind_the_end_of_a_shrunken_image(image: Path) -> None:
+    """Someone truncated the file: an error, no endless loop."""
+    disk = RawDisk(image)
+    image.write_bytes(b"")
+    with pytest.raises(OSError, match="shorter"):
+        disk.read(0, [memoryview(bytearray(512))])
+    disk.close()
+
+
+def test_raw_disk_has_one_writer_or_many_readers(image: Path) -> None:
+    """Two guests that write one image would destroy it."""
+    first = RawDisk(image)
+    for is_read_only in (False, True):
+        with pytest.raises(UserError, match="in use"):
+            RawDisk(image, is_read_only=is_read_only)
+    first.close()
+    readers = [RawDisk(image, is_read_only=True) for _ in range(2)]
+    with pytest.raises(UserError, match="in use"):
+        RawDisk(image)
+    for reader in readers:
+        reader.close()
+
+
+def test_raw_disk_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
+    """Missing, a directory, no storage at all, or empty: one line with the name."""
+    (tmp_path / "empty").touch()
+    for path, words in (
+        (tmp_path / "none", "No such file"),
+        (tmp_path, "directory"),
+        (Path("/dev/null"), "neither"),
+        (tmp_path / "empty", "smaller"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            RawDisk(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)

@@ -1,0 +1,73 @@
+"""The MMIO bus."""
+
+import pytest
+
+from pyvmm.arch.events import Event, EventStream, MmioAccess
+from pyvmm.devices.bus import Bus
+
+
+class Scratch:
+    """A device that remembers its accesses."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[int, int, int]] = []
+
+    def read(self, offset: int, size: int) -> int:
+        """Return the access itself as a number."""
+        return offset << 8 | size
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Remember the access."""
+        self.writes.append((offset, size, value))
+
+
+@pytest.fixture
+def events() -> EventStream:
+    """Return a stream nobody listens to."""
+    return EventStream()
+
+
+def test_bus_gives_the_offset_to_the_owner_of_the_address(events: EventStream) -> None:
+    """Regions may be added in any order; each sees offsets from its own base."""
+    bus, low, high = Bus(events), Scratch(), Scratch()
+    bus.add(0x2000, 0x100, high, "high")
+    bus.add(0x1000, 0x100, low, "low")
+    assert bus.read(0x1004, 4) == 0x404
+    bus.write(0x20FC, 4, 7)
+    assert (low.writes, high.writes) == ([], [(0xFC, 4, 7)])
+
+
+@pytest.mark.parametrize("addr", [0, 0xFFF, 0x10FD, 0x1100, 1 << 63])
+def test_bus_reads_zero_when_nothing_or_only_half_a_device_is_there(
+    events: EventStream, addr: int
+) -> None:
+    """An access that crosses the end of a region is nobody's."""
+    bus, device = Bus(events), Scratch()
+    bus.add(0x1000, 0x100, device, "device")
+    bus.write(addr, 4, 1)
+    assert bus.read(addr, 4) == 0
+    assert device.writes == []
+
+
+@pytest.mark.parametrize(
+    ("base", "size"), [(0x0F00, 0x101), (0x1080, 1), (0x10FF, 0x100), (0, 1 << 32)]
+)
+def test_bus_refuses_an_overlap(events: EventStream, base: int, size: int) -> None:
+    """Two owners of one address are a mistake of ours, found at assembly."""
+    bus = Bus(events)
+    bus.add(0x1000, 0x100, Scratch(), "first")
+    with pytest.raises(ValueError, match="overlaps first"):
+        bus.add(base, size, Scratch(), "second")
+
+
+def test_bus_tells_a_listener_of_every_access() -> None:
+    """Unclaimed accesses are events too, with no device's name."""
+    seen: list[Event] = []
+    bus = Bus(EventStream(seen.append))
+    bus.add(0x1000, 0x100, Scratch(), "scratch")
+    bus.read(0x1001, 1)
+    bus.write(0x5000, 8, 9)
+    assert seen == [
+        MmioAccess("scratch", 0x1001, 1, is_write=False, value=0x101),
+        MmioAccess("", 0x5000, 8, is_write=True, value=9),
+    ]

@@ -1,0 +1,54 @@
+"""DMA into guest memory."""
+
+import pytest
+
+from pyvmm.arch.pas import GranuleProtectionFault, Pas
+from pyvmm.devices.dma import DmaFault, GuestDma
+
+SIZE, LIMIT = 0x2000, 0x1000
+
+
+class Memory:
+    """Guest memory whose second granule is a realm's own."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray(SIZE)
+
+    def read(self, addr: int, size: int) -> bytes:
+        """Return a copy."""
+        return bytes(self.view(addr, size))
+
+    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
+        """Store ``data``."""
+        self.view(addr, len(data))[:] = data
+
+    def view(self, addr: int, size: int) -> memoryview:
+        """Refuse the second granule."""
+        if addr + size > LIMIT:
+            raise GranuleProtectionFault(LIMIT, Pas.NS)
+        return memoryview(self.bytes)[addr : addr + size]
+
+
+def test_dma_moves_bytes_of_reachable_memory() -> None:
+    """Read, write and view are the same bytes."""
+    memory = Memory()
+    dma = GuestDma(memory)
+    dma.write(8, b"abc")
+    dma.view(9, 1)[:] = b"B"
+    assert (dma.read(8, 3), bytes(memory.bytes[8:11])) == (b"aBc", b"aBc")
+
+
+@pytest.mark.parametrize(("addr", "size"), [(LIMIT - 1, 2), (LIMIT, 1), (0, SIZE)])
+def test_dma_faults_and_moves_nothing_when_a_granule_is_protected(addr: int, size: int) -> None:
+    """A range that is refused in any byte is refused whole, with the driver's own address."""
+    memory = Memory()
+    dma = GuestDma(memory)
+    for access in (
+        lambda: dma.read(addr, size),
+        lambda: dma.view(addr, size),
+        lambda: dma.write(addr, b"x" * size),
+    ):
+        with pytest.raises(DmaFault) as fault:
+            access()
+        assert (fault.value.addr, fault.value.size) == (addr, size)
+    assert not any(memory.bytes)

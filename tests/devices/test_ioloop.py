@@ -1,0 +1,49 @@
+"""The event loop of the backends."""
+
+import os
+import threading
+
+from pyvmm.devices.ioloop import IoLoop
+
+
+def test_ioloop_calls_back_on_its_own_thread_until_removed() -> None:
+    """A reader is called while there is input; a removed one is not."""
+    loop, (read_end, write_end) = IoLoop(), os.pipe()
+    got: list[tuple[bytes, bool]] = []
+    seen = threading.Event()
+
+    def readable() -> None:
+        got.append((os.read(read_end, 10), threading.current_thread() is threading.main_thread()))
+        loop.remove_reader(read_end)
+        seen.set()
+
+    loop.start()
+    loop.add_reader(read_end, readable)
+    os.write(write_end, b"one")
+    assert seen.wait(5)
+    os.write(write_end, b"two")
+    loop.stop()
+    assert got == [(b"one", False)]
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_ioloop_watches_both_directions_of_one_descriptor() -> None:
+    """Reader and writer of a descriptor come and go independently."""
+    loop, (a, b) = IoLoop(), os.pipe()
+    written, called = threading.Event(), threading.Event()
+
+    def writable() -> None:
+        loop.remove_writer(b)
+        written.set()
+
+    loop.add_writer(b, writable)
+    loop.remove_reader(a)
+    loop.call_soon(called.set)
+    loop.start()
+    assert written.wait(5)
+    assert called.wait(5)
+    loop.stop()
+    loop.remove_writer(b)  # too late, and harmless
+    os.close(a)
+    os.close(b)

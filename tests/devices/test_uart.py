@@ -1,0 +1,174 @@
+"""The 16550A, mostly against what Linux's 8250 driver does to find out what it has."""
+
+import pytest
+
+from pyvmm.devices.uart import Uart
+from tests.devices.driver import IrqRecorder
+
+RBR = THR = 0
+IER, IIR, LCR, MCR, LSR, MSR, SCR = range(1, 8)
+FCR = IIR
+NO_INT, THRI, RDI, TIMEOUT = 0x01, 0x02, 0x04, 0x0C
+
+
+class Port:
+    """A UART with both of its ends."""
+
+    def __init__(self) -> None:
+        self.irq = IrqRecorder()
+        self.bursts: list[bytes] = []
+        self.uart = Uart(self.irq, self.bursts.append)
+
+    def out(self, register: int, value: int) -> None:
+        """Write a register."""
+        self.uart.write(register, 1, value)
+
+    def inp(self, register: int) -> int:
+        """Read a register."""
+        return self.uart.read(register, 1)
+
+    def open(self) -> None:
+        """Do what Linux's startup ends with: FIFOs on, trigger level 8, receive interrupt on."""
+        self.out(FCR, 0x07)
+        self.out(FCR, 0x81)
+        self.out(LCR, 0x03)
+        self.out(MCR, 0x0B)
+        self.out(IER, 0x05)
+
+
+@pytest.fixture
+def port() -> Port:
+    """Return a UART after reset."""
+    return Port()
+
+
+def test_uart_is_recognised_as_16550a(port: Port) -> None:
+    """autoconfig(): IER sticks in 4 bits, IIR shows working FIFOs and nothing of a later chip."""
+    port.out(IER, 0)
+    assert port.inp(IER) & 0x0F == 0
+    port.out(IER, 0xFF)
+    assert port.inp(IER) == 0x0F  # no UUE, no sleep mode
+    port.out(IER, 0)
+    port.out(LCR, 0xBF)
+    assert port.inp(IIR) != 0  # no extended feature register
+    port.out(LCR, 0)
+    port.out(FCR, 0x01)
+    assert port.inp(IIR) >> 6 == 3
+    port.out(FCR, 0x21)
+    assert not port.inp(IIR) & 0x20  # no 64-byte FIFO
+
+
+def test_uart_loops_modem_lines_and_data_back(port: Port) -> None:
+    """autoconfig(): with LOOP, OUT2 and RTS come back as DCD and CTS; data is not sent."""
+    port.out(MCR, 0x1A)
+    assert port.inp(MSR) & 0xF0 == 0x90
+    port.out(THR, 0x55)
+    assert port.inp(LSR) & 0x01
+    assert port.inp(RBR) == 0x55
+    assert not port.inp(LSR) & 0x01
+    port.out(MCR, 0)
+    assert port.inp(MSR) & 0xF0 == 0xB0
+    assert port.bursts == []
+
+
+def test_uart_reasserts_thre_each_time_it_is_enabled(port: Port) -> None:
+    """do_startup(): else Linux believes in a THRE bug, or in a bad TX enable (UART_BUG_TXEN)."""
+    port.out(IER, 0x02)
+    assert port.irq.is_high()
+    assert port.inp(IIR) & 0x0F == THRI
+    assert not port.irq.is_high()  # reading IIR cleared it
+    assert port.inp(IIR) & 0x0F == NO_INT
+    port.out(IER, 0)
+    port.out(IER, 0x02)
+    assert port.inp(LSR) & 0x60 == 0x60
+    assert port.inp(IIR) & 0x0F == THRI
+    port.out(IER, 0)
+    assert not port.irq.is_high()
+
+
+def test_uart_interrupts_after_a_written_burst(port: Port) -> None:
+    """A driver that fills the FIFO is told at once that it is empty again."""
+    port.open()
+    port.out(IER, 0x07)
+    assert port.inp(IIR) & 0x0F == THRI
+    rises = port.irq.rises
+    for byte in b"hello":
+        port.out(THR, byte)
+    assert (port.irq.is_high(), port.irq.rises) == (True, rises + 1)
+    assert port.inp(IIR) & 0x0F == THRI
+    assert port.bursts == [b"hello"]
+
+
+def test_uart_hands_output_on_at_newline_full_fifo_or_flush(port: Port) -> None:
+    """A burst arrives whole, but no byte can stay behind."""
+    port.out(THR, 0x41)
+    assert port.bursts == [b"A"]  # without FIFO a byte is a burst
+    port.out(FCR, 0x01)
+    for byte in b"ab\n" + b"c" * 17:
+        port.out(THR, byte)
+    assert port.bursts[1:] == [b"ab\n", b"c" * 16]
+    port.uart.flush()
+    assert port.bursts[3:] == [b"c"]
+
+
+def test_uart_holds_input_back_until_the_guest_listens(port: Port) -> None:
+    """Input that was piped in early survives the driver's probing and clearing."""
+    port.uart.receive(b"early")
+    port.out(FCR, 0x07)
+    assert not port.inp(LSR) & 0x01
+    port.inp(RBR)
+    port.open()
+    assert port.irq.is_high()
+    assert bytes(port.inp(RBR) for _ in range(5)) == b"early"
+    assert not port.irq.is_high()
+
+
+def test_uart_gives_input_to_a_polling_guest_that_raises_rts(port: Port) -> None:
+    """Firmware without interrupts needs only RTS; without FIFO it gets byte by byte."""
+    port.uart.receive(b"ab")
+    port.out(MCR, 0x02)
+    assert not port.irq.is_high()
+    got = bytearray()
+    while port.inp(LSR) & 1:
+        got.append(port.inp(RBR))
+    assert got == b"ab"
+
+
+def test_uart_feeds_more_input_than_the_fifo_holds(port: Port) -> None:
+    """Nothing is overrun: what has no room waits outside."""
+    port.open()
+    data = bytes(range(200))
+    port.uart.receive(data)
+    assert port.uart.backlog == 200 - 16
+    assert port.inp(IIR) & 0x0F == RDI
+    assert bytes(port.inp(RBR) for _ in range(200)) == data
+    assert port.inp(RBR) == 0
+    assert (port.inp(LSR), port.uart.backlog) == (0x60, 0)
+
+
+def test_uart_reports_less_than_the_trigger_level_as_a_timeout(port: Port) -> None:
+    """The line is quiet at once, so the character timeout has always passed."""
+    port.open()
+    port.uart.receive(b"x")
+    assert port.inp(IIR) & 0x0F == TIMEOUT
+
+
+def test_uart_keeps_divisor_and_scratch(port: Port) -> None:
+    """DLAB switches the first two registers over to the divisor."""
+    port.out(LCR, 0x83)
+    port.out(0, 0x12)
+    port.out(1, 0x34)
+    assert (port.inp(0), port.inp(1)) == (0x12, 0x34)
+    port.out(LCR, 0x03)
+    port.out(SCR, 0xA5)
+    assert (port.inp(IER), port.inp(LCR), port.inp(SCR)) == (0, 0x03, 0xA5)
+    assert port.bursts == []
+
+
+def test_uart_takes_any_access() -> None:
+    """Any offset, size and value is answered with a byte."""
+    port = Port()
+    for offset in range(16):
+        for size in (1, 2, 4, 8):
+            port.uart.write(offset, size, (1 << 64) - 1)
+            assert 0 <= port.uart.read(offset, size) <= 0xFF

@@ -1,0 +1,173 @@
+"""A machine whose PEs follow a script: for the run loops of the host."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from threading import Event
+
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.pas import GranuleProtectionFault, Pas
+
+DRAM_BASE = 0x8000_0000
+DRAM_SIZE = 8 << 20
+
+
+class SparseMemory:
+    """Non-secure memory by granule; ``refused`` are the granules that the GPT took away."""
+
+    def __init__(self, base: int = DRAM_BASE, size: int = DRAM_SIZE) -> None:
+        """Make memory of zeros."""
+        self.base = base
+        self.data = bytearray(size)
+        self.refused: set[int] = set()
+
+    def view(self, pa: int, size: int) -> memoryview:
+        """Check, and return a window."""
+        if not self.base <= pa <= self.base + len(self.data) - size:
+            raise GranuleProtectionFault(pa, Pas.NS)
+        for granule in range(pa & ~0xFFF, pa + size, 4096):
+            if granule in self.refused:
+                raise GranuleProtectionFault(granule, Pas.NS)
+        return memoryview(self.data)[pa - self.base : pa - self.base + size]
+
+    def read(self, pa: int, size: int) -> bytes:
+        """Copy out."""
+        return bytes(self.view(pa, size))
+
+    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy in."""
+        self.view(pa, len(data))[:] = data
+
+    def read_u64(self, pa: int) -> int:
+        """Read a word."""
+        return int.from_bytes(self.read(pa, 8), "little")
+
+    def write_u64(self, pa: int, value: int) -> None:
+        """Write a word."""
+        self.write(pa, value.to_bytes(8, "little"))
+
+    def zero(self, pa: int, size: int) -> None:
+        """Fill with zeros."""
+        self.write(pa, bytes(size))
+
+
+@dataclass
+class FakeContext:
+    """The registers that the host names."""
+
+    x: list[int] = field(default_factory=lambda: [0] * 31)
+    ich_lr: list[int] = field(default_factory=lambda: [0] * 16)
+    pc: int = 0
+    pstate: int = 0
+    sctlr_el1: int = 0
+    cpacr_el1: int = 0
+    cntv_ctl: int = 0
+    cntp_ctl: int = 0
+    elr_el1: int = 0
+    spsr_el1: int = 0
+    esr_el1: int = 0
+    far_el1: int = 0
+    vbar_el1: int = 0
+    hcr_el2: int = 0
+    vtcr_el2: int = 0
+    vttbr_el2: int = 0
+    vmpidr_el2: int = 0
+    vpidr_el2: int = 0
+    cntvoff_el2: int = 0
+    cnthctl_el2: int = 0
+    ich_hcr: int = 0
+    ich_vmcr: int = 0
+    ich_misr: int = 0
+    cntv_cval: int = 0
+    cntp_cval: int = 0
+    mdcr_el2: int = 0
+    cptr_el2: int = 0
+    security: int = 0
+
+
+@dataclass
+class FakeExit:
+    """One reason to leave the guest."""
+
+    reason: int = ExitReason.SYNC
+    esr: int = 0
+    far: int = 0
+    hpfar: int = 0
+    irq: int = 0
+
+
+#: The guest as a generator: it is given its context, and yields its exits.
+Script = Callable[[FakeContext], Iterator[FakeExit]]
+
+
+class FakePe:
+    """Runs a script; out of script it sleeps until a kick."""
+
+    def __init__(self, script: Script) -> None:
+        """Remember the script; it starts at the first run."""
+        self._script = script
+        self._guest: Iterator[FakeExit] | None = None
+        self._kicked = Event()
+        self.kicks = 0
+
+    def run(self, context: object, budget: int) -> FakeExit:
+        """Go on with the script to its next exit."""
+        assert budget > 0
+        assert isinstance(context, FakeContext)
+        if self._guest is None:
+            self._guest = self._script(context)
+        exit_ = next(self._guest, None)
+        if exit_ is None:
+            assert self._kicked.wait(10), "nobody kicked a sleeping PE"
+            self._kicked.clear()
+            return FakeExit(ExitReason.IRQ, irq=1)
+        return exit_
+
+    def kick(self) -> None:
+        """Wake it."""
+        self.kicks += 1
+        self._kicked.set()
+
+
+class FakeMachine:
+    """PEs with a script each."""
+
+    def __init__(self, *scripts: Script) -> None:
+        """Make a PE of every script."""
+        self.pes = [FakePe(script) for script in scripts]
+        self.punched: list[tuple[Pas, int, int]] = []
+        self.forgotten: list[int] = []
+
+    def pe(self, index: int) -> FakePe:
+        """Return a PE."""
+        return self.pes[index]
+
+    def new_context(self) -> FakeContext:
+        """Return zeros."""
+        return FakeContext()
+
+    def tlbi_vmid(self, vmid: int) -> None:
+        """Log it."""
+        self.forgotten.append(vmid)
+
+    def punch(self, pas: Pas, pa: int, size: int) -> None:
+        """Log it."""
+        self.punched.append((pas, pa, size))
+
+
+class FakeBus:
+    """Logs accesses and answers reads from a table."""
+
+    def __init__(self, **answers: int) -> None:
+        """Reads of address ``a<hex>`` give the keyword's value."""
+        self.answers = {int(name[1:], 16): value for name, value in answers.items()}
+        self.log: list[tuple[str, int, int, int]] = []
+
+    def read(self, addr: int, size: int) -> int:
+        """Answer a read."""
+        value = self.answers.get(addr, 0)
+        self.log.append(("read", addr, size, value))
+        return value
+
+    def write(self, addr: int, size: int, value: int) -> None:
+        """Take a write."""
+        self.log.append(("write", addr, size, value))

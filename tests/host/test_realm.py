@@ -1,0 +1,428 @@
+"""The realm's host against the real Monitor and RMM: order, exits, sharing, and nothing left."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from pyvmm.arch import gic, rsi
+from pyvmm.arch.esr import ESR_ABORT, ESR_EL2, ESR_SYSREG, ExceptionClass, hpfar_of
+from pyvmm.arch.events import RmiCall
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.pas import GranuleProtectionFault, Pas
+from pyvmm.arch.psci import PsciFid
+from pyvmm.host.guest import Guest, Outcome, RealmOptions, Segment
+from pyvmm.host.realm import Geometry, dram_needed, pages_of
+from tests.host.fakes import FakeContext, FakeExit
+from tests.host.platform import ENTRY, RAM_BASE, RAM_SIZE, RealmRig
+
+ALIAS = 1 << 32
+UART = 0x0100_0004
+PAGE = 4096
+KERNEL = Segment(ENTRY, b"kernel" * 1000)
+DTB = Segment(RAM_BASE + 0x20_0000, b"dtb")
+
+
+def smc(context: FakeContext, fid: int, *args: int) -> FakeExit:
+    """Call the RMM as a realm does."""
+    context.x[0] = fid
+    context.x[1 : 1 + len(args)] = args
+    return FakeExit(esr=ESR_EL2.of(EC=ExceptionClass.SMC64, IL=1))
+
+
+def power_off(context: FakeContext) -> FakeExit:
+    """End the realm."""
+    return smc(context, PsciFid.SYSTEM_OFF)
+
+
+def touch(ipa: int, **fields: int) -> FakeExit:
+    """Access what stage 2 does not map."""
+    esr = ESR_ABORT.of(EC=ExceptionClass.DATA_ABORT_LOWER, IL=1, FSC=7, **{"ISV": 1, **fields})
+    return FakeExit(esr=esr, far=ipa & 0xFFF, hpfar=hpfar_of(ipa))
+
+
+def set_ripas(context: FakeContext, base: int, top: int, ripas: int) -> FakeExit:
+    """Ask for a RIPAS, destroyed pages included."""
+    return smc(context, rsi.RsiFid.RSI_IPA_STATE_SET, base, top, ripas, 1)
+
+
+def run(rig: RealmRig) -> Outcome | None:
+    """Run to the end, tear down, and see that nothing is left."""
+    guest: Guest = rig.realm
+    try:
+        guest.start()
+        outcome = guest.wait(10)
+    finally:
+        guest.close()
+    assert_nothing_left(rig)
+    return outcome
+
+
+def assert_nothing_left(rig: RealmRig) -> None:
+    """Every granule is Non-secure again, and free."""
+    assert rig.monitor.leak_check() == []
+    assert rig.allocator.free_size == rig.dram
+
+
+def commands(rig: RealmRig, *, without: tuple[str, ...] = ()) -> list[str]:
+    """List the RMI commands that the host gave, equal neighbours once."""
+    names = [event.command for event in rig.events if isinstance(event, RmiCall)]
+    names = [name.removeprefix("RMI_") for name in names]
+    names = [name for name in names if name not in without]
+    return [name for n, name in enumerate(names) if n == 0 or names[n - 1] != name]
+
+
+def test_realm_is_built_in_the_canonical_order_and_torn_down_in_reverse() -> None:
+    """Only so can its initial measurement be computed from the command line."""
+    rig = RealmRig(lambda c: iter([power_off(c)]), lambda _: iter(()), segments=(DTB, KERNEL))
+    assert run(rig) is Outcome.OFF
+    housekeeping = ("GRANULE_DELEGATE", "GRANULE_UNDELEGATE", "RTT_CREATE", "REC_AUX_COUNT")
+    assert commands(rig, without=housekeeping) == [
+        "VERSION",
+        "FEATURES",
+        "REALM_CREATE",
+        "RTT_INIT_RIPAS",
+        "DATA_CREATE",
+        "REC_CREATE",
+        "REALM_ACTIVATE",
+        "REC_ENTER",
+        "REC_DESTROY",
+        "DATA_DESTROY",
+        "RTT_DESTROY",
+        "REALM_DESTROY",
+    ]
+    created = [e for e in rig.events if isinstance(e, RmiCall) and "DATA_CREATE" in e.command]
+    ipas = [event.arguments[2] for event in created]
+    assert ipas == [ENTRY, ENTRY + PAGE, RAM_BASE + 0x20_0000]
+    assert all(event.arguments[4] == 1 for event in created)
+
+
+def test_ripas_is_declared_in_the_largest_entries() -> None:
+    """4 MiB are two entries of 2 MiB: one command, no table below level 2 before it."""
+    rig = RealmRig(lambda c: iter([power_off(c)]))
+    run(rig)
+    names = [(e.command, e.arguments) for e in rig.events if isinstance(e, RmiCall)]
+    init = [n for n, (name, _) in enumerate(names) if name == "RMI_RTT_INIT_RIPAS"]
+    tables = [args[3] for name, args in names[: init[-1]] if name == "RMI_RTT_CREATE"]
+    assert tables == [2]
+    assert names[init[-1]][1][1:] == (RAM_BASE, RAM_BASE + RAM_SIZE)
+
+
+def test_boot_rec_starts_as_configured() -> None:
+    """Entry point and x0; the others are off."""
+    seen: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        seen.extend((context.pc, context.x[0], context.vmpidr_el2 & 0xFF))
+        yield power_off(context)
+
+    run(RealmRig(guest))
+    assert seen == [ENTRY, 0x1234, 0]
+
+
+def test_device_accesses_are_seen_at_the_alias() -> None:
+    """The bus gets the address without its top bit; a load is extended by the RMM."""
+    values: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        context.x[7] = 0x1_2345
+        yield touch(ALIAS | UART, SRT=7, WnR=1)
+        yield touch(ALIAS | UART, SRT=9, SSE=1, SF=1)
+        values.append(context.x[9])
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.OFF
+    assert rig.bus.log == [("write", UART, 1, 0x45), ("read", UART, 1, 0x80)]
+    assert values == [0xFFFF_FFFF_FFFF_FF80]
+
+
+def test_indescribable_device_access_is_an_external_abort() -> None:
+    """Without a syndrome the host cannot emulate: the realm gets a SEA."""
+    seen: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        context.pstate = 5
+        yield touch(ALIAS | UART, ISV=0)
+        seen.append(context.esr_el1 & 0x3F)
+        yield power_off(context)
+
+    assert run(RealmRig(guest)) is Outcome.OFF
+    assert seen == [0x10]
+
+
+def test_missing_private_memory_is_given_with_its_neighbours() -> None:
+    """One fault, sixteen granules; the host cannot read any of them."""
+    refused: list[bool] = []
+    counts: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield touch(RAM_BASE + 0x5000)
+        leaked = rig.monitor.leak_check()
+        counts.append(sum(1 for e in rig.events if "UNKNOWN" in getattr(e, "command", "")))
+        for pa in leaked:
+            try:
+                rig.ns.read(pa, 1)
+            except GranuleProtectionFault:
+                refused.append(True)
+            else:
+                refused.append(False)
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.OFF
+    assert counts == [16]
+    assert all(refused)
+    assert len(refused) > 16
+
+
+def test_devices_reach_exactly_what_the_realm_shares() -> None:
+    """Private, then shared (by either address), then private again: contents never cross."""
+    base = RAM_BASE + 0x10_0000
+    results: list[object] = []
+
+    def attempt(addr: int, size: int = 4) -> object:
+        try:
+            return rig.realm.dma.read(addr, size)
+        except GranuleProtectionFault:
+            return "refused"
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield touch(base)
+        results.append(attempt(base))
+        yield set_ripas(context, base, base + 2 * PAGE, 0)
+        assert context.x[:3] == [0, base + 2 * PAGE, 0]
+        yield touch(ALIAS | base)
+        rig.realm.dma.write(ALIAS | base + PAGE - 2, b"ring")
+        results.extend((attempt(base + PAGE - 2), attempt(base - 1, 2)))
+        results.append(attempt(base + PAGE, PAGE + 1))
+        yield set_ripas(context, base, base + PAGE, 1)
+        results.append(attempt(base))
+        yield touch(base)
+        yield touch(ALIAS | base)
+        results.append(context.esr_el1 & 0x3F)
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.OFF
+    assert results == ["refused", b"ring", "refused", "refused", "refused", 0x10]
+
+
+def test_large_shared_area_is_one_block_until_part_of_it_is_private_again() -> None:
+    """2 MiB of swiotlb take one fault; making one page private unmaps the block."""
+    base = RAM_BASE + 0x20_0000
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield set_ripas(context, base, base + 0x20_0000, 0)
+        yield touch(ALIAS | base + 0x7000)
+        rig.realm.dma.write(base + 0x1F_F000, b"last page")
+        yield set_ripas(context, base + PAGE, base + 2 * PAGE, 1)
+        yield touch(base + PAGE)
+        yield touch(ALIAS | base)
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.OFF
+    maps = [e for e in rig.events if isinstance(e, RmiCall) and "MAP_UNPROT" in e.command]
+    shown = [(e.command[8:], e.arguments[1] - ALIAS - base, e.arguments[2]) for e in maps]
+    assert shown == [
+        ("MAP_UNPROTECTED", 0, 2),
+        ("UNMAP_UNPROTECTED", 0, 2),
+        ("MAP_UNPROTECTED", 0, 3),
+        ("UNMAP_UNPROTECTED", 0, 3),
+    ]
+
+
+def test_alias_of_an_untouched_page_is_shared_and_then_private() -> None:
+    """The last use wins while the realm has no data there."""
+    page = RAM_BASE + 0x3000
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield touch(ALIAS | page)
+        assert rig.realm.dma.read(page, 4) == bytes(4)
+        yield touch(page)
+        with pytest.raises(GranuleProtectionFault):
+            rig.realm.dma.read(page, 4)
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.OFF
+
+
+@pytest.mark.parametrize(
+    ("base", "top", "reply"),
+    [
+        pytest.param(0x1000_0000, 0x1000_1000, [0, 0x1000_0000, 1], id="below RAM"),
+        pytest.param(RAM_BASE, RAM_BASE + RAM_SIZE, [0, RAM_BASE + RAM_SIZE, 0], id="all RAM"),
+        pytest.param(
+            RAM_BASE + RAM_SIZE - PAGE,
+            RAM_BASE + RAM_SIZE + PAGE,
+            [0, RAM_BASE + RAM_SIZE, 0],
+            id="over the end",
+        ),
+    ],
+)
+def test_ripas_requests_are_done_for_ram_only(base: int, top: int, reply: list[int]) -> None:
+    """What is not RAM is refused, what reaches beyond is done in part."""
+    replies: list[list[int]] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield set_ripas(context, base, top, 1)
+        replies.append(context.x[:3])
+        yield power_off(context)
+
+    assert run(RealmRig(guest)) is Outcome.OFF
+    assert replies[0][:2] == reply[:2]
+    if reply[2]:
+        assert replies[0][2] == reply[2]
+
+
+def test_cpu_on_starts_the_second_vcpu_and_cpu_off_parks_it() -> None:
+    """The RMM keeps the power states; the host follows."""
+    seen: list[int] = []
+
+    def second(context: FakeContext) -> Iterator[FakeExit]:
+        seen.extend((context.pc, context.x[0]))
+        yield smc(context, PsciFid.CPU_OFF)
+
+    def first(context: FakeContext) -> Iterator[FakeExit]:
+        yield smc(context, PsciFid.CPU_ON_64, 1, ENTRY + 64, 77)
+        assert context.x[0] == 0
+        for _ in range(100_000):
+            yield smc(context, PsciFid.AFFINITY_INFO_64, 1, 0)
+            if context.x[0] == 1:
+                break
+        yield power_off(context)
+
+    assert run(RealmRig(first, second)) is Outcome.OFF
+    assert seen == [ENTRY + 64, 77]
+
+
+def test_vcpu_can_be_turned_off_and_on_again_many_times() -> None:
+    """No CPU_ON is lost to the moment in which the other thread parks."""
+    rounds = 40
+    seen: list[int] = []
+
+    def second(context: FakeContext) -> Iterator[FakeExit]:
+        for _ in range(rounds):
+            seen.append(context.x[0])
+            yield smc(context, PsciFid.CPU_OFF)
+
+    def first(context: FakeContext) -> Iterator[FakeExit]:
+        for n in range(rounds):
+            yield smc(context, PsciFid.CPU_ON_64, 1, ENTRY, n)
+            while context.x[0] != 1:
+                yield smc(context, PsciFid.AFFINITY_INFO_64, 1, 0)
+        yield power_off(context)
+
+    assert run(RealmRig(first, second)) is Outcome.OFF
+    assert seen == list(range(rounds))
+
+
+def test_sgi_and_timer_reach_a_realm_through_list_registers() -> None:
+    """A trapped ICC_SGI1R_EL1 and the virtual timer's output."""
+    listed: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        context.x[4] = 1 | 6 << 24
+        esr = ESR_SYSREG.of(EC=ExceptionClass.SYSREG, IL=1, OP0=3, CRN=12, CRM=11, OP2=5, RT=4)
+        yield FakeExit(esr=esr)
+        context.cntv_ctl = 5
+        yield FakeExit(ExitReason.IRQ, irq=2)
+        listed.extend(lr & 0xFFFF_FFFF for lr in context.ich_lr[:2])
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    rig.vgic.cpus[0].private.enabled = 0xFFFF_FFFF
+    rig.vgic.groups = gic.GICD_CTLR_GRP1
+    assert run(rig) is Outcome.OFF
+    assert listed == [6, 27]
+
+
+def test_stop_ends_a_realm_that_sleeps() -> None:
+    """A kick makes the REC exit, and its thread sees that all is over."""
+    rig = RealmRig(lambda _: iter(()))
+    rig.realm.start()
+    assert rig.realm.wait(0.02) is None
+    rig.realm.stop()
+    assert rig.realm.wait(10) is Outcome.STOPPED
+    rig.realm.close()
+    assert_nothing_left(rig)
+
+
+def test_close_of_a_realm_that_never_started_gives_its_memory_back() -> None:
+    """Nothing was built, nothing is destroyed."""
+    rig = RealmRig(lambda _: iter(()))
+    rig.realm.close()
+    assert_nothing_left(rig)
+    assert commands(rig) == []
+
+
+def test_close_undoes_a_building_that_failed() -> None:
+    """A payload outside RAM is refused half way; every granule comes back."""
+    rig = RealmRig(lambda _: iter(()), segments=(KERNEL, Segment(ALIAS, b"x")))
+    with pytest.raises(ValueError, match="outside RAM"):
+        rig.realm.start()
+    rig.realm.close()
+    assert_nothing_left(rig)
+
+
+@pytest.mark.parametrize(("algo", "size"), [("sha256", 32), ("sha512", 64)])
+def test_options_reach_the_realm(algo: str, size: int) -> None:
+    """The realm reads its measurement's size and its personalisation value."""
+    seen: list[bytes] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield smc(context, rsi.RsiFid.RSI_MEASUREMENT_READ, 0)
+        seen.append(b"".join(x.to_bytes(8, "little") for x in context.x[1:9]).rstrip(b"\0"))
+        yield power_off(context)
+
+    rig = RealmRig(guest, options=RealmOptions(algo, b"me"))
+    assert run(rig) is Outcome.OFF
+    assert size - 2 <= len(seen[0]) <= size
+
+
+def test_no_secret_is_left_in_non_secure_memory() -> None:
+    """What the realm wrote privately is in no byte of the Non-secure space, then or later."""
+    secret = b"the realm's own secret"
+    found: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield touch(RAM_BASE)
+        pa = rig.realm._memory._pa
+        rig.machine.memory(Pas.REALM).write(pa, secret)
+        found.append(rig.ns.data.find(secret))
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    run(rig)
+    assert [*found, rig.ns.data.find(secret)] == [-1, -1]
+    assert rig.machine.memories[Pas.REALM].data.find(secret) == -1
+
+
+def test_pages_of_joins_segments_that_share_a_page() -> None:
+    """Ascending pages, zeros between."""
+    segments = [Segment(0x2FFE, b"cdef"), Segment(0x1004, b"ab"), Segment(0x5000, b"")]
+    pages = dict(pages_of(segments))
+    assert list(pages) == [0x1000, 0x2000, 0x3000]
+    assert pages[0x1000] == bytes(4) + b"ab" + bytes(PAGE - 6)
+    assert pages[0x2000][-2:] + pages[0x3000][:3] == b"cdef\0"
+    joined = dict(pages_of([Segment(0x1000, b"a"), Segment(0x1FFF, b"z")]))
+    assert joined == {0x1000: b"a" + bytes(PAGE - 2) + b"z"}
+
+
+@pytest.mark.parametrize(
+    ("ram_end", "expected"), [(0x9000_0000, (33, 1)), (1 << 32, (33, 1)), ((1 << 38) + 1, (40, 0))]
+)
+def test_geometry_is_the_narrowest_with_one_start_table(
+    ram_end: int, expected: tuple[int, int]
+) -> None:
+    """RAM fits into the protected half."""
+    geometry = Geometry.of(ram_end)
+    assert (geometry.ipa_bits, geometry.start_level) == expected
+    assert geometry.alias >= ram_end
+
+
+def test_dram_needed_is_enough_for_the_worst_sharing() -> None:
+    """The estimate grows with RAM and leaves room for the tables of both halves."""
+    assert dram_needed(512 << 20, 1) - (512 << 20) < 8 << 20
+    assert dram_needed(RAM_SIZE, 2) > RAM_SIZE

@@ -1,0 +1,61 @@
+"""The decode tables, what is generated from them, and the handlers they name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from pyvmm.core.gen import encodings, load_rows
+
+CORE = Path(__file__).parents[2] / "pyvmm" / "core"
+
+
+def core_text() -> str:
+    """Return all C that people write."""
+    files = [*CORE.glob("*.c"), *CORE.glob("*.inc"), *CORE.glob("*.h")]
+    return "\n".join(path.read_text() for path in files if path.name != "_core.c")
+
+
+def test_generated_files_are_fresh() -> None:
+    """What is committed under gen/ is what the tables give."""
+    check = [sys.executable, "-m", "pyvmm.core.gen", "--check"]
+    result = subprocess.run(check, cwd=CORE.parents[1], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_rows_do_not_overlap() -> None:
+    """A word belongs to one row, unless a row says which it goes before."""
+    ordered = encodings(load_rows())
+    overlaps = [
+        f"{row.name} {other.name}"
+        for index, row in enumerate(ordered)
+        for other in ordered[index + 1 :]
+        if row.overlaps(other) and other.name not in row.flags.get("before", "").split(",")
+    ]
+    assert not overlaps
+
+
+def test_rows_that_go_before_are_tried_before() -> None:
+    """A marked overlap is decided by order; the generator sorts by mask, so the mark must agree."""
+    order = [row.name for row in encodings(load_rows())]
+    for row in load_rows():
+        for other in filter(None, row.flags.get("before", "").split(",")):
+            assert order.index(row.name) < order.index(other), f"{row.name} before={other}"
+
+
+def test_every_row_has_a_handler() -> None:
+    """No row is a promise: each has exec_NAME, or is an alias of a row that has."""
+    defined = set(re.findall(r"\bexec_(\w+)", core_text()))
+    missing = [
+        row.name for row in load_rows() if "alias" not in row.flags and row.name not in defined
+    ]
+    assert not missing
+
+
+def test_every_decode_function_is_used_and_defined() -> None:
+    """A decode= names a function, and no decode function is left over."""
+    named = {row.flags["decode"] for row in load_rows() if "decode" in row.flags}
+    text = core_text()
+    assert named <= set(re.findall(r"\bdecode_(\w+)", text))

@@ -1,0 +1,169 @@
+"""EL3: who may call what, what a transition does, and how the RMM boots."""
+
+import struct
+
+import pytest
+
+from monitor.monitor import Monitor
+from pyvmm.arch import rmmd
+from pyvmm.arch.bits import MASK64
+from pyvmm.arch.events import Event, EventStream, GptChange, Smc, WorldSwitch
+from pyvmm.arch.gpt import GPCCR_EL3, Gpi
+from pyvmm.arch.pas import Pas
+from pyvmm.arch.rmmd import RmmdError, RmmdFid
+from pyvmm.arch.smccc import UNKNOWN
+from tests.monitor.conftest import DRAM_BASE, DRAM_SIZE, FakeMachine, FakeRmm
+
+RMI_VERSION = 0xC400_0150
+PA = DRAM_BASE + 0x10_0000
+
+
+def error(code: RmmdError) -> tuple[int, ...]:
+    """Return an error as x0 shows it."""
+    return (code & MASK64,)
+
+
+def test_delegate_hands_the_granule_over_in_a_safe_order(
+    machine: FakeMachine, monitor: Monitor
+) -> None:
+    """GPT, then no stale translation, then the old contents are dropped."""
+    el3 = monitor.conduit(Pas.REALM)
+    assert el3.smc(0, (RmmdFid.GTSI_DELEGATE, PA)) == (0,)
+    assert monitor.gpi(PA) is Gpi.REALM
+    assert machine.log == [("tlbi", PA, 4096), ("punch NS", PA, 4096)]
+    machine.log.clear()
+    assert el3.smc(0, (RmmdFid.GTSI_UNDELEGATE, PA)) == (0,)
+    assert monitor.gpi(PA) is Gpi.NS
+    assert machine.log == [("tlbi", PA, 4096), ("punch REALM", PA, 4096)]
+
+
+@pytest.mark.parametrize(
+    ("pa", "expected"),
+    [
+        pytest.param(PA + 1, RmmdError.BAD_ADDR, id="unaligned"),
+        pytest.param(0, RmmdError.BAD_ADDR, id="below DRAM"),
+        pytest.param(DRAM_BASE + DRAM_SIZE, RmmdError.BAD_ADDR, id="above DRAM"),
+        pytest.param(DRAM_BASE + DRAM_SIZE - 4096, RmmdError.BAD_ADDR, id="Root"),
+        pytest.param(MASK64 & ~0xFFF, RmmdError.BAD_ADDR, id="far away"),
+    ],
+)
+@pytest.mark.parametrize("fid", [RmmdFid.GTSI_DELEGATE, RmmdFid.GTSI_UNDELEGATE])
+def test_transition_changes_nothing_when_the_address_is_bad(
+    machine: FakeMachine, monitor: Monitor, fid: RmmdFid, pa: int, expected: RmmdError
+) -> None:
+    """Only whole granules of delegable DRAM move."""
+    assert monitor.conduit(Pas.REALM).smc(0, (fid, pa)) == error(expected)
+    assert machine.log == []
+    assert monitor.leak_check() == []
+
+
+def test_rmm_cannot_give_its_own_memory_away(machine: FakeMachine, monitor: Monitor) -> None:
+    """The RMM's image is Realm, but reserved."""
+    answer = monitor.conduit(Pas.REALM).smc(0, (RmmdFid.GTSI_UNDELEGATE, monitor.layout.shared_pa))
+    assert answer == error(RmmdError.BAD_ADDR)
+    assert machine.log == []
+
+
+def test_transition_is_refused_when_the_granule_is_in_another_space(
+    machine: FakeMachine, monitor: Monitor
+) -> None:
+    """Delegating twice, or undelegating what is Non-secure, is BAD_PAS without effect."""
+    el3 = monitor.conduit(Pas.REALM)
+    assert el3.smc(0, (RmmdFid.GTSI_UNDELEGATE, PA)) == error(RmmdError.BAD_PAS)
+    assert machine.log == []
+    el3.smc(0, (RmmdFid.GTSI_DELEGATE, PA))
+    machine.log.clear()
+    assert el3.smc(0, (RmmdFid.GTSI_DELEGATE, PA)) == error(RmmdError.BAD_PAS)
+    assert machine.log == []
+
+
+@pytest.mark.parametrize("security", [Pas.NS, Pas.SECURE, Pas.ROOT])
+@pytest.mark.parametrize("fid", [f for f in RmmdFid if f is not RmmdFid.UNKNOWN])
+def test_only_the_rmm_reaches_el3_services(
+    monitor: Monitor, machine: FakeMachine, security: Pas, fid: RmmdFid
+) -> None:
+    """A normal-world call of a Realm service is an unknown function."""
+    monitor.boot(FakeRmm())
+    assert monitor.conduit(security).smc(0, (fid, PA)) == UNKNOWN
+    assert machine.log == []
+
+
+def test_rmi_reaches_the_rmm_when_the_normal_world_calls(monitor: Monitor) -> None:
+    """x1.. go in, x0.. come out; the SVE hint is no part of the function id."""
+    monitor.boot(FakeRmm())
+    host = monitor.conduit(Pas.NS)
+    assert host.smc(1, (RMI_VERSION, 7, 8)) == (0, 1, RMI_VERSION, 7, 8)
+    assert host.smc(1, (RMI_VERSION | 1 << 16,)) == (0, 1, RMI_VERSION)
+
+
+@pytest.mark.parametrize("security", [Pas.SECURE, Pas.REALM, Pas.ROOT])
+def test_rmi_is_unknown_when_another_world_calls(monitor: Monitor, security: Pas) -> None:
+    """RMI is for the normal world."""
+    monitor.boot(FakeRmm())
+    assert monitor.conduit(security).smc(0, (RMI_VERSION,)) == UNKNOWN
+
+
+@pytest.mark.parametrize("fid", [0, MASK64, 0xC400_018F, 0xC400_0190, 0x8400_0150, 0xC400_014F])
+def test_other_functions_are_unknown(monitor: Monitor, fid: int) -> None:
+    """Whatever a host puts into x0 is answered, RMI_REQ_COMPLETE and RSI included."""
+    monitor.boot(FakeRmm())
+    assert monitor.conduit(Pas.NS).smc(0, (fid,)) == UNKNOWN
+
+
+def test_rmi_is_unknown_when_the_rmm_did_not_boot(monitor: Monitor) -> None:
+    """Before the boot, and after one that failed."""
+    host = monitor.conduit(Pas.NS)
+    assert host.smc(0, (RMI_VERSION,)) == UNKNOWN
+    assert monitor.boot(FakeRmm(status=rmmd.BootError.VERSION_MISMATCH)) == -2
+    assert host.smc(0, (RMI_VERSION,)) == UNKNOWN
+
+
+def test_boot_hands_over_a_valid_manifest_on_every_pe(
+    machine: FakeMachine, monitor: Monitor
+) -> None:
+    """Version 0.3, one bank with all delegable DRAM, and sums that are zero."""
+    rmm = FakeRmm()
+    assert monitor.boot(rmm) == 0
+    shared = monitor.layout.shared_pa
+    assert rmm.boots == [(n, rmmd.INTERFACE_VERSION, 2, shared) for n in range(2)]
+    page = machine.memory(Pas.REALM).read(shared, 4096)
+    version, pad, _plat, num_banks, banks, checksum = struct.unpack_from("<IIQQQQ", page)
+    assert (version, pad, num_banks) == (3, 0, 1)
+    base, size = struct.unpack_from("<QQ", page, banks - shared)
+    assert (base, size) == (DRAM_BASE, monitor.layout.ns_size)
+    assert (num_banks + banks + checksum + base + size) & MASK64 == 0
+    assert struct.unpack_from("<QQQ", page, 0x28) == (0, 0, 0)
+
+
+def test_gpt_registers_say_where_the_table_is(machine: FakeMachine, monitor: Monitor) -> None:
+    """GPC on, 4 KiB granules, 1 GiB per L0 entry, an address space that holds DRAM."""
+    base, gpccr = machine.gpt
+    assert base == monitor.layout.l0_base
+    register = GPCCR_EL3(gpccr)
+    assert register.GPC
+    assert (register.PGS, register.L0GPTSZ, register.PPS) == (0, 0, 0)
+
+
+def test_leak_check_names_what_is_still_delegated(monitor: Monitor) -> None:
+    """Exactly the granules that nobody gave back."""
+    el3 = monitor.conduit(Pas.REALM)
+    assert monitor.leak_check() == []
+    for n in (0, 3):
+        el3.smc(0, (RmmdFid.GTSI_DELEGATE, PA + n * 4096))
+    assert monitor.leak_check() == [PA, PA + 3 * 4096]
+
+
+def test_events_tell_of_calls_switches_and_transitions(machine: FakeMachine) -> None:
+    """A listener sees the SMC, both world switches and the change of the GPT."""
+    seen: list[Event] = []
+    monitor = Monitor(machine, EventStream(seen.append))
+    monitor.boot(FakeRmm())
+    monitor.conduit(Pas.NS).smc(1, (RMI_VERSION,))
+    monitor.conduit(Pas.REALM).smc(0, (RmmdFid.GTSI_DELEGATE, PA))
+    assert seen == [
+        WorldSwitch(1, Pas.NS, Pas.REALM),
+        WorldSwitch(1, Pas.REALM, Pas.NS),
+        Smc(1, Pas.NS, (RMI_VERSION,), (0, 1, RMI_VERSION)),
+        GptChange(PA, 4096, Pas.NS, Pas.REALM),
+        Smc(0, Pas.REALM, (RmmdFid.GTSI_DELEGATE, PA), (0,)),
+    ]

@@ -1,0 +1,173 @@
+"""The boot handshake, the dispatch of commands, and what is served without a realm."""
+
+import pytest
+
+from pyvmm.arch import rmmd
+from pyvmm.arch.events import Event
+from pyvmm.arch.pas import Pas
+from pyvmm.arch.rmi import RmiFeatureRegister0, RmiFid
+from pyvmm.arch.rmmd import BootError
+from pyvmm.arch.rsi import RsiFid
+from rmm.commands import abi_table
+from rmm.rmi import RMI_1_0
+from rmm.rmm import Rmm
+from rmm.rsi import REALM_CALLS, RSI_1_0
+from tests.rmm.world import (
+    DRAM_BASE,
+    NUM_PES,
+    SHARED_PA,
+    FakeEl3,
+    FakeMachine,
+    World,
+    boot_manifest,
+)
+
+UNKNOWN = (1 << 64) - 1
+VERSION = rmmd.INTERFACE_VERSION
+
+
+def unbooted(manifest: bytes | bytearray) -> Rmm:
+    """Make an RMM that has yet to boot."""
+    machine = FakeMachine()
+    machine.memory(Pas.REALM).write(SHARED_PA, manifest)
+    return Rmm(machine, FakeEl3(machine))
+
+
+def poke(offset: int, value: int) -> bytearray:
+    """Make a manifest with one word changed."""
+    manifest = boot_manifest()
+    manifest[offset : offset + 8] = value.to_bytes(8, "little")
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [
+        ((0, VERSION, NUM_PES, SHARED_PA), BootError.OK),
+        ((0, VERSION + 5, NUM_PES, SHARED_PA), BootError.OK),
+        ((0, VERSION - 1, NUM_PES, SHARED_PA), BootError.VERSION_MISMATCH),
+        ((0, VERSION + 0x10000, NUM_PES, SHARED_PA), BootError.VERSION_MISMATCH),
+        ((0, VERSION, 0, SHARED_PA), BootError.CPUS_OUT_OF_RANGE),
+        ((0, VERSION, 1 << 20, SHARED_PA), BootError.CPUS_OUT_OF_RANGE),
+        ((NUM_PES, VERSION, NUM_PES, SHARED_PA), BootError.CPU_ID_OUT_OF_RANGE),
+        ((-1, VERSION, NUM_PES, SHARED_PA), BootError.CPU_ID_OUT_OF_RANGE),
+        ((0, VERSION, NUM_PES, SHARED_PA + 8), BootError.INVALID_SHARED_BUFFER),
+        ((0, VERSION, NUM_PES, DRAM_BASE), BootError.INVALID_SHARED_BUFFER),
+    ],
+)
+def test_boot_checks_its_arguments(args: tuple[int, int, int, int], status: BootError) -> None:
+    """Each wrong argument has its own status, and the RMM then serves nobody."""
+    rmm = unbooted(boot_manifest())
+    assert rmm.boot(*args) == status
+    served = rmm.handle(0, RmiFid.RMI_VERSION, (0x1_0000,))[0] == 0
+    assert served == (status is BootError.OK)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "status"),
+    [
+        (poke(0, 2), BootError.MANIFEST_VERSION),
+        (poke(0, 1 << 16 | 3), BootError.MANIFEST_VERSION),
+        (poke(0x10, 0), BootError.MANIFEST_DATA),
+        (poke(0x10, 1 << 60), BootError.MANIFEST_DATA),
+        (poke(0x18, SHARED_PA - 16), BootError.MANIFEST_DATA),
+        (poke(0x18, SHARED_PA + 0xFF8), BootError.MANIFEST_DATA),
+        (poke(0x20, 1), BootError.MANIFEST_DATA),
+        (poke(rmmd.BANKS_OFFSET, DRAM_BASE + 1), BootError.MANIFEST_DATA),
+    ],
+)
+def test_boot_checks_the_manifest(manifest: bytearray, status: BootError) -> None:
+    """EL3's data are checked, too: version, place and checksum."""
+    assert unbooted(manifest).boot(0, VERSION, NUM_PES, SHARED_PA) == status
+
+
+@pytest.mark.parametrize(
+    "banks",
+    [
+        ((DRAM_BASE, 0x1000), (DRAM_BASE, 0x1000)),
+        ((DRAM_BASE, 0x800), (DRAM_BASE + 0x1000, 0x1000)),
+        ((DRAM_BASE, 0), (DRAM_BASE + 0x1000, 0x1000)),
+        ((DRAM_BASE, 0x1000), (DRAM_BASE + (1 << 45), 0x1000)),
+    ],
+)
+def test_boot_checks_the_banks(banks: tuple[tuple[int, int], ...]) -> None:
+    """Banks ascend, are whole granules and lie apart."""
+    words = [2, SHARED_PA + rmmd.BANKS_OFFSET, *(word for bank in banks for word in bank)]
+    manifest = poke(0x10, 2)
+    manifest[0x20:0x28] = (-sum(words) & (1 << 64) - 1).to_bytes(8, "little")
+    for i, word in enumerate(words[2:]):
+        offset = rmmd.BANKS_OFFSET + 8 * i
+        manifest[offset : offset + 8] = word.to_bytes(8, "little")
+    status = unbooted(manifest).boot(0, VERSION, NUM_PES, SHARED_PA)
+    assert status == BootError.MANIFEST_DATA
+
+
+def test_warm_boot_of_the_other_pes(world: World) -> None:
+    """Each PE boots; its index and their number must fit the first boot."""
+    assert world.rmm.boot(3, VERSION, NUM_PES, SHARED_PA) == BootError.OK
+    assert world.rmm.boot(4, VERSION, NUM_PES, SHARED_PA) == BootError.CPU_ID_OUT_OF_RANGE
+    assert world.rmm.boot(1, VERSION, 2, SHARED_PA) == BootError.CPUS_OUT_OF_RANGE
+
+
+def test_version(world: World) -> None:
+    """Both revisions are always given; only 1.0 is served."""
+    assert world.call(RmiFid.RMI_VERSION, 0x1_0000) == (0, 0x1_0000, 0x1_0000, 0, 0)
+    for req in (0, 0x1_0001, 0x2_0000, 1 << 32 | 0x1_0000):
+        assert world.call(RmiFid.RMI_VERSION, req) == (1, 0x1_0000, 0x1_0000, 0, 0)
+
+
+def test_features(world: World) -> None:
+    """Register 0 tells the machine's limits, all others are zero."""
+    value = RmiFeatureRegister0(world.do(RmiFid.RMI_FEATURES, 0)[0])
+    assert (value.S2SZ, value.NUM_BPS, value.NUM_WPS, value.GICV3_NUM_LRS) == (48, 5, 3, 3)
+    assert value.HASH_SHA_256
+    assert value.HASH_SHA_512
+    assert not any((value.LPA2, value.SVE_EN, value.PMU_EN))
+    assert world.call(RmiFid.RMI_FEATURES, 1) == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("fid", [0, 0xC400_0156, 0xC400_0160, 0xC400_018F, RsiFid.RSI_VERSION])
+def test_unknown_function_ids_answer_minus_one(world: World, fid: int) -> None:
+    """The answer of SMCCC for a function that does not exist."""
+    assert world.call(fid, 1, 2, 3)[0] == UNKNOWN
+
+
+def test_sve_hint_is_not_part_of_the_name(world: World) -> None:
+    """SMCCC: bit 16 of the function id is a hint."""
+    assert world.call(RmiFid.RMI_VERSION | 1 << 16, 0x1_0000)[0] == 0
+
+
+def test_missing_arguments_are_zero(world: World) -> None:
+    """A caller may leave out registers."""
+    assert world.rmm.handle(0, RmiFid.RMI_FEATURES, ()) == world.rmm.handle(
+        0, RmiFid.RMI_FEATURES, (0,)
+    )
+
+
+def test_every_command_of_the_specification_is_there() -> None:
+    """23 RMI and 10 RSI commands, each with its arguments, a sentence and its place in the spec."""
+    assert set(RMI_1_0) == set(RmiFid)
+    assert set(RSI_1_0) == set(RsiFid)
+    docs = [command.doc for command in RMI_1_0.values()]
+    docs += [command.doc for command in RSI_1_0.values()]
+    for doc in docs:
+        assert "Spec: DEN0137 1.0" in doc
+        assert doc.splitlines()[0].endswith((".", ";"))
+    rows = abi_table(RMI_1_0)
+    assert rows[0][:3] == ("0xc4000150", "RMI_VERSION", "req")
+    assert ("0xc400015d", "RMI_RTT_CREATE", "rd, rtt, ipa, level") in [row[:3] for row in rows]
+    assert all(command.num_args <= 10 for command in REALM_CALLS.values())
+
+
+def test_commands_are_events(world: World) -> None:
+    """A trace line has the command's own parameter names and its result."""
+    seen: list[Event] = []
+    world.rmm.events.listener = seen.append
+    pa = world.ns_granule()
+    world.call(RmiFid.RMI_GRANULE_DELEGATE, pa)
+    world.call(RmiFid.RMI_RTT_CREATE, 1, 2, 3, 2)
+    assert [str(event) for event in seen] == [
+        f"GRANULE pa={pa:#x} UNDELEGATED -> DELEGATED",
+        f"RMI_GRANULE_DELEGATE addr={pa:#x} -> SUCCESS",
+        "RMI_RTT_CREATE rd=0x1 rtt=0x2 ipa=0x3 level=2 -> ERROR_INPUT",
+    ]

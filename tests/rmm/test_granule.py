@@ -1,0 +1,108 @@
+"""RMI_GRANULE_DELEGATE and RMI_GRANULE_UNDELEGATE."""
+
+import pytest
+
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.rmi import RmiFid
+from rmm.granule import GranuleState
+from tests.rmm.world import DRAM_BASE, DRAM_SIZE, World
+
+DELEGATE, UNDELEGATE = RmiFid.RMI_GRANULE_DELEGATE, RmiFid.RMI_GRANULE_UNDELEGATE
+ERROR_INPUT = 1
+NOT_GRANULES = (
+    0,
+    DRAM_BASE + 1,
+    DRAM_BASE + 0x800,
+    DRAM_BASE - GRANULE_SIZE,
+    DRAM_BASE + DRAM_SIZE,
+    (1 << 64) - GRANULE_SIZE,
+    (1 << 63) | DRAM_BASE,
+)
+
+
+def granule_in(world: World, state: GranuleState) -> int:
+    """Bring a granule of the world into a state, by commands alone."""
+    match state:
+        case GranuleState.UNDELEGATED:
+            return world.ns_granule()
+        case GranuleState.DELEGATED:
+            return world.delegated()
+        case GranuleState.RD:
+            return world.realm()
+        case GranuleState.RTT:
+            return next(iter(world.rmm.realms[world.realm()].rtt.tables))
+        case GranuleState.DATA:
+            return world.page(world.realm(), 0)
+        case GranuleState.REC:
+            return world.rec(world.realm())
+        case GranuleState.REC_AUX:
+            return world.rmm.recs[world.rec(world.realm())].aux[0]
+        case GranuleState.NOT_DRAM:
+            return DRAM_BASE + DRAM_SIZE
+
+
+def test_delegated_granule_reads_as_zeros_and_is_out_of_reach(world: World) -> None:
+    """The host's bytes do not enter the Realm PAS, and the host loses the granule."""
+    pa = world.ns_granule(b"host")
+    world.do(DELEGATE, pa)
+    assert world.rmm.granules.state(pa) is GranuleState.DELEGATED
+    assert world.realm_memory.read(pa, GRANULE_SIZE) == bytes(GRANULE_SIZE)
+    with pytest.raises(GranuleProtectionFault):
+        world.ns.read(pa, 1)
+
+
+def test_undelegate_gives_the_granule_back_zeroed(world: World) -> None:
+    """A round trip leaves the host an empty granule."""
+    pa = world.ns_granule(b"host")
+    world.do(DELEGATE, pa)
+    world.do(UNDELEGATE, pa)
+    assert world.rmm.granules.state(pa) is GranuleState.UNDELEGATED
+    assert world.ns.read(pa, GRANULE_SIZE) == bytes(GRANULE_SIZE)
+
+
+@pytest.mark.parametrize("state", sorted(set(GranuleState) - {GranuleState.UNDELEGATED}))
+def test_granule_delegate_changes_nothing_when_granule_is_not_undelegated(
+    world: World, state: GranuleState
+) -> None:
+    """A failed command has no effect (DEN0137, command failure)."""
+    pa = granule_in(world, state)
+    before = world.snapshot()
+    assert world.call(DELEGATE, pa) == (ERROR_INPUT, 0, 0, 0, 0)
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("state", sorted(set(GranuleState) - {GranuleState.DELEGATED}))
+def test_granule_undelegate_changes_nothing_when_granule_is_not_delegated(
+    world: World, state: GranuleState
+) -> None:
+    """Nothing that the RMM uses can be taken back."""
+    pa = granule_in(world, state)
+    before = world.snapshot()
+    assert world.call(UNDELEGATE, pa) == (ERROR_INPUT, 0, 0, 0, 0)
+    assert world.snapshot() == before
+
+
+@pytest.mark.parametrize("fid", [DELEGATE, UNDELEGATE])
+@pytest.mark.parametrize("pa", NOT_GRANULES)
+def test_granule_commands_refuse_what_is_no_granule(world: World, fid: int, pa: int) -> None:
+    """Unaligned and foreign addresses are ERROR_INPUT."""
+    before = world.snapshot()
+    assert world.call(fid, pa)[0] == ERROR_INPUT
+    assert world.snapshot() == before
+
+
+def test_granule_delegate_fails_when_el3_refuses(world: World) -> None:
+    """A granule that EL3 gave to the Secure world is not the RMM's to take."""
+    pa = world.ns_granule()
+    world.machine.gpt[(pa - DRAM_BASE) // GRANULE_SIZE] = Pas.SECURE
+    before = world.snapshot()
+    assert world.call(DELEGATE, pa)[0] == ERROR_INPUT
+    assert world.snapshot() == before
+
+
+def test_granule_undelegate_fails_when_el3_refuses(world: World) -> None:
+    """The RMM keeps what EL3 does not take."""
+    pa = world.delegated()
+    world.machine.gpt[(pa - DRAM_BASE) // GRANULE_SIZE] = Pas.ROOT
+    assert world.call(UNDELEGATE, pa)[0] == ERROR_INPUT
+    assert world.rmm.granules.state(pa) is GranuleState.DELEGATED

@@ -1,0 +1,82 @@
+"""How a private apt is derived from the machine's own sources."""
+
+from pathlib import Path
+
+import pytest
+
+from pyvmm.vm import apt
+from pyvmm.vm.apt import Source, machine_sources, parse_deb822, parse_one_line
+
+DEB822 = """\
+# a comment
+Types: deb deb-src
+URIs: http://mirror.test/debian
+Suites: stable stable-updates
+Components: main contrib
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ abc
+
+Types: deb
+URIs: http://off.test/debian
+Suites: stable
+Components: main
+Enabled: no
+
+Types: deb-src
+URIs: http://source.test/debian
+Suites: stable
+Components: main
+"""
+
+
+def test_deb822_gives_enabled_binary_sources_with_their_key() -> None:
+    """A disabled or source-only stanza is no source; an inline key stays whole."""
+    (source,) = parse_deb822(DEB822)
+    assert source.uris == "http://mirror.test/debian"
+    assert source.suites == ("stable", "stable-updates")
+    assert dict(source.options)["Signed-By"].splitlines()[-1] == " abc"
+
+
+def test_one_line_gives_sources_with_their_options() -> None:
+    """Options in brackets keep their meaning; comments and deb-src lines are not sources."""
+    text = (
+        "# deb http://no.test/debian stable main\n"
+        "deb-src http://no.test/debian stable main\n"
+        "deb [arch=amd64 signed-by=/k.gpg] http://mirror.test/debian stable main contrib # x\n"
+    )
+    assert list(parse_one_line(text)) == [
+        Source(
+            "http://mirror.test/debian",
+            ("stable",),
+            ("main", "contrib"),
+            (("Signed-By", "/k.gpg"),),
+        )
+    ]
+
+
+def test_entry_asks_for_other_suites_of_the_same_archive() -> None:
+    """What is written for the private apt is read back as the same archive with the same key."""
+    (source,) = parse_deb822(DEB822)
+    (copy,) = parse_deb822(source.entry(["testing"], "arm64"))
+    assert (copy.uris, copy.suites, copy.options) == (source.uris, ("testing",), source.options)
+
+
+def test_machine_sources_prefer_the_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Third parties use the release's name too, but not the distribution's keyring."""
+    monkeypatch.setattr(apt, "_codename", lambda: "name")
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d/a.list").write_text(
+        "deb http://third.test/debian name main\ndeb http://other.test/x name extras\n"
+    )
+    (tmp_path / "sources.list.d/b.sources").write_text(
+        "Types: deb\nURIs: http://d.test/\nSuites: name\nComponents: main\n"
+        "Signed-By: /usr/share/keyrings/some-archive-keyring.gpg\n"
+    )
+    assert [source.uris for source in machine_sources(tmp_path)] == [
+        "http://d.test/",
+        "http://third.test/debian",
+    ]

@@ -1,0 +1,61 @@
+"""How the payload is put together."""
+
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm import guests
+from pyvmm.vm.boot import make_config
+from pyvmm.vm.machine import MIB
+from pyvmm.vm.options import VmOptions
+
+SMALL = 64 * MIB
+
+
+def test_built_in_guest_boots_without_any_file() -> None:
+    """Code, then the device tree, whose address is in x0."""
+    config = make_config(VmOptions(ram_size=SMALL))
+    code, dtb = config.segments
+    assert (code.ipa, code.data) == (config.entry, guests.hello())
+    assert config.args == (dtb.ipa, 0, 0, 0)
+    assert dtb.data.startswith(b"\xd0\x0d\xfe\xed")
+
+
+def test_segments_ascend_and_the_initrd_is_in_the_tree(tmp_path: Path) -> None:
+    """A realm's builder and its measurement want the payload in the order of its addresses."""
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"070701" * 1000)
+    config = make_config(VmOptions(ram_size=SMALL, initrd=initrd))
+    assert [s.ipa for s in config.segments] == sorted(s.ipa for s in config.segments)
+    assert config.segments[1].data == initrd.read_bytes()
+    assert config.segments[1].ipa.to_bytes(8) in config.segments[2].data
+
+
+def test_dumped_tree_is_what_the_guest_gets_and_can_be_given_back(tmp_path: Path) -> None:
+    """--dump-dtb, edit, --dtb."""
+    dump = tmp_path / "dtb"
+    config = make_config(VmOptions(ram_size=SMALL, dump_dtb=dump, params="first"))
+    assert config.segments[-1].data == dump.read_bytes()
+    again = make_config(VmOptions(ram_size=SMALL, dtb=dump, params="second"))
+    assert again.segments[-1].data == dump.read_bytes()
+
+
+def test_payload_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Each file fits by itself, but not both."""
+    initrd = tmp_path / "initrd"
+    with initrd.open("wb") as file:
+        file.truncate(SMALL)
+    with pytest.raises(UserError, match="do not fit below the device tree in 64 MiB"):
+        make_config(VmOptions(ram_size=SMALL, initrd=initrd))
+
+
+@pytest.mark.parametrize("content", [b"not a tree", b"\xd0\x0d\xfe\xed\x00\x01\x00\x00"])
+def test_device_tree_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Another file, or a truncated one."""
+    path = tmp_path / "dtb"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="device tree"):
+        make_config(VmOptions(ram_size=SMALL, dtb=path))
+    with pytest.raises(UserError, match="dump-dtb"):
+        make_config(VmOptions(ram_size=SMALL, dump_dtb=tmp_path / "no/where"))

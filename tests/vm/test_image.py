@@ -1,0 +1,80 @@
+"""The parts of the Debian image that need no Debian."""
+
+import lzma
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm import image
+from pyvmm.vm.image import Image, Modules, build_debian, make_initrd
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Modules:
+    """Make a small tree of modules: compressed, plain, and with a dash in the name."""
+    drivers = tmp_path / "1.2/kernel/drivers"
+    drivers.mkdir(parents=True)
+    for name, needs in (
+        ("virtio_mmio.ko.xz", ""),
+        ("virtio_net.ko.xz", "net-failover"),
+        ("net-failover.ko.xz", "failover"),
+        ("failover.ko", ""),
+    ):
+        elf = b"\x7fELF\0license=GPL\0depends=" + needs.encode() + b"\0name=x\0"
+        (drivers / name).write_bytes(lzma.compress(elf) if name.endswith("xz") else elf)
+    return Modules(tmp_path / "1.2")
+
+
+def test_load_order_puts_a_module_after_what_it_needs(modules: Modules) -> None:
+    """Dependencies come first, once; drivers that are built in are left out."""
+    order = modules.load_order(["virtio_net", "built_in", "net_failover"])
+    assert order == ["failover", "net_failover", "virtio_net"]
+
+
+def test_dependency_file_is_what_modprobe_reads(modules: Modules) -> None:
+    """A line lists what a module needs, nearest first, by path."""
+    assert (
+        "kernel/drivers/virtio_net.ko.xz: kernel/drivers/net-failover.ko.xz"
+        " kernel/drivers/failover.ko\n" in modules.dependency_file()
+    )
+
+
+def test_initrd_loads_by_device(modules: Modules) -> None:
+    """The list that its init reads names each device's modules in load order, decompressed."""
+    initrd = make_initrd(modules, b"busybox")
+    assert b"virtio:d00000001 failover net_failover virtio_net\n" in initrd
+    assert initrd.count(b"\x7fELF") == 4
+
+
+def test_build_does_nothing_when_the_files_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a missing file or another recipe makes it build again."""
+    made = Image(tmp_path)
+    for path in (made.kernel, made.initrd, made.rootfs):
+        path.touch()
+    made.manifest.write_text(f'{{"recipe": "{image._recipe()}"}}')
+    monkeypatch.setattr(image, "_build", lambda *_: pytest.fail("built again"))
+    assert build_debian(tmp_path, tmp_path / "cache", lambda *_: None) == made
+    made.manifest.write_text('{"recipe": "old"}')
+    assert not made.is_made_from(image._recipe())
+
+
+def test_build_names_the_files_to_bring_where_there_is_no_apt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without apt one line says what the user needs instead."""
+    monkeypatch.setattr(image, "find_tool", lambda _: None)
+    with pytest.raises(UserError, match=r"Image.*rootfs\.img"):
+        build_debian(tmp_path, tmp_path, lambda *_: None)
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
+@pytest.mark.parametrize("name", ["initrd-init.sh", "rootfs-init.sh", "poweroff.sh", "udhcpc.sh"])
+def test_guest_scripts_parse(name: str) -> None:
+    """A slip in a guest's script is found here, not at its boot."""
+    path = Path(image.__file__).parent / "debian" / name
+    subprocess.run(["sh", "-n", str(path)], check=True)

@@ -1,0 +1,63 @@
+"""The memory map."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.vm import machine
+from pyvmm.vm.machine import GIB, MIB, RAM_BASE, MemoryMap, place
+
+
+def test_dtb_lies_where_kvmtool_puts_it() -> None:
+    """From 256 MiB on its place does not depend on the RAM size."""
+    for ram_size in (256 * MIB, 512 * MIB, 4 * GIB):
+        placement = place(ram_size, 5, RAM_BASE)
+        assert placement is not None
+        assert placement.dtb == 0x8FE0_0000
+        assert placement.initrd == 0x8FDF_F000
+
+
+@given(
+    ram_size=st.integers(1024, 1 << 20).map(lambda granules: granules * GRANULE_SIZE),
+    initrd_size=st.integers(0, GIB),
+    kernel_end=st.integers(RAM_BASE, RAM_BASE + GIB),
+)
+def test_payload_never_overlaps(ram_size: int, initrd_size: int, kernel_end: int) -> None:
+    """Kernel, initrd and DTB follow each other inside RAM, or there is no placement."""
+    placement = place(ram_size, initrd_size, kernel_end)
+    if placement is not None:
+        assert kernel_end <= placement.initrd
+        assert placement.initrd + initrd_size <= placement.dtb
+        assert placement.dtb + machine.DTB_SIZE <= RAM_BASE + ram_size
+        assert placement.dtb % (2 * MIB) == placement.initrd % GRANULE_SIZE == 0
+
+
+def test_large_initrd_gets_a_place_above_256_mib() -> None:
+    """What does not fit into the usual window may use the first 1 GiB."""
+    placement = place(2 * GIB, 400 * MIB, RAM_BASE + 64 * MIB)
+    assert placement is not None
+    assert placement.initrd + 400 * MIB <= placement.dtb
+
+
+def test_ipa_space_has_an_unprotected_half() -> None:
+    """RAM ends below half of the realm's IPA space."""
+    assert MemoryMap(512 * MIB, 1).ipa_bits == 33
+    assert MemoryMap(4 * GIB, 1).ipa_bits == 34
+
+
+def test_devices_do_not_overlap() -> None:
+    """Every region of the fixed map, with the most CPUs, stays clear of the others."""
+    memory_map = MemoryMap(GIB, machine.MAX_CPUS)
+    regions = [
+        *((machine.uart_base(n), machine.UART_SIZE) for n in range(machine.NUM_UARTS)),
+        (machine.RTC_BASE, machine.RTC_SIZE),
+        (machine.PL031_BASE, machine.PL031_SIZE),
+        *((machine.virtio_base(n), machine.VIRTIO_STRIDE) for n in range(machine.NUM_VIRTIO)),
+        (memory_map.gicr_base, memory_map.gicr_size),
+        (machine.GICD_BASE, memory_map.gicd_size),
+        (RAM_BASE, memory_map.ram_size),
+    ]
+    for (base, size), (following, _) in itertools.pairwise(regions):
+        assert base + size <= following

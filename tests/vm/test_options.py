@@ -1,0 +1,92 @@
+"""What a user may ask for."""
+
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.errors import UserError
+from pyvmm.host.guest import RealmOptions
+from pyvmm.vm.machine import GIB, MIB
+from pyvmm.vm.options import (
+    DiskOptions,
+    VmOptions,
+    parse_disk,
+    parse_network,
+    parse_num_cpus,
+    parse_ram_size,
+    parse_realm,
+)
+
+DISK = (DiskOptions(Path("disk")),)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("64", 64 * MIB), ("64m", 64 * MIB), ("1G", GIB), ("8192K", 8 * MIB)]
+)
+def test_ram_size_has_units(text: str, size: int) -> None:
+    """Without a unit it counts MiB, as in kvmtool."""
+    assert parse_ram_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "1T", "", "-1", "1.5G", "3M", "4097K", "9" * 30, "M", "64MB"]
+)
+def test_impossible_ram_size_is_refused(text: str) -> None:
+    """Nothing, too little, too much, no whole granules, or no number."""
+    with pytest.raises(UserError, match=f"-m {text}: "):
+        parse_ram_size(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "17", "two", "9" * 100, ""])
+def test_impossible_number_of_cpus_is_refused(text: str) -> None:
+    """There is at least one, and not more than the map has room for."""
+    with pytest.raises(UserError, match="give 1 to 16"):
+        parse_num_cpus(text)
+
+
+def test_disk_may_be_read_only() -> None:
+    """The option stands after a comma, as in kvmtool."""
+    assert parse_disk("a.img,ro") == DiskOptions(Path("a.img"), is_read_only=True)
+    assert parse_disk("a.img") == DiskOptions(Path("a.img"))
+    with pytest.raises(UserError, match="only ro or rw"):
+        parse_disk("a.img,direct")
+
+
+def test_network_reads_its_keys() -> None:
+    """User mode with forwards, or a tap interface."""
+    user = parse_network("mode=user,guest_mac=02:00:00:00:00:01,hostfwd=tcp:8080-:80")
+    assert user.mac == bytes.fromhex("020000000001")
+    assert [forward.guest_port for forward in user.forwards] == [80]
+    assert parse_network("mode=tap,tapif=tap0").tap == "tap0"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mode=vhost", "mode=tap", "tapif=tap0", "guest_mac=1", "hostfwd=80", "colour=red",
+     "mode=tap,tapif=t,hostfwd=tcp:1-:2"],
+)  # fmt: skip
+def test_impossible_network_is_refused(text: str) -> None:
+    """An unknown key, a value it cannot have, or keys that do not go together."""
+    with pytest.raises(UserError):
+        parse_network(text)
+
+
+def test_personalization_value_has_64_bytes() -> None:
+    """Bytes, not characters."""
+    assert parse_realm("sha256", "é" * 32).personalization == "é".encode() * 32
+    with pytest.raises(UserError, match="65 bytes"):
+        parse_realm("sha256", "x" + "é" * 32)
+
+
+def test_parameters_follow_the_defaults_of_a_normal_vm() -> None:
+    """The console, the disk, then the user's; or the user's alone."""
+    assert VmOptions(disks=DISK, params="quiet").bootargs == "console=ttyS0 root=/dev/vda rw quiet"
+    assert VmOptions(console="virtio").bootargs == "console=hvc0"
+    assert VmOptions(disks=DISK, params="quiet", has_defaults=False).bootargs == "quiet"
+
+
+def test_nothing_is_added_to_the_parameters_of_a_realm() -> None:
+    """They are measured: what the user wrote is what is there."""
+    realm = RealmOptions()
+    assert VmOptions(disks=DISK, params="quiet", realm=realm).bootargs == "quiet"
+    assert VmOptions(disks=DISK, realm=realm).bootargs == "console=ttyS0 root=/dev/vda rw"

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Check what pip cannot bring: one clear error that names the Debian packages, or, as root, their
+# installation. Prints nothing when all is there.
+#
+#   tools/prerequisites.sh PYTHON CC
+
+python=$1
+cc=$2
+missing=
+reasons=
+
+need() { # need PACKAGE REASON
+    missing="$missing $1"
+    reasons="$reasons
+  $1: $2"
+}
+
+check() {
+    missing= reasons=
+    if ! command -v "$python" >/dev/null 2>&1; then
+        need python3 "no $python on PATH"
+        need python3-venv "the virtual environment"
+        need python3-dev "Python.h, for the C core"
+    elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "error: $("$python" --version) is too old: pyvmm needs Python 3.11 or later." >&2
+        echo "       Name a newer one: make PYTHON=python3.12 setup" >&2
+        exit 2
+    else
+        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+            need python3-venv "the virtual environment ($python has no ensurepip or venv)"
+        "$python" -c 'import os, sysconfig as s
+raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' ||
+            need python3-dev "Python.h, for the C core"
+    fi
+    if ! command -v "$cc" >/dev/null 2>&1; then
+        need gcc "a C compiler (no $cc on PATH)"
+        need libc6-dev "the C library's headers"
+    elif ! printf '#include <stdlib.h>\n#include <math.h>\n' | "$cc" -x c -E - >/dev/null 2>&1; then
+        need libc6-dev "the C library's headers"
+    fi
+    for tool in mke2fs e2fsck; do # Debian keeps them in sbin, which is not on a user's PATH
+        PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null 2>&1 || {
+            need e2fsprogs "$tool, to make and check disk images"
+            break
+        }
+    done
+}
+
+check
+[ -z "$missing" ] && exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing:$missing" >&2
+    apt-get -qq update >&2
+    # shellcheck disable=SC2086 # a list of package names
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $missing >&2
+    check
+    [ -z "$missing" ] && exit 0
+fi
+echo "error: missing Debian packages:$reasons" >&2
+echo "Install them with:  sudo apt-get install$missing" >&2
+exit 2
