@@ -43,14 +43,15 @@ _FID_MASK: Final = MASK32 & ~SVE_HINT  # the function id is W0
 _XZR: Final = 31
 _HVC_SIZE: Final = 4
 
-_ISV: Final = ESR_ABORT.ISV.mask
-_WNR: Final = ESR_ABORT.WnR.mask
+_EMULATABLE_WRITE: Final = ESR_ABORT.ISV.mask | ESR_ABORT.WnR.mask
+_SAS_SHIFT: Final = ESR_ABORT.SAS.low
+_SRT_SHIFT: Final = ESR_ABORT.SRT.low
 _FSC: Final = ESR_ABORT.FSC.mask
 _EC: Final = ESR_ABORT.EC.mask
 #: What the host may know of an abort that only a page can resolve.
 _ABORT_SHOWN: Final = _EC | ESR_ABORT.SET.mask | ESR_ABORT.FnV.mask | ESR_ABORT.EA.mask | _FSC
 #: And of one that it may emulate: not which register is used, nor how it extends.
-_EMULATABLE_SHOWN: Final = _ABORT_SHOWN | _ISV | ESR_ABORT.SAS.mask | ESR_ABORT.SF.mask | _WNR
+_EMULATABLE_SHOWN: Final = _ABORT_SHOWN | _EMULATABLE_WRITE | ESR_ABORT.SAS.mask | ESR_ABORT.SF.mask
 _WFX_SHOWN: Final = _EC | ESR_WFX.TI.mask
 _FAR_SHOWN: Final = 0xFFF
 _EXTERNAL: Final = frozenset(
@@ -59,6 +60,7 @@ _EXTERNAL: Final = frozenset(
         *range(FaultStatus.SYNC_EXTERNAL_WALK, FaultStatus.SYNC_EXTERNAL_WALK + 4),
     }
 )
+_IRQ: Final = HostExit(RecExitReason.IRQ)  # all alike, and nobody changes one
 _TRANSLATION: Final = range(FaultStatus.TRANSLATION, FaultStatus.TRANSLATION + 4)
 
 
@@ -69,7 +71,7 @@ def handle(rmm: "Rmm", pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
         handler = _SYNC_HANDLERS.get(pe_exit.esr >> EC_SHIFT & 0x3F, _undefined)
         return handler(rmm, pe, rec, pe_exit)
     if reason == ExitReason.IRQ:
-        return HostExit(RecExitReason.IRQ)
+        return _IRQ
     if reason == ExitReason.SERROR:
         return HostExit(RecExitReason.SERROR, esr=pe_exit.esr)
     return None  # the budget is spent: go on
@@ -85,6 +87,16 @@ def set_register(rec: Rec, rt: int, value: int) -> None:
     """Write a general-purpose register as an instruction names it: 31 is XZR."""
     if rt != _XZR:
         rec.context.x[rt] = value
+
+
+def access_bits(esr: int) -> int:
+    """Return the width of an access that can be emulated."""
+    return 8 << (esr >> _SAS_SHIFT & 0b11)
+
+
+def access_register(esr: int) -> int:
+    """Return the register of an access that can be emulated."""
+    return esr >> _SRT_SHIFT & 0b11111
 
 
 def _get_register(rec: Rec, rt: int) -> int:
@@ -138,17 +150,10 @@ def _data_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | 
         return _protected_abort(rec, pe_exit)
     rec.abort = Abort(esr, pe_exit.far)
     gprs: tuple[int, ...] = ()
-    if esr & (_ISV | _WNR) == _ISV | _WNR:
-        syndrome = ESR_ABORT(esr)
-        mask = (1 << (8 << syndrome.SAS)) - 1
-        gprs = (_get_register(rec, syndrome.SRT) & mask,)
-    return HostExit(
-        RecExitReason.SYNC,
-        esr=esr & _EMULATABLE_SHOWN,
-        far=pe_exit.far & _FAR_SHOWN,
-        hpfar=hpfar_of(ipa),
-        gprs=gprs,
-    )
+    if esr & _EMULATABLE_WRITE == _EMULATABLE_WRITE:
+        gprs = (_get_register(rec, access_register(esr)) & (1 << access_bits(esr)) - 1,)
+    far = pe_exit.far & _FAR_SHOWN
+    return HostExit(RecExitReason.SYNC, esr & _EMULATABLE_SHOWN, far, hpfar_of(ipa), gprs)
 
 
 def _instruction_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:

@@ -56,6 +56,5 @@ class Limits:
     num_bps: int  # minus one
     num_wps: int  # minus one
     vmid_bits: int
-    num_lrs: int
     max_recs_order: int = 10  # 2^n - 1 RECs
     rec_aux_count: int = 2  # free to choose; at one, aliased granules would mean nothing

@@ -24,33 +24,6 @@ CNTHCTL_NO_TRAPS: Final = 0b11 << 10 | 0b11  # physical counter and timer, with 
 MPIDR_RES1: Final = 1 << 31
 
 
-class HostExit:
-    """What the host gets to see of an exit; everything not given is zero."""
-
-    __slots__ = (
-        "esr", "far", "gprs", "hpfar", "imm", "reason", "ripas_base", "ripas_top", "ripas_value",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        reason: RecExitReason,
-        *,
-        esr: int = 0,
-        far: int = 0,
-        hpfar: int = 0,
-        gprs: tuple[int, ...] = (),
-    ) -> None:
-        self.reason = reason
-        self.esr = esr
-        self.far = far
-        self.hpfar = hpfar
-        self.gprs = gprs
-        self.ripas_base = 0
-        self.ripas_top = 0
-        self.ripas_value = 0
-        self.imm = 0
-
-
 class RipasChange:
     """A RIPAS change that the realm asked for; the host works on it from ``base`` upwards."""
 
@@ -61,6 +34,28 @@ class RipasChange:
         self.top = top
         self.ripas = ripas
         self.change_destroyed = change_destroyed
+
+
+class HostExit:
+    """What the host gets to see of an exit; everything not given is zero."""
+
+    __slots__ = ("esr", "far", "gprs", "hpfar", "imm", "reason", "ripas_change")
+
+    def __init__(
+        self,
+        reason: RecExitReason,
+        esr: int = 0,
+        far: int = 0,
+        hpfar: int = 0,
+        gprs: tuple[int, ...] = (),
+    ) -> None:
+        self.reason = reason
+        self.esr = esr
+        self.far = far
+        self.hpfar = hpfar
+        self.gprs = gprs
+        self.ripas_change: RipasChange | None = None
+        self.imm = 0
 
 
 class PsciRequest:

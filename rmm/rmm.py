@@ -147,7 +147,6 @@ def read_limits(machine: Machine) -> Limits:
         num_bps=dfr0 >> 12 & 0xF,
         num_wps=dfr0 >> 20 & 0xF,
         vmid_bits=16 if mmfr1 >> 4 & 0xF == 2 else 8,
-        num_lrs=NUM_LRS,
     )
 
 
@@ -159,6 +158,6 @@ def feature_register_0(limits: Limits) -> RmiFeatureRegister0:
         NUM_WPS=limits.num_wps,
         HASH_SHA_256=1,
         HASH_SHA_512=1,
-        GICV3_NUM_LRS=limits.num_lrs - 1,
+        GICV3_NUM_LRS=NUM_LRS - 1,
         MAX_RECS_ORDER=limits.max_recs_order,
     )

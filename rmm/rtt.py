@@ -34,6 +34,7 @@ from rmm.protocols import Machine, Memory
 
 _INDEX_MASK: Final = TABLE_ENTRIES - 1
 _TYPE_MASK: Final = 0b11
+_ENTRY_SIZE: Final = GRANULE_SIZE // TABLE_ENTRIES
 #: 1 for each low byte of a live entry: a scan of a table is one search of bytes.
 _IS_LIVE: Final = bytes(int(low & LIVE != 0) for low in range(256))
 
@@ -45,20 +46,20 @@ class Rtt:
     after destroying the table, undelegates it.
     """
 
-    __slots__ = ("_low_bytes", "entries", "live", "pa")
+    __slots__ = ("_bytes", "entries", "live", "pa")
 
     def __init__(self, pa: int, memory: Memory) -> None:
         self.pa = pa
-        view = memory.view(pa, GRANULE_SIZE)
-        self.entries = view.cast("Q")
-        self._low_bytes = view[:: GRANULE_SIZE // TABLE_ENTRIES]  # where the LIVE bits are
+        self._bytes = memory.view(pa, GRANULE_SIZE).cast("B")
+        self.entries = self._bytes.cast("Q")
         self.live = 0
 
     def first_live(self, index: int) -> int:
         """Return the index of the first live entry from ``index`` on; 512 if there is none."""
         if not self.live:
             return TABLE_ENTRIES
-        found = self._low_bytes[index:].tobytes().translate(_IS_LIVE).find(1)
+        low_bytes = self._bytes[index * _ENTRY_SIZE :].tobytes()[::_ENTRY_SIZE]
+        found = low_bytes.translate(_IS_LIVE).find(1)
         return TABLE_ENTRIES if found < 0 else index + found
 
     def fill(self, values: "array[int]") -> None:
@@ -77,7 +78,10 @@ class RttTree:
     Concurrency: the RMM's lock is held by whoever calls; PEs may walk the tables meanwhile.
     """
 
-    __slots__ = ("_events", "_machine", "ipa_bits", "rd", "start", "start_level", "tables", "vmid")
+    __slots__ = (
+        "_events", "_machine", "_protected_bits", "_start_shift", "ipa_bits", "rd", "start",
+        "start_level", "tables", "vmid",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -95,14 +99,16 @@ class RttTree:
         self.rd = rd
         self.vmid = vmid
         self.ipa_bits = ipa_bits
+        self._protected_bits = ipa_bits - 1
         self.start_level = start_level
+        self._start_shift = level_shift(start_level)
         self.start = start
         self.tables: dict[int, Rtt] = {}  # without the start tables
         self._mark_unprotected_half()
 
     def _mark_unprotected_half(self) -> None:
-        shift = level_shift(self.start_level)
-        for index in range(1 << (self.ipa_bits - 1 - shift), 1 << (self.ipa_bits - shift)):
+        shift = self._start_shift
+        for index in range(1 << (self._protected_bits - shift), 1 << (self.ipa_bits - shift)):
             self.start[index >> 9].entries[index & _INDEX_MASK] = UNASSIGNED_NS
 
     @property
@@ -112,12 +118,12 @@ class RttTree:
 
     def is_protected(self, ipa: int) -> bool:
         """Tell whether ``ipa`` is in the lower half of the IPA space."""
-        return not ipa >> (self.ipa_bits - 1)
+        return not ipa >> self._protected_bits
 
     def walk(self, ipa: int, level: int) -> Walk:
         """Walk towards ``level`` until there is no further table; ``ipa`` is in the IPA space."""
         reached = self.start_level
-        shift = level_shift(reached)
+        shift = self._start_shift
         index = ipa >> shift
         table = self.start[index >> 9]
         index &= _INDEX_MASK

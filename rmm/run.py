@@ -3,11 +3,13 @@
 Spec: DEN0137 1.0, RMI_REC_ENTER and "Realm execution context".
 """
 
+from struct import Struct, pack_into
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.arch.bits import MASK32, MASK64
 from pyvmm.arch.esr import ESR_ABORT
 from pyvmm.arch.events import RecExit as RecExitEvent
+from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.rmi import (
     EXIT_OFFSET,
@@ -32,10 +34,13 @@ if TYPE_CHECKING:
 
 BUDGET: Final = 1 << 30  # instructions: only an exit of the realm or an interrupt ends a run
 
-_ENTER: Final = RecEnter.packer(whole=False)
-_EXIT: Final = RecExit.packer()
-_NUM_GPRS: Final = 31
-_NO_GPRS: Final = (0,) * _NUM_GPRS
+_ENTER_SIZE: Final = RecEnter.gicv3_lrs.offset + NUM_LRS * 8
+_ENTER_HEAD: Final = Struct(f"<Q{RecEnter.gprs.offset - 8}xQ")  # flags, gprs[0]
+_ENTER_GIC: Final = Struct(f"<Q{NUM_LRS}Q")  # ICH_HCR_EL2 and the list registers in use
+_EXIT_HEAD: Final = RecExit.packer(("exit_reason", "esr", "far", "hpfar"), whole=False)
+_EXIT_TIMERS: Final = Struct("<4Q")
+_EXIT_RIPAS: Final = Struct("<3Q")
+_EXIT_IMM: Final = Struct("<Q")
 
 _EMUL_MMIO: Final = int(RecEnterFlags.EMUL_MMIO)
 _INJECT_SEA: Final = int(RecEnterFlags.INJECT_SEA)
@@ -53,20 +58,20 @@ def enter(rmm: "Rmm", pe: int, rec_pa: int, run_pa: int) -> None:
     Raises: RmiError as the command says, in its order; then nothing has changed, unless the
     host took ``run_pa`` away while the realm ran.
     """
-    fields = _ENTER.unpack(rmm.read_ns(run_pa, _ENTER.size))
-    flags, gprs, hcr, lrs = fields[0], fields[1:32], fields[32], fields[33:]
-    lrs = lrs[: rmm.limits.num_lrs]
+    data = rmm.read_ns(run_pa, _ENTER_SIZE)
+    flags, gpr0 = _ENTER_HEAD.unpack_from(data)
+    hcr, *lrs = _ENTER_GIC.unpack_from(data, RecEnter.gicv3_hcr.offset)
     rec = rmm.rec(rec_pa)
     _check_state(rec)
     vgic.check(hcr, lrs)
     _check_completion(rec, flags)
     vgic.load(rec.context, hcr, lrs)
     rec.context.hcr_el2 = _HCR[flags >> _TRAP_WFI_SHIFT & 0b11]
-    leave = _complete(rmm, rec, flags, gprs) or _run(rmm, pe, rec)
+    leave = _complete(rmm, rec, flags, gpr0, data) or _run(rmm, pe, rec)
     if rmm.events.listener is not None:
         rmm.events.listener(RecExitEvent(rec_pa, leave.reason, leave.esr, leave.far, leave.hpfar))
     try:
-        rmm.ns.write(run_pa + EXIT_OFFSET, _exit_record(rec, leave, rmm.limits.num_lrs))
+        rmm.ns.write(run_pa + EXIT_OFFSET, _exit_record(rec, leave))
     except GranuleProtectionFault:
         raise RmiError(RmiStatus.ERROR_INPUT) from None
 
@@ -91,34 +96,34 @@ def _check_completion(rec: Rec, flags: int) -> None:
         raise RmiError(RmiStatus.ERROR_REC)
 
 
-def _complete(rmm: "Rmm", rec: Rec, flags: int, gprs: tuple[int, ...]) -> HostExit | None:
+def _complete(rmm: "Rmm", rec: Rec, flags: int, gpr0: int, data: bytes) -> HostExit | None:
     """Finish the pending thing; at most one is.  A result means: do not enter the realm."""
     if rec.abort is not None:
         abort, rec.abort = rec.abort, None
         if flags & _INJECT_SEA:  # it wins over EMUL_MMIO: the access did not happen
             inject_sea(rec.context, abort.esr, abort.far)
         elif flags & _EMUL_MMIO:
-            _emulate(rec, abort.esr, gprs[0])
+            _emulate(rec, abort.esr, gpr0)
     elif rec.ripas_change is not None:
         change, rec.ripas_change = rec.ripas_change, None
         rec.reply(RsiStatus.SUCCESS, change.base, _response(change, flags))
     elif rec.sysreg_rt is not None:
-        exits.set_register(rec, rec.sysreg_rt, gprs[0])
+        exits.set_register(rec, rec.sysreg_rt, gpr0)
         rec.sysreg_rt = None
     elif rec.host_call_ipa is not None:
-        return _complete_host_call(rmm, rec, rec.host_call_ipa, gprs)
+        return _complete_host_call(rmm, rec, rec.host_call_ipa, RecEnter.gprs.load(data))
     return None
 
 
 def _emulate(rec: Rec, esr: int, value: int) -> None:
     """Step over the access that the host did; what it read goes where the realm wants it."""
     if not esr & ESR_ABORT.WnR.mask:
-        syndrome = ESR_ABORT(esr)
-        bits = 8 << syndrome.SAS
+        bits = exits.access_bits(esr)
         value &= (1 << bits) - 1
-        if syndrome.SSE and value >> (bits - 1):
+        if esr & ESR_ABORT.SSE.mask and value >> (bits - 1):
             value |= MASK64 << bits
-        exits.set_register(rec, syndrome.SRT, value & (MASK64 if syndrome.SF else MASK32))
+        value &= MASK64 if esr & ESR_ABORT.SF.mask else MASK32
+        exits.set_register(rec, exits.access_register(esr), value)
     rec.advance()
 
 
@@ -164,22 +169,25 @@ def _run(rmm: "Rmm", pe: int, rec: Rec) -> HostExit:
 # --- after ------------------------------------------------------------------------------------
 
 
-def _exit_record(rec: Rec, leave: HostExit, num_lrs: int) -> bytes:
-    context, gprs = rec.context, leave.gprs
-    return _EXIT.pack(
-        leave.reason,
-        leave.esr,
-        leave.far,
-        leave.hpfar,
-        *(gprs + _NO_GPRS[len(gprs) :] if gprs else _NO_GPRS),
-        *vgic.save(context, num_lrs),
+def _exit_record(rec: Rec, leave: HostExit) -> bytearray:
+    context, gprs, change = rec.context, leave.gprs, leave.ripas_change
+    record = bytearray(RecExit.size)
+    _EXIT_HEAD.pack_into(record, 0, leave.reason, leave.esr, leave.far, leave.hpfar)
+    vgic.save(context, record)
+    _EXIT_TIMERS.pack_into(
+        record,
+        RecExit.cntp_ctl.offset,
         context.cntp_ctl,
         context.cntp_cval,
         context.cntv_ctl,
         context.cntv_cval,
-        leave.ripas_base,
-        leave.ripas_top,
-        leave.ripas_value,
-        leave.imm,
-        0,  # pmu_ovf_status: no PMU
     )
+    if gprs:
+        pack_into(f"<{len(gprs)}Q", record, RecExit.gprs.offset, *gprs)
+    if change is not None:
+        _EXIT_RIPAS.pack_into(
+            record, RecExit.ripas_base.offset, change.base, change.top, change.ripas
+        )
+    if leave.imm:
+        _EXIT_IMM.pack_into(record, RecExit.imm.offset, leave.imm)
+    return record

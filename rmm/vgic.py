@@ -4,10 +4,11 @@ Spec: DEN0137 1.0, "Realm interrupts"; Arm IHI 0069 (GICv3).
 """
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Final
 
 from pyvmm.arch import gic
-from pyvmm.arch.rmi import NUM_LRS, RmiStatus
+from pyvmm.arch.rmi import RecExit, RmiStatus
 from rmm.errors import RmiError
 from rmm.protocols import Context
 
@@ -20,6 +21,8 @@ _STATE: Final = gic.ICH_LR_PENDING | gic.ICH_LR_ACTIVE
 _PINTID: Final = 0x1FFF << 32  # with HW = 0 only its EOI bit means anything
 _PRIORITY_RES0: Final = (~gic.PRIORITY_MASK & 0xFF) << gic.ICH_LR_PRIORITY_SHIFT
 _NOT_OF_HOST: Final = gic.ICH_LR_HW | _PINTID & ~gic.ICH_LR_EOI | _PRIORITY_RES0
+_EXIT_LRS: Final = Struct(f"<Q{gic.NUM_LRS}Q")  # ICH_HCR_EL2 and the list registers in use
+_EXIT_STATUS: Final = Struct("<QQ")  # ICH_MISR_EL2, ICH_VMCR_EL2
 _LPI_INTIDS: Final = range(8192, 1 << 16)
 
 
@@ -46,9 +49,13 @@ def load(context: Context, hcr: int, lrs: Sequence[int]) -> None:
         ich_lr[index] = lr
 
 
-def save(context: Context, num_lrs: int) -> tuple[int, ...]:
-    """Return ICH_HCR_EL2, 16 list registers, ICH_MISR_EL2 and ICH_VMCR_EL2 for the host."""
+def save(context: Context, record: bytearray) -> None:
+    """Show the host what became of them, in a RmiRecExit."""
     ich_lr = context.ich_lr
-    lrs = [ich_lr[index] for index in range(num_lrs)]
-    lrs += [0] * (NUM_LRS - num_lrs)
-    return context.ich_hcr & _HCR_SHOWN, *lrs, context.ich_misr, context.ich_vmcr
+    _EXIT_LRS.pack_into(
+        record,
+        RecExit.gicv3_hcr.offset,
+        context.ich_hcr & _HCR_SHOWN,
+        *[ich_lr[index] for index in range(gic.NUM_LRS)],
+    )
+    _EXIT_STATUS.pack_into(record, RecExit.gicv3_misr.offset, context.ich_misr, context.ich_vmcr)

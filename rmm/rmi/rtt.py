@@ -309,6 +309,8 @@ def _set_ripas(realm: Realm, change: RipasChange, top: int) -> int:
     if not ipa & (size - 1):
         while index < TABLE_ENTRIES and ipa + size <= top:
             entry = table.entries[index]
+            if is_table(entry, level):
+                break
             old = ripas_of(entry, level)
             if old == Ripas.DESTROYED and not change.change_destroyed:
                 break

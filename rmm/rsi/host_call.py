@@ -11,6 +11,7 @@ from rmm.rec import HostExit, Rec
 if TYPE_CHECKING:
     from rmm.rmm import Rmm
 
+_CALL: Final = HostCall.packer()
 _GPRS: Final = HostCall.gprs
 _IMM_MASK: Final = 0xFFFF
 
@@ -26,11 +27,11 @@ def host_call(rmm: "Rmm", rec: Rec, ipa: int) -> HostExit:
     rtt = rec.realm.rtt
     if ipa & (HOST_CALL_ALIGNMENT - 1) or not rtt.is_protected(ipa):
         raise RsiError(RsiStatus.ERROR_INPUT)
-    call = HostCall(rmm.memory.read(rtt.ram_page(ipa), HostCall.size))
+    imm, *gprs = _CALL.unpack(rmm.memory.read(rtt.ram_page(ipa), _CALL.size))
     rec.host_call_ipa = ipa
     rec.reply(RsiStatus.SUCCESS)
-    leave = HostExit(RecExitReason.HOST_CALL, gprs=call.gprs)
-    leave.imm = call.imm & _IMM_MASK
+    leave = HostExit(RecExitReason.HOST_CALL, gprs=tuple(gprs))
+    leave.imm = imm & _IMM_MASK
     return leave
 
 

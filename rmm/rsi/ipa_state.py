@@ -36,7 +36,7 @@ def ipa_state_set(_rmm: "Rmm", rec: Rec, base: int, top: int, ripas: int, flags:
     rec.ripas_change = RipasChange(base, top, ripas, change_destroyed=change_destroyed)
     rec.reply(RsiStatus.SUCCESS, top)
     leave = HostExit(RecExitReason.RIPAS_CHANGE)
-    leave.ripas_base, leave.ripas_top, leave.ripas_value = base, top, ripas
+    leave.ripas_change = rec.ripas_change
     return leave
 
 
