@@ -216,25 +216,18 @@ def _smc(rmm: "Rmm", pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
         rec.reply(*results)
     elif leave.reason == RecExitReason.PSCI:
         leave.gprs = (fid, *leave.gprs)
-    if rmm.events.listener is not None:
-        _tell(rmm, rec, command, arguments, results)
+    listener = rmm.events.listener
+    if listener is not None:
+        listener(_event(rec, command, arguments, results))
     return leave
 
 
-def _tell(
-    rmm: "Rmm",
-    rec: Rec,
-    command: RealmCommand,
-    arguments: tuple[int, ...],
-    results: tuple[int, ...],
-) -> None:
-    listener = rmm.events.listener
-    if listener is None:
-        return
+def _event(
+    rec: Rec, command: RealmCommand, arguments: tuple[int, ...], results: tuple[int, ...]
+) -> RsiCall | PsciCall:
     if command.name.startswith("RSI"):
-        listener(RsiCall(rec.pa, command.name, command.parameters, arguments, results))
-    else:
-        listener(PsciCall(rec.pa, command.name, arguments, results[0] if results else None))
+        return RsiCall(rec.pa, command.name, command.parameters, arguments, results)
+    return PsciCall(rec.pa, command.name, arguments, results[0] if results else None)
 
 
 _SYNC_HANDLERS: Final[Mapping[int, Callable[["Rmm", int, Rec, PeExit], HostExit | None]]] = {

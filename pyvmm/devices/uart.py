@@ -25,6 +25,7 @@ _MSR_CTS, _MSR_DSR, _MSR_RI, _MSR_DCD, _MSR_DELTAS = 0x10, 0x20, 0x40, 0x80, 0x0
 _MSR_CONNECTED = _MSR_CTS | _MSR_DSR | _MSR_DCD
 
 _FIFO_SIZE = 16
+_MANY_POLLS = 16  # a guest that reads LSR so often in a row waits for input without interrupts
 _TRIGGER_LEVELS = (1, 4, 8, 14)
 _NEWLINE = 0x0A
 
@@ -58,6 +59,7 @@ class Uart:
         self._transmitted = bytearray()
         self._fifo: deque[int] = deque()
         self._waiting: deque[int] = deque()  # received, no room in the FIFO yet
+        self._polls = 0  # reads of LSR in a row while input waits
 
     @property
     def backlog(self) -> int:
@@ -68,8 +70,8 @@ class Uart:
         """Take bytes from the other end of the line.
 
         They wait outside until the guest is ready for them: until its driver enables the receive
-        interrupt or raises RTS.  So input that is typed, or piped in, before the guest opens the
-        port is not lost to the driver's clearing of the FIFO.
+        interrupt, or it does nothing but look for input.  So input that is typed, or piped in,
+        before the guest opens the port is not lost to the driver's clearing of the FIFO.
         """
         with self._lock:
             self._waiting.extend(data)
@@ -91,6 +93,7 @@ class Uart:
                 self._transmit(value)
                 return
             self.flush()
+            self._polls = 0
             self._write_register(offset, value)
 
     def read(self, offset: int, _size: int) -> int:
@@ -99,12 +102,17 @@ class Uart:
             if self._transmitted:
                 self.flush()
             if offset == _LSR:
+                if self._waiting and not self._fifo:
+                    self._polls += 1
+                    self._fill()
                 return self._lsr
+            self._polls = 0
             if offset == _RBR_THR:
                 return self._divisor & 0xFF if self._lcr & _LCR_DLAB else self._pop()
             return self._read_register(offset)
 
     def _transmit(self, byte: int) -> None:
+        self._polls = 0
         if self._mcr & _MCR_LOOP:
             if len(self._fifo) < _FIFO_SIZE:
                 self._fifo.append(byte)
@@ -130,7 +138,7 @@ class Uart:
 
     def _fill(self) -> None:
         """Move waiting bytes into the FIFO if the guest listens."""
-        is_listening = self._ier & _IER_RDI or self._mcr & _MCR_RTS
+        is_listening = self._ier & _IER_RDI or self._polls >= _MANY_POLLS
         if not self._waiting or not is_listening or self._mcr & _MCR_LOOP:
             return
         room = (_FIFO_SIZE if self._fcr & _FCR_ENABLE else 1) - len(self._fifo)

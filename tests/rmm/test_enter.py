@@ -233,7 +233,8 @@ def test_abort_at_a_missing_page_is_an_exit(
     ],
 )
 @pytest.mark.parametrize(
-    ("pstate", "offset", "same"), [(PSTATE_EL1H, 0x200, 1), (0x0, 0x400, 0), (0x4, 0, 1)]
+    ("pstate", "offset", "same"),
+    [(PSTATE_EL1H, 0x200, 1), (0x0, 0x400, 0), (0x10, 0x600, 0), (0x4, 0, 1)],
 )
 def test_abort_at_nothing_is_an_sea_of_the_realm(
     active: tuple[World, int], ipa: int, pstate: int, offset: int, same: int, *, fetch: bool

@@ -124,6 +124,14 @@ def test_rec_create_checks_the_realm_before_mpidr_and_after_granules(world: Worl
     assert create(world, rd, mpidr=5, aux=(1, 2, *[0] * 14))[0] == ERROR_INPUT
 
 
+def test_rec_create_fails_when_the_realm_is_full(world: World) -> None:
+    """RMI_FEATURES promises 2^10 - 1 RECs: one more is ERROR_REALM."""
+    rd = world.realm(depth=0)
+    world.rmm.realms[rd].num_recs = 1022
+    assert create(world, rd, mpidr=0x3F0E)[0] == 0
+    assert create(world, rd, mpidr=0x3F0F)[0] == ERROR_REALM
+
+
 def test_rec_destroy_frees_scrubbed_granules(world: World) -> None:
     """REC and auxiliary granules are DELEGATED again; a running REC stays."""
     rd = world.realm(depth=0)

@@ -49,6 +49,17 @@ def test_initrd_loads_by_device(modules: Modules) -> None:
     assert initrd.count(b"\x7fELF") == 4
 
 
+def test_unsigned_module_is_what_stands_before_the_signature(tmp_path: Path) -> None:
+    """The trailer says how long the signature is; a module without one is left alone."""
+    (tmp_path / "kernel").mkdir()
+    trailer = bytes(8) + (3).to_bytes(4) + b"~Module signature appended~\n"
+    (tmp_path / "kernel/signed.ko").write_bytes(b"\x7fELF signed" + b"sig" + trailer)
+    (tmp_path / "kernel/plain.ko").write_bytes(b"\x7fELF plain")
+    modules = Modules(tmp_path)
+    assert modules.unsigned("signed") == b"\x7fELF signed"
+    assert modules.unsigned("plain") == b"\x7fELF plain"
+
+
 def test_build_does_nothing_when_the_files_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

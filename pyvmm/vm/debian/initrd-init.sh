@@ -2,9 +2,7 @@
 # The first process of the initial RAM disk: load the virtio drivers, switch to the disk.
 # Each command is a process and a boot waits for every one of them: builtins where they do.
 
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
+mount -a # what /etc/fstab here lists: one process for all
 
 root=/dev/vda flags=rw init=/sbin/init
 read -r cmdline </proc/cmdline
@@ -28,7 +26,6 @@ while read -r alias modules; do
 done </lib/modules/drivers
 
 if [ -b "$root" ] && mount -t ext4 -o "$flags" "$root" /mnt; then
-	umount /proc /sys
 	exec switch_root /mnt "$init"
 fi
 

@@ -1,0 +1,29 @@
+"""The command tables against the function identifiers of the specification."""
+
+from __future__ import annotations
+
+from pyvmm.arch.rmi import RmiFid
+from pyvmm.arch.rsi import RsiFid
+from rmm.rmi import RMI_1_0
+from rmm.rsi import RSI_1_0
+
+COMMANDS = (*RMI_1_0.values(), *RSI_1_0.values())
+
+
+def test_every_function_identifier_has_its_command() -> None:
+    """RMI 1.0 and RSI 1.0 are whole, and nothing beside them answers."""
+    assert set(RMI_1_0) == {int(fid) for fid in RmiFid}
+    assert set(RSI_1_0) == {int(fid) for fid in RsiFid}
+
+
+def test_functions_are_named_as_the_specification_names_them() -> None:
+    """RMI_RTT_CREATE is rtt_create: who knows the specification finds the code."""
+    names = {command.name: command.function.__name__ for command in COMMANDS}
+    assert names == {name: name.partition("_")[2].lower() for name in names}
+
+
+def test_every_command_cites_its_specification() -> None:
+    """The docstring of a command names the document and the command in it."""
+    silent = [command.name for command in COMMANDS if f", {command.name}" not in command.doc]
+    assert not silent
+    assert all("Spec: DEN0137 1.0" in command.doc for command in COMMANDS)
