@@ -1,8 +1,10 @@
-"""System registers that software at EL1 and EL0 sees: encoding, access, storage and trap, one row each.
+"""System registers of EL1 and EL0, one row each: encoding, access, storage and trap.
 
-The core's table is generated from these rows; tools take the names.  A register that is not here and not in the ID
-register space (whose reserved encodings read as zero) is UNDEFINED.  The values of the ID registers are the exact list of
-what the core implements: an instruction or a control bit that they do not advertise is UNDEFINED or RES0.
+The core's table is generated from these rows; tools take the names.  A register that is not here
+and not in the ID register space (whose reserved encodings read as zero) is UNDEFINED.  The values
+of the ID registers are the exact list of what the core implements: an instruction or a control bit
+that they do not advertise is UNDEFINED or RES0.  Absent: BTI, PAuth, MTE, SVE, SME, FP16, RAS, PMU,
+SPE, AMU, MPAM.
 
 Spec: Arm DDI 0487, "AArch64 System Register Encoding".
 """
@@ -10,9 +12,6 @@ Spec: Arm DDI 0487, "AArch64 System Register Encoding".
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
-
-FEATURES: Final = "FP ASIMD AES PMULL SHA1 SHA2 SHA512 CRC32 LSE RDM DP FLAGM RNG DPB LRCPC SB SSBS DIT PAN2 E0PD"
-"""What the ID registers below advertise, for a reader; no BTI, PAuth, MTE, SVE, SME, FP16, RAS, PMU, SPE, AMU, MPAM."""
 
 EL0_READ: Final = 1
 EL0_WRITE: Final = 2
@@ -60,9 +59,10 @@ class Trap(IntEnum):
 class SysReg:
     """One register.
 
-    ``storage`` is its place in the core's ``struct cpu``; a register without storage reads as ``value`` and ignores
-    writes.  A write keeps the bits of ``mask`` and sets those of ``res1``.  ``reader`` and ``writer`` say that the core
-    has a function for it, ``read_<name>`` or ``write_<name>``.
+    ``storage`` is its place in the core's ``struct cpu``; a register without storage reads as
+    ``value`` and ignores writes.  A write keeps the bits of ``mask`` and sets those of ``res1``.
+    ``reader`` and ``writer`` say that the core has a function for it, ``read_<name>`` or
+    ``write_<name>``.
     """
 
     name: str
@@ -82,7 +82,7 @@ class SysReg:
 
     @property
     def encoding(self) -> int:
-        """Return op0<<14 | op1<<11 | CRn<<7 | CRm<<3 | op2, the number that the core and its exits use.
+        """Return op0<<14 | op1<<11 | CRn<<7 | CRm<<3 | op2, as the core counts registers.
 
         >>> hex(SYSREGS[0].encoding)
         '0xc000'
@@ -112,7 +112,9 @@ NUM_BREAKPOINTS: Final = 6
 NUM_WATCHPOINTS: Final = 4
 
 MIDR: Final = 0x000F_C0A0  # implementer 0: reserved for software; our part and revision
-CTR: Final = 1 << 31 | 1 << 28 | 4 << 24 | 4 << 20 | 4 << 16 | 3 << 14 | 4  # IDC, 64-byte lines, PIPT
+CTR: Final = (
+    1 << 31 | 1 << 28 | 4 << 24 | 4 << 20 | 4 << 16 | 3 << 14 | 4
+)  # IDC, 64-byte lines, PIPT
 CLIDR: Final = 2 << 24 | 4 << 3 | 3  # L1 instruction and data, L2 unified
 
 PFR0: Final = fields(F0=1, F4=1, F24=1, F48=1, F56=1, F60=1)  # EL0, EL1, GIC, DIT, CSV2, CSV3
@@ -121,12 +123,21 @@ DFR0: Final = fields(F0=6, F12=NUM_BREAKPOINTS - 1, F20=NUM_WATCHPOINTS - 1, F28
 ISAR0: Final = fields(F4=2, F8=1, F12=2, F16=1, F20=2, F28=1, F44=1, F52=1, F56=2, F60=1)
 """AES+PMULL, SHA1, SHA2 with SHA512, CRC32, LSE, RDM, DotProd, FlagM, TLBIOS+TLBIRANGE, RNDR."""
 ISAR1: Final = fields(F0=1, F20=1, F36=1)  # DPB, LRCPC, SB
-MMFR0: Final = fields(F0=5, F4=2, F20=1)  # 48-bit PA, 16-bit ASID; 16 KB too (0 means 4 KB, 64 KB are there)
+MMFR0: Final = fields(
+    F0=5, F4=2, F20=1
+)  # 48-bit PA, 16-bit ASID; 16 KB too (0 means 4 KB, 64 KB are there)
 MMFR1: Final = fields(F0=2, F20=2)  # HAFDBS, PAN2
 MMFR2: Final = fields(F0=1, F60=1)  # CnP, E0PD
 
 SCTLR_MASK: Final = (
-    bit_range(4, 0) | 1 << 9 | 1 << 12 | bit_range(16, 14) | bit_range(19, 18) | 1 << 23 | 1 << 26 | 1 << 44
+    bit_range(4, 0)
+    | 1 << 9
+    | 1 << 12
+    | bit_range(16, 14)
+    | bit_range(19, 18)
+    | 1 << 23
+    | 1 << 26
+    | 1 << 44
 )
 SCTLR_RES1: Final = 1 << 7 | 1 << 8 | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29
 TCR_MASK: Final = bit_range(5, 0) | bit_range(34, 7) | bit_range(40, 36) | bit_range(56, 55)
@@ -152,7 +163,9 @@ _ID: Final = (
 )
 
 _CONTROL: Final = (
-    SysReg("SCTLR_EL1", 3, 0, 1, 0, 0, RW, "st.sctlr_el1", Trap.VM, SCTLR_MASK, SCTLR_RES1, writer=True),
+    SysReg(
+        "SCTLR_EL1", 3, 0, 1, 0, 0, RW, "st.sctlr_el1", Trap.VM, SCTLR_MASK, SCTLR_RES1, writer=True
+    ),
     SysReg("ACTLR_EL1", 3, 0, 1, 0, 1, RW, trap=Trap.ACTLR),
     SysReg("CPACR_EL1", 3, 0, 1, 0, 2, RW, "st.cpacr_el1", Trap.CPACR, mask=3 << 20, writer=True),
     SysReg("TTBR0_EL1", 3, 0, 2, 0, 0, RW, "st.ttbr0_el1", Trap.VM, writer=True),
@@ -170,7 +183,9 @@ _CONTROL: Final = (
     SysReg("AMAIR_EL1", 3, 0, 10, 3, 0, RW, "st.amair_el1", Trap.VM),
     SysReg("VBAR_EL1", 3, 0, 12, 0, 0, RW, "st.vbar_el1", mask=ALL_BITS ^ 0x7FF),
     SysReg("ISR_EL1", 3, 0, 12, 1, 0, RO, reader=True),
-    SysReg("CONTEXTIDR_EL1", 3, 0, 13, 0, 1, RW, "st.contextidr_el1", Trap.VM, mask=bit_range(31, 0)),
+    SysReg(
+        "CONTEXTIDR_EL1", 3, 0, 13, 0, 1, RW, "st.contextidr_el1", Trap.VM, mask=bit_range(31, 0)
+    ),
     SysReg("TPIDR_EL1", 3, 0, 13, 0, 4, RW, "st.tpidr_el1"),
     SysReg("TPIDR_EL0", 3, 3, 13, 0, 2, EL0_RW, "st.tpidr_el0"),
     SysReg("TPIDRRO_EL0", 3, 3, 13, 0, 3, RW | EL0_READ, "st.tpidrro_el0"),
@@ -196,21 +211,75 @@ _TIMER: Final = (
     SysReg("CNTPCT_EL0", 3, 3, 14, 0, 1, EL0_RO, trap=Trap.CNTPCT, reader=True),
     SysReg("CNTVCT_EL0", 3, 3, 14, 0, 2, EL0_RO, trap=Trap.CNTVCT, reader=True),
     SysReg("CNTP_TVAL_EL0", 3, 3, 14, 2, 0, EL0_RW, trap=Trap.CNTP, reader=True, writer=True),
-    SysReg("CNTP_CTL_EL0", 3, 3, 14, 2, 1, EL0_RW, "st.cntp_ctl", Trap.CNTP, mask=3, reader=True, writer=True),
+    SysReg(
+        "CNTP_CTL_EL0",
+        3,
+        3,
+        14,
+        2,
+        1,
+        EL0_RW,
+        "st.cntp_ctl",
+        Trap.CNTP,
+        mask=3,
+        reader=True,
+        writer=True,
+    ),
     SysReg("CNTP_CVAL_EL0", 3, 3, 14, 2, 2, EL0_RW, "st.cntp_cval", Trap.CNTP, writer=True),
     SysReg("CNTV_TVAL_EL0", 3, 3, 14, 3, 0, EL0_RW, trap=Trap.CNTV, reader=True, writer=True),
-    SysReg("CNTV_CTL_EL0", 3, 3, 14, 3, 1, EL0_RW, "st.cntv_ctl", Trap.CNTV, mask=3, reader=True, writer=True),
+    SysReg(
+        "CNTV_CTL_EL0",
+        3,
+        3,
+        14,
+        3,
+        1,
+        EL0_RW,
+        "st.cntv_ctl",
+        Trap.CNTV,
+        mask=3,
+        reader=True,
+        writer=True,
+    ),
     SysReg("CNTV_CVAL_EL0", 3, 3, 14, 3, 2, EL0_RW, "st.cntv_cval", Trap.CNTV, writer=True),
 )
 
 _GIC: Final = (
-    SysReg("ICC_PMR_EL1", 3, 0, 4, 6, 0, RW, trap=Trap.GIC_COMMON, reader=True, writer=True, mask=0xF8),
+    SysReg(
+        "ICC_PMR_EL1", 3, 0, 4, 6, 0, RW, trap=Trap.GIC_COMMON, reader=True, writer=True, mask=0xF8
+    ),
     SysReg("ICC_IAR0_EL1", 3, 0, 12, 8, 0, RO, trap=Trap.GIC_GROUP0, reader=True),
     SysReg("ICC_EOIR0_EL1", 3, 0, 12, 8, 1, WO, trap=Trap.GIC_GROUP0, writer=True, mask=0xFF_FFFF),
     SysReg("ICC_HPPIR0_EL1", 3, 0, 12, 8, 2, RO, trap=Trap.GIC_GROUP0, reader=True),
-    SysReg("ICC_BPR0_EL1", 3, 0, 12, 8, 3, RW, trap=Trap.GIC_GROUP0, reader=True, writer=True, mask=7),
-    SysReg("ICC_AP0R0_EL1", 3, 0, 12, 8, 4, RW, "st.ich_ap0r0", Trap.GIC_GROUP0, bit_range(31, 0), writer=True),
-    SysReg("ICC_AP1R0_EL1", 3, 0, 12, 9, 0, RW, "st.ich_ap1r0", Trap.GIC_GROUP1, bit_range(31, 0), writer=True),
+    SysReg(
+        "ICC_BPR0_EL1", 3, 0, 12, 8, 3, RW, trap=Trap.GIC_GROUP0, reader=True, writer=True, mask=7
+    ),
+    SysReg(
+        "ICC_AP0R0_EL1",
+        3,
+        0,
+        12,
+        8,
+        4,
+        RW,
+        "st.ich_ap0r0",
+        Trap.GIC_GROUP0,
+        bit_range(31, 0),
+        writer=True,
+    ),
+    SysReg(
+        "ICC_AP1R0_EL1",
+        3,
+        0,
+        12,
+        9,
+        0,
+        RW,
+        "st.ich_ap1r0",
+        Trap.GIC_GROUP1,
+        bit_range(31, 0),
+        writer=True,
+    ),
     SysReg("ICC_DIR_EL1", 3, 0, 12, 11, 1, WO, trap=Trap.GIC_DIR, writer=True, mask=0xFF_FFFF),
     SysReg("ICC_RPR_EL1", 3, 0, 12, 11, 3, RO, trap=Trap.GIC_COMMON, reader=True),
     SysReg("ICC_SGI1R_EL1", 3, 0, 12, 11, 5, WO, trap=Trap.GIC_SGI),
@@ -219,11 +288,39 @@ _GIC: Final = (
     SysReg("ICC_IAR1_EL1", 3, 0, 12, 12, 0, RO, trap=Trap.GIC_GROUP1, reader=True),
     SysReg("ICC_EOIR1_EL1", 3, 0, 12, 12, 1, WO, trap=Trap.GIC_GROUP1, writer=True, mask=0xFF_FFFF),
     SysReg("ICC_HPPIR1_EL1", 3, 0, 12, 12, 2, RO, trap=Trap.GIC_GROUP1, reader=True),
-    SysReg("ICC_BPR1_EL1", 3, 0, 12, 12, 3, RW, trap=Trap.GIC_GROUP1, reader=True, writer=True, mask=7),
-    SysReg("ICC_CTLR_EL1", 3, 0, 12, 12, 4, RW, trap=Trap.GIC_COMMON, reader=True, writer=True, mask=3),
+    SysReg(
+        "ICC_BPR1_EL1", 3, 0, 12, 12, 3, RW, trap=Trap.GIC_GROUP1, reader=True, writer=True, mask=7
+    ),
+    SysReg(
+        "ICC_CTLR_EL1", 3, 0, 12, 12, 4, RW, trap=Trap.GIC_COMMON, reader=True, writer=True, mask=3
+    ),
     SysReg("ICC_SRE_EL1", 3, 0, 12, 12, 5, RW, value=7),
-    SysReg("ICC_IGRPEN0_EL1", 3, 0, 12, 12, 6, RW, trap=Trap.GIC_GROUP0, reader=True, writer=True, mask=1),
-    SysReg("ICC_IGRPEN1_EL1", 3, 0, 12, 12, 7, RW, trap=Trap.GIC_GROUP1, reader=True, writer=True, mask=1),
+    SysReg(
+        "ICC_IGRPEN0_EL1",
+        3,
+        0,
+        12,
+        12,
+        6,
+        RW,
+        trap=Trap.GIC_GROUP0,
+        reader=True,
+        writer=True,
+        mask=1,
+    ),
+    SysReg(
+        "ICC_IGRPEN1_EL1",
+        3,
+        0,
+        12,
+        12,
+        7,
+        RW,
+        trap=Trap.GIC_GROUP1,
+        reader=True,
+        writer=True,
+        mask=1,
+    ),
 )
 
 _DEBUG: Final = (
@@ -243,10 +340,22 @@ _DEBUG: Final = (
     SysReg("MDCCSR_EL0", 2, 3, 0, 1, 0, EL0_RO, trap=Trap.DCC),
     SysReg("DBGDTR_EL0", 2, 3, 0, 4, 0, EL0_RW, trap=Trap.DCC),
     SysReg("DBGDTRRX_EL0", 2, 3, 0, 5, 0, EL0_RW, trap=Trap.DCC),
-    *(SysReg(f"DBGBVR{n}_EL1", 2, 0, 0, n, 4, RW, f"st.dbgbvr[{n}]", Trap.DEBUG) for n in range(NUM_BREAKPOINTS)),
-    *(SysReg(f"DBGBCR{n}_EL1", 2, 0, 0, n, 5, RW, f"st.dbgbcr[{n}]", Trap.DEBUG) for n in range(NUM_BREAKPOINTS)),
-    *(SysReg(f"DBGWVR{n}_EL1", 2, 0, 0, n, 6, RW, f"st.dbgwvr[{n}]", Trap.DEBUG) for n in range(NUM_WATCHPOINTS)),
-    *(SysReg(f"DBGWCR{n}_EL1", 2, 0, 0, n, 7, RW, f"st.dbgwcr[{n}]", Trap.DEBUG) for n in range(NUM_WATCHPOINTS)),
+    *(
+        SysReg(f"DBGBVR{n}_EL1", 2, 0, 0, n, 4, RW, f"st.dbgbvr[{n}]", Trap.DEBUG)
+        for n in range(NUM_BREAKPOINTS)
+    ),
+    *(
+        SysReg(f"DBGBCR{n}_EL1", 2, 0, 0, n, 5, RW, f"st.dbgbcr[{n}]", Trap.DEBUG)
+        for n in range(NUM_BREAKPOINTS)
+    ),
+    *(
+        SysReg(f"DBGWVR{n}_EL1", 2, 0, 0, n, 6, RW, f"st.dbgwvr[{n}]", Trap.DEBUG)
+        for n in range(NUM_WATCHPOINTS)
+    ),
+    *(
+        SysReg(f"DBGWCR{n}_EL1", 2, 0, 0, n, 7, RW, f"st.dbgwcr[{n}]", Trap.DEBUG)
+        for n in range(NUM_WATCHPOINTS)
+    ),
 )
 
 SYSREGS: Final = (*_ID, *_CONTROL, *_PSTATE, *_TIMER, *_GIC, *_DEBUG)

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from enum import IntEnum
+
     from pyvmm.arch.sysregs import SysReg
 
 DECLARATIONS = Path(__file__).parent.parent / "arch" / "sysregs.py"
 ENCODING_MASK = 0x7FFF  # op0 is 2 or 3
 
 
-def load() -> tuple[type, tuple[SysReg, ...]]:
-    """Return the trap enumeration and the registers, also where the package cannot be imported yet."""
+def load() -> tuple[type[IntEnum], tuple[SysReg, ...]]:
+    """Return the traps and the registers, also where the package cannot be imported yet."""
     spec = importlib.util.spec_from_file_location("pyvmm_sysregs", DECLARATIONS)
     if spec is None or spec.loader is None:
         raise ImportError(f"{DECLARATIONS} is not there")

@@ -280,9 +280,11 @@ int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *st
                  uint64_t *pa, uint32_t *pas, uint32_t *stage2) {
     struct cpu *cpu = machine->pe[pe];
     struct translation t;
+    cpu_enter_guest(cpu);
     load_state(cpu, state);
     memset(&cpu->exc, 0, sizeof cpu->exc);
     bool ok = mmu_translate(cpu, va, 1, (enum access)(access % 3), mmu_index(cpu), &t);
+    cpu_leave_guest(cpu);
     *stage2 = !ok && cpu->exc.target_el == 2;
     if (!ok) {
         return (int)(cpu->exc.iss & 0x3f);

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
-from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.core import gen
 
@@ -33,17 +32,8 @@ class Clock(IntEnum):
     VIRTUAL = 1  # instructions executed; idle time is jumped over, so a run repeats exactly
 
 
-class PeContext(Protocol):
-    """``struct pe_state`` of api.h: registers of a vCPU or REC, each an int of 64 bits."""
-
-    x: Any
-    v: Any
-    ich_lr: Any
-    pc: int
-    pstate: int
-
-    def __getattr__(self, name: str) -> int: ...
-    def __setattr__(self, name: str, value: int) -> None: ...
+#: ``struct pe_state`` of api.h, the registers of a vCPU or REC.  Who uses a context declares the fields it touches.
+PeContext = Any
 
 
 class PhysicalMemory:
@@ -120,9 +110,9 @@ class PeExit:
         self._exit = ffi.new("struct pe_exit *")
 
     @property
-    def reason(self) -> ExitReason:
-        """Return the reason."""
-        return ExitReason(self._exit.reason)
+    def reason(self) -> int:
+        """Return the ExitReason, as a plain int: this is read at every exit."""
+        return int(self._exit.reason)
 
     @property
     def irq(self) -> int:
@@ -223,12 +213,12 @@ class Machine:
         """Return the state of a vCPU or REC after reset: EL1h, everything masked, MMU off."""
         context = ffi.new("struct pe_state *")
         lib.pe_reset_state(context)
-        return context  # type: ignore[no-any-return]
+        return context
 
     def copy_context(self, context: PeContext) -> PeContext:
         """Return a copy of a context."""
         copy = ffi.new("struct pe_state *", ffi.cast("struct pe_state *", context)[0])
-        return copy  # type: ignore[no-any-return]
+        return copy
 
     def set_gpt(self, gptbr_pa: int, gpccr: int) -> None:
         """Set GPTBR_EL3 (the table's address, in Root memory) and GPCCR_EL3."""

@@ -9,6 +9,7 @@
 #include "mmu.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* A translation with what the TLB needs beyond struct translation. */
 struct result {
@@ -149,11 +150,34 @@ static bool translate_cached(struct cpu *cpu, const struct walk *w, struct resul
 
 /* ---- first level ---- */
 
+/* Blocks are looked for by the region that contains them whole: 2 MB, or 1 GB for the larger ones. */
+static uint64_t *region_bit(struct walk_cache *walks, uint64_t va, bool giga, uint64_t *bit) {
+    unsigned hash = (unsigned)(l2_page(va) >> (giga ? 30 : 21)) & 4095;
+    *bit = 1ull << (hash & 63);
+    return &walks->block_regions[giga][hash >> 6];
+}
+
 static void note_block(struct cpu *cpu, uint64_t va, unsigned block_shift) {
     uint8_t *largest = &cpu->walks->large_shift[va_is_high(va)];
-    if (block_shift > GRANULE_SHIFT && block_shift > *largest) {
+    if (block_shift <= GRANULE_SHIFT) {
+        return;
+    }
+    uint64_t bit, *word = region_bit(cpu->walks, va, block_shift > 21, &bit);
+    *word |= bit;
+    if (block_shift > *largest) {
         *largest = block_shift;
     }
+}
+
+/* May a cached translation come from a block that holds this address? */
+static bool may_be_in_block(struct cpu *cpu, uint64_t va) {
+    for (unsigned giga = 0; giga < 2; giga++) {
+        uint64_t bit, *word = region_bit(cpu->walks, va, giga, &bit);
+        if (*word & bit) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool granule_has_code(const struct machine *machine, const struct translation *t) {
@@ -240,6 +264,7 @@ void mmu_flush_stage1(struct cpu *cpu) {
         }
     }
     walks->large_shift[0] = walks->large_shift[1] = 0;
+    memset(walks->block_regions, 0, sizeof walks->block_regions);
     walks->has_ng_fetch_high = false;
 }
 
@@ -298,14 +323,13 @@ static void flush_blocks(struct cpu *cpu, uint64_t va) {
 void mmu_flush_va(struct cpu *cpu, uint64_t va, uint64_t size) {
     enum { MANY_PAGES = 512 };
     uint64_t pages = ((va & ~PAGE_MASK) + size + GRANULE_SIZE - 1) >> GRANULE_SHIFT;
-    bool blocks = cpu->walks->large_shift[va_is_high(va)];
-    if (pages > MANY_PAGES || (blocks && pages > 4)) {
+    if (pages > MANY_PAGES) {
         mmu_flush_stage1(cpu);
         return;
     }
     for (uint64_t k = 0; k < pages; k++) {
         flush_page(cpu, va + k * GRANULE_SIZE);
-        if (blocks) {
+        if (may_be_in_block(cpu, va + k * GRANULE_SIZE)) {
             flush_blocks(cpu, va + k * GRANULE_SIZE);
         }
     }

@@ -91,6 +91,7 @@ struct walk_cache {
     struct l2_entry l2[L2_SETS][L2_WAYS];
     uint8_t l2_next[L2_SETS]; /* way to replace */
     /* what the first-level TLBs hold, so that an invalidation need not look at all of them */
+    uint64_t block_regions[2][64]; /* filters of the 2 MB and 1 GB regions that hold cached pieces of blocks */
     uint8_t large_shift[2];   /* log2 of the largest block in the low / high VA half; 0: pages only */
     bool has_ng[NUM_MMU];     /* an entry at this index is not global */
     bool has_ng_fetch_high;   /* so is a fetch entry of the high half */

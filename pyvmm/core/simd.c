@@ -1,13 +1,16 @@
 /*
  * Advanced SIMD without floating point: the handlers of a64_simd.decode.
  *
- * An instruction is a composition of a few whole-vector operations (simd_lanes.c.inc): "UMLAL2" is widen, widen, multiply,
- * add.  Where Q, size or U are split fields they arrive as constants, the operations collapse into loops of known length,
- * and the compiler turns those into vector code; where they are not, the same text runs as plain loops.
+ * An instruction is a composition of a few whole-vector operations (simd_lanes.c.inc): "UMLAL2" is widen, widen,
+ * multiply, add.  Where Q, size or U are split fields they arrive as constants, the operations collapse into loops of
+ * known length, and the compiler turns those into vector code; elsewhere the same text runs as plain loops.
  *
- * Every write of a vector register goes through set_vec(), set_half() or set_scalar(), which clear what must read as zero.
+ * A write of a vector register always writes all of it: set_vec(), set_half() and set_scalar() clear what must be zero.
  */
 #include <string.h>
+#ifdef __x86_64__
+#include <tmmintrin.h>
+#endif
 
 #include "cpu.h"
 #include "mem.h"

@@ -1,7 +1,7 @@
-"""A bench for the system architecture: one machine, page tables made on the spot, a few lines of guest code.
+"""A bench for the system architecture: a machine, page tables, a few lines of guest code.
 
-Memory map of the bench (Non-secure unless a test says otherwise): code at CODE, vectors at VECTORS where every vector is
-``hvc #(offset / 0x80)``, tables from TABLES on, data from DATA on.
+Its memory (Non-secure unless a test says otherwise): code at CODE, vectors at VECTORS where every
+vector is ``hvc #(offset / 0x80)``, tables from TABLES on, data from DATA on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ MAIR = 0x00FF  # attribute 0: Normal write-back, 1: Device-nGnRnE
 
 SCTLR_RES1 = 0x30D0_0980
 SCTLR_ON = SCTLR_RES1 | 1
-TCR_48 = 16 | 16 << 16 | 2 << 30 | 5 << 32 | 1 << 36  # 48-bit halves of 4 KiB pages, 48-bit output, 16-bit ASID
+TCR_48 = (
+    16 | 16 << 16 | 2 << 30 | 5 << 32 | 1 << 36
+)  # 48-bit halves of 4 KiB pages, 48-bit output, 16-bit ASID
 TCR_HA = 1 << 39
 TCR_HD = 1 << 40
 
@@ -54,6 +56,7 @@ S2_WRITE = 1 << 7
 S2_NORMAL = 0xF << 2
 VTCR_40 = 24 | 1 << 6 | 5 << 16  # 40-bit IPA, start at level 1 (two tables), 48-bit output
 
+HVC = 0xD400_0002
 EC_HVC = 0x16
 EC_SYSREG = 0x18
 EC_DATA_ABORT = 0x24
@@ -74,10 +77,12 @@ class Bench:
         self.state.cpacr_el1 = 3 << 20
         self._next = {TABLES: TABLES + PAGE, STAGE2_TABLES: STAGE2_TABLES + 2 * PAGE}
         for vector in range(16):
-            self.memory.write(VECTORS + vector * 0x80, assemble(f"hvc #{vector}"))
+            self.memory.write(VECTORS + vector * 0x80, struct.pack("<I", HVC | vector << 5))
 
-    def map(self, va: int, pa: int, attributes: int = AF, *, leaf_level: int = 3, root: int = TABLES) -> int:
-        """Map one page or block of stage 1 (or 2, by its root and attributes); return where its descriptor is."""
+    def map(
+        self, va: int, pa: int, attributes: int = AF, *, leaf_level: int = 3, root: int = TABLES
+    ) -> int:
+        """Map a page or block of stage 1 (2: by its root); return where its descriptor is."""
         table = root
         top = 1 if root == STAGE2_TABLES else 0
         bits = 40 if root == STAGE2_TABLES else 48
@@ -97,7 +102,7 @@ class Bench:
         raise AssertionError("unreachable")
 
     def mmu_on(self, tcr: int = TCR_48, sctlr: int = SCTLR_ON) -> None:
-        """Turn stage 1 on with both halves on the same tables; code, vectors and DATA's first pages are identity mapped."""
+        """Turn stage 1 on, both halves on one table; code and vectors are identity mapped."""
         state = self.state
         state.ttbr0_el1 = state.ttbr1_el1 = TABLES
         state.tcr_el1 = tcr
@@ -115,7 +120,9 @@ class Bench:
             for pa in range(BASE, BASE + SIZE, 0x20_0000):
                 self.map_stage2(pa, pa, leaf_level=2)
 
-    def map_stage2(self, ipa: int, pa: int, attributes: int | None = None, *, leaf_level: int = 3) -> int:
+    def map_stage2(
+        self, ipa: int, pa: int, attributes: int | None = None, *, leaf_level: int = 3
+    ) -> int:
         """Map a page or block of stage 2; return where its descriptor is."""
         if attributes is None:
             attributes = AF | S2_READ | S2_WRITE | S2_NORMAL
@@ -155,9 +162,9 @@ def vector(exit_: PeExit) -> int:
 
 def guest_ec(state: PeContext) -> int:
     """Return the exception class in ESR_EL1."""
-    return state.esr_el1 >> 26
+    return int(state.esr_el1) >> 26
 
 
 def guest_fsc(state: PeContext) -> int:
     """Return the fault status code in ESR_EL1."""
-    return state.esr_el1 & 0x3F
+    return int(state.esr_el1) & 0x3F

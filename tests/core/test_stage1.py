@@ -35,7 +35,14 @@ EL1H = 0x3C5
 SCTLR_WXN = 1 << 19
 SYNC_SAME_EL = 0x200
 SYNC_LOWER_EL = 0x400
-ADDRESS_SIZE, TRANSLATION, ACCESS_FLAG, PERMISSION, ALIGNMENT, EXTERNAL = 0x00, 0x04, 0x08, 0x0C, 0x21, 0x10
+ADDRESS_SIZE, TRANSLATION, ACCESS_FLAG, PERMISSION, ALIGNMENT, EXTERNAL = (
+    0x00,
+    0x04,
+    0x08,
+    0x0C,
+    0x21,
+    0x10,
+)
 
 
 @pytest.fixture
@@ -135,7 +142,9 @@ def test_permissions(bench: Bench, pstate: int, attributes: int, allowed: str) -
 
 
 @pytest.mark.parametrize(("pstate", "attributes"), [(K, 0), (U, USER)])
-def test_writable_memory_is_not_executable_with_wxn(bench: Bench, pstate: int, attributes: int) -> None:
+def test_writable_memory_is_not_executable_with_wxn(
+    bench: Bench, pstate: int, attributes: int
+) -> None:
     """SCTLR_EL1.WXN."""
     bench.map(VA, DATA, AF | attributes)
     bench.state.pstate = pstate
@@ -147,7 +156,9 @@ def test_writable_memory_is_not_executable_with_wxn(bench: Bench, pstate: int, a
     ("limit", "pstate", "allowed"),
     [(1 << 61, U, ""), (1 << 62, K, "rx"), (1 << 60, U, "rw"), (1 << 59, K, "rw")],
 )
-def test_table_descriptors_limit_what_is_below(bench: Bench, limit: int, pstate: int, allowed: str) -> None:
+def test_table_descriptors_limit_what_is_below(
+    bench: Bench, limit: int, pstate: int, allowed: str
+) -> None:
     """APTable, UXNTable and PXNTable."""
     bench.map(VA, DATA, AF | (USER if pstate == U else 0))
     bench.write_words(TABLES, bench.memory.read_u64(TABLES) | limit)
@@ -248,7 +259,11 @@ def test_an_el0_fetch_fault_comes_from_a_lower_level(bench: Bench) -> None:
     bench.state.pc = VA
     exit_ = bench.run()
     assert vector(exit_) == SYNC_LOWER_EL
-    assert (guest_ec(bench.state), guest_fsc(bench.state), bench.state.far_el1) == (0x20, PERMISSION + 3, VA)
+    assert (guest_ec(bench.state), guest_fsc(bench.state), bench.state.far_el1) == (
+        0x20,
+        PERMISSION + 3,
+        VA,
+    )
 
 
 def test_unprivileged_loads_use_el0_permissions(bench: Bench) -> None:
@@ -278,8 +293,8 @@ def test_an_invalidated_translation_is_not_used(bench: Bench, tlbi: str, level: 
     for page in range(TABLES, TABLES + 0x8000, 0x1000):
         bench.map(page, page)
     bench.state.x[1], bench.state.x[2] = VA, entry
-    code = f"ldr x0, [x1, #8]\n str xzr, [x2]\n dsb sy\n {tlbi}\n dsb sy\n isb\n ldr x0, [x1, #16]\n hvc #99"
-    exit_ = bench.run(code)
+    unmap = f"ldr x0, [x1, #8]\n str xzr, [x2]\n dsb sy\n {tlbi}\n dsb sy\n isb\n"
+    exit_ = bench.run(unmap + "ldr x0, [x1, #16]\n hvc #99")
     assert vector(exit_) == SYNC_SAME_EL
     assert (guest_fsc(bench.state), bench.state.far_el1) == (TRANSLATION + level, VA + 16)
 
@@ -303,7 +318,10 @@ def test_address_spaces_are_told_apart_by_asid(bench: Bench) -> None:
     bench.state.x[2], bench.state.x[3] = TABLES | 1 << 48, other | 2 << 48
     switch = "msr ttbr0_el1, {}\n isb\n ldr {}, [x1]\n"
     bench.run(
-        "".join(switch.format(ttbr, f"x{n}") for n, ttbr in ((10, "x2"), (11, "x3"), (12, "x2"), (13, "x3")))
+        "".join(
+            switch.format(ttbr, f"x{n}")
+            for n, ttbr in ((10, "x2"), (11, "x3"), (12, "x2"), (13, "x3"))
+        )
         + "hvc #0"
     )
     assert [bench.state.x[n] for n in range(10, 14)] == [1, 2, 1, 2]
@@ -315,7 +333,8 @@ def test_code_written_through_another_mapping_is_seen_after_its_maintenance(benc
     bench.memory.write(DATA, bytes.fromhex("200080d2c0035fd6"))  # mov x0, #1; ret
     bench.state.x[1], bench.state.x[2] = VA, 0xD2800040  # mov x0, #2
     bench.run(
-        "blr x1\n mov x10, x0\n str w2, [x1]\n dc cvau, x1\n dsb ish\n ic ivau, x1\n dsb ish\n isb\n blr x1\n hvc #0"
+        "blr x1\n mov x10, x0\n str w2, [x1]\n dc cvau, x1\n dsb ish\n ic ivau, x1\n"
+        "dsb ish\n isb\n blr x1\n hvc #0"
     )
     assert (bench.state.x[10], bench.state.x[0]) == (1, 2)
 
@@ -325,7 +344,11 @@ AT = {"r": "at s1e1r, x1", "w": "at s1e1w, x1", "user": "at s1e0r, x1"}
 
 @pytest.mark.parametrize(
     ("at", "par"),
-    [(AT["r"], DATA | 0xFF << 56 | 1 << 11), (AT["w"], 1 | (PERMISSION + 3) << 1 | 1 << 11), (AT["user"], 0x801 | 0xF << 1)],
+    [
+        (AT["r"], DATA | 0xFF << 56 | 1 << 11),
+        (AT["w"], 1 | (PERMISSION + 3) << 1 | 1 << 11),
+        (AT["user"], 0x801 | 0xF << 1),
+    ],
 )
 def test_address_translation_instructions_fill_par(bench: Bench, at: str, par: int) -> None:
     """Success gives address and attributes, a fault its status code."""

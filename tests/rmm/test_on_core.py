@@ -1,7 +1,7 @@
 """The RMM on the real machine, under the real Monitor: what a realm does, and what C walks."""
 
 import random
-from typing import Final
+from typing import Final, cast
 
 from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
 
@@ -20,6 +20,8 @@ from pyvmm.arch.rmi import (
 from pyvmm.arch.rsi import HostCall, RealmConfig
 from pyvmm.arch.stage2 import ADDRESS_MASK, NS, PAGE_LEVEL, VALID, level_size
 from pyvmm.core import Machine
+from pyvmm.core.machine import PeContext
+from rmm import protocols
 from rmm.rmm import Rmm
 
 DRAM_BASE: Final = 0x4000_0000
@@ -57,7 +59,8 @@ class Host:
         """Boot the firmware and make a realm with tables for its first pages."""
         self.machine = Machine(DRAM_BASE, 64 << 20, 2)
         monitor = Monitor(self.machine)
-        self.rmm = Rmm(self.machine, monitor.conduit(Pas.REALM))
+        machine = cast("protocols.Machine", self.machine)  # cffi's structs have no Python type
+        self.rmm = Rmm(machine, monitor.conduit(Pas.REALM))
         assert monitor.boot(self.rmm) == 0
         self.smc = monitor.conduit(Pas.NS).smc
         self.ns = self.machine.memory(Pas.NS)
@@ -147,7 +150,7 @@ def test_walks_in_c_and_in_python_agree() -> None:
     """After any change, each IPA is mapped for a PE exactly as the RMM's tables say."""
     generator = random.Random(5)
     host = Host()
-    context = host.rmm.recs[host.rec(0)].context
+    context = cast("PeContext", host.rmm.recs[host.rec(0)].context)
     tree, pe = host.rmm.realms[host.rd].rtt, host.machine.pe(0)
     ipas = [base + page for base in (0, MIB2, UNPROTECTED) for page in (0, 0x1000, 0x1F_F000)]
     free = [host.delegated() for _ in range(6)]
@@ -169,6 +172,7 @@ def test_walks_in_c_and_in_python_agree() -> None:
                 host.smc(0, (RmiFid.RMI_RTT_MAP_UNPROTECTED, host.rd, ipa, 3, desc))
             case _:
                 host.smc(0, (RmiFid.RMI_RTT_UNMAP_UNPROTECTED, host.rd, ipa, 3))
+        pe.run(host.machine.copy_context(context), 1)  # a PE serves invalidations when it enters
         for each in ipas:
             table, index, level = tree.walk(each, PAGE_LEVEL)
             entry = table.entries[index]

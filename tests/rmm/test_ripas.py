@@ -195,6 +195,22 @@ def test_set_ripas_needs_tables_fine_enough(world: World) -> None:
     assert world.call(SET, rd, rec, MIB2, MIB2 + 0x1000)[0] == error_rtt(2)
 
 
+def test_ripas_commands_stop_at_a_table(world: World) -> None:
+    """A block beside a table: the run ends where the walk would go deeper, the table stays."""
+    rd = world.realm(depth=2)
+    world.tables(rd, MIB2, [3])
+    assert world.do(INIT, rd, 0, GIB)[0] == MIB2
+    rec = running_rec(world, rd)
+    ask(world, rec, 0, GIB, Ripas.EMPTY)
+    before = list(world.rmm.realms[rd].rtt.tables)
+    assert world.do(SET, rd, rec, 0, GIB)[0] == MIB2
+    assert world.do(SET, rd, rec, MIB2, GIB)[0] == 2 * MIB2
+    assert world.do(RmiFid.RMI_RTT_READ_ENTRY, rd, MIB2, 2)[1] == 2
+    assert list(world.rmm.realms[rd].rtt.tables) == before
+    world.enter(rec, smc(STATE_GET, 0, GIB))
+    assert world.context(rec).x[:3] == [0, MIB2, Ripas.EMPTY]
+
+
 @pytest.mark.parametrize("ripas", [Ripas.EMPTY, Ripas.RAM])
 @pytest.mark.parametrize("done", [False, True])
 @pytest.mark.parametrize("rejects", [False, True])
