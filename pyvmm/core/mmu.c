@@ -180,6 +180,11 @@ static bool may_be_in_block(struct cpu *cpu, uint64_t va) {
     return false;
 }
 
+static void note_ng(uint64_t *slots, uint64_t va) {
+    unsigned slot = (va >> GRANULE_SHIFT) & (TLB_SIZE - 1);
+    slots[slot / 64] |= 1ull << slot % 64;
+}
+
 static bool granule_has_code(const struct machine *machine, const struct translation *t) {
     return atomic_load(&machine->has_code[t->pas][(t->pa - machine->dram_base) >> GRANULE_SHIFT]);
 }
@@ -192,7 +197,9 @@ static void tlb_install(struct cpu *cpu, uint64_t va, enum mmu_index index, cons
     e->write_tag = t->dirty_ok && !granule_has_code(cpu->machine, t) ? page : TLB_NONE;
     e->addend = (uintptr_t)t->host - va;
     e->info = (t->ng ? TLB_INFO_NG : 0) | (uint64_t)t->block_shift << TLB_INFO_SIZE_SHIFT;
-    cpu->walks->has_ng[index] |= t->ng;
+    if (t->ng) {
+        note_ng(cpu->walks->ng_slots[index], va);
+    }
     note_block(cpu, va, t->block_shift);
 }
 
@@ -223,7 +230,9 @@ struct insn *mmu_fetch(struct cpu *cpu, uint64_t va) {
     struct fetch_entry *e = &cpu->fetches[cpu->el][(va >> GRANULE_SHIFT) & (FETCH_SIZE - 1)];
     e->tag = va & PAGE_MASK;
     e->ops = ops;
-    cpu->walks->has_ng_fetch_high |= cpu->el && va_is_high(va) && r.t.ng;
+    if (r.t.ng) {
+        note_ng(cpu->walks->ng_fetches[cpu->el], va);
+    }
     note_block(cpu, va, r.t.block_shift);
     return ops;
 }
@@ -238,7 +247,6 @@ static void tlb_drop_index(struct cpu *cpu, unsigned index) {
     for (unsigned k = 0; k < TLB_SIZE; k++) {
         tlb_drop(&cpu->tlbs[index][k]);
     }
-    cpu->walks->has_ng[index] = false;
 }
 
 static void fetch_drop_el(struct cpu *cpu, unsigned el) {
@@ -265,7 +273,6 @@ void mmu_flush_stage1(struct cpu *cpu) {
     }
     walks->large_shift[0] = walks->large_shift[1] = 0;
     memset(walks->block_regions, 0, sizeof walks->block_regions);
-    walks->has_ng_fetch_high = false;
 }
 
 void mmu_flush_all(struct cpu *cpu) {
@@ -335,26 +342,33 @@ void mmu_flush_va(struct cpu *cpu, uint64_t va, uint64_t size) {
     }
 }
 
-void mmu_switch_asid(struct cpu *cpu) {
-    for (unsigned index = 0; index < NUM_MMU; index++) {
-        if (!cpu->walks->has_ng[index]) {
-            continue;
+/* Take the lowest set bit of a bitmap of TLB_SIZE bits.  @return its number, -1 if none is left */
+static int next_slot(uint64_t *slots) {
+    for (unsigned word = 0; word < TLB_SIZE / 64; word++) {
+        if (slots[word]) {
+            int bit = __builtin_ctzll(slots[word]);
+            slots[word] &= slots[word] - 1;
+            return (int)word * 64 + bit;
         }
-        cpu->walks->has_ng[index] = false;
-        for (unsigned k = 0; k < TLB_SIZE; k++) {
-            if (cpu->tlbs[index][k].info & TLB_INFO_NG) {
-                tlb_drop(&cpu->tlbs[index][k]);
+    }
+    return -1;
+}
+
+void mmu_switch_asid(struct cpu *cpu) {
+    _Static_assert(TLB_SIZE == FETCH_SIZE, "both are addressed by the same slot number");
+    int slot;
+    for (unsigned index = 0; index < NUM_MMU; index++) {
+        while ((slot = next_slot(cpu->walks->ng_slots[index])) >= 0) {
+            if (cpu->tlbs[index][slot].info & TLB_INFO_NG) {
+                tlb_drop(&cpu->tlbs[index][slot]);
             }
         }
     }
-    fetch_drop_el(cpu, 0);
-    for (unsigned k = 0; k < FETCH_SIZE; k++) {
-        struct fetch_entry *e = &cpu->fetches[1][k];
-        if (!va_is_high(e->tag) || cpu->walks->has_ng_fetch_high) {
-            e->tag = FETCH_NONE;
+    for (unsigned el = 0; el < 2; el++) {
+        while ((slot = next_slot(cpu->walks->ng_fetches[el])) >= 0) {
+            cpu->fetches[el][slot].tag = FETCH_NONE;
         }
     }
-    cpu->walks->has_ng_fetch_high = false;
 }
 
 /* A tag of the second level holds the ASID; the first level is that of the current one. */

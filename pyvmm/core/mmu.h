@@ -93,8 +93,8 @@ struct walk_cache {
     /* what the first-level TLBs hold, so that an invalidation need not look at all of them */
     uint64_t block_regions[2][64]; /* filters of the 2 MB and 1 GB regions that hold cached pieces of blocks */
     uint8_t large_shift[2];   /* log2 of the largest block in the low / high VA half; 0: pages only */
-    bool has_ng[NUM_MMU];     /* an entry at this index is not global */
-    bool has_ng_fetch_high;   /* so is a fetch entry of the high half */
+    uint64_t ng_slots[NUM_MMU][TLB_SIZE / 64]; /* bit per slot: filled since the last switch by what is not global */
+    uint64_t ng_fetches[2][FETCH_SIZE / 64];
 };
 
 struct walk_cache *walk_cache_new(void); /* NULL: no memory */

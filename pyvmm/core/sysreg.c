@@ -228,7 +228,7 @@ uint64_t machine_id_register(struct machine *machine, uint32_t encoding) {
 /* ---- MSR (immediate) ---- */
 
 static enum step msr_daif(struct cpu *cpu, unsigned op2, unsigned imm) {
-    if (trap_el(cpu, TRAP_DAIF, false)) {
+    if (cpu->el == 0 && !(cpu->st.sctlr_el1 & SCTLR_UMA)) {
         raise_exception(cpu, 1, EC_SYSREG, sysreg_iss(ENCODE(0, 3, 4, imm, op2), 31, false));
         return STEP_FAULT;
     }

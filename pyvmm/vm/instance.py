@@ -4,10 +4,12 @@ The platform (machine and firmware) makes the guest; everything a user sees of i
 here.  Order of life: payload, platform, guest, devices, run, and back in the opposite order.
 """
 
+import math
+import time
 from contextlib import ExitStack
 from enum import IntEnum
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.gic import GICR_SIZE
@@ -31,6 +33,9 @@ from pyvmm.vm.machine import MemoryMap
 from pyvmm.vm.options import NetworkOptions, VmOptions
 from pyvmm.vm.panic import PanicWatch
 from pyvmm.vm.terminal import Console, EndSignals, Terminal
+
+#: Seconds without output after which a console is taken to be done with its beginning.
+_QUIET: Final = 0.2
 
 
 class ExitCode(IntEnum):
@@ -101,6 +106,7 @@ class Instance:
         self._terminal = terminal
         self._panic = PanicWatch()
         self._has_quit = False
+        self._last_output = math.inf
         self._resources = ExitStack()
         self._num_virtio = 0
         self._bus = Bus(platform.events)
@@ -125,7 +131,7 @@ class Instance:
         """
         with self._resources:
             self._guest.start()
-            self._terminal.start(self._console, self.quit)
+            self._terminal.start(self._console, self.quit, self._is_listening)
             with EndSignals(self.quit):
                 outcome = self._guest.wait(timeout)
             if outcome is None:
@@ -160,6 +166,15 @@ class Instance:
         """Why the guest crashed, in one line; empty otherwise."""
         return self._guest.reason
 
+    def _is_listening(self) -> bool:
+        """Tell whether input would be kept.
+
+        The serial port keeps it until its driver asks. Linux's driver of the virtio console throws
+        away what comes before it has set up its port, during which it prints the log so far.
+        """
+        is_quiet = time.monotonic() > self._last_output + _QUIET
+        return self._options.console == "serial" or is_quiet
+
     # --- putting it together --------------------------------------------------------------------
 
     def _irq(self, spi: int) -> IrqLine:
@@ -167,6 +182,7 @@ class Instance:
 
     def _show(self, data: bytes) -> None:
         """Take the console's output: to the user, and to the one who looks for a panic."""
+        self._last_output = time.monotonic()
         self._terminal.write(data)
         self._panic.feed(data)
         if self._panic.has_ended:

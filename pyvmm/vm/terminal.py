@@ -115,15 +115,21 @@ class Terminal:
             with suppress(termios.error):  # the terminal is gone
                 termios.tcsetattr(self._in_fd, termios.TCSADRAIN, self._saved)
 
-    def start(self, console: Console, quit_: Callable[[], None]) -> None:
+    def start(
+        self,
+        console: Console,
+        quit_: Callable[[], None],
+        is_ready: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Begin to feed a console.
 
         Args:
             console: where the input goes.
             quit_: called, from another thread, when the user asks to leave.
+            is_ready: asked until it once says yes; input waits so long.
         """
         self._thread = threading.Thread(
-            target=self._feed, args=(console, quit_), name="pyvmm-terminal", daemon=True
+            target=self._feed, args=(console, quit_, is_ready), name="pyvmm-terminal", daemon=True
         )
         self._thread.start()
 
@@ -149,9 +155,14 @@ class Terminal:
             except OSError:
                 self._has_reader = False
 
-    def _feed(self, console: Console, quit_: Callable[[], None]) -> None:
+    def _feed(
+        self, console: Console, quit_: Callable[[], None], is_ready: Callable[[], bool]
+    ) -> None:
         if not self._is_raw and os.isatty(self._in_fd):
             return  # in the background: reading would stop us
+        while not self._is_raw and not is_ready():  # who types may want to quit at any time
+            if self._is_stopped(_PACE):
+                return
         escapes = Escapes()
         while self._wait_input(console):
             try:
@@ -167,13 +178,17 @@ class Terminal:
 
     def _wait_input(self, console: Console) -> bool:
         """Return when there is input and the guest can take it; False to end the feeding."""
+        while not self._is_raw and console.backlog >= _CHUNK:
+            if self._is_stopped(_PACE):
+                return False
         poll = select.poll()  # unlike epoll it takes regular files
         poll.register(self._wakeup, select.POLLIN)
-        while console.backlog >= _CHUNK:
-            if poll.poll(_PACE * 1000):
-                return False
         poll.register(self._in_fd, select.POLLIN)
         return all(fd != self._wakeup for fd, _ in poll.poll())
+
+    def _is_stopped(self, patience: float) -> bool:
+        """Wait that many seconds; tell whether the feeding was ended meanwhile."""
+        return bool(select.select([self._wakeup], [], [], patience)[0])
 
 
 class EndSignals:

@@ -83,6 +83,23 @@ def test_feeding_waits_for_a_guest_that_is_behind() -> None:
     os.close(writer)
 
 
+def test_input_waits_for_a_guest_that_is_not_ready() -> None:
+    """Nothing is read before; stopping does not wait for it."""
+    reader, writer = os.pipe()
+    os.write(writer, b"early")
+    console, is_ready = RecordingConsole(), threading.Event()
+    with Terminal(reader, 1) as terminal:
+        terminal.start(console, lambda: None, is_ready.is_set)
+        time.sleep(0.02)
+        assert console.data == b""
+        is_ready.set()
+        until(lambda: console.data == b"early")
+    with Terminal(reader, 1) as terminal:
+        terminal.start(console, lambda: None, lambda: False)
+    os.close(reader)
+    os.close(writer)
+
+
 @pytest.fixture
 def pseudo_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
     """Open a terminal whose foreground we seem to be in."""
@@ -109,11 +126,12 @@ def test_terminal_is_raw_inside_and_restored_after(pseudo_terminal: tuple[int, i
 
 
 def test_ctrl_a_x_typed_at_the_terminal_quits(pseudo_terminal: tuple[int, int]) -> None:
-    """Keys before it reach the guest."""
+    """Keys before it reach the guest; one that hangs or says nothing can be left too."""
     user, ours = pseudo_terminal
     console, has_quit = RecordingConsole(), threading.Event()
+    console.backlog = 1 << 20
     with Terminal(ours, ours) as terminal:
-        terminal.start(console, has_quit.set)
+        terminal.start(console, has_quit.set, lambda: False)
         os.write(user, b"\x03a\x01x")
         assert has_quit.wait(5)
     assert console.data == b"\x03a"
