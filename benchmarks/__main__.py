@@ -11,13 +11,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import baremetal, boot
+from benchmarks import baremetal, boot, rmm
 from benchmarks.result import Result
 
 OUTPUT = Path("build/bench.json")
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "alu": baremetal.alu,
     "load-store": baremetal.load_store,
+    "rmm": rmm.rmm,
     "realm-hello": boot.realm_hello,
     "debian": boot.debian,
 }

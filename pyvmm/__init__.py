@@ -1,0 +1,1 @@
+"""pyvmm: a command-line VMM that boots arm64 guests, in a realm or not."""

@@ -1,7 +1,8 @@
 """The composition root: one machine, its firmware, and the hypervisor half of the normal world.
 
-The only module that imports every world.  What it hands on is the waists: the host gets the SMC conduit of the Non-secure
-state and the view of Non-secure memory, never an object of the Monitor or the RMM.
+The only module that imports every world.  What it hands on is the waists: the host gets the SMC
+conduit of the Non-secure state and the view of Non-secure memory, never an object of the Monitor
+or the RMM.
 """
 
 from typing import Final
@@ -26,10 +27,10 @@ DRAM_BASE: Final = GIB
 def dram_size(ram_size: int) -> int:
     """Return the DRAM (bytes) for a guest of ``ram_size``.
 
-    A realm's RAM may need its bytes twice, private and shared, and tables; 1 GiB of it goes into alignment.  DRAM is sparse:
-    what nobody touches costs nothing.
+    Besides the RAM there are tables, and up to 1 GiB goes into its alignment.  DRAM is sparse: what
+    nobody touches costs nothing.
     """
-    return (2 * ram_size + 2 * GIB + 64 * MIB) & -(2 * MIB)
+    return (ram_size + ram_size // 64 + 2 * GIB + 64 * MIB) & -(2 * MIB)
 
 
 class Platform:

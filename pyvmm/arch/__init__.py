@@ -1,0 +1,1 @@
+"""The architecture, declared once: registers, descriptors, ABI structures.  No behaviour."""

@@ -120,8 +120,8 @@ CLIDR: Final = 2 << 24 | 4 << 3 | 3  # L1 instruction and data, L2 unified
 PFR0: Final = fields(F0=1, F4=1, F24=1, F48=1, F56=1, F60=1)  # EL0, EL1, GIC, DIT, CSV2, CSV3
 PFR1: Final = fields(F4=2)  # SSBS
 DFR0: Final = fields(F0=6, F12=NUM_BREAKPOINTS - 1, F20=NUM_WATCHPOINTS - 1, F28=1, F36=15)
-ISAR0: Final = fields(F4=2, F8=1, F12=2, F16=1, F20=2, F28=1, F44=1, F52=1, F56=2, F60=1)
-"""AES+PMULL, SHA1, SHA2 with SHA512, CRC32, LSE, RDM, DotProd, FlagM, TLBIOS+TLBIRANGE, RNDR."""
+ISAR0: Final = fields(F4=2, F8=1, F12=2, F16=1, F20=2, F28=1, F32=1, F44=1, F52=1, F56=2, F60=1)
+"""AES+PMULL, SHA1/2/512/3, CRC32, LSE, RDM, DotProd, FlagM, TLBIOS+TLBIRANGE, RNDR."""
 ISAR1: Final = fields(F0=1, F20=1, F36=1)  # DPB, LRCPC, SB
 MMFR0: Final = fields(
     F0=5, F4=2, F20=1

@@ -1,6 +1,7 @@
 """The Arm machine in C behind one typed facade.
 
-The facade is loaded at its first use, so that the generator of this package runs before the core is built.
+The facade is loaded at its first use, so that the generator of this package runs before the core
+is built.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,6 @@ __all__ = ["Clock", "Machine", "Pe", "PeContext", "PeExit", "PhysicalMemory", "d
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(name)
-    from pyvmm.core import machine
+    from pyvmm.core import machine  # noqa: PLC0415  see above
 
     return getattr(machine, name)

@@ -1,5 +1,6 @@
 """Build the core as a cffi API-mode extension, ``pyvmm.core._core``."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -7,10 +8,19 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-import gen  # noqa: E402  (the package is not importable while it is being built)
+gen = importlib.import_module("gen")  # the package is not importable while it is being built
 
 BEGIN, END = "/* cdef: begin */", "/* cdef: end */"
-OPTIONS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-strict-aliasing", "-fwrapv", "-mcx16"]
+OPTIONS = [
+    "-std=gnu11",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fno-strict-aliasing",
+    "-fwrapv",
+    "-mcx16",
+]
 
 
 def declarations() -> str:
@@ -32,7 +42,9 @@ ffi.set_source(
     include_dirs=["pyvmm/core"],
     define_macros=[("CORE_DIGEST", f'"{gen.digest()}"')],
     extra_compile_args=[*OPTIONS, "-fno-gcse"],
-    depends=[str(path) for path in (*HERE.glob("*.h"), *HERE.glob("*.inc"), *(HERE / "gen").glob("*.h"))],
+    depends=[
+        str(path) for path in (*HERE.glob("*.h"), *HERE.glob("*.inc"), *(HERE / "gen").glob("*.h"))
+    ],
 )
 
 if __name__ == "__main__":

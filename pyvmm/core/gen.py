@@ -1,26 +1,26 @@
 """Generate the decoder, the dispatch list and the constants of the core from their declarations.
 
-``a64.decode`` holds the integer and system instructions, ``a64_fp.decode`` and ``a64_simd.decode`` the floating-point and
-Advanced SIMD ones.  A line is one row::
+``a64.decode`` holds the integer and system instructions, ``a64_fp.decode`` and ``a64_simd.decode``
+the floating-point and Advanced SIMD ones.  A line is one row::
 
     NAME  token token ...  ; flag flag=value ...
 
-Tokens stand from bit 31 down: runs of ``0`` and ``1``, ``x`` (ignored), or ``field:width``.  A field that appears twice must
-agree with itself (``Rn:5 ... Rn:5``).  Flags:
+Tokens stand from bit 31 down: runs of ``0`` and ``1``, ``x`` (ignored), or ``field:width``.  Flags:
 
-======================  ==========================================================================================
-``split=a,b``           one op for each value of these fields; the handler gets them as trailing constant arguments
-``decode=f``            ``bool decode_f(struct insn *, uint32_t word)`` fills the operands; false makes it UNDEFINED
-``faults``              the handler returns bool: false when it raised an exception
-``branch``              the handler returns the next ``struct insn *``
-``sys``                 the handler returns ``enum step`` and may look at cpu->pc (its own address)
-``fp``                  traps when FP access is disabled (every row of the FP and SIMD files has it)
-``before=A,B``          deliberately overlaps these rows and is tried first
-``pseudo``              no encoding of its own: a decode function selects it
-``alias``               no op of its own: its decode function selects another row's
-======================  ==========================================================================================
+==============  =================================================================================
+``split=a,b``   one op for each value of these fields; the handler gets them as trailing constants
+``decode=f``    ``bool decode_f(struct insn *, uint32_t word)`` fills the operands; false makes it
+                UNDEFINED
+``faults``      the handler returns bool: false when it raised an exception
+``branch``      the handler returns the next ``struct insn *``
+``sys``         the handler returns ``enum step`` and may look at cpu->pc (its own address)
+``fp``          traps when FP access is disabled (every row of the FP and SIMD files has it)
+``before=A,B``  deliberately overlaps these rows and is tried first
+``pseudo``      no encoding of its own: a decode function selects it
+``alias``       no op of its own: its decode function selects another row's
+==============  =================================================================================
 
-Run ``python -m pyvmm.core.gen`` after a change, ``--check`` to see whether the generated files are fresh.
+Run ``python -m pyvmm.core.gen`` after a change, ``--check`` to see whether the files are fresh.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 
 HERE = Path(__file__).parent
 OUT = HERE / "gen"
 SOURCES = {"base": "a64.decode", "fp": "a64_fp.decode", "simd": "a64_simd.decode"}
+SUFFIXES = {".c", ".h", ".inc", ".decode"}
 KINDS = ("faults", "branch", "sys")
 BUCKET_BITS = (*range(10, 14), *range(22, 30))
 NUM_BUCKETS = 1 << len(BUCKET_BITS)
@@ -89,7 +90,7 @@ class TableError(Exception):
 
 
 def parse_row(unit: str, line: str) -> Row:
-    """Parse one row.  Raises TableError when it does not cover 32 bits or names a field it does not have."""
+    """Parse one row; TableError when it does not cover 32 bits or lacks a field it names."""
     encoding, _, flag_text = line.partition(";")
     name, *tokens = encoding.split()
     flags = dict(flag.partition("=")[::2] for flag in flag_text.split())
@@ -116,7 +117,7 @@ def parse_row(unit: str, line: str) -> Row:
 
 
 def load_rows() -> list[Row]:
-    """Return every row of the three tables.  Raises TableError on unmarked overlaps and double names."""
+    """Return every row of the three tables; TableError on unmarked overlaps and double names."""
     rows = []
     for unit, file in SOURCES.items():
         path = HERE / file
@@ -143,7 +144,9 @@ def check_rows(rows: list[Row]) -> None:
     for index, row in enumerate(ordered):
         for other in ordered[index + 1 :]:
             if row.overlaps(other) and other.name not in row.flags.get("before", "").split(","):
-                raise TableError(f"{row.name} overlaps {other.name}: mark it before={other.name} or narrow it")
+                raise TableError(
+                    f"{row.name} overlaps {other.name}: mark it before={other.name} or narrow it"
+                )
 
 
 def bucket_of(word: int) -> int:
@@ -169,7 +172,13 @@ def handler_call(row: Row, values: tuple[int, ...]) -> str:
 
 def gen_ops(rows: list[Row]) -> str:
     """Return ops.h: the op numbers and the field extractors."""
-    lines = ["enum op {", "    OP_DECODE,", "    OP_NEXT_PAGE,", "    OP_REFETCH,", "    OP_UNDEFINED,"]
+    lines = [
+        "enum op {",
+        "    OP_DECODE,",
+        "    OP_NEXT_PAGE,",
+        "    OP_REFETCH,",
+        "    OP_UNDEFINED,",
+    ]
     lines += [f"    OP_{op}," for row in rows for op, _ in row.ops]
     lines += ["    NUM_OPS", "};", ""]
     for row in encodings(rows):
@@ -216,36 +225,38 @@ def gen_stubs(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def gen_variant(row: Row) -> str:
+    """Return the function that selects a row's op: the split fields of the word, side by side."""
+    index = ""
+    for name in row.split:
+        term = f"{row.name}_{name}(w)"
+        index = f"({index} << {row.fields[name][1]} | {term})" if index else term
+    first = row.ops[0][0]
+    return f"static uint32_t variant_{row.name}(uint32_t w) {{ return OP_{first} + {index}; }}"
+
+
+def gen_row(row: Row) -> str:
+    """Return the initialiser of a row."""
+    variant = f"variant_{row.name}" if row.split else "NULL"
+    decode = f"decode_{row.flags['decode']}" if "decode" in row.flags else "NULL"
+    op = row.ops[0][0] if row.ops else "UNDEFINED"
+    return f"    {{{row.mask:#010x}, {row.bits:#010x}, OP_{op}, {variant}, {decode}}},"
+
+
 def gen_decode(rows: list[Row]) -> str:
     """Return decode.h: the rows, their op selectors and the bucket index."""
     ordered = encodings(rows)
-    lines = []
-    for row in ordered:
-        terms = []
-        for name in row.split:
-            terms.append(f"{row.name}_{name}(w)")
-        index = "0"
-        for name, term in zip(row.split, terms, strict=True):
-            index = f"({index} << {row.fields[name][1]} | {term})" if index != "0" else term
-        if row.split:
-            lines.append(
-                f"static uint32_t variant_{row.name}(uint32_t w) {{ return OP_{row.ops[0][0]} + {index}; }}"
-            )
-    lines.append("static const struct row rows[] = {")
-    for row in ordered:
-        variant = f"variant_{row.name}" if row.split else "NULL"
-        decode = f"decode_{row.flags['decode']}" if "decode" in row.flags else "NULL"
-        op = row.ops[0][0] if row.ops else "UNDEFINED"
-        lines.append(f"    {{{row.mask:#010x}, {row.bits:#010x}, OP_{op}, {variant}, {decode}}},")
-    lines.append("};")
     lists = bucket_lists(ordered)
-    flat, starts = [], [0]
-    for entries in lists:
-        flat += entries
-        starts.append(len(flat))
-    lines.append(number_table("bucket_rows", flat))
-    lines.append(number_table("bucket_start", starts))
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *(gen_variant(row) for row in ordered if row.split),
+            "static const struct row rows[] = {",
+            *map(gen_row, ordered),
+            "};",
+            number_table("bucket_rows", [index for entries in lists for index in entries]),
+            number_table("bucket_start", list(accumulate(map(len, lists), initial=0))),
+        ]
+    )
 
 
 def number_table(name: str, numbers: list[int]) -> str:
@@ -256,8 +267,16 @@ def number_table(name: str, numbers: list[int]) -> str:
 
 def gen_names(rows: list[Row]) -> str:
     """Return names.h: the name of each op, for tools."""
-    names = ["DECODE", "NEXT_PAGE", "REFETCH", "UNDEFINED", *(op for row in rows for op, _ in row.ops)]
-    return "static const char *const op_names[] = {\n" + "".join(f'    "{n}",\n' for n in names) + "};"
+    names = [
+        "DECODE",
+        "NEXT_PAGE",
+        "REFETCH",
+        "UNDEFINED",
+        *(op for row in rows for op, _ in row.ops),
+    ]
+    return (
+        "static const char *const op_names[] = {\n" + "".join(f'    "{n}",\n' for n in names) + "};"
+    )
 
 
 def outputs() -> dict[str, str]:
@@ -280,9 +299,9 @@ def outputs() -> dict[str, str]:
 
 
 def digest() -> str:
-    """Return the hash of every source that the core is made of; compiled in, so that a stale build is seen."""
+    """Return the hash of the core's sources; compiled in, so that a stale build is seen."""
     total = hashlib.sha256()
-    for path in sorted(p for p in HERE.iterdir() if p.suffix in {".c", ".h", ".inc", ".decode"}):
+    for path in sorted(p for p in HERE.iterdir() if p.suffix in SUFFIXES and p.name != "_core.c"):
         total.update(path.name.encode() + b"\0" + path.read_bytes())
     return total.hexdigest()[:16]
 

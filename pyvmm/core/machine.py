@@ -1,6 +1,6 @@
 """The Arm machine in C behind one typed facade: DRAM, granule protection checks, PEs.
 
-Nothing here prints, allocates per access, or calls back: ``Pe.run`` returns a value.  This is the only package in which
+Nothing here prints or calls back: ``Pe.run`` returns a value.  This is the only package in which
 cffi's untyped objects are seen.
 """
 
@@ -32,15 +32,16 @@ class Clock(IntEnum):
     VIRTUAL = 1  # instructions executed; idle time is jumped over, so a run repeats exactly
 
 
-#: ``struct pe_state`` of api.h, the registers of a vCPU or REC.  Who uses a context declares the fields it touches.
+#: ``struct pe_state`` of api.h, the registers of a vCPU or REC.  Who uses a context declares the
+#: fields it touches.
 PeContext = Any
 
 
 class PhysicalMemory:
-    """One world's view of one physical address space; every access passes the granule protection check.
+    """One world's view of one physical address space: all accesses pass the protection check.
 
-    Addresses and sizes are bytes.  Raises GranuleProtectionFault, before anything is read or written, for a granule that
-    the GPT gives to another PAS and for an address outside DRAM.
+    Addresses and sizes are bytes.  Raises GranuleProtectionFault, before anything is read or
+    written, for a granule that the GPT gives to another PAS and for an address outside DRAM.
     """
 
     __slots__ = ("_bad", "_base", "_buffer", "_lib", "_machine", "_pas", "_size", "pas")
@@ -60,7 +61,9 @@ class PhysicalMemory:
 
     def check(self, pa: int, size: int) -> None:
         """Raise GranuleProtectionFault if any byte of the range may not be accessed."""
-        if not 0 <= pa < 1 << 64 or self._lib.machine_gpc(self._machine, self._pas, pa, size, self._bad):
+        if not 0 <= pa < 1 << 64 or self._lib.machine_gpc(
+            self._machine, self._pas, pa, size, self._bad
+        ):
             raise self._refuse(pa)
 
     def read(self, pa: int, size: int) -> bytes:
@@ -104,40 +107,40 @@ class PhysicalMemory:
 class PeExit:
     """Why a run ended; the next run of the same PE reuses the object."""
 
-    __slots__ = ("_exit",)
+    __slots__ = ("raw",)
 
     def __init__(self) -> None:
-        self._exit = ffi.new("struct pe_exit *")
+        self.raw = ffi.new("struct pe_exit *")
 
     @property
     def reason(self) -> int:
         """Return the ExitReason, as a plain int: this is read at every exit."""
-        return int(self._exit.reason)
+        return int(self.raw.reason)
 
     @property
     def irq(self) -> int:
         """Return the IrqCause bits of an IRQ exit."""
-        return int(self._exit.irq)
+        return int(self.raw.irq)
 
     @property
     def esr(self) -> int:
         """Return the syndrome, as ESR_EL2."""
-        return int(self._exit.esr)
+        return int(self.raw.esr)
 
     @property
     def far(self) -> int:
         """Return the faulting virtual address, as FAR_EL2."""
-        return int(self._exit.far)
+        return int(self.raw.far)
 
     @property
     def hpfar(self) -> int:
         """Return the faulting IPA page, as HPFAR_EL2."""
-        return int(self._exit.hpfar)
+        return int(self.raw.hpfar)
 
     @property
     def instructions(self) -> int:
         """Return how many instructions the run executed."""
-        return int(self._exit.instructions)
+        return int(self.raw.instructions)
 
 
 class Pe:
@@ -149,11 +152,11 @@ class Pe:
         self.index = index
         self._machine = machine.handle
         self._exit = PeExit()
-        self._raw_exit = self._exit._exit
+        self._raw_exit = self._exit.raw
         self._run = lib.pe_run
 
     def run(self, context: PeContext, budget: int) -> PeExit:
-        """Run the context until an exit, at most ``budget`` instructions; the GIL is released meanwhile."""
+        """Run the context until an exit, at most ``budget`` instructions, without the GIL."""
         self._run(self._machine, self.index, context, budget, self._raw_exit)
         return self._exit
 
@@ -175,7 +178,8 @@ class Pe:
 class Machine:
     """DRAM in four physical address spaces, the GPT's check, and PEs.
 
-    ``dram_base`` and ``dram_size`` are bytes, granule-aligned.  Raises OSError when the host cannot give the memory.
+    ``dram_base`` and ``dram_size`` are bytes, granule-aligned.  Raises OSError when the host
+    cannot give the memory.
     """
 
     def __init__(
@@ -217,8 +221,7 @@ class Machine:
 
     def copy_context(self, context: PeContext) -> PeContext:
         """Return a copy of a context."""
-        copy = ffi.new("struct pe_state *", ffi.cast("struct pe_state *", context)[0])
-        return copy
+        return ffi.new("struct pe_state *", ffi.cast("struct pe_state *", context)[0])
 
     def set_gpt(self, gptbr_pa: int, gpccr: int) -> None:
         """Set GPTBR_EL3 (the table's address, in Root memory) and GPCCR_EL3."""

@@ -193,6 +193,10 @@ class Uart:
 
     def _write_fcr(self, value: int) -> None:
         if value & _FCR_CLEAR_RX or (value ^ self._fcr) & _FCR_ENABLE:
+            if not self._mcr & _MCR_LOOP:
+                self._waiting.extendleft(
+                    reversed(self._fifo)
+                )  # not lost: a driver starts like that
             self._fifo.clear()
             self._lsr &= ~_LSR_DR
         self._fcr = value if value & _FCR_ENABLE else 0

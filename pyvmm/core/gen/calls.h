@@ -15,7 +15,6 @@ bool decode_cbz(struct insn *i, uint32_t w);
 bool decode_ccmp_imm(struct insn *i, uint32_t w);
 bool decode_ccmp_reg(struct insn *i, uint32_t w);
 bool decode_crc32(struct insn *i, uint32_t w);
-bool decode_csel(struct insn *i, uint32_t w);
 bool decode_extr(struct insn *i, uint32_t w);
 bool decode_flagm(struct insn *i, uint32_t w);
 bool decode_fp_element_v(struct insn *i, uint32_t w);

@@ -193,8 +193,8 @@ static uint32_t variant_LD1_3(uint32_t w) { return OP_LD1_3_0 + LD1_3_Q(w); }
 static uint32_t variant_LD1_1(uint32_t w) { return OP_LD1_1_0 + LD1_1_Q(w); }
 static uint32_t variant_LD2_multi(uint32_t w) { return OP_LD2_multi_0 + LD2_multi_size(w); }
 static uint32_t variant_LD1_2(uint32_t w) { return OP_LD1_2_0 + LD1_2_Q(w); }
-static uint32_t variant_CCMP_reg(uint32_t w) { return OP_CCMP_reg_0_0 + (CCMP_reg_sf(w) << 1 | CCMP_reg_op(w)); }
-static uint32_t variant_CCMP_imm(uint32_t w) { return OP_CCMP_imm_0_0 + (CCMP_imm_sf(w) << 1 | CCMP_imm_op(w)); }
+static uint32_t variant_CCMP_reg(uint32_t w) { return OP_CCMP_reg_0_0_0 + ((CCMP_reg_sf(w) << 1 | CCMP_reg_op(w)) << 4 | CCMP_reg_cond(w)); }
+static uint32_t variant_CCMP_imm(uint32_t w) { return OP_CCMP_imm_0_0_0 + ((CCMP_imm_sf(w) << 1 | CCMP_imm_op(w)) << 4 | CCMP_imm_cond(w)); }
 static uint32_t variant_FCCMP(uint32_t w) { return OP_FCCMP_0_0 + (FCCMP_sz(w) << 1 | FCCMP_E(w)); }
 static uint32_t variant_FCSEL(uint32_t w) { return OP_FCSEL_0 + FCSEL_sz(w); }
 static uint32_t variant_UMLAL_e(uint32_t w) { return OP_UMLAL_e_0_0 + (UMLAL_e_Q(w) << 2 | UMLAL_e_size(w)); }
@@ -206,7 +206,7 @@ static uint32_t variant_SHIFT_s(uint32_t w) { return OP_SHIFT_s_0_0_0 + ((SHIFT_
 static uint32_t variant_SHIFT_d(uint32_t w) { return OP_SHIFT_d_0_0 + (SHIFT_d_U(w) << 3 | SHIFT_d_opc(w)); }
 static uint32_t variant_SHIFT_d_s(uint32_t w) { return OP_SHIFT_d_s_0_0 + (SHIFT_d_s_U(w) << 3 | SHIFT_d_s_opc(w)); }
 static uint32_t variant_MULH(uint32_t w) { return OP_MULH_0 + MULH_U(w); }
-static uint32_t variant_CSEL(uint32_t w) { return OP_CSEL_0_0_0 + ((CSEL_sf(w) << 1 | CSEL_op(w)) << 1 | CSEL_o2(w)); }
+static uint32_t variant_CSEL(uint32_t w) { return OP_CSEL_0_0_0_0 + (((CSEL_sf(w) << 1 | CSEL_op(w)) << 1 | CSEL_o2(w)) << 4 | CSEL_cond(w)); }
 static uint32_t variant_MADD(uint32_t w) { return OP_MADD_0_0 + (MADD_sf(w) << 1 | MADD_o0(w)); }
 static uint32_t variant_MADDL(uint32_t w) { return OP_MADDL_0_0 + (MADDL_U(w) << 1 | MADDL_o0(w)); }
 static uint32_t variant_LDXP(uint32_t w) { return OP_LDXP_0 + LDXP_sz(w); }
@@ -229,7 +229,7 @@ static uint32_t variant_FMADD_s(uint32_t w) { return OP_FMADD_s_0_0_0 + ((FMADD_
 static uint32_t variant_MOVK(uint32_t w) { return OP_MOVK_0 + MOVK_sf(w); }
 static uint32_t variant_SBFM(uint32_t w) { return OP_SBFM_0 + SBFM_sf(w); }
 static uint32_t variant_BFM(uint32_t w) { return OP_BFM_0 + BFM_sf(w); }
-static uint32_t variant_ADDSUB_ext(uint32_t w) { return OP_ADDSUB_ext_0_0_0 + ((ADDSUB_ext_sf(w) << 1 | ADDSUB_ext_op(w)) << 1 | ADDSUB_ext_S(w)); }
+static uint32_t variant_ADDSUB_ext(uint32_t w) { return OP_ADDSUB_ext_0_0_0_0 + (((ADDSUB_ext_option(w) << 1 | ADDSUB_ext_sf(w)) << 1 | ADDSUB_ext_op(w)) << 1 | ADDSUB_ext_S(w)); }
 static uint32_t variant_LDP(uint32_t w) { return OP_LDP_0_0 + (LDP_opc(w) << 1 | LDP_L(w)); }
 static uint32_t variant_LDP_post(uint32_t w) { return OP_LDP_post_0_0 + (LDP_post_opc(w) << 1 | LDP_post_L(w)); }
 static uint32_t variant_LDP_pre(uint32_t w) { return OP_LDP_pre_0_0 + (LDP_pre_opc(w) << 1 | LDP_pre_L(w)); }
@@ -240,12 +240,12 @@ static uint32_t variant_ADDSUB_imm(uint32_t w) { return OP_ADDSUB_imm_0_0_0 + ((
 static uint32_t variant_LOGICAL_imm(uint32_t w) { return OP_LOGICAL_imm_0_0 + (LOGICAL_imm_sf(w) << 2 | LOGICAL_imm_opc(w)); }
 static uint32_t variant_CBZ(uint32_t w) { return OP_CBZ_0_0 + (CBZ_sf(w) << 1 | CBZ_op(w)); }
 static uint32_t variant_TBZ(uint32_t w) { return OP_TBZ_0 + TBZ_op(w); }
-static uint32_t variant_ADDSUB_shift(uint32_t w) { return OP_ADDSUB_shift_0_0_0 + ((ADDSUB_shift_sf(w) << 1 | ADDSUB_shift_op(w)) << 1 | ADDSUB_shift_S(w)); }
+static uint32_t variant_ADDSUB_shift(uint32_t w) { return OP_ADDSUB_shift_0_0_0_0 + (((ADDSUB_shift_shift(w) << 1 | ADDSUB_shift_sf(w)) << 1 | ADDSUB_shift_op(w)) << 1 | ADDSUB_shift_S(w)); }
 static uint32_t variant_LDST_uimm(uint32_t w) { return OP_LDST_uimm_0_0 + (LDST_uimm_size(w) << 2 | LDST_uimm_opc(w)); }
 static uint32_t variant_LDR_lit(uint32_t w) { return OP_LDR_lit_0 + LDR_lit_opc(w); }
 static uint32_t variant_VLDST_uimm(uint32_t w) { return OP_VLDST_uimm_0_0 + (VLDST_uimm_size(w) << 2 | VLDST_uimm_opc(w)); }
 static uint32_t variant_VLDR_lit(uint32_t w) { return OP_VLDR_lit_0 + VLDR_lit_opc(w); }
-static uint32_t variant_LOGICAL_shift(uint32_t w) { return OP_LOGICAL_shift_0_0_0 + ((LOGICAL_shift_sf(w) << 2 | LOGICAL_shift_opc(w)) << 1 | LOGICAL_shift_N(w)); }
+static uint32_t variant_LOGICAL_shift(uint32_t w) { return OP_LOGICAL_shift_0_0_0_0 + (((LOGICAL_shift_shift(w) << 1 | LOGICAL_shift_sf(w)) << 2 | LOGICAL_shift_opc(w)) << 1 | LOGICAL_shift_N(w)); }
 static const struct row rows[] = {
     {0xffffffff, 0xd69f03e0, OP_ERET, NULL, NULL},
     {0xffffffff, 0xd50330ff, OP_SB, NULL, NULL},
@@ -643,8 +643,8 @@ static const struct row rows[] = {
     {0xbf60f000, 0x0c40a000, OP_LD1_2_0, variant_LD1_2, decode_simd_multi},
     {0xfff00000, 0xd5100000, OP_MSR, NULL, decode_msr},
     {0xfff00000, 0xd5300000, OP_MRS, NULL, decode_mrs},
-    {0x3fe00c10, 0x3a400000, OP_CCMP_reg_0_0, variant_CCMP_reg, decode_ccmp_reg},
-    {0x3fe00c10, 0x3a400800, OP_CCMP_imm_0_0, variant_CCMP_imm, decode_ccmp_imm},
+    {0x3fe00c10, 0x3a400000, OP_CCMP_reg_0_0_0, variant_CCMP_reg, decode_ccmp_reg},
+    {0x3fe00c10, 0x3a400800, OP_CCMP_imm_0_0_0, variant_CCMP_imm, decode_ccmp_imm},
     {0xffa00c00, 0x1e200400, OP_FCCMP_0_0, variant_FCCMP, NULL},
     {0xffa00c00, 0x1e200c00, OP_FCSEL_0, variant_FCSEL, NULL},
     {0xbf00f400, 0x0f002000, OP_SMLAL_e, NULL, decode_simd_element},
@@ -671,7 +671,7 @@ static const struct row rows[] = {
     {0xff608000, 0x9b400000, OP_MULH_0, variant_MULH, decode_rrr},
     {0xffe00000, 0xce800000, OP_XAR, NULL, NULL},
     {0xbf40d000, 0x0d40c000, OP_LD_replicate, NULL, decode_simd_replicate},
-    {0x3fe00800, 0x1a800000, OP_CSEL_0_0_0, variant_CSEL, decode_csel},
+    {0x3fe00800, 0x1a800000, OP_CSEL_0_0_0_0, variant_CSEL, decode_rrr},
     {0x7fe00000, 0x1b000000, OP_MADD_0_0, variant_MADD, decode_rrrr},
     {0xff600000, 0x9b200000, OP_MADDL_0_0, variant_MADDL, decode_rrrr},
     {0xbfe00000, 0x88600000, OP_LDXP_0, variant_LDXP, decode_ldxp},
@@ -699,7 +699,7 @@ static const struct row rows[] = {
     {0x7f800000, 0x13000000, OP_SBFM_0, variant_SBFM, decode_sbfm},
     {0x7f800000, 0x33000000, OP_BFM_0, variant_BFM, decode_bfm},
     {0x7f800000, 0x53000000, OP_UNDEFINED, NULL, decode_ubfm},
-    {0x1fe00000, 0x0b200000, OP_ADDSUB_ext_0_0_0, variant_ADDSUB_ext, decode_addsub_ext},
+    {0x1fe00000, 0x0b200000, OP_ADDSUB_ext_0_0_0_0, variant_ADDSUB_ext, decode_addsub_ext},
     {0xbf400000, 0x0d000000, OP_ST_lane, NULL, decode_simd_single},
     {0xbf400000, 0x0d400000, OP_LD_lane, NULL, decode_simd_single},
     {0x3f800000, 0x29000000, OP_LDP_0_0, variant_LDP, decode_ldp},
@@ -718,12 +718,12 @@ static const struct row rows[] = {
     {0xfc000000, 0x94000000, OP_BL, NULL, decode_b},
     {0x7e000000, 0x34000000, OP_CBZ_0_0, variant_CBZ, decode_cbz},
     {0x7e000000, 0x36000000, OP_TBZ_0, variant_TBZ, decode_tbz},
-    {0x1f200000, 0x0b000000, OP_ADDSUB_shift_0_0_0, variant_ADDSUB_shift, decode_addsub_shift},
+    {0x1f200000, 0x0b000000, OP_ADDSUB_shift_0_0_0_0, variant_ADDSUB_shift, decode_addsub_shift},
     {0x3f000000, 0x39000000, OP_LDST_uimm_0_0, variant_LDST_uimm, decode_ldst_uimm},
     {0x3f000000, 0x18000000, OP_LDR_lit_0, variant_LDR_lit, decode_ldr_lit},
     {0x3f000000, 0x3d000000, OP_VLDST_uimm_0_0, variant_VLDST_uimm, decode_vldst_uimm},
     {0x3f000000, 0x1c000000, OP_VLDR_lit_0, variant_VLDR_lit, decode_vldr_lit},
-    {0x1f000000, 0x0a000000, OP_LOGICAL_shift_0_0_0, variant_LOGICAL_shift, decode_logical_shift},
+    {0x1f000000, 0x0a000000, OP_LOGICAL_shift_0_0_0_0, variant_LOGICAL_shift, decode_logical_shift},
 };
 static const uint16_t bucket_rows[] = {
     428, 444, 428, 444, 428, 444, 428, 444, 428, 444, 428, 444, 428, 444, 428, 444, 428, 444, 428, 444, 428, 444, 428, 444,

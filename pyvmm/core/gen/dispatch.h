@@ -104,22 +104,70 @@
     ON_FAULTS(MSR_plain, exec_MSR_plain(cpu, i)) \
     ON_PLAIN(MRS_NZCV, exec_MRS_NZCV(cpu, i)) \
     ON_PLAIN(MSR_NZCV, exec_MSR_NZCV(cpu, i)) \
-    ON_PLAIN(LOGICAL_shift_0_0_0, exec_LOGICAL_shift(cpu, i, 0, 0, 0)) \
-    ON_PLAIN(LOGICAL_shift_0_0_1, exec_LOGICAL_shift(cpu, i, 0, 0, 1)) \
-    ON_PLAIN(LOGICAL_shift_0_1_0, exec_LOGICAL_shift(cpu, i, 0, 1, 0)) \
-    ON_PLAIN(LOGICAL_shift_0_1_1, exec_LOGICAL_shift(cpu, i, 0, 1, 1)) \
-    ON_PLAIN(LOGICAL_shift_0_2_0, exec_LOGICAL_shift(cpu, i, 0, 2, 0)) \
-    ON_PLAIN(LOGICAL_shift_0_2_1, exec_LOGICAL_shift(cpu, i, 0, 2, 1)) \
-    ON_PLAIN(LOGICAL_shift_0_3_0, exec_LOGICAL_shift(cpu, i, 0, 3, 0)) \
-    ON_PLAIN(LOGICAL_shift_0_3_1, exec_LOGICAL_shift(cpu, i, 0, 3, 1)) \
-    ON_PLAIN(LOGICAL_shift_1_0_0, exec_LOGICAL_shift(cpu, i, 1, 0, 0)) \
-    ON_PLAIN(LOGICAL_shift_1_0_1, exec_LOGICAL_shift(cpu, i, 1, 0, 1)) \
-    ON_PLAIN(LOGICAL_shift_1_1_0, exec_LOGICAL_shift(cpu, i, 1, 1, 0)) \
-    ON_PLAIN(LOGICAL_shift_1_1_1, exec_LOGICAL_shift(cpu, i, 1, 1, 1)) \
-    ON_PLAIN(LOGICAL_shift_1_2_0, exec_LOGICAL_shift(cpu, i, 1, 2, 0)) \
-    ON_PLAIN(LOGICAL_shift_1_2_1, exec_LOGICAL_shift(cpu, i, 1, 2, 1)) \
-    ON_PLAIN(LOGICAL_shift_1_3_0, exec_LOGICAL_shift(cpu, i, 1, 3, 0)) \
-    ON_PLAIN(LOGICAL_shift_1_3_1, exec_LOGICAL_shift(cpu, i, 1, 3, 1)) \
+    ON_PLAIN(LOGICAL_shift_0_0_0_0, exec_LOGICAL_shift(cpu, i, 0, 0, 0, 0)) \
+    ON_PLAIN(LOGICAL_shift_0_0_0_1, exec_LOGICAL_shift(cpu, i, 0, 0, 0, 1)) \
+    ON_PLAIN(LOGICAL_shift_0_0_1_0, exec_LOGICAL_shift(cpu, i, 0, 0, 1, 0)) \
+    ON_PLAIN(LOGICAL_shift_0_0_1_1, exec_LOGICAL_shift(cpu, i, 0, 0, 1, 1)) \
+    ON_PLAIN(LOGICAL_shift_0_0_2_0, exec_LOGICAL_shift(cpu, i, 0, 0, 2, 0)) \
+    ON_PLAIN(LOGICAL_shift_0_0_2_1, exec_LOGICAL_shift(cpu, i, 0, 0, 2, 1)) \
+    ON_PLAIN(LOGICAL_shift_0_0_3_0, exec_LOGICAL_shift(cpu, i, 0, 0, 3, 0)) \
+    ON_PLAIN(LOGICAL_shift_0_0_3_1, exec_LOGICAL_shift(cpu, i, 0, 0, 3, 1)) \
+    ON_PLAIN(LOGICAL_shift_0_1_0_0, exec_LOGICAL_shift(cpu, i, 0, 1, 0, 0)) \
+    ON_PLAIN(LOGICAL_shift_0_1_0_1, exec_LOGICAL_shift(cpu, i, 0, 1, 0, 1)) \
+    ON_PLAIN(LOGICAL_shift_0_1_1_0, exec_LOGICAL_shift(cpu, i, 0, 1, 1, 0)) \
+    ON_PLAIN(LOGICAL_shift_0_1_1_1, exec_LOGICAL_shift(cpu, i, 0, 1, 1, 1)) \
+    ON_PLAIN(LOGICAL_shift_0_1_2_0, exec_LOGICAL_shift(cpu, i, 0, 1, 2, 0)) \
+    ON_PLAIN(LOGICAL_shift_0_1_2_1, exec_LOGICAL_shift(cpu, i, 0, 1, 2, 1)) \
+    ON_PLAIN(LOGICAL_shift_0_1_3_0, exec_LOGICAL_shift(cpu, i, 0, 1, 3, 0)) \
+    ON_PLAIN(LOGICAL_shift_0_1_3_1, exec_LOGICAL_shift(cpu, i, 0, 1, 3, 1)) \
+    ON_PLAIN(LOGICAL_shift_1_0_0_0, exec_LOGICAL_shift(cpu, i, 1, 0, 0, 0)) \
+    ON_PLAIN(LOGICAL_shift_1_0_0_1, exec_LOGICAL_shift(cpu, i, 1, 0, 0, 1)) \
+    ON_PLAIN(LOGICAL_shift_1_0_1_0, exec_LOGICAL_shift(cpu, i, 1, 0, 1, 0)) \
+    ON_PLAIN(LOGICAL_shift_1_0_1_1, exec_LOGICAL_shift(cpu, i, 1, 0, 1, 1)) \
+    ON_PLAIN(LOGICAL_shift_1_0_2_0, exec_LOGICAL_shift(cpu, i, 1, 0, 2, 0)) \
+    ON_PLAIN(LOGICAL_shift_1_0_2_1, exec_LOGICAL_shift(cpu, i, 1, 0, 2, 1)) \
+    ON_PLAIN(LOGICAL_shift_1_0_3_0, exec_LOGICAL_shift(cpu, i, 1, 0, 3, 0)) \
+    ON_PLAIN(LOGICAL_shift_1_0_3_1, exec_LOGICAL_shift(cpu, i, 1, 0, 3, 1)) \
+    ON_PLAIN(LOGICAL_shift_1_1_0_0, exec_LOGICAL_shift(cpu, i, 1, 1, 0, 0)) \
+    ON_PLAIN(LOGICAL_shift_1_1_0_1, exec_LOGICAL_shift(cpu, i, 1, 1, 0, 1)) \
+    ON_PLAIN(LOGICAL_shift_1_1_1_0, exec_LOGICAL_shift(cpu, i, 1, 1, 1, 0)) \
+    ON_PLAIN(LOGICAL_shift_1_1_1_1, exec_LOGICAL_shift(cpu, i, 1, 1, 1, 1)) \
+    ON_PLAIN(LOGICAL_shift_1_1_2_0, exec_LOGICAL_shift(cpu, i, 1, 1, 2, 0)) \
+    ON_PLAIN(LOGICAL_shift_1_1_2_1, exec_LOGICAL_shift(cpu, i, 1, 1, 2, 1)) \
+    ON_PLAIN(LOGICAL_shift_1_1_3_0, exec_LOGICAL_shift(cpu, i, 1, 1, 3, 0)) \
+    ON_PLAIN(LOGICAL_shift_1_1_3_1, exec_LOGICAL_shift(cpu, i, 1, 1, 3, 1)) \
+    ON_PLAIN(LOGICAL_shift_2_0_0_0, exec_LOGICAL_shift(cpu, i, 2, 0, 0, 0)) \
+    ON_PLAIN(LOGICAL_shift_2_0_0_1, exec_LOGICAL_shift(cpu, i, 2, 0, 0, 1)) \
+    ON_PLAIN(LOGICAL_shift_2_0_1_0, exec_LOGICAL_shift(cpu, i, 2, 0, 1, 0)) \
+    ON_PLAIN(LOGICAL_shift_2_0_1_1, exec_LOGICAL_shift(cpu, i, 2, 0, 1, 1)) \
+    ON_PLAIN(LOGICAL_shift_2_0_2_0, exec_LOGICAL_shift(cpu, i, 2, 0, 2, 0)) \
+    ON_PLAIN(LOGICAL_shift_2_0_2_1, exec_LOGICAL_shift(cpu, i, 2, 0, 2, 1)) \
+    ON_PLAIN(LOGICAL_shift_2_0_3_0, exec_LOGICAL_shift(cpu, i, 2, 0, 3, 0)) \
+    ON_PLAIN(LOGICAL_shift_2_0_3_1, exec_LOGICAL_shift(cpu, i, 2, 0, 3, 1)) \
+    ON_PLAIN(LOGICAL_shift_2_1_0_0, exec_LOGICAL_shift(cpu, i, 2, 1, 0, 0)) \
+    ON_PLAIN(LOGICAL_shift_2_1_0_1, exec_LOGICAL_shift(cpu, i, 2, 1, 0, 1)) \
+    ON_PLAIN(LOGICAL_shift_2_1_1_0, exec_LOGICAL_shift(cpu, i, 2, 1, 1, 0)) \
+    ON_PLAIN(LOGICAL_shift_2_1_1_1, exec_LOGICAL_shift(cpu, i, 2, 1, 1, 1)) \
+    ON_PLAIN(LOGICAL_shift_2_1_2_0, exec_LOGICAL_shift(cpu, i, 2, 1, 2, 0)) \
+    ON_PLAIN(LOGICAL_shift_2_1_2_1, exec_LOGICAL_shift(cpu, i, 2, 1, 2, 1)) \
+    ON_PLAIN(LOGICAL_shift_2_1_3_0, exec_LOGICAL_shift(cpu, i, 2, 1, 3, 0)) \
+    ON_PLAIN(LOGICAL_shift_2_1_3_1, exec_LOGICAL_shift(cpu, i, 2, 1, 3, 1)) \
+    ON_PLAIN(LOGICAL_shift_3_0_0_0, exec_LOGICAL_shift(cpu, i, 3, 0, 0, 0)) \
+    ON_PLAIN(LOGICAL_shift_3_0_0_1, exec_LOGICAL_shift(cpu, i, 3, 0, 0, 1)) \
+    ON_PLAIN(LOGICAL_shift_3_0_1_0, exec_LOGICAL_shift(cpu, i, 3, 0, 1, 0)) \
+    ON_PLAIN(LOGICAL_shift_3_0_1_1, exec_LOGICAL_shift(cpu, i, 3, 0, 1, 1)) \
+    ON_PLAIN(LOGICAL_shift_3_0_2_0, exec_LOGICAL_shift(cpu, i, 3, 0, 2, 0)) \
+    ON_PLAIN(LOGICAL_shift_3_0_2_1, exec_LOGICAL_shift(cpu, i, 3, 0, 2, 1)) \
+    ON_PLAIN(LOGICAL_shift_3_0_3_0, exec_LOGICAL_shift(cpu, i, 3, 0, 3, 0)) \
+    ON_PLAIN(LOGICAL_shift_3_0_3_1, exec_LOGICAL_shift(cpu, i, 3, 0, 3, 1)) \
+    ON_PLAIN(LOGICAL_shift_3_1_0_0, exec_LOGICAL_shift(cpu, i, 3, 1, 0, 0)) \
+    ON_PLAIN(LOGICAL_shift_3_1_0_1, exec_LOGICAL_shift(cpu, i, 3, 1, 0, 1)) \
+    ON_PLAIN(LOGICAL_shift_3_1_1_0, exec_LOGICAL_shift(cpu, i, 3, 1, 1, 0)) \
+    ON_PLAIN(LOGICAL_shift_3_1_1_1, exec_LOGICAL_shift(cpu, i, 3, 1, 1, 1)) \
+    ON_PLAIN(LOGICAL_shift_3_1_2_0, exec_LOGICAL_shift(cpu, i, 3, 1, 2, 0)) \
+    ON_PLAIN(LOGICAL_shift_3_1_2_1, exec_LOGICAL_shift(cpu, i, 3, 1, 2, 1)) \
+    ON_PLAIN(LOGICAL_shift_3_1_3_0, exec_LOGICAL_shift(cpu, i, 3, 1, 3, 0)) \
+    ON_PLAIN(LOGICAL_shift_3_1_3_1, exec_LOGICAL_shift(cpu, i, 3, 1, 3, 1)) \
     ON_PLAIN(LOGICAL_reg_0_0_0, exec_LOGICAL_reg(cpu, i, 0, 0, 0)) \
     ON_PLAIN(LOGICAL_reg_0_0_1, exec_LOGICAL_reg(cpu, i, 0, 0, 1)) \
     ON_PLAIN(LOGICAL_reg_0_1_0, exec_LOGICAL_reg(cpu, i, 0, 1, 0)) \
@@ -138,14 +186,38 @@
     ON_PLAIN(LOGICAL_reg_1_3_1, exec_LOGICAL_reg(cpu, i, 1, 3, 1)) \
     ON_PLAIN(MOV_reg_0, exec_MOV_reg(cpu, i, 0)) \
     ON_PLAIN(MOV_reg_1, exec_MOV_reg(cpu, i, 1)) \
-    ON_PLAIN(ADDSUB_shift_0_0_0, exec_ADDSUB_shift(cpu, i, 0, 0, 0)) \
-    ON_PLAIN(ADDSUB_shift_0_0_1, exec_ADDSUB_shift(cpu, i, 0, 0, 1)) \
-    ON_PLAIN(ADDSUB_shift_0_1_0, exec_ADDSUB_shift(cpu, i, 0, 1, 0)) \
-    ON_PLAIN(ADDSUB_shift_0_1_1, exec_ADDSUB_shift(cpu, i, 0, 1, 1)) \
-    ON_PLAIN(ADDSUB_shift_1_0_0, exec_ADDSUB_shift(cpu, i, 1, 0, 0)) \
-    ON_PLAIN(ADDSUB_shift_1_0_1, exec_ADDSUB_shift(cpu, i, 1, 0, 1)) \
-    ON_PLAIN(ADDSUB_shift_1_1_0, exec_ADDSUB_shift(cpu, i, 1, 1, 0)) \
-    ON_PLAIN(ADDSUB_shift_1_1_1, exec_ADDSUB_shift(cpu, i, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_shift_0_0_0_0, exec_ADDSUB_shift(cpu, i, 0, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_shift_0_0_0_1, exec_ADDSUB_shift(cpu, i, 0, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_shift_0_0_1_0, exec_ADDSUB_shift(cpu, i, 0, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_shift_0_0_1_1, exec_ADDSUB_shift(cpu, i, 0, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_shift_0_1_0_0, exec_ADDSUB_shift(cpu, i, 0, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_shift_0_1_0_1, exec_ADDSUB_shift(cpu, i, 0, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_shift_0_1_1_0, exec_ADDSUB_shift(cpu, i, 0, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_shift_0_1_1_1, exec_ADDSUB_shift(cpu, i, 0, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_shift_1_0_0_0, exec_ADDSUB_shift(cpu, i, 1, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_shift_1_0_0_1, exec_ADDSUB_shift(cpu, i, 1, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_shift_1_0_1_0, exec_ADDSUB_shift(cpu, i, 1, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_shift_1_0_1_1, exec_ADDSUB_shift(cpu, i, 1, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_shift_1_1_0_0, exec_ADDSUB_shift(cpu, i, 1, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_shift_1_1_0_1, exec_ADDSUB_shift(cpu, i, 1, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_shift_1_1_1_0, exec_ADDSUB_shift(cpu, i, 1, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_shift_1_1_1_1, exec_ADDSUB_shift(cpu, i, 1, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_shift_2_0_0_0, exec_ADDSUB_shift(cpu, i, 2, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_shift_2_0_0_1, exec_ADDSUB_shift(cpu, i, 2, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_shift_2_0_1_0, exec_ADDSUB_shift(cpu, i, 2, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_shift_2_0_1_1, exec_ADDSUB_shift(cpu, i, 2, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_shift_2_1_0_0, exec_ADDSUB_shift(cpu, i, 2, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_shift_2_1_0_1, exec_ADDSUB_shift(cpu, i, 2, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_shift_2_1_1_0, exec_ADDSUB_shift(cpu, i, 2, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_shift_2_1_1_1, exec_ADDSUB_shift(cpu, i, 2, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_shift_3_0_0_0, exec_ADDSUB_shift(cpu, i, 3, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_shift_3_0_0_1, exec_ADDSUB_shift(cpu, i, 3, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_shift_3_0_1_0, exec_ADDSUB_shift(cpu, i, 3, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_shift_3_0_1_1, exec_ADDSUB_shift(cpu, i, 3, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_shift_3_1_0_0, exec_ADDSUB_shift(cpu, i, 3, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_shift_3_1_0_1, exec_ADDSUB_shift(cpu, i, 3, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_shift_3_1_1_0, exec_ADDSUB_shift(cpu, i, 3, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_shift_3_1_1_1, exec_ADDSUB_shift(cpu, i, 3, 1, 1, 1)) \
     ON_PLAIN(ADDSUB_reg_0_0_0, exec_ADDSUB_reg(cpu, i, 0, 0, 0)) \
     ON_PLAIN(ADDSUB_reg_0_0_1, exec_ADDSUB_reg(cpu, i, 0, 0, 1)) \
     ON_PLAIN(ADDSUB_reg_0_1_0, exec_ADDSUB_reg(cpu, i, 0, 1, 0)) \
@@ -154,14 +226,70 @@
     ON_PLAIN(ADDSUB_reg_1_0_1, exec_ADDSUB_reg(cpu, i, 1, 0, 1)) \
     ON_PLAIN(ADDSUB_reg_1_1_0, exec_ADDSUB_reg(cpu, i, 1, 1, 0)) \
     ON_PLAIN(ADDSUB_reg_1_1_1, exec_ADDSUB_reg(cpu, i, 1, 1, 1)) \
-    ON_PLAIN(ADDSUB_ext_0_0_0, exec_ADDSUB_ext(cpu, i, 0, 0, 0)) \
-    ON_PLAIN(ADDSUB_ext_0_0_1, exec_ADDSUB_ext(cpu, i, 0, 0, 1)) \
-    ON_PLAIN(ADDSUB_ext_0_1_0, exec_ADDSUB_ext(cpu, i, 0, 1, 0)) \
-    ON_PLAIN(ADDSUB_ext_0_1_1, exec_ADDSUB_ext(cpu, i, 0, 1, 1)) \
-    ON_PLAIN(ADDSUB_ext_1_0_0, exec_ADDSUB_ext(cpu, i, 1, 0, 0)) \
-    ON_PLAIN(ADDSUB_ext_1_0_1, exec_ADDSUB_ext(cpu, i, 1, 0, 1)) \
-    ON_PLAIN(ADDSUB_ext_1_1_0, exec_ADDSUB_ext(cpu, i, 1, 1, 0)) \
-    ON_PLAIN(ADDSUB_ext_1_1_1, exec_ADDSUB_ext(cpu, i, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_0_0_0_0, exec_ADDSUB_ext(cpu, i, 0, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_0_0_0_1, exec_ADDSUB_ext(cpu, i, 0, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_0_0_1_0, exec_ADDSUB_ext(cpu, i, 0, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_0_0_1_1, exec_ADDSUB_ext(cpu, i, 0, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_0_1_0_0, exec_ADDSUB_ext(cpu, i, 0, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_0_1_0_1, exec_ADDSUB_ext(cpu, i, 0, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_0_1_1_0, exec_ADDSUB_ext(cpu, i, 0, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_0_1_1_1, exec_ADDSUB_ext(cpu, i, 0, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_1_0_0_0, exec_ADDSUB_ext(cpu, i, 1, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_1_0_0_1, exec_ADDSUB_ext(cpu, i, 1, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_1_0_1_0, exec_ADDSUB_ext(cpu, i, 1, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_1_0_1_1, exec_ADDSUB_ext(cpu, i, 1, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_1_1_0_0, exec_ADDSUB_ext(cpu, i, 1, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_1_1_0_1, exec_ADDSUB_ext(cpu, i, 1, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_1_1_1_0, exec_ADDSUB_ext(cpu, i, 1, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_1_1_1_1, exec_ADDSUB_ext(cpu, i, 1, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_2_0_0_0, exec_ADDSUB_ext(cpu, i, 2, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_2_0_0_1, exec_ADDSUB_ext(cpu, i, 2, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_2_0_1_0, exec_ADDSUB_ext(cpu, i, 2, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_2_0_1_1, exec_ADDSUB_ext(cpu, i, 2, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_2_1_0_0, exec_ADDSUB_ext(cpu, i, 2, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_2_1_0_1, exec_ADDSUB_ext(cpu, i, 2, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_2_1_1_0, exec_ADDSUB_ext(cpu, i, 2, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_2_1_1_1, exec_ADDSUB_ext(cpu, i, 2, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_3_0_0_0, exec_ADDSUB_ext(cpu, i, 3, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_3_0_0_1, exec_ADDSUB_ext(cpu, i, 3, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_3_0_1_0, exec_ADDSUB_ext(cpu, i, 3, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_3_0_1_1, exec_ADDSUB_ext(cpu, i, 3, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_3_1_0_0, exec_ADDSUB_ext(cpu, i, 3, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_3_1_0_1, exec_ADDSUB_ext(cpu, i, 3, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_3_1_1_0, exec_ADDSUB_ext(cpu, i, 3, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_3_1_1_1, exec_ADDSUB_ext(cpu, i, 3, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_4_0_0_0, exec_ADDSUB_ext(cpu, i, 4, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_4_0_0_1, exec_ADDSUB_ext(cpu, i, 4, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_4_0_1_0, exec_ADDSUB_ext(cpu, i, 4, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_4_0_1_1, exec_ADDSUB_ext(cpu, i, 4, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_4_1_0_0, exec_ADDSUB_ext(cpu, i, 4, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_4_1_0_1, exec_ADDSUB_ext(cpu, i, 4, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_4_1_1_0, exec_ADDSUB_ext(cpu, i, 4, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_4_1_1_1, exec_ADDSUB_ext(cpu, i, 4, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_5_0_0_0, exec_ADDSUB_ext(cpu, i, 5, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_5_0_0_1, exec_ADDSUB_ext(cpu, i, 5, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_5_0_1_0, exec_ADDSUB_ext(cpu, i, 5, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_5_0_1_1, exec_ADDSUB_ext(cpu, i, 5, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_5_1_0_0, exec_ADDSUB_ext(cpu, i, 5, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_5_1_0_1, exec_ADDSUB_ext(cpu, i, 5, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_5_1_1_0, exec_ADDSUB_ext(cpu, i, 5, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_5_1_1_1, exec_ADDSUB_ext(cpu, i, 5, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_6_0_0_0, exec_ADDSUB_ext(cpu, i, 6, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_6_0_0_1, exec_ADDSUB_ext(cpu, i, 6, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_6_0_1_0, exec_ADDSUB_ext(cpu, i, 6, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_6_0_1_1, exec_ADDSUB_ext(cpu, i, 6, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_6_1_0_0, exec_ADDSUB_ext(cpu, i, 6, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_6_1_0_1, exec_ADDSUB_ext(cpu, i, 6, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_6_1_1_0, exec_ADDSUB_ext(cpu, i, 6, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_6_1_1_1, exec_ADDSUB_ext(cpu, i, 6, 1, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_7_0_0_0, exec_ADDSUB_ext(cpu, i, 7, 0, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_7_0_0_1, exec_ADDSUB_ext(cpu, i, 7, 0, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_7_0_1_0, exec_ADDSUB_ext(cpu, i, 7, 0, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_7_0_1_1, exec_ADDSUB_ext(cpu, i, 7, 0, 1, 1)) \
+    ON_PLAIN(ADDSUB_ext_7_1_0_0, exec_ADDSUB_ext(cpu, i, 7, 1, 0, 0)) \
+    ON_PLAIN(ADDSUB_ext_7_1_0_1, exec_ADDSUB_ext(cpu, i, 7, 1, 0, 1)) \
+    ON_PLAIN(ADDSUB_ext_7_1_1_0, exec_ADDSUB_ext(cpu, i, 7, 1, 1, 0)) \
+    ON_PLAIN(ADDSUB_ext_7_1_1_1, exec_ADDSUB_ext(cpu, i, 7, 1, 1, 1)) \
     ON_PLAIN(ADC_0_0_0, exec_ADC(cpu, i, 0, 0, 0)) \
     ON_PLAIN(ADC_0_0_1, exec_ADC(cpu, i, 0, 0, 1)) \
     ON_PLAIN(ADC_0_1_0, exec_ADC(cpu, i, 0, 1, 0)) \
@@ -173,22 +301,262 @@
     ON_PLAIN(RMIF, exec_RMIF(cpu, i)) \
     ON_PLAIN(SETF_0, exec_SETF(cpu, i, 0)) \
     ON_PLAIN(SETF_1, exec_SETF(cpu, i, 1)) \
-    ON_PLAIN(CCMP_reg_0_0, exec_CCMP_reg(cpu, i, 0, 0)) \
-    ON_PLAIN(CCMP_reg_0_1, exec_CCMP_reg(cpu, i, 0, 1)) \
-    ON_PLAIN(CCMP_reg_1_0, exec_CCMP_reg(cpu, i, 1, 0)) \
-    ON_PLAIN(CCMP_reg_1_1, exec_CCMP_reg(cpu, i, 1, 1)) \
-    ON_PLAIN(CCMP_imm_0_0, exec_CCMP_imm(cpu, i, 0, 0)) \
-    ON_PLAIN(CCMP_imm_0_1, exec_CCMP_imm(cpu, i, 0, 1)) \
-    ON_PLAIN(CCMP_imm_1_0, exec_CCMP_imm(cpu, i, 1, 0)) \
-    ON_PLAIN(CCMP_imm_1_1, exec_CCMP_imm(cpu, i, 1, 1)) \
-    ON_PLAIN(CSEL_0_0_0, exec_CSEL(cpu, i, 0, 0, 0)) \
-    ON_PLAIN(CSEL_0_0_1, exec_CSEL(cpu, i, 0, 0, 1)) \
-    ON_PLAIN(CSEL_0_1_0, exec_CSEL(cpu, i, 0, 1, 0)) \
-    ON_PLAIN(CSEL_0_1_1, exec_CSEL(cpu, i, 0, 1, 1)) \
-    ON_PLAIN(CSEL_1_0_0, exec_CSEL(cpu, i, 1, 0, 0)) \
-    ON_PLAIN(CSEL_1_0_1, exec_CSEL(cpu, i, 1, 0, 1)) \
-    ON_PLAIN(CSEL_1_1_0, exec_CSEL(cpu, i, 1, 1, 0)) \
-    ON_PLAIN(CSEL_1_1_1, exec_CSEL(cpu, i, 1, 1, 1)) \
+    ON_PLAIN(CCMP_reg_0_0_0, exec_CCMP_reg(cpu, i, 0, 0, 0)) \
+    ON_PLAIN(CCMP_reg_0_0_1, exec_CCMP_reg(cpu, i, 0, 0, 1)) \
+    ON_PLAIN(CCMP_reg_0_0_2, exec_CCMP_reg(cpu, i, 0, 0, 2)) \
+    ON_PLAIN(CCMP_reg_0_0_3, exec_CCMP_reg(cpu, i, 0, 0, 3)) \
+    ON_PLAIN(CCMP_reg_0_0_4, exec_CCMP_reg(cpu, i, 0, 0, 4)) \
+    ON_PLAIN(CCMP_reg_0_0_5, exec_CCMP_reg(cpu, i, 0, 0, 5)) \
+    ON_PLAIN(CCMP_reg_0_0_6, exec_CCMP_reg(cpu, i, 0, 0, 6)) \
+    ON_PLAIN(CCMP_reg_0_0_7, exec_CCMP_reg(cpu, i, 0, 0, 7)) \
+    ON_PLAIN(CCMP_reg_0_0_8, exec_CCMP_reg(cpu, i, 0, 0, 8)) \
+    ON_PLAIN(CCMP_reg_0_0_9, exec_CCMP_reg(cpu, i, 0, 0, 9)) \
+    ON_PLAIN(CCMP_reg_0_0_10, exec_CCMP_reg(cpu, i, 0, 0, 10)) \
+    ON_PLAIN(CCMP_reg_0_0_11, exec_CCMP_reg(cpu, i, 0, 0, 11)) \
+    ON_PLAIN(CCMP_reg_0_0_12, exec_CCMP_reg(cpu, i, 0, 0, 12)) \
+    ON_PLAIN(CCMP_reg_0_0_13, exec_CCMP_reg(cpu, i, 0, 0, 13)) \
+    ON_PLAIN(CCMP_reg_0_0_14, exec_CCMP_reg(cpu, i, 0, 0, 14)) \
+    ON_PLAIN(CCMP_reg_0_0_15, exec_CCMP_reg(cpu, i, 0, 0, 15)) \
+    ON_PLAIN(CCMP_reg_0_1_0, exec_CCMP_reg(cpu, i, 0, 1, 0)) \
+    ON_PLAIN(CCMP_reg_0_1_1, exec_CCMP_reg(cpu, i, 0, 1, 1)) \
+    ON_PLAIN(CCMP_reg_0_1_2, exec_CCMP_reg(cpu, i, 0, 1, 2)) \
+    ON_PLAIN(CCMP_reg_0_1_3, exec_CCMP_reg(cpu, i, 0, 1, 3)) \
+    ON_PLAIN(CCMP_reg_0_1_4, exec_CCMP_reg(cpu, i, 0, 1, 4)) \
+    ON_PLAIN(CCMP_reg_0_1_5, exec_CCMP_reg(cpu, i, 0, 1, 5)) \
+    ON_PLAIN(CCMP_reg_0_1_6, exec_CCMP_reg(cpu, i, 0, 1, 6)) \
+    ON_PLAIN(CCMP_reg_0_1_7, exec_CCMP_reg(cpu, i, 0, 1, 7)) \
+    ON_PLAIN(CCMP_reg_0_1_8, exec_CCMP_reg(cpu, i, 0, 1, 8)) \
+    ON_PLAIN(CCMP_reg_0_1_9, exec_CCMP_reg(cpu, i, 0, 1, 9)) \
+    ON_PLAIN(CCMP_reg_0_1_10, exec_CCMP_reg(cpu, i, 0, 1, 10)) \
+    ON_PLAIN(CCMP_reg_0_1_11, exec_CCMP_reg(cpu, i, 0, 1, 11)) \
+    ON_PLAIN(CCMP_reg_0_1_12, exec_CCMP_reg(cpu, i, 0, 1, 12)) \
+    ON_PLAIN(CCMP_reg_0_1_13, exec_CCMP_reg(cpu, i, 0, 1, 13)) \
+    ON_PLAIN(CCMP_reg_0_1_14, exec_CCMP_reg(cpu, i, 0, 1, 14)) \
+    ON_PLAIN(CCMP_reg_0_1_15, exec_CCMP_reg(cpu, i, 0, 1, 15)) \
+    ON_PLAIN(CCMP_reg_1_0_0, exec_CCMP_reg(cpu, i, 1, 0, 0)) \
+    ON_PLAIN(CCMP_reg_1_0_1, exec_CCMP_reg(cpu, i, 1, 0, 1)) \
+    ON_PLAIN(CCMP_reg_1_0_2, exec_CCMP_reg(cpu, i, 1, 0, 2)) \
+    ON_PLAIN(CCMP_reg_1_0_3, exec_CCMP_reg(cpu, i, 1, 0, 3)) \
+    ON_PLAIN(CCMP_reg_1_0_4, exec_CCMP_reg(cpu, i, 1, 0, 4)) \
+    ON_PLAIN(CCMP_reg_1_0_5, exec_CCMP_reg(cpu, i, 1, 0, 5)) \
+    ON_PLAIN(CCMP_reg_1_0_6, exec_CCMP_reg(cpu, i, 1, 0, 6)) \
+    ON_PLAIN(CCMP_reg_1_0_7, exec_CCMP_reg(cpu, i, 1, 0, 7)) \
+    ON_PLAIN(CCMP_reg_1_0_8, exec_CCMP_reg(cpu, i, 1, 0, 8)) \
+    ON_PLAIN(CCMP_reg_1_0_9, exec_CCMP_reg(cpu, i, 1, 0, 9)) \
+    ON_PLAIN(CCMP_reg_1_0_10, exec_CCMP_reg(cpu, i, 1, 0, 10)) \
+    ON_PLAIN(CCMP_reg_1_0_11, exec_CCMP_reg(cpu, i, 1, 0, 11)) \
+    ON_PLAIN(CCMP_reg_1_0_12, exec_CCMP_reg(cpu, i, 1, 0, 12)) \
+    ON_PLAIN(CCMP_reg_1_0_13, exec_CCMP_reg(cpu, i, 1, 0, 13)) \
+    ON_PLAIN(CCMP_reg_1_0_14, exec_CCMP_reg(cpu, i, 1, 0, 14)) \
+    ON_PLAIN(CCMP_reg_1_0_15, exec_CCMP_reg(cpu, i, 1, 0, 15)) \
+    ON_PLAIN(CCMP_reg_1_1_0, exec_CCMP_reg(cpu, i, 1, 1, 0)) \
+    ON_PLAIN(CCMP_reg_1_1_1, exec_CCMP_reg(cpu, i, 1, 1, 1)) \
+    ON_PLAIN(CCMP_reg_1_1_2, exec_CCMP_reg(cpu, i, 1, 1, 2)) \
+    ON_PLAIN(CCMP_reg_1_1_3, exec_CCMP_reg(cpu, i, 1, 1, 3)) \
+    ON_PLAIN(CCMP_reg_1_1_4, exec_CCMP_reg(cpu, i, 1, 1, 4)) \
+    ON_PLAIN(CCMP_reg_1_1_5, exec_CCMP_reg(cpu, i, 1, 1, 5)) \
+    ON_PLAIN(CCMP_reg_1_1_6, exec_CCMP_reg(cpu, i, 1, 1, 6)) \
+    ON_PLAIN(CCMP_reg_1_1_7, exec_CCMP_reg(cpu, i, 1, 1, 7)) \
+    ON_PLAIN(CCMP_reg_1_1_8, exec_CCMP_reg(cpu, i, 1, 1, 8)) \
+    ON_PLAIN(CCMP_reg_1_1_9, exec_CCMP_reg(cpu, i, 1, 1, 9)) \
+    ON_PLAIN(CCMP_reg_1_1_10, exec_CCMP_reg(cpu, i, 1, 1, 10)) \
+    ON_PLAIN(CCMP_reg_1_1_11, exec_CCMP_reg(cpu, i, 1, 1, 11)) \
+    ON_PLAIN(CCMP_reg_1_1_12, exec_CCMP_reg(cpu, i, 1, 1, 12)) \
+    ON_PLAIN(CCMP_reg_1_1_13, exec_CCMP_reg(cpu, i, 1, 1, 13)) \
+    ON_PLAIN(CCMP_reg_1_1_14, exec_CCMP_reg(cpu, i, 1, 1, 14)) \
+    ON_PLAIN(CCMP_reg_1_1_15, exec_CCMP_reg(cpu, i, 1, 1, 15)) \
+    ON_PLAIN(CCMP_imm_0_0_0, exec_CCMP_imm(cpu, i, 0, 0, 0)) \
+    ON_PLAIN(CCMP_imm_0_0_1, exec_CCMP_imm(cpu, i, 0, 0, 1)) \
+    ON_PLAIN(CCMP_imm_0_0_2, exec_CCMP_imm(cpu, i, 0, 0, 2)) \
+    ON_PLAIN(CCMP_imm_0_0_3, exec_CCMP_imm(cpu, i, 0, 0, 3)) \
+    ON_PLAIN(CCMP_imm_0_0_4, exec_CCMP_imm(cpu, i, 0, 0, 4)) \
+    ON_PLAIN(CCMP_imm_0_0_5, exec_CCMP_imm(cpu, i, 0, 0, 5)) \
+    ON_PLAIN(CCMP_imm_0_0_6, exec_CCMP_imm(cpu, i, 0, 0, 6)) \
+    ON_PLAIN(CCMP_imm_0_0_7, exec_CCMP_imm(cpu, i, 0, 0, 7)) \
+    ON_PLAIN(CCMP_imm_0_0_8, exec_CCMP_imm(cpu, i, 0, 0, 8)) \
+    ON_PLAIN(CCMP_imm_0_0_9, exec_CCMP_imm(cpu, i, 0, 0, 9)) \
+    ON_PLAIN(CCMP_imm_0_0_10, exec_CCMP_imm(cpu, i, 0, 0, 10)) \
+    ON_PLAIN(CCMP_imm_0_0_11, exec_CCMP_imm(cpu, i, 0, 0, 11)) \
+    ON_PLAIN(CCMP_imm_0_0_12, exec_CCMP_imm(cpu, i, 0, 0, 12)) \
+    ON_PLAIN(CCMP_imm_0_0_13, exec_CCMP_imm(cpu, i, 0, 0, 13)) \
+    ON_PLAIN(CCMP_imm_0_0_14, exec_CCMP_imm(cpu, i, 0, 0, 14)) \
+    ON_PLAIN(CCMP_imm_0_0_15, exec_CCMP_imm(cpu, i, 0, 0, 15)) \
+    ON_PLAIN(CCMP_imm_0_1_0, exec_CCMP_imm(cpu, i, 0, 1, 0)) \
+    ON_PLAIN(CCMP_imm_0_1_1, exec_CCMP_imm(cpu, i, 0, 1, 1)) \
+    ON_PLAIN(CCMP_imm_0_1_2, exec_CCMP_imm(cpu, i, 0, 1, 2)) \
+    ON_PLAIN(CCMP_imm_0_1_3, exec_CCMP_imm(cpu, i, 0, 1, 3)) \
+    ON_PLAIN(CCMP_imm_0_1_4, exec_CCMP_imm(cpu, i, 0, 1, 4)) \
+    ON_PLAIN(CCMP_imm_0_1_5, exec_CCMP_imm(cpu, i, 0, 1, 5)) \
+    ON_PLAIN(CCMP_imm_0_1_6, exec_CCMP_imm(cpu, i, 0, 1, 6)) \
+    ON_PLAIN(CCMP_imm_0_1_7, exec_CCMP_imm(cpu, i, 0, 1, 7)) \
+    ON_PLAIN(CCMP_imm_0_1_8, exec_CCMP_imm(cpu, i, 0, 1, 8)) \
+    ON_PLAIN(CCMP_imm_0_1_9, exec_CCMP_imm(cpu, i, 0, 1, 9)) \
+    ON_PLAIN(CCMP_imm_0_1_10, exec_CCMP_imm(cpu, i, 0, 1, 10)) \
+    ON_PLAIN(CCMP_imm_0_1_11, exec_CCMP_imm(cpu, i, 0, 1, 11)) \
+    ON_PLAIN(CCMP_imm_0_1_12, exec_CCMP_imm(cpu, i, 0, 1, 12)) \
+    ON_PLAIN(CCMP_imm_0_1_13, exec_CCMP_imm(cpu, i, 0, 1, 13)) \
+    ON_PLAIN(CCMP_imm_0_1_14, exec_CCMP_imm(cpu, i, 0, 1, 14)) \
+    ON_PLAIN(CCMP_imm_0_1_15, exec_CCMP_imm(cpu, i, 0, 1, 15)) \
+    ON_PLAIN(CCMP_imm_1_0_0, exec_CCMP_imm(cpu, i, 1, 0, 0)) \
+    ON_PLAIN(CCMP_imm_1_0_1, exec_CCMP_imm(cpu, i, 1, 0, 1)) \
+    ON_PLAIN(CCMP_imm_1_0_2, exec_CCMP_imm(cpu, i, 1, 0, 2)) \
+    ON_PLAIN(CCMP_imm_1_0_3, exec_CCMP_imm(cpu, i, 1, 0, 3)) \
+    ON_PLAIN(CCMP_imm_1_0_4, exec_CCMP_imm(cpu, i, 1, 0, 4)) \
+    ON_PLAIN(CCMP_imm_1_0_5, exec_CCMP_imm(cpu, i, 1, 0, 5)) \
+    ON_PLAIN(CCMP_imm_1_0_6, exec_CCMP_imm(cpu, i, 1, 0, 6)) \
+    ON_PLAIN(CCMP_imm_1_0_7, exec_CCMP_imm(cpu, i, 1, 0, 7)) \
+    ON_PLAIN(CCMP_imm_1_0_8, exec_CCMP_imm(cpu, i, 1, 0, 8)) \
+    ON_PLAIN(CCMP_imm_1_0_9, exec_CCMP_imm(cpu, i, 1, 0, 9)) \
+    ON_PLAIN(CCMP_imm_1_0_10, exec_CCMP_imm(cpu, i, 1, 0, 10)) \
+    ON_PLAIN(CCMP_imm_1_0_11, exec_CCMP_imm(cpu, i, 1, 0, 11)) \
+    ON_PLAIN(CCMP_imm_1_0_12, exec_CCMP_imm(cpu, i, 1, 0, 12)) \
+    ON_PLAIN(CCMP_imm_1_0_13, exec_CCMP_imm(cpu, i, 1, 0, 13)) \
+    ON_PLAIN(CCMP_imm_1_0_14, exec_CCMP_imm(cpu, i, 1, 0, 14)) \
+    ON_PLAIN(CCMP_imm_1_0_15, exec_CCMP_imm(cpu, i, 1, 0, 15)) \
+    ON_PLAIN(CCMP_imm_1_1_0, exec_CCMP_imm(cpu, i, 1, 1, 0)) \
+    ON_PLAIN(CCMP_imm_1_1_1, exec_CCMP_imm(cpu, i, 1, 1, 1)) \
+    ON_PLAIN(CCMP_imm_1_1_2, exec_CCMP_imm(cpu, i, 1, 1, 2)) \
+    ON_PLAIN(CCMP_imm_1_1_3, exec_CCMP_imm(cpu, i, 1, 1, 3)) \
+    ON_PLAIN(CCMP_imm_1_1_4, exec_CCMP_imm(cpu, i, 1, 1, 4)) \
+    ON_PLAIN(CCMP_imm_1_1_5, exec_CCMP_imm(cpu, i, 1, 1, 5)) \
+    ON_PLAIN(CCMP_imm_1_1_6, exec_CCMP_imm(cpu, i, 1, 1, 6)) \
+    ON_PLAIN(CCMP_imm_1_1_7, exec_CCMP_imm(cpu, i, 1, 1, 7)) \
+    ON_PLAIN(CCMP_imm_1_1_8, exec_CCMP_imm(cpu, i, 1, 1, 8)) \
+    ON_PLAIN(CCMP_imm_1_1_9, exec_CCMP_imm(cpu, i, 1, 1, 9)) \
+    ON_PLAIN(CCMP_imm_1_1_10, exec_CCMP_imm(cpu, i, 1, 1, 10)) \
+    ON_PLAIN(CCMP_imm_1_1_11, exec_CCMP_imm(cpu, i, 1, 1, 11)) \
+    ON_PLAIN(CCMP_imm_1_1_12, exec_CCMP_imm(cpu, i, 1, 1, 12)) \
+    ON_PLAIN(CCMP_imm_1_1_13, exec_CCMP_imm(cpu, i, 1, 1, 13)) \
+    ON_PLAIN(CCMP_imm_1_1_14, exec_CCMP_imm(cpu, i, 1, 1, 14)) \
+    ON_PLAIN(CCMP_imm_1_1_15, exec_CCMP_imm(cpu, i, 1, 1, 15)) \
+    ON_PLAIN(CSEL_0_0_0_0, exec_CSEL(cpu, i, 0, 0, 0, 0)) \
+    ON_PLAIN(CSEL_0_0_0_1, exec_CSEL(cpu, i, 0, 0, 0, 1)) \
+    ON_PLAIN(CSEL_0_0_0_2, exec_CSEL(cpu, i, 0, 0, 0, 2)) \
+    ON_PLAIN(CSEL_0_0_0_3, exec_CSEL(cpu, i, 0, 0, 0, 3)) \
+    ON_PLAIN(CSEL_0_0_0_4, exec_CSEL(cpu, i, 0, 0, 0, 4)) \
+    ON_PLAIN(CSEL_0_0_0_5, exec_CSEL(cpu, i, 0, 0, 0, 5)) \
+    ON_PLAIN(CSEL_0_0_0_6, exec_CSEL(cpu, i, 0, 0, 0, 6)) \
+    ON_PLAIN(CSEL_0_0_0_7, exec_CSEL(cpu, i, 0, 0, 0, 7)) \
+    ON_PLAIN(CSEL_0_0_0_8, exec_CSEL(cpu, i, 0, 0, 0, 8)) \
+    ON_PLAIN(CSEL_0_0_0_9, exec_CSEL(cpu, i, 0, 0, 0, 9)) \
+    ON_PLAIN(CSEL_0_0_0_10, exec_CSEL(cpu, i, 0, 0, 0, 10)) \
+    ON_PLAIN(CSEL_0_0_0_11, exec_CSEL(cpu, i, 0, 0, 0, 11)) \
+    ON_PLAIN(CSEL_0_0_0_12, exec_CSEL(cpu, i, 0, 0, 0, 12)) \
+    ON_PLAIN(CSEL_0_0_0_13, exec_CSEL(cpu, i, 0, 0, 0, 13)) \
+    ON_PLAIN(CSEL_0_0_0_14, exec_CSEL(cpu, i, 0, 0, 0, 14)) \
+    ON_PLAIN(CSEL_0_0_0_15, exec_CSEL(cpu, i, 0, 0, 0, 15)) \
+    ON_PLAIN(CSEL_0_0_1_0, exec_CSEL(cpu, i, 0, 0, 1, 0)) \
+    ON_PLAIN(CSEL_0_0_1_1, exec_CSEL(cpu, i, 0, 0, 1, 1)) \
+    ON_PLAIN(CSEL_0_0_1_2, exec_CSEL(cpu, i, 0, 0, 1, 2)) \
+    ON_PLAIN(CSEL_0_0_1_3, exec_CSEL(cpu, i, 0, 0, 1, 3)) \
+    ON_PLAIN(CSEL_0_0_1_4, exec_CSEL(cpu, i, 0, 0, 1, 4)) \
+    ON_PLAIN(CSEL_0_0_1_5, exec_CSEL(cpu, i, 0, 0, 1, 5)) \
+    ON_PLAIN(CSEL_0_0_1_6, exec_CSEL(cpu, i, 0, 0, 1, 6)) \
+    ON_PLAIN(CSEL_0_0_1_7, exec_CSEL(cpu, i, 0, 0, 1, 7)) \
+    ON_PLAIN(CSEL_0_0_1_8, exec_CSEL(cpu, i, 0, 0, 1, 8)) \
+    ON_PLAIN(CSEL_0_0_1_9, exec_CSEL(cpu, i, 0, 0, 1, 9)) \
+    ON_PLAIN(CSEL_0_0_1_10, exec_CSEL(cpu, i, 0, 0, 1, 10)) \
+    ON_PLAIN(CSEL_0_0_1_11, exec_CSEL(cpu, i, 0, 0, 1, 11)) \
+    ON_PLAIN(CSEL_0_0_1_12, exec_CSEL(cpu, i, 0, 0, 1, 12)) \
+    ON_PLAIN(CSEL_0_0_1_13, exec_CSEL(cpu, i, 0, 0, 1, 13)) \
+    ON_PLAIN(CSEL_0_0_1_14, exec_CSEL(cpu, i, 0, 0, 1, 14)) \
+    ON_PLAIN(CSEL_0_0_1_15, exec_CSEL(cpu, i, 0, 0, 1, 15)) \
+    ON_PLAIN(CSEL_0_1_0_0, exec_CSEL(cpu, i, 0, 1, 0, 0)) \
+    ON_PLAIN(CSEL_0_1_0_1, exec_CSEL(cpu, i, 0, 1, 0, 1)) \
+    ON_PLAIN(CSEL_0_1_0_2, exec_CSEL(cpu, i, 0, 1, 0, 2)) \
+    ON_PLAIN(CSEL_0_1_0_3, exec_CSEL(cpu, i, 0, 1, 0, 3)) \
+    ON_PLAIN(CSEL_0_1_0_4, exec_CSEL(cpu, i, 0, 1, 0, 4)) \
+    ON_PLAIN(CSEL_0_1_0_5, exec_CSEL(cpu, i, 0, 1, 0, 5)) \
+    ON_PLAIN(CSEL_0_1_0_6, exec_CSEL(cpu, i, 0, 1, 0, 6)) \
+    ON_PLAIN(CSEL_0_1_0_7, exec_CSEL(cpu, i, 0, 1, 0, 7)) \
+    ON_PLAIN(CSEL_0_1_0_8, exec_CSEL(cpu, i, 0, 1, 0, 8)) \
+    ON_PLAIN(CSEL_0_1_0_9, exec_CSEL(cpu, i, 0, 1, 0, 9)) \
+    ON_PLAIN(CSEL_0_1_0_10, exec_CSEL(cpu, i, 0, 1, 0, 10)) \
+    ON_PLAIN(CSEL_0_1_0_11, exec_CSEL(cpu, i, 0, 1, 0, 11)) \
+    ON_PLAIN(CSEL_0_1_0_12, exec_CSEL(cpu, i, 0, 1, 0, 12)) \
+    ON_PLAIN(CSEL_0_1_0_13, exec_CSEL(cpu, i, 0, 1, 0, 13)) \
+    ON_PLAIN(CSEL_0_1_0_14, exec_CSEL(cpu, i, 0, 1, 0, 14)) \
+    ON_PLAIN(CSEL_0_1_0_15, exec_CSEL(cpu, i, 0, 1, 0, 15)) \
+    ON_PLAIN(CSEL_0_1_1_0, exec_CSEL(cpu, i, 0, 1, 1, 0)) \
+    ON_PLAIN(CSEL_0_1_1_1, exec_CSEL(cpu, i, 0, 1, 1, 1)) \
+    ON_PLAIN(CSEL_0_1_1_2, exec_CSEL(cpu, i, 0, 1, 1, 2)) \
+    ON_PLAIN(CSEL_0_1_1_3, exec_CSEL(cpu, i, 0, 1, 1, 3)) \
+    ON_PLAIN(CSEL_0_1_1_4, exec_CSEL(cpu, i, 0, 1, 1, 4)) \
+    ON_PLAIN(CSEL_0_1_1_5, exec_CSEL(cpu, i, 0, 1, 1, 5)) \
+    ON_PLAIN(CSEL_0_1_1_6, exec_CSEL(cpu, i, 0, 1, 1, 6)) \
+    ON_PLAIN(CSEL_0_1_1_7, exec_CSEL(cpu, i, 0, 1, 1, 7)) \
+    ON_PLAIN(CSEL_0_1_1_8, exec_CSEL(cpu, i, 0, 1, 1, 8)) \
+    ON_PLAIN(CSEL_0_1_1_9, exec_CSEL(cpu, i, 0, 1, 1, 9)) \
+    ON_PLAIN(CSEL_0_1_1_10, exec_CSEL(cpu, i, 0, 1, 1, 10)) \
+    ON_PLAIN(CSEL_0_1_1_11, exec_CSEL(cpu, i, 0, 1, 1, 11)) \
+    ON_PLAIN(CSEL_0_1_1_12, exec_CSEL(cpu, i, 0, 1, 1, 12)) \
+    ON_PLAIN(CSEL_0_1_1_13, exec_CSEL(cpu, i, 0, 1, 1, 13)) \
+    ON_PLAIN(CSEL_0_1_1_14, exec_CSEL(cpu, i, 0, 1, 1, 14)) \
+    ON_PLAIN(CSEL_0_1_1_15, exec_CSEL(cpu, i, 0, 1, 1, 15)) \
+    ON_PLAIN(CSEL_1_0_0_0, exec_CSEL(cpu, i, 1, 0, 0, 0)) \
+    ON_PLAIN(CSEL_1_0_0_1, exec_CSEL(cpu, i, 1, 0, 0, 1)) \
+    ON_PLAIN(CSEL_1_0_0_2, exec_CSEL(cpu, i, 1, 0, 0, 2)) \
+    ON_PLAIN(CSEL_1_0_0_3, exec_CSEL(cpu, i, 1, 0, 0, 3)) \
+    ON_PLAIN(CSEL_1_0_0_4, exec_CSEL(cpu, i, 1, 0, 0, 4)) \
+    ON_PLAIN(CSEL_1_0_0_5, exec_CSEL(cpu, i, 1, 0, 0, 5)) \
+    ON_PLAIN(CSEL_1_0_0_6, exec_CSEL(cpu, i, 1, 0, 0, 6)) \
+    ON_PLAIN(CSEL_1_0_0_7, exec_CSEL(cpu, i, 1, 0, 0, 7)) \
+    ON_PLAIN(CSEL_1_0_0_8, exec_CSEL(cpu, i, 1, 0, 0, 8)) \
+    ON_PLAIN(CSEL_1_0_0_9, exec_CSEL(cpu, i, 1, 0, 0, 9)) \
+    ON_PLAIN(CSEL_1_0_0_10, exec_CSEL(cpu, i, 1, 0, 0, 10)) \
+    ON_PLAIN(CSEL_1_0_0_11, exec_CSEL(cpu, i, 1, 0, 0, 11)) \
+    ON_PLAIN(CSEL_1_0_0_12, exec_CSEL(cpu, i, 1, 0, 0, 12)) \
+    ON_PLAIN(CSEL_1_0_0_13, exec_CSEL(cpu, i, 1, 0, 0, 13)) \
+    ON_PLAIN(CSEL_1_0_0_14, exec_CSEL(cpu, i, 1, 0, 0, 14)) \
+    ON_PLAIN(CSEL_1_0_0_15, exec_CSEL(cpu, i, 1, 0, 0, 15)) \
+    ON_PLAIN(CSEL_1_0_1_0, exec_CSEL(cpu, i, 1, 0, 1, 0)) \
+    ON_PLAIN(CSEL_1_0_1_1, exec_CSEL(cpu, i, 1, 0, 1, 1)) \
+    ON_PLAIN(CSEL_1_0_1_2, exec_CSEL(cpu, i, 1, 0, 1, 2)) \
+    ON_PLAIN(CSEL_1_0_1_3, exec_CSEL(cpu, i, 1, 0, 1, 3)) \
+    ON_PLAIN(CSEL_1_0_1_4, exec_CSEL(cpu, i, 1, 0, 1, 4)) \
+    ON_PLAIN(CSEL_1_0_1_5, exec_CSEL(cpu, i, 1, 0, 1, 5)) \
+    ON_PLAIN(CSEL_1_0_1_6, exec_CSEL(cpu, i, 1, 0, 1, 6)) \
+    ON_PLAIN(CSEL_1_0_1_7, exec_CSEL(cpu, i, 1, 0, 1, 7)) \
+    ON_PLAIN(CSEL_1_0_1_8, exec_CSEL(cpu, i, 1, 0, 1, 8)) \
+    ON_PLAIN(CSEL_1_0_1_9, exec_CSEL(cpu, i, 1, 0, 1, 9)) \
+    ON_PLAIN(CSEL_1_0_1_10, exec_CSEL(cpu, i, 1, 0, 1, 10)) \
+    ON_PLAIN(CSEL_1_0_1_11, exec_CSEL(cpu, i, 1, 0, 1, 11)) \
+    ON_PLAIN(CSEL_1_0_1_12, exec_CSEL(cpu, i, 1, 0, 1, 12)) \
+    ON_PLAIN(CSEL_1_0_1_13, exec_CSEL(cpu, i, 1, 0, 1, 13)) \
+    ON_PLAIN(CSEL_1_0_1_14, exec_CSEL(cpu, i, 1, 0, 1, 14)) \
+    ON_PLAIN(CSEL_1_0_1_15, exec_CSEL(cpu, i, 1, 0, 1, 15)) \
+    ON_PLAIN(CSEL_1_1_0_0, exec_CSEL(cpu, i, 1, 1, 0, 0)) \
+    ON_PLAIN(CSEL_1_1_0_1, exec_CSEL(cpu, i, 1, 1, 0, 1)) \
+    ON_PLAIN(CSEL_1_1_0_2, exec_CSEL(cpu, i, 1, 1, 0, 2)) \
+    ON_PLAIN(CSEL_1_1_0_3, exec_CSEL(cpu, i, 1, 1, 0, 3)) \
+    ON_PLAIN(CSEL_1_1_0_4, exec_CSEL(cpu, i, 1, 1, 0, 4)) \
+    ON_PLAIN(CSEL_1_1_0_5, exec_CSEL(cpu, i, 1, 1, 0, 5)) \
+    ON_PLAIN(CSEL_1_1_0_6, exec_CSEL(cpu, i, 1, 1, 0, 6)) \
+    ON_PLAIN(CSEL_1_1_0_7, exec_CSEL(cpu, i, 1, 1, 0, 7)) \
+    ON_PLAIN(CSEL_1_1_0_8, exec_CSEL(cpu, i, 1, 1, 0, 8)) \
+    ON_PLAIN(CSEL_1_1_0_9, exec_CSEL(cpu, i, 1, 1, 0, 9)) \
+    ON_PLAIN(CSEL_1_1_0_10, exec_CSEL(cpu, i, 1, 1, 0, 10)) \
+    ON_PLAIN(CSEL_1_1_0_11, exec_CSEL(cpu, i, 1, 1, 0, 11)) \
+    ON_PLAIN(CSEL_1_1_0_12, exec_CSEL(cpu, i, 1, 1, 0, 12)) \
+    ON_PLAIN(CSEL_1_1_0_13, exec_CSEL(cpu, i, 1, 1, 0, 13)) \
+    ON_PLAIN(CSEL_1_1_0_14, exec_CSEL(cpu, i, 1, 1, 0, 14)) \
+    ON_PLAIN(CSEL_1_1_0_15, exec_CSEL(cpu, i, 1, 1, 0, 15)) \
+    ON_PLAIN(CSEL_1_1_1_0, exec_CSEL(cpu, i, 1, 1, 1, 0)) \
+    ON_PLAIN(CSEL_1_1_1_1, exec_CSEL(cpu, i, 1, 1, 1, 1)) \
+    ON_PLAIN(CSEL_1_1_1_2, exec_CSEL(cpu, i, 1, 1, 1, 2)) \
+    ON_PLAIN(CSEL_1_1_1_3, exec_CSEL(cpu, i, 1, 1, 1, 3)) \
+    ON_PLAIN(CSEL_1_1_1_4, exec_CSEL(cpu, i, 1, 1, 1, 4)) \
+    ON_PLAIN(CSEL_1_1_1_5, exec_CSEL(cpu, i, 1, 1, 1, 5)) \
+    ON_PLAIN(CSEL_1_1_1_6, exec_CSEL(cpu, i, 1, 1, 1, 6)) \
+    ON_PLAIN(CSEL_1_1_1_7, exec_CSEL(cpu, i, 1, 1, 1, 7)) \
+    ON_PLAIN(CSEL_1_1_1_8, exec_CSEL(cpu, i, 1, 1, 1, 8)) \
+    ON_PLAIN(CSEL_1_1_1_9, exec_CSEL(cpu, i, 1, 1, 1, 9)) \
+    ON_PLAIN(CSEL_1_1_1_10, exec_CSEL(cpu, i, 1, 1, 1, 10)) \
+    ON_PLAIN(CSEL_1_1_1_11, exec_CSEL(cpu, i, 1, 1, 1, 11)) \
+    ON_PLAIN(CSEL_1_1_1_12, exec_CSEL(cpu, i, 1, 1, 1, 12)) \
+    ON_PLAIN(CSEL_1_1_1_13, exec_CSEL(cpu, i, 1, 1, 1, 13)) \
+    ON_PLAIN(CSEL_1_1_1_14, exec_CSEL(cpu, i, 1, 1, 1, 14)) \
+    ON_PLAIN(CSEL_1_1_1_15, exec_CSEL(cpu, i, 1, 1, 1, 15)) \
     ON_PLAIN(RBIT_0, exec_RBIT(cpu, i, 0)) \
     ON_PLAIN(RBIT_1, exec_RBIT(cpu, i, 1)) \
     ON_PLAIN(REV16_0, exec_REV16(cpu, i, 0)) \

@@ -100,7 +100,7 @@ static const struct sysreg_row sysreg_rows[] = {
     {0xc020, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1101000001000011, NULL, NULL}, /* ID_AA64PFR0_EL1 */
     {0xc021, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x20, NULL, NULL}, /* ID_AA64PFR1_EL1 */
     {0xc028, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0xf010305006, NULL, NULL}, /* ID_AA64DFR0_EL1 */
-    {0xc030, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1210100010212120, NULL, NULL}, /* ID_AA64ISAR0_EL1 */
+    {0xc030, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1210100110212120, NULL, NULL}, /* ID_AA64ISAR0_EL1 */
     {0xc031, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000100001, NULL, NULL}, /* ID_AA64ISAR1_EL1 */
     {0xc038, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x100025, NULL, NULL}, /* ID_AA64MMFR0_EL1 */
     {0xc039, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x200002, NULL, NULL}, /* ID_AA64MMFR1_EL1 */

@@ -1,0 +1,285 @@
+"""RMM and Monitor on the real core: what a command costs on the host's side of the SMC.
+
+Figures are CPU time, kernel included, so that a busy machine changes them little.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
+
+from benchmarks.result import Result
+from monitor.monitor import Monitor
+from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.psci import PsciFid
+from pyvmm.arch.rmi import DataFlags, RealmParams, RecEnterFlags, RecParams, RmiFid
+from pyvmm.arch.stage2 import level_size
+from pyvmm.core import Machine
+from pyvmm.host.allocator import Allocator
+from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
+from pyvmm.host.realm import Realm
+from pyvmm.host.vgic import Vgic
+from rmm.rmm import Rmm
+
+DRAM = 1 << 30
+DRAM_SIZE = 1 << 30
+RAM = 0x8000_0000
+RAM_SIZE = 512 << 20
+ENTRY = RAM
+TABLE_SIZE = level_size(2)  # bytes that one table of pages speaks for
+SHARED = 1 << 32  # the first unprotected IPA of a 33-bit realm
+DEVICE = 0x100_0000  # where the guest's device is
+
+BATCH = 1000
+ROUNDS = 5  # the fastest counts
+PAYLOAD = 10_900  # granules: a kernel and its initrd
+LIVE = 20_000  # granules of a realm at its end
+
+#: Stores X2 times to a device, then turns itself off; X1 is the device.
+STORES = """
+    again: str w3, [x1]; subs x2, x2, #1; b.ne again
+    movz x0, #0x8400, lsl #16; movk x0, #8; smc #0
+"""
+#: Reads one word of X2 pages from X1 on, then turns itself off.
+TOUCHES = """
+    again: ldr w3, [x1]; add x1, x1, #4096; subs x2, x2, #1; b.ne again
+    movz x0, #0x8400, lsl #16; movk x0, #8; smc #0
+"""
+#: Stores for ever.
+STORE_LOOP = "again: str w3, [x1]; b again"
+
+
+def assemble(text: str) -> bytes:
+    """Return the machine code."""
+    code, _ = Ks(KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN).asm(text)
+    return bytes(code or b"")
+
+
+class Device:
+    """A bus with one register that takes everything."""
+
+    def read(self, _addr: int, _size: int) -> int:
+        """Read as zero."""
+        return 0
+
+    def write(self, _addr: int, _size: int, _value: int) -> None:
+        """Ignore it."""
+
+
+class World:
+    """A booted platform: the real core, Monitor and RMM, and the host's SMC."""
+
+    def __init__(self) -> None:
+        self.machine = Machine(DRAM, DRAM_SIZE, 1)
+        self.monitor = Monitor(self.machine)
+        assert self.monitor.boot(Rmm(self.machine, self.monitor.conduit(Pas.REALM))) == 0
+        self.firmware = self.monitor.conduit(Pas.NS)
+        self.ns = self.machine.memory(Pas.NS)
+        self.allocator = Allocator(DRAM, self.monitor.layout.ns_size)
+
+    def do(self, fid: int, *args: int) -> None:
+        """Issue a command that must succeed."""
+        results = self.firmware.smc(0, (fid, *args))
+        assert results[0] == 0, (hex(fid), results)
+
+    def granules(self, count: int, *, delegate: bool = False, align: int = GRANULE_SIZE) -> range:
+        """Allocate granules in a row."""
+        first = self.allocator.allocate(count * GRANULE_SIZE, align)
+        granules = range(first, first + count * GRANULE_SIZE, GRANULE_SIZE)
+        for pa in granules if delegate else ():
+            self.do(RmiFid.RMI_GRANULE_DELEGATE, pa)
+        return granules
+
+    def realm(self, vmid: int) -> int:
+        """Create a 33-bit realm with tables for RAM's first pages; return its RD."""
+        start, rd, *tables = self.granules(4, delegate=True)
+        params = RealmParams.of(s2sz=33, num_bps=1, num_wps=1, vmid=vmid)
+        params.rtt_base, params.rtt_level_start, params.rtt_num_start = start, 1, 1
+        page = self.allocator.allocate()
+        self.ns.write(page, bytes(params))
+        self.do(RmiFid.RMI_REALM_CREATE, rd, page)
+        for level, pa in zip((2, 3), tables, strict=True):
+            self.do(RmiFid.RMI_RTT_CREATE, rd, pa, RAM, level)
+        return rd
+
+    def rec(self, rd: int, *gprs: int) -> int:
+        """Create the REC of a realm that starts at ENTRY; return its granule."""
+        rec, *aux = self.granules(3, delegate=True)
+        params = RecParams.of(flags=1, pc=ENTRY, num_aux=2)
+        params.aux = (*aux, *[0] * 14)
+        params.gprs = (*gprs, *[0] * (8 - len(gprs)))
+        page = self.allocator.allocate()
+        self.ns.write(page, bytes(params))
+        self.do(RmiFid.RMI_REC_CREATE, rd, rec, page)
+        return rec
+
+    def guest(self, payload: bytes, *args: int) -> Realm:
+        """Make a realm as the VMM does, with one device."""
+        x = (*args, 0, 0, 0, 0)
+        return Realm(
+            self.firmware,
+            self.ns,
+            self.allocator,
+            bus=Device(),
+            vgic=Vgic(1),
+            config=GuestConfig(
+                1, RAM, RAM_SIZE, (Segment(ENTRY, payload),), ENTRY, (x[0], x[1], x[2], x[3])
+            ),
+            kick=lambda cpu: self.machine.pe(cpu).kick(),
+            options=RealmOptions(),
+        )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the CPU time of all threads that a piece of work takes."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def micros(work: Callable[[], object], count: int = BATCH) -> float:
+    """Return the microseconds that each of ``count`` operations of a piece of work takes."""
+    return min(seconds(work) for _ in range(ROUNDS)) / count * 1e6
+
+
+def commands() -> Iterator[Result]:
+    """Single RMI commands, in batches."""
+    yield Result("delegate+undelegate", delegation(World()), "µs", goal=12)
+    yield Result("rtt create+destroy", tables(World()), "µs", goal=25)
+    yield Result("init_ripas", ripas(World()), "µs", goal=8)
+    yield Result("data_create measured", measured_data(World()), "µs", goal=18)
+    yield Result("data unknown+destroy", unknown_data(World()), "µs", goal=20)
+    yield Result("rec_enter", entries(World()), "µs", goal=20)
+
+
+def delegation(world: World) -> float:
+    """Delegate granules and take them back."""
+    smc, granules = world.firmware.smc, world.granules(BATCH)
+
+    def work() -> None:
+        for pa in granules:
+            smc(0, (RmiFid.RMI_GRANULE_DELEGATE, pa))
+            smc(0, (RmiFid.RMI_GRANULE_UNDELEGATE, pa))
+
+    return micros(work)
+
+
+def tables(world: World) -> float:
+    """Create and destroy one table."""
+    smc, rd = world.firmware.smc, world.realm(1)
+    (table,) = world.granules(1, delegate=True)
+    create = (RmiFid.RMI_RTT_CREATE, rd, table, RAM + TABLE_SIZE, 3)
+    destroy = (RmiFid.RMI_RTT_DESTROY, rd, RAM + TABLE_SIZE, 3)
+
+    def work() -> None:
+        for _ in range(BATCH):
+            smc(0, create)
+            smc(0, destroy)
+
+    work_time = micros(work)
+    world.do(*create)
+    return work_time
+
+
+def ripas(world: World) -> float:
+    """Declare the pages of a table RAM, one by one."""
+    smc, pages = world.firmware.smc, range(RAM, RAM + TABLE_SIZE, GRANULE_SIZE)
+    realms = iter([world.realm(vmid) for vmid in range(1, ROUNDS + 1)])
+
+    def work() -> None:
+        rd = next(realms)
+        for ipa in pages:
+            smc(0, (RmiFid.RMI_RTT_INIT_RIPAS, rd, ipa, ipa + GRANULE_SIZE))
+
+    return micros(work, len(pages))
+
+
+def measured_data(world: World) -> float:
+    """Fill a table with measured pages; their delegation is not counted."""
+    smc, pages = world.firmware.smc, range(RAM, RAM + TABLE_SIZE, GRANULE_SIZE)
+    (source,) = world.granules(1)
+    world.ns.write(source, bytes(range(256)) * 16)
+    realms = iter([world.realm(vmid) for vmid in range(1, ROUNDS + 1)])
+    data = iter([world.granules(len(pages), delegate=True) for _ in range(ROUNDS)])
+
+    def work() -> None:
+        rd = next(realms)
+        for pa, ipa in zip(next(data), pages, strict=True):
+            smc(0, (RmiFid.RMI_DATA_CREATE, rd, pa, ipa, source, DataFlags.MEASURE_CONTENT))
+
+    world_time = micros(work, len(pages))
+    return world_time
+
+
+def unknown_data(world: World) -> float:
+    """Give a realm pages and take them back."""
+    smc, rd = world.firmware.smc, world.realm(1)
+    pages = range(RAM, RAM + TABLE_SIZE, GRANULE_SIZE)
+    data = world.granules(len(pages), delegate=True)
+
+    def work() -> None:
+        for pa, ipa in zip(data, pages, strict=True):
+            smc(0, (RmiFid.RMI_DATA_CREATE_UNKNOWN, rd, pa, ipa))
+            smc(0, (RmiFid.RMI_DATA_DESTROY, rd, ipa))
+
+    return micros(work, len(pages))
+
+
+def entries(world: World) -> float:
+    """Enter a REC that stores to a device at once; the host has nothing to do."""
+    smc, rd = world.firmware.smc, world.realm(1)
+    source, run = world.granules(2)
+    (data,) = world.granules(1, delegate=True)
+    world.ns.write(source, assemble(STORE_LOOP))
+    world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, RAM, RAM + GRANULE_SIZE)
+    world.do(RmiFid.RMI_DATA_CREATE, rd, data, ENTRY, source, 0)
+    call = (RmiFid.RMI_REC_ENTER, world.rec(rd, 0, SHARED + DEVICE), run)
+    world.do(RmiFid.RMI_REALM_ACTIVATE, rd)
+    world.do(*call)
+    world.ns.write_u64(run, RecEnterFlags.EMUL_MMIO)
+
+    def work() -> None:
+        for _ in range(BATCH):
+            smc(0, call)
+
+    return micros(work)
+
+
+@dataclass(frozen=True)
+class Life:
+    """What the parts of a realm's life took, in seconds."""
+
+    build: float
+    run: float
+    destroy: float
+
+
+def live(payload: bytes, *args: int) -> Life:
+    """Build a realm, run it until it turns itself off, destroy it."""
+    world = World()
+    guest = world.guest(payload, *args)
+    build = seconds(guest.start)
+    run = seconds(guest.wait)
+    return Life(build, run, seconds(guest.close))
+
+
+def lives() -> Iterator[Result]:
+    """Whole realms, as the VMM makes them."""
+    payload = assemble(TOUCHES).ljust(PAYLOAD * GRANULE_SIZE, b"\x5a")
+    touched = LIVE - PAYLOAD
+    life = live(payload, 0, ENTRY + len(payload), touched)
+    yield Result("build, 10 900 granules", life.build, "s", goal=0.4)
+    yield Result("first touch", life.run / touched * 1e6, "µs", goal=45)
+    yield Result("destroy, 20 000 granules", life.destroy, "s", goal=0.6)
+    count = 20_000
+    stores = live(assemble(STORES), 0, SHARED + DEVICE, count)
+    yield Result("device access of a realm", stores.run / count * 1e6, "µs", goal=25)
+
+
+def rmm() -> Iterator[Result]:
+    """The RMM's commands and a realm's life."""
+    yield from commands()
+    yield from lives()
