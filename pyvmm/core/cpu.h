@@ -18,6 +18,7 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+#define INLINE inline __attribute__((always_inline)) /* where the constants of an op must reach the code */
 
 enum pas { PAS_SECURE, PAS_NS, PAS_ROOT, PAS_REALM, NUM_PAS };
 
@@ -240,21 +241,21 @@ void cpu_leave_guest(struct cpu *cpu);
 void cpu_sleep(struct cpu *cpu); /* WFI: until an interrupt, a request or the timer */
 void cpu_wake(struct cpu *cpu);  /* after a request from another thread */
 
-static inline void cpu_request(struct cpu *cpu, uint32_t what) {
+static INLINE void cpu_request(struct cpu *cpu, uint32_t what) {
     atomic_fetch_or_explicit(&cpu->request, what, memory_order_seq_cst);
 }
 
 /* Flags from the result of an operation. */
-static inline void set_nz64(struct cpu *cpu, uint64_t result) {
+static INLINE void set_nz64(struct cpu *cpu, uint64_t result) {
     cpu->nf = cpu->zf = result;
 }
-static inline void set_nz32(struct cpu *cpu, uint32_t result) {
+static INLINE void set_nz32(struct cpu *cpu, uint32_t result) {
     cpu->nf = cpu->zf = (uint64_t)(int64_t)(int32_t)result;
 }
-static inline uint32_t cpu_nzcv(const struct cpu *cpu) { /* NZCV in bits 31:28 */
+static INLINE uint32_t cpu_nzcv(const struct cpu *cpu) { /* NZCV in bits 31:28 */
     return (uint32_t)((cpu->nf >> 63) << 31 | (uint64_t)(cpu->zf == 0) << 30 | cpu->cf << 29 | cpu->vf << 28);
 }
-static inline void cpu_set_nzcv(struct cpu *cpu, uint32_t nzcv) {
+static INLINE void cpu_set_nzcv(struct cpu *cpu, uint32_t nzcv) {
     cpu->nf = (uint64_t)(nzcv >> 31) << 63;
     cpu->zf = !(nzcv >> 30 & 1);
     cpu->cf = nzcv >> 29 & 1;

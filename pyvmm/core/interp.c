@@ -10,6 +10,8 @@
  * A request of another thread, the timer and the budget are looked at on backward branches, page changes that miss, and
  * system instructions: every loop contains one of them.
  */
+#pragma GCC optimize("no-tree-slp-vectorize") /* flags are stored one by one: a wide store would stall their readers */
+
 #include <sched.h>
 
 #include "cpu.h"

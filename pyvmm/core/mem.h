@@ -18,26 +18,26 @@ void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size);
 /* To call after a store through mem_rmw(): drops decoded code if the granule has any. */
 void mem_rmw_done(struct cpu *cpu, uint64_t va, void *host, unsigned size);
 
-static inline struct tlb_entry *tlb_entry(const struct cpu *cpu, uint64_t va) {
+static INLINE struct tlb_entry *tlb_entry(const struct cpu *cpu, uint64_t va) {
     return &cpu->tlb[(va >> GRANULE_SHIFT) & (TLB_SIZE - 1)];
 }
 
 /* mem_rmw() and mem_rmw_done() behind the TLB. */
-static inline bool atomic_is_fast(const struct cpu *cpu, uint64_t va, unsigned size) {
+static INLINE bool atomic_is_fast(const struct cpu *cpu, uint64_t va, unsigned size) {
     const struct tlb_entry *e = tlb_entry(cpu, va);
     return (va & PAGE_MASK) == e->write_tag && e->read_tag == e->write_tag && (va & (size - 1)) == 0;
 }
-static inline void *atomic_begin(struct cpu *cpu, uint64_t va, unsigned size) {
+static INLINE void *atomic_begin(struct cpu *cpu, uint64_t va, unsigned size) {
     return likely(atomic_is_fast(cpu, va, size)) ? (void *)(va + tlb_entry(cpu, va)->addend) : mem_rmw(cpu, va, size);
 }
-static inline void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned size) {
+static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned size) {
     if (unlikely(!atomic_is_fast(cpu, va, size))) {
         mem_rmw_done(cpu, va, host, size);
     }
 }
 
 #define MEM_ACCESS(bits)                                                                                              \
-    static inline bool mem_read##bits(struct cpu *cpu, uint64_t va, uint##bits##_t *value) {                          \
+    static INLINE bool mem_read##bits(struct cpu *cpu, uint64_t va, uint##bits##_t *value) {                          \
         const struct tlb_entry *e = tlb_entry(cpu, va);                                                               \
         if (likely(((va + (bits / 8 - 1)) & PAGE_MASK) == e->read_tag)) {                                             \
             memcpy(value, (const void *)(va + e->addend), bits / 8);                                                  \
@@ -50,7 +50,7 @@ static inline void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned
         *value = slow;                                                                                                \
         return true;                                                                                                  \
     }                                                                                                                 \
-    static inline bool mem_write##bits(struct cpu *cpu, uint64_t va, uint##bits##_t value) {                          \
+    static INLINE bool mem_write##bits(struct cpu *cpu, uint64_t va, uint##bits##_t value) {                          \
         const struct tlb_entry *e = tlb_entry(cpu, va);                                                               \
         if (likely(((va + (bits / 8 - 1)) & PAGE_MASK) == e->write_tag)) {                                            \
             memcpy((void *)(va + e->addend), &value, bits / 8);                                                       \
@@ -66,7 +66,7 @@ MEM_ACCESS(32)
 MEM_ACCESS(64)
 #undef MEM_ACCESS
 
-static inline bool mem_read128(struct cpu *cpu, uint64_t va, union v128 *value) {
+static INLINE bool mem_read128(struct cpu *cpu, uint64_t va, union v128 *value) {
     const struct tlb_entry *e = tlb_entry(cpu, va);
     if (likely(((va + 15) & PAGE_MASK) == e->read_tag)) {
         memcpy(value, (const void *)(va + e->addend), 16);
@@ -75,7 +75,7 @@ static inline bool mem_read128(struct cpu *cpu, uint64_t va, union v128 *value) 
     return mem_read_slow(cpu, va, value, 16, mmu_index(cpu));
 }
 
-static inline bool mem_write128(struct cpu *cpu, uint64_t va, const union v128 *value) {
+static INLINE bool mem_write128(struct cpu *cpu, uint64_t va, const union v128 *value) {
     const struct tlb_entry *e = tlb_entry(cpu, va);
     if (likely(((va + 15) & PAGE_MASK) == e->write_tag)) {
         memcpy((void *)(va + e->addend), value, 16);
