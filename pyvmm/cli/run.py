@@ -1,5 +1,6 @@
 """pyvmm run: run a guest, a normal VM or a realm."""
 
+import gc
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -120,6 +121,7 @@ def run_instance(options: VmOptions, timeout: float | None, trace: str | None) -
         terminal = Terminal()
         instance = Instance(options, config, platform, terminal)
         del config  # the payload; the guest has it
+        gc.freeze()  # what lives as long as the guest is not looked at again and again
         if terminal.is_interactive:
             _announce(options)
         with terminal:
