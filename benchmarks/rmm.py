@@ -14,7 +14,6 @@ from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
 from benchmarks.result import Result
 from monitor.monitor import Monitor
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
-from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rmi import DataFlags, RealmParams, RecEnterFlags, RecParams, RmiFid
 from pyvmm.arch.stage2 import level_size
 from pyvmm.core import Machine
@@ -162,6 +161,7 @@ def delegation(world: World) -> float:
     def work() -> None:
         for pa in granules:
             smc(0, (RmiFid.RMI_GRANULE_DELEGATE, pa))
+        for pa in granules:
             smc(0, (RmiFid.RMI_GRANULE_UNDELEGATE, pa))
 
     return micros(work)
@@ -179,9 +179,7 @@ def tables(world: World) -> float:
             smc(0, create)
             smc(0, destroy)
 
-    work_time = micros(work)
-    world.do(*create)
-    return work_time
+    return micros(work)
 
 
 def ripas(world: World) -> float:
@@ -210,8 +208,7 @@ def measured_data(world: World) -> float:
         for pa, ipa in zip(next(data), pages, strict=True):
             smc(0, (RmiFid.RMI_DATA_CREATE, rd, pa, ipa, source, DataFlags.MEASURE_CONTENT))
 
-    world_time = micros(work, len(pages))
-    return world_time
+    return micros(work, len(pages))
 
 
 def unknown_data(world: World) -> float:

@@ -105,13 +105,13 @@ class GranuleProtectionTable:
 
     def _fuse(self, index: int, gpi: int) -> None:
         """Join equal neighbours, as far up as it goes."""
-        same = granules_descriptor(gpi)
+        same, step = granules_descriptor(gpi), 1
         for size, count in ENTRIES.items():
             first = index & -count
-            whole = same.to_bytes(8, "little") * count
-            if self._bytes[8 * first : 8 * (first + count)] != whole:
+            parts = self._entries[first : first + count : step]  # one of each smaller region
+            if any(part != same for part in parts):
                 return
-            same = contiguous_descriptor(gpi, size)
+            same, step = contiguous_descriptor(gpi, size), count
             self._store(first, count, same)
 
     def granules_not(self, gpi: Gpi, start: int, end: int) -> Iterator[int]:

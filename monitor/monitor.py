@@ -4,13 +4,13 @@ Concurrency: each PE calls for itself; the GPT has one lock, held from the check
 to the end of its effects.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 from monitor.attestation import Answer, AttestationServices, refuse
 from monitor.gpt import GranuleProtectionTable
 from monitor.layout import DramLayout
-from monitor.policy import MOVES, TRANSITIONS
+from monitor.policy import moves_of
 from monitor.protocols import Hes, Machine, Rmm
 from pyvmm.arch import rmmd
 from pyvmm.arch.events import EventStream, GptChange, Smc, WorldSwitch
@@ -22,21 +22,34 @@ from pyvmm.arch.smccc import SVE_HINT, UNKNOWN, VERSION_1_2, SmcccFid, standard_
 FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
 OFFSET_MASK = GRANULE_SIZE - 1
+REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)
+
+
+#: Answers the SMCs of one security state: (PE, function id, x0..).
+Route = Callable[[int, int, Sequence[int]], Answer]
 
 
 class Conduit:
     """The SMC instruction of one security state: what software there holds of EL3."""
 
-    __slots__ = ("_monitor", "_security")
+    __slots__ = ("_events", "_route", "_security")
 
-    def __init__(self, monitor: "Monitor", security: Pas) -> None:
-        self._monitor = monitor
+    def __init__(self, events: EventStream, security: Pas, route: Route) -> None:
+        self._events = events
         self._security = security
+        self._route = route
 
     def smc(self, pe: int, args: Sequence[int]) -> Answer:
         """Call EL3 on a PE with x0.. = ``args``; return x0.., the rest is zero."""
-        return self._monitor.smc(pe, self._security, args)
+        results = self._route(pe, args[0] & ~SVE_HINT, args)
+        if self._events.listener is not None:
+            self._events.listener(Smc(pe, self._security, tuple(args), results))
+        return results
+
+
+def _unknown(_pe: int, _fid: int, _args: Sequence[int]) -> Answer:
+    return UNKNOWN
 
 
 class Monitor:
@@ -47,6 +60,7 @@ class Monitor:
     ) -> None:
         """Build the GPT and turn the check on; the RMM boots later."""
         self.layout = DramLayout.of(machine.dram_base, machine.dram_size)
+        self._first_pa, self._end_pa = self.layout.dram_base, self.layout.rmm_base
         self._machine = machine
         self._events = events or EventStream()
         self._gpt_lock = Lock()
@@ -54,11 +68,15 @@ class Monitor:
         self._realm = machine.memory(Pas.REALM)
         self._attestation = AttestationServices(self._realm, self.layout.shared_pa, hes)
         self._rmm: Rmm | None = None
+        self._routes: dict[Pas, Route] = {
+            Pas.NS: self._from_normal_world,
+            Pas.REALM: self._from_realm_world,
+        }
         machine.set_gpt(self._gpt.base_pa, self._gpt.gpccr)
 
     def conduit(self, security: Pas) -> Conduit:
         """Return the way into EL3 for software of one security state."""
-        return Conduit(self, security)
+        return Conduit(self._events, security, self._routes.get(security, _unknown))
 
     # --- boot -----------------------------------------------------------------------------
 
@@ -92,19 +110,6 @@ class Monitor:
 
     # --- SMC routing ----------------------------------------------------------------------
 
-    def smc(self, pe: int, security: Pas, args: Sequence[int]) -> Answer:
-        """Answer an SMC by software in ``security`` on a PE."""
-        fid = args[0] & ~SVE_HINT
-        if security is Pas.NS:
-            results = self._from_normal_world(pe, fid, args)
-        elif security is Pas.REALM:
-            results = self._from_realm_world(fid, args)
-        else:
-            results = UNKNOWN
-        if self._events.listener is not None:
-            self._events.listener(Smc(pe, security, tuple(args), results))
-        return results
-
     def _from_normal_world(self, pe: int, fid: int, args: Sequence[int]) -> Answer:
         """Forward RMI to the RMM; of the rest, only the calling convention is known."""
         if FIRST_RMI <= fid <= LAST_RMI:
@@ -121,11 +126,11 @@ class Monitor:
             return (VERSION_1_2,)
         return UNKNOWN
 
-    def _from_realm_world(self, fid: int, args: Sequence[int]) -> Answer:
+    def _from_realm_world(self, _pe: int, fid: int, args: Sequence[int]) -> Answer:
         """Serve the RMM."""
-        move = MOVES.get(fid)
+        move = REALM_MOVES.get(fid)
         if move is not None:
-            return self._transition(Pas.REALM, args[1] if len(args) > 1 else 0, *move)
+            return self._transition(args[1] if len(args) > 1 else 0, *move)
         x1, x2, x3 = (*args[1:4], 0, 0, 0)[:3]
         match fid:
             case RmmdFid.ATTEST_GET_REALM_KEY:
@@ -139,15 +144,13 @@ class Monitor:
 
     # --- granules -------------------------------------------------------------------------
 
-    def _transition(self, caller: Pas, pa: int, old: Pas, new: Pas) -> Answer:
-        """Move one granule: check, check, check, act.
+    def _transition(self, pa: int, old: Pas, new: Pas) -> Answer:
+        """Move one granule that the caller may move so: check, check, act.
 
         When the new owner may use it, no PE can reach it as ``old`` any more, and it reads as
         zeros: what was dropped from ``new`` at the last transition was never written since.
         """
-        if (old, new) not in TRANSITIONS[caller]:
-            return UNKNOWN
-        if pa & OFFSET_MASK or not self.layout.dram_base <= pa < self.layout.rmm_base:
+        if pa & OFFSET_MASK or not self._first_pa <= pa < self._end_pa:
             return refuse(RmmdError.BAD_ADDR)
         with self._gpt_lock:
             if not self._gpt.move(pa, 0x8 | old, 0x8 | new):

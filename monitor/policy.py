@@ -25,3 +25,8 @@ MOVES: Final[Mapping[int, Move]] = {
     RmmdFid.GTSI_DELEGATE: (Pas.NS, Pas.REALM),
     RmmdFid.GTSI_UNDELEGATE: (Pas.REALM, Pas.NS),
 }
+
+
+def moves_of(caller: Pas) -> dict[int, Move]:
+    """Return the calls that a caller may make, and what each moves."""
+    return {int(fid): move for fid, move in MOVES.items() if move in TRANSITIONS[caller]}

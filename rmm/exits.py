@@ -32,7 +32,7 @@ from rmm.commands import RealmCommand
 from rmm.errors import RealmPageMissing, RsiError
 from rmm.inject import inject_sea, inject_undefined
 from rmm.protocols import PeExit
-from rmm.rec import Abort, HostExit, Rec
+from rmm.rec import HostExit, Rec
 from rmm.rsi import REALM_CALLS
 from rmm.rtt import ripas_of
 
@@ -60,6 +60,9 @@ _EXTERNAL: Final = frozenset(
         *range(FaultStatus.SYNC_EXTERNAL_WALK, FaultStatus.SYNC_EXTERNAL_WALK + 4),
     }
 )
+_SYNC: Final = RecExitReason.SYNC
+_SYNC_EXIT: Final = int(ExitReason.SYNC)
+_IRQ_EXIT: Final = int(ExitReason.IRQ)
 _IRQ: Final = HostExit(RecExitReason.IRQ)  # all alike, and nobody changes one
 _TRANSLATION: Final = range(FaultStatus.TRANSLATION, FaultStatus.TRANSLATION + 4)
 
@@ -67,10 +70,10 @@ _TRANSLATION: Final = range(FaultStatus.TRANSLATION, FaultStatus.TRANSLATION + 4
 def handle(rmm: "Rmm", pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
     """Handle one return of the PE; the RMM's lock is held."""
     reason = pe_exit.reason
-    if reason == ExitReason.SYNC:
+    if reason == _SYNC_EXIT:
         handler = _SYNC_HANDLERS.get(pe_exit.esr >> EC_SHIFT & 0x3F, _undefined)
         return handler(rmm, pe, rec, pe_exit)
-    if reason == ExitReason.IRQ:
+    if reason == _IRQ_EXIT:
         return _IRQ
     if reason == ExitReason.SERROR:
         return HostExit(RecExitReason.SERROR, esr=pe_exit.esr)
@@ -148,12 +151,12 @@ def _data_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | 
         return None
     if rtt.is_protected(ipa):
         return _protected_abort(rec, pe_exit)
-    rec.abort = Abort(esr, pe_exit.far)
+    far = pe_exit.far
+    rec.abort = esr, far
     gprs: tuple[int, ...] = ()
     if esr & _EMULATABLE_WRITE == _EMULATABLE_WRITE:
         gprs = (_get_register(rec, access_register(esr)) & (1 << access_bits(esr)) - 1,)
-    far = pe_exit.far & _FAR_SHOWN
-    return HostExit(RecExitReason.SYNC, esr & _EMULATABLE_SHOWN, far, hpfar_of(ipa), gprs)
+    return HostExit(_SYNC, esr & _EMULATABLE_SHOWN, far & _FAR_SHOWN, hpfar_of(ipa), gprs)
 
 
 def _instruction_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:

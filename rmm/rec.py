@@ -3,6 +3,7 @@
 from typing import Final
 
 from pyvmm.arch.bits import MASK64
+from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import RecExitReason, RecParams
 from pyvmm.arch.stage2 import HCR_EL2, VTTBR_VMID_SHIFT, vtcr
@@ -72,14 +73,8 @@ class PsciRequest:
         self.context_id = context_id
 
 
-class Abort:
-    """The last exit was a data abort at an unprotected IPA: the host may emulate the access."""
-
-    __slots__ = ("esr", "far")
-
-    def __init__(self, esr: int, far: int) -> None:
-        self.esr = esr
-        self.far = far
+#: ESR_EL2 and FAR_EL2 of a data abort at an unprotected IPA: the host may emulate the access.
+Abort = tuple[int, int]
 
 
 class TokenRequest:
@@ -101,8 +96,8 @@ class Rec:
     """
 
     __slots__ = (
-        "abort", "aux", "context", "host_call_ipa", "index", "pa", "psci", "realm", "ripas_change",
-        "runnable", "running", "sysreg_rt", "token_request",
+        "abort", "aux", "context", "host_call_ipa", "index", "lrs", "pa", "psci", "realm",
+        "ripas_change", "runnable", "running", "sysreg_rt", "token_request",
     )  # fmt: skip
 
     def __init__(self, pa: int, realm: Realm, index: int, params: RecParams) -> None:
@@ -111,6 +106,7 @@ class Rec:
         self.index = index
         self.aux = params.aux[: params.num_aux]
         self.context: Context
+        self.lrs = [0] * NUM_LRS  # list registers as the context has them, while not running
         self.runnable = bool(params.flags & 1)
         self.running = False
         self.token_request: TokenRequest | None = None

@@ -6,7 +6,7 @@ Spec: DEN0137 1.0, RMI_REC_ENTER and "Realm execution context".
 from struct import Struct, pack_into
 from typing import TYPE_CHECKING, Final
 
-from pyvmm.arch.bits import MASK32, MASK64
+from pyvmm.arch.bits import MASK32, MASK64, U64, Layout, U64Array
 from pyvmm.arch.esr import ESR_ABORT
 from pyvmm.arch.events import RecExit as RecExitEvent
 from pyvmm.arch.gic import NUM_LRS
@@ -34,14 +34,36 @@ if TYPE_CHECKING:
 
 BUDGET: Final = 1 << 30  # instructions: only an exit of the realm or an interrupt ends a run
 
-_ENTER_SIZE: Final = RecEnter.gicv3_lrs.offset + NUM_LRS * 8
-_ENTER_HEAD: Final = Struct(f"<Q{RecEnter.gprs.offset - 8}xQ")  # flags, gprs[0]
-_ENTER_GIC: Final = Struct(f"<Q{NUM_LRS}Q")  # ICH_HCR_EL2 and the list registers in use
-_EXIT_HEAD: Final = RecExit.packer(("exit_reason", "esr", "far", "hpfar"), whole=False)
-_EXIT_TIMERS: Final = Struct("<4Q")
-_EXIT_RIPAS: Final = Struct("<3Q")
-_EXIT_IMM: Final = Struct("<Q")
+_GAP: Final = RecEnter.gicv3_hcr.offset - RecEnter.gprs.offset - 8
+#: Of RmiRecEnter: flags, gprs[0], gicv3_hcr and the list registers in use.
+_ENTER: Final = Struct(f"<Q{RecEnter.gprs.offset - 8}xQ{_GAP}xQ{NUM_LRS}Q")
 
+
+class _UsualExit(Layout, size=RecExit.size):
+    """RmiRecExit with no more registers than a usual exit shows."""
+
+    exit_reason = U64(RecExit.exit_reason.offset)
+    esr = U64(RecExit.esr.offset)
+    far = U64(RecExit.far.offset)
+    hpfar = U64(RecExit.hpfar.offset)
+    gpr0 = U64(RecExit.gprs.offset)
+    gicv3_hcr = U64(RecExit.gicv3_hcr.offset)
+    gicv3_lrs = U64Array(RecExit.gicv3_lrs.offset, NUM_LRS)
+    gicv3_misr = U64(RecExit.gicv3_misr.offset)
+    gicv3_vmcr = U64(RecExit.gicv3_vmcr.offset)
+    timers = U64Array(RecExit.cntp_ctl.offset, 4)
+    ripas = U64Array(RecExit.ripas_base.offset, 3)
+    imm = U64(RecExit.imm.offset)
+
+
+_EXIT: Final = _UsualExit.packer()
+_NO_RIPAS_CHANGE: Final = RipasChange(0, 0, 0, change_destroyed=False)
+
+_ISV: Final = ESR_ABORT.ISV.mask
+_WNR: Final = ESR_ABORT.WnR.mask
+_SSE: Final = ESR_ABORT.SSE.mask
+_SF: Final = ESR_ABORT.SF.mask
+_ACTIVE: Final = RealmState.ACTIVE
 _EMUL_MMIO: Final = int(RecEnterFlags.EMUL_MMIO)
 _INJECT_SEA: Final = int(RecEnterFlags.INJECT_SEA)
 _RIPAS_RESPONSE: Final = int(RecEnterFlags.RIPAS_RESPONSE)
@@ -58,14 +80,12 @@ def enter(rmm: "Rmm", pe: int, rec_pa: int, run_pa: int) -> None:
     Raises: RmiError as the command says, in its order; then nothing has changed, unless the
     host took ``run_pa`` away while the realm ran.
     """
-    data = rmm.read_ns(run_pa, _ENTER_SIZE)
-    flags, gpr0 = _ENTER_HEAD.unpack_from(data)
-    hcr, *lrs = _ENTER_GIC.unpack_from(data, RecEnter.gicv3_hcr.offset)
+    flags, gpr0, hcr, *lrs = _ENTER.unpack(data := rmm.read_ns(run_pa, _ENTER.size))
     rec = rmm.rec(rec_pa)
     _check_state(rec)
     vgic.check(hcr, lrs)
     _check_completion(rec, flags)
-    vgic.load(rec.context, hcr, lrs)
+    vgic.load(rec, hcr, lrs)
     rec.context.hcr_el2 = _HCR[flags >> _TRAP_WFI_SHIFT & 0b11]
     leave = _complete(rmm, rec, flags, gpr0, data) or _run(rmm, pe, rec)
     if rmm.events.listener is not None:
@@ -82,7 +102,7 @@ def enter(rmm: "Rmm", pe: int, rec_pa: int, run_pa: int) -> None:
 def _check_state(rec: Rec) -> None:
     if rec.running:
         raise RmiError(RmiStatus.ERROR_REC)
-    if rec.realm.state is not RealmState.ACTIVE:
+    if rec.realm.state is not _ACTIVE:
         raise RmiError(RmiStatus.ERROR_REALM, int(rec.realm.state is RealmState.SYSTEM_OFF))
     if not rec.runnable or rec.psci is not None:
         raise RmiError(RmiStatus.ERROR_REC)
@@ -92,18 +112,18 @@ def _check_completion(rec: Rec, flags: int) -> None:
     abort = rec.abort
     if flags & _INJECT_SEA and abort is None:
         raise RmiError(RmiStatus.ERROR_REC)
-    if flags & _EMUL_MMIO and (abort is None or not abort.esr & ESR_ABORT.ISV.mask):
+    if flags & _EMUL_MMIO and (abort is None or not abort[0] & _ISV):
         raise RmiError(RmiStatus.ERROR_REC)
 
 
 def _complete(rmm: "Rmm", rec: Rec, flags: int, gpr0: int, data: bytes) -> HostExit | None:
     """Finish the pending thing; at most one is.  A result means: do not enter the realm."""
     if rec.abort is not None:
-        abort, rec.abort = rec.abort, None
+        (esr, far), rec.abort = rec.abort, None
         if flags & _INJECT_SEA:  # it wins over EMUL_MMIO: the access did not happen
-            inject_sea(rec.context, abort.esr, abort.far)
+            inject_sea(rec.context, esr, far)
         elif flags & _EMUL_MMIO:
-            _emulate(rec, abort.esr, gpr0)
+            _emulate(rec, esr, gpr0)
     elif rec.ripas_change is not None:
         change, rec.ripas_change = rec.ripas_change, None
         rec.reply(RsiStatus.SUCCESS, change.base, _response(change, flags))
@@ -117,12 +137,12 @@ def _complete(rmm: "Rmm", rec: Rec, flags: int, gpr0: int, data: bytes) -> HostE
 
 def _emulate(rec: Rec, esr: int, value: int) -> None:
     """Step over the access that the host did; what it read goes where the realm wants it."""
-    if not esr & ESR_ABORT.WnR.mask:
+    if not esr & _WNR:
         bits = exits.access_bits(esr)
         value &= (1 << bits) - 1
-        if esr & ESR_ABORT.SSE.mask and value >> (bits - 1):
+        if esr & _SSE and value >> (bits - 1):
             value |= MASK64 << bits
-        value &= MASK64 if esr & ESR_ABORT.SF.mask else MASK32
+        value &= MASK64 if esr & _SF else MASK32
         exits.set_register(rec, exits.access_register(esr), value)
     rec.advance()
 
@@ -169,25 +189,31 @@ def _run(rmm: "Rmm", pe: int, rec: Rec) -> HostExit:
 # --- after ------------------------------------------------------------------------------------
 
 
-def _exit_record(rec: Rec, leave: HostExit) -> bytearray:
-    context, gprs, change = rec.context, leave.gprs, leave.ripas_change
-    record = bytearray(RecExit.size)
-    _EXIT_HEAD.pack_into(record, 0, leave.reason, leave.esr, leave.far, leave.hpfar)
-    vgic.save(context, record)
-    _EXIT_TIMERS.pack_into(
-        record,
-        RecExit.cntp_ctl.offset,
+def _exit_record(rec: Rec, leave: HostExit) -> bytes | bytearray:
+    context, gprs, change = rec.context, leave.gprs, leave.ripas_change or _NO_RIPAS_CHANGE
+    record = _EXIT.pack(
+        leave.reason,
+        leave.esr,
+        leave.far,
+        leave.hpfar,
+        gprs[0] if gprs else 0,
+        context.ich_hcr & vgic.HCR_SHOWN,
+        *vgic.save(rec),
+        context.ich_misr,
+        context.ich_vmcr,
         context.cntp_ctl,
         context.cntp_cval,
         context.cntv_ctl,
         context.cntv_cval,
+        change.base,
+        change.top,
+        change.ripas,
+        leave.imm,
     )
-    if gprs:
-        pack_into(f"<{len(gprs)}Q", record, RecExit.gprs.offset, *gprs)
-    if change is not None:
-        _EXIT_RIPAS.pack_into(
-            record, RecExit.ripas_base.offset, change.base, change.top, change.ripas
-        )
-    if leave.imm:
-        _EXIT_IMM.pack_into(record, RecExit.imm.offset, leave.imm)
-    return record
+    return record if len(gprs) < 2 else _with_gprs(record, gprs)
+
+
+def _with_gprs(record: bytes, gprs: tuple[int, ...]) -> bytearray:
+    changed = bytearray(record)
+    pack_into(f"<{len(gprs)}Q", changed, RecExit.gprs.offset, *gprs)
+    return changed

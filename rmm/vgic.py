@@ -3,33 +3,32 @@
 Spec: DEN0137 1.0, "Realm interrupts"; Arm IHI 0069 (GICv3).
 """
 
-from collections.abc import Sequence
-from struct import Struct
 from typing import Final
 
 from pyvmm.arch import gic
-from pyvmm.arch.rmi import RecExit, RmiStatus
+from pyvmm.arch.rmi import RmiStatus
 from rmm.errors import RmiError
-from rmm.protocols import Context
+from rmm.rec import Rec
 
 _UIE_TO_VGRP1DIE: Final = 0x7F << 1  # UIE, LRENPIE, NPIE, VGrp{0,1}{E,D}IE
 _TDIR: Final = 1 << 14
 HCR_OF_HOST: Final = _UIE_TO_VGRP1DIE | _TDIR
-_HCR_SHOWN: Final = HCR_OF_HOST | 0x1F << gic.ICH_HCR_EOICOUNT_SHIFT
+HCR_SHOWN: Final = HCR_OF_HOST | 0x1F << gic.ICH_HCR_EOICOUNT_SHIFT
 
 _STATE: Final = gic.ICH_LR_PENDING | gic.ICH_LR_ACTIVE
 _PINTID: Final = 0x1FFF << 32  # with HW = 0 only its EOI bit means anything
 _PRIORITY_RES0: Final = (~gic.PRIORITY_MASK & 0xFF) << gic.ICH_LR_PRIORITY_SHIFT
 _NOT_OF_HOST: Final = gic.ICH_LR_HW | _PINTID & ~gic.ICH_LR_EOI | _PRIORITY_RES0
-_EXIT_LRS: Final = Struct(f"<Q{gic.NUM_LRS}Q")  # ICH_HCR_EL2 and the list registers in use
-_EXIT_STATUS: Final = Struct("<QQ")  # ICH_MISR_EL2, ICH_VMCR_EL2
 _LPI_INTIDS: Final = range(8192, 1 << 16)
 
 
-def check(hcr: int, lrs: Sequence[int]) -> None:
+def check(hcr: int, lrs: list[int]) -> None:
     """Check what the host wants of the virtual CPU interface; RmiError(ERROR_REC) if illegal."""
-    if hcr & ~HCR_OF_HOST:
+    if hcr & ~HCR_OF_HOST or (any(lrs) and not _are_legal(lrs)):
         raise RmiError(RmiStatus.ERROR_REC)
+
+
+def _are_legal(lrs: list[int]) -> bool:
     seen = []
     for lr in lrs:
         if not lr & _STATE:
@@ -37,25 +36,24 @@ def check(hcr: int, lrs: Sequence[int]) -> None:
         intid = lr & gic.ICH_LR_INTID_MASK
         is_known = intid <= gic.MAX_SPI_INTID or intid in _LPI_INTIDS
         if lr & _NOT_OF_HOST or not is_known or intid in seen:
-            raise RmiError(RmiStatus.ERROR_REC)
+            return False
         seen.append(intid)
+    return True
 
 
-def load(context: Context, hcr: int, lrs: Sequence[int]) -> None:
-    """Give a REC the list registers that the host made."""
-    context.ich_hcr = hcr | gic.ICH_HCR_EN
-    ich_lr = context.ich_lr
-    for index, lr in enumerate(lrs):
-        ich_lr[index] = lr
+def load(rec: Rec, hcr: int, lrs: list[int]) -> None:
+    """Give a REC the list registers that the host made, unless it has just these."""
+    rec.context.ich_hcr = hcr | gic.ICH_HCR_EN
+    if lrs != rec.lrs:
+        ich_lr = rec.context.ich_lr
+        for index, lr in enumerate(lrs):
+            ich_lr[index] = lr
+        rec.lrs = lrs
 
 
-def save(context: Context, record: bytearray) -> None:
-    """Show the host what became of them, in a RmiRecExit."""
-    ich_lr = context.ich_lr
-    _EXIT_LRS.pack_into(
-        record,
-        RecExit.gicv3_hcr.offset,
-        context.ich_hcr & _HCR_SHOWN,
-        *[ich_lr[index] for index in range(gic.NUM_LRS)],
-    )
-    _EXIT_STATUS.pack_into(record, RecExit.gicv3_misr.offset, context.ich_misr, context.ich_vmcr)
+def save(rec: Rec) -> list[int]:
+    """Return what became of the list registers; a realm changes none that is invalid."""
+    if any(rec.lrs):
+        ich_lr = rec.context.ich_lr
+        rec.lrs = [ich_lr[index] for index in range(gic.NUM_LRS)]
+    return rec.lrs

@@ -119,6 +119,7 @@ class HPFAR_EL2(Register):
 
 EC_SHIFT: Final = ESR_EL2.EC.low
 IL: Final = ESR_EL2.IL.mask
+_FIPA_MASK: Final = HPFAR_EL2.FIPA.mask
 
 
 def sysreg_key(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
@@ -141,7 +142,7 @@ def hpfar_of(ipa: int) -> int:
 
 def ipa_of(hpfar: int) -> int:
     """Return the page of the IPA that HPFAR_EL2 reports."""
-    return (hpfar & HPFAR_EL2.FIPA.mask) << 8
+    return (hpfar & _FIPA_MASK) << 8
 
 
 def translation_fault(level: int, *, write: bool = False) -> int:

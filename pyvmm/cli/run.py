@@ -16,7 +16,7 @@ from pyvmm.vm.instance import ExitCode, Instance
 from pyvmm.vm.options import VmOptions
 from pyvmm.vm.terminal import Terminal
 
-_FILE = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, readable=False)  # who opens it says what to do
 _HELP = """Run a guest, a normal VM or a realm, with this terminal as its console; Ctrl-A x quits.
 
 KERNEL is another way to say --kernel. Without a kernel a tiny built-in guest runs.

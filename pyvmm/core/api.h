@@ -61,6 +61,8 @@ uint8_t *machine_memory(struct machine *machine, uint32_t pas);
 /* Granule protection.  gpc_check() returns 0, or the GPI-level fault code; *bad is the first refused byte. */
 void machine_set_gpt(struct machine *machine, uint64_t gptbr_pa, uint64_t gpccr);
 int machine_gpc(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad);
+/* Make granules read as zero and, if not at once, soon, return their memory to the host.  Of a granule that the GPT keeps the
+ * PAS from, only who holds off changes of the GPT may say so.  Returns 0, or -1 and errno. */
 int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size);
 
 /* Copies that a host or device makes; both drop decoded code of what they change.  Return machine_gpc()'s answer. */

@@ -149,6 +149,17 @@ struct cpu {
     pthread_cond_t sleep_cond;
 };
 
+/* What may be so of a granule: that bit n's PAS was touched since its last punch, so that it may differ from zero, and that
+ * a TLB holds it (any PAS). */
+enum { MARK_TOUCHED = 1, MARK_CACHED = 1 << NUM_PAS };
+
+/* Granules in a row that were punched when no access of the PAS could pass the GPT: zero, but still the host's memory in
+ * use.  Guarded by whoever changes the GPT, who is the one to punch such granules. */
+struct dropped {
+    uint64_t start, end;
+};
+enum { MAX_DROPPED = 256 * GRANULE_SIZE };
+
 struct machine {
     uint64_t dram_base, dram_size;
     uint32_t num_pes;
@@ -157,7 +168,8 @@ struct machine {
     uint8_t *memory[NUM_PAS];  /* host address of dram_base in that PAS */
     uint64_t gptbr, gpccr;     /* GPCCR.GPC = 0: no checks */
     _Atomic uint64_t *has_code[NUM_PAS]; /* a word a granule: bit per PE that holds decoded code of it */
-    _Atomic uint8_t *cached;   /* a byte a granule: a TLB may hold it (any PAS) */
+    _Atomic uint8_t *marks;    /* a byte a granule: MARK_* */
+    struct dropped dropped[NUM_PAS];
     _Atomic uint64_t virtual_time; /* virtual clock: counter ticks gained by idle jumps */
     uint64_t epoch_ns;         /* host monotonic time at which the counter read zero */
     struct cpu *pe[64];

@@ -61,15 +61,16 @@ int gpc_check(struct machine *machine, enum pas pas, uint64_t pa) {
 }
 
 /*
- * machine_tlbi_pa() changes the GPT, then looks at `cached`; this marks `cached`, then looks at the GPT.  So either the
- * marker is seen there, and the translation about to be cached is invalidated, or the new GPT is seen here.
+ * machine_tlbi_pa() is called after a change of the GPT and looks at the marks; this marks, then looks at the GPT.  So
+ * either the mark is seen there, and the translation about to be cached is invalidated, or the new GPT is seen here.
  */
 int gpc_admit(struct machine *machine, enum pas pas, uint64_t pa) {
     uint64_t offset = pa - machine->dram_base;
     if (offset < machine->dram_size) {
-        _Atomic uint8_t *cached = &machine->cached[offset >> GRANULE_SHIFT];
-        if (!atomic_load_explicit(cached, memory_order_relaxed)) {
-            atomic_store_explicit(cached, 1, memory_order_relaxed);
+        _Atomic uint8_t *marks = &machine->marks[offset >> GRANULE_SHIFT];
+        uint8_t wanted = (uint8_t)(MARK_CACHED | MARK_TOUCHED << pas);
+        if ((atomic_load_explicit(marks, memory_order_relaxed) & wanted) != wanted) {
+            atomic_fetch_or(marks, wanted);
         }
         atomic_thread_fence(memory_order_seq_cst);
     }

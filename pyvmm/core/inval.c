@@ -110,12 +110,13 @@ void machine_tlbi_all(struct machine *machine) {
     machine_post_inval(machine, (struct inval){.kind = INVAL_ALL});
 }
 
-/* A granule that no TLB ever held needs no flush: `cached` says so. */
+/* A granule that no TLB ever held needs no flush. */
 void machine_tlbi_pa(struct machine *machine, uint64_t pa, uint64_t size) {
     bool held = false;
     for (uint64_t at = pa & PAGE_MASK; at < pa + size; at += GRANULE_SIZE) {
         uint64_t offset = at - machine->dram_base;
-        held |= offset < machine->dram_size && atomic_exchange(&machine->cached[offset >> GRANULE_SHIFT], 0);
+        held |= offset < machine->dram_size &&
+                atomic_fetch_and(&machine->marks[offset >> GRANULE_SHIFT], (uint8_t)~MARK_CACHED) & MARK_CACHED;
     }
     if (held) {
         machine_post_inval(machine, (struct inval){.kind = INVAL_PA, .addr = pa, .size = size});

@@ -34,8 +34,8 @@ static bool map_memory(struct machine *machine) {
             return false;
         }
     }
-    machine->cached = calloc(machine->dram_size >> GRANULE_SHIFT, 1);
-    return machine->cached != NULL;
+    machine->marks = calloc(machine->dram_size >> GRANULE_SHIFT, 1);
+    return machine->marks != NULL;
 }
 
 static void cpu_free(struct cpu *cpu) {
@@ -118,7 +118,7 @@ void machine_free(struct machine *machine) {
         }
         free((void *)machine->has_code[pas]);
     }
-    free((void *)machine->cached);
+    free((void *)machine->marks);
     free(machine);
 }
 
@@ -154,10 +154,67 @@ int machine_gpc(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t siz
     return 0;
 }
 
+static _Atomic uint8_t *marks_of(struct machine *machine, uint64_t pa) {
+    return &machine->marks[(pa - machine->dram_base) >> GRANULE_SHIFT];
+}
+
+static int give_back(struct machine *machine, uint32_t pas, uint64_t start, uint64_t end) {
+    return fallocate(machine->memfd[pas], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(start - machine->dram_base),
+                     (off_t)(end - start));
+}
+
+/* Those that the GPT has made reachable again meanwhile are left alone. */
+static int give_back_dropped(struct machine *machine, uint32_t pas) {
+    struct dropped *run = &machine->dropped[pas];
+    uint64_t start = run->start, end = run->end;
+    *run = (struct dropped){0, 0};
+    while (start < end) {
+        uint64_t at = start;
+        while (at < end && gpc_check(machine, pas, at)) {
+            at += GRANULE_SIZE;
+        }
+        if (at > start && give_back(machine, pas, start, at)) {
+            return -1;
+        }
+        start = at + GRANULE_SIZE;
+    }
+    return 0;
+}
+
+/* A granule out of reach: zeroed now, its memory given back together with that of its neighbours. */
+static int drop(struct machine *machine, uint32_t pas, uint64_t pa) {
+    struct dropped *run = &machine->dropped[pas];
+    int result = 0;
+    memset(machine->memory[pas] + (pa - machine->dram_base), 0, GRANULE_SIZE);
+    if (run->end != pa || run->end - run->start >= MAX_DROPPED) {
+        result = give_back_dropped(machine, pas);
+        run->start = pa;
+    }
+    run->end = pa + GRANULE_SIZE;
+    return result;
+}
+
+/* Most granules that change hands were never touched on one side: then there is nothing to do. */
 int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size) {
-    machine_code_changed(machine, pas, pa, size);
-    off_t offset = (off_t)(pa - machine->dram_base);
-    return fallocate(machine->memfd[pas & 3], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, (off_t)size);
+    pas &= 3;
+    const uint8_t touched = (uint8_t)(MARK_TOUCHED << pas);
+    uint64_t start = pa, end = pa + size;
+    while (start < end && !(atomic_load(marks_of(machine, start)) & touched)) {
+        start += GRANULE_SIZE;
+    }
+    if (start >= end) {
+        return 0;
+    }
+    machine_code_changed(machine, pas, start, end - start);
+    bool is_out_of_reach = size == GRANULE_SIZE && gpc_check(machine, pas, pa);
+    int result = is_out_of_reach ? drop(machine, pas, pa) : give_back(machine, pas, start, end);
+    for (uint64_t at = start; !result && at < end; at += GRANULE_SIZE) {
+        uint8_t marks = atomic_load(marks_of(machine, at));
+        if (!(marks & MARK_CACHED)) { /* a TLB may write on without another mark */
+            atomic_compare_exchange_strong(marks_of(machine, at), &marks, (uint8_t)(marks & ~touched));
+        }
+    }
+    return result;
 }
 
 int machine_read(struct machine *machine, uint32_t pas, uint64_t pa, void *data, uint64_t size, uint64_t *bad) {
@@ -179,17 +236,28 @@ int machine_write(struct machine *machine, uint32_t pas, uint64_t pa, const void
 
 int machine_zero(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad) {
     int fault = machine_gpc(machine, pas, pa, size, bad);
-    if (!fault) {
-        machine_code_changed(machine, pas, pa, size);
-        memset(machine->memory[pas & 3] + (pa - machine->dram_base), 0, size);
+    uint64_t end = pa + size;
+    for (uint64_t at = pa, next; !fault && at < end; at = next) {
+        next = (at & PAGE_MASK) + GRANULE_SIZE < end ? (at & PAGE_MASK) + GRANULE_SIZE : end;
+        if (atomic_load(marks_of(machine, at)) & MARK_TOUCHED << (pas & 3)) {
+            machine_code_changed(machine, pas, at, next - at);
+            memset(machine->memory[pas & 3] + (at - machine->dram_base), 0, next - at);
+        }
     }
     return fault;
 }
 
 void machine_code_changed(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size) {
+    const uint8_t touched = (uint8_t)(MARK_TOUCHED << (pas & 3));
     for (uint64_t at = pa & PAGE_MASK; at < pa + size; at += GRANULE_SIZE) {
         uint64_t offset = at - machine->dram_base;
-        if (offset < machine->dram_size && atomic_load(&machine->has_code[pas & 3][offset >> GRANULE_SHIFT])) {
+        if (offset >= machine->dram_size) {
+            continue;
+        }
+        if (!(atomic_load(marks_of(machine, at)) & touched)) {
+            atomic_fetch_or(marks_of(machine, at), touched);
+        }
+        if (atomic_load(&machine->has_code[pas & 3][offset >> GRANULE_SHIFT])) {
             uintptr_t host = (uintptr_t)machine->memory[pas & 3] + offset;
             machine_post_inval(machine, (struct inval){.kind = INVAL_CODE_PAGE, .addr = host});
         }
@@ -250,6 +318,27 @@ static void store_state(struct cpu *cpu, struct pe_state *state) {
     *state = cpu->st;
 }
 
+/* Guest arithmetic on the host's FPU expects round-to-nearest and no flush to zero, whatever a library of the process set. */
+#ifdef __x86_64__
+static uint32_t fp_host_enter(void) {
+    uint32_t saved = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(0x1f80);
+    return saved;
+}
+
+static void fp_host_leave(uint32_t saved) {
+    __builtin_ia32_ldmxcsr(saved);
+}
+#else
+static uint32_t fp_host_enter(void) {
+    return 0;
+}
+
+static void fp_host_leave(uint32_t saved) {
+    (void)saved;
+}
+#endif
+
 void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64_t budget, struct pe_exit *exit) {
     struct cpu *cpu = machine->pe[pe];
     memset(exit, 0, sizeof *exit);
@@ -261,7 +350,9 @@ void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64
     load_state(cpu, state);
     timer_enter(cpu);
     irq_update(cpu);
+    uint32_t host_fp = fp_host_enter();
     interp_run(cpu);
+    fp_host_leave(host_fp);
     timer_poll(cpu);
     cpu_leave_guest(cpu);
     atomic_fetch_and(&cpu->request, ~(uint32_t)(REQ_LEAVE | REQ_IRQ));

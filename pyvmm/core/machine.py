@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.core import gen
@@ -22,7 +22,14 @@ except ImportError as error:  # pragma: no cover
 if ffi.string(lib.core_digest()).decode() != gen.digest():  # pragma: no cover
     raise ImportError("the C core is stale: run `make setup`")
 
-NO_FAULT = 0
+# What every exit and every access calls: without the look-up in the library.
+pe_run = lib.pe_run
+machine_gpc = lib.machine_gpc
+machine_write = lib.machine_write
+machine_zero = lib.machine_zero
+machine_punch = lib.machine_punch
+machine_tlbi_pa = lib.machine_tlbi_pa
+machine_tlbi_ipa = lib.machine_tlbi_ipa
 
 
 class Clock(IntEnum):
@@ -44,42 +51,40 @@ class PhysicalMemory:
     written, for a granule that the GPT gives to another PAS and for an address outside DRAM.
     """
 
-    __slots__ = ("_bad", "_base", "_buffer", "_lib", "_machine", "_pas", "_size", "pas")
+    __slots__ = ("_bad", "_base", "_buffer", "_machine", "_pas", "pas")
 
     def __init__(self, machine: Machine, pas: Pas) -> None:
         self.pas = pas
         self._pas = int(pas)
         self._machine = machine.handle
         self._base = machine.dram_base
-        self._size = machine.dram_size
         self._bad = ffi.new("uint64_t *")
         self._buffer = machine.buffer(pas)
-        self._lib = lib
-
-    def _refuse(self, pa: int) -> GranuleProtectionFault:
-        return GranuleProtectionFault(self._bad[0] if 0 <= pa < 1 << 64 else pa, self.pas)
 
     def check(self, pa: int, size: int) -> None:
         """Raise GranuleProtectionFault if any byte of the range may not be accessed."""
-        if not 0 <= pa < 1 << 64 or self._lib.machine_gpc(
-            self._machine, self._pas, pa, size, self._bad
-        ):
-            raise self._refuse(pa)
+        try:
+            fault = machine_gpc(self._machine, self._pas, pa, size, self._bad)
+        except OverflowError:  # not a 64-bit number: cffi has refused it
+            raise GranuleProtectionFault(pa, self.pas) from None
+        if fault:
+            raise GranuleProtectionFault(self._bad[0], self.pas)
 
     def read(self, pa: int, size: int) -> bytes:
         """Return ``size`` bytes."""
         self.check(pa, size)
         offset = pa - self._base
-        return bytes(self._buffer[offset : offset + size])
+        return self._buffer[offset : offset + size].tobytes()
 
     def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
         """Write ``data``."""
-        size = len(data)
-        source = ffi.from_buffer(data)
-        if not 0 <= pa < 1 << 64 or self._lib.machine_write(
-            self._machine, self._pas, pa, source, size, self._bad
-        ):
-            raise self._refuse(pa)
+        source = data if type(data) is bytes else ffi.from_buffer(data)
+        try:
+            fault = machine_write(self._machine, self._pas, pa, source, len(data), self._bad)
+        except OverflowError:
+            raise GranuleProtectionFault(pa, self.pas) from None
+        if fault:
+            raise GranuleProtectionFault(self._bad[0], self.pas)
 
     def read_u64(self, pa: int) -> int:
         """Return the little-endian 64-bit value at ``pa``."""
@@ -91,73 +96,45 @@ class PhysicalMemory:
 
     def zero(self, pa: int, size: int) -> None:
         """Write zeros."""
-        if not 0 <= pa < 1 << 64 or self._lib.machine_zero(
-            self._machine, self._pas, pa, size, self._bad
-        ):
-            raise self._refuse(pa)
+        try:
+            fault = machine_zero(self._machine, self._pas, pa, size, self._bad)
+        except OverflowError:
+            raise GranuleProtectionFault(pa, self.pas) from None
+        if fault:
+            raise GranuleProtectionFault(self._bad[0], self.pas)
 
     def view(self, pa: int, size: int) -> memoryview:
         """Return a writable view, checked now: for one transfer, not to be kept."""
         self.check(pa, size)
-        self._lib.machine_code_changed(self._machine, self._pas, pa, size)
+        lib.machine_code_changed(self._machine, self._pas, pa, size)
         offset = pa - self._base
         return self._buffer[offset : offset + size]
 
 
-class PeExit:
-    """Why a run ended; the next run of the same PE reuses the object."""
+class PeExit(Protocol):
+    """Why a run ended (``struct pe_exit``); the next run of the same PE reuses the object."""
 
-    __slots__ = ("raw",)
-
-    def __init__(self) -> None:
-        self.raw = ffi.new("struct pe_exit *")
-
-    @property
-    def reason(self) -> int:
-        """Return the ExitReason, as a plain int: this is read at every exit."""
-        return int(self.raw.reason)
-
-    @property
-    def irq(self) -> int:
-        """Return the IrqCause bits of an IRQ exit."""
-        return int(self.raw.irq)
-
-    @property
-    def esr(self) -> int:
-        """Return the syndrome, as ESR_EL2."""
-        return int(self.raw.esr)
-
-    @property
-    def far(self) -> int:
-        """Return the faulting virtual address, as FAR_EL2."""
-        return int(self.raw.far)
-
-    @property
-    def hpfar(self) -> int:
-        """Return the faulting IPA page, as HPFAR_EL2."""
-        return int(self.raw.hpfar)
-
-    @property
-    def instructions(self) -> int:
-        """Return how many instructions the run executed."""
-        return int(self.raw.instructions)
+    reason: int  # ExitReason
+    irq: int  # IrqCause bits of an IRQ exit
+    esr: int  # the syndrome, as ESR_EL2
+    far: int  # the faulting virtual address, as FAR_EL2
+    hpfar: int  # the faulting IPA page, as HPFAR_EL2
+    instructions: int  # executed by the run
 
 
 class Pe:
     """One processing element.  One thread at a time drives it; any thread may kick it."""
 
-    __slots__ = ("_exit", "_machine", "_raw_exit", "_run", "index")
+    __slots__ = ("_exit", "_machine", "index")
 
     def __init__(self, machine: Machine, index: int) -> None:
         self.index = index
         self._machine = machine.handle
-        self._exit = PeExit()
-        self._raw_exit = self._exit.raw
-        self._run = lib.pe_run
+        self._exit: PeExit = ffi.new("struct pe_exit *")
 
     def run(self, context: PeContext, budget: int) -> PeExit:
         """Run the context until an exit, at most ``budget`` instructions, without the GIL."""
-        self._run(self._machine, self.index, context, budget, self._raw_exit)
+        pe_run(self._machine, self.index, context, budget, self._exit)
         return self._exit
 
     def kick(self) -> None:
@@ -229,16 +206,16 @@ class Machine:
 
     def punch(self, pas: Pas, pa: int, size: int) -> None:
         """Drop the contents of a range of one PAS: it reads as zeros afterwards."""
-        if lib.machine_punch(self.handle, int(pas), pa, size):
+        if machine_punch(self.handle, pas, pa, size):
             raise OSError(ffi.errno, os.strerror(ffi.errno))
 
     def tlbi_pa(self, pa: int, size: int) -> None:
         """Invalidate translations to a physical range; no PE uses one afterwards."""
-        lib.machine_tlbi_pa(self.handle, pa, size)
+        machine_tlbi_pa(self.handle, pa, size)
 
     def tlbi_ipa(self, vmid: int, ipa: int, size: int) -> None:
         """Invalidate stage-2 translations of a range."""
-        lib.machine_tlbi_ipa(self.handle, vmid, ipa, size)
+        machine_tlbi_ipa(self.handle, vmid, ipa, size)
 
     def tlbi_vmid(self, vmid: int) -> None:
         """Invalidate every translation of a VMID."""

@@ -3,7 +3,7 @@
  *
  * All of it belongs to one PE and is touched by that PE's thread alone; others ask through its invalidation queue.
  * Invariant: an entry stands only while the tables, registers and GPT that it came from may still give it.  Who
- * changes them calls a flush below before the change counts as done, and marks stand in `cached` and `has_code`
+ * changes them calls a flush below before the change counts as done, and marks stand in `marks` and `has_code`
  * before an entry is used, so that a change to a granule or to code knows whom to ask.
  */
 #include "mmu.h"

@@ -38,7 +38,7 @@ from pyvmm.host.vgic import Vgic
 MIN_IPA_BITS: Final = 32  # of the protected half
 NUM_BREAKPOINTS: Final = 1  # minus one; measured, so not taken from the machine
 NUM_WATCHPOINTS: Final = 1
-MPIDR_RES1: Final = 1 << 31
+MPIDR_AFFINITY: Final = 0xFF_00FF_FF0F  # the bits by which the RMM finds a REC
 HASHES: Final = {"sha256": HashAlgorithm.SHA_256, "sha512": HashAlgorithm.SHA_512}
 
 
@@ -107,7 +107,7 @@ class Realm(VcpuGuest):
         self._delegated: list[int] = []  # granules of the RD, start tables and RECs
         self._run_granules: list[int] = []
         self._recs: list[Rec] = []
-        self._rec_of = {mpidr_of(cpu) & ~MPIDR_RES1: cpu for cpu in range(config.num_cpus)}
+        self._rec_of = {mpidr_of(cpu) & MPIDR_AFFINITY: cpu for cpu in range(config.num_cpus)}
         vgic.connect(kick)
 
     # --- Guest ----------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class Realm(VcpuGuest):
         self._recs.append(rec)
 
     def _find_rec(self, mpidr: int) -> tuple[int, int] | None:
-        cpu = self._rec_of.get(mpidr)
+        cpu = self._rec_of.get(mpidr & MPIDR_AFFINITY)
         return None if cpu is None else (cpu, self._recs[cpu].rec_pa)
 
     def _call_with_page(self, page: bytes, fid: RmiFid, *args: int) -> None:
@@ -258,17 +258,20 @@ def pages_of(segments: Sequence[Segment]) -> Iterator[tuple[int, bytes]]:
 
     Segments do not overlap; two of them may share a page.
     """
-    page, ipa = bytearray(), -1
+    page, ipa = bytearray(), -1  # what there is of a page that is not whole
     for segment in sorted(segments, key=lambda each: each.ipa):
         data, start = memoryview(segment.data), segment.ipa
         while data:
             offset = start % GRANULE_SIZE
-            if start - offset != ipa:
-                if page:
-                    yield ipa, bytes(page)
-                page, ipa = bytearray(GRANULE_SIZE), start - offset
+            if page and start - offset != ipa:
+                yield ipa, bytes(page)
+                page = bytearray()
             part = data[: GRANULE_SIZE - offset]
-            page[offset : offset + len(part)] = part
+            if len(part) == GRANULE_SIZE:
+                yield start, bytes(part)
+            else:
+                page, ipa = page or bytearray(GRANULE_SIZE), start - offset
+                page[offset : offset + len(part)] = part
             data, start = data[len(part) :], start + len(part)
     if page:
         yield ipa, bytes(page)

@@ -35,12 +35,24 @@ BLOCK_PAGES: Final = BLOCK_SIZE >> GRANULE_SHIFT
 SHARED_ATTRIBUTES: Final = int(S2_DESCRIPTOR.of(MEMATTR=6, S2AP=3))
 
 
+# What each page costs, without the look-up of an enumeration's member.
+DATA_CREATE: Final = RmiFid.RMI_DATA_CREATE
+DATA_CREATE_UNKNOWN: Final = RmiFid.RMI_DATA_CREATE_UNKNOWN
+DATA_DESTROY: Final = RmiFid.RMI_DATA_DESTROY
+MEASURED: Final = int(DataFlags.MEASURE_CONTENT)
+
+
 class PageState(IntEnum):
     """Who has a page of RAM."""
 
     UNBACKED = 0
     PRIVATE = 1
     SHARED = 2
+
+
+UNBACKED: Final = int(PageState.UNBACKED)
+PRIVATE: Final = int(PageState.PRIVATE)
+SHARED: Final = int(PageState.SHARED)
 
 
 class RealmMemory:
@@ -103,13 +115,12 @@ class RealmMemory:
         data = self._pa + (page << GRANULE_SHIFT)
         self._make_tables(0, ipa, PAGE_LEVEL)
         self._rmi.delegate(0, data)
-        flags = DataFlags.MEASURE_CONTENT
         try:
-            self._rmi.call(0, RmiFid.RMI_DATA_CREATE, self._rd, data, ipa, source_pa, flags)
+            self._rmi.call(0, DATA_CREATE, self._rd, data, ipa, source_pa, MEASURED)
         except RmiError:
             self._rmi.undelegate(0, data)
             raise
-        self._state[page] = PageState.PRIVATE
+        self._state[page] = PRIVATE
 
     # --- faults ---------------------------------------------------------------------------
 
@@ -117,12 +128,12 @@ class RealmMemory:
         """Give the realm the private page it missed, and unbacked ones around it."""
         page = ipa - self._base >> GRANULE_SHIFT
         with self._lock:
-            if self._state[page] == PageState.SHARED:
+            if self._state[page] == SHARED:
                 self._unshare(pe, page)
             first = page - page % FAULT_AROUND
             self._make_tables(pe, ipa, PAGE_LEVEL)
             for each in range(first, min(first + FAULT_AROUND, len(self._state))):
-                if self._state[each] == PageState.UNBACKED:
+                if self._state[each] == UNBACKED:
                     self._back_page(pe, each)
 
     def _back_page(self, pe: int, page: int) -> None:
@@ -130,11 +141,11 @@ class RealmMemory:
         ipa, data = self._base + offset, self._pa + offset
         self._rmi.delegate(pe, data)
         try:
-            self._rmi.call(pe, RmiFid.RMI_DATA_CREATE_UNKNOWN, self._rd, data, ipa)
+            self._rmi.call(pe, DATA_CREATE_UNKNOWN, self._rd, data, ipa)
         except RmiError:
             self._rmi.undelegate(pe, data)
             raise
-        self._state[page] = PageState.PRIVATE
+        self._state[page] = PRIVATE
 
     def share(self, pe: int, ipa: int) -> bool:
         """Map the page at its alias because the realm touched it there.
@@ -143,7 +154,7 @@ class RealmMemory:
         """
         page = ipa - self._base >> GRANULE_SHIFT
         with self._lock:
-            if self._state[page] == PageState.PRIVATE:
+            if self._state[page] == PRIVATE:
                 return False
             self._set_shared(ipa, ipa + 1)
             first = page - page % BLOCK_PAGES
@@ -162,7 +173,7 @@ class RealmMemory:
         alias = self._base + (first << GRANULE_SHIFT) | self._alias
         if alias & BLOCK_SIZE - 1 or (alias, PAGE_LEVEL) in self._tables:
             return False
-        return self._state[first : first + BLOCK_PAGES] == bytes([PageState.SHARED]) * BLOCK_PAGES
+        return self._state[first : first + BLOCK_PAGES] == bytes([SHARED]) * BLOCK_PAGES
 
     def _map_shared(self, pe: int, page: int, level: int) -> None:
         offset = page << GRANULE_SHIFT
@@ -175,7 +186,7 @@ class RealmMemory:
         """Let devices have the pages that hold [base, top)."""
         first = base - self._base >> GRANULE_SHIFT
         end = (top - 1 - self._base >> GRANULE_SHIFT) + 1
-        self._state[first:end] = bytes([PageState.SHARED]) * (end - first)
+        self._state[first:end] = bytes([SHARED]) * (end - first)
         self.dma.is_shared[first:end] = b"\1" * (end - first)
 
     def _unshare(self, pe: int, page: int) -> None:
@@ -187,7 +198,7 @@ class RealmMemory:
         elif page in self._mapped_pages:
             self._mapped_pages.remove(page)
             self._unmap_shared(pe, page, PAGE_LEVEL)
-        self._state[page] = PageState.UNBACKED
+        self._state[page] = UNBACKED
         self.dma.is_shared[page] = 0
 
     def _unmap_shared(self, pe: int, page: int, level: int) -> None:
@@ -203,11 +214,11 @@ class RealmMemory:
             return False
         with self._lock:
             if ripas == Ripas.RAM:
-                for page in self._pages(base, end, PageState.SHARED):
+                for page in self._pages(base, end, SHARED):
                     self._unshare(pe, page)
             reached = self._set_ripas(pe, rec, base, end)
             if ripas == Ripas.EMPTY:
-                for page in self._pages(base, reached, PageState.PRIVATE):
+                for page in self._pages(base, reached, PRIVATE):
                     self._destroy_page(pe, page)
                 self._set_shared(base, reached)
         return True
@@ -234,7 +245,7 @@ class RealmMemory:
             self._make_tables(pe, base, level + 1)
         raise RmiError(RmiFid(call[0]), call[1:], result)
 
-    def _pages(self, base: int, top: int, state: PageState) -> Iterator[int]:
+    def _pages(self, base: int, top: int, state: int) -> Iterator[int]:
         """Yield the pages of a range that are in a state; they may be changed on the way."""
         page, end = base - self._base >> GRANULE_SHIFT, top - self._base >> GRANULE_SHIFT
         while (page := self._state.find(state, page, end)) >= 0:
@@ -243,9 +254,9 @@ class RealmMemory:
 
     def _destroy_page(self, pe: int, page: int) -> None:
         offset = page << GRANULE_SHIFT
-        self._rmi.call(pe, RmiFid.RMI_DATA_DESTROY, self._rd, self._base + offset)
+        self._rmi.call(pe, DATA_DESTROY, self._rd, self._base + offset)
         self._rmi.undelegate(pe, self._pa + offset)
-        self._state[page] = PageState.UNBACKED
+        self._state[page] = UNBACKED
 
     # --- tables ---------------------------------------------------------------------------
 
@@ -271,9 +282,9 @@ class RealmMemory:
     def destroy(self) -> None:
         """Take every page and table back from the realm, which runs no more."""
         end = self._base + self._size
-        for page in self._pages(self._base, end, PageState.PRIVATE):
+        for page in self._pages(self._base, end, PRIVATE):
             self._destroy_page(0, page)
-        for page in self._pages(self._base, end, PageState.SHARED):
+        for page in self._pages(self._base, end, SHARED):
             self._unshare(0, page)
         for start, level in sorted(self._tables, key=lambda key: -key[1]):
             self._rmi.call(0, RmiFid.RMI_RTT_DESTROY, self._rd, start, level)

@@ -7,6 +7,10 @@ Spec: DEN0137 1.0, "Realm Management Interface".
 from pyvmm.arch.rmi import RmiFid, RmiStatus, status_name, unpack_status
 from pyvmm.host.machine import Firmware
 
+_SUCCESS = int(RmiStatus.SUCCESS)
+_DELEGATE = RmiFid.RMI_GRANULE_DELEGATE
+_UNDELEGATE = RmiFid.RMI_GRANULE_UNDELEGATE
+
 
 class RmiError(Exception):
     """An RMI command that the RMM refused; ``status`` and ``index`` are its result."""
@@ -34,16 +38,16 @@ class Rmi:
     def call(self, pe: int, fid: RmiFid, *args: int) -> tuple[int, ...]:
         """Call on a PE; return x1.. padded to four; RmiError unless RMI_SUCCESS."""
         results = self.smc(pe, (fid, *args))
-        if results[0] != RmiStatus.SUCCESS:
+        if results[0] != _SUCCESS:
             raise RmiError(fid, args, results[0])
         return (*results[1:], 0, 0, 0, 0)
 
     def delegate(self, pe: int, pa: int) -> None:
         """Give a granule to the Realm world."""
-        if self.smc(pe, (RmiFid.RMI_GRANULE_DELEGATE, pa))[0]:
-            raise RmiError(RmiFid.RMI_GRANULE_DELEGATE, (pa,), RmiStatus.ERROR_INPUT)
+        if self.smc(pe, (_DELEGATE, pa))[0]:
+            raise RmiError(_DELEGATE, (pa,), RmiStatus.ERROR_INPUT)
 
     def undelegate(self, pe: int, pa: int) -> None:
         """Take a granule back; it reads as zeros."""
-        if self.smc(pe, (RmiFid.RMI_GRANULE_UNDELEGATE, pa))[0]:
-            raise RmiError(RmiFid.RMI_GRANULE_UNDELEGATE, (pa,), RmiStatus.ERROR_INPUT)
+        if self.smc(pe, (_UNDELEGATE, pa))[0]:
+            raise RmiError(_UNDELEGATE, (pa,), RmiStatus.ERROR_INPUT)

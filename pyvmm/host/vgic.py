@@ -244,8 +244,13 @@ class Vgic:
 
     def _candidates(self, cpu: Cpu) -> int:
         """Everything with a claim to a list register: the deliverable and the active."""
-        bits = self._deliverable(cpu) | cpu.private.active
-        active_spis = self.spis.active & (cpu.spis | cpu.held)
+        private, spis = cpu.private, self.spis
+        if not (
+            private.latch | private.line | private.active | spis.latch | spis.line | spis.active
+        ):
+            return 0
+        bits = self._deliverable(cpu) | private.active
+        active_spis = spis.active & (cpu.spis | cpu.held)
         if active_spis:
             bits |= active_spis & ~self._held_by_others(cpu)
         return bits

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
-from pyvmm.vm.machine import GIB
+from pyvmm.vm.machine import GIB, MIB
 
 FLAT_OFFSET: Final = 0x8_0000
 #: No kernel is larger; a small .gz that unpacks to more is a mistake or an attack.
@@ -85,7 +85,7 @@ def load_kernel(path: Path, ram_size: int) -> Kernel:
         UserError: it is no kernel that a guest with this RAM could run.
     """
     name = f"kernel {path}"
-    data = unpack_kernel(read_file(path, "kernel", ram_size), name)
+    data = unpack_kernel(read_file(path, "kernel", ram_size), name, ram_size)
     if data.startswith(b"\x7fELF"):
         return _load_elf(data, name)
     _refuse_others(data, name)
@@ -94,23 +94,26 @@ def load_kernel(path: Path, ram_size: int) -> Kernel:
     return load_flat(data, name)
 
 
-def unpack_kernel(data: bytes, name: str) -> bytes:
+def unpack_kernel(data: bytes, name: str, limit: int = MAX_KERNEL_SIZE) -> bytes:
     """Return the kernel in a .gz file; other data as it is.
 
+    Args:
+        limit: the most bytes that there is room for.
+
     Raises:
-        UserError: the compressed data is damaged or unreasonably large.
+        UserError: the compressed data is damaged or unpacks to too much.
     """
     if not data.startswith(b"\x1f\x8b"):
         return data
     unpacker = zlib.decompressobj(wbits=31)
     try:
-        kernel = unpacker.decompress(data, MAX_KERNEL_SIZE)
+        kernel = unpacker.decompress(data, limit)
     except zlib.error:
         raise UserError(f"{name}: its gzip data is damaged: download it again") from None
     if not unpacker.eof:
-        is_long = len(kernel) == MAX_KERNEL_SIZE
-        fault = "unpacks to more than 1 GiB" if is_long else "is truncated"
-        raise UserError(f"{name} {fault}: download it again")
+        if len(kernel) == limit:
+            raise UserError(f"{name} unpacks to more than {limit // MIB} MiB: give more with -m")
+        raise UserError(f"{name} is truncated: download it again")
     return kernel
 
 

@@ -3,18 +3,29 @@
 from typing import TYPE_CHECKING
 
 from pyvmm.arch.pas import GRANULE_SIZE
-from pyvmm.arch.rmi import DataFlags, Ripas, RmiFid, RmiStatus
-from pyvmm.arch.stage2 import ADDRESS_MASK, ASSIGNED, LIVE, PAGE_LEVEL, RIPAS_SHIFT, VALID
+from pyvmm.arch.rmi import DataFlags, RmiFid, RmiStatus
+from pyvmm.arch.stage2 import (
+    ADDRESS_MASK,
+    ASSIGNED,
+    LIVE,
+    PAGE_LEVEL,
+    RIPAS_SHIFT,
+    UNASSIGNED_DESTROYED,
+    UNASSIGNED_EMPTY,
+    VALID,
+)
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.granule import DATA, DELEGATED, UNDELEGATED
 from rmm.realm import Realm, RealmState
-from rmm.rtt import Walk, assigned_entry, ram_entry, unassigned_entry
+from rmm.rtt import Walk, assigned_entry, ram_entry
 
 if TYPE_CHECKING:
     from rmm.rmm import Rmm
 
 _OFFSET_MASK = GRANULE_SIZE - 1
+_MEASURE_CONTENT = int(DataFlags.MEASURE_CONTENT)
+_NEW = RealmState.NEW
 
 
 def _page_walk(realm: Realm, ipa: int) -> Walk:
@@ -42,12 +53,12 @@ def data_create(rmm: "Rmm", rd: int, data: int, ipa: int, src: int, flags: int) 
     DELEGATED, no such realm; then (ERROR_REALM) if it is not NEW; then (ERROR_INPUT) if ``ipa``
     is not a protected page; then (ERROR_RTT, level) without an UNASSIGNED entry for it.
     """
-    if flags not in (0, DataFlags.MEASURE_CONTENT):
+    if flags & ~_MEASURE_CONTENT:
         raise RmiError(RmiStatus.ERROR_INPUT)
     rmm.granules.require(src, UNDELEGATED)
     rmm.granules.require(data, DELEGATED)
     realm = rmm.realm(rd)
-    if realm.state is not RealmState.NEW:
+    if realm.state is not _NEW:
         raise RmiError(RmiStatus.ERROR_REALM)
     walk = _unassigned_page(realm, ipa)
     content = rmm.read_ns(src, GRANULE_SIZE)
@@ -89,6 +100,6 @@ def data_destroy(rmm: "Rmm", rd: int, ipa: int) -> tuple[int, ...]:
         raise RmiError(RmiStatus.ERROR_RTT, level, 0, realm.rtt.next_live(walk, ipa))
     data = entry & ADDRESS_MASK
     was_empty = entry & (VALID | ASSIGNED | 0b11 << RIPAS_SHIFT) == ASSIGNED
-    realm.rtt.set_entry(walk, ipa, unassigned_entry(Ripas.EMPTY if was_empty else Ripas.DESTROYED))
+    realm.rtt.set_entry(walk, ipa, UNASSIGNED_EMPTY if was_empty else UNASSIGNED_DESTROYED)
     rmm.release(data)
     return data, realm.rtt.next_live(walk, ipa)

@@ -276,8 +276,9 @@ def test_ripas_requests_are_done_for_ram_only(base: int, top: int, reply: list[i
         assert replies[0][2] == reply[2]
 
 
-def test_cpu_on_starts_the_second_vcpu_and_cpu_off_parks_it() -> None:
-    """The RMM keeps the power states; the host follows."""
+@pytest.mark.parametrize("target", [1, 0x8000_0001, 0xABCD_EF00_F500_00F1])
+def test_cpu_on_starts_the_second_vcpu_and_cpu_off_parks_it(target: int) -> None:
+    """The RMM keeps the power states; the host follows, and takes any MPIDR that the RMM takes."""
     seen: list[int] = []
 
     def second(context: FakeContext) -> Iterator[FakeExit]:
@@ -285,7 +286,7 @@ def test_cpu_on_starts_the_second_vcpu_and_cpu_off_parks_it() -> None:
         yield smc(context, PsciFid.CPU_OFF)
 
     def first(context: FakeContext) -> Iterator[FakeExit]:
-        yield smc(context, PsciFid.CPU_ON_64, 1, ENTRY + 64, 77)
+        yield smc(context, PsciFid.CPU_ON_64, target, ENTRY + 64, 77)
         assert context.x[0] == 0
         for _ in range(100_000):
             yield smc(context, PsciFid.AFFINITY_INFO_64, 1, 0)

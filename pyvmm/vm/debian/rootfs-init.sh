@@ -11,7 +11,10 @@ mount -a
 read -r hostname </etc/hostname
 echo "$hostname" >/proc/sys/kernel/hostname
 ip link set lo up
-[ -d /sys/class/net/eth0 ] && udhcpc -i eth0 -n -q -t 5 -T 1 -S >/dev/null 2>&1
+if [ -d /sys/class/net/eth0 ]; then
+	ip link set eth0 up # or udhcpc waits for ever
+	udhcpc -i eth0 -n -q -t 5 -T 1 -S >/dev/null 2>&1
+fi
 
 read -r consoles </sys/class/tty/console/active
 console=/dev/${consoles##* } # /dev/console itself cannot be a controlling terminal

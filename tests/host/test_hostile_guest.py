@@ -1,0 +1,78 @@
+"""A hostile guest with all its devices: random code, drivers and tables, and the host stands."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from pyvmm.host.guest import RealmOptions
+from pyvmm.platform import Platform
+from pyvmm.vm.instance import ExitCode, Instance
+from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.terminal import Terminal
+from tests.hostile import RAM_SIZE, Generator
+
+NUM_CPUS = 2
+DISK_SIZE = 1 << 20
+SLICE = 0.03  # seconds of a guest's life
+EXPECTED = {ExitCode.OK, ExitCode.CRASHED, ExitCode.TIMEOUT}
+
+
+@contextmanager
+def nowhere() -> Iterator[Terminal]:
+    """Give a terminal that nobody sits at."""
+    fd = os.open(os.devnull, os.O_RDWR)
+    try:
+        with Terminal(fd, fd) as terminal:
+            yield terminal
+    finally:
+        os.close(fd)
+
+
+def harass(seed: int, seconds: float, folder: Path, realm: RealmOptions | None) -> Counter[ExitCode]:
+    """Run guests one after another; return how they ended."""
+    disks = tuple(DiskOptions(folder / name, name == "ro") for name in ("rw", "ro"))
+    for disk in disks:
+        disk.path.write_bytes(bytes(DISK_SIZE))
+    options = VmOptions(
+        disks=disks,
+        ram_size=RAM_SIZE,
+        num_cpus=NUM_CPUS,
+        console="virtio",
+        has_rng=True,
+        realm=realm,
+    )
+    generator, codes = Generator(seed), Counter[ExitCode]()
+    until = monotonic() + seconds
+    while monotonic() < until:
+        print(f"seed {seed}, life {codes.total()}")
+        platform = Platform(RAM_SIZE, NUM_CPUS)
+        with nowhere() as terminal:
+            instance = Instance(options, generator.config(NUM_CPUS), platform, terminal)
+            codes[instance.run(SLICE)] += 1  # raises what a handler raised
+        assert platform.leak_check() == []
+        assert [disk.path.stat().st_size for disk in disks] == [DISK_SIZE] * 2
+        assert disks[1].path.read_bytes() == bytes(DISK_SIZE)
+    return codes
+
+
+@pytest.mark.parametrize("realm", [None, RealmOptions()], ids=["normal", "realm"])
+def test_hostile_guest(seed: int, tmp_path: Path, realm: RealmOptions | None) -> None:
+    """No guest raises an exception in the host; each is stopped and closed."""
+    codes = harass(seed, 2, tmp_path, realm)
+    assert codes.total() > 5
+    assert set(codes) <= EXPECTED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("realm", [None, RealmOptions()], ids=["normal", "realm"])
+@pytest.mark.parametrize("turn", range(10))
+def test_hostile_guest_for_long(
+    seed: int, turn: int, tmp_path: Path, realm: RealmOptions | None
+) -> None:
+    """The same for ten minutes, half a minute a seed."""
+    assert set(harass(seed + 1 + turn, 30, tmp_path, realm)) <= EXPECTED
