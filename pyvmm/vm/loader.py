@@ -95,10 +95,7 @@ def load_kernel(path: Path, ram_size: int) -> Kernel:
 
 
 def unpack_kernel(data: bytes, name: str, limit: int = MAX_KERNEL_SIZE) -> bytes:
-    """Return the kernel in a .gz file; other data as it is.
-
-    Args:
-        limit: the most bytes that there is room for.
+    """Return the kernel in a .gz file, of at most ``limit`` bytes; other data as it is.
 
     Raises:
         UserError: the compressed data is damaged or unpacks to too much.

@@ -6,11 +6,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import RmiFid
-from pyvmm.arch.stage2 import ADDRESS_MASK, LIVE, NS, PAGE_LEVEL, VALID, is_table, level_size
 from rmm.granule import GranuleState
-from rmm.rtt import Rtt, RttTree
+from tests.rmm.invariants import check_invariants
 from tests.rmm.model import FIRST_UNPROTECTED, Model
 from tests.rmm.world import DRAM_BASE, NUM_GRANULES, World
 
@@ -140,43 +139,7 @@ class RmmAgainstModel(RuleBasedStateMachine):
     @invariant()
     def always(self) -> None:
         """What must hold after every command."""
-        check_invariants(self.world)
-
-
-def check_invariants(world: World) -> None:
-    """GPT and states agree, DELEGATED is zero, tables count their live entries, no page twice."""
-    rmm = world.rmm
-    states = rmm.granules.states
-    for index in {*range(NUM_USED), *(i for i, state in enumerate(states) if state)}:
-        pa = DRAM_BASE + index * GRANULE_SIZE
-        assert (world.machine.gpt[index] is Pas.REALM) == (states[index] != 0)
-        if states[index] == GranuleState.DELEGATED:
-            assert not any(world.realm_memory.read(pa, GRANULE_SIZE))
-    named: list[int] = []
-    for realm in rmm.realms.values():
-        for table in (*realm.rtt.start, *realm.rtt.tables.values()):
-            assert table.live == sum(entry & LIVE != 0 for entry in table.entries)
-            assert rmm.granules.state(table.pa) is GranuleState.RTT
-        for start in realm.rtt.start:
-            named += pages_of(realm.rtt, start, realm.rtt.start_level)
-    assert len(named) == len(set(named))
-    data = [pa for pa in named if rmm.granules.state(pa) is GranuleState.DATA]
-    assert len(data) == len(named) == states.count(GranuleState.DATA)
-    vmids = [realm.vmid for realm in rmm.realms.values()]
-    assert len(vmids) == len(set(vmids))
-
-
-def pages_of(tree: RttTree, table: Rtt, level: int) -> list[int]:
-    """List the granules that protected entries name."""
-    pas: list[int] = []
-    for entry in table.entries:
-        if is_table(entry, level):
-            pas += pages_of(tree, tree.tables[entry & ADDRESS_MASK], level + 1)
-        elif entry & LIVE and not entry & NS:
-            first = entry & ADDRESS_MASK
-            pas += range(first, first + level_size(level), level_size(PAGE_LEVEL))
-            assert not entry & VALID or entry & 0b11 == (0b11 if level == PAGE_LEVEL else 0b01)
-    return pas
+        check_invariants(self.world.rmm, self.world.is_realm, PAS)
 
 
 TestRmmAgainstModel = RmmAgainstModel.TestCase
@@ -204,5 +167,5 @@ def test_hostile_host() -> None:
         ]
         world.call(generator.choice(list(RmiFid)), *args, pe=generator.randrange(4))
         if step % 500 == 0:
-            check_invariants(world)
-    check_invariants(world)
+            check_invariants(world.rmm, world.is_realm, PAS)
+    check_invariants(world.rmm, world.is_realm, PAS)

@@ -228,6 +228,10 @@ class World:
 
     # --- granules -----------------------------------------------------------------------------
 
+    def is_realm(self, pa: int) -> bool:
+        """Ask the GPT whether a granule is in the Realm PAS."""
+        return self.machine.gpt[(pa - DRAM_BASE) // GRANULE_SIZE] is Pas.REALM
+
     def ns_granule(self, data: bytes | bytearray = b"", *, align: int = GRANULE_SIZE) -> int:
         """Allocate a granule of the host, with content."""
         pa = -(-self._next // align) * align
