@@ -1,0 +1,123 @@
+"""The command pyvmm, run as a user runs it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pyvmm.vm.image import Image
+from tests.boot.shell import PATIENCE, Shell
+
+PYVMM = str(Path(sys.executable).parent / "pyvmm")
+BUILT_IMAGE = Path("build/debian")
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    output: str
+    errors: str
+    cpu_time: float  # seconds that it computed
+
+
+def pyvmm(*arguments: str | Path, typed: str = "", env: Mapping[str, str] | None = None) -> Ended:
+    """Run pyvmm to its end, with ``typed`` as its standard input and ``env`` changed."""
+    return call(PYVMM, *arguments, typed=typed, env=env)
+
+
+def call(
+    *command: str | Path,
+    typed: str = "",
+    env: Mapping[str, str] | None = None,
+    patience: float = PATIENCE,
+) -> Ended:
+    """Run a command to its end."""
+    before = os.times()
+    done = subprocess.run(
+        command,
+        input=typed.encode(),
+        capture_output=True,
+        timeout=patience,
+        check=False,
+        env=os.environ | (env or {}),
+    )
+    after = os.times()
+    return Ended(
+        done.returncode,
+        done.stdout.decode(errors="replace"),
+        done.stderr.decode(errors="replace"),
+        after.children_user + after.children_system - before.children_user - before.children_system,
+    )
+
+
+class Running:
+    """A pyvmm that runs, with a guest's shell; a context manager that ends it at the latest."""
+
+    def __init__(self, *arguments: str | Path) -> None:
+        self._process = subprocess.Popen(
+            [PYVMM, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._ends = self._process.stdin, self._process.stdout
+        self.shell = Shell(*(end.fileno() for end in self._ends))
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Return the exit code."""
+        return self._process.wait(PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for end in self._ends:
+            end.close()
+
+
+def guest_options(image: Image, disk: Path | None) -> list[str | Path]:
+    """Return the options that boot Debian, on a disk or in its initial RAM disk alone."""
+    options: list[str | Path] = ["--kernel", image.kernel, "--initrd", image.initrd]
+    return [*options, "--disk", disk] if disk else options
+
+
+def copy_disk(image: Image, directory: Path) -> Path:
+    """Return a copy of the disk to write on."""
+    copy = directory / "rootfs.img"
+    copied = call("cp", "--sparse=always", "--reflink=auto", image.rootfs, copy)
+    assert copied.code == 0, copied.errors
+    return copy
+
+
+def is_clean(disk: Path) -> bool:
+    """Tell whether e2fsck finds nothing to mend."""
+    return call(_sbin("e2fsck"), "-fn", disk).code == 0
+
+
+def read_from(disk: Path, path: str) -> str:
+    """Return a file of an ext4 image, without mounting it."""
+    return call(_sbin("debugfs"), "-R", f"cat {path}", disk).output
+
+
+def _sbin(tool: str) -> str:
+    path = shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
+    assert path, f"{tool} is not installed: it comes with e2fsprogs"
+    return path

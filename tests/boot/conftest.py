@@ -1,0 +1,34 @@
+"""Debian's guest, made once, and the guests that many tests look at."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm.vm.image import Image
+from tests.boot.command import BUILT_IMAGE, PYVMM, Running, call, copy_disk, guest_options
+
+_DOWNLOAD_PATIENCE = 900.0
+
+
+@pytest.fixture(scope="session")
+def debian() -> Image:
+    """Make the guest as `make run` does, unless it is there."""
+    command = (PYVMM, "image", "build", "debian", "--output", BUILT_IMAGE)
+    made = call(*command, patience=_DOWNLOAD_PATIENCE)
+    assert made.code == 0, made.errors
+    return Image(BUILT_IMAGE)
+
+
+@pytest.fixture(scope="module")
+def disk(debian: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a disk to write on."""
+    return copy_disk(debian, tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture
+def small(debian: Image) -> Iterator[Running]:
+    """Return a guest without a disk, at the shell of its initial RAM disk."""
+    with Running("run", *guest_options(debian, None)) as guest:
+        guest.shell.log_in()
+        yield guest

@@ -1,0 +1,31 @@
+"""An HTTP server on the host's loopback, with files for a guest to fetch."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served_files(files: Mapping[str, bytes]) -> Iterator[int]:
+    """Serve files by their names; give the port."""
+    with TemporaryDirectory() as directory:
+        for name, content in files.items():
+            Path(directory, name).write_bytes(content)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=directory))
+        with server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            yield server.server_port
+            server.shutdown()
+            thread.join()

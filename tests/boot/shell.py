@@ -1,0 +1,101 @@
+"""A guest's shell from the outside: type a command, read what it says and its status."""
+
+import os
+import re
+import select
+import time
+from dataclasses import dataclass
+
+PROMPT = re.compile(rb"[#$] (\x1b\[6n)?$")  # busybox asks where the cursor is
+#: Generous: the machine may be busy with something else.
+PATIENCE = 180.0
+#: How a command's end is told; typed, it looks different.
+_END = re.compile(rb"\r?\n<(\d+)>\r?\n")
+#: What a terminal's line surely takes; a multiple of the four characters of a byte.
+_TYPED_AT_ONCE = 800
+_ASK = "printf '\\n<%d>\\n' $?\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command did."""
+
+    status: int
+    output: str
+
+
+class Shell:
+    """Both ends of a guest's console.
+
+    Args:
+        in_fd: what is written there is typed.
+        out_fd: what the guest shows comes from there.
+    """
+
+    def __init__(self, in_fd: int, out_fd: int) -> None:
+        self.log = b""
+        self._in_fd = in_fd
+        self._out_fd = out_fd
+        self._seen = 0  # how much of the log was expected already
+
+    def type(self, text: str | bytes) -> None:
+        """Type text."""
+        data = text.encode() if isinstance(text, str) else text
+        while data:
+            data = data[os.write(self._in_fd, data) :]
+
+    def expect(self, pattern: re.Pattern[bytes], patience: float = PATIENCE) -> re.Match[bytes]:
+        """Return the first match in what was not looked at yet.
+
+        Raises: AssertionError, with the last words, if it does not come.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            match = pattern.search(self.log, self._seen)
+            if match is not None:
+                self._seen = match.end()
+                return match
+            is_open = self._read(deadline - time.monotonic())
+            assert is_open, f"no {pattern.pattern!r}; last words:\n{self._last_words()}"
+
+    def read_all(self) -> str:
+        """Return all that was and will be shown, once the other end is closed."""
+        while self._read(PATIENCE):
+            pass
+        return self.log.decode(errors="replace")
+
+    def log_in(self) -> None:
+        """Wait for the prompt, then make the console say only what commands say."""
+        self.expect(PROMPT)
+        answer = self.run("stty -echo; set +m; PS1=; PS2=; dmesg -n 1")
+        assert answer.status == 0, answer.output
+
+    def run(self, command: str, patience: float = PATIENCE) -> Answer:
+        """Run a command and return its answer."""
+        start = self._seen
+        self.type(f"{command}\n{_ASK}")
+        end = self.expect(_END, patience)
+        output = self.log[start : end.start()].decode(errors="replace").replace("\r\n", "\n")
+        return Answer(int(end[1]), output.strip())
+
+    def store(self, path: str, data: bytes) -> None:
+        """Make an executable file in the guest."""
+        text = "".join(f"\\x{byte:02x}" for byte in data)
+        for at in range(0, len(text), _TYPED_AT_ONCE):
+            answer = self.run(f"printf '{text[at : at + _TYPED_AT_ONCE]}' >>{path}")
+            assert answer == Answer(0, "")
+        assert self.run(f"chmod +x {path}") == Answer(0, "")
+
+    def _read(self, patience: float) -> bool:
+        """Read what there is; False if nothing came or nothing will."""
+        if patience <= 0 or not select.select([self._out_fd], [], [], patience)[0]:
+            return False
+        try:
+            data = os.read(self._out_fd, 1 << 16)
+        except OSError:  # a pseudo-terminal without its other end
+            return False
+        self.log += data
+        return bool(data)
+
+    def _last_words(self) -> str:
+        return self.log[-2000:].decode(errors="replace")

@@ -1,0 +1,137 @@
+"""The built-in guest in a realm: what it says, how often, and what is traced of it."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.events import Event, EventStream, GptChange
+from pyvmm.arch.pas import Pas
+from pyvmm.vm.instance import ExitCode
+from pyvmm.vm.machine import MIB
+from pyvmm.vm.options import VmOptions
+from tests.boot.command import pyvmm
+from tests.boot.inside import REALM, Inside, holdings, run_inside, settled
+from tests.boot.shell import PATIENCE
+
+#: A flat kernel: b .
+SPIN = 0x14000000.to_bytes(4, "little") * 64
+NUM_RUNS = 3
+NUM_SOAK_RUNS = 100
+#: NAME argument=… -> STATUS[:index] result…
+_LINE = re.compile(r"([A-Z_]+)(?: \w+=\w+)* -> ([A-Z_]+|exit)(?::\d)?(?: 0x[0-9a-f]+)*")
+
+
+def rim_of(output: str) -> str:
+    """Return the realm's initial measurement in digits."""
+    match = re.search(r"^RIM +([0-9a-f]+)\r?$", output, re.MULTILINE)
+    assert match, output
+    return match[1]
+
+
+def test_it_says_what_realm_it_is_in() -> None:
+    """RSI version, configuration, five measurements; exit code 0 and not a word besides."""
+    ended = pyvmm("run", "--realm")
+    assert (ended.code, ended.errors) == (0, "")
+    lines = ended.output.splitlines()
+    assert lines[0] == "Hello from a realm."
+    assert lines[1].split() == ["RSI", "version", "1.0"]
+    assert lines[2].split() == ["IPA", "width", "33", "bits"]
+    assert lines[3].split() == ["Measurements", "SHA-256"]
+    assert len(rim_of(ended.output)) == 64
+    assert int(rim_of(ended.output), 16) != 0
+    assert [line.split() for line in lines[5:]] == [["REM", str(n), "0" * 64] for n in range(4)]
+
+
+def test_it_says_so_in_a_normal_vm() -> None:
+    """There is no RMM to ask."""
+    ended = pyvmm("run")
+    assert (ended.code, ended.errors) == (0, "")
+    assert ended.output.startswith("Hello from a normal VM")
+
+
+def test_measurement_follows_from_the_configuration_alone() -> None:
+    """Memory, CPUs and the hash change it; the personalization value is not measured (DEN0137)."""
+    rims = [
+        rim_of(pyvmm("run", "--realm", *options).output)
+        for options in (
+            (),
+            (),
+            ("-m", "256M"),
+            ("-c", "2"),
+            ("--measurement-algo", "sha512"),
+            ("--realm-pv", "mine"),
+        )
+    ]
+    assert rims[0] == rims[1] == rims[5]
+    assert len(set(rims)) == 4
+    assert [len(rim) for rim in rims] == [64, 64, 64, 64, 128, 64]
+
+
+def test_trace_has_a_line_for_each_event(tmp_path: Path) -> None:
+    """Names and statuses of what was asked for, and of nothing else."""
+    path = tmp_path / "trace"
+    assert pyvmm("run", "--realm", "--trace", f"rmi,psci:{path}").code == 0
+    matches = [_LINE.fullmatch(line) for line in path.read_text().splitlines()]
+    assert all(matches)
+    calls = [(match[1], match[2]) for match in matches if match]
+    names = [name for name, _ in calls]
+    first = names.index("RMI_REALM_CREATE")
+    assert calls[first] == ("RMI_REALM_CREATE", "SUCCESS")
+    order = ["RMI_DATA_CREATE", "RMI_REC_CREATE", "RMI_REALM_ACTIVATE", "RMI_REC_ENTER"]
+    order += ["SYSTEM_OFF", "RMI_REC_DESTROY", "RMI_DATA_DESTROY", "RMI_REALM_DESTROY"]
+    for name in order:
+        assert name in names[first:], f"no {name} after {names[first - 1]}"
+        first = names.index(name, first)
+    assert names.count("RMI_GRANULE_DELEGATE") == names.count("RMI_GRANULE_UNDELEGATE")
+
+
+@pytest.mark.parametrize("kind", ["rmi", "rsi", "psci", "smc", "gpt", "rtt", "exit", "mmio"])
+def test_each_kind_can_be_traced(kind: str) -> None:
+    """To standard error, so that the guest's own words stay apart."""
+    ended = pyvmm("run", "--realm", "--trace", kind)
+    assert ended.code == 0
+    assert ended.errors
+    assert ended.output.startswith("Hello from a realm.")
+
+
+def test_every_granule_comes_back() -> None:
+    """What was delegated is undelegated, granule for granule, and the GPT says so."""
+    moved: dict[int, Pas] = {}
+
+    def listener(event: Event) -> None:
+        if isinstance(event, GptChange):
+            moved[event.pa] = event.new
+
+    with Inside(VmOptions(ram_size=64 * MIB, realm=REALM), EventStream(listener)) as guest:
+        assert guest.wait() is ExitCode.OK
+        assert moved
+        assert set(moved.values()) == {Pas.NS}
+        assert guest.platform.leak_check() == []
+
+
+def test_quitting_gives_everything_back(tmp_path: Path) -> None:
+    """Though the realm was in the middle of something, on every CPU that it has."""
+    kernel = tmp_path / "spin"
+    kernel.write_bytes(SPIN)
+    options = VmOptions(kernel=kernel, ram_size=64 * MIB, num_cpus=2, realm=REALM)
+    with Inside(options) as guest:
+        deadline = time.monotonic() + PATIENCE
+        while not guest.platform.leak_check():
+            assert time.monotonic() < deadline
+        guest.instance.quit()
+        assert guest.wait() is ExitCode.QUIT
+        assert guest.platform.leak_check() == []
+
+
+@pytest.mark.parametrize("count", [NUM_RUNS, pytest.param(NUM_SOAK_RUNS, marks=pytest.mark.slow)])
+def test_boots_in_a_row_are_all_the_same(count: int) -> None:
+    """Same words, and no descriptor, thread, child or memory file left behind."""
+    options = VmOptions(ram_size=64 * MIB, num_cpus=2, realm=REALM)
+    first = run_inside(options)
+    assert first[0] is ExitCode.OK
+    before = holdings()
+    for _ in range(count):
+        assert run_inside(options) == first
+    assert settled(before) == before

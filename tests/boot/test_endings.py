@@ -1,0 +1,117 @@
+"""How a guest ends, and what the command makes of it: exit codes, messages, the terminal."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm.vm.image import Image
+from pyvmm.vm.instance import ExitCode
+from tests.boot.command import PYVMM, Running, guest_options, pyvmm
+from tests.boot.shell import PATIENCE, Shell
+
+#: A flat kernel: wfi for a while, then b .
+IDLE = 0xD503207F.to_bytes(4, "little") * 16 + 0x14000000.to_bytes(4, "little")
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Open a pseudo-terminal; return our end and the command's."""
+    ends = pty.openpty()
+    resize(ends[0], 40, 100)
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def resize(terminal: int, rows: int, columns: int) -> None:
+    """Give a terminal another size, of which its programs are told."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+@pytest.mark.boot
+def test_reboot_is_an_ordinary_end(small: Running) -> None:
+    """Code 0: there is nothing to boot again."""
+    small.shell.type("reboot -f\n")
+    assert small.wait() == ExitCode.OK
+
+
+@pytest.mark.boot
+def test_panic_has_its_code(small: Running) -> None:
+    """Though the guest goes on standing still after it, the command ends."""
+    assert (
+        small.shell.run("echo 'It said: ---[ end Kernel panic - not syncing: joke ]---'").status
+        == 0
+    )
+    small.shell.type("echo c >/proc/sysrq-trigger\n")
+    assert small.wait() == ExitCode.PANIC
+
+
+@pytest.mark.boot
+def test_virtio_console_on_a_terminal(debian: Image, terminal: tuple[int, int]) -> None:
+    """It boots to a prompt, knows the window's size, and Ctrl-A x gives the terminal back."""
+    ours, theirs = terminal
+    before = termios.tcgetattr(theirs)
+    options = map(str, guest_options(debian, None))
+    with subprocess.Popen(
+        ["setsid", "-c", PYVMM, "run", "--console", "virtio", *options],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    ) as process:
+        shell = Shell(ours, ours)
+        shell.log_in()
+        assert termios.tcgetattr(theirs) != before
+        assert shell.run("cat /sys/class/tty/console/active").output == "hvc0"
+        assert shell.run("stty size").output == "40 100"
+        resize(ours, 50, 120)
+        assert shell.run("until [ \"$(stty size)\" = '50 120' ]; do :; done").status == 0
+        shell.type(b"\x01x")
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == ExitCode.QUIT
+    assert termios.tcgetattr(theirs) == before
+    assert b"Ctrl-A x" in errors
+
+
+def test_terminal_gets_one_ctrl_a_for_two(terminal: tuple[int, int], tmp_path: Path) -> None:
+    """The escape can be typed, and a signal ends as Ctrl-A x does."""
+    ours, theirs = terminal
+    before = termios.tcgetattr(theirs)
+    kernel = tmp_path / "idle"
+    kernel.write_bytes(IDLE)
+    with subprocess.Popen(
+        [PYVMM, "run", kernel], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE
+    ) as process:
+        Shell(ours, ours).type(b"\x01\x01")
+        assert process.poll() is None
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode in {ExitCode.QUIT, -15}  # -15: before it was ready
+    assert termios.tcgetattr(theirs) == before
+
+
+@pytest.mark.parametrize("kind", [(), ("--realm",)])
+def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...]) -> None:
+    """A guest that sleeps for ever is stopped, with one line about it."""
+    kernel = tmp_path / "idle"
+    kernel.write_bytes(IDLE)
+    ended = pyvmm("run", *kind, "--timeout", "0.5", kernel)
+    assert ended.code == ExitCode.TIMEOUT
+    assert ended.errors == "pyvmm: stopped after 0.5 seconds\n"
+
+
+@pytest.mark.boot
+def test_image_is_made_once(debian: Image, tmp_path: Path) -> None:
+    """The second time nothing is fetched, not even looked at: there is no tool to do it with."""
+    before = debian.kernel.stat().st_mtime_ns
+    again = pyvmm(
+        "image", "build", "debian", "--output", debian.directory, env={"PATH": str(tmp_path)}
+    )
+    assert again.code == 0, again.errors
+    assert debian.kernel.stat().st_mtime_ns == before

@@ -1,0 +1,88 @@
+"""A realm as a user starts it: the command, a script on its standard input, a disk, a network."""
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from pyvmm.vm.image import Image
+from pyvmm.vm.instance import ExitCode
+from pyvmm.vm.options import DiskOptions, VmOptions
+from tests.boot.atomics import atomics_program
+from tests.boot.command import copy_disk, guest_options, is_clean, pyvmm, read_from
+from tests.boot.inside import REALM, Inside, holdings, settled
+from tests.boot.server import served_files
+from tests.boot.shell import Answer
+
+pytestmark = pytest.mark.boot
+
+MIB = 1 << 20
+NUM_SOAK_BOOTS = 10
+
+
+def test_script_with_disk_and_network(debian: Image, tmp_path: Path, seed: int) -> None:
+    """All a realm's devices at once; the disk is clean and holds what was written."""
+    disk = copy_disk(debian, tmp_path)
+    content = hashlib.shake_128(str(seed).encode()).digest(MIB)
+    with served_files({"file": content}) as port:
+        network = ["-n", "mode=user"] if shutil.which("passt") else []
+        fetch = (
+            "gateway=$(ip -color=never route | awk '/default/{print $3}')\n"
+            f"curl -sS http://$gateway:{port}/file >/root/file\n"
+            if network
+            else f"head -c {MIB} /dev/zero >/root/file\n"
+        )
+        script = f"{fetch}sha256sum </root/file >/root/sum\ncat /etc/hostname\npoweroff -f\n"
+        options = guest_options(debian, disk)
+        ended = pyvmm("run", "--realm", "--rng", *network, *options, typed=script)
+    assert (ended.code, ended.errors) == (ExitCode.OK, "")
+    assert "RME: Using RSI version 1.0" in ended.output
+    assert "\ndebian\r\n" in ended.output
+    assert is_clean(disk)
+    expected = content if network else bytes(MIB)
+    assert read_from(disk, "/root/sum").split()[:1] == [hashlib.sha256(expected).hexdigest()]
+
+
+def test_panic_in_a_realm_leaves_no_granule_behind(debian: Image) -> None:
+    """Its code, and everything given back though no CPU was turned off; both CPUs count right."""
+    options = VmOptions(kernel=debian.kernel, initrd=debian.initrd, num_cpus=2, realm=REALM)
+    with Inside(options) as guest:
+        guest.shell.log_in()
+        guest.shell.store("atomics", atomics_program())
+        assert guest.shell.run("./atomics") == Answer(0, "")
+        guest.shell.type("echo c >/proc/sysrq-trigger\n")
+        assert guest.wait() is ExitCode.PANIC
+        assert guest.platform.leak_check() == []
+
+
+@pytest.mark.slow
+def test_boots_in_a_row_all_end_well(debian: Image, tmp_path: Path) -> None:
+    """Every one comes to the shell, reads and writes its disk, and leaves nothing behind."""
+    disk = copy_disk(debian, tmp_path)
+    options = VmOptions(
+        kernel=debian.kernel,
+        initrd=debian.initrd,
+        disks=(DiskOptions(disk),),
+        num_cpus=2,
+        realm=REALM,
+    )
+    answers, times = set(), []
+    before = holdings()
+    for number in range(NUM_SOAK_BOOTS):
+        start = time.monotonic()
+        with Inside(options) as guest:
+            guest.shell.log_in()
+            answers.add(guest.shell.run("uname -a; nproc; sha256sum /usr/bin/bash"))
+            assert guest.shell.run(f"echo {number} >>/root/boots").status == 0
+            guest.shell.type("poweroff -f\n")
+            assert guest.wait() is ExitCode.OK
+            assert guest.platform.leak_check() == []
+        del guest
+        assert settled(before) == before
+        times.append(time.monotonic() - start)
+    assert len(answers) == 1
+    assert is_clean(disk)
+    assert read_from(disk, "/root/boots").split() == [str(n) for n in range(NUM_SOAK_BOOTS)]
+    assert max(times) < 3 * min(times), times
