@@ -104,7 +104,10 @@ class PsciCall:
     def __str__(self) -> str:
         args = "".join(f" {value:#x}" for value in self.arguments)
         result = "exit" if self.result is None else f"{_signed(self.result):#x}"
-        return f"{self.command} rec={self.rec:#x}{args} -> {result}"
+        name = (
+            self.command if self.command.startswith(("PSCI_", "SMCCC_")) else f"PSCI_{self.command}"
+        )
+        return f"{name} rec={self.rec:#x}{args} -> {result}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def test_trace_has_a_line_for_each_event(tmp_path: Path) -> None:
     first = names.index("RMI_REALM_CREATE")
     assert calls[first] == ("RMI_REALM_CREATE", "SUCCESS")
     order = ["RMI_DATA_CREATE", "RMI_REC_CREATE", "RMI_REALM_ACTIVATE", "RMI_REC_ENTER"]
-    order += ["SYSTEM_OFF", "RMI_REC_DESTROY", "RMI_DATA_DESTROY", "RMI_REALM_DESTROY"]
+    order += ["PSCI_SYSTEM_OFF", "RMI_REC_DESTROY", "RMI_DATA_DESTROY", "RMI_REALM_DESTROY"]
     for name in order:
         assert name in names[first:], f"no {name} after {names[first - 1]}"
         first = names.index(name, first)

@@ -38,7 +38,7 @@ RETRY_VECTORS = VECTORS + PAGE  # every vector there is ERET: try again
 REMAPPED = 0x4000_0000  # a page that the tests map anew and anew
 IRQ_KICK = 1
 TIMEOUT = 30
-A_WHILE = 0.15  # seconds
+A_WHILE = 0.5  # seconds
 PROMPT = 0.5  # seconds, on a machine with other work
 
 WORD = struct.Struct("<Q")
