@@ -98,8 +98,11 @@ def test_command_numbers() -> None:
             events.RmiCall("RMI_X", ("ipa", "level"), (0x1000, (1 << 64) - 1), (0x204, 0, 5)),
             "RMI_X ipa=0x1000 level=-1 -> ERROR_RTT:2 0x0 0x5",
         ),
-        (events.PsciCall(0x10, "CPU_ON_64", (1,), (1 << 64) - 2), "CPU_ON_64 rec=0x10 0x1 -> -0x2"),
-        (events.PsciCall(0x10, "CPU_OFF", (), None), "CPU_OFF rec=0x10 -> exit"),
+        (
+            events.PsciCall(0x10, "CPU_ON_64", (1,), (1 << 64) - 2),
+            "PSCI_CPU_ON_64 rec=0x10 0x1 -> -0x2",
+        ),
+        (events.PsciCall(0x10, "CPU_OFF", (), None), "PSCI_CPU_OFF rec=0x10 -> exit"),
         (
             events.GptChange(0x1000, 0x1000, Pas.NS, Pas.REALM),
             "GPT pa=0x1000 size=0x1000 NS -> REALM",

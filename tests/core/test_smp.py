@@ -232,11 +232,11 @@ def test_changed_code_runs_on_the_other_pe_after_the_barriers(pair: Pair) -> Non
 
 #: x10 = descriptor's address, x11, x12 = descriptors of two pages, x13 = operand of TLBI, x14 and
 #: x15 = the pages themselves. Breaks the mapping of the first, lets CHECK look at x14, maps the
-#: second.
+#: second, and yields, so that the other PE sees it also where both share one host CPU.
 REMAP = (
     "next: str xzr, [x10]\n dsb ishst\n tlbi vaae1is, x13\n dsb ish\n isb\n"
     "{check}"
-    "str x12, [x10]\n dsb ishst\n isb\n mov x9, #30\n pause: subs x9, x9, #1\n b.ne pause\n"
+    "str x12, [x10]\n dsb ishst\n isb\n mov x9, #30\n pause: yield\n subs x9, x9, #1\n b.ne pause\n"
     "mov x9, x11\n mov x11, x12\n mov x12, x9\n mov x9, x14\n mov x14, x15\n mov x15, x9\n"
     "add x1, x1, #1\n b next"
 )
