@@ -13,10 +13,9 @@ from typing import Final, Protocol
 
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.gic import GICR_SIZE
-from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.devices.bus import Bus, IrqLine
 from pyvmm.devices.disk import RawDisk
-from pyvmm.devices.dma import DmaFault
+from pyvmm.devices.dma import GuestDma
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.rtc import Mc146818, Pl031
 from pyvmm.devices.uart import Uart
@@ -25,7 +24,7 @@ from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.virtio.transport import VirtioMmio
-from pyvmm.host.guest import Guest, GuestConfig, GuestMemory, Outcome, RealmOptions
+from pyvmm.host.guest import Guest, GuestConfig, Outcome, RealmOptions
 from pyvmm.host.vgic import Vgic
 from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import machine
@@ -60,36 +59,6 @@ class Platform(Protocol):
         self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None
     ) -> Guest:
         """Make a guest: a realm if there are options for one, else a normal VM."""
-
-
-class SharedMemory:
-    """Guest memory as its devices reach it: what the guest does not share is a DMA fault."""
-
-    __slots__ = ("_memory",)
-
-    def __init__(self, memory: GuestMemory) -> None:
-        self._memory = memory
-
-    def read(self, addr: int, size: int) -> bytes:
-        """Return a copy of the bytes."""
-        try:
-            return self._memory.read(addr, size)
-        except GranuleProtectionFault as fault:
-            raise DmaFault(addr, size) from fault
-
-    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
-        """Store the bytes."""
-        try:
-            self._memory.write(addr, data)
-        except GranuleProtectionFault as fault:
-            raise DmaFault(addr, len(data)) from fault
-
-    def view(self, addr: int, size: int) -> memoryview:
-        """Return the bytes themselves."""
-        try:
-            return self._memory.view(addr, size)
-        except GranuleProtectionFault as fault:
-            raise DmaFault(addr, size) from fault
 
 
 class Instance:
@@ -204,7 +173,7 @@ class Instance:
                 self._console: Console = uart
 
     def _add_virtio(self) -> None:
-        self._dma = SharedMemory(self._guest.dma)
+        self._dma = GuestDma(self._guest.dma)
         for disk in self._options.disks:
             image = RawDisk(disk.path, is_read_only=disk.is_read_only)
             self._resources.callback(image.close)

@@ -11,11 +11,10 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.bus import Bus
-from pyvmm.devices.dma import DmaFault
 from pyvmm.host.guest import GuestConfig, Outcome, RealmOptions
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm import machine
-from pyvmm.vm.instance import ExitCode, Instance, SharedMemory
+from pyvmm.vm.instance import ExitCode, Instance
 from pyvmm.vm.machine import MIB
 from pyvmm.vm.options import DiskOptions, VmOptions
 from pyvmm.vm.terminal import Terminal
@@ -213,16 +212,3 @@ def test_disk_in_use_leaves_nothing_behind(stage: Stage, tmp_path: Path) -> None
         stage.run(missing)
     assert stage.guest is not None
     assert stage.guest.is_closed
-
-
-def test_dma_to_private_memory_is_a_fault_of_the_device() -> None:
-    """The transport knows what to do about that one."""
-    memory = SharedMemory(PrivateMemory())
-    for access in (
-        lambda: memory.read(0x1000, 4),
-        lambda: memory.write(0x1000, b"1234"),
-        lambda: memory.view(0x1000, 4),
-    ):
-        with pytest.raises(DmaFault) as fault:
-            access()
-        assert (fault.value.addr, fault.value.size) == (0x1000, 4)
