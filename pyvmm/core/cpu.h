@@ -135,7 +135,6 @@ struct cpu {
 
     struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
     struct fetch_entry fetches[2][FETCH_SIZE];
-    bool has_ng, has_large[2]; /* any non-global entry; any block entry in the low / high VA half */
 
     /* cross-PE: guarded by inval_lock; seq counters let a waiter see that its request was served */
     pthread_mutex_t inval_lock;

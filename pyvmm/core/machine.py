@@ -58,7 +58,7 @@ class PhysicalMemory:
         self._pas = int(pas)
         self._machine = machine.handle
         self._base = machine.dram_base
-        self._bad = ffi.new("uint64_t *")
+        self._bad = ffi.new("uint64_t *")  # written by any thread: what it says is not for reading
         self._buffer = machine.buffer(pas)
 
     def check(self, pa: int, size: int) -> None:
@@ -68,7 +68,12 @@ class PhysicalMemory:
         except OverflowError:  # not a 64-bit number: cffi has refused it
             raise GranuleProtectionFault(pa, self.pas) from None
         if fault:
-            raise GranuleProtectionFault(self._bad[0], self.pas)
+            raise self._refusal(pa, size)
+
+    def _refusal(self, pa: int, size: int) -> GranuleProtectionFault:
+        bad = ffi.new("uint64_t *")
+        machine_gpc(self._machine, self._pas, pa, size, bad)
+        return GranuleProtectionFault(bad[0], self.pas)
 
     def read(self, pa: int, size: int) -> bytes:
         """Return ``size`` bytes."""
@@ -84,7 +89,7 @@ class PhysicalMemory:
         except OverflowError:
             raise GranuleProtectionFault(pa, self.pas) from None
         if fault:
-            raise GranuleProtectionFault(self._bad[0], self.pas)
+            raise self._refusal(pa, len(data))
 
     def read_u64(self, pa: int) -> int:
         """Return the little-endian 64-bit value at ``pa``."""
@@ -101,7 +106,7 @@ class PhysicalMemory:
         except OverflowError:
             raise GranuleProtectionFault(pa, self.pas) from None
         if fault:
-            raise GranuleProtectionFault(self._bad[0], self.pas)
+            raise self._refusal(pa, size)
 
     def view(self, pa: int, size: int) -> memoryview:
         """Return a writable view, checked now: for one transfer, not to be kept."""
