@@ -15,9 +15,10 @@ ROOT = Path(__file__).parents[2]
 HAND_WRITTEN = {".c", ".h", ".inc", ".decode", ".py", ".md", ".toml", ".sh", ".S", ".s", ""}
 #: Directories with what tools make.
 GENERATED = re.compile(r"\.(?!ci$).*|build|__pycache__|.*\.egg-info")
-#: Registry and mirror hosts, and directories of one developer's machine (/root is a guest's too).
+#: Addresses of registries and mirrors, home directories, and where this tree happens to stand.
 FORBIDDEN = re.compile(
-    r"pypi\.(?:org|python)|pythonhosted|(?:deb|ftp|snapshot)\.debian\.org|/(?:home|Users)/|/work/"
+    r"(?:https?|ftp)://[\w.-]*(?:debian|pypi|pythonhosted|npm)|/(?:home|Users)/|"
+    + re.escape(f"{ROOT}/")
 )
 
 
