@@ -113,7 +113,6 @@ static void half_precision(void) {
         __fp16 half;
         memcpy(&half, &bits, 2);
         sum = add_float(sum, (float)half);
-        bits = (uint16_t)next_random(&seed);
     }
     for (unsigned k = 0; k < 20000; k++) {
         uint32_t bits = (uint32_t)next_random(&seed);
