@@ -4,6 +4,7 @@
 #   make test           lint, type check, import table, tests
 #   make bench          benchmarks, a table and build/bench.json            (ONLY=alu picks one)
 #   make soak           the slow tests: full fuzz counts, long boots        (SEED=1 repeats a run)
+#   make sanitize       the core's tests under ASan and UBSan
 #   make setup | lint | format | gen | clean
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup run test bench lint format gen soak clean
+.PHONY: setup run test bench lint format gen soak sanitize clean
 
 setup: $(VENV)/.core
 
@@ -72,6 +73,9 @@ bench: setup
 
 soak: setup
 	@$(PY) -m pytest -m slow $(if $(SEED),--seed $(SEED))
+
+sanitize: setup
+	@CC="$(CC)" tools/sanitize.sh $(PY)
 
 clean:
 	@rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache \
