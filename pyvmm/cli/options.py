@@ -1,0 +1,126 @@
+"""The options that say what a guest is: the same ones for every verb that makes a guest.
+
+A verb takes them as one dictionary, and the virtual machine that they mean from ``vm_options``::
+
+    @click.command()
+    @guest_options
+    def run(**asked: Unpack[GuestOptions]) -> int:
+        options = vm_options(asked)
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, ParamSpec, TypedDict, TypeVar
+
+import click
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm import options as vm
+from pyvmm.vm.options import VmOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FILE: Final = click.Path(path_type=Path, readable=False)  # who opens it says what to do
+
+_OPTIONS: Final = (
+    click.argument("positional", metavar="[KERNEL]", type=FILE, required=False),
+    click.option(
+        "-k", "--kernel", type=FILE, help="arm64 Image, Image.gz, ELF file or flat binary"
+    ),
+    click.option("-i", "--initrd", type=FILE, help="initial RAM disk"),
+    click.option(
+        "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro]", help="raw disk image"
+    ),
+    click.option("-m", "--mem", default="512M", metavar="SIZE", show_default=True, help="memory"),
+    click.option("-c", "--cpus", default="1", metavar="N", show_default=True, help="CPUs"),
+    click.option(
+        "-p", "--params", help="kernel parameters: after the default ones, or, in a realm, instead"
+    ),
+    click.option(
+        "--console",
+        type=click.Choice(vm.CONSOLES),
+        default="serial",
+        show_default=True,
+        help="device",
+    ),
+    click.option("--dtb", type=FILE, help="device tree in place of ours"),
+    click.option("--dump-dtb", type=FILE, help="write the device tree to this file"),
+    click.option("--nodefaults", is_flag=True, help="no default kernel parameters"),
+    click.option(
+        "-n",
+        "--network",
+        metavar="KEY=VALUE,...",
+        help="network card: mode=user|tap, tapif=NAME, guest_mac=MAC, hostfwd=tcp:8080-:80",
+    ),
+    click.option("--rng", is_flag=True, help="entropy device"),
+    click.option("--realm", is_flag=True, help="run the guest in a realm"),
+    click.option(
+        "--measurement-algo",
+        type=click.Choice(vm.MEASUREMENT_ALGOS),
+        help="hash that measures the realm  [default: sha256]",
+    ),
+    click.option("--realm-pv", help="realm personalization value, at most 64 bytes"),
+    click.option("--name", help="what to call it  [default: guest-PID]"),
+)
+
+
+class GuestOptions(TypedDict):
+    """What the user said, by click's names of the options."""
+
+    positional: Path | None
+    kernel: Path | None
+    initrd: Path | None
+    disks: tuple[str, ...]
+    mem: str
+    cpus: str
+    params: str | None
+    console: str
+    dtb: Path | None
+    dump_dtb: Path | None
+    nodefaults: bool
+    network: str | None
+    rng: bool
+    realm: bool
+    measurement_algo: str | None
+    realm_pv: str | None
+    name: str | None
+
+
+def guest_options(verb: Callable[P, R]) -> Callable[P, R]:
+    """Give a verb the options of a guest."""
+    for option in reversed(_OPTIONS):
+        verb = option(verb)
+    return verb
+
+
+def vm_options(asked: GuestOptions) -> VmOptions:
+    """Return the virtual machine that is asked for.
+
+    Raises:
+        UserError: an option has no such value, or two do not go together.
+    """
+    kernel, positional = asked["kernel"], asked["positional"]
+    if kernel is not None and positional is not None:
+        raise UserError(f"two kernels, {kernel} and {positional}: give one")
+    algo, personalization = asked["measurement_algo"], asked["realm_pv"]
+    if not asked["realm"] and (algo or personalization):
+        raise UserError("--measurement-algo and --realm-pv are for realms: add --realm")
+    network = asked["network"]
+    return VmOptions(
+        name=asked["name"] or f"guest-{os.getpid()}",
+        kernel=kernel or positional,
+        initrd=asked["initrd"],
+        disks=tuple(map(vm.parse_disk, asked["disks"])),
+        ram_size=vm.parse_ram_size(asked["mem"]),
+        num_cpus=vm.parse_num_cpus(asked["cpus"]),
+        params=asked["params"],
+        console=asked["console"],
+        dtb=asked["dtb"],
+        dump_dtb=asked["dump_dtb"],
+        has_defaults=not asked["nodefaults"],
+        network=vm.parse_network(network) if network is not None else None,
+        has_rng=asked["rng"],
+        realm=vm.parse_realm(algo or "sha256", personalization or "") if asked["realm"] else None,
+    )
