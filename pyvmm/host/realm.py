@@ -52,11 +52,14 @@ class Geometry:
 
     @classmethod
     def of(cls, ram_end: int) -> "Geometry":
-        """Choose the narrowest space that holds RAM twice, and one start table for it."""
+        """Choose the narrowest space that holds RAM twice, and as few levels as it takes.
+
+        Start tables are concatenated for it, as the Realm VM specification wants: the levels show
+        in the measurement.
+        """
         ipa_bits = max(MIN_IPA_BITS, (ram_end - 1).bit_length()) + 1
-        levels = (level for level in range(PAGE_LEVEL, -1, -1))
-        start = next(level for level in levels if num_start_tables(ipa_bits, level) == 1)
-        return cls(ipa_bits, start, 1)
+        counts = ((level, num_start_tables(ipa_bits, level)) for level in range(PAGE_LEVEL, -1, -1))
+        return cls(ipa_bits, *next((level, count) for level, count in counts if count))
 
     @property
     def alias(self) -> int:

@@ -46,8 +46,12 @@ def make_config(options: VmOptions) -> GuestConfig:
 
 
 def _dtb(options: VmOptions, placement: Placement, initrd_size: int) -> bytes:
-    """Return the user's device tree or ours; write it out where that is asked for."""
+    """Return the user's device tree or ours, as large as its place is.
+
+    It is written out where that is asked for.
+    """
     blob = _read_dtb(options.dtb) if options.dtb else _build_dtb(options, placement, initrd_size)
+    blob = blob.ljust(machine.DTB_SIZE, b"\0")
     if options.dump_dtb is not None:
         try:
             options.dump_dtb.write_bytes(blob)

@@ -38,6 +38,7 @@ MIN_RAM_SIZE: Final = 4 * MIB
 _PAYLOAD_WINDOWS: Final = (256 * MIB, 1 * GIB)
 DTB_SIZE: Final = 0x1_0000
 _DTB_ALIGNMENT: Final = 2 * MIB
+_INITRD_ALIGNMENT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def place(ram_size: int, initrd_size: int, kernel_end: int) -> Placement | None:
     for window in _PAYLOAD_WINDOWS:
         top = min(ram_size, window) - 1 - DTB_SIZE - _DTB_ALIGNMENT
         dtb = RAM_BASE + -(-top // _DTB_ALIGNMENT) * _DTB_ALIGNMENT
-        initrd = (dtb - initrd_size) & -GRANULE_SIZE
-        if initrd >= kernel_end:
+        initrd = (dtb - initrd_size) & -_INITRD_ALIGNMENT
+        if initrd >= -(-kernel_end // GRANULE_SIZE) * GRANULE_SIZE:  # no page holds both
             return Placement(dtb, initrd)
     return None

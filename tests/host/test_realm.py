@@ -97,13 +97,13 @@ def test_realm_is_built_in_the_canonical_order_and_torn_down_in_reverse() -> Non
 
 
 def test_ripas_is_declared_in_the_largest_entries() -> None:
-    """4 MiB are two entries of 2 MiB: one command, no table below level 2 before it."""
+    """4 MiB are two entries of 2 MiB in the start tables: one command, no other table before it."""
     rig = RealmRig(lambda c: iter([power_off(c)]))
     run(rig)
     names = [(e.command, e.arguments) for e in rig.events if isinstance(e, RmiCall)]
     init = [n for n, (name, _) in enumerate(names) if name == "RMI_RTT_INIT_RIPAS"]
     tables = [args[3] for name, args in names[: init[-1]] if name == "RMI_RTT_CREATE"]
-    assert tables == [2]
+    assert not tables
     assert names[init[-1]][1][1:] == (RAM_BASE, RAM_BASE + RAM_SIZE)
 
 
@@ -412,14 +412,20 @@ def test_pages_of_joins_segments_that_share_a_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ram_end", "expected"), [(0x9000_0000, (33, 1)), (1 << 32, (33, 1)), ((1 << 38) + 1, (40, 0))]
+    ("ram_end", "expected"),
+    [
+        (0x9000_0000, (33, 2, 8)),
+        (1 << 33, (34, 2, 16)),
+        ((1 << 33) + 1, (35, 1, 1)),
+        ((1 << 38) + 1, (40, 1, 2)),
+    ],
 )
-def test_geometry_is_the_narrowest_with_one_start_table(
-    ram_end: int, expected: tuple[int, int]
+def test_geometry_is_the_narrowest_with_the_fewest_levels(
+    ram_end: int, expected: tuple[int, int, int]
 ) -> None:
     """RAM fits into the protected half."""
     geometry = Geometry.of(ram_end)
-    assert (geometry.ipa_bits, geometry.start_level) == expected
+    assert (geometry.ipa_bits, geometry.start_level, geometry.num_start_tables) == expected
     assert geometry.alias >= ram_end
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.arch.errors import UserError
-from pyvmm.vm import guests
+from pyvmm.vm import guests, machine
 from pyvmm.vm.boot import make_config
 from pyvmm.vm.machine import MIB
 from pyvmm.vm.options import VmOptions
@@ -37,6 +37,7 @@ def test_dumped_tree_is_what_the_guest_gets_and_can_be_given_back(tmp_path: Path
     dump = tmp_path / "dtb"
     config = make_config(VmOptions(ram_size=SMALL, dump_dtb=dump, params="first"))
     assert config.segments[-1].data == dump.read_bytes()
+    assert len(dump.read_bytes()) == machine.DTB_SIZE
     again = make_config(VmOptions(ram_size=SMALL, dtb=dump, params="second"))
     assert again.segments[-1].data == dump.read_bytes()
 

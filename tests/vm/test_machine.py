@@ -16,7 +16,7 @@ def test_dtb_lies_where_kvmtool_puts_it() -> None:
         placement = place(ram_size, 5, RAM_BASE)
         assert placement is not None
         assert placement.dtb == 0x8FE0_0000
-        assert placement.initrd == 0x8FDF_F000
+        assert placement.initrd == 0x8FDF_FFF8
 
 
 @given(
@@ -31,7 +31,8 @@ def test_payload_never_overlaps(ram_size: int, initrd_size: int, kernel_end: int
         assert kernel_end <= placement.initrd
         assert placement.initrd + initrd_size <= placement.dtb
         assert placement.dtb + machine.DTB_SIZE <= RAM_BASE + ram_size
-        assert placement.dtb % (2 * MIB) == placement.initrd % GRANULE_SIZE == 0
+        assert placement.dtb % (2 * MIB) == placement.initrd % 4 == 0
+        assert placement.initrd // GRANULE_SIZE > (kernel_end - 1) // GRANULE_SIZE
 
 
 def test_large_initrd_gets_a_place_above_256_mib() -> None:
