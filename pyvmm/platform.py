@@ -5,18 +5,21 @@ conduit of the Non-secure state and the view of Non-secure memory, never an obje
 or the RMM.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from monitor.monitor import Monitor
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.events import EventStream
+from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.pas import Pas
+from pyvmm.arch.rmi import RealmParams, RecParams
 from pyvmm.core import Clock, Machine
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
 from pyvmm.host.normal_vm import NormalVm
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
+from rmm.measurement import Measurements
 from rmm.rmm import Rmm
 
 GIB: Final = 1 << 30
@@ -31,6 +34,35 @@ def dram_size(ram_size: int) -> int:
     nobody touches costs nothing.
     """
     return (ram_size + ram_size // 64 + 2 * GIB + 64 * MIB) & -(2 * MIB)
+
+
+def replay(steps: Iterable[RimExtension]) -> list[RimExtension]:
+    """Do the RMM's arithmetic over the steps of a realm's construction once more.
+
+    ValueError if that is no construction: it has no REALM_CREATE, or that is not the first step.
+    """
+    again: list[RimExtension] = []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, RimExtension):
+            again.append(event)
+
+    started: Measurements | None = None
+    for step in steps:
+        fields = dict(step.fields)
+        match (step.step, started, *fields.values()):
+            case ("REALM_CREATE", None, *_):
+                params = RealmParams.of(**fields)
+                started = Measurements(step.rd, params, EventStream(listener))
+            case ("RIPAS", Measurements() as rim, int(base), int(top)):
+                rim.extend_ripas(base, top)
+            case ("DATA", Measurements() as rim, int(ipa), int(flags), bytes(digest)):
+                rim.extend_data(ipa, flags, digest)
+            case ("REC", Measurements() as rim, *_):
+                rim.extend_rec(RecParams.of(**fields))
+            case _:
+                raise ValueError(f"{step.step} as step {len(again)} of a realm's construction")
+    return again
 
 
 class Platform:

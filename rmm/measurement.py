@@ -9,6 +9,7 @@ import hashlib
 from struct import Struct
 from typing import Final
 
+from pyvmm.arch.events import EventStream, RimExtension
 from pyvmm.arch.rmi import HashAlgorithm, RealmParams, RecParams
 from pyvmm.arch.rsi import MEASUREMENT_SIZE, NUM_MEASUREMENTS
 
@@ -22,45 +23,60 @@ _RIPAS: Final = Struct(_HEAD + "QQ160x")  # base, top
 _HASHES: Final = {HashAlgorithm.SHA_256: hashlib.sha256, HashAlgorithm.SHA_512: hashlib.sha512}
 
 
+#: Of the parameters of a realm, and of a REC, what shapes it.
+_REALM_FIELDS: Final = (
+    "flags", "s2sz", "sve_vl", "num_bps", "num_wps", "pmu_num_ctrs", "hash_algo",
+)  # fmt: skip
+_REC_FIELDS: Final = ("flags", "pc", "gprs")
+
+
 class Measurements:
     """The RIM and the REMs of one realm."""
 
-    __slots__ = ("_hash", "values")
+    __slots__ = ("_events", "_hash", "_rd", "values")
 
-    def __init__(self, params: RealmParams) -> None:
+    def __init__(self, rd: int, params: RealmParams, events: EventStream) -> None:
         """Start the RIM: of ``params`` only what shapes the realm is measured."""
+        self._rd = rd
+        self._events = events
         self._hash = _HASHES[HashAlgorithm(params.hash_algo)]
-        measured = RealmParams.of(
-            flags=params.flags,
-            s2sz=params.s2sz,
-            sve_vl=params.sve_vl,
-            num_bps=params.num_bps,
-            num_wps=params.num_wps,
-            pmu_num_ctrs=params.pmu_num_ctrs,
-            hash_algo=params.hash_algo,
-        )
-        rim = self._hash(bytes(measured)).digest()
+        fields = {name: getattr(params, name) for name in _REALM_FIELDS}
+        rim = self._hash(bytes(RealmParams.of(**fields))).digest()
         self.values = [rim] + [bytes(len(rim))] * (NUM_MEASUREMENTS - 1)
+        self._tell("REALM_CREATE", **fields)
 
-    def extend_data(self, ipa: int, flags: int, content: bytes) -> None:
-        """Extend the RIM with a page; with empty ``content`` only its place is measured."""
-        digest = self._hash(content).digest() if content else b""
+    def hash_of(self, content: bytes) -> bytes:
+        """Return the hash that stands for the content of a page."""
+        return self._hash(content).digest()
+
+    def extend_data(self, ipa: int, flags: int, digest: bytes) -> None:
+        """Extend the RIM with a page; with an empty ``digest`` only its place is measured."""
         self._extend_rim(
             _DATA.pack(_TYPE_DATA, _DESCRIPTOR_SIZE, self.values[0], ipa, flags, digest)
         )
+        if self._events.listener is not None:
+            self._tell("DATA", ipa=ipa, flags=flags, content=digest)
 
     def extend_rec(self, params: RecParams) -> None:
         """Extend the RIM with the start state of a runnable REC."""
-        measured = RecParams.of(flags=params.flags, pc=params.pc, gprs=params.gprs)
-        digest = self._hash(bytes(measured)).digest()
+        fields = {name: getattr(params, name) for name in _REC_FIELDS}
+        digest = self.hash_of(bytes(RecParams.of(**fields)))
         self._extend_rim(_REC.pack(_TYPE_REC, _DESCRIPTOR_SIZE, self.values[0], digest))
+        self._tell("REC", **fields)
 
     def extend_ripas(self, base: int, top: int) -> None:
         """Extend the RIM with one RTT entry that became RAM."""
         self._extend_rim(_RIPAS.pack(_TYPE_RIPAS, _DESCRIPTOR_SIZE, self.values[0], base, top))
+        if self._events.listener is not None:
+            self._tell("RIPAS", base=base, top=top)
 
     def _extend_rim(self, descriptor: bytes) -> None:
         self.values[0] = self._hash(descriptor).digest()
+
+    def _tell(self, step: str, **fields: int | bytes | tuple[int, ...]) -> None:
+        if self._events.listener is not None:
+            rim = self.values[0]
+            self._events.listener(RimExtension(self._rd, step, tuple(fields.items()), rim))
 
     def extend_rem(self, index: int, data: bytes) -> None:
         """Extend the REM ``index`` (1 to 4) with up to 64 bytes."""

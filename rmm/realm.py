@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from pyvmm.arch.events import EventStream
 from pyvmm.arch.rmi import RealmParams
 from rmm.measurement import Measurements
 from rmm.rtt import RttTree
@@ -33,7 +34,7 @@ class Realm:
         "vmid",
     )
 
-    def __init__(self, rd: int, params: RealmParams, rtt: RttTree) -> None:
+    def __init__(self, rd: int, params: RealmParams, rtt: RttTree, events: EventStream) -> None:
         self.rd = rd
         self.rtt = rtt
         self.state = RealmState.NEW
@@ -42,7 +43,7 @@ class Realm:
         self.hash_algo = params.hash_algo
         self.num_bps = params.num_bps  # minus one, as in ID_AA64DFR0_EL1
         self.num_wps = params.num_wps
-        self.measurements = Measurements(params)
+        self.measurements = Measurements(rd, params, events)
         self.num_recs = 0  # ever created: the index of the next one
         self.num_live_recs = 0  # created and not destroyed
 

@@ -151,6 +151,35 @@ class RttChange:
 
 
 @dataclass(frozen=True, slots=True)
+class RimExtension:
+    """The initial measurement of a realm began, or took in one more step of its construction.
+
+    ``fields`` are what is measured of the step, by the names of the specification; a hash stands
+    for contents.
+    """
+
+    rd: int
+    step: str
+    fields: tuple[tuple[str, int | bytes | tuple[int, ...]], ...]
+    rim: bytes  # after it
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The fields as a reader wants them."""
+        return {name: _measured(value) for name, value in self.fields}
+
+    def __str__(self) -> str:
+        shown = "".join(f" {name}={text}" for name, text in self.texts.items())
+        return f"RIM rd={self.rd:#x} {self.step}{shown} -> {self.rim.hex()}"
+
+
+def _measured(value: int | bytes | tuple[int, ...]) -> str:
+    if isinstance(value, bytes):
+        return value.hex() or "-"
+    return hex(value) if isinstance(value, int) else ",".join(map(hex, value))
+
+
+@dataclass(frozen=True, slots=True)
 class RecExit:
     """A REC left the realm for the host."""
 
@@ -190,6 +219,7 @@ Event = (
     | GranuleTransition
     | GptChange
     | RttChange
+    | RimExtension
     | RecExit
     | MmioAccess
 )

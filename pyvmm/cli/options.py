@@ -95,8 +95,8 @@ def guest_options(verb: Callable[P, R]) -> Callable[P, R]:
     return verb
 
 
-def vm_options(asked: GuestOptions) -> VmOptions:
-    """Return the virtual machine that is asked for.
+def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
+    """Return the virtual machine that is asked for, to be run here or only to be looked at.
 
     Raises:
         UserError: an option has no such value, or two do not go together.
@@ -113,7 +113,7 @@ def vm_options(asked: GuestOptions) -> VmOptions:
         kernel=kernel or positional,
         initrd=asked["initrd"],
         disks=tuple(map(vm.parse_disk, asked["disks"])),
-        ram_size=vm.parse_ram_size(asked["mem"]),
+        ram_size=vm.parse_ram_size(asked["mem"], is_run=is_run),
         num_cpus=vm.parse_num_cpus(asked["cpus"]),
         params=asked["params"],
         console=asked["console"],

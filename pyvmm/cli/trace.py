@@ -18,6 +18,7 @@ KINDS: Final[dict[str, tuple[type[Event], ...]]] = {
     "smc": (events.Smc, events.WorldSwitch),
     "gpt": (events.GptChange, events.GranuleTransition),
     "rtt": (events.RttChange,),
+    "rim": (events.RimExtension,),
     "exit": (events.RecExit,),
     "mmio": (events.MmioAccess,),
 }

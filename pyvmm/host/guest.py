@@ -8,7 +8,7 @@ for its device accesses and a vGIC for its interrupts::
     guest = Realm(firmware, memory, allocator, bus=bus, vgic=vgic, config=config,
                   kick=lambda cpu: machine.pe(cpu).kick(), options=RealmOptions())
     ...                        # devices get guest.dma and vgic.set_spi
-    guest.start()              # build it, load it, start one thread a vCPU
+    guest.start()              # build it, load it (or build() did), start one thread a vCPU
     outcome = guest.wait()     # until the guest is off, stop() was called, or it crashed
     guest.close()              # give every granule back
 """
@@ -50,10 +50,11 @@ class GuestMemory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the payload: its bytes and the guest address of the first."""
+    """A part of the payload: its bytes, the guest address of the first, and what it is."""
 
     ipa: int
     data: bytes
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,11 @@ class Guest(Protocol):
     def reason(self) -> str:
         """One line on why it crashed; empty otherwise."""
 
+    def build(self) -> None:
+        """Build the guest and load its payload: all that is measured of a realm."""
+
     def start(self) -> None:
-        """Build the guest, load its payload and start its vCPU threads."""
+        """Build the guest unless that was done, and start its vCPU threads."""
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Return the outcome once all vCPUs stand still, or None after ``timeout`` seconds.

@@ -90,14 +90,13 @@ class NormalVm(VcpuGuest):
 
     # --- Guest ----------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Load the payload and start the vCPU threads."""
+    def _build(self) -> None:
+        """Load the payload and set the boot vCPU."""
         for segment in self._config.segments:
             self.dma.write(segment.ipa, segment.data)
         self._prepare(0, self._config.entry, 0)
         for n, value in enumerate(self._config.args):
             self._contexts[0].x[n] = value
-        self._vcpus.start()
 
     def close(self) -> None:
         """Stop, wait, and give the memory back, empty; once."""

@@ -83,7 +83,7 @@ class Realm(VcpuGuest):
         options: RealmOptions | None = None,
         vmid: int = 1,
     ) -> None:
-        """Reserve the memory; the realm is built by ``start``.
+        """Reserve the memory; the realm is built by ``build`` or ``start``.
 
         ``kick`` interrupts a PE (it makes a running REC exit).  MemoryError if DRAM is short.
         """
@@ -120,8 +120,8 @@ class Realm(VcpuGuest):
         """What of its RAM the realm shares."""
         return self._memory.dma
 
-    def start(self) -> None:
-        """Build the realm, load the payload and start the vCPU threads; RmiError if refused."""
+    def _build(self) -> None:
+        """Build the realm, load the payload, activate it; RmiError if refused."""
         self._check_rmm()
         self._create()
         self._memory.init_ripas()
@@ -129,7 +129,6 @@ class Realm(VcpuGuest):
         for cpu in range(self._config.num_cpus):
             self._create_rec(cpu)
         self._rmi.call(0, RmiFid.RMI_REALM_ACTIVATE, self._rd or 0)
-        self._vcpus.start()
 
     def close(self) -> None:
         """Stop, wait, destroy the realm, and give every granule back."""

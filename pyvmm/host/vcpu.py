@@ -6,6 +6,7 @@ A thread parks until its vCPU may run, then calls the guest's ``run(cpu)``, whic
 while ``running[cpu]`` is true; whoever makes that false also kicks the PE.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from threading import Condition, Thread
 
@@ -150,10 +151,11 @@ class Vcpus:
             return self.outcome is None
 
 
-class VcpuGuest:
-    """The controls that every guest has; a subclass runs the vCPUs and owns the memory."""
+class VcpuGuest(ABC):
+    """The controls that every guest has; a subclass builds it, runs the vCPUs, owns the memory."""
 
     _vcpus: Vcpus
+    _is_built = False
 
     @property
     def outcome(self) -> Outcome | None:
@@ -164,6 +166,21 @@ class VcpuGuest:
     def reason(self) -> str:
         """One line on why it crashed; empty otherwise."""
         return self._vcpus.reason
+
+    def build(self) -> None:
+        """Build the guest and load its payload, once."""
+        if not self._is_built:
+            self._is_built = True
+            self._build()
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Do it."""
+
+    def start(self) -> None:
+        """Build the guest unless that was done, and start the vCPU threads."""
+        self.build()
+        self._vcpus.start()
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Wait for the end, at most ``timeout`` seconds; raise what a vCPU thread raised."""

@@ -31,10 +31,11 @@ def make_config(options: VmOptions) -> GuestConfig:
             f"kernel and initrd need {needed // MIB + 4} MiB, which do not fit below the device"
             f" tree in {options.ram_size // MIB} MiB of guest memory: give more with -m"
         )
-    segments = [Segment(RAM_BASE + offset, data) for offset, data in kernel.segments]
+    segments = [Segment(RAM_BASE + offset, data, "kernel") for offset, data in kernel.segments]
     if initrd:
-        segments.append(Segment(placement.initrd, initrd))
-    segments.append(Segment(placement.dtb, _dtb(options, placement, len(initrd))))
+        segments.append(Segment(placement.initrd, initrd, "initrd"))
+    dtb = _dtb(options, placement, len(initrd))
+    segments.append(Segment(placement.dtb, dtb, "device tree"))
     return GuestConfig(
         num_cpus=options.num_cpus,
         ram_base=RAM_BASE,

@@ -34,6 +34,7 @@ NUM_VIRTIO: Final = 60
 
 MAX_CPUS: Final = 16
 MIN_RAM_SIZE: Final = 4 * MIB
+MAX_RAM_SIZE: Final = 512 * GIB
 #: Where an arm64 kernel finds the whole payload whatever the RAM size.
 _PAYLOAD_WINDOWS: Final = (256 * MIB, 1 * GIB)
 DTB_SIZE: Final = 0x1_0000

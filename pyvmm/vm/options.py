@@ -11,7 +11,7 @@ from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.net_passt import PortForward
 from pyvmm.host.guest import RPV_SIZE, RealmOptions
-from pyvmm.vm.machine import MAX_CPUS, MIB, MIN_RAM_SIZE
+from pyvmm.vm.machine import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 DEFAULT_MAC: Final = bytes.fromhex("021515151515")
 CONSOLES: Final = ("serial", "virtio")
@@ -80,11 +80,11 @@ class VmOptions:
         return " ".join([*words, self.params or ""]).strip()
 
 
-def parse_ram_size(text: str) -> int:
+def parse_ram_size(text: str, *, is_run: bool = True) -> int:
     """Read SIZE[BKMGTP], by default in MiB; return bytes.
 
     Raises:
-        UserError: no size, or none that a guest here could have.
+        UserError: no size, or none that a guest (one to run here, if ``is_run``) could have.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
@@ -93,8 +93,10 @@ def parse_ram_size(text: str) -> int:
     if size < MIN_RAM_SIZE:
         raise UserError(f"-m {text}: a guest needs at least {MIN_RAM_SIZE // MIB}M")
     host_size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if size > host_size:
+    if is_run and size > host_size:
         raise UserError(f"-m {text}: this machine has {host_size // MIB}M; give less")
+    if size > MAX_RAM_SIZE:
+        raise UserError(f"-m {text}: a guest has at most {MAX_RAM_SIZE // GIB}G")
     if size % GRANULE_SIZE:
         raise UserError(f"-m {text}: give a multiple of 4K")
     return size

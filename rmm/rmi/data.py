@@ -65,7 +65,8 @@ def data_create(rmm: "Rmm", rd: int, data: int, ipa: int, src: int, flags: int) 
     rmm.memory.write(data, content)
     rmm.granules.move(data, DATA)
     realm.rtt.set_entry(walk, ipa, ram_entry(data, PAGE_LEVEL))
-    realm.measurements.extend_data(ipa, flags, content if flags else b"")
+    measurements = realm.measurements
+    measurements.extend_data(ipa, flags, measurements.hash_of(content) if flags else b"")
 
 
 @rmi_command(RmiFid.RMI_DATA_CREATE_UNKNOWN)

@@ -46,7 +46,7 @@ def realm_create(rmm: "Rmm", rd: int, params_ptr: int) -> None:
         start_level=params.rtt_level_start,
         start=[Rtt(pa, rmm.memory) for pa in start_pas],
     )
-    rmm.realms[rd] = Realm(rd, params, rtt)
+    rmm.realms[rd] = Realm(rd, params, rtt, rmm.events)
     rmm.granules.move(rd, RD)
     for pa in start_pas:
         rmm.granules.move(pa, RTT)

@@ -51,6 +51,9 @@ class ScriptedGuest:
         self._script = script
         self._ended = threading.Event()
 
+    def build(self) -> None:
+        """Do nothing."""
+
     def start(self) -> None:
         """Play."""
         outcome = self._script(self._bus)

@@ -1,0 +1,74 @@
+"""pyvmm measure: say what the initial measurement of a realm will be."""
+
+import json
+from pathlib import Path
+from typing import Unpack
+
+import click
+
+from pyvmm.cli.options import FILE, GuestOptions, guest_options, vm_options
+from pyvmm.vm import measure as vm
+
+_HELP = """Say what the initial measurement (RIM) of a realm will be, without running it.
+
+Takes the options of `pyvmm run` (those that do not concern the guest change nothing), and prints
+the RIM in hexadecimal digits.
+
+Exit code: 0 done, or nothing differs; 1 --diff found a difference; 2 bad input.
+"""
+
+
+@click.command(help=_HELP)
+@guest_options
+@click.option("--log", "wants_log", is_flag=True, help="list every step that is measured")
+@click.option("--json", "wants_json", is_flag=True, help="print JSON, which --diff reads")
+@click.option(
+    "--host",
+    metavar="NAME=N,...",
+    help="as on a host whose RmiRealmParams have these: num_bps, num_wps, sve_vl, pmu_num_ctrs",
+)
+@click.option("--diff", nargs=2, type=FILE, metavar="A B", help="compare two logs in JSON")
+@click.option("--timeout", hidden=True, expose_value=False)
+@click.option("--trace", hidden=True, expose_value=False)
+def measure(  # noqa: D103  the help says it
+    *,
+    wants_log: bool,
+    wants_json: bool,
+    host: str | None,
+    diff: tuple[Path, Path] | None,
+    **asked: Unpack[GuestOptions],
+) -> int:
+    if diff is not None:
+        return _compare(*diff)
+    parameters = vm.parse_host(host) if host is not None else {}
+    options = vm_options(asked, is_run=False)
+    plan = vm.RealmPlan(options)
+    from pyvmm.platform import Platform, replay  # noqa: PLC0415  after the input is known to be good
+
+    steps = plan.measure(Platform(options.ram_size, options.num_cpus))
+    if parameters:
+        steps = replay([vm.on_host(steps[0], parameters), *steps[1:]])
+    _print(steps[-1].rim.hex(), plan.log(steps) if wants_log else None, wants_json=wants_json)
+    return 0
+
+
+def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:
+    if wants_json:
+        click.echo(json.dumps({"rim": rim} if log is None else {"rim": rim, "log": log}, indent=1))
+    elif log is None:
+        click.echo(rim)
+    else:
+        click.echo("\n".join([*map(vm.line_of, log), f"{'RIM':<12} {rim}"]))
+
+
+def _compare(one: Path, other: Path) -> int:
+    """Print the first step that differs."""
+    found = vm.first_difference(vm.read_log(one), vm.read_log(other))
+    if found is None:
+        click.echo("no difference")
+        return 0
+    number, *sides = found
+    click.echo(f"step {number} is the first that differs:")
+    for path, entry in zip((one, other), sides, strict=True):
+        click.echo(f"{path}: {vm.line_of(entry) if entry else '(there is none)'}")
+    return 1

@@ -1,0 +1,229 @@
+"""pyvmm measure: the RIM, every step of it, and what differs between two."""
+
+import hashlib
+import json
+import random
+import struct
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.events import RimExtension
+from pyvmm.arch.rmi import RealmParams
+from pyvmm.cli import cli
+from pyvmm.platform import replay
+
+SMALL = ("--realm", "-m", "64M")
+Capture = pytest.CaptureFixture[str]
+
+
+def measure(capsys: Capture, *arguments: str) -> str:
+    """Run the verb to a good end; return what it prints."""
+    assert cli.main(["measure", *arguments], standalone_mode=False) == 0
+    return capsys.readouterr().out.strip()
+
+
+def save_log(capsys: Capture, path: Path, *arguments: str) -> list[dict[str, str]]:
+    """Write a log to a file, and return its steps."""
+    path.write_text(measure(capsys, *SMALL, "--log", "--json", *arguments))
+    log = json.loads(path.read_text())
+    assert log["rim"] == log["log"][-1]["rim"]
+    steps: list[dict[str, str]] = log["log"]
+    return steps
+
+
+def number(step: dict[str, str], name: str) -> int:
+    """Return a field of a step."""
+    return int(step[name], 16)
+
+
+def descriptor(kind: int, rim: bytes, body: bytes) -> bytes:
+    """Return a measurement descriptor as the specification lays it out."""
+    return (struct.pack("<B7xQ64s", kind, 256, rim) + body).ljust(256, b"\0")
+
+
+def rim_of(steps: list[dict[str, str]], algo: str) -> str:
+    """Compute a RIM from a log by the specification's own words."""
+    rim = b""
+    for step in steps:
+        match step["step"]:
+            case "REALM_CREATE":
+                params = bytearray(4096)
+                for offset, size, name in (
+                    (0x00, 8, "flags"), (0x08, 4, "s2sz"), (0x10, 4, "sve_vl"),
+                    (0x18, 4, "num_bps"), (0x20, 4, "num_wps"), (0x28, 4, "pmu_num_ctrs"),
+                    (0x30, 1, "hash_algo"),
+                ):  # fmt: skip
+                    params[offset : offset + size] = number(step, name).to_bytes(size, "little")
+                data = bytes(params)
+            case "RIPAS":
+                span = struct.pack("<QQ", number(step, "base"), number(step, "top"))
+                data = descriptor(2, rim, span)
+            case "DATA":
+                place = struct.pack("<QQ", number(step, "ipa"), number(step, "flags"))
+                data = descriptor(0, rim, place + bytes.fromhex(step["content"]))
+            case _:
+                rec = bytearray(4096)
+                struct.pack_into("<Q", rec, 0, number(step, "flags"))
+                struct.pack_into("<Q", rec, 0x200, number(step, "pc"))
+                gprs = [int(gpr, 16) for gpr in step["gprs"].split(",")]
+                struct.pack_into("<8Q", rec, 0x300, *gprs)
+                data = descriptor(1, rim, hashlib.new(algo, rec).digest())
+        rim = hashlib.new(algo, data).digest()
+        assert step["rim"] == rim.hex()
+    return rim.hex()
+
+
+@pytest.mark.parametrize("algo", ["sha256", "sha512"])
+def test_log_leads_to_the_rim(capsys: Capture, tmp_path: Path, algo: str) -> None:
+    """By the formulas of the specification, written down once more."""
+    options = ("--measurement-algo", algo)
+    steps = save_log(capsys, tmp_path / "log", *options)
+    assert rim_of(steps, algo) == measure(capsys, *SMALL, *options)
+
+
+def test_log_has_every_step_in_the_canonical_order(capsys: Capture, tmp_path: Path) -> None:
+    """All RAM in 2 MiB entries, the payload by ascending address, the boot REC alone."""
+    kernel, initrd = tmp_path / "kernel", tmp_path / "initrd"
+    kernel.write_bytes(0x1400_0000.to_bytes(4, "little") * 2000)
+    initrd.write_bytes(b"070701" * 1000)
+    log = save_log(capsys, tmp_path / "log", "-k", str(kernel), "-i", str(initrd), "-c", "2")
+    kinds = [step["step"] for step in log]
+    assert kinds == ["REALM_CREATE", *["RIPAS"] * 32, *["DATA"] * (2 + 2 + 16), "REC"]
+    assert number(log[1], "base") == 0x8000_0000
+    assert number(log[32], "top") == 0x8400_0000
+    data = log[33:-1]
+    assert [number(step, "ipa") for step in data] == sorted(number(step, "ipa") for step in data)
+    parts = [step["of"] for step in data]
+    assert parts == ["kernel"] * 2 + ["initrd"] * 2 + ["device tree"] * 16
+    assert data[0]["content"] == hashlib.sha256(kernel.read_bytes()[:4096]).hexdigest()
+    assert number(log[-1], "pc") == number(data[0], "ipa")
+
+
+def test_log_for_a_reader_ends_with_the_rim(capsys: Capture) -> None:
+    """One line a step."""
+    lines = measure(capsys, *SMALL, "--log").splitlines()
+    assert lines[0].startswith("REALM_CREATE flags=0x0 s2sz=0x21 ")
+    assert lines[-1].split() == ["RIM", measure(capsys, *SMALL)]
+
+
+def test_options_that_do_not_concern_the_guest_change_nothing(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    """A command line of `run` may be taken as it is; a disk need not be there."""
+    rim = measure(capsys, *SMALL)
+    for options in ("--name x", "--timeout 3", "--trace rmi", "--realm-pv mine"):
+        assert measure(capsys, *SMALL, *options.split()) == rim
+    assert measure(capsys, *SMALL, "-d", str(tmp_path / "none")) != rim
+
+
+def test_guest_may_be_larger_than_this_machine(capsys: Capture) -> None:
+    """It is measured, not run."""
+    assert len(measure(capsys, "--realm", "-m", "512G")) == 64
+    with pytest.raises(UserError, match="at most 512G"):
+        measure(capsys, "--realm", "-m", "513G")
+
+
+def test_diff_names_the_first_step_that_differs(capsys: Capture, tmp_path: Path) -> None:
+    """A longer command line shows in the device tree, more memory in the RAM."""
+    paths = [tmp_path / name for name in ("one", "other", "more")]
+    save_log(capsys, paths[0])
+    save_log(capsys, paths[1], "-p", "quiet")
+    save_log(capsys, paths[2], "-m", "66M")
+    arguments = ["measure", "--diff", str(paths[0])]
+    assert measure(capsys, *arguments[1:], str(paths[0])) == "no difference"
+    assert cli.main([*arguments, str(paths[1])], standalone_mode=False) == 1
+    first, one, other = capsys.readouterr().out.splitlines()
+    assert first == "step 34 is the first that differs:"
+    assert one.startswith(f"{paths[0]}: DATA ")
+    assert other.startswith(f"{paths[1]}: DATA ")
+    assert one.endswith("(device tree)")
+    assert cli.main([*arguments, str(paths[2])], standalone_mode=False) == 1
+    assert "base=0x84000000 top=0x84200000" in capsys.readouterr().out
+
+
+def test_diff_sees_what_one_log_lacks(capsys: Capture, tmp_path: Path) -> None:
+    """A log that ends earlier differs where it ends."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    steps = save_log(capsys, whole)
+    cut.write_text(json.dumps({"log": steps[:-1]}))
+    assert cli.main(["measure", "--diff", str(whole), str(cut)], standalone_mode=False) == 1
+    assert f"{cut}: (there is none)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"log": 1}',
+        b'{"log": [{}]}',
+        b'{"log": [{"step": 1}]}',
+        b"\xff",
+        b"[" * 9999,
+    ],
+)
+def test_diff_refuses_what_is_no_log(tmp_path: Path, content: bytes) -> None:
+    """Whatever is in the file."""
+    path = tmp_path / "log"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is none: give what pyvmm measure --log --json wrote"):
+        cli.main(["measure", "--diff", str(path), str(path)], standalone_mode=False)
+
+
+def test_diff_survives_any_damage(capsys: Capture, tmp_path: Path, seed: int) -> None:
+    """A log with a changed byte is another log, or none."""
+    path, damaged = tmp_path / "log", tmp_path / "damaged"
+    save_log(capsys, path)
+    rng, data = random.Random(seed), path.read_bytes()
+    for _ in range(50):
+        at = rng.randrange(len(data))
+        damaged.write_bytes(data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :])
+        try:
+            code = cli.main(["measure", "--diff", str(path), str(damaged)], standalone_mode=False)
+        except UserError:
+            continue
+        assert code in (0, 1)
+
+
+def test_other_host_changes_the_first_step_only(capsys: Capture, tmp_path: Path) -> None:
+    """What its machine has shows in RmiRealmParams, and the rest is measured on top of it."""
+    here = save_log(capsys, tmp_path / "here")
+    there = save_log(capsys, tmp_path / "there", "--host", "num_bps=5,num_wps=3,sve_vl=3")
+    assert number(there[0], "flags") == 2
+    assert [number(there[0], name) for name in ("num_bps", "num_wps", "sve_vl")] == [5, 3, 3]
+    assert rim_of(there, "sha256") != rim_of(here, "sha256")
+    assert [{**step, "rim": ""} for step in there[1:]] == [{**step, "rim": ""} for step in here[1:]]
+    same = measure(capsys, *SMALL, "--host", "num_bps=1,num_wps=1")
+    assert same == here[-1]["rim"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("", "only a realm is measured: add --realm"),
+        ("--realm --host cores=4", "--host cores=4: give num_bps=N"),
+        ("--realm --host num_bps=many", "--host num_bps=many"),
+        ("--realm --host num_bps=64", "at most 63"),
+        ("--realm -k /no/such/kernel", "No such file"),
+        ("--diff /no/such/log /no/such/log", "No such file"),
+    ],
+)
+def test_a_mistake_is_told(capsys: Capture, arguments: str, complaint: str) -> None:
+    """In one line with the way out."""
+    with pytest.raises(UserError, match=complaint):
+        measure(capsys, *arguments.split())
+
+
+def test_replay_wants_a_construction() -> None:
+    """It begins with REALM_CREATE, once."""
+    params = RealmParams()
+    names = ("flags", "s2sz", "sve_vl", "num_bps", "num_wps", "pmu_num_ctrs", "hash_algo")
+    create = RimExtension(0, "REALM_CREATE", tuple((n, getattr(params, n)) for n in names), b"")
+    ripas = RimExtension(0, "RIPAS", (("base", 0), ("top", 4096)), b"")
+    assert len(replay([create, ripas])) == 2
+    for steps in ([ripas], [create, create]):
+        with pytest.raises(ValueError, match="of a realm's construction"):
+            replay(steps)
