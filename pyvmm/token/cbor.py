@@ -1,0 +1,122 @@
+"""CBOR without its liberties: one value has one encoding, and nothing else decodes.
+
+cbor2 refuses indefinite lengths, duplicate keys and deep nesting.  Two things it does not look at,
+heads longer than they need be and bytes behind the value, show when the value is encoded again.
+
+Spec: RFC 8949, 4.1 "preferred serialization"; the order of a map's keys is free.
+"""
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+import cbor2
+from cbor2 import CBORTag as Tag
+
+__all__ = ["MAX_DEPTH", "MAX_SIZE", "Key", "Malformed", "Tag", "Value", "decode", "encode"]
+
+Key: TypeAlias = int | str | bytes
+Value: TypeAlias = "int | str | bytes | bool | float | list[Value] | dict[Key, Value] | Tag | None"
+
+MAX_SIZE: Final = 64 * 1024
+MAX_DEPTH: Final = 16
+
+
+class Malformed(Exception):
+    """Bytes that are not what they should be; its text is one line.
+
+    Args:
+        path: where, as names from the outside in; empty for the whole.
+        what: what is wrong there.
+    """
+
+    def __init__(self, path: str, what: str) -> None:
+        self.path = path
+        self.what = " ".join(what.split())
+        super().__init__(f"{path}: {self.what}" if path else self.what)
+
+
+class _PlainTags(dict[int, cbor2.SemanticDecoderCallback]):
+    """Keeps cbor2 from making dates, regular expressions or references out of tags."""
+
+    def __missing__(self, tag: int) -> cbor2.SemanticDecoderCallback:
+        return lambda value, _immutable: Tag(tag, value)
+
+
+_PLAIN_TAGS: Final[Mapping[int, cbor2.SemanticDecoderCallback]] = _PlainTags()
+
+
+def encode(value: Value) -> bytes:
+    """Encode a value: definite lengths, shortest heads, maps in the order given.
+
+    >>> encode({1: -35, -1: [b"x", True]}).hex()
+    'a201382220824178f5'
+    """
+    return cbor2.dumps(value, encoders={float: _encode_float})
+
+
+def decode(
+    data: bytes, *, path: str = "", max_size: int = MAX_SIZE, max_depth: int = MAX_DEPTH
+) -> Value:
+    """Decode exactly one value.
+
+    Args:
+        data: all of its encoding.
+        path: what the bytes are, for the text of a refusal.
+        max_size: in bytes.
+        max_depth: arrays, maps and tags inside one another.
+
+    Raises:
+        Malformed: the bytes are not the encoding of a value.
+
+    >>> decode(bytes.fromhex("1817"), path="token")
+    Traceback (most recent call last):
+    pyvmm.token.cbor.Malformed: token: byte 0: not the shortest encoding
+    """
+    if len(data) > max_size:
+        raise Malformed(path, f"{len(data)} bytes, more than {max_size}")
+    try:
+        value: Value = cbor2.loads(
+            data,
+            semantic_decoders=_PLAIN_TAGS,
+            max_depth=max_depth,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+        )
+    except cbor2.CBORDecodeError as error:
+        raise Malformed(path, f"not strict CBOR: {str(error)[:200]}") from None
+    _check(value, path)
+    again = encode(value)
+    if again != data:
+        raise Malformed(path, _difference(again, data))
+    return value
+
+
+def _encode_float(encoder: cbor2.CBOREncoder, value: float) -> None:
+    encoder.write(cbor2.dumps(value, canonical=True))
+
+
+def _difference(again: bytes, data: bytes) -> str:
+    if data.startswith(again):
+        return f"{len(data) - len(again)} bytes follow the value"
+    pairs = zip(again, data, strict=False)
+    at = next((at for at, (one, other) in enumerate(pairs) if one != other), len(data))
+    return f"byte {at}: not the shortest encoding"
+
+
+def _check(value: object, path: str) -> None:
+    """Refuse what has no place in a token: simple values, keys that are not int, text or bytes."""
+    match value:
+        case None | bool() | int() | float() | str() | bytes():
+            pass
+        case list():
+            for index, item in enumerate(value):
+                _check(item, f"{path}[{index}]")
+        case dict():
+            for key, item in value.items():
+                if type(key) not in {int, str, bytes}:
+                    raise Malformed(path, f"a key of type {type(key).__name__}")
+                _check(item, f"{path}[{key!r}]")
+        case Tag():
+            _check(value.value, path)
+        case _:
+            raise Malformed(path, f"a value of type {type(value).__name__}")

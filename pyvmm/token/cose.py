@@ -1,0 +1,199 @@
+"""COSE_Sign1 and COSE_Key as CCA tokens use them; no cryptography here.
+
+Spec: RFC 9052, 4.2 and 4.4; RFC 9053, 2.1 and 7.1.1.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, Self
+
+from pyvmm.token.cbor import Malformed, Tag, Value, decode, encode
+
+COSE_SIGN1: Final = 18  # CBOR tag
+SEC1_UNCOMPRESSED: Final = 0x04
+
+
+class Algorithm(IntEnum):
+    """COSE algorithm of a signature."""
+
+    ES256 = -7
+    ES384 = -35
+    ES512 = -36
+
+    @property
+    def coordinate_size(self) -> int:
+        """Size of a coordinate of its curve, and of r and s, in bytes."""
+        return _COORDINATE_SIZE[self]
+
+    @property
+    def curve(self) -> "Curve":
+        """The curve that a token's key for this algorithm is on."""
+        return Curve[self.name]
+
+    @classmethod
+    def of_public(cls, public: bytes) -> Self:
+        """Return the algorithm that a SEC1 point is a key for.
+
+        Raises:
+            ValueError: it is not an uncompressed point of a curve's size.
+        """
+        for algorithm in cls:
+            if len(public) == 1 + 2 * algorithm.coordinate_size:
+                break
+        else:
+            raise ValueError(f"a key of {len(public)} bytes")
+        if public[0] != SEC1_UNCOMPRESSED:
+            raise ValueError("not an uncompressed point")
+        return algorithm
+
+
+class Curve(IntEnum):
+    """COSE elliptic curve, by the algorithm that uses it."""
+
+    ES256 = 1  # P-256
+    ES384 = 2  # P-384
+    ES512 = 3  # P-521
+
+
+_COORDINATE_SIZE: Final = {Algorithm.ES256: 32, Algorithm.ES384: 48, Algorithm.ES512: 66}
+
+
+class HeaderLabel(IntEnum):
+    """COSE header parameters."""
+
+    ALG = 1
+    CRIT = 2
+
+
+class KeyLabel(IntEnum):
+    """COSE_Key parameters of an elliptic curve key."""
+
+    KTY = 1
+    ALG = 3
+    CRV = -1
+    X = -2
+    Y = -3
+    D = -4
+
+
+KTY_EC2: Final = 2
+
+
+def protected(alg: Algorithm) -> bytes:
+    """Return the protected header of a token signed with an algorithm.
+
+    >>> protected(Algorithm.ES384).hex()
+    'a1013822'
+    """
+    return encode({HeaderLabel.ALG.value: alg.value})
+
+
+def sig_structure(protected: bytes, payload: bytes) -> bytes:
+    """Return the bytes that a COSE_Sign1's signature is over."""
+    return encode(["Signature1", protected, b"", payload])
+
+
+@dataclass(frozen=True, slots=True)
+class Sign1:
+    """A COSE_Sign1 with an empty unprotected header; the signature is r || s."""
+
+    protected: bytes
+    payload: bytes
+    signature: bytes
+
+    def encode(self) -> bytes:
+        """Return it with its tag."""
+        return encode(Tag(COSE_SIGN1, [self.protected, {}, self.payload, self.signature]))
+
+    @property
+    def to_be_signed(self) -> bytes:
+        """The bytes that the signature is over."""
+        return sig_structure(self.protected, self.payload)
+
+    @classmethod
+    def parse(cls, data: bytes, *, path: str = "") -> Self:
+        """Return what the bytes hold; the protected header and the payload stay encoded.
+
+        Raises:
+            Malformed: they are not a tagged COSE_Sign1 with an empty unprotected header.
+        """
+        value = decode(data, path=path)
+        if not isinstance(value, Tag) or value.tag != COSE_SIGN1:
+            raise Malformed(path, "not a COSE_Sign1: tag 18 is missing")
+        match value.value:
+            case [bytes(protected), dict(unprotected), bytes(payload), bytes(signature)]:
+                if unprotected:
+                    raise Malformed(f"{path}.unprotected", "not empty, and nobody has signed it")
+                return cls(protected, payload, signature)
+            case _:
+                what = "not a COSE_Sign1: not [protected, unprotected, payload, signature]"
+                raise Malformed(path, what)
+
+    def algorithm(self, *, path: str = "") -> Algorithm:
+        """Return the algorithm that the protected header names.
+
+        Raises:
+            Malformed: it names none, one of no use here, or has critical parameters.
+        """
+        path = f"{path}.protected"
+        header = decode(self.protected, path=path)
+        if not isinstance(header, dict):
+            raise Malformed(path, "not a map")
+        if HeaderLabel.CRIT in header:
+            raise Malformed(path, f"critical parameters are not understood: {header[2]!r}")
+        alg = header.get(HeaderLabel.ALG)
+        if type(alg) is not int or alg not in list(Algorithm):
+            raise Malformed(path, f"algorithm {alg!r}, not ES256, ES384 or ES512")
+        return Algorithm(alg)
+
+
+def cose_key(public: bytes) -> bytes:
+    """Return the COSE_Key of a SEC1 point: 107 bytes for P-384.
+
+    Raises:
+        ValueError: the key is not an uncompressed point.
+    """
+    algorithm = Algorithm.of_public(public)
+    x, y = public[1 : 1 + algorithm.coordinate_size], public[1 + algorithm.coordinate_size :]
+    return encode(
+        {
+            KeyLabel.KTY.value: KTY_EC2,
+            KeyLabel.CRV.value: algorithm.curve.value,
+            KeyLabel.X.value: x,
+            KeyLabel.Y.value: y,
+        }
+    )
+
+
+def parse_cose_key(data: bytes, *, path: str = "") -> bytes:
+    """Return the SEC1 point of a COSE_Key; members that are not needed may be there.
+
+    Raises:
+        Malformed: it is not a public elliptic curve key, or holds the private part.
+    """
+    key = decode(data, path=path)
+    if not isinstance(key, dict):
+        raise Malformed(path, "not a COSE_Key: not a map")
+    if KeyLabel.D in key:
+        raise Malformed(path, "holds a private key")
+    if key.get(KeyLabel.KTY) != KTY_EC2:
+        raise Malformed(path, f"key type {key.get(KeyLabel.KTY)!r}, not 2 (EC2)")
+    algorithm = _key_algorithm(key, path)
+    point = bytes([SEC1_UNCOMPRESSED])
+    for label in (KeyLabel.X, KeyLabel.Y):
+        coordinate = key.get(label)
+        if not isinstance(coordinate, bytes) or len(coordinate) != algorithm.coordinate_size:
+            size = algorithm.coordinate_size
+            raise Malformed(path, f"{label.name.lower()} is not a byte string of {size} bytes")
+        point += coordinate
+    return point
+
+
+def _key_algorithm(key: dict[int | str | bytes, Value], path: str) -> Algorithm:
+    crv = key.get(KeyLabel.CRV)
+    if type(crv) is not int or crv not in list(Curve):
+        raise Malformed(path, f"curve {crv!r}, not P-256, P-384 or P-521")
+    algorithm = Algorithm[Curve(crv).name]
+    if key.get(KeyLabel.ALG, algorithm.value) != algorithm.value:
+        raise Malformed(path, f"algorithm {key[KeyLabel.ALG]!r} does not fit its curve")
+    return algorithm
