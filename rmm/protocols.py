@@ -1,4 +1,4 @@
-"""What the RMM needs of the world below it: memory, PEs, EL3 and an attestation service."""
+"""What the RMM needs of the world below it: memory, PEs and EL3."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -125,32 +125,3 @@ class El3(Protocol):
 
     def smc(self, pe: int, args: Sequence[int]) -> Sequence[int]:
         """Call EL3 on a PE."""
-
-
-class RealmClaims(Protocol):
-    """What a realm token says of its realm."""
-
-    @property
-    def challenge(self) -> bytes:
-        """What makes the token fresh, 64 bytes."""
-
-    @property
-    def rpv(self) -> bytes:
-        """The realm's personalisation value, 64 bytes."""
-
-    @property
-    def hash_algo(self) -> int:
-        """HashAlgorithm of the measurements."""
-
-    @property
-    def measurements(self) -> Sequence[bytes]:
-        """The RIM, then the four REMs."""
-
-
-class Attestation(Protocol):
-    """Who makes attestation tokens."""
-
-    max_token_size: int  # bytes
-
-    def token(self, pe: int, claims: RealmClaims, /) -> bytes | None:
-        """Return a CCA token over ``claims``; None if it cannot be made."""

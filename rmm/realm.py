@@ -1,12 +1,17 @@
 """A realm: its state, its tables and its measurements."""
 
+import os
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.rmi import RealmParams
+from pyvmm.token.claims import UEID_RANDOM
 from rmm.measurement import Measurements
 from rmm.rtt import RttTree
+
+INSTANCE_ID_SIZE: Final = 32  # bytes, random, after the type of the identifier
 
 
 class RealmState(Enum):
@@ -22,6 +27,7 @@ class Realm:
 
     __slots__ = (
         "hash_algo",
+        "instance_id",
         "measurements",
         "num_bps",
         "num_live_recs",
@@ -40,6 +46,7 @@ class Realm:
         self.state = RealmState.NEW
         self.vmid = params.vmid
         self.rpv = params.rpv
+        self.instance_id = UEID_RANDOM + os.urandom(INSTANCE_ID_SIZE)
         self.hash_algo = params.hash_algo
         self.num_bps = params.num_bps  # minus one, as in ID_AA64DFR0_EL1
         self.num_wps = params.num_wps

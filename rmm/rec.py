@@ -80,11 +80,14 @@ Abort = tuple[int, int]
 class TokenRequest:
     """An attestation in progress: the challenge, then the token and how much of it was read."""
 
-    __slots__ = ("challenge", "offset", "token")
+    __slots__ = ("challenge", "is_pushed", "offset", "payload", "ticket", "token")
 
-    def __init__(self, challenge: bytes) -> None:
+    def __init__(self, challenge: bytes, ticket: int) -> None:
         self.challenge = challenge
-        self.token: bytes | None = None
+        self.ticket = ticket  # by which a signature finds its request
+        self.payload = b""  # of the realm token; empty until the first CONTINUE
+        self.is_pushed = False  # EL3 has the request
+        self.token: bytes | None = None  # None until it is signed; empty if that failed
         self.offset = 0
 
 

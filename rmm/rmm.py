@@ -7,6 +7,7 @@ returns.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -16,10 +17,13 @@ from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import RmiFeatureRegister0, RmiStatus
 from pyvmm.arch.rmmd import BootError
 from pyvmm.arch.smccc import SVE_HINT, UNKNOWN
+from pyvmm.token.generations import Generation
+from rmm.attestation import Attestation
 from rmm.boot import BootRefused, dram_banks
+from rmm.el3 import El3Services
 from rmm.errors import RmiError
 from rmm.granule import DELEGATED, UNDELEGATED, GranuleTable
-from rmm.protocols import Attestation, El3, Machine
+from rmm.protocols import El3, Machine
 from rmm.realm import Limits, Realm
 from rmm.rec import Rec
 from rmm.rmi import RMI_1_0
@@ -39,13 +43,14 @@ class Rmm:
         machine: Machine,
         el3: El3,
         events: EventStream | None = None,
-        attestation: Attestation | None = None,
+        token_generation: Generation = Generation.G1,
     ) -> None:
         """Wire the RMM; it serves nobody before ``boot``."""
         self.machine = machine
         self.el3 = el3
         self.events = events or EventStream()
-        self.attestation = attestation
+        self.attestation: Attestation | None = None  # none before boot, or without EL3's help
+        self.tickets = count(1)
         self.lock = Lock()
         self.ns = machine.memory(Pas.NS)
         self.memory = machine.memory(Pas.REALM)
@@ -56,6 +61,7 @@ class Rmm:
         self.recs: dict[int, Rec] = {}  # by the PA of the REC
         self._num_cpus: int | None = None
         self._commands: Mapping[int, RmiCommand] = {}  # none before boot
+        self._token_generation = token_generation
 
     def boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int) -> int:
         """Boot on one CPU, on the first with the manifest at ``shared_pa`` in the Realm PAS.
@@ -79,6 +85,8 @@ class Rmm:
             raise BootRefused(BootError.CPU_ID_OUT_OF_RANGE)
         self.granules = GranuleTable(banks, self.events)
         self._num_cpus = num_cpus
+        services = El3Services(self.el3, self.memory, shared_pa)
+        self.attestation = Attestation.boot(services, self._token_generation, cpu)
         self._commands = RMI_1_0
 
     def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:

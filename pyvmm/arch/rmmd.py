@@ -1,11 +1,11 @@
 """The interface between the RMM and the Monitor: calls, errors and the boot manifest.
 
-Spec: TF-A, "RMM-EL3 communication interface", 0.3 with boot manifest 0.3.
+Spec: TF-A, "RMM-EL3 communication interface", 0.4 with boot manifest 0.3; Islet's vendor calls.
 """
 
 from typing import Final
 
-from pyvmm.arch.bits import U32, U64, Layout, OpenEnum
+from pyvmm.arch.bits import U16, U32, U64, Bytes, Layout, OpenEnum
 from pyvmm.arch.pas import GRANULE_SIZE
 
 
@@ -21,6 +21,7 @@ class RmmdFid(OpenEnum):
     EL3_FEATURES = 0xC400_01B4
     EL3_TOKEN_SIGN = 0xC400_01B5
     BOOT_COMPLETE = 0xC400_01CF
+    ISLET_GET_VHUK = 0xC700_01B0
 
 
 class RmmdError(OpenEnum):
@@ -53,7 +54,42 @@ class BootError(OpenEnum):
 CURVE_P384: Final = 0
 CHALLENGE_SIZES: Final = (32, 48, 64)
 
-INTERFACE_VERSION: Final = 0 << 16 | 3
+#: EL3_FEATURES, register 0, bit 0: EL3 has realm tokens signed.
+FEATURE_TOKEN_SIGN: Final = 1
+
+
+class TokenSignOp(OpenEnum):
+    """x1 of EL3_TOKEN_SIGN."""
+
+    UNKNOWN = 0
+    PUSH_REQUEST = 1
+    PULL_RESPONSE = 2
+    GET_RAK_PUBLIC = 3
+
+
+HASH_SHA384: Final = 1  # hash_alg of a TokenSignRequest
+
+
+class TokenSignRequest(Layout, size=0x60):
+    """A hash to be signed with the realm attestation key; REC and ticket come back unchanged."""
+
+    sig_alg = U32(0x00)  # a curve
+    rec = U64(0x08)
+    ticket = U64(0x10)
+    hash_alg = U32(0x18)
+    hash = Bytes(0x20, 64)
+
+
+class TokenSignResponse(Layout, size=0x218):
+    """A signature, r and s, each as wide as the curve's order."""
+
+    rec = U64(0x00)
+    ticket = U64(0x08)
+    sig_size = U16(0x10)
+    signature = Bytes(0x12, 512)
+
+
+INTERFACE_VERSION: Final = 0 << 16 | 4
 MANIFEST_VERSION: Final = 0 << 16 | 3
 
 

@@ -2,15 +2,20 @@
 
 Each REC has at most one request in progress::
 
-    none --INIT--> challenge --CONTINUE--> token, partly read --CONTINUE--> none
+    none --INIT--> challenge --CONTINUE--> being signed --CONTINUE--> partly read --CONTINUE--> none
+
+What the token says is fixed by the first CONTINUE.  While it is being signed, CONTINUE writes
+nothing and the realm calls again, so that its interrupts are taken.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmmd import TokenSignResponse
 from pyvmm.arch.rsi import RsiFid, RsiStatus
+from rmm.attestation import Attestation
 from rmm.commands import rsi_command
+from rmm.el3 import El3Refused
 from rmm.errors import RsiError
 from rmm.rec import Rec, TokenRequest
 from rmm.rsi.measurement import REGISTERS
@@ -20,16 +25,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_TOKEN_SIZE: Final = 4096  # bytes; what INIT promises without an attestation service
 _OFFSET_MASK: Final = GRANULE_SIZE - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a token says of a realm: a snapshot."""
-
-    challenge: bytes
-    rpv: bytes
-    hash_algo: int
-    measurements: tuple[bytes, ...]
 
 
 @rsi_command(RsiFid.RSI_ATTESTATION_TOKEN_INIT)
@@ -60,9 +55,9 @@ def attestation_token_init(
         challenge_6,
         challenge_7,
     )
-    rec.token_request = TokenRequest(challenge)
-    service = rmm.attestation
-    return RsiStatus.SUCCESS, DEFAULT_MAX_TOKEN_SIZE if service is None else service.max_token_size
+    rec.token_request = TokenRequest(challenge, next(rmm.tickets))
+    max_size = rmm.attestation.max_token_size if rmm.attestation else DEFAULT_MAX_TOKEN_SIZE
+    return RsiStatus.SUCCESS, max_size
 
 
 @rsi_command(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE)
@@ -89,7 +84,12 @@ def attestation_token_continue(
         raise RsiError(RsiStatus.ERROR_STATE)
     rtt.ram_page(ipa)  # a missing page is asked for before the token is made
     if request.token is None:
-        request.token = _make_token(rmm, pe, rec, request)
+        _sign(rmm, pe, rec, request)
+    if request.token is None:
+        return RsiStatus.INCOMPLETE, 0
+    if not request.token:
+        rec.token_request = None
+        raise RsiError(RsiStatus.ERROR_UNKNOWN)
     pa = rtt.ram_page(ipa)  # anew: the tables may have changed while the token was made
     part = request.token[request.offset : request.offset + size]
     rmm.memory.write(pa + offset, part)
@@ -100,21 +100,31 @@ def attestation_token_continue(
     return RsiStatus.SUCCESS, len(part)
 
 
-def _make_token(rmm: "Rmm", pe: int, rec: Rec, request: TokenRequest) -> bytes:
-    """Have the token made, without the RMM's lock: it takes milliseconds and asks EL3.
+def _sign(rmm: "Rmm", pe: int, rec: Rec, request: TokenRequest) -> None:
+    """Bring the request nearer to its token, without the RMM's lock: EL3 takes its time."""
+    attestation = rmm.attestation
+    if attestation is None:
+        request.token = b""
+        return
+    if not request.payload:
+        attestation.begin(rec.realm, request)
+    rmm.lock.release()
+    has_failed, response = False, None
+    try:
+        response = attestation.sign(pe, rec.pa, request)
+    except El3Refused:
+        has_failed = True
+    finally:
+        rmm.lock.acquire()
+    if response is not None:
+        _deliver(rmm, attestation, response)
+    if has_failed and request.token is None:
+        request.token = b""
 
-    Raises: RsiError(ERROR_UNKNOWN); the attestation has ended then.
-    """
-    realm = rec.realm
-    claims = Claims(request.challenge, realm.rpv, realm.hash_algo, tuple(realm.measurements.values))
-    token: bytes | None = None
-    if rmm.attestation is not None:
-        rmm.lock.release()
-        try:
-            token = rmm.attestation.token(pe, claims)
-        finally:
-            rmm.lock.acquire()
-    if token is None:
-        rec.token_request = None
-        raise RsiError(RsiStatus.ERROR_UNKNOWN)
-    return token
+
+def _deliver(rmm: "Rmm", attestation: Attestation, response: TokenSignResponse) -> None:
+    """Give a signature to the request that it is for, unless nobody waits for it any more."""
+    asker = rmm.recs.get(response.rec)
+    request = asker.token_request if asker else None
+    if request and request.ticket == response.ticket and request.token is None:
+        attestation.finish(request, response)

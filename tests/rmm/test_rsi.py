@@ -1,4 +1,4 @@
-"""RSI: features, measurements, configuration, host calls, attestation."""
+"""RSI: features, measurements, configuration, host calls."""
 
 from typing import Final
 
@@ -8,39 +8,21 @@ from pyvmm.arch.esr import ExceptionClass, hpfar_of
 from pyvmm.arch.events import Event
 from pyvmm.arch.rmi import RecEnter, RecExit, RecExitReason, RmiFid
 from pyvmm.arch.rsi import HostCall, RealmConfig, RsiFid, RsiStatus
-from rmm.protocols import RealmClaims
 from tests.rmm.world import FakeContext, World, smc
 
-ERROR_INPUT, ERROR_STATE, INCOMPLETE, ERROR_UNKNOWN = list(RsiStatus)[1:]
+ERROR_INPUT: Final = RsiStatus.ERROR_INPUT
 UNPROTECTED: Final = 1 << 32
 MASK64: Final = (1 << 64) - 1
 PAGE_IPA, MISSING_IPA, EMPTY_IPA = 0x1000, 0x2000, 0x5000
 BAD_IPAS = (0x1800, 0x1001, UNPROTECTED, 1 << 33, MASK64 & -0x1000, EMPTY_IPA)
-TOKEN: Final = bytes(range(256)) * 20
-
-
-class Service:
-    """An attestation service with one token."""
-
-    max_token_size = 8192
-
-    def __init__(self, token: bytes | None) -> None:
-        """Give this token, or none."""
-        self.answer = token
-        self.seen: list[RealmClaims] = []
-
-    def token(self, _pe: int, claims: RealmClaims) -> bytes | None:
-        """Note the claims."""
-        self.seen.append(claims)
-        return self.answer
 
 
 class Guest:
     """A realm with one page of RAM, one that is missing, and a REC that makes calls."""
 
-    def __init__(self, service: Service | None = None) -> None:
+    def __init__(self) -> None:
         """Build and activate it."""
-        self.world = World(service)
+        self.world = World()
         self.rd = self.world.realm(rpv=b"p" * 64)
         self.world.do(RmiFid.RMI_RTT_INIT_RIPAS, self.rd, PAGE_IPA, MISSING_IPA + 0x1000)
         self.page = self.world.delegated()
@@ -63,7 +45,7 @@ class Guest:
 
 @pytest.fixture
 def guest() -> Guest:
-    """A realm on a machine without attestation."""
+    """A realm that runs."""
     return Guest()
 
 
@@ -142,7 +124,7 @@ def test_realm_config(guest: Guest) -> None:
 )
 def test_rsi_asks_the_host_for_a_missing_page(call: tuple[int, ...]) -> None:
     """RAM without a page: a stage-2 fault for the host, and the SMC is executed again."""
-    guest = Guest(Service(TOKEN))
+    guest = Guest()
     guest.call(RsiFid.RSI_ATTESTATION_TOKEN_INIT)
     pc = guest.context.pc
     leave = guest.exit(*call)
@@ -200,56 +182,6 @@ def test_host_call_whose_page_became_empty(guest: Guest) -> None:
     table.entries[index] = guest.page | 4
     guest.world.enter(guest.rec)
     assert guest.context.x[0] == ERROR_INPUT
-
-
-# --- attestation ------------------------------------------------------------------------------
-
-
-def test_attestation_without_a_service(guest: Guest) -> None:
-    """There is no token, and no fake one either: ERROR_UNKNOWN, and the request has ended."""
-    assert guest.call(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE_IPA, 0, 8)[0] == ERROR_STATE
-    assert guest.call(RsiFid.RSI_ATTESTATION_TOKEN_INIT)[:2] == [0, 4096]
-    assert guest.call(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE_IPA, 0, 8)[0] == ERROR_UNKNOWN
-    assert guest.call(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE_IPA, 0, 8)[0] == ERROR_STATE
-
-
-def test_attestation_service_that_fails() -> None:
-    """A HES that does not answer is ERROR_UNKNOWN, too."""
-    guest = Guest(Service(None))
-    guest.call(RsiFid.RSI_ATTESTATION_TOKEN_INIT)
-    assert guest.call(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE_IPA, 0, 8)[0] == ERROR_UNKNOWN
-
-
-def test_attestation_token_comes_in_parts() -> None:
-    """The claims are the realm's, and the parts make the token."""
-    service = Service(TOKEN)
-    guest = Guest(service)
-    challenge = [i * 0x0101_0101_0101_0101 for i in range(1, 9)]
-    assert guest.call(RsiFid.RSI_ATTESTATION_TOKEN_INIT, *challenge)[:2] == [0, 8192]
-    token, status, memory = b"", int(INCOMPLETE), guest.world.realm_memory
-    assert guest.call(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE_IPA, 0, 0)[:2] == [3, 0]
-    while status == INCOMPLETE:
-        offset = len(token) % 4096
-        size = min(1500, 4096 - offset)
-        args = (PAGE_IPA, offset, size)
-        status, count = guest.call(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, *args)[:2]
-        token += memory.read(guest.page + offset, count)
-    assert (status, token) == (0, TOKEN)
-    (claims,) = service.seen
-    assert claims.challenge == b"".join(bytes([i]) * 8 for i in range(1, 9))
-    assert (claims.rpv, claims.hash_algo) == (b"p" * 64, 0)
-    assert list(claims.measurements) == guest.world.rmm.realms[guest.rd].measurements.values
-    assert guest.call(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE_IPA, 0, 8)[0] == ERROR_STATE
-
-
-def test_attestation_init_ends_one_in_progress() -> None:
-    """A new challenge starts anew."""
-    guest = Guest(Service(TOKEN))
-    for _ in range(2):
-        guest.call(RsiFid.RSI_ATTESTATION_TOKEN_INIT)
-        results = guest.call(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE_IPA, 0, 16)
-        assert results[:2] == [INCOMPLETE, 16]
-        assert guest.world.realm_memory.read(guest.page, 16) == TOKEN[:16]
 
 
 def test_calls_are_events(guest: Guest) -> None:

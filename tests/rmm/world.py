@@ -11,7 +11,9 @@ from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import EXIT_OFFSET, RealmParams, RecEnter, RecExit, RecParams, RmiFid
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
-from rmm.protocols import Attestation, Context
+from pyvmm.arch.smccc import UNKNOWN
+from pyvmm.token.generations import Generation
+from rmm.protocols import Context, El3
 from rmm.rmm import Rmm
 
 DRAM_BASE = 0x8000_0000
@@ -164,7 +166,7 @@ class FakeMachine:
 
 
 class FakeEl3:
-    """The GTSI half of a Monitor."""
+    """The GTSI half of a Monitor; it knows no other call."""
 
     MOVES: ClassVar = {
         int(RmmdFid.GTSI_DELEGATE): (Pas.NS, Pas.REALM),
@@ -177,6 +179,8 @@ class FakeEl3:
 
     def smc(self, _pe: int, args: Sequence[int]) -> tuple[int, ...]:
         """Move a granule; what it was before is dropped."""
+        if args[0] not in self.MOVES:
+            return UNKNOWN
         old, new = self.MOVES[args[0]]
         index = (args[1] - DRAM_BASE) // GRANULE_SIZE
         if self.machine.gpt[index] != old:
@@ -203,11 +207,15 @@ def boot_manifest() -> bytearray:
 class World:
     """A booted RMM and a host that knows how to build realms."""
 
-    def __init__(self, attestation: Attestation | None = None) -> None:
+    def __init__(
+        self,
+        make_el3: Callable[[FakeMachine], El3] = FakeEl3,
+        token_generation: Generation = Generation.G1,
+    ) -> None:
         """Boot the RMM on a fresh machine."""
         self.machine = FakeMachine()
-        self.el3 = FakeEl3(self.machine)
-        self.rmm = Rmm(self.machine, self.el3, attestation=attestation)
+        self.el3 = make_el3(self.machine)
+        self.rmm = Rmm(self.machine, self.el3, token_generation=token_generation)
         self.ns = self.machine.memory(Pas.NS)
         self.realm_memory = self.machine.memory(Pas.REALM)
         self.realm_memory.write(SHARED_PA, boot_manifest())

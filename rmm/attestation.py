@@ -1,0 +1,124 @@
+"""Realm tokens: what they say, and how they get their signature.
+
+The realm attestation key (RAK) and the platform token are fetched from EL3 once, when the RMM
+boots, and serve for the power cycle.  EL3 signs, with a key that stays in the HES; one that cannot
+gives the key away, and then it is used here.  Signing is asynchronous: a request is pushed, and
+some later pull returns the signature, or that of another REC's request.
+"""
+
+from collections.abc import Callable
+from hashlib import sha384
+from typing import Final
+
+from pyvmm.arch.rmi import HashAlgorithm
+from pyvmm.arch.rmmd import RmmdError, TokenSignResponse
+from pyvmm.token.cose import Algorithm, Sign1, protected, sig_structure
+from pyvmm.token.generations import Generation
+from pyvmm.token.make import RealmClaims, binding, cca_token, realm_payload
+from rmm.el3 import El3Refused, El3Services
+from rmm.realm import Realm
+from rmm.rec import TokenRequest
+
+MAX_REALM_TOKEN: Final = 1024  # bytes, signed; and what binds it to the platform token
+_PROTECTED: Final = protected(Algorithm.ES384)
+_SIGNATURE_SIZE: Final = 2 * Algorithm.ES384.coordinate_size
+_HASH_NAMES: Final = {HashAlgorithm.SHA_256: "sha-256", HashAlgorithm.SHA_512: "sha-512"}
+
+#: Signs the bytes of a Sig_structure.
+Signer = Callable[[bytes], bytes]
+
+
+class Attestation:
+    """Makes the tokens of all realms; ``boot`` fetches what it needs."""
+
+    def __init__(
+        self,
+        el3: El3Services,
+        generation: Generation,
+        rak: bytes,
+        platform_token: bytes,
+        signer: Signer | None = None,
+    ) -> None:
+        """Use a public RAK (a SEC1 point); without ``signer``, EL3 has its private part."""
+        self._el3 = el3
+        self._generation = generation
+        self._rak = rak
+        self._platform_token = platform_token
+        self._signer = signer
+        self.max_token_size = len(platform_token) + MAX_REALM_TOKEN
+
+    @classmethod
+    def boot(cls, el3: El3Services, generation: Generation, pe: int) -> "Attestation | None":
+        """Fetch the key and the platform token; None if EL3 has them not."""
+        signer: Signer | None = None
+        try:
+            if el3.signs_tokens(pe):
+                rak = el3.rak_public(pe)
+            else:
+                rak, signer = _own_key(el3.realm_key(pe))
+            platform_token = el3.platform_token(pe, binding(rak, generation))
+        except (El3Refused, ValueError):  # ValueError: no P-384 key
+            return None
+        return cls(el3, generation, rak, platform_token, signer)
+
+    def begin(self, realm: Realm, request: TokenRequest) -> None:
+        """Fix what the token will say."""
+        measurements = realm.measurements.values
+        claims = RealmClaims(
+            challenge=request.challenge,
+            rpv=realm.rpv,
+            hash_algorithm=_HASH_NAMES[HashAlgorithm(realm.hash_algo)],
+            rak=self._rak,
+            rim=measurements[0],
+            rems=tuple(measurements[1:]),
+            instance_id=realm.instance_id,
+        )
+        request.payload = realm_payload(claims, self._generation)
+
+    def sign(self, pe: int, rec: int, request: TokenRequest) -> TokenSignResponse | None:
+        """Push the request unless that was done, then pull: the response may be another's.
+
+        None if EL3 is busy.  Raises: El3Refused if there will be no signature.
+        """
+        to_be_signed = sig_structure(_PROTECTED, request.payload)
+        if self._signer is not None:
+            signature = self._signer(to_be_signed)
+            return TokenSignResponse.of(
+                rec=rec, ticket=request.ticket, sig_size=len(signature), signature=signature
+            )
+        try:
+            if not request.is_pushed:
+                self._el3.push(pe, rec, request.ticket, sha384(to_be_signed).digest())
+                request.is_pushed = True
+            return self._el3.pull(pe)
+        except El3Refused as refusal:
+            if refusal.error is RmmdError.AGAIN:
+                return None
+            raise
+
+    def finish(self, request: TokenRequest, response: TokenSignResponse) -> None:
+        """Make the token, now that it is signed; without a signature it stays empty."""
+        if response.sig_size == _SIGNATURE_SIZE:
+            signature = response.signature[:_SIGNATURE_SIZE]
+            realm_token = Sign1(_PROTECTED, request.payload, signature).encode()
+            request.token = cca_token(self._platform_token, realm_token, self._generation)
+        else:
+            request.token = b""
+
+
+def _own_key(scalar: bytes) -> tuple[bytes, Signer]:
+    """Return the public part of a private key, and who signs with it.
+
+    ValueError if it is no key of P-384.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415  slow, seldom needed
+    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
+        Encoding,
+        PublicFormat,
+    )
+
+    from pyvmm.token.ecdsa import sign  # noqa: PLC0415
+
+    key = ec.derive_private_key(int.from_bytes(scalar), ec.SECP384R1())
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return point, lambda data: sign(key, Algorithm.ES384, data)
