@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Generic, TypeVar
 
+from pyvmm.arch.islet import IsletRmiFid, IsletRsiFid
 from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rmi import RmiFid
 from pyvmm.arch.rsi import RsiFid
@@ -48,12 +49,12 @@ RmiCommand = Command[RmiOutputs]
 RealmCommand = Command[RealmReply]
 
 
-def rmi_command(fid: RmiFid) -> Callable[[Handler[RmiOutputs]], RmiCommand]:
+def rmi_command(fid: RmiFid | IsletRmiFid) -> Callable[[Handler[RmiOutputs]], RmiCommand]:
     """Make an RMI command of ``function(rmm, [pe,] ...)``."""
     return lambda function: Command(fid, function, fixed=1)
 
 
-def rsi_command(fid: RsiFid) -> Callable[[Handler[RealmReply]], RealmCommand]:
+def rsi_command(fid: RsiFid | IsletRsiFid) -> Callable[[Handler[RealmReply]], RealmCommand]:
     """Make an RSI command of ``function(rmm, rec, [pe,] ...)``."""
     return lambda function: Command(fid, function, fixed=2)
 

@@ -8,6 +8,7 @@ from struct import Struct
 from threading import Lock
 from typing import Final
 
+from pyvmm.arch.islet import VhukId
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmmd import (
     CURVE_P384,
@@ -94,7 +95,7 @@ class El3Services:
             self._token_sign(pe, TokenSignOp.PULL_RESPONSE, size)
             return TokenSignResponse(self._memory.read(self._shared_pa, size))
 
-    def vhuk(self, pe: int, which: int) -> bytes:
+    def vhuk(self, pe: int, which: VhukId) -> bytes:
         """Return a virtual hardware unique key of the platform, 32 bytes."""
         return _KEY.pack(*self._call(pe, RmmdFid.ISLET_GET_VHUK, which))
 

@@ -2,7 +2,7 @@
 
 Every granule of DRAM has one state.  All transitions start or end at DELEGATED::
 
-    UNDELEGATED <-> DELEGATED <-> RD, REC, REC_AUX, DATA, RTT
+    UNDELEGATED <-> DELEGATED <-> RD, REC, REC_AUX, DATA, RTT, METADATA
 
 The GPT says Realm exactly for the granules whose state is not UNDELEGATED, because only this
 RMM asks EL3 to move a granule and it keeps the state with each move.
@@ -37,6 +37,8 @@ class GranuleState(IntEnum):
     RTT = 6
     #: Not memory at all: a hole between two banks.
     NOT_DRAM = 7
+    #: Lent to a realm for its metadata: ``Realm.metadata`` has them.  The content is not used.
+    METADATA = 8
 
 
 UNDELEGATED: Final = int(GranuleState.UNDELEGATED)
@@ -46,6 +48,7 @@ REC: Final = int(GranuleState.REC)
 REC_AUX: Final = int(GranuleState.REC_AUX)
 DATA: Final = int(GranuleState.DATA)
 RTT: Final = int(GranuleState.RTT)
+METADATA: Final = int(GranuleState.METADATA)
 
 _OFFSET_MASK: Final = GRANULE_SIZE - 1
 

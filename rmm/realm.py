@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Final
 
 from pyvmm.arch.events import EventStream
+from pyvmm.arch.islet import RealmMetadata
 from pyvmm.arch.rmi import RealmParams
 from pyvmm.token.claims import UEID_RANDOM
 from rmm.measurement import Measurements
@@ -29,6 +30,8 @@ class Realm:
         "hash_algo",
         "instance_id",
         "measurements",
+        "metadata",
+        "metadata_pa",
         "num_bps",
         "num_live_recs",
         "num_recs",
@@ -51,6 +54,8 @@ class Realm:
         self.num_bps = params.num_bps  # minus one, as in ID_AA64DFR0_EL1
         self.num_wps = params.num_wps
         self.measurements = Measurements(rd, params, events)
+        self.metadata: RealmMetadata | None = None  # what its owner says of it
+        self.metadata_pa = 0
         self.num_recs = 0  # ever created: the index of the next one
         self.num_live_recs = 0  # created and not destroyed
 

@@ -26,7 +26,8 @@ from rmm.granule import DELEGATED, UNDELEGATED, GranuleTable
 from rmm.protocols import El3, Machine
 from rmm.realm import Limits, Realm
 from rmm.rec import Rec
-from rmm.rmi import RMI_1_0
+from rmm.rmi import HOST_CALLS
+from rmm.sealing import SealingKeys
 
 if TYPE_CHECKING:
     from rmm.commands import RmiCommand
@@ -50,6 +51,7 @@ class Rmm:
         self.el3 = el3
         self.events = events or EventStream()
         self.attestation: Attestation | None = None  # none before boot, or without EL3's help
+        self.sealing: SealingKeys | None = None  # the same
         self.tickets = count(1)
         self.lock = Lock()
         self.ns = machine.memory(Pas.NS)
@@ -86,8 +88,9 @@ class Rmm:
         self.granules = GranuleTable(banks, self.events)
         self._num_cpus = num_cpus
         services = El3Services(self.el3, self.memory, shared_pa)
+        self.sealing = SealingKeys.boot(services, cpu)
         self.attestation = Attestation.boot(services, self._token_generation, cpu)
-        self._commands = RMI_1_0
+        self._commands = HOST_CALLS
 
     def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:
         """Do an RMI command of the host: x1.. are ``args``; returns x0.., the rest is zero."""

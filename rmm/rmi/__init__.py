@@ -3,7 +3,7 @@
 from typing import Final
 
 from rmm.commands import table
-from rmm.rmi import data, features, granule, psci, realm, rec, rtt
+from rmm.rmi import data, features, granule, metadata, psci, realm, rec, rtt
 
 RMI_1_0: Final = table(
     (
@@ -32,3 +32,6 @@ RMI_1_0: Final = table(
         psci.psci_complete,
     )
 )
+ISLET_RMI: Final = table((metadata.islet_realm_set_metadata,))
+
+HOST_CALLS: Final = {**RMI_1_0, **ISLET_RMI}

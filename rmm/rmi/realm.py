@@ -10,6 +10,7 @@ from rmm.errors import RmiError
 from rmm.granule import DELEGATED, RD, RTT
 from rmm.realm import Limits, Realm, RealmState
 from rmm.rtt import Rtt, RttTree
+from rmm.sealing import is_of
 
 if TYPE_CHECKING:
     from rmm.rmm import Rmm
@@ -78,10 +79,13 @@ def realm_activate(rmm: "Rmm", rd: int) -> None:
     """End the construction of a realm: its RIM is final, its RECs may run.
 
     Spec: DEN0137 1.0, RMI_REALM_ACTIVATE.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm; (ERROR_REALM) if it is not NEW.
+    Raises: RmiError(ERROR_INPUT) if there is no such realm; (ERROR_REALM) if it is not NEW, or
+    not the one that its metadata are of.
     """
     realm = rmm.realm(rd)
     if realm.state is not RealmState.NEW:
+        raise RmiError(RmiStatus.ERROR_REALM)
+    if realm.metadata is not None and not is_of(realm.metadata, realm):
         raise RmiError(RmiStatus.ERROR_REALM)
     realm.state = RealmState.ACTIVE
 
@@ -100,5 +104,7 @@ def realm_destroy(rmm: "Rmm", rd: int) -> None:
     rmm.machine.tlbi_vmid(realm.vmid)
     for table in realm.rtt.start:
         rmm.release(table.pa)
+    if realm.metadata is not None:
+        rmm.release(realm.metadata_pa)
     del rmm.realms[rd]
     rmm.release(rd)

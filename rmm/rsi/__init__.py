@@ -4,7 +4,7 @@ from typing import Final
 
 from rmm import psci
 from rmm.commands import table
-from rmm.rsi import attestation, config, features, host_call, ipa_state, measurement
+from rmm.rsi import attestation, config, features, host_call, ipa_state, measurement, sealing
 
 RSI_1_0: Final = table(
     (
@@ -21,4 +21,6 @@ RSI_1_0: Final = table(
     )
 )
 
-REALM_CALLS: Final = {**RSI_1_0, **psci.PSCI_1_1}
+ISLET_RSI: Final = table((sealing.islet_realm_sealing_key,))
+
+REALM_CALLS: Final = {**RSI_1_0, **ISLET_RSI, **psci.PSCI_1_1}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pyvmm.arch.islet import IsletRmiFid, IsletRsiFid
 from pyvmm.arch.rmi import RmiFid
 from pyvmm.arch.rsi import RsiFid
-from rmm.rmi import RMI_1_0
-from rmm.rsi import RSI_1_0
+from rmm.rmi import ISLET_RMI, RMI_1_0
+from rmm.rsi import ISLET_RSI, RSI_1_0
 
 #: Name of each command to the function's name and its docstring.
 COMMANDS = {
-    **{command.name: (command.function.__name__, command.doc) for command in RMI_1_0.values()},
-    **{command.name: (command.function.__name__, command.doc) for command in RSI_1_0.values()},
+    command.name: (command.function.__name__, command.doc)
+    for command in {**RMI_1_0, **ISLET_RMI}.values()
+} | {
+    command.name: (command.function.__name__, command.doc)
+    for command in {**RSI_1_0, **ISLET_RSI}.values()
 }
 
 
@@ -18,6 +22,8 @@ def test_every_function_identifier_has_its_command() -> None:
     """RMI 1.0 and RSI 1.0 are whole, and nothing beside them answers."""
     assert set(RMI_1_0) == {int(fid) for fid in RmiFid}
     assert set(RSI_1_0) == {int(fid) for fid in RsiFid}
+    assert set(ISLET_RMI) == {int(fid) for fid in IsletRmiFid}
+    assert set(ISLET_RSI) == {int(fid) for fid in IsletRsiFid}
 
 
 def test_functions_are_named_as_the_specification_names_them() -> None:
@@ -29,6 +35,8 @@ def test_functions_are_named_as_the_specification_names_them() -> None:
 def test_every_command_cites_its_specification() -> None:
     """The docstring of a command names the document and the command in it."""
     silent = [
-        name for name, (_, doc) in COMMANDS.items() if f"Spec: DEN0137 1.0, {name}" not in doc
+        name
+        for name, (_, doc) in COMMANDS.items()
+        if f"Spec: {'Islet' if '_ISLET_' in name else 'DEN0137 1.0'}, {name}" not in doc
     ]
     assert not silent

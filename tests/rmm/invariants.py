@@ -35,6 +35,8 @@ def check_invariants(rmm: Rmm, is_realm: Callable[[int], bool], watched: Iterabl
     assert states.count(GranuleState.RD) == len(rmm.realms)
     assert states.count(GranuleState.REC) == len(rmm.recs)
     assert states.count(GranuleState.REC_AUX) == sum(len(rec.aux) for rec in rmm.recs.values())
+    lent = [realm.metadata_pa for realm in rmm.realms.values() if realm.metadata]
+    assert states.count(GranuleState.METADATA) == len(lent)
     assert sum(realm.num_live_recs for realm in rmm.realms.values()) == len(rmm.recs)
     vmids = [realm.vmid for realm in rmm.realms.values()]
     assert len(vmids) == len(set(vmids))

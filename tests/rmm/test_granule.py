@@ -2,9 +2,11 @@
 
 import pytest
 
+from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import RmiFid
 from rmm.granule import GranuleState
+from tests.rmm.metadata import realm_metadata
 from tests.rmm.world import DRAM_BASE, DRAM_SIZE, World
 
 DELEGATE, UNDELEGATE = RmiFid.RMI_GRANULE_DELEGATE, RmiFid.RMI_GRANULE_UNDELEGATE
@@ -37,6 +39,10 @@ def granule_in(world: World, state: GranuleState) -> int:
             return world.rec(world.realm())
         case GranuleState.REC_AUX:
             return world.rmm.recs[world.rec(world.realm())].aux[0]
+        case GranuleState.METADATA:
+            mdg, source = world.delegated(), world.ns_granule(realm_metadata().data)
+            world.do(IsletRmiFid.RMI_ISLET_REALM_SET_METADATA, world.realm(), mdg, source)
+            return mdg
         case GranuleState.NOT_DRAM:
             return DRAM_BASE + DRAM_SIZE
 

@@ -347,6 +347,7 @@ def _realm_state(rmm: Rmm, rd: int) -> tuple[object, ...]:
     return (
         (rd, realm.state, realm.num_recs, realm.num_live_recs),
         list(realm.measurements.values),
+        realm.metadata,
         live,
         starts,
     )

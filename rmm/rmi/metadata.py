@@ -1,0 +1,35 @@
+"""RMI_ISLET_REALM_SET_METADATA: the host passes on what the owner of a realm says of it."""
+
+from typing import TYPE_CHECKING
+
+from pyvmm.arch.islet import IsletRmiFid, RealmMetadata
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi import RmiStatus
+from rmm.commands import rmi_command
+from rmm.errors import RmiError
+from rmm.granule import DELEGATED, METADATA
+from rmm.realm import RealmState
+from rmm.sealing import is_valid
+
+if TYPE_CHECKING:
+    from rmm.rmm import Rmm
+
+
+@rmi_command(IsletRmiFid.RMI_ISLET_REALM_SET_METADATA)
+def islet_realm_set_metadata(rmm: "Rmm", rd: int, mdg: int, meta_ptr: int) -> None:
+    """Give a new realm its metadata, once; ``mdg`` is lent to it for them.
+
+    Spec: Islet, RMI_ISLET_REALM_SET_METADATA.
+    Raises: RmiError(ERROR_INPUT) if the block at ``meta_ptr`` is not the host's, not valid or not
+    signed, or there is no such realm; (ERROR_REALM) if it is not NEW or has metadata; then
+    (ERROR_INPUT) if ``mdg`` is not DELEGATED.
+    """
+    metadata = RealmMetadata(rmm.read_ns(meta_ptr, GRANULE_SIZE))
+    if not is_valid(metadata):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    realm = rmm.realm(rd)
+    if realm.state is not RealmState.NEW or realm.metadata is not None:
+        raise RmiError(RmiStatus.ERROR_REALM)
+    rmm.granules.require(mdg, DELEGATED)
+    rmm.granules.move(mdg, METADATA)
+    realm.metadata, realm.metadata_pa = metadata, mdg
