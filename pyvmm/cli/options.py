@@ -62,6 +62,7 @@ _OPTIONS: Final = (
         help="hash that measures the realm  [default: sha256]",
     ),
     click.option("--realm-pv", help="realm personalization value, at most 64 bytes"),
+    click.option("--metadata", type=FILE, help="what the realm's owner says of it, signed"),
     click.option("--name", help="what to call it  [default: guest-PID]"),
 )
 
@@ -85,6 +86,7 @@ class GuestOptions(TypedDict):
     realm: bool
     measurement_algo: str | None
     realm_pv: str | None
+    metadata: Path | None
     name: str | None
 
 
@@ -104,9 +106,11 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
     kernel, positional = asked["kernel"], asked["positional"]
     if kernel is not None and positional is not None:
         raise UserError(f"two kernels, {kernel} and {positional}: give one")
-    algo, personalization = asked["measurement_algo"], asked["realm_pv"]
-    if not asked["realm"] and (algo or personalization):
-        raise UserError("--measurement-algo and --realm-pv are for realms: add --realm")
+    algo, personalization, metadata = (
+        asked["measurement_algo"], asked["realm_pv"], asked["metadata"],
+    )  # fmt: skip
+    if not asked["realm"] and (algo or personalization or metadata):
+        raise UserError("--measurement-algo, --realm-pv and --metadata are for realms: add --realm")
     network = asked["network"]
     return VmOptions(
         name=asked["name"] or f"guest-{os.getpid()}",
@@ -122,5 +126,5 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         has_defaults=not asked["nodefaults"],
         network=vm.parse_network(network) if network is not None else None,
         has_rng=asked["rng"],
-        realm=vm.parse_realm(algo or "sha256", personalization or "") if asked["realm"] else None,
+        realm=vm.parse_realm(algo, personalization, metadata) if asked["realm"] else None,
     )

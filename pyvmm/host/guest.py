@@ -75,6 +75,7 @@ class RealmOptions:
 
     measurement_algo: str = "sha256"  # or "sha512"
     personalization: bytes = b""
+    metadata: bytes = b""  # what its owner says of it, signed: at most a granule
 
 
 class Outcome(Enum):

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import mpidr_of
+from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import (
     REC_CREATE_NUM_GPRS,
@@ -22,6 +24,7 @@ from pyvmm.arch.rmi import (
     RecParams,
     RmiFeatureRegister0,
     RmiFid,
+    RmiStatus,
     rec_mpidr,
 )
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
@@ -31,7 +34,7 @@ from pyvmm.host.guest import Bus, GuestConfig, Outcome, RealmOptions, Segment
 from pyvmm.host.machine import Firmware, PhysicalMemory
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rec import Rec
-from pyvmm.host.rmi import Rmi
+from pyvmm.host.rmi import Rmi, RmiError
 from pyvmm.host.vcpu import VcpuGuest, Vcpus
 from pyvmm.host.vgic import Vgic
 
@@ -121,14 +124,19 @@ class Realm(VcpuGuest):
         return self._memory.dma
 
     def _build(self) -> None:
-        """Build the realm, load the payload, activate it; RmiError if refused."""
+        """Build the realm, load the payload, activate it; RmiError if refused.
+
+        UserError if it cannot have its metadata.
+        """
         self._check_rmm()
         self._create()
+        if self._options.metadata:
+            self._set_metadata(self._options.metadata)
         self._memory.init_ripas()
         self._load(self._config.segments)
         for cpu in range(self._config.num_cpus):
             self._create_rec(cpu)
-        self._rmi.call(0, RmiFid.RMI_REALM_ACTIVATE, self._rd or 0)
+        self._activate()
 
     def close(self) -> None:
         """Stop, wait, destroy the realm, and give every granule back."""
@@ -166,6 +174,26 @@ class Realm(VcpuGuest):
         self._call_with_page(bytes(params), RmiFid.RMI_REALM_CREATE, rd)
         self._rd = rd
         self._memory.attach(rd)
+
+    def _set_metadata(self, metadata: bytes) -> None:
+        fid, mdg = IsletRmiFid.RMI_ISLET_REALM_SET_METADATA, self._delegate_range(1)
+        page = metadata.ljust(GRANULE_SIZE, b"\0")
+        try:
+            self._call_with_page(page, fid, self._rd or 0, mdg)
+        except RmiError as refusal:
+            if refusal.status != RmiStatus.ERROR_INPUT:
+                raise
+            raise UserError("--metadata: not valid or not signed: make them again") from None
+
+    def _activate(self) -> None:
+        try:
+            self._rmi.call(0, RmiFid.RMI_REALM_ACTIVATE, self._rd or 0)
+        except RmiError as refusal:
+            if refusal.status != RmiStatus.ERROR_REALM or not self._options.metadata:
+                raise
+            raise UserError(
+                "--metadata: made for another realm: make them for the RIM of pyvmm measure"
+            ) from None
 
     def _load(self, segments: Sequence[Segment]) -> None:
         """Copy the payload in, page by page through one staging granule, measured."""
@@ -211,7 +239,7 @@ class Realm(VcpuGuest):
         cpu = self._rec_of.get(mpidr & MPIDR_AFFINITY)
         return None if cpu is None else (cpu, self._recs[cpu].rec_pa)
 
-    def _call_with_page(self, page: bytes, fid: RmiFid, *args: int) -> None:
+    def _call_with_page(self, page: bytes, fid: RmiFid | IsletRmiFid, *args: int) -> None:
         """Call with a parameter granule as the last argument."""
         pa = self._allocator.allocate()
         try:

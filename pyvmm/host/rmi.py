@@ -4,6 +4,7 @@ The hot path (REC_ENTER) makes its SMC itself; this is for building, mapping and
 Spec: DEN0137 1.0, "Realm Management Interface".
 """
 
+from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.rmi import RmiFid, RmiStatus, status_name, unpack_status
 from pyvmm.host.machine import Firmware
 
@@ -15,7 +16,7 @@ _UNDELEGATE = RmiFid.RMI_GRANULE_UNDELEGATE
 class RmiError(Exception):
     """An RMI command that the RMM refused; ``status`` and ``index`` are its result."""
 
-    def __init__(self, fid: RmiFid, args: tuple[int, ...], x0: int) -> None:
+    def __init__(self, fid: RmiFid | IsletRmiFid, args: tuple[int, ...], x0: int) -> None:
         super().__init__(fid, args, x0)
         self.fid = fid
         self.args_given = args
@@ -35,7 +36,7 @@ class Rmi:
     def __init__(self, firmware: Firmware) -> None:
         self.smc = firmware.smc
 
-    def call(self, pe: int, fid: RmiFid, *args: int) -> tuple[int, ...]:
+    def call(self, pe: int, fid: RmiFid | IsletRmiFid, *args: int) -> tuple[int, ...]:
         """Call on a PE; return x1.. padded to four; RmiError unless RMI_SUCCESS."""
         results = self.smc(pe, (fid, *args))
         if results[0] != _SUCCESS:

@@ -96,6 +96,7 @@ _LINKS: Final[Mapping[str, str]] = {
 _SCRIPTS: Final[Mapping[str, str]] = {
     "usr/sbin/init": "rootfs-init.sh",
     "usr/sbin/poweroff": "poweroff.sh",
+    "usr/local/bin/attest": "attest.sh",
     "etc/udhcpc/default.script": "udhcpc.sh",
 }
 
@@ -137,20 +138,28 @@ class Image:
         )
 
 
-def build_debian(output: Path, cache: Path, report: Report, *, force: bool = False) -> Image:
+def build_debian(
+    output: Path,
+    cache: Path,
+    report: Report,
+    *,
+    packages: Sequence[str] = (),
+    force: bool = False,
+) -> Image:
     """Make the Debian guest, unless it is there already.
 
     Args:
         output: directory for the files.
         cache: directory for package lists and packages.
         report: told what is going on.
+        packages: what else to unpack, with all it depends on.
         force: make it anew, from the packages of today.
 
     Raises:
         UserError: no apt, no packages, a missing tool, or no space.
     """
     image = Image(output)
-    recipe = _recipe()
+    recipe = _recipe(packages)
     if not force and image.is_made_from(recipe):
         return image
     if find_tool("apt-get") is None:
@@ -163,20 +172,22 @@ def build_debian(output: Path, cache: Path, report: Report, *, force: bool = Fal
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=output) as scratch:
-            _build(image, Path(scratch), cache, recipe, report)
+            _build(image, Path(scratch), cache, packages, report)
     except OSError as error:
         raise UserError(f"{error.filename or output}: {error.strerror}: choose --output") from error
     return image
 
 
-def _build(image: Image, scratch: Path, cache: Path, recipe: str, report: Report) -> None:
+def _build(
+    image: Image, scratch: Path, cache: Path, packages: Sequence[str], report: Report
+) -> None:
     apt = PrivateApt(cache / "apt-arm64", "arm64")
     apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.2))
     kernel_debs = apt.download(
         _kernel_packages(apt), lambda percent: report("kernel", 20 + percent * 0.2)
     )
     userland_debs = apt.download_closure(
-        _USERLAND, lambda percent: report("userland", 40 + percent * 0.2)
+        (*_USERLAND, *packages), lambda percent: report("userland", 40 + percent * 0.2)
     )
 
     made = Image(scratch)
@@ -198,7 +209,7 @@ def _build(image: Image, scratch: Path, cache: Path, recipe: str, report: Report
     made.manifest.write_text(
         json.dumps(
             {
-                "recipe": recipe,
+                "recipe": _recipe(packages),
                 "kernel": modules.release,
                 "packages": sorted(deb.stem for deb in [*kernel_debs, *userland_debs]),
             },
@@ -210,9 +221,10 @@ def _build(image: Image, scratch: Path, cache: Path, recipe: str, report: Report
     report("done", 100)
 
 
-def _recipe() -> str:
+def _recipe(packages: Sequence[str]) -> str:
     """Return a digest of everything here that shapes an image."""
-    texts = [Path(__file__).read_text(), *(_script(name) for name in sorted(_script_names()))]
+    scripts = (_script(name) for name in sorted(_script_names()))
+    texts = [Path(__file__).read_text(), *scripts, *sorted(packages)]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
@@ -365,7 +377,7 @@ def complete_root(root: Path, modules: Modules) -> None:
         (root / name).write_text(text)
     for name, script in _SCRIPTS.items():
         path = root / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_text(_script(script))
         path.chmod(0o755)

@@ -47,7 +47,7 @@ class RealmPlan:
     def __init__(self, options: VmOptions) -> None:
         if options.realm is None:
             raise UserError("only a realm is measured: add --realm")
-        self._realm = options.realm
+        self._realm = replace(options.realm, metadata=b"")  # they are made for the RIM
         self._config = make_config(options)
 
     def measure(self, platform: Platform) -> list[RimExtension]:

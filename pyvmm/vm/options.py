@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.net_passt import PortForward
 from pyvmm.host.guest import RPV_SIZE, RealmOptions
+from pyvmm.vm.loader import read_file
 from pyvmm.vm.machine import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 DEFAULT_MAC: Final = bytes.fromhex("021515151515")
@@ -167,13 +169,27 @@ def parse_network(text: str) -> NetworkOptions:
     return NetworkOptions(tap, mac, tuple(forwards))
 
 
-def parse_realm(algo: str, personalization: str) -> RealmOptions:
+def parse_realm(
+    algo: str | None = None, personalization: str | None = None, metadata: Path | None = None
+) -> RealmOptions:
     """Check the options that only a realm has.
 
     Raises:
-        UserError: a personalization value of more than 64 bytes.
+        UserError: a personalization value of more than 64 bytes, or no metadata in their file.
     """
-    value = personalization.encode()
+    value = (personalization or "").encode()
     if len(value) > RPV_SIZE:
         raise UserError(f"--realm-pv has {len(value)} bytes: give at most {RPV_SIZE}")
-    return RealmOptions(algo, value)
+    block = _read_metadata(metadata) if metadata else b""
+    return RealmOptions(algo or MEASUREMENT_ALGOS[0], value, block)
+
+
+def _read_metadata(path: Path) -> bytes:
+    """Read a realm's metadata; the RMM looks closer."""
+    data = read_file(path, "--metadata", MIB)
+    if not METADATA_SIZE <= len(data) <= GRANULE_SIZE:
+        raise UserError(
+            f"--metadata {path} has {len(data)} bytes: give a block of {METADATA_SIZE} to"
+            f" {GRANULE_SIZE}"
+        )
+    return data

@@ -67,11 +67,12 @@ def test_build_does_nothing_when_the_files_are_there(
     made = Image(tmp_path)
     for path in (made.kernel, made.initrd, made.rootfs):
         path.touch()
-    made.manifest.write_text(f'{{"recipe": "{image._recipe()}"}}')
+    made.manifest.write_text(f'{{"recipe": "{image._recipe([])}"}}')
     monkeypatch.setattr(image, "_build", lambda *_: pytest.fail("built again"))
     assert build_debian(tmp_path, tmp_path / "cache", lambda *_: None) == made
+    assert image._recipe(["a", "b"]) == image._recipe(["b", "a"]) != image._recipe([])
     made.manifest.write_text('{"recipe": "old"}')
-    assert not made.is_made_from(image._recipe())
+    assert not made.is_made_from(image._recipe([]))
 
 
 def test_build_names_the_files_to_bring_where_there_is_no_apt(
@@ -84,7 +85,9 @@ def test_build_names_the_files_to_bring_where_there_is_no_apt(
 
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
-@pytest.mark.parametrize("name", ["initrd-init.sh", "rootfs-init.sh", "poweroff.sh", "udhcpc.sh"])
+@pytest.mark.parametrize(
+    "name", ["attest.sh", "initrd-init.sh", "rootfs-init.sh", "poweroff.sh", "udhcpc.sh"]
+)
 def test_guest_scripts_parse(name: str) -> None:
     """A slip in a guest's script is found here, not at its boot."""
     path = Path(image.__file__).parent / "debian" / name
