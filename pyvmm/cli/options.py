@@ -16,6 +16,7 @@ from typing import Final, ParamSpec, TypedDict, TypeVar
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
 from pyvmm.vm.options import VmOptions
 
@@ -62,6 +63,17 @@ _OPTIONS: Final = (
         help="hash that measures the realm  [default: sha256]",
     ),
     click.option("--realm-pv", help="realm personalization value, at most 64 bytes"),
+    click.option(
+        "--token-profile",
+        type=click.Choice(list(Generation)),
+        help="generation of the realm's attestation tokens  [default: g1]",
+    ),
+    click.option("--no-hes", is_flag=True, help="a realm without root of trust: it cannot attest"),
+    click.option(
+        "--hes-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="state of the root of trust  [default: $PYVMM_HES_DIR, or the user's]",
+    ),
     click.option("--name", help="what to call it  [default: guest-PID]"),
 )
 
@@ -85,6 +97,9 @@ class GuestOptions(TypedDict):
     realm: bool
     measurement_algo: str | None
     realm_pv: str | None
+    token_profile: str | None
+    no_hes: bool
+    hes_dir: Path | None
     name: str | None
 
 
@@ -105,8 +120,13 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
     if kernel is not None and positional is not None:
         raise UserError(f"two kernels, {kernel} and {positional}: give one")
     algo, personalization = asked["measurement_algo"], asked["realm_pv"]
+    profile, no_hes, hes_dir = asked["token_profile"], asked["no_hes"], asked["hes_dir"]
     if not asked["realm"] and (algo or personalization):
         raise UserError("--measurement-algo and --realm-pv are for realms: add --realm")
+    if not asked["realm"] and (profile or no_hes or hes_dir):
+        raise UserError("--token-profile, --no-hes and --hes-dir are for realms: add --realm")
+    if no_hes and (profile or hes_dir):
+        raise UserError("--no-hes: there is no root of trust for --token-profile or --hes-dir")
     network = asked["network"]
     return VmOptions(
         name=asked["name"] or f"guest-{os.getpid()}",
@@ -123,4 +143,7 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         network=vm.parse_network(network) if network is not None else None,
         has_rng=asked["rng"],
         realm=vm.parse_realm(algo or "sha256", personalization or "") if asked["realm"] else None,
+        token_profile=profile or Generation.G1.value,
+        has_hes=asked["realm"] and not no_hes,
+        hes_directory=hes_dir,
     )
