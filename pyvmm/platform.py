@@ -25,6 +25,7 @@ from pyvmm.host.normal_vm import NormalVm
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
 from pyvmm.root_of_trust import RootOfTrust, no_realm
+from pyvmm.token.generations import Generation
 from rmm.measurement import Measurements
 from rmm.rmm import Rmm
 
@@ -128,7 +129,9 @@ class Platform:
                 self._monitor.measure(boot_images(clock))
             except OSError as error:
                 raise no_realm(error) from None
-        self._monitor.boot(Rmm(self.machine, self._monitor.conduit(Pas.REALM), self.events))
+        generation = root_of_trust.generation if root_of_trust else Generation.G1
+        el3 = self._monitor.conduit(Pas.REALM)
+        self._monitor.boot(Rmm(self.machine, el3, self.events, generation))
         self._memory = self.machine.memory(Pas.NS)
         layout = self._monitor.layout
         self._allocator = Allocator(layout.dram_base, layout.ns_size)

@@ -13,6 +13,7 @@ import platformdirs
 from hes.client import HesError, Mailbox
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.psa import HesService
+from pyvmm.token.generations import Generation
 
 DIRECTORY_VARIABLE: Final = "PYVMM_HES_DIR"
 
@@ -30,7 +31,9 @@ class RootOfTrust:
         UserError: there is no HES, and none could be started.
     """
 
-    def __init__(self, directory: Path | None = None, generation: str = "g1") -> None:
+    def __init__(
+        self, directory: Path | None = None, generation: Generation = Generation.G1
+    ) -> None:
         self.generation = generation
         self.notice = ""
         try:

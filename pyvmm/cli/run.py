@@ -72,8 +72,9 @@ def run_instance(options: VmOptions, timeout: float | None, trace: str | None) -
 def _start_hes(options: VmOptions) -> "RootOfTrust":
     """Start it first: it comes to life while the rest is loaded."""
     from pyvmm.root_of_trust import RootOfTrust  # noqa: PLC0415  a normal VM has none
+    from pyvmm.token.generations import Generation  # noqa: PLC0415
 
-    return RootOfTrust(options.hes_directory, options.token_profile)
+    return RootOfTrust(options.hes_directory, Generation(options.token_profile))
 
 
 def _announce(options: VmOptions) -> None:
