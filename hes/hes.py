@@ -20,8 +20,6 @@ CPAK_FILE: Final = "cpak.pem"
 #: Raised when a fault of the trusted parts must not come back; the counter `firmware` follows.
 SECURITY_VERSION: Final = 1
 
-_IMPLEMENTATION_ID: Final = b"pyvmm".ljust(32, b"\0")
-_DEVELOPMENT_CONFIG: Final = b"development"
 #: Slot, type and files of what the HES measures by itself: itself, the machine and EL3.
 _PARTS: Final = (
     (0, "RT_0", image.HES_FILES),
@@ -80,7 +78,7 @@ class Hes:
         """Return the memory as it is when a machine leaves reset."""
         if otp is None:
             otp = Otp()
-            for bundle in provisioning.development_bundles(_IMPLEMENTATION_ID, _DEVELOPMENT_CONFIG):
+            for bundle in provisioning.development_bundles():
                 otp = provisioning.provision(otp, bundle)
         if otp.lifecycle not in lifecycle.ATTESTING:
             raise PsaError(

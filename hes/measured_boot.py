@@ -60,11 +60,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class BootEvent:
-    """An extension that was done."""
+    """An extension that was done, and the slot's value since."""
 
     index: int
     measurement: Measurement
     is_locked: bool
+    value: bytes
 
 
 class MeasuredBoot:
@@ -101,16 +102,17 @@ class MeasuredBoot:
         old = self._slots.get(index)
         digest = measurement.digest
         base = bytes(len(digest)) if old is None else old.value
+        value = HASHES[measurement.algorithm](base + digest).digest()
         self._slots[index] = Slot(
             index,
             measurement.algorithm,
-            HASHES[measurement.algorithm](base + digest).digest(),
+            value,
             measurement.signer_id,
             measurement.version if old is None else "",
             measurement.sw_type if old is None else "",
             lock,
         )
-        self.events.append(BootEvent(index, measurement, lock))
+        self.events.append(BootEvent(index, measurement, lock, value))
 
     def _check(self, index: int, measurement: Measurement) -> None:
         if index >= NUM_SLOTS or not _is_well_formed(measurement):
@@ -140,11 +142,3 @@ def _is_well_formed(measurement: Measurement) -> bool:
 
 def _is_name(text: str, size: int) -> bool:
     return len(text.encode()) <= size and (text.isprintable() or not text)
-
-
-def replay(events: list[BootEvent]) -> list[Slot]:
-    """Return the slots that a log leads to."""
-    boot = MeasuredBoot()
-    for event in events:
-        boot.extend(event.index, event.measurement, lock=event.is_locked)
-    return boot.slots

@@ -28,6 +28,10 @@ MAX_CONFIG: Final = 64  # bytes
 MAX_URL: Final = 256  # bytes
 _CM, _DM = "cm", "dm"
 
+#: Of the makers that we play ourselves.
+_IMPLEMENTATION_ID: Final = b"pyvmm".ljust(32, b"\0")
+_CONFIG: Final = b"development"
+
 
 class BundleKey(IntEnum):
     """Keys of a bundle's map."""
@@ -122,18 +126,42 @@ def make_dm_bundle(
     return make_bundle(fields, key)
 
 
-def development_bundles(implementation_id: bytes, config: bytes) -> tuple[bytes, bytes]:
+def development_bundles() -> tuple[bytes, bytes]:
     """Return bundles of makers who exist for this moment only, with random keys."""
-    cm_key, dm_key = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    return _bundles(*_new_keys())
+
+
+def makers_files() -> dict[str, bytes]:
+    """Return the files of makers with random keys: their keys, and a bundle of each."""
+    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415  slow to import
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    makers = _new_keys()
+    bundles = zip(("cm.bundle", "dm.bundle"), _bundles(*makers), strict=True)
+    pems = (key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) for key in makers)
+    return {**dict(zip(("cm-key.pem", "dm-key.pem"), pems, strict=True)), **dict(bundles)}
+
+
+def _new_keys() -> tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePrivateKey]:
+    curve = ec.SECP384R1()
+    return ec.generate_private_key(curve), ec.generate_private_key(curve)
+
+
+def _bundles(
+    cm_key: ec.EllipticCurvePrivateKey, dm_key: ec.EllipticCurvePrivateKey
+) -> tuple[bytes, bytes]:
     cm_bundle = make_cm_bundle(
         cm_key,
         version=1,
-        implementation_id=implementation_id,
+        implementation_id=_IMPLEMENTATION_ID,
         guk=os.urandom(KEY_SIZE),
         boot_hash=os.urandom(KEY_SIZE),
         dm_public=public_bytes(dm_key),
     )
-    return cm_bundle, make_dm_bundle(dm_key, version=1, config=config)
+    return cm_bundle, make_dm_bundle(dm_key, version=1, config=_CONFIG)
 
 
 # --- taking ------------------------------------------------------------------------------------

@@ -211,20 +211,19 @@ def power_on(hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
 def status(hes: Hes, _cycle: PowerCycle, _inputs: Inputs) -> Outputs:
     """Say what the HES is and whom it serves."""
     otp = hes.store.load() or Otp()
-    shown: dict[str, object] = {
+    cpak = keys.derive_cpak(otp.guk, otp.boot_hash) if otp.guk else None
+    shown = {
         "directory": str(hes.store.directory),
         "lifecycle": lifecycle.name(otp.lifecycle),
+        "successors": sorted(map(lifecycle.name, lifecycle.TRANSITIONS[otp.lifecycle])),
         "counters": dict(otp.counters),
         "machines": [cycle.pid for cycle in hes.cycles if cycle.is_on],
+        "implementation_id": otp.implementation_id.hex(),
+        "instance_id": keys.instance_id(cpak).hex() if cpak else "",
+        "config": otp.config.hex(),
+        "verification_service": otp.verification_service,
+        "cpak": keys.public_bytes(cpak).hex() if cpak else "",
     }
-    if otp.implementation_id:
-        shown["implementation-id"] = otp.implementation_id.hex()
-        shown["config"] = otp.config.hex()
-        shown["verification-service"] = otp.verification_service
-    if otp.guk:
-        cpak = keys.derive_cpak(otp.guk, otp.boot_hash)
-        shown["instance-id"] = keys.instance_id(cpak).hex()
-        shown["cpak"] = keys.public_bytes(cpak).hex()
     return (_json(shown).encode(),)
 
 
@@ -259,12 +258,13 @@ def _shown(event: BootEvent) -> Mapping[str, object]:
     measurement = event.measurement
     return {
         "slot": event.index,
-        "type": measurement.sw_type,
+        "sw_type": measurement.sw_type,
         "version": measurement.version,
-        "signer-id": measurement.signer_id.hex(),
+        "signer_id": measurement.signer_id.hex(),
         "algorithm": HASH_NAMES[measurement.algorithm],
         "digest": measurement.digest.hex(),
-        "locked": event.is_locked,
+        "value": event.value.hex(),
+        "is_locked": event.is_locked,
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from hes import image
-from monitor.hes import FirmwareImage
+from monitor.hes import FirmwareImage, Hes
 from monitor.monitor import Monitor
 from pyvmm import __version__
 from pyvmm.arch import rmmd
@@ -24,7 +24,7 @@ from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
 from pyvmm.host.normal_vm import NormalVm
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
-from pyvmm.root_of_trust import RootOfTrust, no_realm
+from pyvmm.root_of_trust import BootEvent, RootOfTrust, no_realm
 from pyvmm.token.generations import Generation
 from rmm.measurement import Measurements
 from rmm.rmm import Rmm
@@ -96,6 +96,22 @@ def boot_images(clock: Clock) -> list[FirmwareImage]:
         FirmwareImage(slot, sw_type, __version__, image.SIGNER_ID, data)
         for slot, sw_type, data in images
     ]
+
+
+def boot_log(root_of_trust: RootOfTrust, clock: Clock = Clock.REAL) -> list[BootEvent]:
+    """Measure a boot without a machine; return the log of it.
+
+    Raises:
+        UserError: the HES is gone, or has nothing to attest with.
+    """
+    root_of_trust.power_on()
+    try:
+        hes = Hes(root_of_trust.mailbox)
+        for firmware in boot_images(clock):
+            hes.measure(firmware)
+    except OSError as error:
+        raise no_realm(error) from None
+    return root_of_trust.log()
 
 
 class Platform:
