@@ -4,14 +4,15 @@ Concurrency: each PE calls for itself; the GPT has one lock, held from the check
 to the end of its effects.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 
 from monitor.attestation import Answer, AttestationServices, refuse
 from monitor.gpt import GranuleProtectionTable
+from monitor.hes import FirmwareImage, Hes
 from monitor.layout import DramLayout
 from monitor.policy import moves_of
-from monitor.protocols import Hes, Machine, Rmm
+from monitor.protocols import Machine, Mailbox, Rmm
 from pyvmm.arch import rmmd
 from pyvmm.arch.events import EventStream, GptChange, Smc, WorldSwitch
 from pyvmm.arch.gpt import Gpi, gpi_of
@@ -21,6 +22,7 @@ from pyvmm.arch.smccc import SVE_HINT, UNKNOWN, VERSION_1_2, SmcccFid, standard_
 
 FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
+ISLET_REALM_SET_METADATA = 0xC700_0150  # a vendor's call that is the RMM's all the same
 OFFSET_MASK = GRANULE_SIZE - 1
 REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)
@@ -56,9 +58,15 @@ class Monitor:
     """The software at EL3."""
 
     def __init__(
-        self, machine: Machine, events: EventStream | None = None, hes: Hes | None = None
+        self,
+        machine: Machine,
+        events: EventStream | None = None,
+        mailbox: Mailbox | None = None,
     ) -> None:
-        """Build the GPT and turn the check on; the RMM boots later."""
+        """Build the GPT and turn the check on; the RMM boots later.
+
+        Without a mailbox nothing is measured, and nobody can attest.
+        """
         self.layout = DramLayout.of(machine.dram_base, machine.dram_size)
         self._first_pa, self._end_pa = self.layout.dram_base, self.layout.rmm_base
         self._machine = machine
@@ -66,7 +74,12 @@ class Monitor:
         self._gpt_lock = Lock()
         self._gpt = GranuleProtectionTable(machine.memory(Pas.ROOT), self.layout)
         self._realm = machine.memory(Pas.REALM)
-        self._attestation = AttestationServices(self._realm, self.layout.shared_pa, hes)
+        self._hes = Hes(mailbox) if mailbox is not None else None
+        self._attestation = (
+            AttestationServices(self._realm, self.layout.shared_pa, self._hes)
+            if self._hes is not None
+            else None
+        )
         self._rmm: Rmm | None = None
         self._routes: dict[Pas, Route] = {
             Pas.NS: self._from_normal_world,
@@ -79,6 +92,15 @@ class Monitor:
         return Conduit(self._events, security, self._routes.get(security, _unknown))
 
     # --- boot -----------------------------------------------------------------------------
+
+    def measure(self, images: Iterable[FirmwareImage]) -> None:
+        """Have the HES note what comes after EL3; its slots are locked then.
+
+        Raises: OSError if the HES is gone or refuses.
+        """
+        if self._hes is not None:
+            for image in images:
+                self._hes.measure(image)
 
     def boot(self, rmm: Rmm) -> int:
         """Boot the RMM on every PE; return its status.
@@ -112,7 +134,7 @@ class Monitor:
 
     def _from_normal_world(self, pe: int, fid: int, args: Sequence[int]) -> Answer:
         """Forward RMI to the RMM; of the rest, only the calling convention is known."""
-        if FIRST_RMI <= fid <= LAST_RMI:
+        if FIRST_RMI <= fid <= LAST_RMI or fid == ISLET_REALM_SET_METADATA:
             if self._rmm is None:
                 return UNKNOWN
             listener = self._events.listener
@@ -131,16 +153,15 @@ class Monitor:
         move = REALM_MOVES.get(fid)
         if move is not None:
             return self._transition(args[1] if len(args) > 1 else 0, *move)
-        x1, x2, x3 = (*args[1:4], 0, 0, 0)[:3]
-        match fid:
-            case RmmdFid.ATTEST_GET_REALM_KEY:
-                return self._attestation.get_realm_key(x1, x2, x3)
-            case RmmdFid.ATTEST_GET_PLAT_TOKEN:
-                return self._attestation.get_platform_token(x1, x2, x3)
-            case RmmdFid.EL3_FEATURES:
-                return (RmmdError.OK, 0)
-            case _:
-                return UNKNOWN
+        if fid == RmmdFid.EL3_FEATURES:
+            return self._features(args[1] if len(args) > 1 else 0)
+        return UNKNOWN if self._attestation is None else self._attestation.answer(fid, args)
+
+    def _features(self, index: int) -> Answer:
+        """Return a feature register: there is one, and it says whether EL3 has tokens signed."""
+        if index:
+            return refuse(RmmdError.INVAL)
+        return (RmmdError.OK, 0 if self._attestation is None else rmmd.FEATURE_TOKEN_SIGN)
 
     # --- granules -------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What the Monitor needs of its surroundings: the machine, the RMM and the HES."""
+"""What the Monitor needs of its surroundings: the machine, the RMM and the HES's mailbox."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -57,11 +57,8 @@ class Rmm(Protocol):
         """Do an RMI command with x1.. = ``args``; return the x0.. of RMI_REQ_COMPLETE."""
 
 
-class Hes(Protocol):
-    """The hardware-enforced security module; OSError if it does not answer."""
+class Mailbox(Protocol):
+    """The way to the hardware-enforced security module."""
 
-    def realm_key(self, curve: int, /) -> bytes:
-        """Return the raw private scalar of the realm attestation key."""
-
-    def platform_token(self, challenge: bytes, /) -> bytes:
-        """Return the platform token that binds ``challenge``."""
+    def call(self, message: bytes, /) -> bytes:
+        """Send a request and return the reply; OSError if there is none."""

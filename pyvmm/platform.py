@@ -5,13 +5,18 @@ conduit of the Non-secure state and the view of Non-secure memory, never an obje
 or the RMM.
 """
 
+import json
 from collections.abc import Iterable
 from typing import Final
 
+from hes import image
+from monitor.hes import FirmwareImage, Hes
 from monitor.monitor import Monitor
+from pyvmm import __version__
+from pyvmm.arch import rmmd
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
-from pyvmm.arch.pas import Pas
+from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import RealmParams, RecParams
 from pyvmm.core import Clock, Machine
 from pyvmm.host.allocator import Allocator
@@ -19,12 +24,18 @@ from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
 from pyvmm.host.normal_vm import NormalVm
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
+from pyvmm.root_of_trust import BootEvent, RootOfTrust, no_realm
+from pyvmm.token.generations import Generation
 from rmm.measurement import Measurements
 from rmm.rmm import Rmm
 
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 DRAM_BASE: Final = GIB
+
+#: Measurement slots of what EL3 measures, as the RD-V3 platform has them.
+HW_CONFIG_SLOT: Final = 12
+RMM_SLOT: Final = 14
 
 
 def dram_size(ram_size: int) -> int:
@@ -65,11 +76,49 @@ def replay(steps: Iterable[RimExtension]) -> list[RimExtension]:
     return again
 
 
-class Platform:
-    """A machine with its Monitor and RMM, ready to make guests.
+def boot_images(clock: Clock) -> list[FirmwareImage]:
+    """Return what EL3 measures: the platform's configuration and the RMM as it is installed.
+
+    DRAM and the number of PEs are the guest's and no matter of trust: they are not part of it, so
+    that a platform's reference values are the same for all guests.
+    """
+    config = {
+        "clock": clock.name.lower(),
+        "dram-base": DRAM_BASE,
+        "granule": GRANULE_SIZE,
+        "rmm-el3-interface": rmmd.INTERFACE_VERSION,
+    }
+    images = (
+        (HW_CONFIG_SLOT, "HW_CONFIG", json.dumps(config, sort_keys=True).encode()),
+        (RMM_SLOT, "RMM", image.pack(image.installation(), image.RMM_FILES)),
+    )
+    return [
+        FirmwareImage(slot, sw_type, __version__, image.SIGNER_ID, data)
+        for slot, sw_type, data in images
+    ]
+
+
+def boot_log(root_of_trust: RootOfTrust, clock: Clock = Clock.REAL) -> list[BootEvent]:
+    """Measure a boot without a machine; return the log of it.
 
     Raises:
-        UserError: the host has not the memory.
+        UserError: the HES is gone, or has nothing to attest with.
+    """
+    root_of_trust.power_on()
+    try:
+        hes = Hes(root_of_trust.mailbox)
+        for firmware in boot_images(clock):
+            hes.measure(firmware)
+    except OSError as error:
+        raise no_realm(error) from None
+    return root_of_trust.log()
+
+
+class Platform:
+    """A machine with its Monitor and RMM, ready to make guests; without a HES it cannot attest.
+
+    Raises:
+        UserError: the host has not the memory, or the HES is not to be had.
     """
 
     def __init__(
@@ -78,6 +127,7 @@ class Platform:
         num_cpus: int,
         events: EventStream | None = None,
         clock: Clock = Clock.REAL,
+        root_of_trust: RootOfTrust | None = None,
     ) -> None:
         self.events = events or EventStream()
         try:
@@ -86,8 +136,18 @@ class Platform:
             raise UserError(
                 f"no memory for a guest of {ram_size // MIB}M ({error.strerror}): give less with -m"
             ) from error
-        self._monitor = Monitor(self.machine, self.events)
-        self._monitor.boot(Rmm(self.machine, self._monitor.conduit(Pas.REALM), self.events))
+        self._monitor = Monitor(
+            self.machine, self.events, root_of_trust.mailbox if root_of_trust else None
+        )
+        if root_of_trust is not None:
+            root_of_trust.power_on()
+            try:
+                self._monitor.measure(boot_images(clock))
+            except OSError as error:
+                raise no_realm(error) from None
+        generation = root_of_trust.generation if root_of_trust else Generation.G1
+        el3 = self._monitor.conduit(Pas.REALM)
+        self._monitor.boot(Rmm(self.machine, el3, self.events, generation))
         self._memory = self.machine.memory(Pas.NS)
         layout = self._monitor.layout
         self._allocator = Allocator(layout.dram_base, layout.ns_size)

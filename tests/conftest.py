@@ -1,8 +1,13 @@
-"""What every test may use: the seed."""
+"""What every test may use: the seed, and a root of trust that is not the user's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+
+from pyvmm.root_of_trust import DIRECTORY_VARIABLE
 
 DEFAULT_SEED = 20_260_101
 
@@ -21,3 +26,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 def seed(request: pytest.FixtureRequest) -> int:
     """Return the seed of the random tests; a failing one prints it."""
     return int(request.config.getoption("--seed"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hes_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the directory of the HES that the tests' realms have."""
+    directory = tmp_path_factory.mktemp("hes") / "state"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(DIRECTORY_VARIABLE, str(directory))
+        yield directory

@@ -203,9 +203,19 @@ def U64(offset: int) -> Member[int]:
     return _Scalar(offset, "Q")
 
 
+def S32(offset: int) -> Member[int]:
+    """Declare a signed 32-bit integer."""
+    return _Scalar(offset, "i")
+
+
 def S64(offset: int) -> Member[int]:
     """Declare a signed 64-bit integer."""
     return _Scalar(offset, "q")
+
+
+def U16Array(offset: int, count: int) -> Member[tuple[int, ...]]:
+    """Declare ``count`` consecutive unsigned 16-bit integers, read and written as a tuple."""
+    return _Array(offset, f"{count}H")
 
 
 def U64Array(offset: int, count: int) -> Member[tuple[int, ...]]:

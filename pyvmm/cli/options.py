@@ -16,6 +16,7 @@ from typing import Final, ParamSpec, TypedDict, TypeVar
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
 from pyvmm.vm.options import VmOptions
 
@@ -63,6 +64,17 @@ _OPTIONS: Final = (
     ),
     click.option("--realm-pv", help="realm personalization value, at most 64 bytes"),
     click.option("--metadata", type=FILE, help="what the realm's owner says of it, signed"),
+    click.option(
+        "--token-profile",
+        type=click.Choice(list(Generation)),
+        help="generation of the realm's attestation tokens  [default: g1]",
+    ),
+    click.option("--no-hes", is_flag=True, help="a realm without root of trust: it cannot attest"),
+    click.option(
+        "--hes-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="state of the root of trust  [default: $PYVMM_HES_DIR, or the user's]",
+    ),
     click.option("--name", help="what to call it  [default: guest-PID]"),
 )
 
@@ -87,6 +99,9 @@ class GuestOptions(TypedDict):
     measurement_algo: str | None
     realm_pv: str | None
     metadata: Path | None
+    token_profile: str | None
+    no_hes: bool
+    hes_dir: Path | None
     name: str | None
 
 
@@ -106,11 +121,20 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
     kernel, positional = asked["kernel"], asked["positional"]
     if kernel is not None and positional is not None:
         raise UserError(f"two kernels, {kernel} and {positional}: give one")
-    algo, personalization, metadata = (
-        asked["measurement_algo"], asked["realm_pv"], asked["metadata"],
-    )  # fmt: skip
-    if not asked["realm"] and (algo or personalization or metadata):
-        raise UserError("--measurement-algo, --realm-pv and --metadata are for realms: add --realm")
+    realm_only = {
+        "--measurement-algo": asked["measurement_algo"],
+        "--realm-pv": asked["realm_pv"],
+        "--metadata": asked["metadata"],
+        "--token-profile": asked["token_profile"],
+        "--no-hes": asked["no_hes"],
+        "--hes-dir": asked["hes_dir"],
+    }
+    for option, value in realm_only.items():
+        if value and not asked["realm"]:
+            raise UserError(f"{option} is for realms: add --realm")
+    profile, hes_dir = asked["token_profile"], asked["hes_dir"]
+    if asked["no_hes"] and (profile or hes_dir):
+        raise UserError("--no-hes: there is no root of trust for --token-profile or --hes-dir")
     network = asked["network"]
     return VmOptions(
         name=asked["name"] or f"guest-{os.getpid()}",
@@ -126,5 +150,10 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         has_defaults=not asked["nodefaults"],
         network=vm.parse_network(network) if network is not None else None,
         has_rng=asked["rng"],
-        realm=vm.parse_realm(algo, personalization, metadata) if asked["realm"] else None,
+        realm=vm.parse_realm(asked["measurement_algo"], asked["realm_pv"], asked["metadata"])
+        if asked["realm"]
+        else None,
+        token_profile=profile or Generation.G1.value,
+        has_hes=asked["realm"] and not asked["no_hes"],
+        hes_directory=hes_dir,
     )

@@ -2,7 +2,7 @@
 
 import gc
 from contextlib import ExitStack
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -14,6 +14,9 @@ from pyvmm.vm.boot import make_config
 from pyvmm.vm.instance import ExitCode, Instance
 from pyvmm.vm.options import VmOptions
 from pyvmm.vm.terminal import Terminal
+
+if TYPE_CHECKING:
+    from pyvmm.root_of_trust import RootOfTrust
 
 _HELP = """Run a guest, a normal VM or a realm, with this terminal as its console; Ctrl-A x quits.
 
@@ -44,10 +47,13 @@ def run_instance(options: VmOptions, timeout: float | None, trace: str | None) -
         events = EventStream(stack.enter_context(Trace(trace)) if trace else None)
         for disk in options.disks:
             vm.check_disk(disk)
+        root_of_trust = stack.enter_context(_start_hes(options)) if options.has_hes else None
         config = make_config(options)
         from pyvmm.platform import Platform  # noqa: PLC0415  after the input is known to be good
 
-        platform = Platform(options.ram_size, options.num_cpus, events)
+        platform = Platform(options.ram_size, options.num_cpus, events, root_of_trust=root_of_trust)
+        if root_of_trust is not None and root_of_trust.notice:
+            click.echo(f"pyvmm: {root_of_trust.notice}", err=True)
         terminal = Terminal()
         instance = Instance(options, config, platform, terminal)
         del config  # the payload; the guest has it
@@ -61,6 +67,14 @@ def run_instance(options: VmOptions, timeout: float | None, trace: str | None) -
     if code is ExitCode.TIMEOUT:
         click.echo(f"pyvmm: stopped after {timeout:g} seconds", err=True)
     return code
+
+
+def _start_hes(options: VmOptions) -> "RootOfTrust":
+    """Start it first: it comes to life while the rest is loaded."""
+    from pyvmm.root_of_trust import RootOfTrust  # noqa: PLC0415  a normal VM has none
+    from pyvmm.token.generations import Generation  # noqa: PLC0415
+
+    return RootOfTrust(options.hes_directory, Generation(options.token_profile))
 
 
 def _announce(options: VmOptions) -> None:

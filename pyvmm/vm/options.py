@@ -59,6 +59,9 @@ class VmOptions:
     network: NetworkOptions | None = None
     has_rng: bool = False
     realm: RealmOptions | None = None
+    token_profile: str = "g1"  # noqa: S105  no secret
+    has_hes: bool = False  # only a realm has
+    hes_directory: Path | None = None  # None: the user's
 
     @property
     def num_virtio(self) -> int:

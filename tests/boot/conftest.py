@@ -5,10 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.root_of_trust import RootOfTrust
 from pyvmm.vm.image import Image
 from tests.boot.command import BUILT_IMAGE, PYVMM, Running, call, copy_disk, guest_options
 
 _DOWNLOAD_PATIENCE = 900.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hes(hes_directory: Path) -> Iterator[None]:
+    """Have an identity, and one HES for all guests."""
+    with RootOfTrust(hes_directory) as root_of_trust:
+        root_of_trust.power_on()
+        yield
 
 
 @pytest.fixture(scope="session")

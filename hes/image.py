@@ -1,0 +1,70 @@
+"""What is measured of an installation: the files that run, packed as one image.
+
+Paths count as much as contents, so that no file can stand in for another.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, TypeAlias
+
+#: Who answers for our files: no release is signed yet, so this is a name, hashed, and not a key.
+SIGNER_ID: Final = hashlib.sha256(b"pyvmm development signer").digest()
+
+#: What changes when a file does.
+Fingerprint: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
+
+#: What the interpreter loads.
+_SUFFIXES: Final = {".py", ".so"}
+
+#: Firmware: its files, and those of ours that it is made with.
+HES_FILES: Final = ("hes", "pyvmm/arch", "pyvmm/token")
+MONITOR_FILES: Final = ("monitor", "pyvmm/arch")
+RMM_FILES: Final = ("rmm", "pyvmm/arch", "pyvmm/token")
+MACHINE_FILES: Final = ("pyvmm/core", "pyvmm/platform.py")
+
+
+def installation() -> Path:
+    """Return the directory that holds our packages."""
+    return Path(__file__).resolve().parent.parent
+
+
+def pack(root: Path, parts: tuple[str, ...]) -> bytes:
+    """Return the files below some paths as one image.
+
+    Raises:
+        OSError: a path is not there.
+    """
+    image = bytearray()
+    for path in _all_files(root, parts):
+        for field in (path.relative_to(root).as_posix().encode(), path.read_bytes()):
+            image += len(field).to_bytes(4, "little") + field
+    return bytes(image)
+
+
+def fingerprint(root: Path, parts: tuple[str, ...]) -> Fingerprint:
+    """Return what tells, without reading the files, whether their image is still the same.
+
+    Raises:
+        OSError: a path is not there.
+    """
+    statuses = ((str(path), path.stat()) for path in _all_files(root, parts))
+    return tuple(
+        (path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        for path, status in statuses
+    )
+
+
+def _all_files(root: Path, parts: tuple[str, ...]) -> list[Path]:
+    return sorted(file for part in parts for file in _files(root / part))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    for entry in path.iterdir():
+        if entry.is_dir():
+            yield from _files(entry)
+        elif entry.suffix in _SUFFIXES:
+            yield entry

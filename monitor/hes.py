@@ -1,0 +1,151 @@
+"""EL3's calls of the HES: PSA requests into the mailbox, replies out of it.
+
+Spec: TF-M, "RSE communication design", "embed" protocol; docs/hes.md.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from itertools import count
+from typing import Final
+
+from monitor.protocols import Mailbox
+from pyvmm.arch.psa import (
+    ECC_FAMILY_SECP_R1,
+    MAX_PAYLOAD,
+    MAX_VECTORS,
+    Control,
+    DelegatedAttestation,
+    ExtendIn,
+    MeasuredBoot,
+    PsaHandle,
+    PsaHash,
+    PsaReply,
+    PsaRequest,
+    PsaStatus,
+    Vhuk,
+    VhukId,
+)
+
+RAK_BITS: Final = 384
+SCALAR_SIZE: Final = 48
+POINT_SIZE: Final = 97
+SIGNATURE_SIZE: Final = 96
+VHUK_SIZE: Final = 32
+
+
+class HesRefused(OSError):
+    """The HES answers a call with another status than SUCCESS."""
+
+    def __init__(self, status: PsaStatus) -> None:
+        super().__init__(f"the HES answers {status.name}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareImage:
+    """What EL3 measures before it enters the RMM: the bytes, and what they are."""
+
+    slot: int
+    sw_type: str
+    version: str
+    signer_id: bytes
+    data: bytes
+
+
+class Hes:
+    """The HES behind its mailbox.
+
+    Raises: OSError, of every method, if the HES is gone, refuses (HesRefused) or answers nonsense.
+    """
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self._numbers = count()
+
+    def measure(self, image: FirmwareImage) -> None:
+        """Extend the slot of an image with its hash, and lock it."""
+        sw_type = image.sw_type.encode()
+        what = ExtendIn.of(
+            index=image.slot,
+            lock=1,
+            algorithm=PsaHash.SHA_256,
+            sw_type=sw_type,
+            sw_type_size=len(sw_type),
+        )
+        digest = hashlib.sha256(image.data).digest()
+        self._call(
+            PsaHandle.MEASURED_BOOT,
+            MeasuredBoot.EXTEND,
+            bytes(what),
+            image.signer_id,
+            image.version.encode(),
+            digest,
+        )
+
+    def realm_key(self) -> bytes:
+        """Return the private scalar of the realm attestation key."""
+        return self._call(
+            PsaHandle.DELEGATED_ATTESTATION,
+            DelegatedAttestation.GET_KEY,
+            bytes([ECC_FAMILY_SECP_R1]),
+            RAK_BITS.to_bytes(4, "little"),
+            PsaHash.SHA_256.to_bytes(4, "little"),
+            room=SCALAR_SIZE,
+        )
+
+    def realm_public_key(self) -> bytes:
+        """Return the public part of the realm attestation key, a SEC1 point."""
+        return self._call(
+            PsaHandle.DELEGATED_ATTESTATION, DelegatedAttestation.GET_PUBLIC_KEY, room=POINT_SIZE
+        )
+
+    def platform_token(self, challenge: bytes) -> bytes:
+        """Return the platform token that vouches for the realm attestation key with this hash."""
+        return self._call(
+            PsaHandle.DELEGATED_ATTESTATION,
+            DelegatedAttestation.GET_TOKEN,
+            challenge,
+            room=MAX_PAYLOAD,
+        )
+
+    def sign_sha384(self, digest: bytes) -> bytes:
+        """Have a SHA-384 hash signed with the realm attestation key; return r || s."""
+        return self._call(
+            PsaHandle.DELEGATED_ATTESTATION,
+            DelegatedAttestation.SIGN_HASH,
+            PsaHash.SHA_384.to_bytes(4, "little"),
+            digest,
+            room=SIGNATURE_SIZE,
+        )
+
+    def vhuk(self, which: VhukId) -> bytes:
+        """Return a virtual HUK."""
+        return self._call(PsaHandle.VHUK, Vhuk.GET, bytes([which]), room=VHUK_SIZE)
+
+    def _call(self, handle: PsaHandle, call: int, *inputs: bytes, room: int = 0) -> bytes:
+        """Do a call with at most one output, for which there is ``room`` (bytes)."""
+        sizes = [*map(len, inputs), room]
+        request = PsaRequest.of(
+            seq_num=next(self._numbers) & 0xFF,
+            handle=handle,
+            ctrl=Control.of(TYPE=call, IN_LEN=len(inputs), OUT_LEN=1 if room else 0),
+            io_size=(*sizes, *(0,) * MAX_VECTORS)[:MAX_VECTORS],
+        )
+        reply = self._mailbox.call(bytes(request) + b"".join(inputs))
+        return _output(bytes(request), reply, room)
+
+
+def _output(request: bytes, reply: bytes, room: int) -> bytes:
+    """Return the output that a reply to a request carries.
+
+    Raises: HesRefused; OSError if it is no reply to it.
+    """
+    if len(reply) < PsaReply.size or reply[: PsaReply.status.offset] != request[:4]:
+        raise OSError("the HES answers something else")
+    head, output = PsaReply(reply[: PsaReply.size]), reply[PsaReply.size :]
+    status = PsaStatus(head.status)
+    if status is not PsaStatus.SUCCESS:
+        raise HesRefused(status)
+    if head.out_size != (len(output), 0, 0, 0) or len(output) > room:
+        raise OSError("the HES answers more than it was asked")
+    return output

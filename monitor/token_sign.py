@@ -1,0 +1,67 @@
+"""EL3_TOKEN_SIGN: realm tokens signed by the HES, while EL3 goes on serving.
+
+A request that is pushed is signed in a thread of its own; the response waits until it is pulled.
+REC and ticket tell the RMM whose it is, in whatever order they come.  A response without signature
+says that the HES has failed.
+Spec: TF-A, "RMM-EL3 communication interface", RMM_EL3_TOKEN_SIGN.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from threading import Lock, Thread
+from typing import Final
+
+from pyvmm.arch.rmmd import (
+    CURVE_P384,
+    HASH_SHA384,
+    RmmdError,
+    TokenSignRequest,
+    TokenSignResponse,
+)
+
+MAX_REQUESTS: Final = 64
+_SHA384_SIZE: Final = 48
+
+
+class TokenSigner:
+    """The requests that are on their way."""
+
+    def __init__(self, sign_sha384: Callable[[bytes], bytes]) -> None:
+        """Sign with a function that raises OSError if it cannot."""
+        self._sign_sha384 = sign_sha384
+        self._lock = Lock()
+        self._num_requests = 0  # pushed and not pulled yet
+        self._responses: deque[TokenSignResponse] = deque()
+
+    def push(self, request: TokenSignRequest) -> RmmdError:
+        """Take a request; AGAIN if there are too many."""
+        if request.sig_alg != CURVE_P384 or request.hash_alg != HASH_SHA384:
+            return RmmdError.INVAL
+        with self._lock:
+            if self._num_requests == MAX_REQUESTS:
+                return RmmdError.AGAIN
+            self._num_requests += 1
+        Thread(target=self._sign, args=(request,), name="token-sign", daemon=True).start()
+        return RmmdError.OK
+
+    def pull(self) -> TokenSignResponse | None:
+        """Return a response that nobody has pulled yet, if there is one."""
+        with self._lock:
+            if not self._responses:
+                return None
+            self._num_requests -= 1
+            return self._responses.popleft()
+
+    def _sign(self, request: TokenSignRequest) -> None:
+        try:
+            signature = self._sign_sha384(request.hash[:_SHA384_SIZE])
+        except OSError:
+            signature = b""
+        response = TokenSignResponse.of(
+            rec=request.rec,
+            ticket=request.ticket,
+            sig_size=len(signature),
+            signature=signature,
+        )
+        with self._lock:
+            self._responses.append(response)
