@@ -5,15 +5,18 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm.arch import gic, rsi
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.esr import ESR_ABORT, ESR_EL2, ESR_SYSREG, ExceptionClass, hpfar_of
-from pyvmm.arch.events import RmiCall
+from pyvmm.arch.events import RimExtension, RmiCall
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.psci import PsciFid
 from pyvmm.host.guest import Guest, Outcome, RealmOptions, Segment
 from pyvmm.host.realm import Geometry, dram_needed, pages_of
 from tests.host.fakes import FakeContext, FakeExit
 from tests.host.platform import ENTRY, RAM_BASE, RAM_SIZE, RealmRig
+from tests.rmm.metadata import realm_metadata
 
 ALIAS = 1 << 32
 UART = 0x0100_0004
@@ -94,6 +97,34 @@ def test_realm_is_built_in_the_canonical_order_and_torn_down_in_reverse() -> Non
     ipas = [event.arguments[2] for event in created]
     assert ipas == [ENTRY, ENTRY + PAGE, RAM_BASE + 0x20_0000]
     assert all(event.arguments[4] == 1 for event in created)
+
+
+def realm_with(metadata: bytes) -> RealmRig:
+    """Make a realm that powers off at once, with metadata."""
+    return RealmRig(lambda c: iter([power_off(c)]), options=RealmOptions(metadata=metadata))
+
+
+def test_realm_has_its_owners_metadata() -> None:
+    """They are set before anything is measured, and their granule comes back."""
+    plain = RealmRig(lambda c: iter([power_off(c)]))
+    run(plain)
+    rim = [event.rim for event in plain.events if isinstance(event, RimExtension)][-1]
+    block = bytes(realm_metadata(rim=rim).data)[:METADATA_SIZE]
+    rig = realm_with(block)
+    assert run(rig) is Outcome.OFF
+    assert commands(rig).index("ISLET_REALM_SET_METADATA") < commands(rig).index("RTT_INIT_RIPAS")
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"), [(0, "made for another realm"), (1, "not valid or not signed")]
+)
+def test_metadata_that_do_not_fit_are_the_users_mistake(damage: int, complaint: str) -> None:
+    """The RMM says so, and nothing of the realm is left."""
+    block = bytearray(realm_metadata().data)
+    block[0x90] ^= damage
+    with pytest.raises(UserError, match=complaint):
+        run(rig := realm_with(bytes(block)))
+    assert_nothing_left(rig)
 
 
 def test_ripas_is_declared_in_the_largest_entries() -> None:

@@ -78,6 +78,17 @@ def test_personalization_value_has_64_bytes() -> None:
         parse_realm("sha256", "x" + "é" * 32)
 
 
+@pytest.mark.parametrize("size", [0, 431, 4097])
+def test_metadata_are_a_block(tmp_path: Path, size: int) -> None:
+    """Not less than what is signed, not more than a granule."""
+    path = tmp_path / "metadata"
+    path.write_bytes(bytes(size))
+    with pytest.raises(UserError, match="--metadata"):
+        parse_realm(metadata=path)
+    path.write_bytes(bytes(432))
+    assert parse_realm(metadata=path) == RealmOptions(metadata=bytes(432))
+
+
 def test_parameters_follow_the_defaults_of_a_normal_vm() -> None:
     """The console, the disk, then the user's; or the user's alone."""
     assert VmOptions(disks=DISK, params="quiet").bootargs == "console=ttyS0 root=/dev/vda rw quiet"
