@@ -17,6 +17,8 @@ VERBS = {
     "image": ("image", "Make the files of a guest."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
     "run": ("run", "Run a guest: a normal VM, or a realm."),
+    "token": ("token", "Look into attestation tokens, make some."),
+    "verify": ("verify", "Verify an attestation token."),
     "version": ("version", "Say which version this is."),
 }
 _BAD_INPUT = 2

@@ -12,13 +12,25 @@ from typing import Final, TypeAlias
 import cbor2
 from cbor2 import CBORTag as Tag
 
-__all__ = ["MAX_DEPTH", "MAX_SIZE", "Key", "Malformed", "Tag", "Value", "decode", "encode"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_SIZE",
+    "Key",
+    "Malformed",
+    "Tag",
+    "Value",
+    "decode",
+    "describe",
+    "encode",
+]
 
 Key: TypeAlias = int | str | bytes
 Value: TypeAlias = "int | str | bytes | bool | float | list[Value] | dict[Key, Value] | Tag | None"
 
 MAX_SIZE: Final = 64 * 1024
 MAX_DEPTH: Final = 16
+_KEYS: Final = frozenset({int, str, bytes})
+_LEAVES: Final = _KEYS | {bool, float, type(None)}
 
 
 class Malformed(Exception):
@@ -91,6 +103,21 @@ def decode(
     return value
 
 
+def describe(value: Value) -> str:
+    """Return a value for a line of text, long ones cut."""
+    match value:
+        case bytes():
+            text = value[:16].hex() + ("…" if len(value) > 16 else "")
+            return f"{len(value)} bytes {text}".rstrip()
+        case None:
+            return "null"
+        case list() | dict():
+            return f"{'array' if isinstance(value, list) else 'map'} of {len(value)}"
+        case _:
+            text = repr(value)
+            return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def _encode_float(encoder: cbor2.CBOREncoder, value: float) -> None:
     encoder.write(cbor2.dumps(value, canonical=True))
 
@@ -106,17 +133,19 @@ def _difference(again: bytes, data: bytes) -> str:
 def _check(value: object, path: str) -> None:
     """Refuse what has no place in a token: simple values, keys that are not int, text or bytes."""
     match value:
-        case None | bool() | int() | float() | str() | bytes():
-            pass
         case list():
             for index, item in enumerate(value):
-                _check(item, f"{path}[{index}]")
+                if type(item) not in _LEAVES:
+                    _check(item, f"{path}[{index}]")
         case dict():
             for key, item in value.items():
-                if type(key) not in {int, str, bytes}:
+                if type(key) not in _KEYS:
                     raise Malformed(path, f"a key of type {type(key).__name__}")
-                _check(item, f"{path}[{key!r}]")
+                if type(item) not in _LEAVES:
+                    _check(item, f"{path}[{key!r}]")
         case Tag():
             _check(value.value, path)
-        case _:
+        case _ if type(value) not in _LEAVES:
             raise Malformed(path, f"a value of type {type(value).__name__}")
+        case _:
+            pass

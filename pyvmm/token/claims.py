@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from pyvmm.token.cbor import Value
+from pyvmm.token.cbor import Value, describe
 from pyvmm.token.generations import PlatformProfile, RealmProfile
 from pyvmm.token.shapes import (
     Array,
@@ -23,12 +23,12 @@ from pyvmm.token.shapes import (
     Shape,
     Text,
     Uint,
-    describe,
 )
 
 Profile = PlatformProfile | RealmProfile
 
 HASH_SIZES: Final = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
+MEC_POLICIES: Final = ("shared", "private")  # 0, 1
 NUM_REMS: Final = 4
 CHALLENGE_SIZE: Final = 64
 RPV_SIZE: Final = 64
@@ -140,20 +140,42 @@ SW_COMPONENT: Final = Map(
 EXTENSION_DEVICE: Final = Map(
     (
         Member(1, "hash-algo-id", _HASH_NAME),
-        Member(2, "measurements-digest", _DIGEST, is_required=True),
+        Member(2, "device-measurements-digest", _DIGEST, is_required=True),
         Member(3, "certificate-chain-digest", _DIGEST, is_required=True),
-        Member(4, "ide", Bool(), is_required=True),
+        Member(4, "uses-ide", Bool(), is_required=True),
         Member(5, "protocol", Text(), is_required=True),
         Member(6, "vca-digest", _DIGEST),
-        Member(7, "device-type", Uint()),
-        Member(8, "encryption-type", Uint()),
+        Member(7, "device-type", Text()),
+        Member(8, "encryption-type", Uint((0, 1, 2))),
     )
 )
 
+#: Protocols whose devices need a VCA digest.
+_SPDM: Final = (
+    *(f"spdm-1.2.{patch}" for patch in range(4)),
+    *(f"spdm-1.3.{patch}" for patch in range(3)),
+    "spdm-1.4.0",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionDevice:
+    """The shape of a device that was added to the platform at run time."""
+
+    def check(self, value: Value, path: str) -> Iterator[Mismatch]:
+        """Yield what is wrong with a value."""
+        yield from EXTENSION_DEVICE.check(value, path)
+        if isinstance(value, dict) and value.get(5) in _SPDM and 6 not in value:
+            yield Mismatch(f"{path}.vca-digest", f"{_DIGEST}, for {value[5]!r}", "absent")
+
+    def __str__(self) -> str:
+        return "map"
+
+
 ROTPK: Final = Map(
     (
-        Member(1, "name", Text(), is_required=True),
-        Member(2, "active-array", Uint(), is_required=True),
+        Member(1, "description", Text(), is_required=True),
+        Member(2, "active-array-index", Uint(), is_required=True),
         Member(3, "index", Uint(), is_required=True),
         Member(4, "hash", _DIGEST, is_required=True),
     )
@@ -192,8 +214,8 @@ PLATFORM_CLAIMS: Final = (
     ),
     Claim(
         PlatformKey.EXTENSION_DEVICES,
-        "cca-platform-extension-devices",
-        Array(EXTENSION_DEVICE),
+        "cca-platform-extension",
+        Array(ExtensionDevice()),
         _NONE,
         _PLATFORM_V2,
     ),
@@ -211,7 +233,7 @@ REALM_CLAIMS: Final = (
     Claim(
         RealmKey.MEC_POLICY,
         "cca-realm-mec-policy",
-        Either(Uint((0, 1)), Text(("shared", "private"))),  # the RMM says int, the drafts text
+        Either(Uint((0, 1)), Text(MEC_POLICIES)),  # the RMM says int, the drafts text
         _REALM_V2,
     ),
     Claim(RealmKey.LFA_POLICY, "cca-realm-lfa-policy", Uint((0, 1)), _NONE, _REALM_V2),
@@ -220,6 +242,11 @@ REALM_CLAIMS: Final = (
     Claim(RealmKey.REMS, "cca-realm-extensible-measurements", Array(_DIGEST, NUM_REMS), _REALM),
     Claim(RealmKey.DEVICES_HASH, "cca-realm-devices-token-hash", _DIGEST, _NONE, _REALM_V2),
 )
+
+PLATFORM_PATHS: Final = {
+    PlatformKey(claim.key): f"platform.{claim.name}" for claim in PLATFORM_CLAIMS
+}
+REALM_PATHS: Final = {RealmKey(claim.key): f"realm.{claim.name}" for claim in REALM_CLAIMS}
 
 
 def check_claims(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
-from pyvmm.token.cbor import Malformed, Tag, Value, decode, encode
+from pyvmm.token.cbor import Malformed, Tag, Value, decode, describe, encode
 
 COSE_SIGN1: Final = 18  # CBOR tag
 SEC1_UNCOMPRESSED: Final = 0x04
@@ -133,17 +133,25 @@ class Sign1:
         """Return the algorithm that the protected header names.
 
         Raises:
-            Malformed: it names none, one of no use here, or has critical parameters.
+            Malformed: it names none, one of no use here, or has critical parameters; or the
+                signature has not the algorithm's size.
         """
         path = f"{path}.protected"
         header = decode(self.protected, path=path)
         if not isinstance(header, dict):
             raise Malformed(path, "not a map")
         if HeaderLabel.CRIT in header:
-            raise Malformed(path, f"critical parameters are not understood: {header[2]!r}")
+            raise Malformed(
+                path,
+                f"critical parameters are not understood: {describe(header[HeaderLabel.CRIT])}",
+            )
         alg = header.get(HeaderLabel.ALG)
         if type(alg) is not int or alg not in list(Algorithm):
-            raise Malformed(path, f"algorithm {alg!r}, not ES256, ES384 or ES512")
+            raise Malformed(path, f"algorithm {describe(alg)}, not ES256, ES384 or ES512")
+        size = 2 * Algorithm(alg).coordinate_size
+        if len(self.signature) != size:
+            what = f"{len(self.signature)} bytes, not the {size} of {Algorithm(alg).name}"
+            raise Malformed(path.removesuffix("protected") + "signature", what)
         return Algorithm(alg)
 
 
@@ -177,7 +185,7 @@ def parse_cose_key(data: bytes, *, path: str = "") -> bytes:
     if KeyLabel.D in key:
         raise Malformed(path, "holds a private key")
     if key.get(KeyLabel.KTY) != KTY_EC2:
-        raise Malformed(path, f"key type {key.get(KeyLabel.KTY)!r}, not 2 (EC2)")
+        raise Malformed(path, f"key type {describe(key.get(KeyLabel.KTY))}, not 2 (EC2)")
     algorithm = _key_algorithm(key, path)
     point = bytes([SEC1_UNCOMPRESSED])
     for label in (KeyLabel.X, KeyLabel.Y):
@@ -192,8 +200,8 @@ def parse_cose_key(data: bytes, *, path: str = "") -> bytes:
 def _key_algorithm(key: dict[int | str | bytes, Value], path: str) -> Algorithm:
     crv = key.get(KeyLabel.CRV)
     if type(crv) is not int or crv not in list(Curve):
-        raise Malformed(path, f"curve {crv!r}, not P-256, P-384 or P-521")
+        raise Malformed(path, f"curve {describe(crv)}, not P-256, P-384 or P-521")
     algorithm = Algorithm[Curve(crv).name]
     if key.get(KeyLabel.ALG, algorithm.value) != algorithm.value:
-        raise Malformed(path, f"algorithm {key[KeyLabel.ALG]!r} does not fit its curve")
+        raise Malformed(path, f"algorithm {describe(key[KeyLabel.ALG])} does not fit its curve")
     return algorithm

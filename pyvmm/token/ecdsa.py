@@ -9,10 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     encode_dss_signature,
 )
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pyvmm.token.cose import Algorithm
 
-_CURVES: Final[dict[Algorithm, ec.EllipticCurve]] = {
+CURVES: Final[dict[Algorithm, ec.EllipticCurve]] = {
     Algorithm.ES256: ec.SECP256R1(),
     Algorithm.ES384: ec.SECP384R1(),
     Algorithm.ES512: ec.SECP521R1(),
@@ -30,8 +31,13 @@ def load_public(public: bytes) -> ec.EllipticCurvePublicKey:
     Raises:
         ValueError: it is not an uncompressed point on a curve.
     """
-    curve = _CURVES[Algorithm.of_public(public)]
+    curve = CURVES[Algorithm.of_public(public)]
     return ec.EllipticCurvePublicKey.from_encoded_point(curve, public)
+
+
+def public_point(private: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return the SEC1 point of a key's public part."""
+    return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
 def sign(private: ec.EllipticCurvePrivateKey, alg: Algorithm, data: bytes) -> bytes:

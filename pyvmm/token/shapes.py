@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from pyvmm.token.cbor import Value
+from pyvmm.token.cbor import Value, describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +24,6 @@ class Shape(Protocol):
         ...
 
     def __str__(self) -> str: ...
-
-
-def describe(value: Value) -> str:
-    """Return a value for a line of text, long ones cut."""
-    match value:
-        case bytes():
-            text = value[:16].hex() + ("…" if len(value) > 16 else "")
-            return f"{len(value)} bytes {text}".rstrip()
-        case list() | dict():
-            return f"{'array' if isinstance(value, list) else 'map'} of {len(value)}"
-        case _:
-            text = repr(value)
-            return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,19 @@
-"""Keys that sign the tests' tokens: derived from a name, so that a run repeats."""
+"""Keys that sign the tests' tokens: derived from a name, and signing the same way each time."""
 
 from functools import cache
 from hashlib import sha512
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 
 from pyvmm.token.cose import Algorithm, Sign1, protected, sig_structure
-from pyvmm.token.ecdsa import sign
+from pyvmm.token.ecdsa import CURVES
 
-CURVES: dict[Algorithm, ec.EllipticCurve] = {
-    Algorithm.ES256: ec.SECP256R1(),
-    Algorithm.ES384: ec.SECP384R1(),
-    Algorithm.ES512: ec.SECP521R1(),
+HASHES: dict[Algorithm, HashAlgorithm] = {
+    Algorithm.ES256: SHA256(),
+    Algorithm.ES384: SHA384(),
+    Algorithm.ES512: SHA512(),
 }
 
 
@@ -23,9 +24,12 @@ def key(name: str, alg: Algorithm = Algorithm.ES384) -> ec.EllipticCurvePrivateK
     return ec.derive_private_key(scalar, CURVES[alg])
 
 
-def public(private: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return a key's public part, a SEC1 point."""
-    return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+def sign(private: ec.EllipticCurvePrivateKey, alg: Algorithm, data: bytes) -> bytes:
+    """Return r || s by RFC 6979."""
+    scheme = ec.ECDSA(HASHES[alg], deterministic_signing=True)
+    r, s = decode_dss_signature(private.sign(data, scheme))
+    size = (private.curve.key_size + 7) // 8
+    return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
 
 def signed(

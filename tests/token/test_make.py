@@ -8,7 +8,7 @@ import pytest
 from pyvmm.token.cbor import Tag, decode
 from pyvmm.token.claims import PlatformKey
 from pyvmm.token.cose import Algorithm, Sign1, cose_key, parse_cose_key
-from pyvmm.token.ecdsa import is_signature
+from pyvmm.token.ecdsa import is_signature, public_point
 from pyvmm.token.generations import FORMS, Generation
 from pyvmm.token.make import (
     PlatformClaims,
@@ -20,9 +20,9 @@ from pyvmm.token.make import (
     rak_encoding,
     realm_payload,
 )
-from tests.token.keys import key, public, signed
+from tests.token.keys import key, signed
 
-RAK = public(key("rak"))
+RAK = public_point(key("rak"))
 
 
 def platform_claims(generation: Generation) -> PlatformClaims:
@@ -142,7 +142,7 @@ def test_platform_payload_refuses_claims_that_no_verifier_takes(
         ({"rems": (bytes(32),) * 3}, "extensible-measurements: not array of 4"),
         ({"rems": (bytes(64),) * 4}, "not as long as the RIM"),
         ({"challenge": bytes(32)}, "challenge: not 64 bytes"),
-        ({"rak": public(key("rak", Algorithm.ES256))}, "a point of P-384"),
+        ({"rak": public_point(key("rak", Algorithm.ES256))}, "a point of P-384"),
         ({"rak": b"\x02" + RAK[1:]}, "not an uncompressed point"),
         ({"instance_id": b""}, "instance-id: not 33 bytes that start 01: 0 bytes"),
     ],

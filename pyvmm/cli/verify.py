@@ -1,0 +1,196 @@
+"""pyvmm verify: verify a CCA attestation token."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import click
+import platformdirs
+
+from pyvmm.arch.errors import UserError
+from pyvmm.token.appraise import Policy
+from pyvmm.token.ar4si import Category, Vector, status_of
+from pyvmm.token.cbor import Malformed
+from pyvmm.token.claims import CHALLENGE_SIZE, HASH_SIZES, NUM_REMS, RPV_SIZE
+from pyvmm.token.ear import ear, platform_vector, realm_vector, verdict
+from pyvmm.token.generations import Generation
+from pyvmm.token.intake import MAX_INPUT, token_bytes
+from pyvmm.token.keys import load_public_key, read_file
+from pyvmm.token.reference import RealmValues, ReferenceValues
+from pyvmm.token.report import Check, Kind, Report
+from pyvmm.token.trust import Anchor, TrustStore, anchor_of, hes_anchors
+from pyvmm.token.verify import verify as verify_token
+
+_FILE = click.Path(path_type=Path, readable=False)  # who opens it says what to do
+_DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
+_HELP = """Verify a CCA attestation token, raw, hexadecimal or base64; TOKEN - is standard input.
+
+Without --cpak and --trust-store the key is the reference file's, or that of this machine's own HES.
+
+Exit code: 0 verified, 1 not authentic, 2 bad input, 3 malformed or of no supported profile,
+4 authentic but refused: not what was expected of it.
+"""
+
+
+@click.command(help=_HELP)
+@click.argument("source", metavar="TOKEN")
+@click.option("--cpak", type=_FILE, help="the platform's public key: PEM, DER or JWK")
+@click.option(
+    "--trust-store",
+    "stores",
+    type=_DIRECTORY,
+    multiple=True,
+    help="directory of keys and reference files, for the platform that the token names",
+)
+@click.option("--challenge", metavar="HEX", help="the challenge; zeros follow one of < 64 bytes")
+@click.option("--reference", type=_FILE, help="reference values, from pyvmm endorse")
+@click.option("--rim", metavar="HEX", help="the realm's initial measurement, from pyvmm measure")
+@click.option("--rem", "rems", metavar="N=HEX", multiple=True, help="extensible measurement N")
+@click.option("--rpv", metavar="HEX", help="personalization value; zeros follow one of < 64 bytes")
+@click.option(
+    "--profile",
+    "profiles",
+    type=click.Choice([generation.value for generation in Generation]),
+    multiple=True,
+    help="take tokens of this profile only",
+)
+@click.option("--strict", is_flag=True, help="refuse what would be a warning, as unknown claims")
+@click.option("--allow-debug", is_flag=True, help="take a platform that is being debugged")
+@click.option("--json", "as_json", is_flag=True, help="print the result as an EAR, in JSON")
+def verify(  # noqa: D103  the help says it
+    *,
+    source: str,
+    cpak: Path | None,
+    stores: tuple[Path, ...],
+    challenge: str | None,
+    reference: Path | None,
+    rim: str | None,
+    rems: tuple[str, ...],
+    rpv: str | None,
+    profiles: tuple[str, ...],
+    strict: bool,
+    allow_debug: bool,
+    as_json: bool,
+) -> int:
+    values = ReferenceValues.load(reference) if reference is not None else ReferenceValues()
+    realm = _realm_values(values.realm, rim, rems, rpv)
+    policy = Policy(
+        challenge=_padded("--challenge", challenge, CHALLENGE_SIZE),
+        reference=replace(values, realm=realm),
+        generations=frozenset(map(Generation, profiles or Generation)),
+        is_strict=strict,
+        allow_debug=allow_debug,
+    )
+    trust = _trust(cpak, stores, values)
+    report = _verify(read_input(source), trust, policy)
+    if as_json:
+        build = installed_version("pyvmm")
+        click.echo(json.dumps(ear(report, policy, now=int(time.time()), build=build), indent=2))
+    else:
+        _show(report, policy)
+    return report.exit_code
+
+
+def read_input(source: str) -> bytes:
+    """Return the content of a file, or of standard input.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if source == "-":
+        return sys.stdin.buffer.read(MAX_INPUT + 1)
+    return read_file(Path(source), MAX_INPUT + 1)
+
+
+def _verify(data: bytes, trust: TrustStore, policy: Policy) -> Report:
+    try:
+        token = token_bytes(data)
+    except Malformed as error:
+        report = Report()
+        report.malformed(Check.ENCODING, error)
+        return report
+    return verify_token(token, trust, policy)
+
+
+# --- options ----------------------------------------------------------------------------------
+
+
+def _trust(cpak: Path | None, stores: tuple[Path, ...], values: ReferenceValues) -> TrustStore:
+    """Return the trust anchors to look in: those asked for, or else what there is."""
+    anchors: list[Anchor] = []
+    if cpak is not None:
+        anchors.append(Anchor(load_public_key(read_file(cpak), str(cpak))))
+    if (anchor := anchor_of(values)) is not None:
+        anchors.append(anchor)
+    anchors += TrustStore.load(stores).anchors
+    if not anchors and not stores:
+        return hes_anchors(platformdirs.user_state_path("pyvmm") / "hes")
+    return TrustStore(tuple(anchors))
+
+
+def _realm_values(
+    values: RealmValues, rim: str | None, rems: tuple[str, ...], rpv: str | None
+) -> RealmValues:
+    """Return what the realm shall be: by the options, or else by the reference file."""
+    expected = list(values.rems)
+    for rem in rems:
+        index, _, text = rem.partition("=")
+        if index not in map(str, range(NUM_REMS)):
+            raise UserError(f"--rem {rem}: give a number from 0 to {NUM_REMS - 1}, as in 0=00ff")
+        expected[int(index)] = _digest("--rem", text)
+    return RealmValues(
+        _digest("--rim", rim) if rim is not None else values.rim,
+        tuple(expected),
+        _padded("--rpv", rpv, RPV_SIZE) or values.rpv,
+    )
+
+
+def _hex(option: str, text: str) -> bytes:
+    try:
+        return bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise UserError(f"{option} {text}: give it in hexadecimal") from None
+
+
+def _digest(option: str, text: str) -> bytes:
+    data = _hex(option, text)
+    if len(data) not in HASH_SIZES.values():
+        sizes = ", ".join(map(str, HASH_SIZES.values()))
+        raise UserError(f"{option} has {len(data)} bytes; a measurement has one of {sizes}")
+    return data
+
+
+def _padded(option: str, text: str | None, size: int) -> bytes | None:
+    if text is None:
+        return None
+    data = _hex(option, text)
+    if len(data) > size:
+        raise UserError(f"{option} has {len(data)} bytes; give at most {size}")
+    return data.ljust(size, b"\0")
+
+
+# --- output -----------------------------------------------------------------------------------
+
+
+def _show(report: Report, policy: Policy) -> None:
+    for check in Check:
+        outcome = report.outcomes[check].value
+        click.echo(f"{outcome:8} {check.value}")
+        for finding in report.findings:
+            if finding.check is check:
+                mark = "warning: " if finding.kind is Kind.WARNING else ""
+                click.echo(f"         {mark}{finding}")
+    _show_vector("platform", platform_vector(report, policy))
+    _show_vector("realm", realm_vector(report, policy))
+    profile = f" (profile {report.generation})" if report.generation else ""
+    click.echo(f"{verdict(report)}{profile}")
+
+
+def _show_vector(part: str, vector: Vector) -> None:
+    said = [f"{c.value} {vector[c].name.lower()} ({vector[c]:d})" for c in Category if vector[c]]
+    if len({*vector.values()}) == 1:
+        said = [vector[Category.HARDWARE].name.lower()]
+    click.echo(f"{part}: {status_of(vector).value}: {', '.join(said)}")

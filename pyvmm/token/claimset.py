@@ -1,0 +1,183 @@
+"""A token's claims as JSON, with the names and the base64 of the Veraison tools.
+
+What JSON or the claim tables have no word for is an object with one member: `{"base64": …}`,
+`{"text": …}`, `{"float": …}`, `{"null": true}`, `{"map": [[key, value], …]}`,
+`{"tag": [number, value]}`.  So every payload has a JSON form, and that gives the payload again.
+"""
+
+from base64 import b64decode, b64encode
+from typing import Final, TypeAlias
+
+from pyvmm.arch.errors import UserError
+from pyvmm.token.cbor import Key, Tag, Value
+from pyvmm.token.claims import (
+    EXTENSION_DEVICE,
+    PLATFORM_CLAIMS,
+    REALM_CLAIMS,
+    Claim,
+    ExtensionDevice,
+)
+from pyvmm.token.report import Payload
+from pyvmm.token.shapes import Array, Bytes, Either, Map, Member, Shape, Text
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+
+PLATFORM_NAME: Final = "cca-platform-token"
+REALM_NAME: Final = "cca-realm-delegated-token"
+
+
+def platform_json(payload: Payload) -> Json:
+    """Return the claims of a platform token."""
+    return _to_json(payload, _map_of(PLATFORM_CLAIMS))
+
+
+def realm_json(payload: Payload) -> Json:
+    """Return the claims of a realm token."""
+    return _to_json(payload, _map_of(REALM_CLAIMS))
+
+
+def platform_payload(claims: Json) -> Payload:
+    """Return the payload of a platform token with these claims, whatever they are.
+
+    Raises:
+        UserError: a member is no claim, or no JSON form of a value.
+    """
+    return _payload(claims, PLATFORM_CLAIMS, PLATFORM_NAME)
+
+
+def realm_payload(claims: Json) -> Payload:
+    """Return the payload of a realm token with these claims, whatever they are.
+
+    Raises:
+        UserError: a member is no claim, or no JSON form of a value.
+    """
+    return _payload(claims, REALM_CLAIMS, REALM_NAME)
+
+
+def _map_of(table: tuple[Claim, ...]) -> Map:
+    return Map(tuple(Member(claim.key, claim.name, claim.shape) for claim in table))
+
+
+def _payload(claims: Json, table: tuple[Claim, ...], where: str) -> Payload:
+    payload = _from_json(claims, _map_of(table), where)
+    if not isinstance(payload, dict):
+        raise UserError(f"{where} is not a JSON object")
+    return payload
+
+
+def _shape(shape: Shape | None) -> Shape | None:
+    """Return the shape that says how a value is written."""
+    match shape:
+        case Either(one=_, other=Text()):
+            return Text()
+        case ExtensionDevice():
+            return EXTENSION_DEVICE
+        case _:
+            return shape
+
+
+def _to_json(value: Value, shape: Shape | None) -> Json:
+    shape = _shape(shape)
+    match value:
+        case None:
+            return {"null": True}
+        case bool():
+            return value
+        case int():
+            return int(value)
+        case float():
+            return {"float": repr(value)}
+        case str():
+            return {"text": value} if isinstance(shape, Bytes) else value
+        case bytes():
+            text = b64encode(value).decode()
+            return text if isinstance(shape, Bytes) else {"base64": text}
+        case list():
+            item = shape.item if isinstance(shape, Array) else None
+            return [_to_json(one, item) for one in value]
+        case dict():
+            return _map_to_json(value, shape)
+        case Tag():
+            return {"tag": [value.tag, _to_json(value.value, None)]}
+
+
+def _map_to_json(value: Payload, shape: Shape | None) -> Json:
+    if not isinstance(shape, Map) or not all(type(key) is int for key in value):
+        return {"map": [[_to_json(k, None), _to_json(v, None)] for k, v in value.items()]}
+    members = {member.key: member for member in shape.members}
+    return {
+        members[key].name if key in members else str(key): _to_json(
+            item, members[key].shape if key in members else None
+        )
+        for key, item in value.items()
+        if isinstance(key, int)
+    }
+
+
+def _from_json(json: Json, shape: Shape | None, where: str) -> Value:
+    shape = _shape(shape)
+    match json:
+        case str():
+            return _base64(json, where) if isinstance(shape, Bytes) else json
+        case list():
+            item = shape.item if isinstance(shape, Array) else None
+            return [_from_json(one, item, f"{where}[{n}]") for n, one in enumerate(json)]
+        case dict():
+            return _object(json, shape, where)
+        case _:
+            return json
+
+
+def _object(json: dict[str, Json], shape: Shape | None, where: str) -> Value:
+    match json:
+        case {"base64": str(text)}:
+            return _base64(text, where)
+        case {"text": str(text)}:
+            return text
+        case {"null": True}:
+            return None
+        case {"float": str(text)}:
+            return _float(text, where)
+        case {"map": list(pairs)}:
+            return dict(_pair(pair, where) for pair in pairs)
+        case {"tag": [int(number), value]} if number >= 0:
+            return Tag(number, _from_json(value, None, where))
+        case _ if isinstance(shape, Map):
+            return _members(json, shape, where)
+        case _:
+            raise UserError(f"{where}: an object here has one member: base64, text, map or tag")
+
+
+def _members(json: dict[str, Json], shape: Map, where: str) -> Payload:
+    by_name = {member.name: member for member in shape.members}
+    payload: Payload = {}
+    for name, value in json.items():
+        member = by_name.get(name)
+        if member is None and not name.removeprefix("-").isdecimal():
+            raise UserError(f"{where}: {name!r} is neither the name nor the key of a claim")
+        key = int(name) if member is None else int(member.key)
+        payload[key] = _from_json(value, member.shape if member else None, f"{where}.{name}")
+    return payload
+
+
+def _pair(pair: Json, where: str) -> tuple[Key, Value]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise UserError(f"{where}: a map is an array of [key, value]")
+    key = _from_json(pair[0], None, where)
+    if not isinstance(key, int | str | bytes):
+        raise UserError(f"{where}: the key of a map is an integer, text or bytes")
+    return key, _from_json(pair[1], None, where)
+
+
+def _base64(text: str, where: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        raise UserError(f"{where} is not base64") from None
+
+
+def _float(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{where} is not a number") from None

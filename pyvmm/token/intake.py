@@ -1,0 +1,40 @@
+"""Read a token that comes as bytes, or as text: hexadecimal, base64, with or without PEM lines."""
+
+import re
+from base64 import b64decode
+from typing import Final
+
+from pyvmm.token.cbor import MAX_SIZE, Malformed
+
+#: Text twice as long as a token, with some room for line ends.
+MAX_INPUT: Final = 3 * MAX_SIZE
+
+_PEM: Final = re.compile(rb"\s*-----BEGIN [^\n-]*-----(.*)-----END [^\n-]*-----\s*", re.DOTALL)
+_HEX: Final = re.compile(rb"(?:0[xX])?((?:[0-9a-fA-F]{2})+)")
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+_TAG: Final = 6  # CBOR major type
+
+
+def token_bytes(data: bytes) -> bytes:
+    """Return a token as its bytes.
+
+    Raises:
+        Malformed: it is neither CBOR with a tag nor text that stands for bytes.
+    """
+    if len(data) > MAX_INPUT:
+        raise Malformed("token", f"more than {MAX_INPUT} bytes of input")
+    if not data.strip():
+        raise Malformed("token", "empty input")
+    if data[0] >> 5 == _TAG:
+        return data
+    pem = _PEM.fullmatch(data)
+    text = b"".join((pem[1] if pem else data).split())
+    if found := _HEX.fullmatch(text):
+        return bytes.fromhex(found[1].decode())
+    standard = text.translate(bytes.maketrans(b"-_", b"+/"))
+    if _BASE64.fullmatch(standard):
+        try:
+            return b64decode(standard.rstrip(b"=") + b"=" * (-len(standard.rstrip(b"=")) % 4))
+        except ValueError:
+            pass
+    raise Malformed("token", "neither a CBOR tag, hexadecimal nor base64")

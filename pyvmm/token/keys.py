@@ -1,0 +1,129 @@
+"""Key files: public keys as SEC1 points, from PEM, DER or JWK."""
+
+import json
+from base64 import urlsafe_b64decode
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    derive_private_key,
+)
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+    load_der_public_key,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from pyvmm.arch.errors import UserError
+from pyvmm.token.claims import UEID_RANDOM
+from pyvmm.token.cose import SEC1_UNCOMPRESSED, Algorithm
+from pyvmm.token.ecdsa import CURVES, load_public, public_point
+
+#: JWK name of a curve → the algorithm of its keys.
+JWK_CURVES: Final = {
+    "P-256": Algorithm.ES256,
+    "P-384": Algorithm.ES384,
+    "P-521": Algorithm.ES512,
+}
+
+
+def instance_id_of(public: bytes) -> bytes:
+    """Return the instance id of the platform with this CPAK: a UEID of the point's SHA-256."""
+    return UEID_RANDOM + sha256(public).digest()
+
+
+def read_file(path: Path, max_size: int = -1) -> bytes:
+    """Return a file's content, or the start of it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(max_size)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def load_public_key(data: bytes, source: str) -> bytes:
+    """Return the SEC1 point of a public key in PEM, DER or JWK.
+
+    Raises:
+        UserError: it is none, or on no curve of ours.
+    """
+    if b"PRIVATE KEY" in data:
+        raise UserError(f"{source} holds a private key; give the public one (openssl pkey -pubout)")
+    try:
+        return _load(data)
+    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise UserError(
+            f"{source} is no public key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
+        ) from None
+
+
+def load_private_key(data: bytes, source: str) -> EllipticCurvePrivateKey:
+    """Return the private key in PEM, DER or JWK.
+
+    Raises:
+        UserError: it is none, is encrypted, or on no curve of ours.
+    """
+    try:
+        return _load_private(data)
+    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise UserError(
+            f"{source} is no private key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
+        ) from None
+
+
+def _load_private(data: bytes) -> EllipticCurvePrivateKey:
+    text = data.lstrip()
+    if text.startswith(b"{"):
+        return _load_private_jwk(text)
+    load = load_pem_private_key if text.startswith(b"-----BEGIN") else load_der_private_key
+    key = load(data, None)
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise ValueError("not an elliptic curve key")  # noqa: TRY004  one kind of error
+    Algorithm.of_public(public_point(key))
+    return key
+
+
+def _load(data: bytes) -> bytes:
+    text = data.lstrip()
+    if text.startswith(b"{"):
+        return _load_jwk(text)
+    key = (load_pem_public_key if text.startswith(b"-----BEGIN") else load_der_public_key)(data)
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise ValueError("not an elliptic curve key")  # noqa: TRY004  one kind of error
+    public = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    Algorithm.of_public(public)
+    return public
+
+
+def _load_private_jwk(text: bytes) -> EllipticCurvePrivateKey:
+    key = json.loads(text)
+    scalar = int.from_bytes(urlsafe_b64decode(key["d"] + "=="), "big")
+    return derive_private_key(scalar, CURVES[JWK_CURVES[key["crv"]]])
+
+
+def _load_jwk(text: bytes) -> bytes:
+    key = json.loads(text)
+    if key["kty"] != "EC" or "d" in key:
+        raise ValueError("not a public JWK of type EC")
+    algorithm = JWK_CURVES[key["crv"]]
+    point = bytes([SEC1_UNCOMPRESSED])
+    for name in ("x", "y"):
+        coordinate = urlsafe_b64decode(key[name] + "==")
+        if len(coordinate) != algorithm.coordinate_size:
+            raise ValueError(f"{name} is not {algorithm.coordinate_size} bytes")
+        point += coordinate
+    load_public(point)
+    return point

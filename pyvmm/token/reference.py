@@ -1,0 +1,170 @@
+"""Reference values: what a verifier expects a platform and a realm to be.
+
+A file is JSON, described in docs/reference-values.schema.json; byte strings are hexadecimal.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self, TypeAlias
+
+from pyvmm.arch.errors import UserError
+from pyvmm.token.claims import HASH_SIZES, NUM_REMS, RPV_SIZE
+from pyvmm.token.keys import load_public_key, read_file
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+
+VERSION: Final = 1
+_DIGEST: Final = tuple(HASH_SIZES.values())
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentValues:
+    """A software component that may run; without a type it may be any of the token's."""
+
+    measurement: bytes
+    signer_id: bytes
+    sw_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformValues:
+    """What a platform is expected to be; nothing where there is no value."""
+
+    implementation_id: bytes | None = None
+    instance_id: bytes | None = None
+    config: bytes | None = None
+    components: tuple[ComponentValues, ...] = ()
+    cpak: bytes | None = None  # SEC1 point
+
+
+@dataclass(frozen=True, slots=True)
+class RealmValues:
+    """What a realm is expected to be; nothing where there is no value."""
+
+    rim: bytes | None = None
+    rems: tuple[bytes | None, ...] = (None,) * NUM_REMS
+    rpv: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceValues:
+    """What a token is appraised against."""
+
+    platform: PlatformValues = field(default_factory=PlatformValues)
+    realm: RealmValues = field(default_factory=RealmValues)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return what a file says.
+
+        Raises:
+            UserError: it is not such a file.
+        """
+        return cls.parse(read_file(path), str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, source: str) -> Self:
+        """Return what JSON says.
+
+        Raises:
+            UserError: it does not fit the schema.
+        """
+        try:
+            root: Json = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{source} is not JSON: {error}") from None
+        members = _Members(root, source, {"version", "platform", "realm"})
+        if members.values.get("version") != VERSION:
+            raise UserError(f"{source}: version is not {VERSION}")
+        return cls(
+            _platform(_Members(members.values.get("platform", {}), f"{source}: platform")),
+            _realm(_Members(members.values.get("realm", {}), f"{source}: realm")),
+        )
+
+
+class _Members:
+    """A JSON object whose members are taken one by one; what nobody takes is a mistake."""
+
+    def __init__(self, value: Json, where: str, known: set[str] | None = None) -> None:
+        if not isinstance(value, dict):
+            raise UserError(f"{where} is not a JSON object")
+        self.values: Mapping[str, Json] = value
+        self.where = where
+        if known is not None:
+            self.only(known)
+
+    def only(self, known: set[str]) -> None:
+        """Refuse members that nobody knows: a misspelt one would check nothing."""
+        unknown = sorted(self.values.keys() - known)
+        if unknown:
+            raise UserError(f"{self.where}: unknown member {unknown[0]!r}")
+
+    def octets(self, name: str, sizes: tuple[int, ...] = ()) -> bytes | None:
+        """Return a byte string of one of some sizes, or nothing if it is not there."""
+        return self._hex(self.values.get(name), f"{self.where}: {name}", sizes)
+
+    def rems(self, name: str) -> tuple[bytes | None, ...]:
+        """Return four byte strings, some of which may be null."""
+        values = self.values.get(name)
+        if values is None:
+            return (None,) * NUM_REMS
+        if not isinstance(values, list) or len(values) != NUM_REMS:
+            raise UserError(f"{self.where}: {name} is not an array of {NUM_REMS}")
+        return tuple(
+            self._hex(value, f"{self.where}: {name}[{index}]", _DIGEST)
+            for index, value in enumerate(values)
+        )
+
+    @staticmethod
+    def _hex(value: Json, where: str, sizes: tuple[int, ...]) -> bytes | None:
+        if value is None:
+            return None
+        try:
+            data = bytes.fromhex(value) if isinstance(value, str) else None
+        except ValueError:
+            data = None
+        if not data or (sizes and len(data) not in sizes):
+            size = f"{' or '.join(map(str, sizes))} " if sizes else ""
+            raise UserError(f"{where} is not {size}bytes in hexadecimal")
+        return data
+
+
+def _platform(members: _Members) -> PlatformValues:
+    members.only({"implementation-id", "instance-id", "config", "sw-components", "cpak"})
+    cpak = members.values.get("cpak")
+    if not isinstance(cpak, str | None):
+        raise UserError(f"{members.where}: cpak is not a public key in PEM")
+    components = members.values.get("sw-components", [])
+    if not isinstance(components, list):
+        raise UserError(f"{members.where}: sw-components is not an array")
+    return PlatformValues(
+        members.octets("implementation-id", (32,)),
+        members.octets("instance-id", (33,)),
+        members.octets("config"),
+        tuple(
+            _component(_Members(value, f"{members.where}: sw-components[{index}]"))
+            for index, value in enumerate(components)
+        ),
+        load_public_key(cpak.encode(), f"{members.where}: cpak") if cpak is not None else None,
+    )
+
+
+def _component(members: _Members) -> ComponentValues:
+    members.only({"measurement-type", "measurement-value", "signer-id", "version"})
+    measurement = members.octets("measurement-value", _DIGEST)
+    signer_id = members.octets("signer-id", _DIGEST)
+    sw_type = members.values.get("measurement-type")
+    if measurement is None or signer_id is None:
+        raise UserError(f"{members.where}: measurement-value and signer-id must be there")
+    if not isinstance(sw_type, str | None):
+        raise UserError(f"{members.where}: measurement-type is not text")
+    return ComponentValues(measurement, signer_id, sw_type)
+
+
+def _realm(members: _Members) -> RealmValues:
+    members.only({"rim", "rems", "rpv"})
+    return RealmValues(
+        members.octets("rim", _DIGEST), members.rems("rems"), members.octets("rpv", (RPV_SIZE,))
+    )

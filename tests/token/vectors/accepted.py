@@ -1,0 +1,120 @@
+"""Tokens that a verifier accepts."""
+
+from pyvmm.token.cbor import decode, encode
+from pyvmm.token.claims import PlatformKey as P
+from pyvmm.token.claims import RealmKey as R
+from pyvmm.token.cose import Algorithm, cose_key
+from pyvmm.token.ecdsa import public_point
+from tests.token.draft import REMS, RIM, RPV, Draft, Map
+from tests.token.keys import key
+from tests.token.vectors.cases import (
+    ALL,
+    CPAK,
+    EXPECTED,
+    G0,
+    G1,
+    G1B,
+    G2,
+    G2B,
+    Case,
+    both,
+    no_platform_claim,
+    nothing,
+    platform_claim,
+    realm_claim,
+)
+
+DIGEST = bytes(range(32))
+DEVICE: Map = {1: "sha-256", 2: DIGEST, 3: DIGEST, 4: True, 5: "spdm-1.2.3", 6: DIGEST}
+CXL: Map = {2: DIGEST, 3: DIGEST, 4: False, 5: "pcie", 7: "cxl-type-3", 8: 1}
+ROTPK: Map = {1: "CM", 2: 0, 3: 1, 4: DIGEST}
+
+RIM_PATH = "realm.cca-realm-initial-measurement"
+
+
+def backwards(draft: Draft) -> None:
+    """Emit all claims in the opposite order."""
+    for part in (draft.platform, draft.realm):
+        part.claims = dict(reversed(part.claims.items()))
+
+
+def described_key(draft: Draft) -> None:
+    """Carry the realm's key with its algorithm and an id, in another order."""
+    value = decode(cose_key(public_point(draft.realm.key)))
+    assert isinstance(value, dict)
+    members: Map = {-3: value[-3], 2: b"rak", 3: -35, -2: value[-2], -1: 2, 1: 2}
+    draft.realm.claims[int(R.RAK)] = encode(members)
+
+
+def long_measurements(draft: Draft) -> None:
+    """Measure a realm with SHA-512."""
+    claims = draft.realm.claims
+    claims[int(R.HASH_ALGORITHM)] = "sha-512"
+    claims[int(R.RIM)] = b"R" * 64
+    claims[int(R.REMS)] = [b"0" * 64, b"1" * 64, bytes(64), bytes(64)]
+
+
+def all_optional(draft: Draft) -> None:
+    """Make every claim that RMM 2.0 allows."""
+    draft.platform.claims |= {
+        int(P.MANUFACTURING_CONFIG): b"mfg",
+        int(P.EXTENSION_DEVICES): [dict(DEVICE), dict(CXL)],
+        int(P.TBB_ROTPK): [dict(ROTPK)],
+        int(P.PEER_SIGNERS): b"peer",
+    }
+    components = draft.platform.claims[int(P.SW_COMPONENTS)]
+    assert isinstance(components, list)
+    for component in components:
+        assert isinstance(component, dict)
+        component |= {6: "sha-256", 7: False, 8: [DIGEST, bytes(64)]}
+    draft.realm.claims |= {int(R.LFA_POLICY): 1, int(R.DEVICES_HASH): DIGEST}
+
+
+def many_components(draft: Draft) -> None:
+    """Measure 32 parts, as many as there are slots."""
+    components: list[Map] = [
+        {1: f"PART_{number}", 2: bytes([number]) * 32, 4: "1.0", 5: DIGEST, 6: "sha-256"}
+        for number in range(32)
+    ]
+    draft.platform.claims[int(P.SW_COMPONENTS)] = [dict(part) for part in components]
+
+
+def small_component(draft: Draft) -> None:
+    """Measure one part, and say no more than one must."""
+    draft.platform.claims[int(P.SW_COMPONENTS)] = [{2: b"m" * 48, 5: b"s" * 64}]
+
+
+def signed_by(alg: Algorithm) -> Case:
+    """Return a token whose platform signs with another algorithm."""
+
+    def spoil(draft: Draft) -> None:
+        draft.platform.key, draft.platform.algorithm = key("cpak", alg), alg
+
+    arguments = ("--cpak", f"cpak-{alg.name.lower()}.pem", "--reference", "reference.json")
+    return Case(f"platform-{alg.name.lower()}", (G1, G2B), spoil, arguments=arguments)
+
+
+CASES = [
+    Case("good", ALL, nothing),
+    Case("good-with-jwk-key", (G2,), nothing, arguments=("--cpak", "cpak.jwk")),
+    Case("good-with-der-key", (G1,), nothing, arguments=("--cpak", "cpak.der")),
+    Case("good-by-options", (G0, G1), nothing, arguments=(*CPAK, "--strict", "--rim", RIM.hex(), "--rpv", RPV.rstrip(b"\0").hex(), "--rem", f"0={REMS[0].hex()}", "--rem", f"1={REMS[1].hex()}")),
+    Case("backwards", (G0, G1, G2B), backwards),
+    Case("long-measurements", (G0, G2), long_measurements, arguments=CPAK),
+    Case("binding-by-sha-512", (G0, G1B), realm_claim(R.RAK_HASH_ALGORITHM, "sha-512")),
+    Case("binding-by-sha-384", (G2,), realm_claim(R.RAK_HASH_ALGORITHM, "sha-384")),
+    Case("key-with-algorithm-and-id", (G1, G2), described_key),
+    Case("all-optional-claims", (G2B,), all_optional),
+    Case("many-components", (G1,), many_components, arguments=CPAK),
+    Case("small-component", (G0, G1), small_component, arguments=CPAK),
+    Case("no-verification-service", (G1,), no_platform_claim(P.VERIFICATION_SERVICE)),
+    Case("lifecycle-with-details", (G1,), platform_claim(P.LIFECYCLE, 0x30FF)),
+    Case("debugged-and-allowed", (G1, G2B), platform_claim(P.LIFECYCLE, 0x4002), warnings=("platform.cca-platform-lifecycle",), arguments=(*EXPECTED, "--allow-debug")),
+    Case("rot-debugged-and-allowed", (G2,), platform_claim(P.LIFECYCLE, 0x5000), warnings=("platform.cca-platform-lifecycle",), arguments=(*EXPECTED, "--allow-debug")),
+    Case("unknown-claims", (G0, G2B), both(platform_claim(99999, [1, {"a": b"b"}]), realm_claim("name", None)), warnings=("platform[99999]", "realm['name']")),
+    Case("mec-policy-before-its-time", (G1,), realm_claim(R.MEC_POLICY, 0), warnings=("realm[44243]",)),
+    Case("mec-policy-as-text", (G2, G2B), realm_claim(R.MEC_POLICY, "shared"), warnings=("realm.cca-realm-mec-policy",)),
+    Case("mec-policy-private", (G2,), realm_claim(R.MEC_POLICY, 1)),
+    Case("measured-by-no-name", (G1,), realm_claim(R.HASH_ALGORITHM, "sha-512"), warnings=(RIM_PATH,)),
+    *map(signed_by, (Algorithm.ES256, Algorithm.ES512)),
+]  # fmt: skip
