@@ -13,6 +13,7 @@ from pyvmm.arch.errors import UserError
 
 #: Verb → its module here, which has a command of the same name, and its line in the help.
 VERBS = {
+    "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
     "hes": ("hes", "Look at the root of trust, and drive it."),
     "image": ("image", "Make the files of a guest."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
