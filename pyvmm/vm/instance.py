@@ -99,6 +99,7 @@ class Instance:
             timeout: seconds after which it is stopped.
         """
         with self._resources:
+            self._guest.build()
             self._guest.start()
             self._terminal.start(self._console, self.quit, self._is_listening)
             with EndSignals(self.quit):

@@ -11,7 +11,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.bus import Bus
-from pyvmm.host.guest import GuestConfig, Outcome, RealmOptions
+from pyvmm.host.guest import GuestConfig, Outcome, Progress, RealmOptions
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm import machine
 from pyvmm.vm.instance import ExitCode, Instance
@@ -51,8 +51,13 @@ class ScriptedGuest:
         self._script = script
         self._ended = threading.Event()
 
-    def build(self) -> None:
-        """Do nothing."""
+    @property
+    def exits(self) -> list[list[int]]:
+        """Count nothing."""
+        return []
+
+    def build(self, progress: Progress | None = None) -> None:
+        """Have nothing to load."""
 
     def start(self) -> None:
         """Play."""
