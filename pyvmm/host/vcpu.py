@@ -208,7 +208,7 @@ class VcpuGuest(ABC):
         self._activate()
         self._vcpus.start()
 
-    def _activate(self) -> None:
+    def _activate(self) -> None:  # noqa: B027  not every guest has something to do
         """Do what makes a guest that is built one that may run; a normal VM is one already."""
 
     def wait(self, timeout: float | None = None) -> Outcome | None:

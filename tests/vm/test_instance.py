@@ -12,9 +12,11 @@ from pyvmm.arch.events import EventStream
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.bus import Bus
 from pyvmm.host.guest import GuestConfig, Outcome, Progress, RealmOptions
+from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm import machine
-from pyvmm.vm.instance import ExitCode, Instance
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.instance import Instance
 from pyvmm.vm.machine import MIB
 from pyvmm.vm.options import DiskOptions, VmOptions
 from pyvmm.vm.terminal import Terminal
@@ -105,6 +107,10 @@ class Stage:
         """Make the guest."""
         self.guest = ScriptedGuest(bus, self.script)
         return self.guest
+
+    def usage(self) -> Usage:
+        """Have done nothing."""
+        return Usage((), {}, {})
 
     def run(self, options: VmOptions, timeout: float | None = None) -> tuple[ExitCode, bytes]:
         """Run an instance; return its exit code and what it showed."""
