@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import baremetal, boot, rmm
+from benchmarks import attestation, baremetal, boot, rmm
 from benchmarks.result import Result
 
 OUTPUT = Path("build/bench.json")
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "alu": baremetal.alu,
     "load-store": baremetal.load_store,
     "rmm": rmm.rmm,
+    "token": attestation.token,
     "realm-hello": boot.realm_hello,
     "debian": boot.debian,
 }

@@ -112,13 +112,8 @@ def _own_key(scalar: bytes) -> tuple[bytes, Signer]:
     ValueError if it is no key of P-384.
     """
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415  slow, seldom needed
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415
-        Encoding,
-        PublicFormat,
-    )
 
-    from pyvmm.token.ecdsa import sign  # noqa: PLC0415
+    from pyvmm.token.ecdsa import public_point, sign  # noqa: PLC0415
 
     key = ec.derive_private_key(int.from_bytes(scalar), ec.SECP384R1())
-    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    return point, lambda data: sign(key, Algorithm.ES384, data)
+    return public_point(key), lambda data: sign(key, Algorithm.ES384, data)

@@ -67,7 +67,7 @@ _OPTIONS: Final = (
     click.option("--metadata", type=FILE, help="what the realm's owner says of it, signed"),
     click.option(
         "--token-profile",
-        type=click.Choice(list(Generation)),
+        type=click.Choice([generation.value for generation in Generation]),
         help="generation of the realm's attestation tokens  [default: g1]",
     ),
     click.option("--no-hes", is_flag=True, help="a realm without root of trust: it cannot attest"),

@@ -2,15 +2,15 @@
 
 from pyvmm.arch.islet import SIGNED_SIZE, RealmMetadata
 from pyvmm.token.cose import Algorithm
-from pyvmm.token.ecdsa import sign
-from tests.token.keys import key, public
+from pyvmm.token.ecdsa import public_point, sign
+from tests.token.keys import key
 
 OWNER = "the realm's owner"
 
 
 def realm_metadata(owner: str = OWNER, /, **changes: int | bytes) -> RealmMetadata:
     """Make a block with some members changed, and sign it."""
-    point = public(key(owner))[1:]
+    point = public_point(key(owner))[1:]
     values: dict[str, int | bytes] = {
         "fmt_version": 1,
         "realm_id": b"org.example.realm",

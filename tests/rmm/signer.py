@@ -17,11 +17,12 @@ from pyvmm.arch.rmmd import (
     TokenSignRequest,
     TokenSignResponse,
 )
+from pyvmm.token.ecdsa import public_point
 from tests.rmm.world import SHARED_PA, FakeEl3, FakeMachine
-from tests.token.keys import key, public
+from tests.token.keys import key
 
 RAK = key("rak")
-RAK_PUBLIC = public(RAK)
+RAK_PUBLIC = public_point(RAK)
 HUNK_SIZE = 1000
 Answer = tuple[int, ...]
 

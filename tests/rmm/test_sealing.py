@@ -22,11 +22,12 @@ from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import RecExitReason, RmiFid
 from pyvmm.arch.rmmd import RmmdFid
 from pyvmm.arch.rsi import RsiStatus
+from pyvmm.token.ecdsa import public_point
 from rmm.granule import GranuleState
 from tests.rmm.metadata import OWNER, realm_metadata
 from tests.rmm.test_granule import granule_in
 from tests.rmm.world import FakeEl3, World, smc
-from tests.token.keys import key, public
+from tests.token.keys import key
 
 SET_METADATA = IsletRmiFid.RMI_ISLET_REALM_SET_METADATA
 SEALING_KEY = IsletRsiFid.RSI_ISLET_REALM_SEALING_KEY
@@ -217,7 +218,7 @@ def refused(world: World, rd: int, mdg: int, source: int) -> int:
         {"realm_id": "ümlaut".encode()},
         {"public_key": bytes(96)},
         {"public_key": b"\xff" * 96},
-        {"public_key": public(key("another"))[1:]},
+        {"public_key": public_point(key("another"))[1:]},
     ],
 )
 def test_metadata_that_are_not_valid_are_refused(

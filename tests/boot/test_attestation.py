@@ -1,0 +1,148 @@
+"""Attestation from inside a realm: a verifier takes the token, and it says what is so."""
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.islet import METADATA_SIZE, IsletRsiFid, SealingFlags
+from pyvmm.arch.rsi import RsiFid, RsiStatus
+from pyvmm.token.appraise import Policy
+from pyvmm.token.claims import RealmKey
+from pyvmm.token.generations import Generation
+from pyvmm.token.reference import RealmValues, ReferenceValues
+from pyvmm.token.report import Report
+from pyvmm.token.trust import hes_anchors
+from pyvmm.token.verify import verify
+from pyvmm.vm.image import Image
+from tests.boot.command import Ended, guest_options, pyvmm
+from tests.boot.rsi_guest import DUMP, PAGE, answers, rsi_guest
+from tests.rmm.metadata import realm_metadata
+
+CHALLENGE = bytes(range(64))
+CHALLENGE_WORDS = [int.from_bytes(CHALLENGE[at : at + 8], "little") for at in range(0, 64, 8)]
+RPV = b"mine".ljust(64, b"\0")
+MAX_WORDS = 256
+EXTENDED = (RsiFid.RSI_MEASUREMENT_EXTEND, 2, 8, 0x1234)
+INIT = (RsiFid.RSI_ATTESTATION_TOKEN_INIT, *CHALLENGE_WORDS)
+CONTINUE = (RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE, 0, 4096)
+SEALING_KEY = IsletRsiFid.RSI_ISLET_REALM_SEALING_KEY
+
+
+def run(tmp_path: Path, kernel: bytes, *options: str | Path) -> Ended:
+    """Run a program in a realm."""
+    path = tmp_path / "kernel"
+    path.write_bytes(kernel)
+    return pyvmm("run", "--realm", "-m", "64M", "-k", path, *options)
+
+
+def rim_of(tmp_path: Path, *options: str | Path) -> bytes:
+    """Return the measurement that was to be expected."""
+    ended = pyvmm("measure", "--realm", "-m", "64M", "-k", tmp_path / "kernel", *options)
+    return bytes.fromhex(ended.output)
+
+
+def check(token: bytes, hes: Path, values: RealmValues) -> Report:
+    """Verify a token with all that is known of the realm."""
+    reference = ReferenceValues(realm=values)
+    policy = Policy(challenge=CHALLENGE, reference=reference, is_strict=True)
+    report = verify(token, hes_anchors(hes), policy)
+    assert report.findings == []
+    return report
+
+
+@pytest.mark.parametrize("generation", Generation)
+def test_token_of_each_profile_verifies(
+    tmp_path: Path, hes_directory: Path, generation: Generation
+) -> None:
+    """With the measurement that was predicted, and what was extended since."""
+    options = ["--token-profile", generation, "--realm-pv", "mine", "-c", "2"]
+    ended = run(tmp_path, rsi_guest(EXTENDED, INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS)), *options)
+    assert ended.code == 0, ended.errors
+    extended, begun, done, words = answers(ended.output)
+    assert (extended[0], begun[0], done[0]) == (RsiStatus.SUCCESS,) * 3
+    assert done[1] <= 8 * MAX_WORDS
+    assert begun[1] >= done[1]
+    token = b"".join(word.to_bytes(8, "little") for word in words)[: done[1]]
+    values = RealmValues(rim=rim_of(tmp_path, *options), rpv=RPV)
+    report = check(token, hes_directory, values)
+    assert report.generation is generation
+    assert report.realm is not None
+    rems = report.realm[RealmKey.REMS]
+    assert isinstance(rems, list)
+    assert [rem == bytes(32) for rem in rems] == [True, False, True, True]
+
+
+def test_realm_without_a_root_of_trust_cannot_attest(tmp_path: Path) -> None:
+    """It says so, and the realm works."""
+    ended = run(tmp_path, rsi_guest(INIT, CONTINUE, CONTINUE, EXTENDED), "--no-hes")
+    statuses = [answer[0] for answer in answers(ended.output)]
+    assert statuses[1:3] == [RsiStatus.ERROR_UNKNOWN, RsiStatus.ERROR_STATE]
+    assert statuses[3] == RsiStatus.SUCCESS
+
+
+@pytest.mark.boot
+def test_debian_attests_with_nothing_added(debian: Image, hes_directory: Path) -> None:
+    """The image's own script; the same kernel, initrd and disk as measured."""
+    options = ["--realm", "--realm-pv", "mine", *guest_options(debian, debian.rootfs)]
+    options[-1] = f"{debian.rootfs},ro"
+    script = (
+        f"attest {CHALLENGE.hex()}; attest; attest 00; uname -r; "
+        "[ -z $(ls /sys/kernel/config/tsm/report) ] && echo clean\npoweroff -f\n"
+    )
+    ended = pyvmm("run", *options, typed=script)
+    assert (ended.code, ended.errors) == (0, "")
+    lines = [line.strip() for line in ended.output.splitlines()]
+    tokens = [base64.b64decode(line) for line in lines if line.startswith("2QGPo")]
+    assert len(tokens) == 2
+    assert "attest: a challenge has 32 to 64 bytes, not 2 digits" in lines
+    assert "clean" in lines
+    rim = bytes.fromhex(pyvmm("measure", *options).output)
+    values = RealmValues(rim=rim, rems=(bytes(32),) * 4, rpv=RPV)
+    report = check(tokens[0], hes_directory, values)
+    assert report.generation is Generation.G1
+    other = verify(tokens[1], hes_anchors(hes_directory), Policy(challenge=CHALLENGE))
+    assert [finding.path for finding in other.findings] == ["realm.cca-realm-challenge"]
+
+
+# --- sealing keys -----------------------------------------------------------------------------
+
+
+def sealing_key(tmp_path: Path, flags: int, svn: int, *options: str | Path, name: int = 0) -> bytes:
+    """Get a sealing key of a realm; another ``name`` is another program."""
+    kernel = rsi_guest((SEALING_KEY, flags, svn), (RsiFid.RSI_VERSION, name))
+    ended = run(tmp_path, kernel, *options)
+    assert ended.code == 0, ended.errors
+    status, *words = answers(ended.output)[0][:5]
+    assert status == RsiStatus.SUCCESS
+    return b"".join(word.to_bytes(8, "little") for word in words)
+
+
+def test_sealing_key_is_this_realms_on_this_platform(tmp_path: Path) -> None:
+    """The same in each run; another for another program, value or root of trust."""
+    first = sealing_key(tmp_path, 0, 0)
+    others = [
+        sealing_key(tmp_path, SealingFlags.VHUK_M, 0),
+        sealing_key(tmp_path, 0, 0, name=1),
+        sealing_key(tmp_path, 0, 0, "--realm-pv", "mine"),
+        sealing_key(tmp_path, 0, 0, "--hes-dir", tmp_path / "hes"),
+    ]
+    assert sealing_key(tmp_path, 0, 0) == first
+    assert len({first, *others}) == 5
+
+
+def test_update_of_the_same_owner_keeps_its_key(tmp_path: Path) -> None:
+    """With metadata of the owner about each version; metadata about another one are refused."""
+    flags = SealingFlags.REALM_ID | SealingFlags.SVN
+    block = tmp_path / "metadata"
+    keys = []
+    for name, svn in ((0, 5), (1, 6)):
+        kernel = rsi_guest((SEALING_KEY, flags, 5), (RsiFid.RSI_VERSION, name))
+        (tmp_path / "kernel").write_bytes(kernel)
+        metadata = realm_metadata(rim=rim_of(tmp_path), svn=svn)
+        block.write_bytes(bytes(metadata.data)[:METADATA_SIZE])
+        keys.append(sealing_key(tmp_path, flags, 5, "--metadata", block, name=name))
+    assert keys[0] == keys[1]
+    refused = run(tmp_path, rsi_guest(INIT), "--metadata", block)
+    assert (refused.code, refused.errors.count("\n")) == (2, 1)
+    assert "made for another realm" in refused.errors
