@@ -149,7 +149,6 @@ def _connect(directory: Path) -> socket.socket:
                         return _start(directory, address)
             if _is_served(stream):
                 return stream
-            stream.close()
     except HesError:
         raise
     except OSError as error:
@@ -197,14 +196,18 @@ def _open(address: Path) -> socket.socket | None:
 
 
 def _is_served(stream: socket.socket) -> bool:
-    """Tell whether the HES answers: any request will do."""
+    """Tell whether the HES answers: any request will do.  If not, the connection is closed."""
     try:
         _exchange(stream, bytes(PsaRequest()))
     except TimeoutError:
         stream.close()
         raise HesError(f"the HES has not answered for {TIMEOUT:g} seconds") from None
     except ConnectionError:
+        stream.close()
         return False
+    except BaseException:
+        stream.close()
+        raise
     return True
 
 
@@ -226,18 +229,30 @@ def _start(directory: Path, address: Path) -> socket.socket:
             listener.bind(path)
         listener.listen(_BACKLOG)
         ours, theirs = socket.socketpair()
-        ours.settimeout(TIMEOUT)
-        with theirs, open(directory / ERROR_FILE, "wb") as errors:  # noqa: PTH123  a context
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hes", str(directory), str(address)]
-                + [str(end.fileno()) for end in (listener, theirs)],
-                pass_fds=(listener.fileno(), theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                cwd="/",
-                start_new_session=True,
-            )
+        try:
+            process = _spawn(directory, address, listener, theirs)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+    ours.settimeout(TIMEOUT)
     # It may outlive this machine, for others; while we live, it leaves no zombie.
     Thread(target=process.wait, name="hes", daemon=True).start()
     return ours
+
+
+def _spawn(
+    directory: Path, address: Path, listener: socket.socket, first: socket.socket
+) -> "subprocess.Popen[bytes]":
+    ends = listener.fileno(), first.fileno()
+    with (directory / ERROR_FILE).open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "hes", str(directory), str(address), *map(str, ends)],
+            pass_fds=ends,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            cwd="/",
+            start_new_session=True,
+        )

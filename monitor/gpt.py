@@ -8,6 +8,7 @@ Invariant (canonical form): a naturally aligned 2 MiB, 32 MiB or 512 MiB region 
 described by the largest contiguous descriptor that fits.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,6 +21,7 @@ from pyvmm.arch.pas import GRANULE_SHIFT, GRANULE_SIZE
 #: How many L1 entries hold the descriptor of a contiguous region, smallest first.
 ENTRIES: Final = {size: 1 << shift - gpt.L1_ENTRY_SHIFT for size, shift in gpt.CONTIG_SHIFT.items()}
 ENTRY_REGION: Final = 1 << gpt.L1_ENTRY_SHIFT
+GRANULES_AN_ENTRY: Final = ENTRY_REGION // GRANULE_SIZE
 
 
 class GranuleProtectionTable:
@@ -113,6 +115,17 @@ class GranuleProtectionTable:
                 return
             same, step = contiguous_descriptor(gpi, size), count
             self._store(first, count, same)
+
+    def count(self) -> Counter[int]:
+        """Count the granules of each GPI, by its number, in all that the table speaks of."""
+        counts = Counter[int]()
+        for entry, times in Counter(self._entries).items():
+            if entry & 0xF == gpt.CONTIGUOUS:
+                counts[entry >> gpt.CONTIGUOUS_GPI_SHIFT & 0xF] += times * GRANULES_AN_ENTRY
+            else:
+                for shift in range(0, 64, 4):
+                    counts[entry >> shift & 0xF] += times
+        return counts
 
     def granules_not(self, gpi: Gpi, start: int, end: int) -> Iterator[int]:
         """Yield the granules of [start, end) whose GPI is another one."""

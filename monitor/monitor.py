@@ -186,6 +186,12 @@ class Monitor:
         """Return what the GPT says of a granule of DRAM."""
         return self._gpt.gpi(pa)
 
+    def count_granules(self) -> dict[Pas, int]:
+        """Return how many granules each PAS has now."""
+        with self._gpt_lock:
+            counts = self._gpt.count()
+        return {pas: counts[gpi_of(pas)] for pas in Pas}
+
     def leak_check(self) -> list[int]:
         """Return the granules that are not Non-secure although nothing reserves them."""
         with self._gpt_lock:

@@ -21,6 +21,7 @@ from pyvmm.arch.rmi import RealmParams, RecParams
 from pyvmm.core import Clock, Machine
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
+from pyvmm.host.machine import Usage
 from pyvmm.host.normal_vm import NormalVm
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
@@ -169,6 +170,15 @@ class Platform:
             config=config,
             kick=lambda cpu: self.machine.pe(cpu).kick(),
             options=realm,
+        )
+
+    def usage(self) -> Usage:
+        """Say what the machine has done so far and what it takes; any thread."""
+        machine = self.machine
+        return Usage(
+            tuple(machine.pe(index).instructions for index in range(machine.num_pes)),
+            self._monitor.count_granules(),
+            {pas: machine.resident(pas) for pas in Pas},
         )
 
     def leak_check(self) -> list[int]:

@@ -56,6 +56,15 @@ class RmiStatus(IntEnum):
     ERROR_RTT = 4
 
 
+#: What each failure means, for a reader.  Spec: DEN0137 1.0, "RmiStatusCode type".
+STATUS_MEANINGS: Final[dict[int, str]] = {
+    RmiStatus.ERROR_INPUT: "an argument is not what it has to be",
+    RmiStatus.ERROR_REALM: "the realm is in a state that does not allow it",
+    RmiStatus.ERROR_REC: "the REC is in a state that does not allow it",
+    RmiStatus.ERROR_RTT: "the walk of the realm's tables ended where it must not",
+}
+
+
 def unpack_status(x0: int) -> tuple[int, int]:
     """Split x0 of a result into status and index.
 

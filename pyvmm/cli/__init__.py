@@ -4,25 +4,35 @@ A verb parses and prints; what it does lives in `pyvmm.vm`.  A verb's module is 
 the one to run, so that `pyvmm run` does not wait for what `pyvmm image` needs.
 """
 
+import builtins
 import sys
 from importlib import import_module
 
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.vm.exit_code import ExitCode, Failure
 
 #: Verb → its module here, which has a command of the same name, and its line in the help.
 VERBS = {
-    "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
-    "hes": ("hes", "Look at the root of trust, and drive it."),
-    "image": ("image", "Make the files of a guest."),
-    "measure": ("measure", "Say what the initial measurement of a realm will be."),
     "run": ("run", "Run a guest: a normal VM, or a realm."),
+    "create": ("create", "Make an instance that waits to be started."),
+    "start": ("start", "Start instances."),
+    "console": ("console", "Attach this terminal to an instance's console."),
+    "wait": ("wait", "Wait for a state of an instance, or for words of its console."),
+    "pause": ("pause", "Hold the vCPUs of instances."),
+    "resume": ("resume", "Let paused instances go on."),
+    "stop": ("stop", "Stop instances, their disks flushed."),
+    "destroy": ("destroy", "Stop instances and leave nothing of them."),
+    "list": ("list", "List the instances."),
+    "measure": ("measure", "Say what the initial measurement of a realm will be."),
+    "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
+    "image": ("image", "Make the files of a guest."),
+    "hes": ("hes", "Look at the root of trust, and drive it."),
     "token": ("token", "Look into attestation tokens, make some."),
     "verify": ("verify", "Verify an attestation token."),
     "version": ("version", "Say which version this is."),
 }
-_BAD_INPUT = 2
 
 
 class Verbs(click.Group):
@@ -38,7 +48,8 @@ class Verbs(click.Group):
         del ctx
         if cmd_name not in VERBS:
             return None
-        command = getattr(import_module(f"{__name__}.{VERBS[cmd_name][0]}"), cmd_name)
+        module = import_module(f"{__name__}.{VERBS[cmd_name][0]}")
+        command = getattr(module, _name_in_python(cmd_name))
         assert isinstance(command, click.Command)  # noqa: S101  the table is wrong otherwise
         return command
 
@@ -47,6 +58,11 @@ class Verbs(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(verb, line) for verb, (_, line) in VERBS.items()])
+
+
+def _name_in_python(verb: str) -> str:
+    """Return the name of a verb's function: its own, unless Python has one of that name."""
+    return f"{verb}_" if hasattr(builtins, verb) else verb
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,19 +77,21 @@ def main() -> None:
         status = cli.main(prog_name="pyvmm", standalone_mode=False)
     except UserError as error:
         _refuse(str(error))
+    except Failure as failure:
+        _refuse(str(failure), failure.code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(_BAD_INPUT)
+        sys.exit(ExitCode.BAD_INPUT)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "pyvmm"
         _refuse(f"{' '.join(error.format_message().split())} (see {path} --help)")
     except click.Abort:
-        _refuse("interrupted")
+        _refuse("interrupted", ExitCode.INTERRUPTED)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _refuse(line: str) -> None:
+def _refuse(line: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
     click.echo(f"pyvmm: {line}", err=True)
-    sys.exit(_BAD_INPUT)
+    sys.exit(code)

@@ -16,6 +16,7 @@ from typing import Final, ParamSpec, TypedDict, TypeVar
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli.trace import KINDS
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
 from pyvmm.vm.options import VmOptions
@@ -79,6 +80,17 @@ _OPTIONS: Final = (
 )
 
 
+_LIFE_OPTIONS: Final = (
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0),
+        metavar="SECONDS",
+        help="stop the guest so long after its start",
+    ),
+    click.option("--trace", metavar="KIND,...[:FILE]", help=f"print events: {','.join(KINDS)}"),
+)
+
+
 class GuestOptions(TypedDict):
     """What the user said, by click's names of the options."""
 
@@ -108,6 +120,13 @@ class GuestOptions(TypedDict):
 def guest_options(verb: Callable[P, R]) -> Callable[P, R]:
     """Give a verb the options of a guest."""
     for option in reversed(_OPTIONS):
+        verb = option(verb)
+    return verb
+
+
+def life_options(verb: Callable[P, R]) -> Callable[P, R]:
+    """Give a verb the options that say what happens to a guest that runs."""
+    for option in reversed(_LIFE_OPTIONS):
         verb = option(verb)
     return verb
 

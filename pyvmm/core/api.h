@@ -86,6 +86,8 @@ uint64_t machine_id_register(struct machine *machine, uint32_t encoding);
 void pe_reset_state(struct pe_state *state);
 void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64_t budget, struct pe_exit *exit);
 void pe_kick(struct machine *machine, uint32_t pe);
+/* Instructions that a PE has executed in all its runs, up to a fraction of a millisecond ago; never less than before. */
+uint64_t pe_instructions(struct machine *machine, uint32_t pe);
 
 /* For tests and tools: the op that a word decodes to (an index into core_op_name()), and one address translation.
  * translate: returns 0 and *pa, *pas; or the fault status code (FSC), *stage2 tells the stage. access: 0 read, 1 write, 2 fetch. */

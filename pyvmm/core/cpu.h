@@ -131,6 +131,7 @@ struct cpu {
     uint64_t icount;      /* instructions of this pe_run() up to the last synchronisation */
     uint64_t budget;
     uint64_t icount_base; /* instructions of earlier pe_run()s: the virtual clock */
+    _Atomic uint64_t retired; /* all of them, up to the last poll: for other threads to read */
     struct pe_state st;   /* all other architectural state */
 
     struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];

@@ -38,6 +38,7 @@ static int64_t min64(int64_t a, int64_t b) {
 /* Set the next poll point; executed = instructions so far. */
 static void set_limit(struct cpu *cpu, int64_t executed) {
     cpu->icount = (uint64_t)executed;
+    atomic_store_explicit(&cpu->retired, cpu->icount_base + cpu->icount, memory_order_relaxed);
     cpu->limit = min64((int64_t)cpu->budget, executed + POLL_INTERVAL) << 4;
 }
 

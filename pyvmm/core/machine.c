@@ -358,6 +358,7 @@ void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64
     atomic_fetch_and(&cpu->request, ~(uint32_t)(REQ_LEAVE | REQ_IRQ));
     cpu->icount_base += cpu->icount;
     cpu->icount = 0;
+    atomic_store_explicit(&cpu->retired, cpu->icount_base, memory_order_relaxed);
     store_state(cpu, state);
 }
 
@@ -365,6 +366,10 @@ void pe_kick(struct machine *machine, uint32_t pe) {
     struct cpu *cpu = machine->pe[pe];
     cpu_request(cpu, REQ_KICK);
     cpu_wake(cpu);
+}
+
+uint64_t pe_instructions(struct machine *machine, uint32_t pe) {
+    return atomic_load_explicit(&machine->pe[pe]->retired, memory_order_relaxed);
 }
 
 int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *state, uint64_t va, uint32_t access,

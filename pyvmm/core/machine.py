@@ -32,6 +32,9 @@ machine_tlbi_pa = lib.machine_tlbi_pa
 machine_tlbi_ipa = lib.machine_tlbi_ipa
 
 
+STAT_BLOCK_SIZE = 512  # the unit of stat(2)'s st_blocks
+
+
 class Clock(IntEnum):
     """What the guest's time follows."""
 
@@ -146,6 +149,11 @@ class Pe:
         """Make this run, or the next one, return with ExitReason.IRQ."""
         lib.pe_kick(self._machine, self.index)
 
+    @property
+    def instructions(self) -> int:
+        """How many it has executed in all its runs; any thread may ask."""
+        return int(lib.pe_instructions(self._machine, self.index))
+
     def translate(self, context: PeContext, va: int, access: int = 0) -> tuple[int, int, Pas, bool]:
         """Translate one address as the context would.
 
@@ -225,6 +233,10 @@ class Machine:
     def tlbi_vmid(self, vmid: int) -> None:
         """Invalidate every translation of a VMID."""
         lib.machine_tlbi_vmid(self.handle, vmid)
+
+    def resident(self, pas: Pas) -> int:
+        """Return how many bytes of the host's memory a PAS takes."""
+        return os.fstat(self.memfd(pas)).st_blocks * STAT_BLOCK_SIZE
 
     def counter(self) -> int:
         """Return CNTPCT, in ticks of ``counter_frequency``."""

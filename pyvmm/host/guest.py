@@ -8,14 +8,15 @@ for its device accesses and a vGIC for its interrupts::
     guest = Realm(firmware, memory, allocator, bus=bus, vgic=vgic, config=config,
                   kick=lambda cpu: machine.pe(cpu).kick(), options=RealmOptions())
     ...                        # devices get guest.dma and vgic.set_spi
-    guest.start()              # build it, load it (or build() did), start one thread a vCPU
+    guest.build()              # load the payload; a realm is measured by that
+    guest.start()              # build it unless that was done, start one thread a vCPU
     outcome = guest.wait()     # until the guest is off, stop() was called, or it crashed
     guest.close()              # give every granule back
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Protocol
 
 RPV_SIZE = 64
@@ -87,6 +88,24 @@ class Outcome(Enum):
     CRASHED = "crashed"
 
 
+class ExitKind(IntEnum):
+    """What a vCPU wanted of its host when it stopped running."""
+
+    MMIO = 0  # a device access
+    FAULT = 1  # memory that it has not yet
+    SYSREG = 2  # a trapped register: an interrupt for another vCPU
+    WFX = 3  # nothing to do
+    IRQ = 4  # an interrupt for the host, or the host itself
+    PSCI = 5  # a firmware call
+    RIPAS = 6  # a realm changes who has some of its memory
+    HOST_CALL = 7  # a realm calls its host
+    OTHER = 8
+
+
+#: Told how many pages of the payload are loaded, of how many; what it raises ends the building.
+Progress = Callable[[int, int], None]
+
+
 class Guest(Protocol):
     """A guest from the outside; every method may be called from any thread."""
 
@@ -102,7 +121,11 @@ class Guest(Protocol):
     def reason(self) -> str:
         """One line on why it crashed; empty otherwise."""
 
-    def build(self) -> None:
+    @property
+    def exits(self) -> Sequence[Sequence[int]]:
+        """How often each vCPU stopped running, by ``ExitKind``."""
+
+    def build(self, progress: Progress | None = None) -> None:
         """Build the guest and load its payload: all that is measured of a realm."""
 
     def start(self) -> None:
@@ -118,7 +141,7 @@ class Guest(Protocol):
         """Make every vCPU stand still for good; does not wait for it."""
 
     def pause(self) -> None:
-        """Hold every vCPU until ``resume``."""
+        """Hold every vCPU until ``resume``; returns when all stand still."""
 
     def resume(self) -> None:
         """Let the vCPUs go on after ``pause``."""

@@ -1,6 +1,7 @@
 """What the normal world needs of the machine, as Protocols: memory, PEs and the SMC waist."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pyvmm.arch.exits import ExitReason
@@ -129,3 +130,12 @@ class Machine(Protocol):
 
     def punch(self, pas: Pas, pa: int, size: int, /) -> None:
         """Drop contents of the caller's own memory: they read as zeros afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a machine has done and what it takes, as its owner sees it from outside."""
+
+    instructions: tuple[int, ...]  # executed, by PE
+    granules: Mapping[Pas, int]  # that the GPT gives to each PAS
+    resident: Mapping[Pas, int]  # bytes of the owner's memory

@@ -5,6 +5,7 @@ thread runs its PE until an exit and answers it: device accesses go to the bus, 
 go to the vGIC; what the guest may not do becomes an exception in the guest.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from pyvmm.arch.esr import (
@@ -25,7 +26,7 @@ from pyvmm.arch.stage2 import HCR_EL2, level_size
 from pyvmm.host import inject
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.dma import LinearMemory
-from pyvmm.host.guest import Bus, GuestConfig, Outcome
+from pyvmm.host.guest import Bus, ExitKind, GuestConfig, Outcome, Progress, Segment
 from pyvmm.host.machine import Machine, PeContext, PeExit, PhysicalMemory
 from pyvmm.host.psci import Psci
 from pyvmm.host.stage2 import Stage2
@@ -48,6 +49,7 @@ CM: Final = ESR_ABORT.CM.mask
 WNR: Final = ESR_ABORT.WnR.mask
 DATA_ABORT: Final = int(ExceptionClass.DATA_ABORT_LOWER)
 SYNC: Final = int(ExitReason.SYNC)
+MMIO: Final = int(ExitKind.MMIO)
 
 ICC_SGI1R: Final = sysreg_key(3, 0, 12, 11, 5)
 ICC_ASGI1R: Final = sysreg_key(3, 0, 12, 11, 6)
@@ -90,10 +92,9 @@ class NormalVm(VcpuGuest):
 
     # --- Guest ----------------------------------------------------------------------------
 
-    def _build(self) -> None:
+    def _build(self, progress: Progress | None) -> None:
         """Load the payload and set the boot vCPU."""
-        for segment in self._config.segments:
-            self.dma.write(segment.ipa, segment.data)
+        self._load(self._config.segments, progress)
         self._prepare(0, self._config.entry, 0)
         for n, value in enumerate(self._config.args):
             self._contexts[0].x[n] = value
@@ -108,6 +109,14 @@ class NormalVm(VcpuGuest):
             self._machine.punch(Pas.NS, self._ram_pa, self._config.ram_size)
             self._stage2.close()
             self._allocator.free(self._ram_pa, self._config.ram_size)
+
+    def _load(self, segments: Sequence[Segment], progress: Progress | None) -> None:
+        total, done = sum(-(-len(each.data) // GRANULE_SIZE) for each in segments), 0
+        for segment in segments:
+            self.dma.write(segment.ipa, segment.data)
+            done += -(-len(segment.data) // GRANULE_SIZE)
+            if progress is not None:
+                progress(done, total)
 
     # --- vCPUs ----------------------------------------------------------------------------
 
@@ -135,7 +144,7 @@ class NormalVm(VcpuGuest):
     def _run(self, cpu: int) -> None:
         """Run one vCPU while it may."""
         vgic, running, timers = self._vgic, self._vcpus.running, self._timers[cpu]
-        pe = self._machine.pe(cpu)
+        pe, exits = self._machine.pe(cpu), self._vcpus.exits[cpu]
         loaded: list[int] | None = None
         while running[cpu]:
             context = self._contexts[cpu]  # CPU_ON may have come before this thread has parked
@@ -150,42 +159,48 @@ class NormalVm(VcpuGuest):
             timers.sample(context.cntv_ctl, context.cntp_ctl)
             reason = exit_.reason
             if reason == SYNC:
-                self._handle_sync(cpu, context, exit_)
-            elif reason == ExitReason.SERROR:
+                exits[self._handle_sync(cpu, context, exit_)] += 1
+                continue
+            exits[ExitKind.IRQ] += 1
+            if reason == ExitReason.SERROR:
                 self._vcpus.finish(Outcome.CRASHED, f"vCPU {cpu}: SError")
 
     # --- exits ----------------------------------------------------------------------------
 
-    def _handle_sync(self, cpu: int, context: PeContext, exit_: PeExit) -> None:
+    def _handle_sync(self, cpu: int, context: PeContext, exit_: PeExit) -> int:
+        """Answer a synchronous exit; return its ``ExitKind``."""
         esr = exit_.esr
         exception_class = esr >> EC_SHIFT & 0x3F
         if exception_class == DATA_ABORT:
-            self._handle_data_abort(context, exit_, esr)
-            return
+            return self._handle_data_abort(context, exit_, esr)
         match exception_class:
             case ExceptionClass.HVC64:
                 args = (context.x[1], context.x[2], context.x[3])
                 context.x[0] = self._psci.call(cpu, context.x[0] & 0xFFFF_FFFF, args)
+                return ExitKind.PSCI
             case ExceptionClass.SMC64:  # no firmware behind it; the PC is still at the SMC
                 context.x[0] = NOT_SUPPORTED
                 context.pc += 4
             case ExceptionClass.SYSREG:
                 self._handle_sysreg(cpu, context, esr)
+                return ExitKind.SYSREG
             case ExceptionClass.WFX:
                 context.pc += 4
+                return ExitKind.WFX
             case ExceptionClass.INSTRUCTION_ABORT_LOWER:
                 inject.external_abort(context, exit_.far, fetch=True)
             case _:
                 inject.undefined(context)
+        return ExitKind.OTHER
 
-    def _handle_data_abort(self, context: PeContext, exit_: PeExit, esr: int) -> None:
+    def _handle_data_abort(self, context: PeContext, exit_: PeExit, esr: int) -> int:
         """Emulate a device access; one that the syndrome does not describe is an abort."""
         if esr & CM:  # cache maintenance of a device: nothing to do
             context.pc += 4
-            return
+            return ExitKind.OTHER
         if esr & ACCESS_KIND != DEVICE_ACCESS:
             inject.external_abort(context, exit_.far, fetch=False)
-            return
+            return ExitKind.OTHER
         ipa = ipa_of(exit_.hpfar) | exit_.far & PAGE_MASK
         size = 1 << (esr >> 22 & 3)
         register = esr >> 16 & 0x1F
@@ -197,6 +212,7 @@ class NormalVm(VcpuGuest):
         else:
             self._bus.read(ipa, size)
         context.pc += 4
+        return MMIO
 
     def _handle_sysreg(self, cpu: int, context: PeContext, esr: int) -> None:
         """An SGI is sent; any other trapped register does not exist."""

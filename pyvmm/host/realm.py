@@ -30,7 +30,7 @@ from pyvmm.arch.rmi import (
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.dma import SharedMemory
-from pyvmm.host.guest import Bus, GuestConfig, Outcome, RealmOptions, Segment
+from pyvmm.host.guest import Bus, GuestConfig, Outcome, Progress, RealmOptions, Segment
 from pyvmm.host.machine import Firmware, PhysicalMemory
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rec import Rec
@@ -42,6 +42,7 @@ MIN_IPA_BITS: Final = 32  # of the protected half
 NUM_BREAKPOINTS: Final = 1  # minus one; measured, so not taken from the machine
 NUM_WATCHPOINTS: Final = 1
 MPIDR_AFFINITY: Final = 0xFF_00FF_FF0F  # the bits by which the RMM finds a REC
+PAGES_A_STEP: Final = 64  # of the payload, from one report of progress to the next
 HASHES: Final = {"sha256": HashAlgorithm.SHA_256, "sha512": HashAlgorithm.SHA_512}
 
 
@@ -123,8 +124,8 @@ class Realm(VcpuGuest):
         """What of its RAM the realm shares."""
         return self._memory.dma
 
-    def _build(self) -> None:
-        """Build the realm, load the payload, activate it; RmiError if refused.
+    def _build(self, progress: Progress | None) -> None:
+        """Build the realm and load the payload, up to its state NEW; RmiError if refused.
 
         UserError if it cannot have its metadata.
         """
@@ -133,10 +134,9 @@ class Realm(VcpuGuest):
         if self._options.metadata:
             self._set_metadata(self._options.metadata)
         self._memory.init_ripas()
-        self._load(self._config.segments)
+        self._load(self._config.segments, progress)
         for cpu in range(self._config.num_cpus):
             self._create_rec(cpu)
-        self._activate()
 
     def close(self) -> None:
         """Stop, wait, destroy the realm, and give every granule back."""
@@ -195,13 +195,16 @@ class Realm(VcpuGuest):
                 "--metadata: made for another realm: make them for the RIM of pyvmm measure"
             ) from None
 
-    def _load(self, segments: Sequence[Segment]) -> None:
+    def _load(self, segments: Sequence[Segment], progress: Progress | None) -> None:
         """Copy the payload in, page by page through one staging granule, measured."""
+        total = sum(len(each.data) for each in segments) // GRANULE_SIZE
         staging = self._allocator.allocate()
         try:
-            for ipa, page in pages_of(segments):
+            for done, (ipa, page) in enumerate(pages_of(segments)):
                 self._ns.write(staging, page)
                 self._memory.create_data(ipa, staging)
+                if progress is not None and not done % PAGES_A_STEP:
+                    progress(done, total)
         finally:
             self._allocator.free(staging)
 

@@ -24,7 +24,7 @@ from pyvmm.arch.rmi import (
     unpack_status,
 )
 from pyvmm.arch.smccc import NOT_SUPPORTED
-from pyvmm.host.guest import Bus, Outcome
+from pyvmm.host.guest import Bus, ExitKind, Outcome
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rmi import Rmi, RmiError
 from pyvmm.host.vcpu import TimerLines, Vcpus
@@ -60,6 +60,8 @@ ABORTS: Final = (
 )
 ISV: Final = ESR_ABORT.ISV.mask
 WNR: Final = ESR_ABORT.WnR.mask
+MMIO: Final = int(ExitKind.MMIO)
+FAULT: Final = int(ExitKind.FAULT)
 EMUL_MMIO: Final = int(RecEnterFlags.EMUL_MMIO)
 INJECT_SEA: Final = int(RecEnterFlags.INJECT_SEA)
 
@@ -107,6 +109,7 @@ class Rec:
         self._bus = bus
         self._vgic = vgic
         self._vcpus = vcpus
+        self._exits = vcpus.exits[cpu]
         self._timers = TimerLines(vgic, cpu)
         self._alias = alias
         self._find_rec = find_rec
@@ -151,16 +154,19 @@ class Rec:
             return self._handle_sync(words)
         match reason:
             case RecExitReason.PSCI:
+                self._exits[ExitKind.PSCI] += 1
                 return self._handle_psci(words)
             case RecExitReason.RIPAS_CHANGE:
+                self._exits[ExitKind.RIPAS] += 1
                 return self._handle_ripas_change(words)
             case RecExitReason.HOST_CALL:
+                self._exits[ExitKind.HOST_CALL] += 1
                 words[ENTER_GPRS : ENTER_GPRS + NUM_GPRS] = words[EXIT_GPRS : EXIT_GPRS + NUM_GPRS]
                 words[ENTER_GPRS] = NOT_SUPPORTED  # there is no service to call
             case RecExitReason.SERROR:
                 self._crash("SError")
             case _:  # IRQ, FIQ: the exit itself was the point
-                pass
+                self._exits[ExitKind.IRQ] += 1
         return 0
 
     def _crash(self, reason: str) -> int:
@@ -177,14 +183,19 @@ class Rec:
             ipa ^= self._alias
             if not self._memory.is_ram(ipa):
                 return self._handle_mmio(words, esr, ipa | words[EXIT_FAR] & PAGE_MASK)
+            self._exits[FAULT] += 1
             return 0 if self._memory.share(self._cpu, ipa) else INJECT_SEA
         if exception_class == ExceptionClass.SYSREG:
+            self._exits[ExitKind.SYSREG] += 1
             if not esr & ESR_SYSREG.READ.mask:
                 self._vgic.send_sgi(self._cpu, words[EXIT_GPRS])
             words[ENTER_GPRS] = 0
+            return 0
+        self._exits[ExitKind.WFX] += 1
         return 0  # WFI, WFE: look for interrupts and go on
 
     def _handle_private_fault(self, ipa: int) -> int:
+        self._exits[FAULT] += 1
         if not self._memory.is_ram(ipa):
             return self._crash(f"the realm wants memory at {ipa:#x}, where it has none")
         self._memory.back(self._cpu, ipa)
@@ -192,6 +203,7 @@ class Rec:
 
     def _handle_mmio(self, words: memoryview, esr: int, addr: int) -> int:
         """Emulate a device access; the RMM extends what a load returns."""
+        self._exits[MMIO] += 1
         if not esr & ISV:
             return INJECT_SEA
         size = 1 << (esr >> 22 & 3)

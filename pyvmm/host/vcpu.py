@@ -11,7 +11,7 @@ from collections.abc import Callable
 from threading import Condition, Thread
 
 from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
-from pyvmm.host.guest import Outcome
+from pyvmm.host.guest import ExitKind, Outcome, Progress
 from pyvmm.host.vgic import Vgic
 
 TIMER_FIELDS = 0b111
@@ -48,6 +48,7 @@ class Vcpus:
     ) -> None:
         """``run`` and ``kick`` take the index of a vCPU; CPU 0 begins powered on."""
         self.running = [False] * num_cpus
+        self.exits = [[0] * len(ExitKind) for _ in range(num_cpus)]  # by ExitKind
         self.outcome: Outcome | None = None
         self.reason = ""
         self._run = run
@@ -55,6 +56,7 @@ class Vcpus:
         self._is_on = [cpu == 0 for cpu in range(num_cpus)]
         self._is_wanted = [False] * num_cpus  # turned on before it had turned off
         self._is_paused = False
+        self._num_inside = 0  # threads that are in ``run``
         self._failure: BaseException | None = None
         self._changed = Condition()
         self._threads: list[Thread] = []
@@ -102,10 +104,17 @@ class Vcpus:
         """Say whether a vCPU is powered on."""
         return self._is_on[cpu]
 
-    def set_paused(self, paused: bool) -> None:
-        """Hold all vCPUs, or let them go on."""
+    def pause(self) -> None:
+        """Hold all vCPUs; return when they stand still, or are let go on again."""
         with self._changed:
-            self._is_paused = paused
+            self._is_paused = True
+            self._update()
+            self._changed.wait_for(lambda: not self._num_inside or not self._is_paused)
+
+    def resume(self) -> None:
+        """Let the vCPUs go on."""
+        with self._changed:
+            self._is_paused = False
             self._update()
 
     def finish(self, outcome: Outcome, reason: str = "") -> None:
@@ -139,7 +148,10 @@ class Vcpus:
     def _main(self, cpu: int) -> None:
         try:
             while self._may_run(cpu):
-                self._run(cpu)
+                try:
+                    self._run(cpu)
+                finally:
+                    self._leave()
         except BaseException as error:  # noqa: BLE001 - handed to wait(), which raises it
             self._failure = error
             self.finish(Outcome.CRASHED, f"vCPU {cpu}: {error!r}")
@@ -148,7 +160,15 @@ class Vcpus:
         """Park until the vCPU may run; False when the guest has ended."""
         with self._changed:
             self._changed.wait_for(lambda: self.running[cpu] or self.outcome is not None)
-            return self.outcome is None
+            may_run = self.outcome is None
+            self._num_inside += may_run
+            return may_run
+
+    def _leave(self) -> None:
+        """Note that a thread is back from ``run``."""
+        with self._changed:
+            self._num_inside -= 1
+            self._changed.notify_all()
 
 
 class VcpuGuest(ABC):
@@ -167,20 +187,29 @@ class VcpuGuest(ABC):
         """One line on why it crashed; empty otherwise."""
         return self._vcpus.reason
 
-    def build(self) -> None:
+    @property
+    def exits(self) -> list[list[int]]:
+        """How often each vCPU stopped running, by ``ExitKind``."""
+        return self._vcpus.exits
+
+    def build(self, progress: Progress | None = None) -> None:
         """Build the guest and load its payload, once."""
         if not self._is_built:
             self._is_built = True
-            self._build()
+            self._build(progress)
 
     @abstractmethod
-    def _build(self) -> None:
+    def _build(self, progress: Progress | None) -> None:
         """Do it."""
 
     def start(self) -> None:
         """Build the guest unless that was done, and start the vCPU threads."""
         self.build()
+        self._activate()
         self._vcpus.start()
+
+    def _activate(self) -> None:  # noqa: B027  not every guest has something to do
+        """Do what makes a guest that is built one that may run; a normal VM is one already."""
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Wait for the end, at most ``timeout`` seconds; raise what a vCPU thread raised."""
@@ -191,9 +220,9 @@ class VcpuGuest(ABC):
         self._vcpus.finish(Outcome.STOPPED)
 
     def pause(self) -> None:
-        """Hold every vCPU until ``resume``."""
-        self._vcpus.set_paused(True)
+        """Hold every vCPU until ``resume``; returns when all stand still."""
+        self._vcpus.pause()
 
     def resume(self) -> None:
         """Let the vCPUs go on."""
-        self._vcpus.set_paused(False)
+        self._vcpus.resume()

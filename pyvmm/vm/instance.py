@@ -1,13 +1,14 @@
-"""An instance: one guest with its devices and its terminal, from start to end.
+"""An instance: one guest with its devices and its console, from start to end.
 
 The platform (machine and firmware) makes the guest; everything a user sees of it is put together
-here.  Order of life: payload, platform, guest, devices, run, and back in the opposite order.
+here.  Order of life: payload, platform, guest, devices, build, start, and back in the opposite
+order.  Who may do what when is the lifecycle's to say (`pyvmm.vm.lifecycle`).
 """
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
-from enum import IntEnum
 from functools import partial
 from typing import Final, Protocol
 
@@ -24,10 +25,13 @@ from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.virtio.transport import VirtioMmio
-from pyvmm.host.guest import Guest, GuestConfig, Outcome, RealmOptions
+from pyvmm.host.guest import Guest, GuestConfig, Outcome, Progress, RealmOptions
+from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
 from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import machine
+from pyvmm.vm.console import ConsoleLog
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine import MemoryMap
 from pyvmm.vm.options import NetworkOptions, VmOptions
 from pyvmm.vm.panic import PanicWatch
@@ -35,17 +39,6 @@ from pyvmm.vm.terminal import Console, EndSignals, Terminal
 
 #: Seconds without output after which a console is taken to be done with its beginning.
 _QUIET: Final = 0.2
-
-
-class ExitCode(IntEnum):
-    """What `pyvmm run` ends with; part of its interface."""
-
-    OK = 0  # the guest powered off, or asked for a reset
-    BAD_INPUT = 2
-    PANIC = 3  # its console showed a kernel panic
-    CRASHED = 4  # it did what no guest can go on after
-    QUIT = 5  # the user left it, by Ctrl-A x or a signal
-    TIMEOUT = 124  # as timeout(1) says it
 
 
 class Platform(Protocol):
@@ -60,22 +53,38 @@ class Platform(Protocol):
     ) -> Guest:
         """Make a guest: a realm if there are options for one, else a normal VM."""
 
+    def usage(self) -> Usage:
+        """Say what the machine has done so far and what it takes."""
+
 
 class Instance:
-    """A guest that is put together; `run` is its life.
+    """A guest that is put together; `run` is its life in one breath.
+
+    Args:
+        terminal: where its console is shown and typed; None leaves both to who attaches.
+        console_log: where the console's output is kept.
 
     Raises:
         UserError: a disk or network as asked for is not to be had.
     """
 
     def __init__(
-        self, options: VmOptions, config: GuestConfig, platform: Platform, terminal: Terminal
+        self,
+        options: VmOptions,
+        config: GuestConfig,
+        platform: Platform,
+        terminal: Terminal | None = None,
+        console_log: ConsoleLog | None = None,
     ) -> None:
         self._options = options
+        self._platform = platform
         self._terminal = terminal
+        self.console_log = console_log or ConsoleLog()
+        self._devices: dict[str, VirtioDevice] = {}
         self._panic = PanicWatch()
         self._has_quit = False
         self._last_output = math.inf
+        self._has_listened = options.console == "serial"
         self._resources = ExitStack()
         self._num_virtio = 0
         self._bus = Bus(platform.events)
@@ -93,26 +102,71 @@ class Instance:
             raise
 
     def run(self, timeout: float | None = None) -> ExitCode:
-        """Run the guest to its end, and give back all it had.
+        """Build, start and run the guest to its end, and give back all it had.
 
         Args:
             timeout: seconds after which it is stopped.
         """
-        with self._resources:
-            self._guest.start()
-            self._terminal.start(self._console, self.quit, self._is_listening)
+        try:
+            self.build()
+            self.start()
             with EndSignals(self.quit):
-                outcome = self._guest.wait(timeout)
-            if outcome is None:
-                self._guest.stop()
-            code = self._exit_code(outcome)
+                return self.wait(timeout)
+        finally:
+            self.close()
+
+    def build(self, progress: Progress | None = None) -> None:
+        """Load the payload, and measure a realm by that; once.
+
+        Raises:
+            RmiError: the RMM refused it.
+        """
+        self._guest.build(progress)
+
+    def start(self) -> None:
+        """Let the guest run; once.
+
+        Raises:
+            RmiError: the RMM refused it.
+        """
+        self._guest.start()
+        if self._terminal is not None:
+            self._terminal.start(self._console, self.quit, lambda: self.is_listening)
+
+    def pause(self) -> None:
+        """Hold every vCPU; returns when they stand still.  The guest's clock goes on."""
+        self._guest.pause()
+
+    def resume(self) -> None:
+        """Let the vCPUs go on."""
+        self._guest.resume()
+
+    def wait(self, timeout: float | None = None) -> ExitCode:
+        """Wait for the end, which comes at the latest after ``timeout`` seconds."""
+        outcome = self._guest.wait(timeout)
+        if outcome is None:
+            self._stop()
+        code = self._exit_code(outcome)
+        if self._terminal is not None:
             self._terminal.stop()
-            self._uart.flush()
-            return code
+        self._uart.flush()
+        return code
+
+    def close(self) -> None:
+        """Give back all that the guest had; disks are on stable storage then."""
+        try:
+            self._resources.close()
+        finally:
+            self.console_log.close()
 
     def quit(self) -> None:
         """Leave the guest as if the plug were pulled; any thread."""
         self._has_quit = True
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._terminal is not None:
+            self._terminal.hurry()  # a vCPU may be waiting for its reader
         self._guest.stop()
 
     def _exit_code(self, outcome: Outcome | None) -> ExitCode:
@@ -135,14 +189,45 @@ class Instance:
         """Why the guest crashed, in one line; empty otherwise."""
         return self._guest.reason
 
-    def _is_listening(self) -> bool:
-        """Tell whether input would be kept.
+    def type(self, data: bytes) -> None:
+        """Give input to the console; any thread."""
+        self._console.receive(data)
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes of input the guest has not taken yet."""
+        return self._console.backlog
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Tell the guest the size of the terminal, if its console can have one; any thread."""
+        if isinstance(self._console, VirtioConsole):
+            self._console.resize(columns, rows)
+
+    @property
+    def exits(self) -> list[list[int]]:
+        """How often each vCPU stopped running, by `ExitKind`."""
+        return [list(counts) for counts in self._guest.exits]
+
+    def usage(self) -> Usage:
+        """Say what the machine has done so far and what it takes."""
+        return self._platform.usage()
+
+    def counters(self) -> Mapping[str, Mapping[str, int]]:
+        """Return what the devices count, by their names."""
+        console = {"output_bytes": self.console_log.end}
+        return {"console": console} | {
+            name: dict(device.counters) for name, device in self._devices.items() if device.counters
+        }
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether input would be kept: from some moment on, for good.
 
         The serial port keeps it until its driver asks. Linux's driver of the virtio console throws
         away what comes before it has set up its port, during which it prints the log so far.
         """
-        is_quiet = time.monotonic() > self._last_output + _QUIET
-        return self._options.console == "serial" or is_quiet
+        self._has_listened |= time.monotonic() > self._last_output + _QUIET
+        return self._has_listened
 
     # --- putting it together --------------------------------------------------------------------
 
@@ -152,7 +237,9 @@ class Instance:
     def _show(self, data: bytes) -> None:
         """Take the console's output: to the user, and to the one who looks for a panic."""
         self._last_output = time.monotonic()
-        self._terminal.write(data)
+        self.console_log.write(data)
+        if self._terminal is not None:
+            self._terminal.write(data)
         self._panic.feed(data)
         if self._panic.has_ended:
             self._guest.stop()
@@ -176,15 +263,16 @@ class Instance:
         self._dma = GuestDma(self._guest.dma)
         for disk in self._options.disks:
             image = RawDisk(disk.path, is_read_only=disk.is_read_only)
-            self._resources.callback(image.close)
+            self._resources.callback(_close_disk, image)
             self._plug(VirtioBlk(image), "blk")
         if self._options.network is not None:
             self._add_network(self._options.network)
         if self._options.console == "virtio":
-            console = VirtioConsole(self._show, self._terminal.size)
-            self._plug(console, "console")
+            console = VirtioConsole(self._show, self._terminal.size if self._terminal else (0, 0))
+            self._plug(console, "hvc")
             self._console = console
-            self._terminal.on_resize(console.resize)
+            if self._terminal is not None:
+                self._terminal.on_resize(console.resize)
         if self._options.has_rng:
             self._plug(VirtioRng(), "rng")
 
@@ -214,8 +302,18 @@ class Instance:
             self._irq(machine.VIRTIO_SPI + slot),
             access_platform=self._options.realm is not None,
         )
+        self._devices[f"{name}{slot}"] = device
         self._bus.add(machine.virtio_base(slot), machine.VIRTIO_STRIDE, transport, f"{name}{slot}")
 
 
 def _drop(_data: bytes) -> None:
     """Be the line of a serial port that goes nowhere."""
+
+
+def _close_disk(disk: RawDisk) -> None:
+    """Close a disk; what the guest wrote, and perhaps did not flush, stays."""
+    try:
+        if not disk.is_read_only:
+            disk.flush()
+    finally:
+        disk.close()

@@ -20,6 +20,7 @@ from typing import Final, Protocol, Self
 _ESCAPE: Final = 0x01  # Ctrl-A
 _QUIT: Final = ord("x")
 _CHUNK: Final = 4096
+_ROOM: Final = 4096  # bytes that a pipe surely takes once it takes any
 _PACE: Final = 0.005  # seconds until a guest that was behind is looked at again
 
 
@@ -71,6 +72,7 @@ class Terminal:
         self._saved: list[int | list[bytes | int]] = []
         self._has_reader = True
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
+        self._hurry = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._old_winch: Handler = None
 
@@ -94,10 +96,6 @@ class Terminal:
         return (columns, rows)
 
     def __enter__(self) -> Self:
-        if self.is_interactive:
-            self._saved = termios.tcgetattr(self._in_fd)
-            self._is_raw = True
-            tty.setraw(self._in_fd, termios.TCSADRAIN)
         return self
 
     def __exit__(
@@ -108,6 +106,7 @@ class Terminal:
     ) -> None:
         self.stop()
         os.close(self._wakeup)
+        os.close(self._hurry)
         if self._old_winch is not None:
             signal.signal(signal.SIGWINCH, self._old_winch)
         if self._is_raw:
@@ -121,13 +120,17 @@ class Terminal:
         quit_: Callable[[], None],
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Begin to feed a console.
+        """Make the terminal raw, and begin to feed a console.
 
         Args:
             console: where the input goes.
             quit_: called, from another thread, when the user asks to leave.
             is_ready: asked until it once says yes; input waits so long.
         """
+        if self.is_interactive:
+            self._saved = termios.tcgetattr(self._in_fd)
+            self._is_raw = True
+            tty.setraw(self._in_fd, termios.TCSADRAIN)
         self._thread = threading.Thread(
             target=self._feed, args=(console, quit_, is_ready), name="pyvmm-terminal", daemon=True
         )
@@ -147,13 +150,24 @@ class Terminal:
     def write(self, data: bytes) -> None:
         """Show what the guest writes; once nobody reads it, it is dropped."""
         view = memoryview(data)
-        while view and self._has_reader:
+        while view and self._has_reader and self._wait_room():
             try:
-                view = view[os.write(self._out_fd, view) :]
+                view = view[os.write(self._out_fd, view[:_ROOM]) :]
             except BlockingIOError:
-                select.select([], [self._out_fd], [])
+                pass
             except OSError:
                 self._has_reader = False
+
+    def hurry(self) -> None:
+        """Let nobody wait for a reader any more: what has no room is dropped; any thread."""
+        os.eventfd_write(self._hurry, 1)
+
+    def _wait_room(self) -> bool:
+        """Return when there is room for output; False if there is none and no time to wait."""
+        poll = select.poll()
+        poll.register(self._hurry, select.POLLIN)
+        poll.register(self._out_fd, select.POLLOUT)
+        return any(fd == self._out_fd for fd, _ in poll.poll())
 
     def _feed(
         self, console: Console, quit_: Callable[[], None], is_ready: Callable[[], bool]

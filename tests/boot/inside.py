@@ -12,7 +12,8 @@ from pyvmm.arch.events import EventStream
 from pyvmm.host.guest import RealmOptions
 from pyvmm.platform import Platform
 from pyvmm.vm.boot import make_config
-from pyvmm.vm.instance import ExitCode, Instance
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.instance import Instance
 from pyvmm.vm.options import VmOptions
 from pyvmm.vm.terminal import Terminal
 from tests.boot.shell import PATIENCE, Shell

@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.arch.events import Event, EventStream, GptChange
 from pyvmm.arch.pas import Pas
-from pyvmm.vm.instance import ExitCode
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine import MIB
 from pyvmm.vm.options import VmOptions
 from tests.boot.command import pyvmm

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
-from pyvmm.vm.instance import ExitCode
 from tests.boot.command import PYVMM, Running, guest_options, pyvmm
 from tests.boot.shell import PATIENCE, Shell
 

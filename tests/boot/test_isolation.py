@@ -11,8 +11,8 @@ import pytest
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.devices.dma import DmaFault
 from pyvmm.vm import machine
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
-from pyvmm.vm.instance import ExitCode
 from pyvmm.vm.machine import MIB, RAM_BASE
 from pyvmm.vm.options import DiskOptions, VmOptions
 from tests.boot.command import is_clean, read_from

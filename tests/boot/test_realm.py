@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
-from pyvmm.vm.instance import ExitCode
 from pyvmm.vm.options import DiskOptions, VmOptions
 from tests.boot.atomics import atomics_program
 from tests.boot.command import copy_disk, guest_options, is_clean, pyvmm, read_from

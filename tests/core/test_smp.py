@@ -312,6 +312,23 @@ def test_a_kick_before_the_run_is_not_lost(pair: Pair) -> None:
     assert pair.start(1, "wfi\n b #-4").result(TIMEOUT)[0] == ExitReason.IRQ
 
 
+def test_instructions_are_counted_while_they_run(pair: Pair) -> None:
+    """Another thread sees the count grow, and never sink from one run to the next."""
+    pe = pair.bench.machine.pe(1)
+    seen = [pe.instructions]
+    for _ in range(3):
+        running = pair.start(1, "b #0")
+        deadline = time.monotonic() + TIMEOUT
+        while seen[-1] < seen[0] + 1_000_000 and time.monotonic() < deadline:
+            seen.append(pe.instructions)
+        pe.kick()
+        running.result(TIMEOUT)
+        seen.append(pe.instructions)
+        assert seen[-1] >= seen[0] + 1_000_000
+        assert seen == sorted(seen)
+        seen = seen[-1:]
+
+
 def test_a_granule_given_away_is_out_of_reach_at_once(pair: Pair) -> None:
     """A PE that writes to it all the time faults: no store lands once tlbi_pa() has returned."""
     gpt = Gpt(pair.bench)

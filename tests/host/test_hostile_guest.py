@@ -12,7 +12,8 @@ import pytest
 
 from pyvmm.host.guest import RealmOptions
 from pyvmm.platform import Platform
-from pyvmm.vm.instance import ExitCode, Instance
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.instance import Instance
 from pyvmm.vm.options import DiskOptions, VmOptions
 from pyvmm.vm.terminal import Terminal
 from tests.hostile import ALIAS, RAM_SIZE, Generator

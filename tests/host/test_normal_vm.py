@@ -11,7 +11,7 @@ from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.psci import PsciFid, PsciReturn
 from pyvmm.arch.smccc import NOT_SUPPORTED, VERSION_1_2, SmcccFid
 from pyvmm.host.allocator import Allocator
-from pyvmm.host.guest import Guest, GuestConfig, Outcome, Segment
+from pyvmm.host.guest import ExitKind, Guest, GuestConfig, Outcome, Segment
 from pyvmm.host.normal_vm import NormalVm
 from pyvmm.host.vgic import Vgic
 from tests.host.fakes import (
@@ -51,6 +51,7 @@ class Rig:
     def run(self) -> Outcome | None:
         """Run to the end."""
         guest: Guest = self.vm
+        guest.build()
         guest.start()
         return guest.wait(10)
 
@@ -314,6 +315,7 @@ def test_system_calls_end_every_cpu(fid: PsciFid, outcome: Outcome) -> None:
 def test_stop_ends_a_sleeping_guest_and_close_gives_everything_back() -> None:
     """From another thread; afterwards the allocator has all of DRAM again."""
     rig = Rig(lambda _: iter(()), lambda _: iter(()))
+    rig.vm.build()
     rig.vm.start()
     assert rig.vm.wait(0.01) is None
     rig.vm.stop()
@@ -324,8 +326,33 @@ def test_stop_ends_a_sleeping_guest_and_close_gives_everything_back() -> None:
     assert rig.machine.forgotten == [1]
 
 
+def test_exits_are_counted_by_kind() -> None:
+    """One for each, by the vCPU that made it."""
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield mmio(UART)
+        yield mmio(UART, WnR=1)
+        yield hvc(context, PsciFid.PSCI_VERSION)
+        yield FakeExit(esr=ESR_EL2.of(EC=ExceptionClass.WFX, IL=1))
+        yield FakeExit(esr=ESR_EL2.of(EC=ExceptionClass.UNKNOWN, IL=1))
+        yield FakeExit(ExitReason.IRQ)
+        yield power_off(context)
+
+    rig = Rig(guest, lambda _: iter(()))
+    assert rig.run() is Outcome.OFF
+    counts = {ExitKind(n): count for n, count in enumerate(rig.vm.exits[0]) if count}
+    assert counts == {
+        ExitKind.MMIO: 2,
+        ExitKind.PSCI: 2,
+        ExitKind.WFX: 1,
+        ExitKind.OTHER: 1,
+        ExitKind.IRQ: 1,
+    }
+    assert not any(rig.vm.exits[1])
+
+
 def test_pause_holds_the_guest_until_resume() -> None:
-    """A paused guest makes no progress."""
+    """Once pause has returned, a guest makes no progress."""
     steps: list[int] = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -335,9 +362,9 @@ def test_pause_holds_the_guest_until_resume() -> None:
         yield power_off(context)
 
     rig = Rig(guest)
+    rig.vm.build()
     rig.vm.start()
     rig.vm.pause()
-    assert rig.vm.wait(0.05) is None
     count = len(steps)
     assert rig.vm.wait(0.05) is None
     assert len(steps) == count
@@ -361,6 +388,7 @@ def test_bug_in_a_vcpu_thread_is_raised_by_wait() -> None:
         raise ZeroDivisionError(context.pc)
 
     rig = Rig(guest)
+    rig.vm.build()
     rig.vm.start()
     with pytest.raises(ZeroDivisionError):
         rig.vm.wait(10)

@@ -12,7 +12,7 @@ from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.psci import PsciFid
-from pyvmm.host.guest import Guest, Outcome, RealmOptions, Segment
+from pyvmm.host.guest import ExitKind, Guest, Outcome, RealmOptions, Segment
 from pyvmm.host.realm import Geometry, dram_needed, pages_of
 from tests.host.fakes import FakeContext, FakeExit
 from tests.host.platform import ENTRY, RAM_BASE, RAM_SIZE, RealmRig
@@ -52,6 +52,7 @@ def run(rig: RealmRig) -> Outcome | None:
     """Run to the end, tear down, and see that nothing is left."""
     guest: Guest = rig.realm
     try:
+        guest.build()
         guest.start()
         outcome = guest.wait(10)
     finally:
@@ -179,6 +180,30 @@ def test_indescribable_device_access_is_an_external_abort() -> None:
 
     assert run(RealmRig(guest)) is Outcome.OFF
     assert seen == [0x10]
+
+
+def test_exits_are_counted_by_kind() -> None:
+    """A device access, two kinds of missing memory, a change of RIPAS, the end."""
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield touch(ALIAS | UART)
+        yield touch(RAM_BASE + 0x5000)
+        yield set_ripas(context, RAM_BASE + 0x10_0000, RAM_BASE + 0x10_1000, 0)
+        yield touch(ALIAS | RAM_BASE + 0x10_0000)
+        yield FakeExit(esr=ESR_EL2.of(EC=ExceptionClass.WFX, IL=1))
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.OFF
+    counts = {ExitKind(n): count for n, count in enumerate(rig.realm.exits[0]) if count}
+    assert counts.pop(ExitKind.IRQ, 0) == 0
+    assert counts == {
+        ExitKind.MMIO: 1,
+        ExitKind.FAULT: 2,
+        ExitKind.RIPAS: 1,
+        ExitKind.WFX: 1,
+        ExitKind.PSCI: 1,
+    }
 
 
 def test_missing_private_memory_is_given_with_its_neighbours() -> None:
@@ -373,6 +398,7 @@ def test_sgi_and_timer_reach_a_realm_through_list_registers() -> None:
 def test_stop_ends_a_realm_that_sleeps() -> None:
     """A kick makes the REC exit, and its thread sees that all is over."""
     rig = RealmRig(lambda _: iter(()))
+    rig.realm.build()
     rig.realm.start()
     assert rig.realm.wait(0.02) is None
     rig.realm.stop()
@@ -393,7 +419,36 @@ def test_close_undoes_a_building_that_failed() -> None:
     """A payload outside RAM is refused half way; every granule comes back."""
     rig = RealmRig(lambda _: iter(()), segments=(KERNEL, Segment(ALIAS, b"x")))
     with pytest.raises(ValueError, match="outside RAM"):
-        rig.realm.start()
+        rig.realm.build()
+    rig.realm.close()
+    assert_nothing_left(rig)
+
+
+def test_building_can_be_ended_and_leaves_a_realm_that_never_ran() -> None:
+    """What the progress raises ends it; up to then the realm is as built, and not active."""
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done:
+            raise InterruptedError
+
+    payload = Segment(RAM_BASE, bytes(PAGE * 200))
+    rig = RealmRig(lambda _: iter(()), segments=(payload,))
+    with pytest.raises(InterruptedError):
+        rig.realm.build(progress)
+    assert seen == [(0, 200), (64, 200)]
+    rig.realm.close()
+    assert_nothing_left(rig)
+    assert "REALM_ACTIVATE" not in commands(rig)
+
+
+def test_built_realm_is_new_until_it_is_started() -> None:
+    """Everything but the activation has happened, so it is measured, and not a PE has run."""
+    rig = RealmRig(lambda _: iter(()))
+    rig.realm.build()
+    assert commands(rig)[-1] == "REC_CREATE"
+    assert rig.realm.exits == [[0] * len(ExitKind)]
     rig.realm.close()
     assert_nothing_left(rig)
 

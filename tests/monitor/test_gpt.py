@@ -1,6 +1,7 @@
 """The granule protection table, read back by an independent walker of the architectural format."""
 
 import random
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -73,6 +74,17 @@ def test_initial_table_gives_each_region_its_space(base: int, size: int) -> None
     }
     assert {pa: walk(root, table.base_pa, pa) for pa in cases} == cases
     assert layout.root_base <= layout.l0_base < layout.dram_top
+
+
+def test_count_is_that_of_a_walk_over_every_granule() -> None:
+    """In contiguous entries, in shattered ones, and in those that say different things."""
+    table, root, layout = build(size=64 * MB)
+    for pa in (BASE, BASE + 5 * GRANULE, BASE + 40 * MB):
+        assert table.move(pa, Gpi.NS, Gpi.REALM)
+    walked = Counter(walk(root, table.base_pa, pa) for pa in range(BASE, layout.dram_top, GRANULE))
+    counts = table.count()
+    assert {gpi: counts[gpi] for gpi in walked} == walked
+    assert sum(counts.values()) == (1 << 30) // GRANULE  # one table's
 
 
 def test_initial_table_uses_the_largest_contiguous_descriptors() -> None:

@@ -96,6 +96,7 @@ class Rig:
             vmid=vmid,
         )
         pa = realm.dma._pa + CURSOR - RAM_BASE
+        realm.build()
         realm.start()
         try:
             realm.wait(SLICE)  # raises what a handler raised

@@ -11,10 +11,12 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.bus import Bus
-from pyvmm.host.guest import GuestConfig, Outcome, RealmOptions
+from pyvmm.host.guest import GuestConfig, Outcome, Progress, RealmOptions
+from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm import machine
-from pyvmm.vm.instance import ExitCode, Instance
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.instance import Instance
 from pyvmm.vm.machine import MIB
 from pyvmm.vm.options import DiskOptions, VmOptions
 from pyvmm.vm.terminal import Terminal
@@ -51,8 +53,13 @@ class ScriptedGuest:
         self._script = script
         self._ended = threading.Event()
 
-    def build(self) -> None:
-        """Do nothing."""
+    @property
+    def exits(self) -> list[list[int]]:
+        """Count nothing."""
+        return []
+
+    def build(self, progress: Progress | None = None) -> None:
+        """Have nothing to load."""
 
     def start(self) -> None:
         """Play."""
@@ -100,6 +107,10 @@ class Stage:
         """Make the guest."""
         self.guest = ScriptedGuest(bus, self.script)
         return self.guest
+
+    def usage(self) -> Usage:
+        """Have done nothing."""
+        return Usage((), {}, {})
 
     def run(self, options: VmOptions, timeout: float | None = None) -> tuple[ExitCode, bytes]:
         """Run an instance; return its exit code and what it showed."""

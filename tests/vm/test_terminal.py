@@ -116,7 +116,8 @@ def test_terminal_is_raw_inside_and_restored_after(pseudo_terminal: tuple[int, i
     before = termios.tcgetattr(ours)
 
     def fail_inside() -> None:
-        with Terminal(ours, ours):
+        with Terminal(ours, ours) as terminal:
+            terminal.start(RecordingConsole(), lambda: None)
             assert not termios.tcgetattr(ours)[3] & termios.ICANON
             raise RuntimeError
 
@@ -135,6 +136,25 @@ def test_ctrl_a_x_typed_at_the_terminal_quits(pseudo_terminal: tuple[int, int]) 
         os.write(user, b"\x03a\x01x")
         assert has_quit.wait(5)
     assert console.data == b"\x03a"
+
+
+def test_output_waits_for_its_reader_until_there_is_no_time() -> None:
+    """A full pipe holds the writer up; then what has no room is dropped, the rest is shown."""
+    reader, writer = os.pipe()
+    in_reader, in_writer = os.pipe()
+    with Terminal(in_reader, writer) as terminal:
+        blocked = threading.Thread(target=terminal.write, args=(bytes(1 << 20),))
+        blocked.start()
+        blocked.join(0.02)
+        assert blocked.is_alive()
+        terminal.hurry()
+        blocked.join(5)
+        assert not blocked.is_alive()
+        assert os.read(reader, 1 << 20) == bytes(1 << 16)
+        terminal.write(b"last")
+        assert os.read(reader, 1 << 20) == b"last"
+    for fd in (reader, writer, in_reader, in_writer):
+        os.close(fd)
 
 
 def test_resize_is_passed_on(pseudo_terminal: tuple[int, int]) -> None:

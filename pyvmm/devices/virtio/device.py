@@ -1,8 +1,8 @@
 """What every virtio device has in common, and what the transport does for it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, TracebackType
 from typing import ClassVar, Literal, Protocol
 
 from pyvmm.devices.virtio.queue import VirtQueue
@@ -56,6 +56,9 @@ class VirtioDevice(ABC):
     features: int = 0
     #: Device-specific feature bits the driver took; 0 until FEATURES_OK.
     acked_features: int = 0
+
+    #: What it has done so far, for whoever looks; a device replaces it by its own.
+    counters: Mapping[str, int] = MappingProxyType({})
 
     transport: Transport = _NoTransport()
     queues: Sequence[VirtQueue] = ()

@@ -1,0 +1,48 @@
+"""pyvmm destroy: stop instances, by force if need be, and leave nothing of them."""
+
+from contextlib import suppress
+
+import click
+
+from pyvmm.cli.instances import Chosen, several
+from pyvmm.vm.client import Client
+from pyvmm.vm.directory import Directory
+from pyvmm.vm.exit_code import Failure
+
+_HELP = """Stop instances and leave nothing of them: no process, no socket, no memory, no file.
+
+One that does not end in time is killed; what its guest has not written yet is lost then. What is
+left of dead instances is cleaned up.
+"""
+
+
+@click.command(help=_HELP)
+@several
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=10,
+    show_default=True,
+    help="how long to wait before force is used",
+)
+def destroy(chosen: Chosen, *, timeout: float) -> int:
+    """Do it with each of them."""
+    return chosen.each_name(lambda directory, name: _destroy(directory, name, timeout))
+
+
+def _destroy(directory: Directory, name: str, timeout: float) -> None:
+    directory.find(name)
+    try:
+        client = Client(directory.connect(name), name)
+    except OSError:
+        directory.clean_up(name)
+        return
+    with client:
+        client.patience = timeout
+        with suppress(Failure):  # it ends just now, or hangs
+            client.api.destroy()
+        if not client.wait_gone(timeout):
+            client.kill()
+            client.wait_gone(None)
+    directory.clean_up(name)

@@ -1,0 +1,146 @@
+"""What the verbs for instances have in common: their arguments, and the way to one that lives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm.api import State
+from pyvmm.vm.client import Client, connect
+from pyvmm.vm.directory import Directory
+from pyvmm.vm.exit_code import ExitCode, Failure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GONE: Final = frozenset({State.STOPPED, State.DEAD})
+
+
+def directory() -> Directory:
+    """Return the user's runtime directory.
+
+    Raises:
+        UserError: there is none to be had.
+    """
+    try:
+        return Directory.of_user()
+    except OSError as error:
+        line = f"no runtime directory ({error}): set XDG_RUNTIME_DIR to one to write in"
+        raise UserError(line) from error
+
+
+def complete(
+    _context: click.Context, _parameter: click.Parameter, begun: str
+) -> "list[CompletionItem[str]]":
+    """Complete the name of an instance."""
+    try:
+        statuses = directory().statuses()
+    except UserError:
+        return []
+    found = [each for each in statuses if each.name.startswith(begun)]
+    return [CompletionItem(each.name, help=str(each.state)) for each in found]
+
+
+def code_of(error: UserError | Failure) -> ExitCode:
+    """Return the exit code of what could not be done."""
+    return error.code if isinstance(error, Failure) else ExitCode.BAD_INPUT
+
+
+def print_json(value: msgspec.Struct | Sequence[msgspec.Struct]) -> None:
+    """Print something as JSON."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1))
+
+
+# --- verbs for one instance -----------------------------------------------------------------
+
+
+def named(verb: Callable[P, R]) -> Callable[P, R]:
+    """Give a verb ``name`` and ``option``, two ways to name an instance; see `one`."""
+    for option in reversed(_ONE):
+        verb = option(verb)
+    return verb
+
+
+def one(name: str | None, option: str | None) -> str:
+    """Return the name that was given in one of two ways.
+
+    Raises:
+        UserError: none was, or two.
+    """
+    if bool(name) == bool(option):
+        raise UserError("give the name of one instance: pyvmm list shows what there is")
+    return name or option or ""
+
+
+_ALSO: Final = "another way to say NAME"
+_ONE: Final = (
+    click.argument("name", metavar="NAME", required=False, shell_complete=complete),
+    click.option("-n", "--name", "option", metavar="NAME", shell_complete=complete, help=_ALSO),
+)
+
+
+# --- verbs for any number of them -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The instances that a verb is for."""
+
+    names: tuple[str, ...]
+    every: bool
+
+    def each(self, act: Callable[[Client], object]) -> int:
+        """Do something with each that lives; return the exit code of the first failure."""
+
+        def connected(place: Directory, name: str) -> None:
+            with connect(place, name) as client:
+                act(client)
+
+        return self.each_name(connected)
+
+    def each_name(self, act: Callable[[Directory, str], None]) -> int:
+        """Do something by name; what fails with one does not keep the others from it."""
+        if self.every == bool(self.names):
+            raise UserError("give names of instances, or --all: pyvmm list shows what there is")
+        place, code, names = directory(), ExitCode.OK, self.names
+        if self.every:
+            names = tuple(each.name for each in place.statuses() if each.state not in GONE)
+        for name in dict.fromkeys(names):
+            try:
+                act(place, name)
+            except (UserError, Failure) as error:
+                code = code or code_of(error)
+                click.echo(f"pyvmm: {error}", err=True)
+        return code
+
+
+def several(verb: Callable[Concatenate[Chosen, P], int]) -> Callable[P, int]:
+    """Give a verb the arguments that name any number of instances."""
+
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        names = _taken(kwargs, "names") + _taken(kwargs, "more")
+        return verb(Chosen(names, bool(kwargs.pop("every"))), *args, **kwargs)
+
+    made: Callable[P, int] = update_wrapper(wrapped, verb)
+    for option in reversed(_SEVERAL):
+        made = option(made)
+    return made
+
+
+def _taken(kwargs: dict[str, object], key: str) -> tuple[str, ...]:
+    names = kwargs.pop(key)
+    return tuple(map(str, names)) if isinstance(names, tuple) else ()
+
+
+_SEVERAL: Final = (
+    click.argument("names", metavar="NAME...", nargs=-1, shell_complete=complete),
+    click.option("-a", "--all", "every", is_flag=True, help="every instance that lives"),
+    click.option(
+        "-n", "--name", "more", metavar="NAME", multiple=True, shell_complete=complete, help=_ALSO
+    ),
+)

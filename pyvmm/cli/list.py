@@ -1,0 +1,32 @@
+"""pyvmm list: show the instances."""
+
+import click
+
+from pyvmm.cli.instances import GONE, directory, print_json
+from pyvmm.vm.api import Status
+
+
+@click.command("list", help="List the instances: those that live, and what is left of others.")
+@click.option("-i", "--run", "running", is_flag=True, help="only those that live")
+@click.option("--json", "wants_json", is_flag=True, help="print JSON")
+def list_(*, running: bool, wants_json: bool) -> None:
+    """Print a line for each."""
+    statuses = [
+        status for status in directory().statuses() if not running or status.state not in GONE
+    ]
+    if wants_json:
+        print_json(statuses)
+        return
+    rows = [("PID", "NAME", "STATE", "KIND"), *map(_row, statuses)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for pid, *rest in rows:
+        cells = [pid.rjust(widths[0])]
+        cells += [cell.ljust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _row(status: Status) -> tuple[str, str, str, str]:
+    state = str(status.state)
+    if status.exit_code is not None:
+        state += f" ({status.exit_code})"
+    return str(status.pid or "-"), status.name, state, status.kind

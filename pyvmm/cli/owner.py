@@ -1,0 +1,141 @@
+"""The process that an instance is: it makes the guest, serves its socket, and lives its life."""
+
+import gc
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from pyvmm.arch.events import EventStream
+from pyvmm.cli.trace import Trace
+from pyvmm.vm import options as vm
+from pyvmm.vm.api import State, Status
+from pyvmm.vm.boot import make_config
+from pyvmm.vm.console import ConsoleLog
+from pyvmm.vm.directory import Claim, Directory
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.instance import Instance
+from pyvmm.vm.lifecycle import Lifecycle, Report
+from pyvmm.vm.options import VmOptions
+from pyvmm.vm.server import Server
+from pyvmm.vm.terminal import Terminal
+
+if TYPE_CHECKING:
+    from pyvmm.root_of_trust import RootOfTrust
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked for: the guest, and what is to be done with it."""
+
+    options: VmOptions
+    timeout: float | None = None  # seconds after its start
+    trace: str | None = None
+    is_started: bool = False  # at once
+
+
+class Owner:
+    """An instance in this process."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self._resources = ExitStack()
+        self._has_been_new = False
+        self._claim: Claim | None = None
+        self.lifecycle = Lifecycle(wish.options)
+
+    def claim(self, directory: Directory) -> Claim:
+        """Take the name and serve its socket, until the end of `live`.
+
+        Raises:
+            UserError: the name is taken, or none.
+            OSError: the directory takes nothing.
+        """
+        claim = self._claim = directory.claim(self.lifecycle.status)
+        self._server = Server(claim.listener, self.lifecycle)
+        self.lifecycle.subscribe(self._write)
+        self._server.start()
+        return claim
+
+    def live(
+        self,
+        terminal: Terminal | None = None,
+        report: Report | None = None,
+        notify: Callable[[str], None] | None = None,
+        *,
+        keeps_name: bool = False,
+    ) -> ExitCode:
+        """Live the life of the instance.
+
+        Args:
+            terminal: the console's.
+            report: told how far the building is.
+            notify: told what the user should know.
+            keeps_name: what has been new stays listed at the end.
+
+        Raises:
+            UserError: something asked for is wrong.
+            Failure: the guest could not be made.
+        """
+        with self._resources:
+            try:
+                return self.lifecycle.live(
+                    lambda log: self._assemble(log, terminal, notify),
+                    self._wish.timeout,
+                    report,
+                    is_started=self._wish.is_started,
+                )
+            finally:
+                self._release(keep=keeps_name and self._has_been_new)
+
+    def _assemble(
+        self,
+        console_log: ConsoleLog,
+        terminal: Terminal | None,
+        notify: Callable[[str], None] | None,
+    ) -> Instance:
+        options, trace, enter = self._wish.options, self._wish.trace, self._resources.enter_context
+        events = EventStream(enter(Trace(trace)) if trace else None)
+        for disk in options.disks:
+            vm.check_disk(disk)
+        root_of_trust = enter(_start_hes(options)) if options.has_hes else None
+        config = make_config(options)
+        from pyvmm.platform import Platform  # noqa: PLC0415  after the input is known to be good
+
+        platform = Platform(options.ram_size, options.num_cpus, events, root_of_trust=root_of_trust)
+        if root_of_trust is not None and root_of_trust.notice and notify is not None:
+            notify(root_of_trust.notice)
+        instance = Instance(options, config, platform, terminal, console_log)
+        del config  # the payload; the guest has it
+        gc.freeze()  # what lives as long as the guest is not looked at again and again
+        return instance
+
+    def _write(self, status: Status) -> None:
+        self._has_been_new |= status.state == State.NEW
+        if self._claim is not None:
+            try:
+                self._claim.write(status)
+            except OSError as error:  # somebody cleared the directory away
+                click.echo(f"pyvmm: the state of {status.name}: {error}", err=True)
+
+    def _release(self, *, keep: bool) -> None:
+        if self._claim is None:
+            return
+        keep = keep and not self.lifecycle.is_unwanted
+        self._server.close()
+        try:
+            if keep:
+                self._claim.console_log.write_bytes(self.lifecycle.console_log.tail())
+        except OSError as error:
+            click.echo(f"pyvmm: what the console said is lost: {error}", err=True)
+        self._claim.release(keep=keep)
+
+
+def _start_hes(options: VmOptions) -> "RootOfTrust":
+    """Start it first: it comes to life while the rest is loaded."""
+    from pyvmm.root_of_trust import RootOfTrust  # noqa: PLC0415  a normal VM has none
+    from pyvmm.token.generations import Generation  # noqa: PLC0415
+
+    return RootOfTrust(options.hes_directory, Generation(options.token_profile))

@@ -1,0 +1,54 @@
+"""pyvmm stop: stop instances, their disks flushed."""
+
+import click
+
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import Chosen, several
+from pyvmm.vm.api import State
+from pyvmm.vm.client import Gone, NoAnswer, connect
+from pyvmm.vm.directory import Directory
+from pyvmm.vm.exit_code import ExitCode, Failure
+
+_HELP = """Stop instances at once, as if the plug were pulled, but with their disks flushed.
+
+What is shut off stays listed until `pyvmm destroy`; only what `pyvmm run` runs leaves nothing.
+
+Exit code: 0 they are shut off, 2 there is no such instance, 8 it is dead, 124 --timeout ran out.
+"""
+
+
+@click.command(help=_HELP)
+@several
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="how long to wait")
+def stop(chosen: Chosen, *, timeout: float | None) -> int:
+    """Do it with each of them."""
+    return chosen.each_name(lambda directory, name: _stop(directory, name, timeout))
+
+
+def _stop(directory: Directory, name: str, timeout: float | None) -> None:
+    if directory.find(name).state == State.STOPPED:
+        return
+    with connect(directory, name) as client:
+        client.patience = timeout
+        try:
+            client.api.stop()
+        except Gone:
+            if not _is_well(directory, name):
+                raise
+        except NoAnswer:
+            raise _late(name) from None
+        if not client.wait_gone(timeout):
+            raise _late(name)
+
+
+def _late(name: str) -> Failure:
+    line = f"{name} has not ended in time: pyvmm destroy {name} uses force"
+    return Failure(ExitCode.TIMEOUT, line)
+
+
+def _is_well(directory: Directory, name: str) -> bool:
+    """Tell whether an instance that has ended meanwhile ended as it should."""
+    try:
+        return directory.find(name).state == State.STOPPED
+    except UserError:
+        return True  # it was that of `pyvmm run`

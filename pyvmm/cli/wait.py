@@ -1,0 +1,169 @@
+"""pyvmm wait: wait for a state of an instance, or for words of its console."""
+
+import re
+import time
+from typing import Final
+
+import click
+import msgspec
+
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import directory, named, one, print_json
+from pyvmm.vm.api import State, Status
+from pyvmm.vm.client import Client, connect
+from pyvmm.vm.exit_code import ExitCode, Failure
+
+_STATES: Final = {
+    "building": State.BUILDING,
+    "new": State.NEW,
+    "running": State.RUNNING,
+    "paused": State.PAUSED,
+    "stopped": State.STOPPED,
+}
+#: How much of the console's output a match may reach back.
+_WINDOW: Final = 64 << 10
+_HELP = """Wait until an instance is in a state, or its console has said something.
+
+What the console said before counts, unless --new.
+
+Exit code: 0 it is so; for state:stopped the exit code that `pyvmm run` would have had; 7 the guest
+has ended, and it cannot come any more; 8 the instance died; 124 --timeout ran out.
+"""
+
+
+class Matched(msgspec.Struct, frozen=True):
+    """What the console said that was waited for."""
+
+    text: str
+    groups: list[str | None]
+
+
+@click.command(help=_HELP)
+@named
+@click.option(
+    "--for",
+    "goal",
+    metavar="console:REGEX|state:STATE",
+    default="state:stopped",
+    show_default=True,
+    help=f"what to wait for; a state is one of {', '.join(_STATES)}",
+)
+@click.option("--new", "only_new", is_flag=True, help="only what the console says from now on")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="no longer than")
+@click.option("--json", "wants_json", is_flag=True, help="print the status, or what matched")
+def wait(
+    name: str | None,
+    option: str | None,
+    *,
+    goal: str,
+    only_new: bool,
+    timeout: float | None,
+    wants_json: bool,
+) -> int:
+    """Wait; return the exit code."""
+    waiter = _parse(goal)
+    place, name = directory(), one(name, option)
+    status = place.find(name)
+    if status.state == State.STOPPED:
+        waiter.state_changed(status)
+        waiter.console_output(0, b"" if only_new else place.console_log(name))
+        waiter.console_closed()
+    else:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with connect(place, name) as client:
+            waiter.begin(client, scrollback=not only_new)
+            while not waiter.is_over:
+                left = None if deadline is None else deadline - time.monotonic()
+                if not client.listen(waiter, left):
+                    raise Failure(ExitCode.TIMEOUT, f"{name}: no {goal} in {timeout:g} seconds")
+    if waiter.result is None:
+        raise Failure(ExitCode.ENDED, f"{name} has ended before {goal} came")
+    if wants_json:
+        print_json(waiter.result)
+    return waiter.code
+
+
+class Waiter:
+    """Hears what an instance tells, until it is what is waited for, or cannot come any more."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.result: msgspec.Struct | None = None
+        self.code = ExitCode.OK
+
+    def begin(self, client: Client, *, scrollback: bool) -> None:
+        """Ask to be told."""
+        raise NotImplementedError
+
+    def state_changed(self, status: Status) -> None:
+        """Hear a state."""
+
+    def console_output(self, position: int, data: bytes) -> None:
+        """Hear output."""
+
+    def console_closed(self) -> None:
+        """Hear that no more output comes."""
+
+
+class StateWaiter(Waiter):
+    """Waits for a state."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__()
+        self._state = state
+
+    def begin(self, client: Client, *, scrollback: bool) -> None:
+        """Ask for the states."""
+        del scrollback
+        self.state_changed(client.api.watch())
+
+    def state_changed(self, status: Status) -> None:
+        """Look whether it is the one; the last state ends the waiting."""
+        if status.state == self._state:
+            self.result = status
+        if status.state == self._state == State.STOPPED:
+            self.code = ExitCode(status.exit_code or ExitCode.OK)
+        self.is_over |= status.state in {self._state, State.STOPPED}
+
+
+class ConsoleWaiter(Waiter):
+    """Waits for words of the console."""
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        super().__init__()
+        self._pattern = pattern
+        self._heard = b""
+
+    def begin(self, client: Client, *, scrollback: bool) -> None:
+        """Ask for the output."""
+        client.api.console_attach(scrollback=scrollback)
+
+    def console_output(self, position: int, data: bytes) -> None:
+        """Look at the last that was said."""
+        del position
+        self._heard = (self._heard + data)[-(_WINDOW + len(data)) :]
+        match = self._pattern.search(self._heard)
+        if match is not None:
+            groups = [None if each is None else _text(each) for each in match.groups()]
+            self.result = Matched(_text(match[0]), groups)
+            self.is_over = True
+
+    def console_closed(self) -> None:
+        """End."""
+        self.is_over = True
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def _parse(goal: str) -> Waiter:
+    kind, _, what = goal.partition(":")
+    if kind == "state" and what.lower() in _STATES:
+        return StateWaiter(_STATES[what.lower()])
+    if kind != "console" or not what:
+        raise UserError(f"--for {goal}: give console:REGEX or state:{'|'.join(_STATES)}")
+    try:
+        return ConsoleWaiter(re.compile(what.encode()))
+    except re.error as error:
+        raise UserError(f"--for {goal}: no regular expression: {error}") from None

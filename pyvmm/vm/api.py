@@ -1,0 +1,225 @@
+"""The API of an instance, declared once: client, server and schema derive from this file.
+
+Each method of `Api` is a JSON-RPC method of that name, its parameters, result and first line of
+documentation included; each method of `Notifications` is what the server may tell unasked.  To add
+one, declare it here and implement it in `pyvmm.vm.server.Session`; `make gen` renews the schema.
+
+Compatible changes (new methods, new optional parameters, new fields of results) keep `API_VERSION`.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from types import FunctionType
+from typing import Final, Protocol, get_type_hints
+
+import msgspec
+
+API_VERSION: Final = 1
+#: Bytes of input that the guest has not taken: who types more has to wait.
+MUCH_TYPED: Final = 4096
+
+
+class State(StrEnum):
+    """Where an instance is in its life."""
+
+    BUILDING = "building"  # its files are read, its memory is filled and measured
+    NEW = "new"  # complete; a realm is measured and not yet active
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "shut off"  # its process is about to end, or has
+    DEAD = "dead"  # its process ended without a word; only seen from outside
+
+
+class Version(msgspec.Struct, frozen=True):
+    """Who answers."""
+
+    api: int
+    pyvmm: str
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What an instance is, and how it does; what another version adds is passed over."""
+
+    name: str
+    state: State
+    pid: int
+    kind: str  # "realm" or "vm"
+    num_cpus: int
+    ram_size: int  # bytes
+    kernel: str | None = None  # None: the built-in guest
+    created: float  # seconds since 1970
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None  # once it is shut off
+    reason: str = ""  # why it ended, in one line, where the code does not say it all
+
+
+class VcpuStatistics(msgspec.Struct, frozen=True):
+    """What one vCPU has done."""
+
+    instructions: int  # executed
+    exits: dict[str, int]  # by what it wanted
+
+
+class MemoryStatistics(msgspec.Struct, frozen=True):
+    """One physical address space."""
+
+    granules: int  # of 4 KiB, that the granule protection table gives to it
+    resident: int  # bytes that it takes from the host
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """What an instance has done since its start, and what it takes."""
+
+    time: float  # of the reading, seconds, monotonic
+    vcpus: list[VcpuStatistics]
+    memory: dict[str, MemoryStatistics]  # by physical address space
+    devices: dict[str, dict[str, int]]  # what each device counts
+
+
+class ConsolePlace(msgspec.Struct, frozen=True):
+    """Where a console's output begins for who attached."""
+
+    position: int  # of the first byte that will come, in all that the guest has said
+    end: int  # the position after the last byte said so far
+
+
+class Api(Protocol):
+    """What an instance can be asked; all of it is refused with one line where it makes no sense."""
+
+    def version(self) -> Version:
+        """Say which API this is; clients ask it first."""
+        ...
+
+    def status(self) -> Status:
+        """Say what the instance is and how it does."""
+        ...
+
+    def start(self) -> Status:
+        """Start the guest, which is new; a realm is activated."""
+        ...
+
+    def pause(self) -> Status:
+        """Hold every vCPU; answered when all stand still."""
+        ...
+
+    def resume(self) -> Status:
+        """Let the vCPUs go on."""
+        ...
+
+    def stop(self) -> Status:
+        """Stop the guest at once and flush its disks; answered when it is shut off."""
+        ...
+
+    def destroy(self) -> None:
+        """Stop the guest and leave nothing of the instance behind."""
+        ...
+
+    def statistics(self) -> Statistics:
+        """Say what the instance has done and what it takes."""
+        ...
+
+    def watch(self) -> Status:
+        """Send `state_changed` from now on, also when the instance ends."""
+        ...
+
+    def console_attach(self, *, scrollback: bool = True) -> ConsolePlace:
+        """Send `console_output` from now on, what was said before included if so asked."""
+        ...
+
+    def console_write(self, data: bytes) -> None:
+        """Type bytes on the console; answered when the guest has taken enough to type more."""
+        ...
+
+    def console_resize(self, columns: int, rows: int) -> None:
+        """Say how large the terminal is; for a virtio console."""
+        ...
+
+
+class Notifications(Protocol):
+    """What the server tells without being asked, once it was asked to."""
+
+    def state_changed(self, status: Status) -> None:
+        """Tell that the instance is in a new state."""
+        ...
+
+    def console_output(self, position: int, data: bytes) -> None:
+        """Tell what the guest said; a gap between positions is what came too fast."""
+        ...
+
+    def console_closed(self) -> None:
+        """Tell that the console will say nothing more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method as the wire knows it."""
+
+    name: str
+    doc: str
+    params: type[msgspec.Struct]
+    result: type
+    signature: inspect.Signature
+
+    def pack(self, *args: object, **kwargs: object) -> dict[str, object]:
+        """Return the arguments of a call by name, defaults left out."""
+        return dict(self.signature.bind(*args, **kwargs).arguments)
+
+
+def declared(protocol: type) -> dict[str, Method]:
+    """Return what a Protocol declares, by name."""
+    functions = {
+        name: each
+        for name, each in vars(protocol).items()
+        if inspect.isfunction(each) and not name.startswith("_")
+    }
+    return {name: _method(name, function) for name, function in functions.items()}
+
+
+def _method(name: str, function: FunctionType) -> Method:
+    signature, hints = inspect.signature(function), get_type_hints(function)
+    fields: list[tuple[str, type] | tuple[str, type, object]] = []
+    parameters = list(signature.parameters.values())[1:]  # without self
+    for parameter in parameters:
+        kind = hints[parameter.name]
+        if parameter.default is parameter.empty:
+            fields.append((parameter.name, kind))
+        else:
+            fields.append((parameter.name, kind, parameter.default))
+    params = msgspec.defstruct(f"{name}_params", fields, forbid_unknown_fields=True)
+    signature = signature.replace(parameters=parameters)
+    return Method(name, inspect.getdoc(function) or "", params, hints["return"], signature)
+
+
+class _Call(Protocol):
+    """A method of a proxy; who has it knows its arguments from the Protocol."""
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Make the call."""
+
+
+class Proxy:
+    """Has the methods of a Protocol, and hands on each call of one."""
+
+    def __init__(
+        self, methods: dict[str, Method], call: Callable[[Method, dict[str, object]], object]
+    ) -> None:
+        self._methods = methods
+        self._call = call
+
+    def __getattr__(self, name: str) -> _Call:
+        method = self._methods.get(name)
+        if method is None:
+            raise AttributeError(name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            return self._call(method, method.pack(*args, **kwargs))
+
+        return call
+
+
+METHODS: Final = declared(Api)
+NOTIFICATIONS: Final = declared(Notifications)

@@ -1,0 +1,34 @@
+"""What the world below could not do, as a line for the user and an exit code."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyvmm.arch.rmi import STATUS_MEANINGS, status_name
+from pyvmm.host.rmi import RmiError
+from pyvmm.vm.exit_code import ExitCode, Failure
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn a refusal of the RMM, and a lack of memory, into a failure."""
+    try:
+        yield
+    except RmiError as error:
+        meaning = STATUS_MEANINGS.get(error.status, "it is no status of RMI 1.0")
+        line = f"the RMM refused {error.fid.name}: {status_name(error.x0)}, {meaning}"
+        raise Failure(ExitCode.REFUSED, line) from error
+    except MemoryError as error:
+        line = f"not enough memory for the guest ({error}): give less with -m"
+        raise Failure(ExitCode.REFUSED, line) from error
+
+
+@contextmanager
+def storage_failures() -> Iterator[None]:
+    """Turn a failure of the host's storage into one that says what it means."""
+    try:
+        yield
+    except OSError as error:
+        line = (
+            f"a disk could not be flushed ({error.strerror}): what the guest wrote last may be lost"
+        )
+        raise Failure(ExitCode.STORAGE, line) from error

@@ -1,0 +1,296 @@
+"""The life of an instance: its state, who may change it from which, and who is told.
+
+::
+
+    BUILDING --> NEW --start--> RUNNING <--pause, resume--> PAUSED
+        any of them --the guest ends, stop, a signal, a failure--> STOPPED
+
+One thread, the owner's, lives it (`live`); the controls may be called from any other.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from threading import Condition, Lock
+from typing import Final
+
+from msgspec.structs import replace
+
+from pyvmm.arch.errors import UserError
+from pyvmm.host.guest import ExitKind
+from pyvmm.host.machine import Usage
+from pyvmm.vm.api import MemoryStatistics, State, Statistics, Status, VcpuStatistics
+from pyvmm.vm.console import ConsoleLog
+from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.failures import refusals, storage_failures
+from pyvmm.vm.instance import Instance
+from pyvmm.vm.options import VmOptions
+from pyvmm.vm.terminal import EndSignals
+
+#: Is told each new state, in order; must not wait for anything.
+Listener = Callable[[Status], None]
+#: Is told what is being done, and how much of it (0 to 1); what it raises ends the building.
+Report = Callable[[str, float], None]
+#: Reads the guest's files and puts it together.
+Assemble = Callable[[ConsoleLog], Instance]
+
+_LIVE: Final = frozenset({State.NEW, State.RUNNING, State.PAUSED})
+_HINTS: Final = {
+    State.BUILDING: "it is not complete yet",
+    State.NEW: "start it first",
+    State.RUNNING: "it was started already",
+    State.PAUSED: "it was started already",
+    State.STOPPED: "it has no guest any more",
+}
+
+
+class _Stopped(Exception):
+    """The building was told to end."""
+
+
+class Lifecycle:
+    """One instance, as its controls see it."""
+
+    def __init__(self, options: VmOptions, listener: Listener | None = None) -> None:
+        self.console_log = ConsoleLog()
+        self._listeners: list[Listener] = [listener] if listener else []
+        self._changed = Condition()  # guards the status and the listeners
+        self._control = Lock()  # one change of the state at a time
+        self._is_stopping = False
+        self.is_unwanted = False
+        self._instance: Instance | None = None
+        self._status = Status(
+            name=options.name,
+            state=State.BUILDING,
+            pid=os.getpid(),
+            kind="vm" if options.realm is None else "realm",
+            num_cpus=options.num_cpus,
+            ram_size=options.ram_size,
+            kernel=str(options.kernel) if options.kernel else None,
+            created=time.time(),
+        )
+
+    # --- the owner's thread -----------------------------------------------------------------
+
+    def live(
+        self,
+        assemble: Assemble,
+        timeout: float | None = None,
+        report: Report | None = None,
+        *,
+        is_started: bool = False,
+    ) -> ExitCode:
+        """Build the guest, wait for its start, and run it to its end.
+
+        Args:
+            assemble: makes the instance; slow, as it reads the guest's files.
+            timeout: seconds after the start after which it is stopped.
+            report: told about the building; an exception of its ends it.
+            is_started: start it at once.
+
+        Raises:
+            UserError: something asked for is wrong.
+            Failure: it could not be made.
+        """
+        code, reason = ExitCode.INTERNAL, "a defect of pyvmm"
+        try:
+            with EndSignals(self.quit):
+                code, reason = self._live(assemble, timeout, report, is_started=is_started)
+        except Failure as failure:
+            code, reason = failure.code, str(failure)
+            raise
+        except UserError as error:
+            code, reason = ExitCode.BAD_INPUT, str(error)
+            raise
+        finally:
+            self.console_log.close()
+            self._become(State.STOPPED, ended=time.time(), exit_code=code, reason=reason)
+        return code
+
+    def _live(
+        self,
+        assemble: Assemble,
+        timeout: float | None,
+        report: Report | None,
+        *,
+        is_started: bool,
+    ) -> tuple[ExitCode, str]:
+        instance: Instance | None = None
+        try:
+            instance = assemble(self.console_log)
+            with refusals():
+                instance.build(lambda done, total: self._step(report, done / (total or 1)))
+            self._instance = instance
+            self._become(State.NEW)
+            if is_started:
+                self.start()
+            self._wait_for(lambda: self._is_stopping or self._status.state != State.NEW)
+            if self._is_stopping:
+                instance.quit()
+            code = instance.wait(timeout)
+        except _Stopped:
+            code = ExitCode.QUIT
+        finally:
+            if instance is not None:
+                with self._control, storage_failures():  # nobody is about to start it
+                    self._instance = None
+                    instance.close()
+        return code, _reason(code, instance, timeout)
+
+    def _step(self, report: Report | None, share: float) -> None:
+        if self._is_stopping:
+            raise _Stopped
+        if report is not None:
+            report("measuring" if self._status.kind == "realm" else "loading", share)
+
+    def _become(self, state: State, *old: State, **fields: float | str | None) -> None:
+        """Enter a state; where old ones are given, only from one of them."""
+        with self._changed:
+            if old and self._status.state not in old:
+                return
+            self._status = replace(self._status, state=state, **fields)
+            for listener in self._listeners:
+                listener(self._status)
+            self._changed.notify_all()
+        self.console_log.wake()
+
+    def _wait_for(self, is_so: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(is_so)
+
+    # --- controls: any thread ---------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """What it is and how it does."""
+        return self._status
+
+    def subscribe(self, listener: Listener) -> Status:
+        """Tell the listener each new state; return the present one."""
+        with self._changed:
+            self._listeners.append(listener)
+            return self._status
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Tell it no more."""
+        with self._changed:
+            self._listeners.remove(listener)
+
+    def start(self) -> Status:
+        """Let a new guest run.
+
+        Raises:
+            UserError: it is not new.
+            Failure: the RMM refused; the instance ends then.
+        """
+        with self._control:
+            instance = self._in(State.NEW)
+            try:
+                with refusals():
+                    instance.start()
+            except Failure:
+                self.quit()
+                raise
+            self._become(State.RUNNING, State.NEW, started=time.time())
+            return self._status
+
+    def pause(self) -> Status:
+        """Hold every vCPU."""
+        with self._control:
+            self._in(State.RUNNING, State.PAUSED).pause()
+            self._become(State.PAUSED, State.RUNNING)
+            return self._status
+
+    def resume(self) -> Status:
+        """Let the vCPUs go on."""
+        with self._control:
+            self._in(State.RUNNING, State.PAUSED).resume()
+            self._become(State.RUNNING, State.PAUSED)
+            return self._status
+
+    def quit(self) -> None:
+        """Stop the guest as if the plug were pulled; does not wait for the end."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        if self._instance is not None:
+            self._instance.quit()
+
+    def stop(self) -> Status:
+        """Stop the guest; return when it is shut off."""
+        self.quit()
+        self._wait_for(lambda: self._status.state == State.STOPPED)
+        return self._status
+
+    def destroy(self) -> None:
+        """Stop the guest, and let its owner know that nothing of the instance is to stay."""
+        self.is_unwanted = True
+        self.stop()
+
+    def statistics(self) -> Statistics:
+        """Say what it has done and what it takes.
+
+        Raises:
+            UserError: there is no guest yet, or any more.
+        """
+        instance = self._in(*_LIVE)
+        usage = instance.usage()
+        return Statistics(
+            time.monotonic(),
+            [
+                VcpuStatistics(instructions, _named(counts))
+                for instructions, counts in zip(usage.instructions, instance.exits, strict=True)
+            ],
+            _memory(usage),
+            {name: dict(counters) for name, counters in instance.counters().items()},
+        )
+
+    def type(self, data: bytes) -> None:
+        """Give input to the console."""
+        self._in(*_LIVE).type(data)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether input would be kept; nobody is to wait for a guest that is not there."""
+        return self._instance is None or self._instance.is_listening
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes of input the guest has not taken yet."""
+        return self._instance.backlog if self._instance is not None else 0
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Tell the guest the size of the terminal."""
+        self._in(*_LIVE).resize(columns, rows)
+
+    def _in(self, *states: State) -> Instance:
+        """Return the instance, which is in one of these states.
+
+        Raises:
+            UserError: it is not.
+        """
+        status, instance = self._status, self._instance
+        if status.state not in states:
+            raise UserError(f"{status.name} is {status.state}: {_HINTS[status.state]}")
+        if instance is None:
+            raise UserError(f"{status.name} is about to end")
+        return instance
+
+
+def _reason(code: ExitCode, instance: Instance | None, timeout: float | None) -> str:
+    if code is ExitCode.CRASHED and instance is not None:
+        return instance.crash_reason
+    if code is ExitCode.TIMEOUT:
+        return f"stopped after {timeout:g} seconds"
+    return ""
+
+
+def _named(counts: list[int]) -> dict[str, int]:
+    return {kind.name.lower(): counts[kind] for kind in ExitKind}
+
+
+def _memory(usage: Usage) -> dict[str, MemoryStatistics]:
+    return {
+        pas.name.lower(): MemoryStatistics(granules, usage.resident[pas])
+        for pas, granules in usage.granules.items()
+    }

@@ -1,0 +1,144 @@
+"""JSON-RPC 2.0 over a stream socket: one object a line, in UTF-8.
+
+Both ends use this.  Not here: batches, which a stream does not need.
+"""
+
+import select
+import socket
+import time
+from contextlib import suppress
+from enum import IntEnum
+from threading import Lock
+from typing import Final, Literal
+
+import msgspec
+
+MAX_LINE: Final = 1 << 20  # bytes; more than any message of ours
+_NEWLINE: Final = b"\n"
+_CHUNK: Final = 64 << 10
+
+
+class ErrorCode(IntEnum):
+    """Errors of the protocol; those of an instance are positive, and exit codes."""
+
+    PARSE_ERROR = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL_ERROR = -32603
+
+
+class RpcError(msgspec.Struct, frozen=True):
+    """Why a request was refused."""
+
+    code: int
+    message: str
+
+
+Id = int | str | None
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A call, or, without an id, a notification."""
+
+    method: str
+    jsonrpc: Literal["2.0"]
+    params: msgspec.Raw = msgspec.Raw(b"{}")  # an object: by name
+    id: Id | msgspec.UnsetType = msgspec.UNSET
+
+
+class Response(msgspec.Struct, frozen=True):
+    """The answer to a call: a result or an error."""
+
+    jsonrpc: Literal["2.0"]
+    id: Id
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: RpcError | msgspec.UnsetType = msgspec.UNSET
+
+
+def message(
+    method: str, params: dict[str, object], id_: Id | msgspec.UnsetType = msgspec.UNSET
+) -> Request:
+    """Return a call, or, without an id, a notification."""
+    return Request(method, "2.0", msgspec.Raw(msgspec.json.encode(params)), id_)
+
+
+class Stream:
+    """Lines both ways; any thread may send, one receives."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = Lock()
+        self._buffer = bytearray()
+
+    def receive(self, timeout: float | None = None) -> bytes | None:
+        """Return the next line; nothing (empty) when the other end is gone, None when it is late.
+
+        A line longer than `MAX_LINE` is the end, too: nobody knows what it was to be.
+        """
+        searched = 0
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (newline := self._buffer.find(_NEWLINE, searched)) < 0:
+            searched = len(self._buffer)
+            if searched > MAX_LINE:
+                return b""
+            try:
+                if deadline is not None and not self._wait(deadline - time.monotonic()):
+                    return None
+                data = self._connection.recv(_CHUNK)
+            except OSError:  # reset, or closed by another thread
+                return b""
+            if not data:
+                return b""
+            self._buffer += data
+        line = bytes(self._buffer[: newline + 1])
+        del self._buffer[: newline + 1]
+        return line
+
+    def _wait(self, patience: float) -> bool:
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return bool(poll.poll(max(patience, 0) * 1000))
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Send one message.
+
+        Raises:
+            OSError: the other end is gone.
+        """
+        data = msgspec.json.encode(message) + _NEWLINE
+        with self._lock:
+            self._connection.sendall(data)
+
+    def end_input(self) -> None:
+        """Let `receive` come to the end after what has come already."""
+        self._shut(socket.SHUT_RD)
+
+    def hang_up(self) -> None:
+        """Let everybody who sends or receives come back."""
+        self._shut(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up, and give the socket back; nobody uses it any more."""
+        self._connection.close()
+
+    def _shut(self, how: int) -> None:
+        with suppress(OSError):  # the other end was faster
+            self._connection.shutdown(how)
+
+
+class _Anything(msgspec.Struct):
+    """What tells a call from an answer."""
+
+    method: str | msgspec.UnsetType = msgspec.UNSET
+
+
+def parse(line: bytes) -> Request | Response:
+    """Return the message of a line.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    if msgspec.json.decode(line, type=_Anything).method is msgspec.UNSET:
+        return msgspec.json.decode(line, type=Response)
+    return msgspec.json.decode(line, type=Request)

@@ -1,0 +1,286 @@
+"""The server of an instance's API: a thread for each client, and nothing to hold a vCPU up.
+
+Only processes of the same user, or of root, are heard.
+"""
+
+import socket
+import struct
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version as installed_version
+from os import geteuid
+from queue import SimpleQueue
+from typing import Final, cast
+
+import msgspec
+from msgspec.structs import asdict
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm.api import (
+    API_VERSION,
+    METHODS,
+    MUCH_TYPED,
+    NOTIFICATIONS,
+    ConsolePlace,
+    Method,
+    Notifications,
+    Proxy,
+    Statistics,
+    Status,
+    Version,
+)
+from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.lifecycle import Lifecycle
+from pyvmm.vm.rpc import ErrorCode, Id, Request, Response, RpcError, Stream, message
+
+_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_CHUNK: Final = 64 << 10  # bytes of console output in a message at most
+_PACE: Final = 0.005  # seconds until a guest that was behind is looked at again
+_FAREWELL: Final = 2.0  # seconds that a client has to read the last words
+
+
+class Server:
+    """Serves one instance until it is closed."""
+
+    def __init__(self, listener: socket.socket, lifecycle: Lifecycle) -> None:
+        self._listener = listener
+        self._lifecycle = lifecycle
+        self._sessions: dict[Session, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._accept, name="api", daemon=True)
+
+    def start(self) -> None:
+        """Begin to accept clients."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer what was asked, say what there is to say, and hang up."""
+        self._is_closing = True
+        self._listener.shutdown(socket.SHUT_RDWR)  # accept() returns
+        self._thread.join()
+        with self._lock:
+            sessions = dict(self._sessions)
+        deadline = time.monotonic() + _FAREWELL
+        for session in sessions:
+            session.end()
+        for session, thread in sessions.items():
+            thread.join(max(deadline - time.monotonic(), 0))
+            session.hang_up()
+        for thread in sessions.values():
+            thread.join()
+
+    def _accept(self) -> None:
+        """Start a thread for each client until the listener is shut down."""
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                if self._is_closing:
+                    return
+                time.sleep(_PACE)  # out of descriptors: a client will go
+                continue
+            if not _is_friend(connection):
+                connection.close()
+                continue
+            session = Session(Stream(connection), self._lifecycle)
+            thread = threading.Thread(
+                target=self._serve, args=(session,), name="api-session", daemon=True
+            )
+            with self._lock:
+                self._sessions[session] = thread
+            thread.start()
+
+    def _serve(self, session: "Session") -> None:
+        try:
+            session.serve()
+        finally:
+            with self._lock:
+                del self._sessions[session]
+
+
+def _is_friend(connection: socket.socket) -> bool:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(raw)
+    return uid in {0, geteuid()}
+
+
+class Session:
+    """One client; an `Api`."""
+
+    def __init__(self, stream: Stream, lifecycle: Lifecycle) -> None:
+        self._stream = stream
+        self._lifecycle = lifecycle
+        self._is_leaving = threading.Event()  # nobody is there to be told anything
+        self._is_ending = False  # the instance is; its last words are still to be told
+        self._pumps: list[threading.Thread] = []
+        self._states: SimpleQueue[Status | None] = SimpleQueue()
+        self._is_watching = self._is_attached = False
+        self._tell = cast("Notifications", Proxy(NOTIFICATIONS, self._notify))
+
+    # --- the connection ---------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Answer until the client hangs up or the instance ends."""
+        try:
+            while line := self._stream.receive():
+                if (response := self._answer(line)) is not None:
+                    self._stream.send(response)
+        except OSError:
+            pass  # gone without waiting for the answer
+        if not self._is_ending:
+            self._is_leaving.set()
+            self._lifecycle.console_log.wake()
+        if self._is_watching:
+            self._lifecycle.unsubscribe(self._states.put)
+        self._states.put(None)
+        for pump in self._pumps:
+            pump.join()
+        self._stream.close()
+
+    def end(self) -> None:
+        """Let `serve` end once it has answered, and told, what there is."""
+        self._is_ending = True
+        self._stream.end_input()
+
+    def hang_up(self) -> None:
+        """Let `serve` end now."""
+        self._is_leaving.set()
+        self._stream.hang_up()
+
+    def _answer(self, line: bytes) -> Response | None:
+        try:
+            request = msgspec.json.decode(line, type=Request)
+        except msgspec.ValidationError as error:
+            return _refusal(None, ErrorCode.INVALID_REQUEST, str(error))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return _refusal(None, ErrorCode.PARSE_ERROR, str(error))
+        id_ = None if request.id is msgspec.UNSET else request.id
+        response = self._execute(request, id_)
+        return None if request.id is msgspec.UNSET else response
+
+    def _execute(self, request: Request, id_: Id) -> Response:
+        method = METHODS.get(request.method)
+        if method is None:
+            return _refusal(id_, ErrorCode.METHOD_NOT_FOUND, f"no method {request.method}")
+        try:
+            params = msgspec.json.decode(request.params, type=method.params)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return _refusal(id_, ErrorCode.INVALID_PARAMS, str(error))
+        try:
+            result = getattr(self, method.name)(**asdict(params))
+        except UserError as error:
+            return _refusal(id_, ExitCode.BAD_INPUT, str(error))
+        except Failure as failure:
+            return _refusal(id_, failure.code, str(failure))
+        except Exception as error:  # noqa: BLE001  ours, and no reason to lose the guest
+            traceback.print_exc()
+            return _refusal(id_, ErrorCode.INTERNAL_ERROR, repr(error))
+        return Response("2.0", id_, msgspec.Raw(msgspec.json.encode(result)))
+
+    def _notify(self, method: Method, params: dict[str, object]) -> None:
+        self._stream.send(message(method.name, params))
+
+    # --- Api --------------------------------------------------------------------------------
+
+    def version(self) -> Version:
+        """Say which API this is."""
+        return Version(API_VERSION, installed_version("pyvmm"))
+
+    def status(self) -> Status:
+        """Say what the instance is and how it does."""
+        return self._lifecycle.status
+
+    def start(self) -> Status:
+        """Start the guest."""
+        return self._lifecycle.start()
+
+    def pause(self) -> Status:
+        """Hold every vCPU."""
+        return self._lifecycle.pause()
+
+    def resume(self) -> Status:
+        """Let the vCPUs go on."""
+        return self._lifecycle.resume()
+
+    def stop(self) -> Status:
+        """Stop the guest."""
+        return self._lifecycle.stop()
+
+    def destroy(self) -> None:
+        """Stop the guest and leave nothing of it."""
+        self._lifecycle.destroy()
+
+    def statistics(self) -> Statistics:
+        """Say what the instance has done and what it takes."""
+        return self._lifecycle.statistics()
+
+    def watch(self) -> Status:
+        """Send each new state."""
+        if self._is_watching:
+            raise UserError("this connection is watching already")
+        self._is_watching = True
+        status = self._lifecycle.subscribe(self._states.put)
+        self._pump(self._tell_states)
+        return status
+
+    def console_attach(self, *, scrollback: bool = True) -> ConsolePlace:
+        """Send the console's output."""
+        if self._is_attached:
+            raise UserError("this connection is attached already")
+        self._is_attached = True
+        log = self._lifecycle.console_log
+        start, end = log.bounds
+        place = ConsolePlace(start if scrollback else end, end)
+        self._pump(lambda: self._tell_output(place.position))
+        return place
+
+    def console_write(self, data: bytes) -> None:
+        """Type on the console."""
+        lifecycle = self._lifecycle
+        self._wait_until(lambda: lifecycle.is_listening)
+        lifecycle.type(data)
+        self._wait_until(lambda: lifecycle.backlog < MUCH_TYPED)
+
+    def _wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for the guest, until it is over or nobody wants to know."""
+        while not is_so() and not self._is_ending and not self._is_leaving.wait(_PACE):
+            pass
+
+    def console_resize(self, columns: int, rows: int) -> None:
+        """Say how large the terminal is."""
+        self._lifecycle.resize(columns, rows)
+
+    # --- notifications ----------------------------------------------------------------------
+
+    def _pump(self, tell: Callable[[], None]) -> None:
+        def run() -> None:
+            with suppress(OSError):  # gone; `serve` sees it too
+                tell()
+
+        self._pumps.append(threading.Thread(target=run, name="api-pump", daemon=True))
+        self._pumps[-1].start()
+
+    def _tell_states(self) -> None:
+        while (status := self._states.get()) is not None:
+            self._tell.state_changed(status)
+
+    def _tell_output(self, position: int) -> None:
+        log = self._lifecycle.console_log
+        while True:
+            position, data = log.read(position, self._is_leaving.is_set)
+            if not data:
+                break
+            for start in range(0, len(data), _CHUNK):
+                part = data[start : start + _CHUNK]
+                self._tell.console_output(position + start, part)
+            position += len(data)
+        if not self._is_leaving.is_set():
+            self._tell.console_closed()
+
+
+def _refusal(id_: Id, code: int, line: str) -> Response:
+    return Response("2.0", id_, error=RpcError(code, line))

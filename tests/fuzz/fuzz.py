@@ -1,0 +1,49 @@
+"""Coverage-guided fuzzing: `python -m tests.fuzz.fuzz TARGET CORPUS [libFuzzer option]...`.
+
+A target takes any bytes; what it raises, and what it does not end, is a finding.  CORPUS is a
+directory; seeds are added to it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import atheris
+
+with atheris.instrument_imports(include=["hes", "pyvmm.token"]):
+    from tests.fuzz import hes_targets
+
+Target = Callable[[bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzzed:
+    """A target, and inputs to start from."""
+
+    target: Target
+    seeds: Sequence[bytes]
+
+
+#: By name; each is made when it is the one to run, and may keep files beside the corpus.
+TARGETS: Final[dict[str, Callable[[Path], Fuzzed]]] = {
+    "mailbox": lambda place: Fuzzed(hes_targets.mailbox(place), hes_targets.mailbox_seeds()),
+    "bundle": lambda _: Fuzzed(hes_targets.bundle(), hes_targets.bundle_seeds()),
+    "otp": lambda _: Fuzzed(hes_targets.otp, hes_targets.otp_seeds()),
+}
+
+
+def main(name: str, corpus: str, *options: str) -> None:
+    """Fuzz until the options end it."""
+    fuzzed = TARGETS[name](Path(corpus).parent)
+    for number, seed in enumerate(fuzzed.seeds):
+        Path(corpus, f"seed-{number}").write_bytes(seed)
+    atheris.Setup([sys.argv[0], corpus, *options], fuzzed.target)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,241 @@
+"""The process: started by the first who needs it, shared, and gone with the last."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from hes import client
+from hes.client import HesError, Mailbox
+from pyvmm.arch.psa import HesService, PsaRequest
+
+PATIENCE = 60.0
+#: Connects, switches a machine on and off, as often as asked.
+VISITOR = """
+import sys
+from pathlib import Path
+from hes.client import Mailbox
+from pyvmm.arch.psa import HesService
+for _ in range(int(sys.argv[2])):
+    with Mailbox(Path(sys.argv[1])) as mailbox:
+        mailbox.ask(HesService.POWER_ON, b"g1")
+"""
+#: Stays until it is killed.
+LODGER = """
+import sys
+from pathlib import Path
+from hes.client import Mailbox
+from pyvmm.arch.psa import HesService
+mailbox = Mailbox(Path(sys.argv[1]))
+mailbox.ask(HesService.POWER_ON, b"g1")
+print("on", flush=True)
+sys.stdin.read()
+"""
+
+
+def processes(directory: Path) -> list[int]:
+    """Return the HES processes of a directory that are alive."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            state = (path / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue  # it has ended meanwhile
+        if words[2:5] == [b"-m", b"hes", str(directory).encode()] and state not in "ZX":
+            found.append(int(path.name))
+    return found
+
+
+def wait_for_end(directory: Path) -> None:
+    """Wait until the HES has ended and taken its address away."""
+    deadline = time.monotonic() + PATIENCE
+    while processes(directory) or any(directory.glob("*.socket")):
+        assert time.monotonic() < deadline, "the HES does not end"
+        time.sleep(0.01)
+
+
+def instance_id(mailbox: Mailbox) -> str:
+    """Return who the platform is."""
+    status = mailbox.ask(HesService.STATUS)
+    return status.partition('"instance_id": "')[2][:66]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory for the state, not there yet."""
+    return tmp_path / "hes"
+
+
+def test_one_process_serves_all_and_ends_with_the_last(directory: Path) -> None:
+    """No identity is lost thereby."""
+    with ExitStack() as stack:
+        mailboxes = [stack.enter_context(Mailbox(directory)) for _ in range(3)]
+        assert [bool(mailbox.ask(HesService.POWER_ON, b"g1")) for mailbox in mailboxes] == [
+            True,
+            False,
+            False,
+        ]
+        first = {instance_id(mailbox) for mailbox in mailboxes}
+        assert len(processes(directory)) == 1
+        assert directory.stat().st_mode & 0o777 == 0o700
+    wait_for_end(directory)
+    with Mailbox(directory) as mailbox:
+        assert {instance_id(mailbox)} == first
+    wait_for_end(directory)
+
+
+def test_many_start_at_once_and_share_one(directory: Path) -> None:
+    """Whoever wins the race."""
+    lodgers = [
+        subprocess.Popen(
+            [sys.executable, "-c", LODGER, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(6)
+    ]
+    try:
+        for lodger in lodgers:
+            assert lodger.stdout is not None
+            assert lodger.stdout.readline() == b"on\n"
+        assert len(processes(directory)) == 1
+    finally:
+        for lodger in lodgers:
+            lodger.communicate()
+    wait_for_end(directory)
+
+
+def test_nobody_is_lost_while_it_comes_and_goes(directory: Path) -> None:
+    """Who finds one that is just ending starts another."""
+    visitors = [
+        subprocess.Popen([sys.executable, "-c", VISITOR, str(directory), "15"]) for _ in range(3)
+    ]
+    assert [visitor.wait(PATIENCE) for visitor in visitors] == [0, 0, 0]
+    wait_for_end(directory)
+
+
+def test_threads_share_a_mailbox(directory: Path) -> None:
+    """Each gets its own reply."""
+    with Mailbox(directory) as mailbox:
+        mailbox.ask(HesService.POWER_ON, b"g1")
+        wanted = mailbox.ask(HesService.LOG, bytes(4), bytes(4))
+        results: list[bool] = []
+
+        def work() -> None:
+            for _ in range(50):
+                results.append(bool(instance_id(mailbox)))
+                results.append(mailbox.ask(HesService.LOG, bytes(4), bytes(4)) == wanted)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == [True] * 400
+
+
+def test_hes_that_is_killed_takes_nothing_with_it_but_the_machines(directory: Path) -> None:
+    """Each is told, and the next one finds the same platform."""
+    with Mailbox(directory) as mailbox, Mailbox(directory) as other:
+        mailbox.ask(HesService.POWER_ON, b"g1")
+        first = instance_id(mailbox)
+        os.kill(processes(directory)[0], signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(HesError, match="the HES is gone"):
+                mailbox.ask(HesService.STATUS)
+        with Mailbox(directory) as again:
+            assert instance_id(again) == first
+        with pytest.raises(HesError, match="the HES is gone"):
+            other.call(bytes(PsaRequest()))
+    wait_for_end(directory)
+
+
+def test_machine_that_is_killed_leaves_no_hes(directory: Path) -> None:
+    """Its connection is closed by whoever closes a dead process's files."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LODGER, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as lodger:
+        assert lodger.stdout is not None
+        assert lodger.stdout.readline() == b"on\n"
+        lodger.kill()
+    wait_for_end(directory)
+
+
+def test_interrupt_of_the_terminal_does_not_reach_it(directory: Path) -> None:
+    """It serves others, too: it is in a session of its own."""
+    with Mailbox(directory) as mailbox:
+        mailbox.ask(HesService.POWER_ON, b"g1")
+        (pid,) = processes(directory)
+        assert os.getsid(pid) == pid
+        assert os.getsid(pid) != os.getsid(0)
+    wait_for_end(directory)
+
+
+def test_hes_that_hangs_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while; a reply that comes too late is nobody's."""
+    monkeypatch.setattr(client, "TIMEOUT", 0.5)
+    with Mailbox(directory) as mailbox:
+        mailbox.ask(HesService.POWER_ON, b"g1")
+        (pid,) = processes(directory)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(HesError, match=r"has not answered for 0\.5 seconds"):
+                mailbox.ask(HesService.STATUS)
+            with pytest.raises(HesError, match=r"has not answered for 0\.5 seconds"):
+                Mailbox(directory)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        with pytest.raises(HesError, match="the HES is gone"):
+            mailbox.ask(HesService.STATUS)
+    wait_for_end(directory)
+
+
+def test_directory_may_have_a_long_name(tmp_path: Path) -> None:
+    """Longer than the address of a socket."""
+    directory = tmp_path / ("d" * 100) / ("e" * 100)
+    with Mailbox(directory) as mailbox, Mailbox(directory) as other:
+        mailbox.ask(HesService.POWER_ON, b"g1")
+        other.ask(HesService.POWER_ON, b"g1")
+    wait_for_end(directory)
+
+
+# --- what cannot be ------------------------------------------------------------------------------
+
+
+def test_directory_that_others_reach_is_refused(directory: Path) -> None:
+    """Before anything is in it."""
+    directory.mkdir(mode=0o755)
+    with pytest.raises(HesError, match="must be yours alone: chmod 700"):
+        Mailbox(directory)
+    assert list(directory.iterdir()) == []
+
+
+def test_directory_that_is_a_file_is_refused(directory: Path) -> None:
+    """By its name."""
+    directory.write_text("")
+    with pytest.raises(HesError, match=f"{directory}: File exists"):
+        Mailbox(directory)
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/nonexistent"])
+def test_hes_that_does_not_start_is_told(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    """In one line; the next try may be luckier."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", program)
+        with pytest.raises(HesError) as error, Mailbox(directory) as mailbox:
+            mailbox.ask(HesService.STATUS)
+        assert "\n" not in str(error.value)
+    with Mailbox(directory) as mailbox:
+        mailbox.ask(HesService.POWER_ON, b"g1")
+    wait_for_end(directory)
