@@ -20,6 +20,7 @@ from tests.token.vectors.cases import (
     both,
     no_platform_claim,
     nothing,
+    platform,
     platform_claim,
     realm_claim,
 )
@@ -116,5 +117,6 @@ CASES = [
     Case("mec-policy-as-text", (G2, G2B), realm_claim(R.MEC_POLICY, "shared"), warnings=("realm.cca-realm-mec-policy",)),
     Case("mec-policy-private", (G2,), realm_claim(R.MEC_POLICY, 1)),
     Case("measured-by-no-name", (G1,), realm_claim(R.HASH_ALGORITHM, "sha-512"), warnings=(RIM_PATH,)),
+    Case("header-with-content-type", (G0, G2), platform(header=encode({1: -35, 3: 60})), warnings=("platform.protected",)),
     *map(signed_by, (Algorithm.ES256, Algorithm.ES512)),
 ]  # fmt: skip
