@@ -16,13 +16,14 @@ from monitor.protocols import Machine, Mailbox, Rmm
 from pyvmm.arch import rmmd
 from pyvmm.arch.events import EventStream, GptChange, Smc, WorldSwitch
 from pyvmm.arch.gpt import Gpi, gpi_of
+from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import SVE_HINT, UNKNOWN, VERSION_1_2, SmcccFid, standard_secure_fid
 
 FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
-ISLET_REALM_SET_METADATA = 0xC700_0150  # a vendor's call that is the RMM's all the same
+VENDOR_RMI = frozenset(IsletRmiFid)
 OFFSET_MASK = GRANULE_SIZE - 1
 REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)
@@ -134,7 +135,7 @@ class Monitor:
 
     def _from_normal_world(self, pe: int, fid: int, args: Sequence[int]) -> Answer:
         """Forward RMI to the RMM; of the rest, only the calling convention is known."""
-        if FIRST_RMI <= fid <= LAST_RMI or fid == ISLET_REALM_SET_METADATA:
+        if FIRST_RMI <= fid <= LAST_RMI or fid in VENDOR_RMI:
             if self._rmm is None:
                 return UNKNOWN
             listener = self._events.listener
