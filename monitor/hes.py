@@ -9,6 +9,7 @@ from itertools import count
 from typing import Final
 
 from monitor.protocols import Mailbox
+from pyvmm.arch.islet import VhukId
 from pyvmm.arch.psa import (
     ECC_FAMILY_SECP_R1,
     MAX_PAYLOAD,
@@ -23,7 +24,6 @@ from pyvmm.arch.psa import (
     PsaRequest,
     PsaStatus,
     Vhuk,
-    VhukId,
 )
 
 RAK_BITS: Final = 384
