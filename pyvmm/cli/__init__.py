@@ -26,6 +26,7 @@ VERBS = {
     "destroy": ("destroy", "Stop instances and leave nothing of them."),
     "list": ("list", "List the instances."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
+    "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
     "image": ("image", "Make the files of a guest."),
     "hes": ("hes", "Look at the root of trust, and drive it."),
     "token": ("token", "Look into attestation tokens, make some."),

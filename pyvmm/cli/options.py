@@ -140,14 +140,15 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
     kernel, positional = asked["kernel"], asked["positional"]
     if kernel is not None and positional is not None:
         raise UserError(f"two kernels, {kernel} and {positional}: give one")
-    realm_only = {
+    realm_only: dict[str, object] = {
         "--measurement-algo": asked["measurement_algo"],
         "--realm-pv": asked["realm_pv"],
         "--metadata": asked["metadata"],
-        "--token-profile": asked["token_profile"],
-        "--no-hes": asked["no_hes"],
-        "--hes-dir": asked["hes_dir"],
     }
+    if is_run:  # else they may be about the platform
+        realm_only["--token-profile"] = asked["token_profile"]
+        realm_only["--no-hes"] = asked["no_hes"]
+        realm_only["--hes-dir"] = asked["hes_dir"]
     for option, value in realm_only.items():
         if value and not asked["realm"]:
             raise UserError(f"{option} is for realms: add --realm")

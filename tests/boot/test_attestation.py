@@ -36,6 +36,16 @@ def run(tmp_path: Path, kernel: bytes, *options: str | Path) -> Ended:
     return pyvmm("run", "--realm", "-m", "64M", "-k", path, *options)
 
 
+def token_of(tmp_path: Path, kernel: bytes, *options: str | Path) -> bytes:
+    """Run a program that gets and dumps a token; return the token."""
+    ended = run(tmp_path, kernel, *options)
+    assert ended.code == 0, ended.errors
+    *extended, begun, done, words = answers(ended.output)[:4]
+    assert {answer[0] for answer in (*extended, begun, done)} == {RsiStatus.SUCCESS}
+    assert done[1] <= min(begun[1], 8 * MAX_WORDS)
+    return b"".join(word.to_bytes(8, "little") for word in words)[: done[1]]
+
+
 def rim_of(tmp_path: Path, *options: str | Path) -> bytes:
     """Return the measurement that was to be expected."""
     ended = pyvmm("measure", "--realm", "-m", "64M", "-k", tmp_path / "kernel", *options)
@@ -57,13 +67,8 @@ def test_token_of_each_profile_verifies(
 ) -> None:
     """With the measurement that was predicted, and what was extended since."""
     options = ["--token-profile", generation, "--realm-pv", "mine", "-c", "2"]
-    ended = run(tmp_path, rsi_guest(EXTENDED, INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS)), *options)
-    assert ended.code == 0, ended.errors
-    extended, begun, done, words = answers(ended.output)
-    assert (extended[0], begun[0], done[0]) == (RsiStatus.SUCCESS,) * 3
-    assert done[1] <= 8 * MAX_WORDS
-    assert begun[1] >= done[1]
-    token = b"".join(word.to_bytes(8, "little") for word in words)[: done[1]]
+    kernel = rsi_guest(EXTENDED, INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS))
+    token = token_of(tmp_path, kernel, *options)
     values = RealmValues(rim=rim_of(tmp_path, *options), rpv=RPV)
     report = check(token, hes_directory, values)
     assert report.generation is generation
@@ -71,6 +76,31 @@ def test_token_of_each_profile_verifies(
     rems = report.realm[RealmKey.REMS]
     assert isinstance(rems, list)
     assert [rem == bytes(32) for rem in rems] == [True, False, True, True]
+
+
+def test_what_is_endorsed_is_what_is_attested(tmp_path: Path, hes_directory: Path) -> None:
+    """Every value, by the command line alone; another realm's token is authentic, and refused."""
+    token, reference = tmp_path / "token", tmp_path / "reference.json"
+    token.write_bytes(token_of(tmp_path, rsi_guest(INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS))))
+    endorsed = pyvmm("endorse", "--realm", "-m", "64M", "-k", tmp_path / "kernel")
+    reference.write_text(endorsed.output)
+    checks: list[str | Path] = [
+        "--reference",
+        reference,
+        "--challenge",
+        CHALLENGE.hex(),
+        "--strict",
+    ]
+    ended = pyvmm("verify", token, *checks)
+    assert (ended.code, "fail" in ended.output) == (0, False), ended.output
+    assert pyvmm("verify", token, "--rim", "00" * 32, *checks).code == 4
+    other = rsi_guest(EXTENDED, INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS))
+    token.write_bytes(token_of(tmp_path, other))
+    assert pyvmm("verify", token, *checks).code == 4
+    files = pyvmm("endorse", "--hes-dir", hes_directory, "--corim", tmp_path / "corim")
+    assert files.output.splitlines() == [str(tmp_path / "corim/platform.cbor")]
+    assert (tmp_path / "corim/platform.cbor").read_bytes().startswith(b"\xd9\x01\xf5")
+    assert pyvmm("endorse", "--no-hes").code == 2
 
 
 def test_realm_without_a_root_of_trust_cannot_attest(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""pyvmm endorse: say what a verifier is to expect of this platform, and of a realm on it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Unpack
+
+import click
+
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.options import GuestOptions, guest_options, vm_options
+from pyvmm.platform import Platform, boot_log
+from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust
+from pyvmm.token.endorse import platform_corim, realm_corim, reference_json
+from pyvmm.token.reference import ComponentValues, PlatformValues, RealmValues
+from pyvmm.vm.measure import RealmPlan
+from pyvmm.vm.options import VmOptions
+
+_HELP = """Say what a verifier is to expect: reference values and trust anchor of this platform.
+
+Takes the options of `pyvmm run`; with --realm, the values of that realm are among them. Prints the
+file that `pyvmm verify --reference` reads.
+"""
+
+
+@click.command(help=_HELP)
+@guest_options
+@click.option(
+    "--corim",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="write platform.cbor, and realm.cbor with --realm, there instead: CoRIM for others",
+)
+@click.option("--timeout", hidden=True, expose_value=False)
+@click.option("--trace", hidden=True, expose_value=False)
+def endorse(  # noqa: D103  the help says it
+    *, corim: Path | None, **asked: Unpack[GuestOptions]
+) -> None:
+    options = vm_options(asked, is_run=False)
+    if asked["no_hes"]:
+        raise UserError("--no-hes: without a root of trust there is nothing to endorse")
+    realm = _realm_values(options) if options.realm is not None else None
+    with RootOfTrust(options.hes_directory) as root_of_trust:
+        log = boot_log(root_of_trust)
+        platform = _platform_values(root_of_trust.status(), log)
+    if corim is None:
+        click.echo(reference_json(platform, realm))
+        return
+    files = {"platform.cbor": platform_corim(platform)}
+    if realm is not None:
+        files["realm.cbor"] = realm_corim(realm)
+    _write(corim, files)
+
+
+def _realm_values(options: VmOptions) -> RealmValues:
+    steps = RealmPlan(options).measure(Platform(options.ram_size, options.num_cpus))
+    personalization = options.realm.personalization if options.realm else b""
+    return RealmValues(rim=steps[-1].rim, rpv=personalization.ljust(64, b"\0"))
+
+
+def _platform_values(status: HesStatus, log: Iterable[BootEvent]) -> PlatformValues:
+    """Put together what the HES says of itself and of a boot."""
+    components: dict[int, ComponentValues] = {}
+    for event in log:
+        # A slot that is extended again speaks for nobody by name.
+        sw_type = event.sw_type if event.slot not in components else None
+        components[event.slot] = ComponentValues(
+            bytes.fromhex(event.value), bytes.fromhex(event.signer_id), sw_type or None
+        )
+    return PlatformValues(
+        bytes.fromhex(status.implementation_id),
+        bytes.fromhex(status.instance_id),
+        bytes.fromhex(status.config),
+        tuple(components.values()),
+        bytes.fromhex(status.cpak),
+    )
+
+
+def _write(directory: Path, files: dict[str, bytes]) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (directory / name).write_bytes(data)
+            click.echo(directory / name)
+    except OSError as error:
+        raise UserError(
+            f"--corim {error.filename or directory}: {error.strerror}: choose another"
+        ) from None
