@@ -132,11 +132,13 @@ def test_verify_finds_the_key_of_this_machine_s_hes(
 
 
 def test_verify_takes_the_key_of_the_reference_file(run: Run) -> None:
-    """What pyvmm endorse writes is enough."""
+    """What pyvmm endorse writes is enough, where no other key is asked for."""
     root = json.loads((HERE / "reference.json").read_text())
     root["platform"]["cpak"] = (HERE / "cpak.pem").read_text()
     (run.where / "reference.json").write_text(json.dumps(root))
     assert run("verify token --reference reference.json")[0] == 0
+    (run.where / "empty").mkdir()
+    assert run("verify token --reference reference.json --trust-store empty")[0] == 1
 
 
 @pytest.mark.parametrize(
