@@ -7,7 +7,6 @@ import sys
 from base64 import b64decode, b64encode
 from pathlib import Path
 
-import platformdirs
 import pytest
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pyvmm.cli import main
+from pyvmm.root_of_trust import DIRECTORY_VARIABLE
 from pyvmm.token.cbor import decode, encode
 from pyvmm.token.claims import PlatformKey
 from pyvmm.token.ecdsa import public_point
@@ -113,14 +113,14 @@ def test_verify_says_that_a_profile_is_not_supported(run: Run) -> None:
 def test_verify_finds_the_key_of_this_machine_s_hes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an option, in the user's state directory; then in a store, if one is given."""
-    monkeypatch.setattr(platformdirs, "user_state_path", lambda name: run.where / "state" / name)
+    """Without an option, where the HES has its state; then in a store, if one is given."""
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(run.where / "hes"))
     draft = Draft.good(Generation.G1)
     point = public_point(key("cpak"))
     draft.platform.claims[int(PlatformKey.INSTANCE_ID)] = instance_id_of(point)
     token = draft.encode()
     assert run("verify -", stdin=token)[0] == 1
-    directory = run.where / "state/pyvmm/hes/board"
+    directory = run.where / "hes/board"
     directory.mkdir(parents=True)
     (directory / "cpak.pem").write_bytes((HERE / "cpak.pem").read_bytes())
     assert run("verify -", stdin=token)[0] == 0
@@ -132,11 +132,13 @@ def test_verify_finds_the_key_of_this_machine_s_hes(
 
 
 def test_verify_takes_the_key_of_the_reference_file(run: Run) -> None:
-    """What pyvmm endorse writes is enough."""
+    """What pyvmm endorse writes is enough, where no other key is asked for."""
     root = json.loads((HERE / "reference.json").read_text())
     root["platform"]["cpak"] = (HERE / "cpak.pem").read_text()
     (run.where / "reference.json").write_text(json.dumps(root))
     assert run("verify token --reference reference.json")[0] == 0
+    (run.where / "empty").mkdir()
+    assert run("verify token --reference reference.json --trust-store empty")[0] == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from pyvmm.token.appraise import Policy
-from pyvmm.token.ar4si import VALUES, Any, Category, Tier, status_of, tier_of, vector_of
+from pyvmm.token.ar4si import VALUES, Category, General, Tier, status_of, tier_of, vector_of
 from pyvmm.token.ear import PLATFORM_SUBMOD, REALM_SUBMOD, ear
 from pyvmm.token.ecdsa import public_point
 from pyvmm.token.generations import Generation
@@ -168,4 +168,4 @@ def test_values_are_those_of_ar4si() -> None:
         *[Tier.WARNING] * 2,
         *[Tier.CONTRAINDICATED] * 2,
     ]
-    assert status_of(vector_of(Any.CRYPTO_VALIDATION_FAILED)) is Tier.CONTRAINDICATED
+    assert status_of(vector_of(General.CRYPTO_VALIDATION_FAILED)) is Tier.CONTRAINDICATED
