@@ -22,8 +22,8 @@ from pyvmm.token.cbor import Key, Tag, Value, decode
 from pyvmm.token.claims import PlatformKey, SwComponentKey
 from pyvmm.token.cose import Sign1
 from pyvmm.token.generations import PLATFORM_TOKEN
-from pyvmm.vm.image import Image
 from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.image import Image
 from tests.boot.command import Ended, Running, call, copy_disk, guest_options, pyvmm
 from tests.boot.memory import found_in
 from tests.hes.test_process import processes, wait_for_end
