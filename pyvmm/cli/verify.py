@@ -8,7 +8,6 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
-import platformdirs
 
 from pyvmm.arch.errors import UserError
 from pyvmm.token.appraise import Policy
@@ -127,7 +126,9 @@ def _trust(cpak: Path | None, stores: tuple[Path, ...], values: ReferenceValues)
         anchors.append(anchor)
     anchors += TrustStore.load(stores).anchors
     if not anchors and not stores:
-        return hes_anchors(platformdirs.user_state_path("pyvmm") / "hes")
+        from pyvmm.root_of_trust import hes_directory  # noqa: PLC0415  slow, seldom needed
+
+        return hes_anchors(hes_directory())
     return TrustStore(tuple(anchors))
 
 

@@ -7,7 +7,6 @@ import sys
 from base64 import b64decode, b64encode
 from pathlib import Path
 
-import platformdirs
 import pytest
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pyvmm.cli import main
+from pyvmm.root_of_trust import DIRECTORY_VARIABLE
 from pyvmm.token.cbor import decode, encode
 from pyvmm.token.claims import PlatformKey
 from pyvmm.token.ecdsa import public_point
@@ -114,13 +114,13 @@ def test_verify_finds_the_key_of_this_machine_s_hes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without an option, in the user's state directory; then in a store, if one is given."""
-    monkeypatch.setattr(platformdirs, "user_state_path", lambda name: run.where / "state" / name)
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(run.where / "state"))
     draft = Draft.good(Generation.G1)
     point = public_point(key("cpak"))
     draft.platform.claims[int(PlatformKey.INSTANCE_ID)] = instance_id_of(point)
     token = draft.encode()
     assert run("verify -", stdin=token)[0] == 1
-    directory = run.where / "state/pyvmm/hes/board"
+    directory = run.where / "state/board"
     directory.mkdir(parents=True)
     (directory / "cpak.pem").write_bytes((HERE / "cpak.pem").read_bytes())
     assert run("verify -", stdin=token)[0] == 0
