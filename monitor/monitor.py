@@ -77,7 +77,7 @@ class Monitor:
         self._gpt_lock = Lock()
         self._gpt = GranuleProtectionTable(machine.memory(Pas.ROOT), self.layout)
         self._realm = machine.memory(Pas.REALM)
-        self._hes = Hes(mailbox) if mailbox is not None else None
+        self._hes = Hes(mailbox, self._events) if mailbox is not None else None
         self._attestation = (
             AttestationServices(self._realm, self.layout.shared_pa, self._hes)
             if self._hes is not None
