@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attestation, baremetal, boot, rmm
+from benchmarks import attestation, baremetal, boot, rmm, verify
 from benchmarks.result import Result
 
 OUTPUT = Path("build/bench.json")
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "load-store": baremetal.load_store,
     "rmm": rmm.rmm,
     "token": attestation.token,
+    "verify": verify.verification,
     "realm-hello": boot.realm_hello,
     "debian": boot.debian,
 }

@@ -35,7 +35,7 @@ from pyvmm.arch.psa import (
     PsaStatus,
 )
 
-TIMEOUT: Final = 10.0  # seconds: the HES answers in milliseconds, or something has stopped it
+TIMEOUT: Final = 30.0  # seconds: the HES answers in milliseconds, or something has stopped it
 _SIZE: Final = struct.Struct("<I")
 _BACKLOG: Final = 128
 _LOCK_FILE: Final = "start.lock"

@@ -59,8 +59,14 @@ class Hes:
         """
         if cycle.is_on:
             raise PsaError(PsaStatus.BAD_STATE, "the machine is on already")
-        is_first = self.store.load() is None
-        otp = self.store.update(self._ready)
+        is_first = False
+
+        def ready(otp: Otp | None) -> Otp:
+            nonlocal is_first
+            is_first = otp is None
+            return self._ready(otp or _development())
+
+        otp = self.store.update(ready)
         measured = [
             (slot, sw_type, self._own_digest if slot == 0 else self._measure(files))
             for slot, sw_type, files in _PARTS
@@ -74,12 +80,8 @@ class Hes:
         self._publish(otp)
         return f"made a random development identity in {self.store.directory}" if is_first else ""
 
-    def _ready(self, otp: Otp | None) -> Otp:
+    def _ready(self, otp: Otp) -> Otp:
         """Return the memory as it is when a machine leaves reset."""
-        if otp is None:
-            otp = Otp()
-            for bundle in provisioning.development_bundles():
-                otp = provisioning.provision(otp, bundle)
         if otp.lifecycle not in lifecycle.ATTESTING:
             raise PsaError(
                 PsaStatus.BAD_STATE,
@@ -157,6 +159,14 @@ class Hes:
 
     def _update(self, change: Callable[[Otp], Otp]) -> Otp:
         return self.store.update(lambda otp: change(otp or Otp()))
+
+
+def _development() -> Otp:
+    """Provision an identity that no maker stands behind."""
+    otp = Otp()
+    for bundle in provisioning.development_bundles():
+        otp = provisioning.provision(otp, bundle)
+    return otp
 
 
 _ADVICE: Final = {

@@ -18,6 +18,7 @@ from hes.measured_boot import HASH_NAMES, HASHES, BootEvent, Measurement
 from hes.otp import Otp
 from hes.power_cycle import PowerCycle
 from pyvmm.arch.bits import Layout
+from pyvmm.arch.islet import VhukId
 from pyvmm.arch.psa import (
     ECC_FAMILY_SECP_R1,
     MAX_PAYLOAD,
@@ -31,7 +32,6 @@ from pyvmm.arch.psa import (
     ReadIn,
     ReadOut,
     Vhuk,
-    VhukId,
 )
 from pyvmm.token.generations import Generation
 
@@ -185,13 +185,9 @@ def get_vhuk(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
     (which,) = inputs
     if len(which) != 1:
         raise PsaError(PsaStatus.PROGRAMMER_ERROR)
-    match VhukId(which[0]):
-        case VhukId.AUTHORITY:
-            return (cycle.vhuk_a(),)
-        case VhukId.MEASUREMENT:
-            return (cycle.vhuk_m(),)
-        case VhukId.UNKNOWN:
-            raise PsaError(PsaStatus.INVALID_ARGUMENT)
+    if which[0] not in list(VhukId):
+        raise PsaError(PsaStatus.INVALID_ARGUMENT)
+    return (cycle.vhuk_a() if which[0] == VhukId.VHUK_A else cycle.vhuk_m(),)
 
 
 # --- the HES itself: outputs are text, JSON where there is more than a line ----------------------

@@ -15,8 +15,9 @@ from monitor.hes import Hes, HesRefused
 from monitor.protocols import PhysicalMemory
 from monitor.token_sign import TokenSigner
 from pyvmm.arch.bits import MASK64
+from pyvmm.arch.islet import VhukId
 from pyvmm.arch.pas import GRANULE_SIZE
-from pyvmm.arch.psa import PsaStatus, VhukId
+from pyvmm.arch.psa import PsaStatus
 from pyvmm.arch.rmmd import (
     CHALLENGE_SIZES,
     CURVE_P384,
@@ -124,10 +125,9 @@ class AttestationServices:
 
     def _get_vhuk(self, which: int, *_: int) -> Answer:
         """Return a virtual HUK in x1 to x4."""
-        vhuk = VhukId(which)
-        if vhuk is VhukId.UNKNOWN:
+        if which not in list(VhukId):
             return refuse(RmmdError.INVAL)
-        return (RmmdError.OK, *_WORDS.unpack(self._hes.vhuk(vhuk)))
+        return (RmmdError.OK, *_WORDS.unpack(self._hes.vhuk(VhukId(which))))
 
     def _give(self, buf_pa: int, buf_size: int, data: bytes) -> Answer:
         if len(data) > buf_size:

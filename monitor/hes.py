@@ -9,6 +9,9 @@ from itertools import count
 from typing import Final
 
 from monitor.protocols import Mailbox
+from pyvmm.arch.bits import OpenEnum
+from pyvmm.arch.events import EventStream, HesCall
+from pyvmm.arch.islet import VhukId
 from pyvmm.arch.psa import (
     ECC_FAMILY_SECP_R1,
     MAX_PAYLOAD,
@@ -23,7 +26,6 @@ from pyvmm.arch.psa import (
     PsaRequest,
     PsaStatus,
     Vhuk,
-    VhukId,
 )
 
 RAK_BITS: Final = 384
@@ -58,8 +60,9 @@ class Hes:
     Raises: OSError, of every method, if the HES is gone, refuses (HesRefused) or answers nonsense.
     """
 
-    def __init__(self, mailbox: Mailbox) -> None:
+    def __init__(self, mailbox: Mailbox, events: EventStream | None = None) -> None:
         self._mailbox = mailbox
+        self._events = events or EventStream()
         self._numbers = count()
 
     def measure(self, image: FirmwareImage) -> None:
@@ -122,8 +125,23 @@ class Hes:
         """Return a virtual HUK."""
         return self._call(PsaHandle.VHUK, Vhuk.GET, bytes([which]), room=VHUK_SIZE)
 
-    def _call(self, handle: PsaHandle, call: int, *inputs: bytes, room: int = 0) -> bytes:
+    def _call(self, handle: PsaHandle, call: OpenEnum, *inputs: bytes, room: int = 0) -> bytes:
         """Do a call with at most one output, for which there is ``room`` (bytes)."""
+        status = ""
+        try:
+            output = self._exchange(handle, call, inputs, room)
+            status = PsaStatus.SUCCESS.name
+        except HesRefused as refusal:
+            status = refusal.status.name
+            raise
+        finally:
+            if self._events.listener is not None:
+                self._events.listener(HesCall(f"{handle.name}.{call.name}", status))
+        return output
+
+    def _exchange(
+        self, handle: PsaHandle, call: OpenEnum, inputs: tuple[bytes, ...], room: int
+    ) -> bytes:
         sizes = [*map(len, inputs), room]
         request = PsaRequest.of(
             seq_num=next(self._numbers) & 0xFF,

@@ -16,13 +16,15 @@ from monitor.protocols import Machine, Mailbox, Rmm
 from pyvmm.arch import rmmd
 from pyvmm.arch.events import EventStream, GptChange, Smc, WorldSwitch
 from pyvmm.arch.gpt import Gpi, gpi_of
+from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import SVE_HINT, UNKNOWN, VERSION_1_2, SmcccFid, standard_secure_fid
 
 FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
-ISLET_REALM_SET_METADATA = 0xC700_0150  # a vendor's call that is the RMM's all the same
+VENDOR_RMI = frozenset(IsletRmiFid)
+SECRET = frozenset({RmmdFid.ISLET_GET_VHUK})  # whose results are no matter for a trace
 OFFSET_MASK = GRANULE_SIZE - 1
 REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)
@@ -46,7 +48,8 @@ class Conduit:
         """Call EL3 on a PE with x0.. = ``args``; return x0.., the rest is zero."""
         results = self._route(pe, args[0] & ~SVE_HINT, args)
         if self._events.listener is not None:
-            self._events.listener(Smc(pe, self._security, tuple(args), results))
+            shown = results[:1] if args[0] in SECRET else results
+            self._events.listener(Smc(pe, self._security, tuple(args), shown))
         return results
 
 
@@ -74,7 +77,7 @@ class Monitor:
         self._gpt_lock = Lock()
         self._gpt = GranuleProtectionTable(machine.memory(Pas.ROOT), self.layout)
         self._realm = machine.memory(Pas.REALM)
-        self._hes = Hes(mailbox) if mailbox is not None else None
+        self._hes = Hes(mailbox, self._events) if mailbox is not None else None
         self._attestation = (
             AttestationServices(self._realm, self.layout.shared_pa, self._hes)
             if self._hes is not None
@@ -134,7 +137,7 @@ class Monitor:
 
     def _from_normal_world(self, pe: int, fid: int, args: Sequence[int]) -> Answer:
         """Forward RMI to the RMM; of the rest, only the calling convention is known."""
-        if FIRST_RMI <= fid <= LAST_RMI or fid == ISLET_REALM_SET_METADATA:
+        if FIRST_RMI <= fid <= LAST_RMI or fid in VENDOR_RMI:
             if self._rmm is None:
                 return UNKNOWN
             listener = self._events.listener

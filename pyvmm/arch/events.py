@@ -50,6 +50,17 @@ class Smc:
 
 
 @dataclass(frozen=True, slots=True)
+class HesCall:
+    """A call of EL3 to the HES and its status; empty if there was no reply."""
+
+    service: str
+    status: str
+
+    def __str__(self) -> str:
+        return f"HES {self.service} -> {self.status or 'gone'}"
+
+
+@dataclass(frozen=True, slots=True)
 class WorldSwitch:
     """A PE went from one security state to another."""
 
@@ -212,6 +223,7 @@ class MmioAccess:
 
 Event = (
     Smc
+    | HesCall
     | WorldSwitch
     | RmiCall
     | RsiCall

@@ -65,14 +65,6 @@ class Vhuk(OpenEnum):
     GET = 1006
 
 
-class VhukId(OpenEnum):
-    """Which virtual HUK."""
-
-    UNKNOWN = 0
-    AUTHORITY = 1
-    MEASUREMENT = 2
-
-
 class HesService(OpenEnum):
     """Calls of the HES about itself."""
 

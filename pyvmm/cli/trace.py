@@ -16,6 +16,7 @@ KINDS: Final[dict[str, tuple[type[Event], ...]]] = {
     "rsi": (events.RsiCall,),
     "psci": (events.PsciCall,),
     "smc": (events.Smc, events.WorldSwitch),
+    "hes": (events.HesCall,),
     "gpt": (events.GptChange, events.GranuleTransition),
     "rtt": (events.RttChange,),
     "rim": (events.RimExtension,),

@@ -8,7 +8,6 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
-import platformdirs
 
 from pyvmm.arch.errors import UserError
 from pyvmm.token.appraise import Policy
@@ -120,15 +119,16 @@ def _verify(data: bytes, trust: TrustStore, policy: Policy) -> Report:
 
 def _trust(cpak: Path | None, stores: tuple[Path, ...], values: ReferenceValues) -> TrustStore:
     """Return the trust anchors to look in: those asked for, or else what there is."""
-    anchors: list[Anchor] = []
-    if cpak is not None:
-        anchors.append(Anchor(load_public_key(read_file(cpak), str(cpak))))
+    if cpak is not None or stores:
+        anchors = TrustStore.load(stores).anchors
+        if cpak is not None:
+            anchors = (Anchor(load_public_key(read_file(cpak), str(cpak))), *anchors)
+        return TrustStore(anchors)
     if (anchor := anchor_of(values)) is not None:
-        anchors.append(anchor)
-    anchors += TrustStore.load(stores).anchors
-    if not anchors and not stores:
-        return hes_anchors(platformdirs.user_state_path("pyvmm") / "hes")
-    return TrustStore(tuple(anchors))
+        return TrustStore((anchor,))
+    from pyvmm.root_of_trust import hes_directory  # noqa: PLC0415  it loads the HES's client
+
+    return hes_anchors(hes_directory())
 
 
 def _realm_values(

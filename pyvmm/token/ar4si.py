@@ -16,7 +16,7 @@ class Tier(StrEnum):
     CONTRAINDICATED = "contraindicated"
 
 
-class Any(IntEnum):
+class General(IntEnum):
     """Values that a claim of any category may have."""
 
     VERIFIER_MALFUNCTION = -1
@@ -121,7 +121,7 @@ VALUES: Final[dict[Category, type[IntEnum]]] = {
 Vector: TypeAlias = dict[Category, IntEnum]
 
 
-def vector_of(value: Any) -> Vector:
+def vector_of(value: General) -> Vector:
     """Return a vector that says the same in every category."""
     return dict.fromkeys(Category, value)
 

@@ -5,6 +5,7 @@ What JSON or the claim tables have no word for is an object with one member: `{"
 `{"tag": [number, value]}`.  So every payload has a JSON form, and that gives the payload again.
 """
 
+import re
 from base64 import b64decode, b64encode
 from typing import Final, TypeAlias
 
@@ -21,6 +22,8 @@ from pyvmm.token.report import Payload
 from pyvmm.token.shapes import Array, Bytes, Either, Map, Member, Shape, Text
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+
+_KEY: Final = re.compile(r"-?[0-9]{1,20}")
 
 PLATFORM_NAME: Final = "cca-platform-token"
 REALM_NAME: Final = "cca-realm-delegated-token"
@@ -118,7 +121,9 @@ def _from_json(json: Json, shape: Shape | None, where: str) -> Value:
     shape = _shape(shape)
     match json:
         case str():
-            return _base64(json, where) if isinstance(shape, Bytes) else json
+            return _base64(json, where) if isinstance(shape, Bytes) else _text(json, where)
+        case int():
+            return _number(json, where)
         case list():
             item = shape.item if isinstance(shape, Array) else None
             return [_from_json(one, item, f"{where}[{n}]") for n, one in enumerate(json)]
@@ -133,7 +138,7 @@ def _object(json: dict[str, Json], shape: Shape | None, where: str) -> Value:
         case {"base64": str(text)}:
             return _base64(text, where)
         case {"text": str(text)}:
-            return text
+            return _text(text, where)
         case {"null": True}:
             return None
         case {"float": str(text)}:
@@ -141,7 +146,7 @@ def _object(json: dict[str, Json], shape: Shape | None, where: str) -> Value:
         case {"map": list(pairs)}:
             return dict(_pair(pair, where) for pair in pairs)
         case {"tag": [int(number), value]} if number >= 0:
-            return Tag(number, _from_json(value, None, where))
+            return Tag(_number(number, where), _from_json(value, None, where))
         case _ if isinstance(shape, Map):
             return _members(json, shape, where)
         case _:
@@ -153,9 +158,9 @@ def _members(json: dict[str, Json], shape: Map, where: str) -> Payload:
     payload: Payload = {}
     for name, value in json.items():
         member = by_name.get(name)
-        if member is None and not name.removeprefix("-").isdecimal():
+        if member is None and not _KEY.fullmatch(name):
             raise UserError(f"{where}: {name!r} is neither the name nor the key of a claim")
-        key = int(name) if member is None else int(member.key)
+        key = _number(int(name), where) if member is None else int(member.key)
         payload[key] = _from_json(value, member.shape if member else None, f"{where}.{name}")
     return payload
 
@@ -167,6 +172,18 @@ def _pair(pair: Json, where: str) -> tuple[Key, Value]:
     if not isinstance(key, int | str | bytes):
         raise UserError(f"{where}: the key of a map is an integer, text or bytes")
     return key, _from_json(pair[1], None, where)
+
+
+def _number(value: int, where: str) -> int:
+    if not -(1 << 64) <= value < 1 << 64:
+        raise UserError(f"{where}: an integer has at most 64 bits")
+    return value
+
+
+def _text(value: str, where: str) -> str:
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{where} is no text: half a surrogate pair")
+    return value
 
 
 def _base64(text: str, where: str) -> bytes:

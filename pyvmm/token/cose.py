@@ -136,23 +136,35 @@ class Sign1:
             Malformed: it names none, one of no use here, or has critical parameters; or the
                 signature has not the algorithm's size.
         """
-        path = f"{path}.protected"
-        header = decode(self.protected, path=path)
-        if not isinstance(header, dict):
-            raise Malformed(path, "not a map")
-        if HeaderLabel.CRIT in header:
-            raise Malformed(
-                path,
-                f"critical parameters are not understood: {describe(header[HeaderLabel.CRIT])}",
-            )
-        alg = header.get(HeaderLabel.ALG)
-        if type(alg) is not int or alg not in list(Algorithm):
-            raise Malformed(path, f"algorithm {describe(alg)}, not ES256, ES384 or ES512")
-        size = 2 * Algorithm(alg).coordinate_size
+        algorithm = _algorithm_of(self.protected, f"{path}.protected")
+        size = 2 * algorithm.coordinate_size
         if len(self.signature) != size:
-            what = f"{len(self.signature)} bytes, not the {size} of {Algorithm(alg).name}"
-            raise Malformed(path.removesuffix("protected") + "signature", what)
-        return Algorithm(alg)
+            what = f"{len(self.signature)} bytes, not the {size} of {algorithm.name}"
+            raise Malformed(f"{path}.signature", what)
+        return algorithm
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the protected header holds an algorithm and nothing else."""
+        return self.protected in _PLAIN_HEADERS
+
+
+_PLAIN_HEADERS: Final = {protected(algorithm): algorithm for algorithm in Algorithm}
+
+
+def _algorithm_of(encoded: bytes, path: str) -> Algorithm:
+    if encoded in _PLAIN_HEADERS:
+        return _PLAIN_HEADERS[encoded]
+    header = decode(encoded, path=path)
+    if not isinstance(header, dict):
+        raise Malformed(path, "not a map")
+    if HeaderLabel.CRIT in header:
+        what = describe(header[HeaderLabel.CRIT])
+        raise Malformed(path, f"critical parameters are not understood: {what}")
+    alg = header.get(HeaderLabel.ALG)
+    if type(alg) is not int or alg not in list(Algorithm):
+        raise Malformed(path, f"algorithm {describe(alg)}, not ES256, ES384 or ES512")
+    return Algorithm(alg)
 
 
 def cose_key(public: bytes) -> bytes:

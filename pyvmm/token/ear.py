@@ -11,10 +11,10 @@ from typing import Final
 
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import (
-    Any,
     Category,
     Configuration,
     Executables,
+    General,
     Hardware,
     InstanceIdentity,
     Vector,
@@ -96,10 +96,10 @@ def _submod(vector: Vector, evidence: Json) -> Json:
 def platform_vector(report: Report, policy: Policy) -> Vector:
     """Return what can be said of the platform."""
     if _is_malformed(report, "platform"):
-        return vector_of(Any.UNEXPECTED_EVIDENCE)
+        return vector_of(General.UNEXPECTED_EVIDENCE)
     if report.outcomes[Check.PLATFORM_SIGNATURE] is Outcome.FAILED:
-        return vector_of(Any.CRYPTO_VALIDATION_FAILED)
-    vector = vector_of(Any.NO_CLAIM)
+        return vector_of(General.CRYPTO_VALIDATION_FAILED)
+    vector = vector_of(General.NO_CLAIM)
     refused = {f.path for f in report.findings if f.kind is Kind.REFUSED}
     is_known = (
         report.outcomes[Check.TRUST_ANCHOR] is Outcome.PASSED
@@ -135,12 +135,12 @@ def _firmware(report: Report, vector: Vector) -> None:
 def realm_vector(report: Report, policy: Policy) -> Vector:
     """Return what can be said of the realm; nothing, if the platform may be any."""
     if _is_malformed(report, "realm"):
-        return vector_of(Any.UNEXPECTED_EVIDENCE)
+        return vector_of(General.UNEXPECTED_EVIDENCE)
     if report.outcomes[Check.REALM_SIGNATURE] is Outcome.FAILED:
-        return vector_of(Any.CRYPTO_VALIDATION_FAILED)
+        return vector_of(General.CRYPTO_VALIDATION_FAILED)
     if report.outcomes[Check.CHALLENGE] is Outcome.FAILED:
-        return vector_of(Any.UNEXPECTED_EVIDENCE)  # the answer to another question
-    vector = vector_of(Any.NO_CLAIM)
+        return vector_of(General.UNEXPECTED_EVIDENCE)  # the answer to another question
+    vector = vector_of(General.NO_CLAIM)
     if report.outcomes[Check.PLATFORM_SIGNATURE] is not Outcome.PASSED:
         return vector
     if report.outcomes[Check.BINDING] is not Outcome.PASSED:

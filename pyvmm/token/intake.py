@@ -11,7 +11,7 @@ MAX_INPUT: Final = 3 * MAX_SIZE
 
 _PEM: Final = re.compile(rb"\s*-----BEGIN [^\n-]*-----(.*)-----END [^\n-]*-----\s*", re.DOTALL)
 _HEX: Final = re.compile(rb"(?:0[xX])?((?:[0-9a-fA-F]{2})+)")
-_BASE64: Final = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/]+")
 _TAG: Final = 6  # CBOR major type
 
 
@@ -27,14 +27,18 @@ def token_bytes(data: bytes) -> bytes:
         raise Malformed("token", "empty input")
     if data[0] >> 5 == _TAG:
         return data
+    token = _from_text(data)
+    if not token or token[0] >> 5 != _TAG:
+        raise Malformed("token", "neither CBOR with a tag, nor that in hexadecimal or base64")
+    return token
+
+
+def _from_text(data: bytes) -> bytes | None:
     pem = _PEM.fullmatch(data)
     text = b"".join((pem[1] if pem else data).split())
     if found := _HEX.fullmatch(text):
         return bytes.fromhex(found[1].decode())
-    standard = text.translate(bytes.maketrans(b"-_", b"+/"))
-    if _BASE64.fullmatch(standard):
-        try:
-            return b64decode(standard.rstrip(b"=") + b"=" * (-len(standard.rstrip(b"=")) % 4))
-        except ValueError:
-            pass
-    raise Malformed("token", "neither a CBOR tag, hexadecimal nor base64")
+    standard = text.translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
+    if not _BASE64.fullmatch(standard) or len(standard) % 4 == 1:
+        return None
+    return b64decode(standard + b"=" * (-len(standard) % 4))

@@ -93,6 +93,9 @@ def _part(
     if sign1 is None:
         return Part(name, encoded)
     algorithm = _attempt(report, Check.SIGN1, lambda: sign1.algorithm(path=name))
+    if algorithm is not None and not sign1.is_plain:
+        actual = f"{len(sign1.protected)} bytes {sign1.protected.hex()}"
+        report.add(Check.SIGN1, Kind.WARNING, f"{name}.protected", "an algorithm only", actual)
     payload = _attempt(report, Check.CLAIMS, lambda: _payload(name, sign1.payload))
     return Part(name, encoded, sign1, algorithm, payload)
 

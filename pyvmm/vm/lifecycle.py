@@ -58,6 +58,7 @@ class Lifecycle:
         self._control = Lock()  # one change of the state at a time
         self._is_stopping = False
         self.is_unwanted = False
+        self._refusal: Failure | UserError | None = None  # why it could not be started
         self._instance: Instance | None = None
         self._status = Status(
             name=options.name,
@@ -128,6 +129,8 @@ class Lifecycle:
             if self._is_stopping:
                 instance.quit()
             code = instance.wait(timeout)
+            if self._refusal is not None:
+                raise self._refusal
         except _Stopped:
             code = ExitCode.QUIT
         finally:
@@ -180,15 +183,16 @@ class Lifecycle:
         """Let a new guest run.
 
         Raises:
-            UserError: it is not new.
-            Failure: the RMM refused; the instance ends then.
+            UserError: it is not new; or it cannot be started as it is, and ends.
+            Failure: the RMM refused; the instance ends.
         """
         with self._control:
             instance = self._in(State.NEW)
             try:
                 with refusals():
                     instance.start()
-            except Failure:
+            except (Failure, UserError) as error:
+                self._refusal = error
                 self.quit()
                 raise
             self._become(State.RUNNING, State.NEW, started=time.time())

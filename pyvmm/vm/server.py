@@ -37,6 +37,7 @@ from pyvmm.vm.lifecycle import Lifecycle
 from pyvmm.vm.rpc import ErrorCode, Id, Request, Response, RpcError, Stream, message
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_ROOT: Final = 0
 _CHUNK: Final = 64 << 10  # bytes of console output in a message at most
 _PACE: Final = 0.005  # seconds until a guest that was behind is looked at again
 _FAREWELL: Final = 2.0  # seconds that a client has to read the last words
@@ -105,7 +106,7 @@ class Server:
 def _is_friend(connection: socket.socket) -> bool:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(raw)
-    return uid in {0, geteuid()}
+    return uid in {_ROOT, geteuid()}
 
 
 class Session:

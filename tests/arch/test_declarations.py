@@ -93,6 +93,8 @@ def test_command_numbers() -> None:
     ("event", "line"),
     [
         (events.Smc(1, Pas.NS, (0xC4000150, 1), (0,)), "SMC pe=1 from=NS 0xc4000150 0x1 -> 0x0"),
+        (events.HesCall("VHUK.GET", "SUCCESS"), "HES VHUK.GET -> SUCCESS"),
+        (events.HesCall("VHUK.GET", ""), "HES VHUK.GET -> gone"),
         (events.WorldSwitch(0, Pas.NS, Pas.REALM), "WORLD pe=0 NS -> REALM"),
         (
             events.RmiCall("RMI_X", ("ipa", "level"), (0x1000, (1 << 64) - 1), (0x204, 0, 5)),

@@ -90,7 +90,9 @@ def test_trace_has_a_line_for_each_event(tmp_path: Path) -> None:
     assert names.count("RMI_GRANULE_DELEGATE") == names.count("RMI_GRANULE_UNDELEGATE")
 
 
-@pytest.mark.parametrize("kind", ["rmi", "rsi", "psci", "smc", "gpt", "rtt", "rim", "exit", "mmio"])
+@pytest.mark.parametrize(
+    "kind", ["rmi", "rsi", "psci", "smc", "hes", "gpt", "rtt", "rim", "exit", "mmio"]
+)
 def test_each_kind_can_be_traced(kind: str) -> None:
     """To standard error, so that the guest's own words stay apart."""
     ended = pyvmm("run", "--realm", "--trace", kind)

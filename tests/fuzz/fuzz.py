@@ -15,7 +15,7 @@ from typing import Final
 import atheris
 
 with atheris.instrument_imports(include=["hes", "pyvmm.token"]):
-    from tests.fuzz import hes_targets
+    from tests.fuzz import hes_targets, token_targets
 
 Target = Callable[[bytes], None]
 
@@ -33,6 +33,7 @@ TARGETS: Final[dict[str, Callable[[Path], Fuzzed]]] = {
     "mailbox": lambda place: Fuzzed(hes_targets.mailbox(place), hes_targets.mailbox_seeds()),
     "bundle": lambda _: Fuzzed(hes_targets.bundle(), hes_targets.bundle_seeds()),
     "otp": lambda _: Fuzzed(hes_targets.otp, hes_targets.otp_seeds()),
+    "token": lambda _: Fuzzed(token_targets.token, token_targets.token_seeds()),
 }
 
 

@@ -10,6 +10,7 @@ from monitor.hes import FirmwareImage
 from monitor.monitor import Monitor
 from pyvmm.arch import psa
 from pyvmm.arch.bits import MASK64
+from pyvmm.arch.events import HesCall, Smc
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.psa import (
     Control,
@@ -207,6 +208,27 @@ def test_a_token_that_fails_leaves_no_old_one_behind(rig: Rig, hes: FakeHes) -> 
 def test_virtual_huk_comes_in_registers(rig: Rig, which: int) -> None:
     """32 bytes, the first of them lowest in x1."""
     assert rig.call(VHUK, which) == (0, *[int.from_bytes(bytes([which]) * 8, "little")] * 4)
+
+
+def test_virtual_huk_is_in_no_trace(rig: Rig) -> None:
+    """Who watches the calls learns that there was one."""
+    events: list[object] = []
+    rig.monitor._events.listener = events.append
+    assert len(rig.call(VHUK, 1)) == 5
+    assert events == [HesCall("VHUK.GET", "SUCCESS"), Smc(0, Pas.REALM, (VHUK, 1), (0,))]
+
+
+def test_calls_of_the_hes_are_told(rig: Rig, hes: FakeHes) -> None:
+    """With what came of them."""
+    events: list[object] = []
+    rig.monitor._events.listener = events.append
+    hes.status = PsaStatus.BAD_STATE
+    rig.call(REALM_KEY, rig.shared, 4096, 0)
+    hes.is_up = False
+    rig.call(REALM_KEY, rig.shared, 4096, 0)
+    told = [event for event in events if isinstance(event, HesCall)]
+    name = "DELEGATED_ATTESTATION.GET_KEY"
+    assert told == [HesCall(name, "BAD_STATE"), HesCall(name, "")]
 
 
 # --- what is refused -----------------------------------------------------------------------------

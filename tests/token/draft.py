@@ -7,7 +7,7 @@ from hashlib import new as new_hash
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from pyvmm.token.cbor import Key, Tag, Value, decode, encode
-from pyvmm.token.claims import PlatformKey, RealmKey
+from pyvmm.token.claims import HASH_SIZES, PlatformKey, RealmKey
 from pyvmm.token.cose import Algorithm, protected, sig_structure
 from pyvmm.token.ecdsa import public_point
 from pyvmm.token.generations import (
@@ -136,8 +136,8 @@ class Draft:
         """Let the platform vouch for the key that the realm token carries."""
         name = self.realm.claims.get(int(RealmKey.RAK_HASH_ALGORITHM))
         carried = self.realm.claims.get(int(RealmKey.RAK))
-        if isinstance(carried, bytes) and name in {"sha-256", "sha-384", "sha-512"}:
-            digest = new_hash(str(name).replace("-", ""), carried).digest()
+        if isinstance(carried, bytes) and isinstance(name, str) and name in HASH_SIZES:
+            digest = new_hash(name.replace("-", ""), carried).digest()
             if PlatformKey.CHALLENGE in self.platform.claims:
                 self.platform.claims[int(PlatformKey.CHALLENGE)] = digest
 

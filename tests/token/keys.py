@@ -8,13 +8,15 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 
 from pyvmm.token.cose import Algorithm, Sign1, protected, sig_structure
-from pyvmm.token.ecdsa import CURVES
+from pyvmm.token.ecdsa import CURVES, public_point
 
 HASHES: dict[Algorithm, HashAlgorithm] = {
     Algorithm.ES256: SHA256(),
     Algorithm.ES384: SHA384(),
     Algorithm.ES512: SHA512(),
 }
+
+public = public_point
 
 
 @cache

@@ -2,125 +2,18 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.events import EventStream
-from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.bus import Bus
-from pyvmm.host.guest import GuestConfig, Outcome, Progress, RealmOptions
-from pyvmm.host.machine import Usage
-from pyvmm.host.vgic import Vgic
+from pyvmm.host.guest import Outcome
 from pyvmm.vm import machine
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.instance import Instance
-from pyvmm.vm.machine import MIB
 from pyvmm.vm.options import DiskOptions, VmOptions
-from pyvmm.vm.terminal import Terminal
-
-CONFIG = GuestConfig(1, machine.RAM_BASE, 64 * MIB, (), machine.RAM_BASE)
-END_OF_PANIC = b"[ 1.0] ---[ end Kernel panic - not syncing: x ]---\n"
-
-
-class PrivateMemory:
-    """Guest memory of which nothing is shared."""
-
-    def read(self, addr: int, _size: int) -> bytes:
-        """Refuse."""
-        raise GranuleProtectionFault(addr, Pas.NS)
-
-    def write(self, addr: int, _data: object) -> None:
-        """Refuse."""
-        raise GranuleProtectionFault(addr, Pas.NS)
-
-    def view(self, addr: int, _size: int) -> memoryview:
-        """Refuse."""
-        raise GranuleProtectionFault(addr, Pas.NS)
-
-
-class ScriptedGuest:
-    """A guest that does what a function of the test does with its bus, then ends."""
-
-    def __init__(self, bus: Bus, script: Callable[[Bus], Outcome | None]) -> None:
-        self.dma = PrivateMemory()
-        self.outcome: Outcome | None = None
-        self.reason = "a reason"
-        self.is_closed = False
-        self._bus = bus
-        self._script = script
-        self._ended = threading.Event()
-
-    @property
-    def exits(self) -> list[list[int]]:
-        """Count nothing."""
-        return []
-
-    def build(self, progress: Progress | None = None) -> None:
-        """Have nothing to load."""
-
-    def start(self) -> None:
-        """Play."""
-        outcome = self._script(self._bus)
-        if outcome is not None:
-            self._end(outcome)
-
-    def wait(self, timeout: float | None = None) -> Outcome | None:
-        """Wait for the end."""
-        self._ended.wait(timeout)
-        return self.outcome
-
-    def stop(self) -> None:
-        """End now."""
-        self._end(Outcome.STOPPED)
-
-    def pause(self) -> None:
-        """Do nothing."""
-
-    def resume(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Note it."""
-        self.is_closed = True
-
-    def _end(self, outcome: Outcome) -> None:
-        self.outcome = self.outcome or outcome
-        self._ended.set()
-
-
-class Stage:
-    """A platform for one scripted guest, with a terminal that is two pipes."""
-
-    def __init__(self) -> None:
-        self.events = EventStream()
-        self.script: Callable[[Bus], Outcome | None] = lambda _: Outcome.OFF
-        self.guest: ScriptedGuest | None = None
-        self.in_reader, self.in_writer = os.pipe()
-        self.out_reader, self.out_writer = os.pipe()
-
-    def new_guest(
-        self, _config: GuestConfig, bus: Bus, _vgic: Vgic, _realm: RealmOptions | None
-    ) -> ScriptedGuest:
-        """Make the guest."""
-        self.guest = ScriptedGuest(bus, self.script)
-        return self.guest
-
-    def usage(self) -> Usage:
-        """Have done nothing."""
-        return Usage((), {}, {})
-
-    def run(self, options: VmOptions, timeout: float | None = None) -> tuple[ExitCode, bytes]:
-        """Run an instance; return its exit code and what it showed."""
-        with Terminal(self.in_reader, self.out_writer) as terminal:
-            code = Instance(options, CONFIG, self, terminal).run(timeout)
-        os.set_blocking(self.out_reader, False)
-        try:
-            return code, os.read(self.out_reader, 1 << 16)
-        except BlockingIOError:
-            return code, b""
+from tests.vm.stage import END_OF_PANIC, Stage, show
 
 
 @pytest.fixture
@@ -128,14 +21,7 @@ def stage() -> Iterator[Stage]:
     """Make a stage."""
     made = Stage()
     yield made
-    for fd in (made.in_reader, made.in_writer, made.out_reader, made.out_writer):
-        os.close(fd)
-
-
-def show(bus: Bus, text: bytes) -> None:
-    """Write to the console as a guest does."""
-    for byte in text:
-        bus.write(machine.UART_BASE, 1, byte)
+    made.close()
 
 
 @pytest.mark.parametrize(

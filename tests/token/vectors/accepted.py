@@ -20,8 +20,10 @@ from tests.token.vectors.cases import (
     both,
     no_platform_claim,
     nothing,
+    platform,
     platform_claim,
     realm_claim,
+    whole,
 )
 
 DIGEST = bytes(range(32))
@@ -84,6 +86,12 @@ def small_component(draft: Draft) -> None:
     draft.platform.claims[int(P.SW_COMPONENTS)] = [{2: b"m" * 48, 5: b"s" * 64}]
 
 
+def in_old_form(draft: Draft) -> None:
+    """Put byte strings instead of records behind tag 399, as TF-RMM does when built for it."""
+    draft.outer_tag = 399
+    draft.entries = lambda entries: {k: v[1] for k, v in entries.items() if isinstance(v, list)}
+
+
 def signed_by(alg: Algorithm) -> Case:
     """Return a token whose platform signs with another algorithm."""
 
@@ -116,5 +124,8 @@ CASES = [
     Case("mec-policy-as-text", (G2, G2B), realm_claim(R.MEC_POLICY, "shared"), warnings=("realm.cca-realm-mec-policy",)),
     Case("mec-policy-private", (G2,), realm_claim(R.MEC_POLICY, 1)),
     Case("measured-by-no-name", (G1,), realm_claim(R.HASH_ALGORITHM, "sha-512"), warnings=(RIM_PATH,)),
+    Case("old-claims-in-new-form", (G0,), whole(outer_tag=907, entries=lambda e: {k: [263, v] for k, v in e.items()}), warnings=("token",)),
+    Case("new-claims-in-old-form", (G2, G2B), in_old_form, warnings=("token",)),
+    Case("header-with-content-type", (G0, G2), platform(header=encode({1: -35, 3: 60})), warnings=("platform.protected",)),
     *map(signed_by, (Algorithm.ES256, Algorithm.ES512)),
 ]  # fmt: skip

@@ -1,0 +1,306 @@
+"""The root of trust as a user meets it: what boots is measured, keys stay where they are."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hes import keys
+from hes.image import installation
+from hes.measured_boot import HASH_NAMES, HASHES, Slot
+from hes.otp import OTP_FILE, Store
+from pyvmm.root_of_trust import DIRECTORY_VARIABLE
+from pyvmm.token.cbor import Key, Tag, Value, decode
+from pyvmm.token.claims import PlatformKey, SwComponentKey
+from pyvmm.token.cose import Sign1
+from pyvmm.token.generations import PLATFORM_TOKEN
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.image import Image
+from tests.boot.command import Ended, Running, call, copy_disk, guest_options, pyvmm
+from tests.boot.memory import found_in
+from tests.hes.test_process import processes, wait_for_end
+
+SLOTS = {0: "RT_0", 5: "SYS_CTRL_2", 11: "SECURE_RT_EL3", 12: "HW_CONFIG", 14: "RMM"}
+HELLO = "Hello from a realm."
+Log = list[dict[str, str | int | bool]]
+
+
+def with_hes(directory: Path, *arguments: str) -> Ended:
+    """Run pyvmm with the state of its HES in a directory."""
+    return pyvmm(*arguments, env={DIRECTORY_VARIABLE: str(directory)})
+
+
+def boot_log(directory: Path, *arguments: str) -> Log:
+    """Return an event log."""
+    log: Log = json.loads(with_hes(directory, "hes", "log", "--json", *arguments).output)
+    return log
+
+
+def replayed(log: Log) -> dict[int, bytes]:
+    """Return the values that a log leads to."""
+    values: dict[int, bytes] = {}
+    for event in log:
+        digest = bytes.fromhex(str(event["digest"]))
+        old = values.get(int(event["slot"]), bytes(len(digest)))
+        function = hashlib.new(str(event["algorithm"]).replace("-", ""))
+        function.update(old + digest)
+        values[int(event["slot"])] = function.digest()
+    return values
+
+
+def platform_claims(token: bytes) -> dict[Key, Value]:
+    """Return what the platform says in a token."""
+    outer = decode(token)
+    assert isinstance(outer, Tag)
+    assert isinstance(outer.value, dict)
+    part = outer.value[PLATFORM_TOKEN]
+    assert isinstance(part, bytes)
+    claims = decode(Sign1.parse(part).payload)
+    assert isinstance(claims, dict)
+    return claims
+
+
+# --- a realm that attests ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the state of a HES that may be killed."""
+    return tmp_path_factory.mktemp("own") / "hes"
+
+
+@pytest.fixture(scope="module")
+def realm(
+    debian: Image, own_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A Debian realm at its shell, on a HES of its own."""
+    disk = copy_disk(debian, tmp_path_factory.mktemp("disk"))
+    options = ["--realm", "--hes-dir", str(own_directory), *guest_options(debian, disk)]
+    with Running("run", *options) as guest:
+        guest.shell.log_in()
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def token(realm: Running) -> bytes:
+    """A token from inside."""
+    answer = realm.shell.run("attest")
+    assert answer.status == 0, answer.output
+    return base64.b64decode(answer.output)
+
+
+@pytest.mark.boot
+def test_log_of_the_machine_replays_to_its_token(
+    realm: Running, token: bytes, own_directory: Path
+) -> None:
+    """Slot for slot: one software component a measured part, and no other."""
+    log = boot_log(own_directory, str(realm.pid))
+    assert {int(event["slot"]): event["sw_type"] for event in log} == SLOTS
+    assert all(event["is_locked"] for event in log)
+    claims = platform_claims(token)
+    components = claims[PlatformKey.SW_COMPONENTS]
+    assert isinstance(components, list)
+    values = replayed(log)
+    said = [part[SwComponentKey.MEASUREMENT] for part in components if isinstance(part, dict)]
+    assert said == [values[slot] for slot in sorted(values)]
+    assert log == boot_log(own_directory)  # what a boot measures here now
+
+
+@pytest.mark.boot
+def test_status_knows_the_machine_and_its_identity(
+    realm: Running, token: bytes, own_directory: Path
+) -> None:
+    """As its token has it."""
+    status = json.loads(with_hes(own_directory, "hes", "status", "--json").output)
+    claims = platform_claims(token)
+    instance_id = claims[PlatformKey.INSTANCE_ID]
+    assert isinstance(instance_id, bytes)
+    assert status["machines"] == [realm.pid]
+    assert status["instance_id"] == instance_id.hex()
+    assert (status["lifecycle"], claims[PlatformKey.LIFECYCLE]) == ("secured", 0x3000)
+
+
+@pytest.mark.boot
+def test_no_key_is_in_the_memory_of_a_realms_process(
+    realm: Running, token: bytes, own_directory: Path
+) -> None:
+    """Though it has signed: neither HUK, GUK, CPAK nor RAK, in either order of bytes."""
+    del token
+    otp = Store(own_directory).load()
+    assert otp is not None
+    log = boot_log(own_directory, str(realm.pid))
+    by_name = {name: algorithm for algorithm, name in HASH_NAMES.items()}
+    slots = [
+        Slot(
+            int(event["slot"]),
+            by_name[str(event["algorithm"])],
+            bytes.fromhex(str(event["value"])),
+            bytes.fromhex(str(event["signer_id"])),
+            str(event["version"]),
+            str(event["sw_type"]),
+            is_locked=True,
+        )
+        for event in sorted(log, key=lambda event: int(event["slot"]))
+    ]
+    assert set(by_name.values()) == set(HASHES)
+    rak = keys.derive_rak(otp.guk, otp.boot_hash, 0x3000, slots)
+    cpak = keys.derive_cpak(otp.guk, otp.boot_hash)
+    secrets = {"HUK": otp.huk, "GUK": otp.guk}
+    for name, key in (("RAK", rak), ("CPAK", cpak)):
+        number = key.private_numbers().private_value
+        secrets[name] = number.to_bytes(48, "big")
+        secrets[f"{name} as a number"] = number.to_bytes(48, "little")
+    # The public part is there: we look at the right process, and derive the right key.
+    known = {"public RAK": keys.public_bytes(rak)}
+    assert found_in(realm.pid, {**secrets, **known}) == {"public RAK"}
+    (hes,) = processes(own_directory)
+    assert {"HUK", "GUK"} <= found_in(hes, secrets)
+
+
+@pytest.mark.boot
+def test_guest_goes_on_without_its_hes(realm: Running, token: bytes, own_directory: Path) -> None:
+    """It gets no more tokens, and a clear error; the last test of this guest."""
+    del token
+    (pid,) = processes(own_directory)
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(2):
+        answer = realm.shell.run("attest")
+        assert answer.status == 1
+        assert answer.output == "attest: no token: the realm's platform cannot attest"
+    assert realm.shell.run("echo alive").output == "alive"
+    realm.shell.type("poweroff -f\n")
+    assert realm.wait() == ExitCode.OK
+
+
+# --- measured boot -------------------------------------------------------------------------------
+
+
+def measured_by(root: Path, directory: Path) -> dict[int, bytes]:
+    """Return what a boot of the installation in a directory measures."""
+    program = "from pyvmm.cli import main; main()"
+    ended = call(
+        *(sys.executable, "-P", "-c", program, "hes", "--hes-dir", str(directory), "log", "--json"),
+        env={"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert ended.code == 0, ended.errors
+    return replayed(json.loads(ended.output))
+
+
+@pytest.mark.parametrize(
+    ("path", "slots"),
+    [
+        pytest.param("rmm/rtt.py", {14}, id="RMM"),
+        pytest.param("monitor/gpt.py", {11}, id="EL3"),
+        pytest.param("hes/keys.py", {0}, id="HES"),
+        pytest.param("pyvmm/arch/rmi.py", {0, 11, 14}, id="what all are made with"),
+        pytest.param("pyvmm/token/make.py", {0, 14}, id="what makes tokens"),
+        pytest.param("pyvmm/core/machine.py", {5}, id="the machine"),
+        pytest.param("pyvmm/vm/instance.py", set(), id="the normal world"),
+    ],
+)
+def test_a_changed_byte_changes_its_slot_and_no_other(
+    tmp_path: Path, path: str, slots: set[int]
+) -> None:
+    """Whatever runs in a trusted world is measured, where it is installed."""
+    root = tmp_path / "installed"
+    for name in ("hes", "monitor", "rmm", "pyvmm"):
+        shutil.copytree(installation() / name, root / name, ignore=_ignore)
+    before = measured_by(root, tmp_path / "hes")
+    assert before.keys() == SLOTS.keys()
+    with (root / path).open("a") as file:
+        file.write("#")
+    after = measured_by(root, tmp_path / "hes")
+    assert {slot for slot in before if before[slot] != after[slot]} == slots
+
+
+def _ignore(_directory: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "__pycache__"]
+
+
+def test_measurements_do_not_depend_on_the_guest(tmp_path: Path) -> None:
+    """One set of reference values for a platform, whatever its guests' size."""
+    first = boot_log(tmp_path / "hes")
+    assert first == boot_log(tmp_path / "hes")
+    assert {event["version"] for event in first} == {"0.1.0"}
+
+
+# --- a HES that fails ----------------------------------------------------------------------------
+
+
+def decommission(directory: Path) -> None:
+    """End the life of a platform."""
+    assert with_hes(directory, "run", "--realm").code == 0
+    assert with_hes(directory, "hes", "lifecycle", "decommissioned", "--yes").code == 0
+
+
+def damage(directory: Path) -> None:
+    """Lose a byte."""
+    assert with_hes(directory, "run", "--realm").code == 0
+    path = directory / OTP_FILE
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def expose(directory: Path) -> None:
+    """Let others in."""
+    directory.mkdir(mode=0o755)
+
+
+def provision_half(directory: Path) -> None:
+    """Lack the device maker's bundle."""
+    made = with_hes(directory, "hes", "provision", "--make", str(directory.parent / "makers"))
+    assert made.code == 0
+    bundle = str(directory.parent / "makers" / "cm.bundle")
+    assert with_hes(directory, "hes", "provision", bundle).code == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (decommission, "its lifecycle state is decommissioned"),
+        (damage, "is damaged"),
+        (expose, "must be yours alone"),
+        (provision_half, "give it the device maker's bundle"),
+    ],
+)
+def test_realm_is_refused_and_a_normal_vm_runs(
+    tmp_path: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    """One clear line; and whoever wants a realm that cannot attest may have one."""
+    directory = tmp_path / "hes"
+    spoil(directory)
+    ended = with_hes(directory, "run", "--realm")
+    assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
+    assert re.fullmatch(
+        f"pyvmm: no realm without its root of trust: .*{reason}.*"
+        r" \(or --no-hes: no attestation\)\n",
+        ended.errors,
+    )
+    assert with_hes(directory, "run").code == ExitCode.OK
+    without = with_hes(directory, "run", "--realm", "--no-hes")
+    assert (without.code, without.errors) == (ExitCode.OK, "")
+    assert without.output.startswith(HELLO)
+
+
+def test_first_use_says_so_once_and_no_process_stays(tmp_path: Path) -> None:
+    """A development identity is made, and its public key is left for verifiers."""
+    directory = tmp_path / "hes"
+    first, second = (with_hes(directory, "run", "--realm") for _ in range(2))
+    assert first.errors == f"pyvmm: made a random development identity in {directory}\n"
+    assert second.errors == ""
+    assert first.output == second.output
+    assert (directory / "cpak.pem").read_text().startswith("-----BEGIN PUBLIC KEY-----")
+    wait_for_end(directory)
+
+
+def test_normal_vm_starts_no_hes(tmp_path: Path) -> None:
+    """And pays nothing for it."""
+    assert with_hes(tmp_path / "hes", "run").code == ExitCode.OK
+    assert not (tmp_path / "hes").exists()

@@ -1,0 +1,41 @@
+"""Kernels of a few instructions, to be run as flat binaries by a normal VM or in a realm."""
+
+from pathlib import Path
+
+from tests.core.program import assemble
+
+#: Waits for ever.
+IDLE = "next: wfi\n b next"
+#: Answers each byte on the serial port with the same; 0x04 (Ctrl-D) powers a normal VM off.
+ECHO = """
+    movz x1, #0x100, lsl #16
+next:
+    ldrb w2, [x1, #5]
+    tbz w2, #0, next
+    ldrb w3, [x1]
+    cmp w3, #4
+    b.eq off
+    strb w3, [x1]
+    b next
+off:
+    movz x0, #0x8400, lsl #16
+    movk x0, #8
+    hvc #0
+"""
+#: Says one line after the other, without end.
+CHATTER = """
+    movz x1, #0x100, lsl #16
+    movz w2, #0x61
+    movz w3, #0x0a
+next:
+    strb w2, [x1]
+    strb w3, [x1]
+    b next
+"""
+
+
+def kernel(directory: Path, text: str) -> Path:
+    """Make a kernel's file."""
+    path = directory / "kernel"
+    path.write_bytes(assemble(text))
+    return path

@@ -1,0 +1,74 @@
+"""Strict CBOR: one value has one encoding, and nothing else decodes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.token.cbor import MAX_DEPTH, Malformed, Tag, Value, decode, describe, encode
+from tests.token.strategies import unless_malformed, values
+
+
+@given(values)
+def test_decode_gives_what_was_encoded(value: Value) -> None:
+    """For every value."""
+    assert decode(encode(value), max_depth=64) == value
+
+
+@given(st.binary(max_size=200))
+def test_what_decodes_encodes_to_the_same_bytes(data: bytes) -> None:
+    """Any bytes: refused in one line, or the one encoding of their value."""
+    value = unless_malformed(lambda: [decode(data, path="here")], "here")
+    assert value is None or encode(value[0]) == data
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        ("", "not strict CBOR"),
+        ("1817", "byte 0: not the shortest encoding"),
+        ("81190001", "byte 1: not the shortest encoding"),
+        ("a1180102", "byte 1: not the shortest encoding"),
+        ("d81200", "byte 0: not the shortest encoding"),
+        ("5801ff", "byte 0: not the shortest encoding"),
+        ("fb3ff8000000000000", "byte 0: not the shortest encoding"),
+        ("0000", "1 bytes follow the value"),
+        ("9f00ff", "indefinite length"),
+        ("bf0001ff", "indefinite length"),
+        ("5f4100ff", "indefinite length"),
+        ("7f6161ff", "indefinite length"),
+        ("a201000100", "Duplicate map key"),
+        ("a1f400", "a key of type bool"),
+        ("a1800000", "a key of type tuple"),
+        ("a1f60000", "a key of type NoneType"),
+        ("a1f93c0000", "a key of type float"),
+        ("f7", "a value of type UndefinedType"),
+        ("81e0", "[0]: a value of type CBORSimpleValue"),
+        ("6180", "not strict CBOR"),
+        ("8201", "premature end"),
+        ("5bffffffffffffffff", "premature end"),
+        ("9bffffffffffffffff", "not strict CBOR"),
+        ("81" * (MAX_DEPTH + 1) + "00", "maximum container nesting depth"),
+        ("c1" * (MAX_DEPTH + 1) + "00", "maximum container nesting depth"),
+        ("00" * (64 * 1024 + 1), "65537 bytes, more than 65536"),
+    ],
+)
+def test_decode_refuses(data: str, what: str) -> None:
+    """Each liberty that CBOR allows, and each limit."""
+    with pytest.raises(Malformed) as error:
+        decode(bytes.fromhex(data))
+    assert what in str(error.value)
+
+
+@pytest.mark.parametrize("tag", [0, 1, 2, 4, 5, 25, 28, 29, 30, 35, 36, 37, 256, 258, 260, 55799])
+def test_tags_stay_tags(tag: int) -> None:
+    """No number, date, regular expression or reference is made of what a token holds."""
+    for content in ("((", b"\x01", [1, 2], 0):
+        assert decode(encode(Tag(tag, content))) == Tag(tag, content)
+
+
+@given(values)
+def test_describe_is_one_short_printable_line(value: Value) -> None:
+    """Whatever the value: it goes to a terminal."""
+    text = describe(value)
+    assert text.isprintable()
+    assert len(text) <= 80

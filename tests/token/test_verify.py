@@ -1,0 +1,142 @@
+"""The verifier as a function: total, quick, and taken in by no change of a token."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyvmm.token.appraise import Policy
+from pyvmm.token.cbor import Tag, Value, decode, encode
+from pyvmm.token.claims import PlatformKey, RealmKey
+from pyvmm.token.cose import Algorithm, cose_key
+from pyvmm.token.ecdsa import public_point
+from pyvmm.token.generations import PLATFORM_TOKEN, REALM_TOKEN, Generation
+from pyvmm.token.reference import RealmValues, ReferenceValues
+from pyvmm.token.report import Check, Kind, Outcome, Report
+from pyvmm.token.trust import Anchor, TrustStore
+from pyvmm.token.verify import verify
+from tests.token.draft import CHALLENGE, RIM, Draft
+from tests.token.keys import key
+from tests.token.strategies import changed, values
+
+TRUST = TrustStore((Anchor(public_point(key("cpak"))),))
+POLICY = Policy(CHALLENGE, ReferenceValues(realm=RealmValues(rim=RIM)))
+TOKENS = {generation: Draft.good(generation).encode() for generation in Generation}
+generations = st.sampled_from(Generation)
+
+
+def accepted_flips(token: bytes, trust: TrustStore) -> list[int]:
+    """Return the bits that can be flipped with the token still taken as authentic."""
+    return [
+        bit for bit in range(8 * len(token)) if verify(flipped(token, bit), trust).exit_code == 0
+    ]
+
+
+def flipped(token: bytes, bit: int) -> bytes:
+    """Return a token with one bit changed."""
+    data = bytearray(token)
+    data[bit // 8] ^= 1 << bit % 8
+    return bytes(data)
+
+
+def test_every_flip_of_a_bit_is_refused() -> None:
+    """All bits of a token of RMM 1.0, on the quickest curve; nothing but its key is expected."""
+    draft = Draft.good(Generation.G1)
+    for part, name in ((draft.platform, "cpak"), (draft.realm, "rak")):
+        part.key, part.algorithm = key(name, Algorithm.ES256), Algorithm.ES256
+    draft.realm.claims[int(RealmKey.RAK)] = cose_key(public_point(draft.realm.key))
+    token, trust = draft.encode(), TrustStore((Anchor(public_point(draft.platform.key)),))
+    assert verify(token, trust).exit_code == 0
+    assert not accepted_flips(token, trust)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("generation", Generation)
+def test_every_flip_of_a_bit_is_refused_in_all_generations(generation: Generation) -> None:
+    """On the curve that firmware uses."""
+    assert not accepted_flips(TOKENS[generation], TRUST)
+
+
+def test_every_cut_is_refused() -> None:
+    """A token that ends early, at any byte."""
+    token = TOKENS[Generation.G1]
+    for size in range(len(token)):
+        assert verify(token[:size], TRUST).exit_code == Kind.MALFORMED
+
+
+@given(st.binary(max_size=300))
+@settings(deadline=timedelta(milliseconds=500))
+def test_any_bytes_are_malformed(data: bytes) -> None:
+    """And raise nothing."""
+    assert verify(data, TRUST, POLICY).exit_code == Kind.MALFORMED
+
+
+@given(generations.flatmap(lambda g: st.tuples(st.just(TOKENS[g]), changed(TOKENS[g]))))
+@settings(deadline=timedelta(milliseconds=500))
+def test_no_change_is_taken(tokens: tuple[bytes, bytes]) -> None:
+    """Bytes cut out, put in and overwritten."""
+    good, bad = tokens
+    assert (verify(bad, TRUST, POLICY).exit_code == 0) == (bad == good)
+
+
+@given(generations, st.sampled_from(PlatformKey), st.sampled_from(RealmKey), values, values)
+@settings(deadline=timedelta(milliseconds=500), max_examples=50)
+def test_claims_of_any_value_are_judged(
+    generation: Generation, platform: PlatformKey, realm: RealmKey, one: Value, other: Value
+) -> None:
+    """Signed by the right keys: whatever they say, nothing raises and nothing hides."""
+    draft = Draft.good(generation)
+    before = dict(draft.realm.claims)
+    draft.platform.claims[int(platform)] = one
+    draft.realm.claims[int(realm)] = other
+    report = verify(draft.encode(), TRUST, POLICY)
+    assert report.exit_code in {0, 1, 3, 4}
+    if report.exit_code == 0:
+        assert draft.realm.claims[int(RealmKey.RIM)] == before[int(RealmKey.RIM)]
+
+
+@given(st.dictionaries(st.sampled_from((PLATFORM_TOKEN, REALM_TOKEN, 1)), values))
+def test_any_entries_are_malformed(entries: dict[int, Value]) -> None:
+    """Any CBOR inside the right tag."""
+    for tag in (399, 907):
+        token = encode(Tag(tag, {int(key): value for key, value in entries.items()}))
+        assert verify(token, TRUST).exit_code == Kind.MALFORMED
+
+
+def test_parts_of_two_tokens_do_not_make_one() -> None:
+    """A realm token goes with the platform token that vouches for its key, and with no other."""
+    other = Draft.good(Generation.G1)
+    other.realm.key = key("rak of another boot")
+    point = public_point(other.realm.key)
+    other.realm.claims[int(RealmKey.RAK)] = cose_key(point)
+    assert verify(other.encode(), TRUST).exit_code == 0
+    first, second = decode(TOKENS[Generation.G1]), decode(other.encode())
+    assert isinstance(first, Tag)
+    assert isinstance(second, Tag)
+    entries = {**first.value, REALM_TOKEN: second.value[REALM_TOKEN]}
+    report = verify(encode(Tag(399, entries)), TRUST)
+    assert [f.check for f in report.findings] == [Check.BINDING]
+    assert report.exit_code == Kind.NOT_AUTHENTIC
+
+
+def test_a_platform_token_seen_before_is_judged_as_the_first_time() -> None:
+    """Good and bad, by the right key and by another."""
+    bad = Draft.good(Generation.G2)
+    bad.platform.key = key("mallory")
+    other = TrustStore((Anchor(public_point(key("mallory"))),))
+    for trust, codes in ((TRUST, (0, 1)), (other, (1, 0))):
+        for token, code in zip((TOKENS[Generation.G2], bad.encode()), codes, strict=True):
+            assert [verify(token, trust).exit_code for _ in range(3)] == [code] * 3
+
+
+def test_a_check_that_was_not_made_is_no_success() -> None:
+    """A report of nothing verifies nothing."""
+    report = Report()
+    assert not report.is_authentic
+    assert report.exit_code == Kind.NOT_AUTHENTIC
+    for check in Check:
+        report.passed(check)
+    assert report.exit_code == 0
+    report.outcomes[Check.BINDING] = Outcome.SKIPPED
+    assert report.exit_code == Kind.NOT_AUTHENTIC

@@ -1,0 +1,202 @@
+"""A platform whose guest plays its part from the test."""
+
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from pyvmm.arch.events import EventStream
+from pyvmm.arch.pas import GranuleProtectionFault, Pas
+from pyvmm.devices.bus import Bus
+from pyvmm.host.guest import ExitKind, GuestConfig, Outcome, Progress, RealmOptions
+from pyvmm.host.machine import Usage
+from pyvmm.host.vgic import Vgic
+from pyvmm.vm import machine
+from pyvmm.vm.api import State, Status
+from pyvmm.vm.console import ConsoleLog
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.instance import Instance
+from pyvmm.vm.lifecycle import Lifecycle
+from pyvmm.vm.machine import MIB
+from pyvmm.vm.options import VmOptions
+from pyvmm.vm.terminal import Terminal
+
+CONFIG = GuestConfig(1, machine.RAM_BASE, 64 * MIB, (), machine.RAM_BASE)
+END_OF_PANIC = b"[ 1.0] ---[ end Kernel panic - not syncing: x ]---\n"
+
+
+class PrivateMemory:
+    """Guest memory of which nothing is shared."""
+
+    def read(self, addr: int, _size: int) -> bytes:
+        """Refuse."""
+        raise GranuleProtectionFault(addr, Pas.NS)
+
+    def write(self, addr: int, _data: object) -> None:
+        """Refuse."""
+        raise GranuleProtectionFault(addr, Pas.NS)
+
+    def view(self, addr: int, _size: int) -> memoryview:
+        """Refuse."""
+        raise GranuleProtectionFault(addr, Pas.NS)
+
+
+class ScriptedGuest:
+    """A guest that does what a function of the test does with its bus, then ends."""
+
+    def __init__(self, bus: Bus, script: Callable[[Bus], Outcome | None]) -> None:
+        self.dma = PrivateMemory()
+        self.outcome: Outcome | None = None
+        self.reason = "a reason"
+        self.is_closed = False
+        self.calls: list[str] = []
+        self._bus = bus
+        self._script = script
+        self._ended = threading.Event()
+
+    @property
+    def exits(self) -> list[list[int]]:
+        """Have made one exit of each kind."""
+        return [[1] * len(ExitKind)]
+
+    def build(self, progress: Progress | None = None) -> None:
+        """Have little to load, in two steps."""
+        for step in range(2):
+            if progress is not None:
+                progress(step, 2)
+
+    def start(self) -> None:
+        """Play."""
+        self.calls.append("start")
+        outcome = self._script(self._bus)
+        if outcome is not None:
+            self._end(outcome)
+
+    def wait(self, timeout: float | None = None) -> Outcome | None:
+        """Wait for the end."""
+        self._ended.wait(timeout)
+        return self.outcome
+
+    def stop(self) -> None:
+        """End now."""
+        self._end(Outcome.STOPPED)
+
+    def pause(self) -> None:
+        """Note it."""
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        """Note it."""
+        self.calls.append("resume")
+
+    def close(self) -> None:
+        """Note it."""
+        self.is_closed = True
+
+    def _end(self, outcome: Outcome) -> None:
+        self.outcome = self.outcome or outcome
+        self._ended.set()
+
+
+def idle(_bus: Bus) -> None:
+    """Play a guest that does nothing, until it is stopped."""
+
+
+class Stage:
+    """A platform for one scripted guest, with a terminal that is two pipes."""
+
+    def __init__(self) -> None:
+        self.events = EventStream()
+        self.script: Callable[[Bus], Outcome | None] = lambda _: Outcome.OFF
+        self.guest: ScriptedGuest | None = None
+        self.in_reader, self.in_writer = os.pipe()
+        self.out_reader, self.out_writer = os.pipe()
+
+    def close(self) -> None:
+        """Put the terminal away."""
+        for fd in (self.in_reader, self.in_writer, self.out_reader, self.out_writer):
+            os.close(fd)
+
+    def new_guest(
+        self, _config: GuestConfig, bus: Bus, _vgic: Vgic, _realm: RealmOptions | None
+    ) -> ScriptedGuest:
+        """Make the guest."""
+        self.guest = ScriptedGuest(bus, self.script)
+        return self.guest
+
+    def usage(self) -> Usage:
+        """Have done little."""
+        return Usage((7,), dict.fromkeys(Pas, 2), dict.fromkeys(Pas, 4096))
+
+    def run(self, options: VmOptions, timeout: float | None = None) -> tuple[ExitCode, bytes]:
+        """Run an instance; return its exit code and what it showed."""
+        with Terminal(self.in_reader, self.out_writer) as terminal:
+            code = Instance(options, CONFIG, self, terminal).run(timeout)
+        os.set_blocking(self.out_reader, False)
+        try:
+            return code, os.read(self.out_reader, 1 << 16)
+        except BlockingIOError:
+            return code, b""
+
+
+def show(bus: Bus, text: bytes) -> None:
+    """Write to the console as a guest does."""
+    for byte in text:
+        bus.write(machine.UART_BASE, 1, byte)
+
+
+class Living:
+    """A lifecycle that a thread lives; a context manager that ends it at the latest."""
+
+    def __init__(self, options: VmOptions | None = None, timeout: float | None = None) -> None:
+        self.stage = Stage()
+        self.stage.script = idle
+        self.options = options or VmOptions(name="r1")
+        self.told: list[Status] = []
+        self.lifecycle = Lifecycle(self.options, self.told.append)
+        self.code: ExitCode | None = None
+        self.error: Exception | None = None
+        self._timeout = timeout
+        self._thread = threading.Thread(target=self._live, name="owner")
+
+    def assemble(self, log: ConsoleLog) -> Instance:
+        """Put the guest together."""
+        return Instance(self.options, CONFIG, self.stage, None, log)
+
+    @property
+    def guest(self) -> ScriptedGuest:
+        """The guest, once it is there."""
+        assert self.stage.guest is not None
+        return self.stage.guest
+
+    def _live(self) -> None:
+        try:
+            self.code = self.lifecycle.live(self.assemble, self._timeout)
+        except Exception as error:  # noqa: BLE001  for the test to look at
+            self.error = error
+
+    def until(self, state: State) -> Status:
+        """Wait for a state."""
+        self.lifecycle._wait_for(lambda: self.lifecycle.status.state == state)
+        return self.lifecycle.status
+
+    def end(self) -> ExitCode | None:
+        """Wait for the end."""
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self.code
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.lifecycle.quit()
+        self.end()
+        self.stage.close()

@@ -1,0 +1,343 @@
+"""An instance's API over its socket: the typed client, raw lines, and clients that misbehave."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pyvmm.arch.errors import UserError
+from pyvmm.devices.bus import Bus
+from pyvmm.host.guest import Outcome
+from pyvmm.vm import machine, server
+from pyvmm.vm.api import API_VERSION, State, Status
+from pyvmm.vm.client import Client, Gone, NoAnswer, connect
+from pyvmm.vm.directory import Directory
+from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.rpc import MAX_LINE
+from pyvmm.vm.server import Server
+from tests.vm.stage import Living, show
+
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
+
+
+class Served:
+    """An instance, new, with its server; what a client does not say in time is a failure."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.living = Living()
+        self._stack = ExitStack()
+        self._stack.enter_context(self.living)
+        self.living.until(State.NEW)
+        self.claim = directory.claim(self.living.lifecycle.status)
+        self.server = Server(self.claim.listener, self.living.lifecycle)
+        self.server.start()
+
+    def client(self) -> Client:
+        """Connect."""
+        client = self._stack.enter_context(connect(self.directory, "r1"))
+        client.patience = 10
+        return client
+
+    def raw(self) -> socket.socket:
+        """Connect without a client."""
+        connection = self._stack.enter_context(self.directory.connect("r1"))
+        connection.settimeout(10)
+        return connection
+
+    def end(self) -> None:
+        """End the instance, then its server, as its owner does."""
+        self.living.lifecycle.quit()
+        self.living.end()
+        self.server.close()
+
+    def close(self) -> None:
+        """End what there is."""
+        self.end()
+        self._stack.close()
+        self.claim.listener.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """Return a new instance that is served."""
+    before = threading.active_count()
+    made = Served(Directory(tmp_path / "pyvmm"))
+    yield made
+    made.close()
+    assert threading.active_count() == before
+
+
+class Told:
+    """Notes what an instance tells."""
+
+    def __init__(self) -> None:
+        self.states: list[State] = []
+        self.positions: list[int] = []
+        self.said = b""
+        self.is_closed = False
+
+    def state_changed(self, status: Status) -> None:
+        """Note it."""
+        self.states.append(status.state)
+
+    def console_output(self, position: int, data: bytes) -> None:
+        """Note it."""
+        self.positions.append(position)
+        self.said += data
+
+    def console_closed(self) -> None:
+        """Note it."""
+        self.is_closed = True
+
+    def hear_all(self, client: Client) -> None:
+        """Hear everything until the instance is gone."""
+        try:
+            while client.listen(self, 10):
+                pass
+        except Gone:
+            return
+        pytest.fail("the instance is not gone")
+
+
+def ask(connection: socket.socket, line: bytes) -> dict[str, object]:
+    """Send a line and return the answer."""
+    connection.sendall(line)
+    answer = json.loads(connection.makefile("rb").readline())
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_a_client_leads_the_whole_life(served: Served) -> None:
+    """Each call does what the lifecycle does."""
+    api = served.client().api
+    assert api.version().api == API_VERSION
+    assert api.status() == served.living.lifecycle.status
+    assert api.start().state == State.RUNNING
+    assert api.pause().state == State.PAUSED
+    assert api.resume().state == State.RUNNING
+    assert api.statistics().vcpus[0].instructions == 7
+    assert api.stop().exit_code == ExitCode.QUIT
+
+
+def test_refusals_arrive_as_they_were(served: Served) -> None:
+    """A user's mistake is one here, too; so is a failure with its code."""
+    api = served.client().api
+    with pytest.raises(UserError, match="r1 is new: start it first"):
+        api.pause()
+
+    def fail(_bus: Bus) -> None:
+        raise Failure(ExitCode.REFUSED, "not today")
+
+    served.living.guest._script = fail
+    with pytest.raises(Failure, match="not today") as caught:
+        api.start()
+    assert caught.value.code is ExitCode.REFUSED
+
+
+def test_our_own_defect_is_told_and_loses_nothing(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The traceback is for the log; the instance goes on."""
+
+    def fail(_bus: Bus) -> None:
+        raise ZeroDivisionError
+
+    api = served.client().api
+    served.living.guest._script = fail
+    with pytest.raises(Failure, match="ZeroDivisionError") as caught:
+        api.start()
+    assert caught.value.code is ExitCode.INTERNAL
+    assert "Traceback" in capsys.readouterr().err
+    assert api.status().state == State.NEW
+
+
+def test_states_are_told_to_the_end(served: Served) -> None:
+    """To everybody who watches, the last one included."""
+    clients, told = [served.client() for _ in range(3)], [Told() for _ in range(3)]
+    assert {client.api.watch().state for client in clients} == {State.NEW}
+    clients[0].api.start()
+    clients[0].api.pause()
+    served.end()
+    for client, each in zip(clients, told, strict=True):
+        each.hear_all(client)
+        assert each.states == [State.RUNNING, State.PAUSED, State.STOPPED]
+
+
+def test_the_console_is_told_to_the_end(served: Served) -> None:
+    """With what was said before, to who wants it; and everybody may type."""
+    served.living.lifecycle.console_log.write(b"before\n")
+    late, early = served.client(), served.client()
+    assert early.api.console_attach().position == 0
+    place = late.api.console_attach(scrollback=False)
+    assert (place.position, place.end) == (7, 7)
+
+    def echo(bus: Bus) -> Outcome:
+        bus.write(machine.UART_BASE + 1, 1, 1)  # IER.RDI
+        while not bus.read(machine.UART_BASE + 5, 1) & 1:  # LSR.DR
+            pass
+        show(bus, bytes((bus.read(machine.UART_BASE, 1),)) + b"\n")
+        return Outcome.OFF
+
+    late.api.console_write(b"y")
+    served.living.guest._script = echo
+    late.api.start()
+    served.end()
+    for client, said, position in ((early, b"before\ny\n", 0), (late, b"y\n", 7)):
+        told = Told()
+        told.hear_all(client)
+        assert (told.said, told.positions[0], told.is_closed) == (said, position, True)
+
+
+def test_who_reads_too_slowly_holds_nobody_up(served: Served) -> None:
+    """It misses something, sees where, and gets the rest; the guest does not wait."""
+    client, told = served.client(), Told()
+    client.api.console_attach()
+    log = served.living.lifecycle.console_log
+    for number in range(2000):
+        log.write(bytes((number & 0xFF,)) * 4096)
+    log.write(b"end")
+    reader = threading.Thread(target=told.hear_all, args=(client,))
+    reader.start()
+    served.end()
+    reader.join(10)
+    assert told.said.endswith(b"end")
+    assert len(told.said) < log.end
+    assert told.positions[-1] > told.positions[0]
+
+
+def test_typing_waits_for_the_guest(served: Served) -> None:
+    """Without holding up who else asks, or the end."""
+    served.client().api.console_write(b"x" * 4095)
+    blocked = served.client()
+    answered = threading.Event()
+    blocked.post("console_write", {"data": b"yy"}, answered.set)
+    assert not blocked.listen(Told(), 0.05)
+    assert not answered.is_set()
+    assert served.client().api.stop().state == State.STOPPED
+
+
+def test_a_dead_connection_is_a_failure(served: Served) -> None:
+    """Not a wait."""
+    client = served.client()
+    served.end()
+    with pytest.raises(Gone, match="r1 has ended"):
+        client.api.status()
+    with pytest.raises(Gone):
+        client.listen(Told())
+
+
+def test_no_answer_is_a_failure(served: Served) -> None:
+    """After some patience."""
+    client = served.client()
+    client.patience = 0.05
+    client.post("console_write", {"data": b"x" * 5000}, lambda: None)
+    with pytest.raises(NoAnswer, match="pyvmm destroy r1 ends it"):
+        client.api.status()
+
+
+def test_only_friends_are_heard(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others, should they get past the directory's mode, are hung up on."""
+    monkeypatch.setattr(server, "geteuid", lambda: 4711)
+    monkeypatch.setattr(server, "_ROOT", 4712)
+    with pytest.raises(Gone):
+        connect(served.directory, "r1")
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"\n", PARSE_ERROR),
+        (b"{\n", PARSE_ERROR),
+        (b"\xff\n", PARSE_ERROR),
+        (b'{"a":' * 100_000 + b"\n", PARSE_ERROR),
+        (b"[]\n", INVALID_REQUEST),
+        (b'{"jsonrpc": "1.0", "id": 1, "method": "status"}\n', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "id": 1}\n', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "id": {}, "method": "status"}\n', INVALID_REQUEST),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "fly"}\n', METHOD_NOT_FOUND),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "__init__"}\n', METHOD_NOT_FOUND),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "status", "params": [1]}\n', INVALID_PARAMS),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "status", "params": {"a": 1}}\n', INVALID_PARAMS),
+        (b'{"jsonrpc": "2.0", "id": 1, "method": "console_write"}\n', INVALID_PARAMS),
+        (
+            b'{"jsonrpc": "2.0", "id": 1, "method": "console_write", "params": {"data": "?"}}\n',
+            INVALID_PARAMS,
+        ),
+        (
+            b'{"jsonrpc": "2.0", "id": 1, "method": "console_attach", "params": {"scrollback":1}}\n',
+            INVALID_PARAMS,
+        ),
+    ],
+)
+def test_a_bad_line_gets_an_error_and_the_next_an_answer(
+    served: Served, line: bytes, code: int
+) -> None:
+    """Nothing that a client sends ends its connection but a line without end."""
+    connection = served.raw()
+    error = ask(connection, line)["error"]
+    assert isinstance(error, dict)
+    assert error["code"] == code
+    assert error["message"]
+    answer = ask(connection, b'{"jsonrpc": "2.0", "id": "a", "method": "status"}\n')
+    assert answer["id"] == "a"
+    assert answer["jsonrpc"] == "2.0"
+    assert isinstance(answer["result"], dict)
+    assert answer["result"]["state"] == "new"
+
+
+def test_a_line_without_end_ends_the_connection(served: Served) -> None:
+    """Nobody collects it for ever."""
+    connection = served.raw()
+    with pytest.raises(OSError, match=r"reset|pipe"):
+        connection.sendall(bytes(2 * MAX_LINE))
+    assert served.client().api.status().state == State.NEW
+
+
+def test_a_notification_gets_no_answer(served: Served) -> None:
+    """Right or wrong."""
+    connection = served.raw()
+    connection.sendall(b'{"jsonrpc": "2.0", "method": "fly"}\n')
+    connection.sendall(b'{"jsonrpc": "2.0", "method": "start"}\n')
+    answer = ask(connection, b'{"jsonrpc": "2.0", "id": 7, "method": "version"}\n')
+    assert answer["id"] == 7
+    assert served.living.lifecycle.status.state == State.RUNNING
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_harm_the_instance(served: Served, noise: bytes) -> None:
+    """Whatever comes, others are served."""
+    with served.directory.connect("r1") as connection:
+        connection.sendall(noise)
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(10)
+        while connection.recv(1 << 16):
+            pass
+    assert served.living.lifecycle.status.state == State.NEW
+
+
+def num_files() -> int:
+    """Count this process's descriptors."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_clients_that_hang_up_at_once_leave_nothing(served: Served) -> None:
+    """Not a thread, not a descriptor."""
+    threads, files = threading.active_count(), num_files()
+    for _ in range(50):
+        served.directory.connect("r1").close()
+    with connect(served.directory, "r1") as client:
+        client.api.console_attach()
+        client.api.watch()
+    deadline = time.monotonic() + 10
+    while (threading.active_count(), num_files()) != (threads, files):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
