@@ -6,6 +6,8 @@ The initial RAM disk is that of `pyvmm image build`, and behind it a second arch
 both. Nothing is on a disk, so what the realm runs is all measured.
 """
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,7 +48,8 @@ def closure(program: Path, libraries: Path) -> set[Path]:
 def server_archive(disk: Path, scratch: Path) -> bytes:
     """Return the archive with the server and what it runs on."""
     unpack = f"rdump /usr/bin/openssl {LIBRARIES} {scratch}"  # without mounting the disk
-    subprocess.run(["debugfs", "-R", unpack, str(disk)], check=True, capture_output=True)
+    debugfs = shutil.which("debugfs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "debugfs"
+    subprocess.run([debugfs, "-R", unpack, str(disk)], check=True, capture_output=True)
     openssl = scratch / "openssl"
     archive = CpioArchive()
     for directory in ("ra-tls", "tmp", "usr", "usr/bin"):

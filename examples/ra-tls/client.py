@@ -15,6 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pyvmm.arch.errors import UserError
 from pyvmm.token.appraise import Policy
 from pyvmm.token.reference import ReferenceValues
 from pyvmm.token.report import Report
@@ -90,8 +91,8 @@ def main(address: str, reference: str, path: str = "secret.txt") -> int:
     host, _, port = address.rpartition(":")
     try:
         content = get(host, int(port), path, ReferenceValues.load(Path(reference)))
-    except NotVerified as error:
-        print(f"not verified:\n{error}", file=sys.stderr)
+    except (NotVerified, UserError, OSError) as error:
+        print(f"not verified: {error}", file=sys.stderr)
         return 1
     print(f"verified: {content.decode()}", end="")
     return 0

@@ -37,7 +37,8 @@ def _with_progress(output: Path, cache: Path, packages: tuple[str, ...], *, forc
     from rich.console import Console  # noqa: PLC0415  slow to import
     from rich.progress import Progress  # noqa: PLC0415
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("Debian", total=100)
         return build_debian(
             output,
