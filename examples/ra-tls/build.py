@@ -6,8 +6,6 @@ The initial RAM disk is that of `pyvmm image build`, and behind it a second arch
 both. Nothing is on a disk, so what the realm runs is all measured.
 """
 
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 import pyvmm.vm
+from pyvmm.vm.apt import find_tool
 from pyvmm.vm.cpio import CpioArchive
 
 HERE = Path(__file__).parent
@@ -48,7 +47,7 @@ def closure(program: Path, libraries: Path) -> set[Path]:
 def server_archive(disk: Path, scratch: Path) -> bytes:
     """Return the archive with the server and what it runs on."""
     unpack = f"rdump /usr/bin/openssl {LIBRARIES} {scratch}"  # without mounting the disk
-    debugfs = shutil.which("debugfs", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "debugfs"
+    debugfs = find_tool("debugfs") or "debugfs"
     subprocess.run([debugfs, "-R", unpack, str(disk)], check=True, capture_output=True)
     openssl = scratch / "openssl"
     archive = CpioArchive()
