@@ -1,6 +1,5 @@
 """The HES: what it keeps, and how a machine leaves reset."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +103,7 @@ class Hes:
             fingerprint = image.fingerprint(self._root, parts)
             known, digest = self._digests.get(parts, ((), b""))
             if known != fingerprint:
-                digest = hashlib.sha256(image.pack(self._root, parts)).digest()
+                digest = image.digest(self._root, parts)
                 self._digests[parts] = fingerprint, digest
         except OSError as error:
             raise PsaError(
