@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.vm import guests
 from pyvmm.vm.apt import PrivateApt, find_tool, require_tools
 from pyvmm.vm.cpio import CpioArchive
 from pyvmm.vm.loader import unpack_kernel
@@ -225,7 +226,8 @@ def _recipe(packages: Sequence[str]) -> str:
     """Return a digest of everything here that shapes an image."""
     scripts = (_script(name) for name in sorted(_script_names()))
     texts = [Path(__file__).read_text(), *scripts, *sorted(packages)]
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    parts = [*map(str.encode, texts), guests.agent()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _script_names() -> Iterator[str]:
@@ -381,6 +383,9 @@ def complete_root(root: Path, modules: Modules) -> None:
         path.unlink(missing_ok=True)
         path.write_text(_script(script))
         path.chmod(0o755)
+    agent = root / "usr/sbin/pyvmm-agent"
+    agent.write_bytes(guests.agent())
+    agent.chmod(0o755)
     for name, target in _LINKS.items():
         _link(root / name, target)
     present = {path.name for path in (*root.glob("usr/bin/*"), *root.glob("usr/sbin/*"))}

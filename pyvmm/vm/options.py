@@ -58,6 +58,7 @@ class VmOptions:
     has_defaults: bool = True
     network: NetworkOptions | None = None
     has_rng: bool = False
+    has_agent: bool = False
     realm: RealmOptions | None = None
     token_profile: str = "g1"  # noqa: S105  no secret
     has_hes: bool = False  # only a realm has
@@ -66,9 +67,9 @@ class VmOptions:
     @property
     def num_virtio(self) -> int:
         """How many virtio devices it has."""
-        return (
-            len(self.disks) + (self.network is not None) + (self.console == "virtio") + self.has_rng
-        )
+        has_console = self.console == "virtio"
+        others = (self.network is not None, has_console, self.has_rng, self.has_agent)
+        return len(self.disks) + sum(others)
 
     @property
     def bootargs(self) -> str:
