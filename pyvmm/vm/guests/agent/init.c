@@ -97,13 +97,11 @@ static _Noreturn void run_entry_point(char **env) {
 }
 
 static void tell(int status) {
-    char text[64] = "status ";
-    if (signal_of(status)) {
-        text[0] = 0;
-        text_append(text, sizeof text, "signal ");
-    }
-    text_append_number(text, sizeof text, (unsigned)(signal_of(status) ? signal_of(status) : exit_code_of(status)));
-    complain("the program ended with", text);
+    char text[32] = "";
+    int number = signal_of(status);
+    text_append(text, sizeof text, number ? "signal " : "exit status ");
+    text_append_number(text, sizeof text, (unsigned)(number ? number : exit_code_of(status)));
+    complain("the program has ended", text);
     sys_ioctl(2, TCSBRK, (void *)1); /* until the console has sent it */
 }
 
@@ -135,6 +133,7 @@ _Noreturn void run_init(char **env) {
     do /* a first process also gets the orphans */
         pid = sys_wait(-1, &status, 0);
     while (pid != program && pid != -ECHILD);
+    take_console(); /* the end of its session has hung up the one from before */
     tell(status);
     sys_write(told[1], &status, sizeof status);
     sys_close(told[1]);

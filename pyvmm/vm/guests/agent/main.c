@@ -43,12 +43,21 @@ const char *error_text(int error) {
     case E2BIG: return "argument list too long";
     case EROFS: return "read-only file system";
     case ENODEV: return "not known to this kernel";
-    default: return "input/output error";
+    case EIO: return "input/output error";
     }
+    static char text[20];
+    text[0] = 0;
+    text_append(text, sizeof text, "error ");
+    text_append_number(text, sizeof text, (unsigned)error);
+    return text;
 }
 
+static const char *own_name = "pyvmm-agent";
+
 void complain(const char *what, const char *why) {
-    char line[512] = "pyvmm-agent: ";
+    char line[512] = "";
+    text_append(line, sizeof line - 1, own_name);
+    text_append(line, sizeof line - 1, ": ");
     text_append(line, sizeof line - 1, what);
     text_append(line, sizeof line - 1, ": ");
     text_append(line, sizeof line - 1, why);
@@ -187,8 +196,10 @@ __attribute__((used)) _Noreturn void start(long *stack) {
     char **argv = (char **)(stack + 1), **env = argv + count + 1;
     static char *defaults[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root",
                                "TERM=linux", NULL};
-    if (sys_getpid() == 1)
+    if (sys_getpid() == 1) {
+        own_name = "pyvmm-init";
         run_init(defaults);
+    }
     unsigned abilities = count > 1 ? parse_abilities(argv[1], ~0u) : ~0u;
     if (abilities == ~0u) {
         complain("usage", "pyvmm-agent exec|attest|off [FD]");
