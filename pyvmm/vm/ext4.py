@@ -24,6 +24,7 @@ _BLOCK: Final = 4096
 _INODE: Final = 256
 _JOURNAL: Final = 4 << 20
 _TABLES: Final = 2 << 20
+_MIN_SIZE: Final = 16 << 20  # or mke2fs finds the journal too large
 _BYTES_PER_INODE: Final = 16384
 _MIN_INODES: Final = 1024  # besides those of the tree
 _MAX_TIME: Final = (1 << 32) - 1
@@ -106,7 +107,7 @@ class Tree:
         blocks = sum(math.ceil(entry.size / _BLOCK) + 1 for entry in self.entries.values())
         inodes = (len(self.entries) + _MIN_INODES) * _INODE
         used = blocks * _BLOCK + inodes + _JOURNAL + _TABLES
-        return used * 33 // 32  # more inodes, extents and bitmaps the larger it is
+        return max(used * 33 // 32, _MIN_SIZE)  # more inodes, extents and bitmaps the larger it is
 
 
 def scan_tree(root: Path, newest: int = _MAX_TIME) -> Tree:
