@@ -15,7 +15,14 @@ import pytest
 from pyvmm.vm import guests
 from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.agent_command import AgentError, Output, Status, Stream
-from pyvmm.vm.agent_protocol import CHALLENGE_SIZE, FrameReader, Reply, Request, encode
+from pyvmm.vm.agent_protocol import (
+    CHALLENGE_SIZE,
+    FrameReader,
+    Reply,
+    Request,
+    encode,
+    exec_payload,
+)
 from tests.vm.agent_program import compile_for_guests, compile_here, running_agent, source_digest
 
 PATIENCE = 30.0
@@ -220,6 +227,21 @@ def test_commands_end_with_the_port(program: Path) -> None:
         assert isinstance(output, Output)
     pid = int(output.data)
     assert eventually(lambda: is_gone(pid))
+
+
+def test_commands_end_with_the_agent(program: Path) -> None:
+    """Even if it is killed."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen([program, "exec", "0"], stdin=theirs.fileno())
+        ours.sendall(encode(Request.EXEC, 1, exec_payload(["sleep", "1000"], {}, "")))
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        assert eventually(lambda: children.read_text() != "")
+        child = int(children.read_text())
+        assert eventually(lambda: b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes())
+        process.kill()
+        process.wait()
+    assert eventually(lambda: is_gone(child))
 
 
 def test_agent_does_what_it_was_started_for(program: Path) -> None:

@@ -110,6 +110,7 @@ int start_process(uint32_t id) {
     if (pid == 0) {
         sys_set_blocked_signals(0);
         sys_setsid();
+        sys_die_with_parent();
         for (int n = 0; n < 3; n++)
             sys_dup_to(theirs[n], n);
         return 0;

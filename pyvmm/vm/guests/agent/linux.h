@@ -13,6 +13,7 @@
 #include <linux/mount.h>
 #include <linux/netlink.h>
 #include <linux/poll.h>
+#include <linux/prctl.h>
 #include <linux/reboot.h>
 #include <linux/signalfd.h>
 #include <linux/sockios.h>
@@ -97,6 +98,7 @@ static inline int sys_wait(int pid, int *status, int flags) { return (int)SYSCAL
 static inline int sys_kill(int pid, int number) { return (int)SYSCALL(kill, pid, number, 0, 0, 0); }
 static inline int sys_getpid(void) { return (int)SYSCALL(getpid, 0, 0, 0, 0, 0); }
 static inline int sys_setsid(void) { return (int)SYSCALL(setsid, 0, 0, 0, 0, 0); }
+static inline void sys_die_with_parent(void) { SYSCALL(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); }
 static inline int sys_poll(struct pollfd *fds, unsigned num_fds) { return (int)SYSCALL(ppoll, fds, num_fds, 0, 0, 0); }
 static inline void sys_sleep(int seconds) {
     struct __kernel_timespec time = {.tv_sec = seconds};
