@@ -53,9 +53,16 @@ def debian(output: Path | None, packages: tuple[str, ...], force: bool) -> None:
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="the disk to write  [default: the directory's name and .img, here]",
+    help="the file to write  [default: the directory's name and .img, here]",
 )
-@click.option("--size", help="its size, such as 256M  [default: what the files need and 64M]")
+@click.option(
+    "--size", help="the disk's size, such as 256M  [default: what the files need and 64M]"
+)
+@click.option(
+    "--initrd",
+    type=click.Path(path_type=Path, readable=False),
+    help="Debian's initrd.img, to be continued: one file in place of a disk, which realms measure",
+)
 @click.option("--init", metavar="PATH", help="the program  [default: its own /sbin/init]")
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="variable for the program")
 @click.argument("args", nargs=-1)
@@ -64,18 +71,21 @@ def rootfs(
     from_dir: Path,
     output: Path | None,
     size: str | None,
+    initrd: Path | None,
     init: str | None,
     env: tuple[str, ...],
     args: tuple[str, ...],
 ) -> None:
-    """Make the disk and say where it is."""
+    """Make the file and say where it is."""
     for variable in env:
         if not variable.partition("=")[0] or "=" not in variable:
             raise UserError(f"--env {variable}: give NAME=VALUE")
-    disk = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")
+    if size is not None and initrd is not None:
+        raise UserError("--size is that of a disk, and --initrd makes none: give one of them")
+    made = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")
     num_bytes = parse_size(size, "--size") if size is not None else 0
-    build_rootfs(from_dir, disk, EntryPoint(init or "", args, env), num_bytes)
-    click.echo(disk)
+    build_rootfs(from_dir, made, EntryPoint(init or "", args, env), num_bytes, initrd)
+    click.echo(made)
 
 
 def _with_progress(output: Path, cache: Path, packages: tuple[str, ...], *, force: bool) -> Image:

@@ -101,6 +101,10 @@ class Tree:
             place = here
         return None
 
+    def sorted(self) -> list[Entry]:
+        """Return the files, parents first."""
+        return [self.entries[path] for path in sorted(self.entries, key=lambda path: path.parts)]
+
     @property
     def needed_size(self) -> int:
         """How many bytes a disk for it needs at least."""
@@ -182,7 +186,7 @@ def make_disk(disk: Path, tree: Tree, size: int, label: str) -> None:
 def _script(tree: Tree) -> Iterator[str]:
     """Yield the commands that make the files, parents first."""
     yield f"set_current_time @{EPOCH}"
-    entries = [tree.entries[path] for path in sorted(tree.entries, key=lambda path: path.parts)]
+    entries = tree.sorted()
     for entry in entries:
         yield from _make(entry, _quoted(str(entry.path)))
     for entry in reversed(entries):  # a directory changes when something is put into it

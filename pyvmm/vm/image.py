@@ -49,7 +49,7 @@ _DRIVERS: Final = {
     "platform:arm-cca-dev": "arm_cca_guest",  # attestation, where the guest is a realm
 }
 _INITRD_COMMANDS: Final = (
-    *("cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
+    *("chroot", "cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
 )
 #: Commands that the packages above lack and busybox has.
 _BUSYBOX_COMMANDS: Final = (

@@ -1,4 +1,6 @@
-"""A root file system of one program: a directory packed into a disk, and an init that runs it.
+"""A root file system of one program: a directory, and an init that runs the program.
+
+It is packed into a disk; or, so that a realm measures it, into an initial RAM disk.
 
 The init is the guest agent under another name (`guests/agent/init.c`): it mounts what programs
 expect, runs the entry point on the console, tells its status and powers off.
@@ -14,7 +16,9 @@ from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
+from pyvmm.vm.cpio import CpioArchive
 from pyvmm.vm.ext4 import Entry, Tree, make_disk, scan_tree
+from pyvmm.vm.loader import read_file
 from pyvmm.vm.program import ProgramFile
 
 _INIT: Final = "sbin/init"
@@ -24,6 +28,8 @@ _MOUNTED: Final = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp
 #: Room for what the program writes; it costs nothing until then.
 _ROOM: Final = 64 << 20
 _MIB: Final = 1 << 20
+_MAX_INITRD: Final = 1 << 30
+_IN_INITRD: Final = "rootfs"
 _MAX_TEXT: Final = 32767  # of arguments and of variables; init.c has the same
 
 
@@ -39,14 +45,21 @@ class EntryPoint:
     environment: tuple[str, ...] = ()
 
 
-def build_rootfs(directory: Path, output: Path, entry_point: EntryPoint, size: int = 0) -> None:
-    """Pack a directory into a new disk.
+def build_rootfs(
+    directory: Path,
+    output: Path,
+    entry_point: EntryPoint,
+    size: int = 0,
+    initrd: Path | None = None,
+) -> None:
+    """Pack a directory into a new disk, or into an initial RAM disk.
 
     Args:
         directory: the files, as they should be below /.
-        output: the disk.
+        output: the file to write.
         entry_point: what it runs.
-        size: bytes; 0 for what the files need and some room.
+        size: bytes of the disk; 0 for what the files need and some room.
+        initrd: Debian's initial RAM disk, to be continued in place of a disk.
 
     Raises:
         UserError: no such directory, no program that a guest could run, or no space.
@@ -55,17 +68,40 @@ def build_rootfs(directory: Path, output: Path, entry_point: EntryPoint, size: i
         raise UserError(f"--from-dir {directory}: no such directory: give one with a program in it")
     if output.resolve().is_relative_to(directory.resolve()):
         raise UserError(f"{output} is in {directory}, which is to be packed: choose another -o")
+    begin = read_file(initrd, "initrd", _MAX_INITRD) if initrd is not None else b""
     tree = scan_tree(directory, _newest())
     try:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=output.absolute().parent) as scratch:
             _complete(tree, Path(scratch), entry_point)
-            disk = Path(scratch, "disk")
-            make_disk(disk, tree, _check_size(size, tree.needed_size, directory), "pyvmm-rootfs")
-            disk.replace(output)
+            made = Path(scratch, "made")
+            if initrd is None:
+                size = _check_size(size, tree.needed_size, directory)
+                make_disk(made, tree, size, "pyvmm-rootfs")
+            else:
+                made.write_bytes(begin + bytes(-len(begin) % 4) + _archive(tree))
+            made.replace(output)
     except OSError as error:
-        raise UserError(
-            f"{error.filename or output}: {error.strerror}: choose another -o"
-        ) from None
+        where = error.filename or output
+        raise UserError(f"{where}: {error.strerror}: choose another -o") from None
+
+
+def _archive(tree: Tree) -> bytes:
+    """Return the tree below the directory that the initial RAM disk looks for."""
+    archive = CpioArchive()
+    archive.add_directory(_IN_INITRD)
+    for entry in tree.sorted():
+        path, mode = f"{_IN_INITRD}/{entry.path}", stat.S_IMODE(entry.mode)
+        match entry.kind:
+            case stat.S_IFDIR:
+                archive.add_directory(path, mode)
+            case stat.S_IFLNK:
+                archive.add_symlink(path, entry.target)
+            case stat.S_IFREG if entry.source is not None:
+                archive.add_file(path, entry.source.read_bytes(), mode)
+            case _:
+                device = entry.device
+                archive.add_special(path, entry.mode, os.major(device), os.minor(device))
+    return archive.finish()
 
 
 def _newest() -> int:

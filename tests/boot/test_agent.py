@@ -16,7 +16,7 @@ from pyvmm.vm.image import Image
 from pyvmm.vm.instance import ExitCode
 from pyvmm.vm.options import DiskOptions, VmOptions
 from pyvmm.vm.rootfs import EntryPoint, build_rootfs
-from tests.boot.command import copy_disk, is_clean
+from tests.boot.command import copy_disk, is_clean, pyvmm
 from tests.boot.inside import REALM, Inside
 from tests.boot.shell import PATIENCE, Answer
 
@@ -170,6 +170,22 @@ def test_root_file_system_of_one_program(debian: Image, tmp_path: Path) -> None:
         assert f"mount {place} " in output
     assert "pyvmm-init: the program has ended: exit status 7\r\n" in output
     assert is_clean(disk)
+
+
+def test_program_in_the_initial_ram_disk(debian: Image, tmp_path: Path) -> None:
+    """As a user packs and runs it: a realm measures it, and pyvmm ends with its status."""
+    compile_program(tmp_path / "tree")
+    made = tmp_path / "made"
+    packed = pyvmm(
+        *("image", "build", "rootfs", "--from-dir", tmp_path / "tree", "--init", "/app/main"),
+        *("-e", "GREETING=hi", "--initrd", debian.initrd, "-o", made, "--", "-x"),
+    )
+    assert (packed.code, packed.errors, packed.output) == (0, "", f"{made}\n")
+    guest = ("-k", debian.kernel, "-i", made, "--agent")
+    ended = pyvmm("run", "--realm", *guest, typed="42\n")
+    assert (ended.code, ended.errors) == (42, "")
+    assert "argument -x\r\nGREETING hi, pid 1, on /dev/ttyS0\r\n" in ended.output
+    assert "pyvmm-init: the program has ended: exit status 42\r\n" in ended.output
 
 
 def test_kernel_parameters_say_what_the_agent_may(debian: Image, tmp_path: Path) -> None:

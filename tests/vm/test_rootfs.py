@@ -1,5 +1,6 @@
 """Root file systems of one program: what is in them, and what is refused before it could boot."""
 
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -57,6 +58,21 @@ def inside(disk: Path, directory: str) -> set[str]:
     return {line.split("/")[5] for line in listing.splitlines() if line.startswith("/")}
 
 
+def read_cpio(data: bytes) -> dict[str, tuple[int, bytes]]:
+    """Return mode and content of what a newc archive holds, by path."""
+    found: dict[str, tuple[int, bytes]] = {}
+    at = 0
+    while True:
+        fields = [int(data[at + 6 + 8 * n :][:8], 16) for n in range(13)]
+        start = at + 110 + fields[11]
+        name = data[at + 110 : start - 1].decode()
+        if name == "TRAILER!!!":
+            return found
+        start += -start % 4
+        found[name] = fields[1], data[start : start + fields[6]]
+        at = start + fields[6] + -fields[6] % 4
+
+
 def test_rootfs_has_the_program_and_an_init(root: Path, tmp_path: Path) -> None:
     """The tree, places to mount on, our init, and what it shall run."""
     disk = tmp_path / "disk"
@@ -100,6 +116,25 @@ def test_init_goes_where_sbin_leads(root: Path, tmp_path: Path) -> None:
     assert read_from(tmp_path / "disk", "/usr/sbin/init")[1:4] == "ELF"
     assert inside(tmp_path / "disk", "/proc") == {".", ".."}
     assert (root / "usr/sbin/init").read_bytes() == b"another"
+
+
+def test_initrd_is_continued(root: Path, tmp_path: Path) -> None:
+    """The same files as on a disk, below the directory that its init looks for."""
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"070701 what it was")
+    os.mkfifo(root / "app/pipe")
+    (root / "app/link").symlink_to("main")
+    build_rootfs(root, tmp_path / "made", EntryPoint("/app/main"), initrd=initrd)
+    made = (tmp_path / "made").read_bytes()
+    assert made.startswith(initrd.read_bytes() + b"\0\0" + b"070701")
+    found = read_cpio(made[20:])
+    assert found["rootfs/app/main"] == (0o100755, make_elf())
+    assert found["rootfs/app/link"] == (0o120777, b"main")
+    assert found["rootfs/app/pipe"][0] & 0o170000 == 0o010000
+    assert found["rootfs/sbin/init"] == (0o100755, guests.agent())
+    assert found["rootfs/tmp"][0] == 0o041777
+    with pytest.raises(UserError, match="none: No such file"):
+        build_rootfs(root, tmp_path / "made", EntryPoint("/app/main"), initrd=tmp_path / "none")
 
 
 @pytest.mark.parametrize("program", ["", "/sbin/init"])
