@@ -6,6 +6,7 @@ import click
 import platformdirs
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import parse_variables
 from pyvmm.vm.image import Image, build_debian
 from pyvmm.vm.options import parse_size
 from pyvmm.vm.rootfs import EntryPoint, build_rootfs
@@ -77,9 +78,7 @@ def rootfs(
     args: tuple[str, ...],
 ) -> None:
     """Make the file and say where it is."""
-    for variable in env:
-        if not variable.partition("=")[0] or "=" not in variable:
-            raise UserError(f"--env {variable}: give NAME=VALUE")
+    parse_variables(env)
     if size is not None and initrd is not None:
         raise UserError("--size is that of a disk, and --initrd makes none: give one of them")
     made = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")

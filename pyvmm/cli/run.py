@@ -51,7 +51,7 @@ def run_instance(wish: Wish) -> int:
         click.echo(f"pyvmm: the guest crashed: {reason}", err=True)
     if code is ExitCode.TIMEOUT:
         click.echo(f"pyvmm: {reason}", err=True)
-    return code
+    return owner.lifecycle.status.result
 
 
 def _announce(options: VmOptions) -> None:

@@ -78,6 +78,7 @@ class AgentClient:
         self._last_ping = 0
         self._last_pong = 0
         self._ended: Status | None = None
+        self._has_closed = False
 
     def attach(self, port: Port) -> None:
         """Use this port from now on; called once."""
@@ -87,6 +88,11 @@ class AgentClient:
     def is_ready(self) -> bool:
         """Whether an agent has said hello."""
         return self._abilities is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is no reason to wait: an agent, no port for one, or none to be had."""
+        return self._port is None or self.is_ready or bool(self._problem)
 
     @property
     def ended(self) -> Status | None:
@@ -100,8 +106,7 @@ class AgentClient:
             AgentError: none within that many seconds.
         """
         with self._changed:
-            if self._port is not None:
-                self._changed.wait_for(lambda: self.is_ready or self._problem, timeout)
+            self._changed.wait_for(lambda: self.is_settled, timeout)
             self._check_ready()
 
     def start(
@@ -191,13 +196,21 @@ class AgentClient:
             with self._changed:
                 self._fail("it does not read what it is sent")
 
+    def close(self) -> None:
+        """End for good: the guest is over."""
+        with self._changed:
+            self._problem = "the guest has ended"
+            self._has_closed = True
+            self._drop("the guest has ended, and the command with it")
+
     # --- the port's side -------------------------------------------------------------------------
 
     def opened(self) -> None:
         """Begin with a new agent."""
         with self._changed:
             self._reader.reset()
-            self._problem = ""
+            if not self._has_closed:
+                self._problem = ""
 
     def received(self, data: bytes) -> None:
         """Take bytes from the agent."""

@@ -159,6 +159,7 @@ class Instance:
     def close(self) -> None:
         """Give back all that the guest had; disks are on stable storage then."""
         try:
+            self.agent.close()
             self._resources.close()
         finally:
             self.console_log.close()

@@ -12,8 +12,8 @@ import pytest
 from pyvmm.host.guest import RealmOptions
 from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.agent_command import AgentError, Output, Status, Stream
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
-from pyvmm.vm.instance import ExitCode
 from pyvmm.vm.options import DiskOptions, VmOptions
 from pyvmm.vm.rootfs import EntryPoint, build_rootfs
 from tests.boot.command import copy_disk, is_clean, pyvmm

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyvmm.vm import guests
@@ -80,8 +80,9 @@ class SocketPort:
 
     def _read(self) -> None:
         self._client.opened()
-        while data := self._end.recv(1 << 16):
-            self._client.received(data)
+        with suppress(ConnectionResetError):  # the agent left something unread
+            while data := self._end.recv(1 << 16):
+                self._client.received(data)
         self._client.closed()
 
 
@@ -108,3 +109,4 @@ def running_agent(program: Path, *arguments: str) -> Iterator[tuple[AgentClient,
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         compile_for_guests(guests.AGENT, Path(scratch))
+        guests.AGENT.chmod(0o644)
