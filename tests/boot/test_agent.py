@@ -1,5 +1,6 @@
 """The guest agent in real guests: Debian's image, and root file systems of one program."""
 
+import json
 import random
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
 from pyvmm.vm.options import DiskOptions, VmOptions
 from pyvmm.vm.rootfs import EntryPoint, build_rootfs
-from tests.boot.command import copy_disk, is_clean, pyvmm
+from tests.boot.command import copy_disk, guest_options, is_clean, pyvmm
 from tests.boot.inside import REALM, Inside
 from tests.boot.shell import PATIENCE, Answer
 
@@ -32,7 +33,7 @@ PROGRAM = r"""
 int main(int count, char **words) {
     for (int n = 1; n < count; n++)
         printf("argument %s\n", words[n]);
-    printf("GREETING %s, pid %d, on %s\n", getenv("GREETING"), getpid() > 1, ttyname(0));
+    printf("GREETING %s, foreground %d, on %s\n", getenv("GREETING"), getpid() == tcgetpgrp(0), ttyname(0));
     char line[256] = "";
     FILE *file = fopen("/proc/mounts", "r");
     while (fgets(line, sizeof line, file))
@@ -42,7 +43,11 @@ int main(int count, char **words) {
     fclose(file);
     puts("waiting");
     fflush(stdout);
-    return fgets(line, sizeof line, stdin) ? atoi(line) : 99;
+    if (!fgets(line, sizeof line, stdin))
+        return 99;
+    for (int n = 0; n < 300; n++)
+        printf("last words %d\n", n);
+    return atoi(line);
 }
 """
 
@@ -61,13 +66,11 @@ def options(image: Image, disk: Path, realm: RealmOptions | None, params: str = 
     )
 
 
-@pytest.fixture(scope="module", params=[None, REALM], ids=["normal", "realm"])
-def guest(
-    request: pytest.FixtureRequest, debian: Image, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Inside]:
-    """Boot Debian with an agent."""
+@pytest.fixture(scope="module")
+def guest(debian: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
+    """Boot Debian in a realm."""
     disk = copy_disk(debian, tmp_path_factory.mktemp("agent"))
-    with Inside(options(debian, disk, request.param)) as guest:
+    with Inside(options(debian, disk, REALM)) as guest:
         guest.instance.agent.wait_ready(PATIENCE)
         guest.shell.log_in()
         yield guest
@@ -165,7 +168,7 @@ def test_root_file_system_of_one_program(debian: Image, tmp_path: Path) -> None:
         output = guest.shell.read_all()
         assert guest.wait() is ExitCode.OK
         assert agent.ended == Status(7)
-    assert "argument a b\r\nargument \r\nGREETING hi, pid 1, on /dev/ttyS0\r\n" in output
+    assert "argument a b\r\nargument \r\nGREETING hi, foreground 1, on /dev/ttyS0\r\n" in output
     for place in ("/ ext4", "/proc proc", "/sys sysfs", "/dev/pts devpts", "/run tmpfs"):
         assert f"mount {place} " in output
     assert "pyvmm-init: the program has ended: exit status 7\r\n" in output
@@ -184,12 +187,13 @@ def test_program_in_the_initial_ram_disk(debian: Image, tmp_path: Path) -> None:
     guest = ("-k", debian.kernel, "-i", made, "--agent")
     ended = pyvmm("run", "--realm", *guest, typed="42\n")
     assert (ended.code, ended.errors) == (42, "")
-    assert "argument -x\r\nGREETING hi, pid 1, on /dev/ttyS0\r\n" in ended.output
-    assert "pyvmm-init: the program has ended: exit status 42\r\n" in ended.output
+    assert "argument -x\r\nGREETING hi, foreground 1, on /dev/ttyS0\r\n" in ended.output
+    end = "last words 299\r\npyvmm-init: the program has ended: exit status 42\r\n"
+    assert end in ended.output
 
 
 def test_kernel_parameters_say_what_the_agent_may(debian: Image, tmp_path: Path) -> None:
-    """In a realm they are measured; the program's host gets in only if they say so."""
+    """The program's host gets in only if they say so; where no realm is, there is no token."""
     compile_program(tmp_path / "tree")
     disk = tmp_path / "disk"
     build_rootfs(tmp_path / "tree", disk, EntryPoint("/app/main"))
@@ -199,5 +203,40 @@ def test_kernel_parameters_say_what_the_agent_may(debian: Image, tmp_path: Path)
         done = agent.run(["/app/main", "from outside"], b"5\n", timeout=PATIENCE)
         assert done.status == Status(5)
         assert b"argument from outside\n" in done.stdout
+        with pytest.raises(AgentError, match="this is no realm"):
+            agent.attest(bytes(64), PATIENCE)
         guest.shell.type("0\n")
         assert guest.wait() is ExitCode.OK
+
+
+def test_the_life_of_a_realm_from_the_shell(
+    debian: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Created, measured, started, asked, attested, verified, each with one command."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("PYVMM_HES_DIR", str(tmp_path / "hes"))
+    challenge = "5a" * 64
+    guest = ("--realm", *guest_options(debian, copy_disk(debian, tmp_path)))
+    assert pyvmm("create", "r1", *guest).code == 0
+    try:
+        assert pyvmm("exec", "r1", "--", "true").errors == "pyvmm: r1 is new: start it first\n"
+        assert pyvmm("start", "r1").code == 0
+        ended = pyvmm("exec", "r1", "--wait", "180", "--", "tr", "a-z", "A-Z", typed="hello")
+        assert (ended.code, ended.output, ended.errors) == (0, "HELLO", "")
+        ended = pyvmm("exec", "r1", "-e", "X=4", "--", "sh", "-c", "echo no >&2; exit $X")
+        assert (ended.code, ended.output, ended.errors) == (4, "", "no\n")
+        ended = pyvmm("exec", "r1", "--json", "--cwd", "/etc", "--", "sh", "-c", "pwd; kill $$")
+        answer = {"exit_status": 0, "signal": 15, "stdout": "/etc\n", "stderr": ""}
+        assert (ended.code, json.loads(ended.output)) == (128 + 15, answer)
+        ended = pyvmm("exec", "r1", "--timeout", "0.5", "--", "sleep", "1000")
+        assert ended.code == ExitCode.TIMEOUT
+        rim = pyvmm("measure", *guest).output.strip()
+        token = pyvmm("attest", "r1", "--challenge", challenge)
+        assert (token.code, token.errors) == (0, "")
+        checks = ("--challenge", challenge, "--rim", rim)
+        verified = pyvmm("verify", "-", *checks, typed=token.output)
+        assert verified.code == 0, verified.output
+        pyvmm("exec", "r1", "--", "poweroff")
+        assert pyvmm("wait", "r1", "--timeout", "60").code == 0
+    finally:
+        assert pyvmm("destroy", "r1").code == 0

@@ -80,11 +80,19 @@ static unsigned read_strings(const char *path, char *text, char **strings, unsig
     return count;
 }
 
+/* Becomes the foreground of the console: what is typed to interrupt is for the program, and not for us. */
+static void come_to_foreground(void) {
+    int group = sys_getpid();
+    sys_set_blocked_signals(SIGNAL_BIT(SIGTTOU));
+    SYSCALL(setpgid, 0, 0, 0, 0, 0);
+    sys_ioctl(0, TIOCSPGRP, &group);
+    sys_set_blocked_signals(0);
+}
+
 static _Noreturn void run_entry_point(char **env) {
     static char arguments[MAX_TEXT], variables[MAX_TEXT];
     static char *argv[MAX_STRINGS], *envp[MAX_STRINGS];
-    sys_setsid();
-    take_console();
+    come_to_foreground();
     unsigned count = read_strings(ENVIRONMENT, variables, envp, 0);
     for (; *env && count + 1 < MAX_STRINGS; env++)
         envp[count++] = *env; /* of two with one name the first counts */
@@ -119,6 +127,7 @@ _Noreturn void run_init(char **env) {
     mount_all();
     name_host();
     raise_loopback();
+    sys_setsid(); /* we lead the session: if the program did, its end would drop what the console has not sent */
     take_console();
     int told[2] = {-1, -1}, status, pid;
     sys_pipe(told);
@@ -133,7 +142,6 @@ _Noreturn void run_init(char **env) {
     do /* a first process also gets the orphans */
         pid = sys_wait(-1, &status, 0);
     while (pid != program && pid != -ECHILD);
-    take_console(); /* the end of its session has hung up the one from before */
     tell(status);
     sys_write(told[1], &status, sizeof status);
     sys_close(told[1]);

@@ -54,7 +54,7 @@ static inline long syscall6(long number, long a, long b, long c, long d, long e,
     syscall6(__NR_##name, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
 
 /* What the kernel's headers have only together with a C library's. */
-enum { TCSBRK = 0x5409, AF_INET = 2, AF_NETLINK = 16, SOCK_DGRAM = 2, IFF_UP = 1 };
+enum { TCSBRK = 0x5409, TIOCSPGRP = 0x5410, AF_INET = 2, AF_NETLINK = 16, SOCK_DGRAM = 2, IFF_UP = 1 };
 struct ifreq {
     char ifr_name[16];
     short ifr_flags;
