@@ -67,6 +67,7 @@ format: setup
 
 gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.core.gen
+	@$(PY) -m tests.vm.agent_program
 
 bench: setup
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))

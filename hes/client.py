@@ -165,7 +165,7 @@ def _prepare(directory: Path) -> None:
 def _address() -> str:
     """Return the name of the socket: another installation has another, and so has another HES."""
     root = image.installation()
-    own = hashlib.sha256(str(root).encode() + b"\0" + image.pack(root, image.HES_FILES))
+    own = hashlib.sha256(str(root).encode() + b"\0" + image.digest(root, image.HES_FILES))
     return f"{own.hexdigest()[:16]}.socket"
 
 

@@ -1,6 +1,5 @@
 """The HES: what it keeps, and how a machine leaves reset."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -71,13 +70,14 @@ class Hes:
             (slot, sw_type, self._own_digest if slot == 0 else self._measure(files))
             for slot, sw_type, files in _PARTS
         ]
+        if is_first or not (self.store.directory / CPAK_FILE).exists():
+            self._publish(otp)
         cycle.power_on(otp, generation)
         for slot, sw_type, digest in measured:
             measurement = Measurement(
                 PsaHash.SHA_256, digest, image.SIGNER_ID, __version__, sw_type
             )
             cycle.extend(slot, measurement, lock=True)
-        self._publish(otp)
         return f"made a random development identity in {self.store.directory}" if is_first else ""
 
     def _ready(self, otp: Otp) -> Otp:
@@ -104,7 +104,7 @@ class Hes:
             fingerprint = image.fingerprint(self._root, parts)
             known, digest = self._digests.get(parts, ((), b""))
             if known != fingerprint:
-                digest = hashlib.sha256(image.pack(self._root, parts)).digest()
+                digest = image.digest(self._root, parts)
                 self._digests[parts] = fingerprint, digest
         except OSError as error:
             raise PsaError(
@@ -114,8 +114,6 @@ class Hes:
 
     def _publish(self, otp: Otp) -> None:
         """Leave the public key where verifiers find it."""
-        if (self.store.directory / CPAK_FILE).exists():
-            return
         from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415  slow to import
             Encoding,
             PublicFormat,
@@ -123,7 +121,7 @@ class Hes:
 
         key = keys.derive_cpak(otp.guk, otp.boot_hash).public_key()
         pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        self.store.write(CPAK_FILE, pem, mode=0o644)
+        self.store.publish(CPAK_FILE, pem)
 
     # --- what is kept --------------------------------------------------------------------------
 
@@ -132,7 +130,10 @@ class Hes:
 
         Raises: PsaError if it is refused.
         """
-        return self._update(lambda otp: provisioning.provision(otp, bundle))
+        otp = self._update(lambda otp: provisioning.provision(otp, bundle))
+        if otp.lifecycle is LifecycleState.SECURED:
+            self._publish(otp)
+        return otp
 
     def set_lifecycle(self, state: LifecycleState) -> Otp:
         """Go to another lifecycle state; the last one takes the keys with it.

@@ -4,6 +4,7 @@ Paths count as much as contents, so that no file can stand in for another.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -13,6 +14,8 @@ SIGNER_ID: Final = hashlib.sha256(b"pyvmm development signer").digest()
 
 #: What changes when a file does.
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
+
+_CHUNK: Final = 1 << 18
 
 #: What the interpreter loads.
 _SUFFIXES: Final = {".py", ".so"}
@@ -35,11 +38,29 @@ def pack(root: Path, parts: tuple[str, ...]) -> bytes:
     Raises:
         OSError: a path is not there.
     """
-    image = bytearray()
+    return b"".join(_pieces(root, parts))
+
+
+def digest(root: Path, parts: tuple[str, ...]) -> bytes:
+    """Return the SHA-256 of an image without having it in memory.
+
+    Raises:
+        OSError: a path is not there.
+    """
+    image = hashlib.sha256()
+    for piece in _pieces(root, parts):
+        image.update(piece)
+    return image.digest()
+
+
+def _pieces(root: Path, parts: tuple[str, ...]) -> Iterator[bytes]:
     for path in _all_files(root, parts):
-        for field in (path.relative_to(root).as_posix().encode(), path.read_bytes()):
-            image += len(field).to_bytes(4, "little") + field
-    return bytes(image)
+        name = path.relative_to(root).as_posix().encode()
+        yield len(name).to_bytes(4, "little") + name
+        with path.open("rb", buffering=0) as file:
+            yield os.fstat(file.fileno()).st_size.to_bytes(4, "little")
+            while chunk := file.read(_CHUNK):
+                yield chunk
 
 
 def fingerprint(root: Path, parts: tuple[str, ...]) -> Fingerprint:

@@ -165,14 +165,19 @@ class Store:
             old = self.load()
             new = change(old)
             if new != old:
-                self.write(OTP_FILE, encode_otp(new))
+                self._write(OTP_FILE, encode_otp(new), mode=0o600)
             return new
 
-    def write(self, name: str, data: bytes, mode: int = 0o600) -> None:
-        """Replace a file of the directory, as a whole and for good.
+    def publish(self, name: str, data: bytes) -> None:
+        """Write a file beside it that is no secret.
 
-        Raises: PsaError(BAD_STATE) if it cannot be written; the old one is still there then.
+        Raises: PsaError(BAD_STATE) if it cannot be written.
         """
+        with self._locked():
+            self._write(name, data, mode=0o644)
+
+    def _write(self, name: str, data: bytes, mode: int) -> None:
+        """Replace a file as a whole and for good; if that fails, the old one is still there."""
         path = self.directory / name
         try:
             new = path.with_name(f"{name}.new")

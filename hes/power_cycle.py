@@ -73,7 +73,7 @@ class PowerCycle:
     def extend(self, index: int, measurement: Measurement, *, lock: bool) -> None:
         """Extend a slot; a realm attestation key of the measurements so far is no longer any."""
         self.boot.extend(index, measurement, lock=lock)
-        self._rak = None
+        self._rak, self._rak_hash = None, PsaHash.UNKNOWN
 
     # --- the realm attestation key -------------------------------------------------------------
 

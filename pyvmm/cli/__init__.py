@@ -19,6 +19,8 @@ VERBS = {
     "create": ("create", "Make an instance that waits to be started."),
     "start": ("start", "Start instances."),
     "console": ("console", "Attach this terminal to an instance's console."),
+    "exec": ("exec", "Run a command inside an instance."),
+    "attest": ("attest", "Have a realm's guest ask for an attestation token."),
     "wait": ("wait", "Wait for a state of an instance, or for words of its console."),
     "pause": ("pause", "Hold the vCPUs of instances."),
     "resume": ("resume", "Let paused instances go on."),

@@ -31,7 +31,7 @@ def console(name: str | None, option: str | None, *, only_log: bool) -> int:
     status = place.find(name)
     if status.state == State.STOPPED:
         sys.stdout.buffer.write(place.console_log(name))
-        return ExitCode.OK if only_log else ExitCode(status.exit_code or 0)
+        return ExitCode.OK if only_log else status.result
     with connect(place, name) as client, Terminal() as terminal:
         attached = Attached(client, terminal)
         return attached.print_log() if only_log else attached.follow()
@@ -72,7 +72,7 @@ class Attached:
             if not self._has_left:
                 raise
             return ExitCode.OK
-        return ExitCode(self._status.exit_code or ExitCode.OK)
+        return self._status.result
 
     def _leave(self) -> None:
         self._has_left = True

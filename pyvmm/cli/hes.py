@@ -56,7 +56,7 @@ def _lines(found: HesStatus) -> list[tuple[str, str]]:
         ("implementation id", found.implementation_id),
         ("configuration", found.config),
         ("verification", found.verification_service or "no service named"),
-        ("CPAK", str(cpak) if cpak.exists() else "not published before a realm has run"),
+        ("CPAK", str(cpak) if cpak.exists() else "none"),
         ("machines", ", ".join(f"process {pid}" for pid in found.machines) or "none is on"),
     ]
 

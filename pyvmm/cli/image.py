@@ -5,7 +5,18 @@ from pathlib import Path
 import click
 import platformdirs
 
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import parse_variables
 from pyvmm.vm.image import Image, build_debian
+from pyvmm.vm.options import parse_size
+from pyvmm.vm.rootfs import EntryPoint, build_rootfs
+
+_ROOTFS_HELP = """Pack a directory into a root file system that runs one program.
+
+The program is at PATH in there, with its libraries where it looks for them; it gets ARGS. When it
+ends, the guest tells its status and powers off. Boot it as Debian's disk is booted, with the kernel
+and the initial RAM disk of pyvmm image build debian.
+"""
 
 
 @click.group(help="Make the files of a guest.")
@@ -13,8 +24,12 @@ def image() -> None:
     """Group what there is to do with images."""
 
 
-@image.command(help="Make one by name: debian.")
-@click.argument("name", type=click.Choice(["debian"]))
+@image.group(help="Make one.")
+def build() -> None:
+    """Group the kinds of images."""
+
+
+@build.command(help="Debian: kernel, initial RAM disk and a root file system with a shell.")
 @click.option(
     "-o",
     "--output",
@@ -25,12 +40,51 @@ def image() -> None:
     "--with", "packages", multiple=True, metavar="PACKAGE", help="a Debian package more, unpacked"
 )
 @click.option("-f", "--force", is_flag=True, help="make it anew, from the packages of today")
-def build(name: str, output: Path | None, packages: tuple[str, ...], force: bool) -> None:
+def debian(output: Path | None, packages: tuple[str, ...], force: bool) -> None:
     """Make a guest's files and say where they are."""
     cache = platformdirs.user_cache_path("pyvmm")
-    made = _with_progress(output or cache / name, cache, packages, force=force)
+    made = _with_progress(output or cache / "debian", cache, packages, force=force)
     for path in (made.kernel, made.initrd, made.rootfs):
         click.echo(path)
+
+
+@build.command(help=_ROOTFS_HELP)
+@click.option("--from-dir", required=True, type=click.Path(path_type=Path), help="what to pack")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="the file to write  [default: the directory's name and .img, here]",
+)
+@click.option(
+    "--size", help="the disk's size, such as 256M  [default: what the files need and 64M]"
+)
+@click.option(
+    "--initrd",
+    type=click.Path(path_type=Path, readable=False),
+    help="Debian's initrd.img, to be continued: one file in place of a disk, which realms measure",
+)
+@click.option("--init", metavar="PATH", help="the program  [default: its own /sbin/init]")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="variable for the program")
+@click.argument("args", nargs=-1)
+def rootfs(
+    *,
+    from_dir: Path,
+    output: Path | None,
+    size: str | None,
+    initrd: Path | None,
+    init: str | None,
+    env: tuple[str, ...],
+    args: tuple[str, ...],
+) -> None:
+    """Make the file and say where it is."""
+    parse_variables(env)
+    if size is not None and initrd is not None:
+        raise UserError("--size is that of a disk, and --initrd makes none: give one of them")
+    made = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")
+    num_bytes = parse_size(size, "--size") if size is not None else 0
+    build_rootfs(from_dir, made, EntryPoint(init or "", args, env), num_bytes, initrd)
+    click.echo(made)
 
 
 def _with_progress(output: Path, cache: Path, packages: tuple[str, ...], *, force: bool) -> Image:

@@ -56,6 +56,21 @@ def print_json(value: msgspec.Struct | Sequence[msgspec.Struct]) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1))
 
 
+def parse_variables(env: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE.
+
+    Raises:
+        UserError: one is not.
+    """
+    variables = {}
+    for text in env:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UserError(f"--env {text}: give NAME=VALUE")
+        variables[name] = value
+    return variables
+
+
 # --- verbs for one instance -----------------------------------------------------------------
 
 

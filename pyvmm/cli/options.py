@@ -57,6 +57,11 @@ _OPTIONS: Final = (
         help="network card: mode=user|tap, tapif=NAME, guest_mac=MAC, hostfwd=tcp:8080-:80",
     ),
     click.option("--rng", is_flag=True, help="entropy device"),
+    click.option(
+        "--agent/--no-agent",
+        default=None,
+        help="a port for the agent of the guest's image  [default: where there is a disk]",
+    ),
     click.option("--realm", is_flag=True, help="run the guest in a realm"),
     click.option(
         "--measurement-algo",
@@ -107,6 +112,7 @@ class GuestOptions(TypedDict):
     nodefaults: bool
     network: str | None
     rng: bool
+    agent: bool | None
     realm: bool
     measurement_algo: str | None
     realm_pv: str | None
@@ -170,6 +176,7 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         has_defaults=not asked["nodefaults"],
         network=vm.parse_network(network) if network is not None else None,
         has_rng=asked["rng"],
+        has_agent=bool(asked["disks"]) if asked["agent"] is None else asked["agent"],
         realm=vm.parse_realm(asked["measurement_algo"], asked["realm_pv"], asked["metadata"])
         if asked["realm"]
         else None,

@@ -16,7 +16,8 @@ _HELP = """Run a guest, a normal VM or a realm, with this terminal as its consol
 KERNEL is another way to say --kernel. Without a kernel a tiny built-in guest runs.
 
 Exit code: 0 the guest powered off or rebooted, 2 bad input, 3 its kernel panicked, 4 it crashed,
-5 it was quit, 6 it could not be made, 124 --timeout ran out.
+5 it was quit, 6 it could not be made, 124 --timeout ran out. A disk of `pyvmm image build rootfs`
+powers off with the exit status of its program.
 """
 
 
@@ -50,7 +51,7 @@ def run_instance(wish: Wish) -> int:
         click.echo(f"pyvmm: the guest crashed: {reason}", err=True)
     if code is ExitCode.TIMEOUT:
         click.echo(f"pyvmm: {reason}", err=True)
-    return code
+    return owner.lifecycle.status.result
 
 
 def _announce(options: VmOptions) -> None:

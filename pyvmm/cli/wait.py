@@ -89,7 +89,7 @@ class Waiter:
     def __init__(self) -> None:
         self.is_over = False
         self.result: msgspec.Struct | None = None
-        self.code = ExitCode.OK
+        self.code = int(ExitCode.OK)
 
     def begin(self, client: Client, *, scrollback: bool) -> None:
         """Ask to be told."""
@@ -122,7 +122,7 @@ class StateWaiter(Waiter):
         if status.state == self._state:
             self.result = status
         if status.state == self._state == State.STOPPED:
-            self.code = ExitCode(status.exit_code or ExitCode.OK)
+            self.code = status.result
         self.is_over |= status.state in {self._state, State.STOPPED}
 
 

@@ -19,6 +19,8 @@ import msgspec
 API_VERSION: Final = 1
 #: Bytes of input that the guest has not taken: who types more has to wait.
 MUCH_TYPED: Final = 4096
+#: Bytes of input that may wait for a command; `exec_taken` tells what it has taken.
+MUCH_FED: Final = 256 << 10
 
 
 class State(StrEnum):
@@ -53,7 +55,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     started: float | None = None
     ended: float | None = None
     exit_code: int | None = None  # once it is shut off
+    program_status: int | None = None  # of a root file system of one program, as in a shell's $?
     reason: str = ""  # why it ended, in one line, where the code does not say it all
+
+    @property
+    def result(self) -> int:
+        """What a command that waits for its end ends with: the program's status, if all is well."""
+        return self.exit_code or self.program_status or 0
 
 
 class VcpuStatistics(msgspec.Struct, frozen=True):
@@ -137,6 +145,33 @@ class Api(Protocol):
         """Say how large the terminal is; for a virtio console."""
         ...
 
+    def exec_start(
+        self,
+        argv: list[str],
+        *,
+        env: dict[str, str] | None = None,
+        directory: str = "",
+        patience: float = 10.0,
+    ) -> int:
+        """Start a command by the guest's agent, awaited some seconds; return its number."""
+        ...
+
+    def exec_write(self, number: int, data: bytes) -> None:
+        """Give a command input, of which at most 256 KiB may wait; see `exec_taken`."""
+        ...
+
+    def exec_end_input(self, number: int) -> None:
+        """Close a command's standard input behind what was given."""
+        ...
+
+    def exec_signal(self, number: int, signal: int) -> None:
+        """Send a signal to a command and what it has started."""
+        ...
+
+    def attest(self, challenge: bytes, *, patience: float = 60.0) -> bytes:
+        """Return a token on a challenge of 64 bytes, which the guest's agent asked for."""
+        ...
+
 
 class Notifications(Protocol):
     """What the server tells without being asked, once it was asked to."""
@@ -151,6 +186,22 @@ class Notifications(Protocol):
 
     def console_closed(self) -> None:
         """Tell that the console will say nothing more."""
+        ...
+
+
+class CommandNotifications(Protocol):
+    """What the server tells of commands to the connection that has started them."""
+
+    def exec_output(self, number: int, stream: str, data: bytes) -> None:
+        """Tell what a command wrote to stdout or stderr."""
+        ...
+
+    def exec_taken(self, number: int, size: int) -> None:
+        """Tell how many bytes of its input have gone to the guest."""
+        ...
+
+    def exec_ended(self, number: int, exit_status: int, signal: int, error: str) -> None:
+        """Tell how a command ended: a status, a signal, or an error if nobody knows."""
         ...
 
 
@@ -222,4 +273,4 @@ class Proxy:
 
 
 METHODS: Final = declared(Api)
-NOTIFICATIONS: Final = declared(Notifications)
+NOTIFICATIONS: Final = declared(Notifications) | declared(CommandNotifications)

@@ -22,6 +22,7 @@ from pyvmm.vm.api import (
     METHODS,
     NOTIFICATIONS,
     Api,
+    CommandNotifications,
     Method,
     Notifications,
     Proxy,
@@ -120,7 +121,9 @@ class Client:
 
     # --- what comes -------------------------------------------------------------------------
 
-    def listen(self, listener: Notifications, timeout: float | None = None) -> bool:
+    def listen(
+        self, listener: Notifications | CommandNotifications, timeout: float | None = None
+    ) -> bool:
         """Hand one notification to the listener; False if there is none in time.
 
         Raises:

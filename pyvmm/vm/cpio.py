@@ -33,6 +33,10 @@ class CpioArchive:
         """Add a character device."""
         self._add(path, stat.S_IFCHR | mode, b"", (major, minor))
 
+    def add_special(self, path: str, mode: int, major: int = 0, minor: int = 0) -> None:
+        """Add what ``mode``, which includes the type, says: a device or a named pipe."""
+        self._add(path, mode, b"", (major, minor))
+
     def finish(self) -> bytes:
         """Close the archive and return its bytes."""
         self._add(_END, 0, b"")

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.vm import guests
 from pyvmm.vm.apt import PrivateApt, find_tool, require_tools
 from pyvmm.vm.cpio import CpioArchive
+from pyvmm.vm.ext4 import EPOCH, make_disk, scan_tree
 from pyvmm.vm.loader import unpack_kernel
 
 #: Told what is being done and how far the whole build is, in percent.
@@ -47,7 +49,7 @@ _DRIVERS: Final = {
     "platform:arm-cca-dev": "arm_cca_guest",  # attestation, where the guest is a realm
 }
 _INITRD_COMMANDS: Final = (
-    *("cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
+    *("chroot", "cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
 )
 #: Commands that the packages above lack and busybox has.
 _BUSYBOX_COMMANDS: Final = (
@@ -58,8 +60,6 @@ _BUSYBOX_COMMANDS: Final = (
 _SIGNATURE_MAGIC: Final = b"~Module signature appended~\n"
 _SIGNATURE_INFO_SIZE: Final = 12  # struct module_signature; its last word is the signature's size
 _ROOTFS_SIZE: Final = 512 << 20
-#: Fixed, so that the same packages give the same file system.
-_ROOTFS_UUID: Final = "6d2b6c1e-0000-4000-8000-707976656d6d"
 
 
 def _fstab(*mounts: tuple[str, str, str]) -> str:
@@ -205,7 +205,7 @@ def _build(
     made.initrd.write_bytes(make_initrd(modules, _busybox(root)))
     report("root file system", 88)
     complete_root(root, modules)
-    make_rootfs(root, made.rootfs, scratch / "owners")
+    make_rootfs(root, made.rootfs)
     made.manifest.write_text(
         json.dumps(
             {
@@ -225,7 +225,8 @@ def _recipe(packages: Sequence[str]) -> str:
     """Return a digest of everything here that shapes an image."""
     scripts = (_script(name) for name in sorted(_script_names()))
     texts = [Path(__file__).read_text(), *scripts, *sorted(packages)]
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    parts = [*map(str.encode, texts), guests.agent()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _script_names() -> Iterator[str]:
@@ -381,6 +382,9 @@ def complete_root(root: Path, modules: Modules) -> None:
         path.unlink(missing_ok=True)
         path.write_text(_script(script))
         path.chmod(0o755)
+    agent = root / "usr/sbin/pyvmm-agent"
+    agent.write_bytes(guests.agent())
+    agent.chmod(0o755)
     for name, target in _LINKS.items():
         _link(root / name, target)
     present = {path.name for path in (*root.glob("usr/bin/*"), *root.glob("usr/sbin/*"))}
@@ -400,24 +404,6 @@ def _link(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
-def make_rootfs(root: Path, disk: Path, scratch: Path) -> None:
-    """Write a tree into a new ext4 disk, everything owned by root whoever runs this."""
-    with disk.open("wb") as file:
-        file.truncate(_ROOTFS_SIZE)
-    options = f"lazy_itable_init=0,lazy_journal_init=0,hash_seed={_ROOTFS_UUID},root_owner=0:0"
-    _call(
-        [
-            *("mke2fs", "-q", "-F", "-t", "ext4", "-L", "debian", "-U", _ROOTFS_UUID),
-            *("-J", "size=4", "-E", options, "-d", str(root), str(disk)),
-        ]
-    )
-    if os.geteuid() != 0:
-        num_files = sum(len(names) + len(dirs) for _, dirs, names in os.walk(root))
-        scratch.write_text(
-            "".join(
-                f"set_inode_field <{inode}> {owner} 0\n"
-                for inode in range(11, 11 + num_files + 1)  # ext4's first ordinary inode is 11
-                for owner in ("uid", "gid")
-            )
-        )
-        _call(["debugfs", "-w", "-f", str(scratch), str(disk)])
+def make_rootfs(root: Path, disk: Path) -> None:
+    """Write a tree into a new ext4 disk; the same packages give the same bytes."""
+    make_disk(disk, scan_tree(root, newest=EPOCH), _ROOTFS_SIZE, "debian")

@@ -23,6 +23,7 @@ from pyvmm.devices.uart import Uart
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.port import VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.virtio.transport import VirtioMmio
 from pyvmm.host.guest import Guest, GuestConfig, Outcome, Progress, RealmOptions
@@ -30,6 +31,8 @@ from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
 from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import machine
+from pyvmm.vm.agent import AgentClient
+from pyvmm.vm.agent_protocol import PORT_NAME
 from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine import MemoryMap
@@ -83,6 +86,7 @@ class Instance:
         self._devices: dict[str, VirtioDevice] = {}
         self._panic = PanicWatch()
         self._has_quit = False
+        self.agent = AgentClient()
         self._last_output = math.inf
         self._has_listened = options.console == "serial"
         self._resources = ExitStack()
@@ -155,6 +159,7 @@ class Instance:
     def close(self) -> None:
         """Give back all that the guest had; disks are on stable storage then."""
         try:
+            self.agent.close()
             self._resources.close()
         finally:
             self.console_log.close()
@@ -275,6 +280,10 @@ class Instance:
                 self._terminal.on_resize(console.resize)
         if self._options.has_rng:
             self._plug(VirtioRng(), "rng")
+        if self._options.has_agent:
+            port = VirtioPort(PORT_NAME, self.agent)
+            self._plug(port, "agent")
+            self.agent.attach(port)
 
     def _add_network(self, network: NetworkOptions) -> None:
         from pyvmm.devices.net_passt import PasstBackend  # noqa: PLC0415  only with a network

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from pyvmm.arch.errors import UserError
 from pyvmm.host.guest import ExitKind
 from pyvmm.host.machine import Usage
+from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.api import MemoryStatistics, State, Statistics, Status, VcpuStatistics
 from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode, Failure
@@ -59,6 +60,7 @@ class Lifecycle:
         self._is_stopping = False
         self.is_unwanted = False
         self._refusal: Failure | UserError | None = None  # why it could not be started
+        self._program_status: int | None = None
         self._instance: Instance | None = None
         self._status = Status(
             name=options.name,
@@ -105,7 +107,13 @@ class Lifecycle:
             raise
         finally:
             self.console_log.close()
-            self._become(State.STOPPED, ended=time.time(), exit_code=code, reason=reason)
+            self._become(
+                State.STOPPED,
+                ended=time.time(),
+                exit_code=code,
+                program_status=self._program_status,
+                reason=reason,
+            )
         return code
 
     def _live(
@@ -129,6 +137,8 @@ class Lifecycle:
             if self._is_stopping:
                 instance.quit()
             code = instance.wait(timeout)
+            ended = instance.agent.ended
+            self._program_status = None if ended is None else ended.code
             if self._refusal is not None:
                 raise self._refusal
         except _Stopped:
@@ -248,6 +258,15 @@ class Lifecycle:
             _memory(usage),
             {name: dict(counters) for name, counters in instance.counters().items()},
         )
+
+    @property
+    def agent(self) -> AgentClient:
+        """The guest's agent, there or not.
+
+        Raises:
+            UserError: the guest does not run.
+        """
+        return self._in(State.RUNNING, State.PAUSED).agent
 
     def type(self, data: bytes) -> None:
         """Give input to the console."""

@@ -58,6 +58,7 @@ class VmOptions:
     has_defaults: bool = True
     network: NetworkOptions | None = None
     has_rng: bool = False
+    has_agent: bool = False
     realm: RealmOptions | None = None
     token_profile: str = "g1"  # noqa: S105  no secret
     has_hes: bool = False  # only a realm has
@@ -66,9 +67,9 @@ class VmOptions:
     @property
     def num_virtio(self) -> int:
         """How many virtio devices it has."""
-        return (
-            len(self.disks) + (self.network is not None) + (self.console == "virtio") + self.has_rng
-        )
+        has_console = self.console == "virtio"
+        others = (self.network is not None, has_console, self.has_rng, self.has_agent)
+        return len(self.disks) + sum(others)
 
     @property
     def bootargs(self) -> str:
@@ -91,10 +92,7 @@ def parse_ram_size(text: str, *, is_run: bool = True) -> int:
     Raises:
         UserError: no size, or none that a guest (one to run here, if ``is_run``) could have.
     """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise UserError(f"-m {text}: give a size such as 512M or 2G")
-    size = int(match[1]) * _UNITS[match[2].upper() or "M"]
+    size = parse_size(text, "-m")
     if size < MIN_RAM_SIZE:
         raise UserError(f"-m {text}: a guest needs at least {MIN_RAM_SIZE // MIB}M")
     host_size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -105,6 +103,18 @@ def parse_ram_size(text: str, *, is_run: bool = True) -> int:
     if size % GRANULE_SIZE:
         raise UserError(f"-m {text}: give a multiple of 4K")
     return size
+
+
+def parse_size(text: str, option: str) -> int:
+    """Read SIZE[BKMGTP], by default in MiB; return bytes.
+
+    Raises:
+        UserError: no size; it names the option.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UserError(f"{option} {text}: give a size such as 512M or 2G")
+    return int(match[1]) * _UNITS[match[2].upper() or "M"]
 
 
 def parse_num_cpus(text: str) -> int:

@@ -19,11 +19,13 @@ import msgspec
 from msgspec.structs import asdict
 
 from pyvmm.arch.errors import UserError
+from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.api import (
     API_VERSION,
     METHODS,
     MUCH_TYPED,
     NOTIFICATIONS,
+    CommandNotifications,
     ConsolePlace,
     Method,
     Notifications,
@@ -32,6 +34,7 @@ from pyvmm.vm.api import (
     Status,
     Version,
 )
+from pyvmm.vm.commands import Commands
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.lifecycle import Lifecycle
 from pyvmm.vm.rpc import ErrorCode, Id, Request, Response, RpcError, Stream, message
@@ -120,7 +123,9 @@ class Session:
         self._pumps: list[threading.Thread] = []
         self._states: SimpleQueue[Status | None] = SimpleQueue()
         self._is_watching = self._is_attached = False
-        self._tell = cast("Notifications", Proxy(NOTIFICATIONS, self._notify))
+        proxy = Proxy(NOTIFICATIONS, self._notify)
+        self._tell = cast("Notifications", proxy)
+        self._commands = Commands(cast("CommandNotifications", proxy), self._pump)
 
     # --- the connection ---------------------------------------------------------------------
 
@@ -135,6 +140,7 @@ class Session:
         if not self._is_ending:
             self._is_leaving.set()
             self._lifecycle.console_log.wake()
+            self._commands.close()
         if self._is_watching:
             self._lifecycle.unsubscribe(self._states.put)
         self._states.put(None)
@@ -255,6 +261,40 @@ class Session:
         """Say how large the terminal is."""
         self._lifecycle.resize(columns, rows)
 
+    def exec_start(
+        self,
+        argv: list[str],
+        *,
+        env: dict[str, str] | None = None,
+        directory: str = "",
+        patience: float = 0.0,
+    ) -> int:
+        """Start a command in the guest."""
+        return self._commands.start(self._agent(patience), argv, env or {}, directory)
+
+    def exec_write(self, number: int, data: bytes) -> None:
+        """Give a command input."""
+        self._commands.write(number, data)
+
+    def exec_end_input(self, number: int) -> None:
+        """Close its input."""
+        self._commands.end_input(number)
+
+    def exec_signal(self, number: int, signal: int) -> None:
+        """Send it a signal."""
+        self._commands.signal(number, signal)
+
+    def attest(self, challenge: bytes, *, patience: float = 0.0) -> bytes:
+        """Have the guest's agent ask for a token."""
+        return self._agent(patience).attest(challenge, patience)
+
+    def _agent(self, patience: float) -> AgentClient:
+        """Return the guest's agent, there or not after so many seconds."""
+        agent = self._lifecycle.agent
+        deadline = time.monotonic() + patience
+        self._wait_until(lambda: agent.is_settled or time.monotonic() > deadline)
+        return agent
+
     # --- notifications ----------------------------------------------------------------------
 
     def _pump(self, tell: Callable[[], None]) -> None:
@@ -262,6 +302,7 @@ class Session:
             with suppress(OSError):  # gone; `serve` sees it too
                 tell()
 
+        self._pumps = [pump for pump in self._pumps if pump.is_alive()]
         self._pumps.append(threading.Thread(target=run, name="api-pump", daemon=True))
         self._pumps[-1].start()
 

@@ -109,15 +109,16 @@ def copy_disk(image: Image, directory: Path) -> Path:
 
 def is_clean(disk: Path) -> bool:
     """Tell whether e2fsck finds nothing to mend."""
-    return call(_sbin("e2fsck"), "-fn", disk).code == 0
+    return call(sbin("e2fsck"), "-fn", disk).code == 0
 
 
 def read_from(disk: Path, path: str) -> str:
     """Return a file of an ext4 image, without mounting it."""
-    return call(_sbin("debugfs"), "-R", f"cat {path}", disk).output
+    return call(sbin("debugfs"), "-R", f"cat {path}", disk).output
 
 
-def _sbin(tool: str) -> str:
+def sbin(tool: str) -> str:
+    """Return where a tool of the system administrator is."""
     path = shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
     assert path, f"{tool} is not installed: it comes with e2fsprogs"
     return path

@@ -78,6 +78,13 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --timeout soon", "--timeout"),
         ("fly", "fly"),
         ("image build slackware", "slackware"),
+        ("image build rootfs", "--from-dir"),
+        ("image build rootfs --from-dir {}/none", "no such directory"),
+        ("image build rootfs --from-dir {} --size big", "--size big: give a size"),
+        ("image build rootfs --from-dir {} --size 1G --initrd x", "give one of them"),
+        ("image build rootfs --from-dir {} -e =x", "give NAME=VALUE"),
+        ("image build rootfs --from-dir {} -o {}/../r.img", "name the program to run with --init"),
+        ("image build rootfs --from-dir {} -o {}/../r.img --init /text", "not executable"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -118,6 +118,16 @@ def test_options_that_do_not_concern_the_guest_change_nothing(
     assert measure(capsys, *SMALL, "-d", str(tmp_path / "none")) != rim
 
 
+def test_port_of_the_agent_is_measured(capsys: Capture) -> None:
+    """One device more in the device tree: where there is a disk, or as the user says."""
+    rims = [
+        measure(capsys, *SMALL, *options.split())
+        for options in ("", "--agent", "-d x --no-agent", "-d x", "-d x --agent")
+    ]
+    assert len(set(rims)) == 4
+    assert rims[3] == rims[4]
+
+
 def test_guest_may_be_larger_than_this_machine(capsys: Capture) -> None:
     """It is measured, not run."""
     assert len(measure(capsys, "--realm", "-m", "512G")) == 64

@@ -10,6 +10,7 @@ import pytest
 from hes import keys
 from hes.image import SIGNER_ID
 from hes.otp import Otp
+from hes.provisioning import development_bundles
 from pyvmm.arch.psa import (
     DelegatedAttestation,
     ExtendIn,
@@ -317,6 +318,25 @@ def test_first_use_makes_an_identity_and_says_so_once(tmp_path: Path) -> None:
     other = Rig(others)
     other.power_on()
     assert json.loads(other.ask(HesService.STATUS).text)["instance_id"] != status["instance_id"]
+
+
+def test_published_key_is_that_of_the_identity(rig: Rig, tmp_path: Path) -> None:
+    """Of a new one, too, and of one that was provisioned."""
+    path = tmp_path / "cpak.pem"
+    first = path.read_text()
+    (tmp_path / "otp").unlink()
+    rig.reset()
+    rig.power_on()
+    second = path.read_text()
+    assert second != first
+    path.unlink()
+    rig.reset()
+    rig.power_on()
+    assert path.read_text() == second
+    (tmp_path / "otp").unlink()
+    for bundle in development_bundles():
+        assert rig.ask(HesService.PROVISION, bundle).status is PsaStatus.SUCCESS
+    assert path.read_text() not in {first, second}
 
 
 def test_files_are_ours_alone(rig: Rig, tmp_path: Path) -> None:

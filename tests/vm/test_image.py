@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.arch.errors import UserError
-from pyvmm.vm import image
+from pyvmm.vm import guests, image
 from pyvmm.vm.image import Image, Modules, build_debian, make_initrd
 
 
@@ -47,6 +47,17 @@ def test_initrd_loads_by_device(modules: Modules) -> None:
     initrd = make_initrd(modules, b"busybox")
     assert b"virtio:d00000001 failover net_failover virtio_net\n" in initrd
     assert initrd.count(b"\x7fELF") == 4
+
+
+def test_root_starts_the_agent(modules: Modules, tmp_path: Path) -> None:
+    """Its program is in the path of the first process, which is a script that names it."""
+    root = tmp_path / "root"
+    for directory in ("usr/bin", "usr/sbin", "usr/lib"):
+        (root / directory).mkdir(parents=True)
+    image.complete_root(root, modules)
+    agent = root / "usr/sbin/pyvmm-agent"
+    assert (agent.read_bytes(), agent.stat().st_mode & 0o777) == (guests.agent(), 0o755)
+    assert "\tpyvmm-agent exec " in (root / "usr/sbin/init").read_text()
 
 
 def test_unsigned_module_is_what_stands_before_the_signature(tmp_path: Path) -> None:

@@ -89,20 +89,21 @@ def test_input_reaches_the_serial_port(stage: Stage) -> None:
 
 
 def test_virtio_devices_take_slots_in_a_fixed_order(stage: Stage, tmp_path: Path) -> None:
-    """Disks, console, entropy: as many as the device tree says, and no more."""
+    """Disks, console, entropy, agent: as many as the device tree says, and no more."""
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
     found: list[int] = []
 
     def script(bus: Bus) -> Outcome:
-        found.extend(bus.read(machine.virtio_base(slot) + 8, 4) for slot in range(4))
+        found.extend(bus.read(machine.virtio_base(slot) + 8, 4) for slot in range(5))
         return Outcome.OFF
 
     stage.script = script
-    options = VmOptions(disks=(DiskOptions(disk),), console="virtio", has_rng=True)
+    disks = (DiskOptions(disk),)
+    options = VmOptions(disks=disks, console="virtio", has_rng=True, has_agent=True)
     stage.run(options)
-    assert found == [2, 3, 4, 0]
-    assert options.num_virtio == 3
+    assert found == [2, 3, 4, 3, 0]
+    assert options.num_virtio == 4
 
 
 def test_disk_in_use_leaves_nothing_behind(stage: Stage, tmp_path: Path) -> None:

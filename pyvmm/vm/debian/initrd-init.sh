@@ -25,6 +25,7 @@ while read -r alias modules; do
 	esac
 done </lib/modules/drivers
 
+[ -d /rootfs ] && exec chroot /rootfs "$init" # one program's, packed with --initrd
 if [ -b "$root" ] && mount -t ext4 -o "$flags" "$root" /mnt; then
 	exec switch_root /mnt "$init"
 fi

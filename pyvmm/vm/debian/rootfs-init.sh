@@ -8,6 +8,10 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -a
 [ -d /sys/kernel/config ] && mount -t configfs config /sys/kernel/config
+set -- /sys/bus/virtio/drivers/virtio_console/virtio*
+if [ -e "$1" ]; then
+	pyvmm-agent exec </dev/null & # it waits for its port, if there is one
+fi
 read -r hostname </etc/hostname
 echo "$hostname" >/proc/sys/kernel/hostname
 ip link set lo up

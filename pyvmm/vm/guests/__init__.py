@@ -1,8 +1,18 @@
-"""Guests of our own, beside their source."""
+"""Guests and programs of our own for guests, beside their sources."""
 
 from pathlib import Path
+from typing import Final
+
+_HERE: Final = Path(__file__).parent
+#: The guest agent, a static arm64 program.
+AGENT: Final = _HERE / "agent.elf"
 
 
 def hello() -> bytes:
     """Return the built-in guest: a flat binary that prints what RSI says and powers off."""
-    return Path(__file__).with_name("hello.bin").read_bytes()
+    return (_HERE / "hello.bin").read_bytes()
+
+
+def agent() -> bytes:
+    """Return the guest agent, which is also the init of a root file system of one program."""
+    return AGENT.read_bytes()

@@ -1,0 +1,182 @@
+"""pyvmm exec: run a command inside an instance."""
+
+import os
+import select
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import Final
+
+import click
+import msgspec
+
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import complete, directory, parse_variables, print_json
+from pyvmm.vm.api import MUCH_FED
+from pyvmm.vm.client import Client, Gone, connect
+from pyvmm.vm.exit_code import ExitCode, Failure
+
+_CHUNK: Final = 32 << 10
+_ENDED_BY_PIPE: Final = 128 + signal.SIGPIPE  # as of a program that writes to nobody
+_HELP = """Run a command inside an instance, by the agent in its image; see docs/agent.md.
+
+Standard input, output and error are the command's; Ctrl-C interrupts it, a second one leaves it.
+It has no terminal.
+
+Exit code: the command's; 126 or 127 if it cannot be run, as in a shell, and 128 + N if signal N
+ended it. Otherwise 2 the agent does not do that, or there is none, 8 the instance is gone,
+124 --timeout ran out, 130 left by Ctrl-C, all with a line on standard error.
+"""
+
+
+class Executed(msgspec.Struct, frozen=True):
+    """A command that has ended; what it wrote as text."""
+
+    exit_status: int
+    signal: int
+    stdout: str
+    stderr: str
+
+
+@click.command("exec", help=_HELP)
+@click.argument("name", metavar="NAME", shell_complete=complete)
+@click.argument("argv", metavar="-- COMMAND [ARG]...", nargs=-1, required=True)
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="variable for the command")
+@click.option("--cwd", default="", metavar="DIR", help="directory that it starts in")
+@click.option("--no-input", is_flag=True, help="give it no standard input")
+@click.option(
+    "--wait",
+    "patience",
+    type=click.FloatRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="how long to wait for the agent, while the guest boots",
+)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="kill it then")
+@click.option("--json", "wants_json", is_flag=True, help="print status and output as JSON")
+def exec_(
+    *,
+    name: str,
+    argv: tuple[str, ...],
+    env: tuple[str, ...],
+    cwd: str,
+    no_input: bool,
+    patience: float,
+    timeout: float | None,
+    wants_json: bool,
+) -> int:
+    """Run it; return the exit code."""
+    variables = parse_variables(env)
+    with connect(directory(), name) as client:
+        client.patience = None
+        execution = Execution(client, is_kept=wants_json)
+        number = client.api.exec_start(list(argv), env=variables, directory=cwd, patience=patience)
+        if no_input or _is_in_background():
+            client.api.exec_end_input(number)
+        else:
+            threading.Thread(target=execution.type, args=(number,), daemon=True).start()
+        code = execution.follow(number, timeout)
+    if wants_json:
+        print_json(execution.executed())
+    return code
+
+
+def _is_in_background() -> bool:
+    """Tell whether reading would stop us: a terminal whose foreground others are in."""
+    try:
+        return os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:
+        return False
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write all of it, as long as that takes.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+
+
+class Execution:
+    """A command as its caller sees it: hears what the instance tells of it."""
+
+    def __init__(self, client: Client, *, is_kept: bool) -> None:
+        self._client = client
+        self._kept = {"stdout": bytearray(), "stderr": bytearray()} if is_kept else None
+        self._ended: tuple[int, int] | None = None
+        self._room = threading.Semaphore(MUCH_FED // _CHUNK)
+
+    def follow(self, number: int, timeout: float | None) -> int:
+        """Hear the command to its end; return its exit code."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        former = signal.signal(signal.SIGINT, lambda *_: self._interrupt(number))
+        try:
+            while self._ended is None:
+                left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                if not self._client.listen(self, left):
+                    line = f"the command was killed after {timeout:g} seconds"
+                    raise Failure(ExitCode.TIMEOUT, line)
+        except BrokenPipeError:
+            return _ENDED_BY_PIPE
+        finally:
+            signal.signal(signal.SIGINT, former)
+        status, number = self._ended
+        return 128 + number if number else status
+
+    def _interrupt(self, number: int) -> None:
+        """Interrupt the command; the next Ctrl-C is for us."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with suppress(Gone):  # seen by who follows
+            self._post("exec_signal", number=number, signal=int(signal.SIGINT))
+
+    def type(self, number: int) -> None:
+        """Pass our standard input on, to its end, no faster than the command takes it."""
+        with suppress(Gone, OSError):  # seen by who follows
+            while data := os.read(0, _CHUNK):
+                self._room.acquire()
+                self._post("exec_write", number=number, data=data)
+            self._post("exec_end_input", number=number)
+
+    def _post(self, method: str, **params: object) -> None:
+        self._client.post(method, params, lambda: None)
+
+    def executed(self) -> Executed:
+        """Return all of it."""
+        status, number = self._ended or (0, 0)
+        kept = self._kept or {}
+        out, err = (kept.get(name, b"").decode(errors="replace") for name in ("stdout", "stderr"))
+        return Executed(status, number, out, err)
+
+    # --- what the instance tells ----------------------------------------------------------------
+
+    def exec_output(self, number: int, stream: str, data: bytes) -> None:
+        """Show it, or keep it."""
+        del number
+        if self._kept is not None:
+            self._kept[stream] += data
+            return
+        _write(2 if stream == "stderr" else 1, data)
+
+    def exec_taken(self, number: int, size: int) -> None:
+        """Let more be typed."""
+        del number, size
+        self._room.release()
+
+    def exec_ended(self, number: int, exit_status: int, signal: int, error: str) -> None:
+        """Note how it ended.
+
+        Raises:
+            UserError: nobody knows.
+        """
+        del number
+        if error:
+            raise UserError(error)
+        self._ended = exit_status, signal

@@ -1,0 +1,194 @@
+/*
+ * Channels: the processes that run for the host, their pipes, and the frames that tell of them.
+ *
+ * What a process writes is read only as far as the host has granted; what it does not read waits in its channel's
+ * buffer, as much as the host was granted: so nobody waits for another's slowness.
+ */
+#include "channel.h"
+
+enum {
+    OUTPUT_SIZE = 16384,
+    /* What a process leaves in its pipes when it ends; what others write into them then may have no end. */
+    LEFT_OVER = 2 * 65536,
+};
+
+struct channel channels[NUM_CHANNELS];
+
+static int port_fd;
+static bool is_port_open;
+
+/* ---- frames ---- */
+
+void set_port(int port) {
+    port_fd = port, is_port_open = true;
+}
+
+bool is_connected(void) {
+    return is_port_open;
+}
+
+static void write_port(const uint8_t *data, size_t size) {
+    while (size && is_port_open) {
+        long done = sys_write(port_fd, data, size);
+        if (done < 0 && done != -EINTR)
+            is_port_open = false;
+        if (done > 0)
+            data += done, size -= (size_t)done;
+    }
+}
+
+/* A frame is one write, so that the host gets it in one piece. */
+void send(enum reply type, uint32_t channel, const void *payload, size_t size) {
+    static uint8_t frame[FRAME_SIZE];
+    struct header header = {.channel = channel, .type = (uint16_t)type, .size = (uint16_t)size};
+    __builtin_memcpy(frame, &header, sizeof header);
+    __builtin_memcpy(frame + sizeof header, payload, size);
+    write_port(frame, sizeof header + size);
+}
+
+void send_number(enum reply type, uint32_t channel, uint32_t number) {
+    send(type, channel, &number, sizeof number);
+}
+
+void send_status(enum reply type, uint32_t channel, int status) {
+    uint16_t pair[] = {(uint16_t)exit_code_of(status), (uint16_t)signal_of(status)};
+    send(type, channel, pair, sizeof pair);
+}
+
+/* ---- channels ---- */
+
+struct channel *find_channel(uint32_t id) {
+    for (struct channel *c = channels; c < channels + NUM_CHANNELS; c++)
+        if (c->id == id)
+            return c;
+    return NULL;
+}
+
+static void close_end(int *fd) {
+    if (*fd >= 0)
+        sys_close(*fd);
+    *fd = -1;
+}
+
+static void free_channel(struct channel *c) {
+    close_end(&c->in);
+    close_end(&c->out);
+    close_end(&c->err);
+    c->id = 0;
+}
+
+void signal_channel(struct channel *c, int number) {
+    if (!c->has_exited && sys_kill(-c->pid, number) < 0) /* it may not lead its group yet */
+        sys_kill(c->pid, number);
+}
+
+/* Makes the pipes of a channel and of its process. */
+static bool make_pipes(struct channel *c, int theirs[3]) {
+    int pipes[3][2];
+    for (int n = 0; n < 3; n++)
+        if (sys_pipe(pipes[n]) < 0) {
+            while (n-- > 0)
+                sys_close(pipes[n][0]), sys_close(pipes[n][1]);
+            return false;
+        }
+    theirs[0] = pipes[0][0], theirs[1] = pipes[1][1], theirs[2] = pipes[2][1];
+    c->in = pipes[0][1], c->out = pipes[1][0], c->err = pipes[2][0];
+    sys_set_nonblocking(c->in);
+    sys_set_nonblocking(c->out);
+    sys_set_nonblocking(c->err);
+    return true;
+}
+
+int start_process(uint32_t id) {
+    struct channel *c = find_channel(0);
+    int theirs[3];
+    if (!c || !make_pipes(c, theirs)) {
+        send_number(REFUSED, id, BUSY);
+        return -EAGAIN;
+    }
+    int pid = sys_fork();
+    if (pid == 0) {
+        sys_set_blocked_signals(0);
+        sys_setsid();
+        sys_die_with_parent();
+        for (int n = 0; n < 3; n++)
+            sys_dup_to(theirs[n], n);
+        return 0;
+    }
+    for (int n = 0; n < 3; n++)
+        sys_close(theirs[n]);
+    if (pid < 0) {
+        free_channel(c);
+        send_number(REFUSED, id, BUSY);
+        return pid;
+    }
+    c->id = id, c->pid = pid, c->granted = 0, c->input_size = 0, c->left_over = LEFT_OVER;
+    c->is_input_ended = c->has_exited = false;
+    send_number(GRANTED, id, INPUT_SIZE);
+    return pid;
+}
+
+/* ---- streams ---- */
+
+bool forward(struct channel *c, int *fd, enum reply type) {
+    static uint8_t data[OUTPUT_SIZE];
+    if (*fd < 0 || !c->granted)
+        return false;
+    long size = sys_read(*fd, data, c->granted < OUTPUT_SIZE ? c->granted : OUTPUT_SIZE);
+    if (size == 0 || (size < 0 && size != -EAGAIN && size != -EINTR))
+        close_end(fd);
+    if (size <= 0)
+        return false;
+    send(type, c->id, data, (size_t)size);
+    c->granted -= (uint32_t)size;
+    if (c->has_exited)
+        c->left_over -= (int)size;
+    return true;
+}
+
+void feed(struct channel *c) {
+    uint32_t done = c->input_size;
+    if (c->in >= 0 && done) {
+        long size = sys_write(c->in, c->input, done);
+        if (size == -EAGAIN || size == -EINTR)
+            return;
+        if (size < 0)
+            close_end(&c->in);
+        else
+            done = (uint32_t)size;
+    }
+    c->input_size -= done;
+    __builtin_memmove(c->input, c->input + done, c->input_size);
+    if (done)
+        send_number(GRANTED, c->id, done);
+    if (c->is_input_ended && !c->input_size)
+        close_end(&c->in);
+}
+
+void finish(struct channel *c) {
+    while (c->left_over > 0 && (forward(c, &c->out, STDOUT) || forward(c, &c->err, STDERR)))
+        ;
+    bool is_waiting = !c->granted && c->left_over > 0 && (c->out >= 0 || c->err >= 0);
+    if (is_waiting)
+        return; /* the next grant goes on */
+    send_status(EXIT, c->id, c->status);
+    free_channel(c);
+}
+
+void reap(void) {
+    int status, pid;
+    while ((pid = sys_wait(-1, &status, WNOHANG)) > 0)
+        for (struct channel *c = channels; c < channels + NUM_CHANNELS; c++)
+            if (c->id && !c->has_exited && c->pid == pid) {
+                c->has_exited = true, c->status = status;
+                finish(c);
+            }
+}
+
+void drop_all(void) {
+    for (struct channel *c = channels; c < channels + NUM_CHANNELS; c++)
+        if (c->id) {
+            signal_channel(c, SIGKILL);
+            free_channel(c);
+        }
+}

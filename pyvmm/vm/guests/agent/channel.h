@@ -1,0 +1,53 @@
+/* Channels: see channel.c. */
+#ifndef CHANNEL_H
+#define CHANNEL_H
+
+#include "agent.h"
+
+enum {
+    NUM_CHANNELS = 64,
+    INPUT_SIZE = 16384, /* what a channel keeps for a process that does not read */
+    FRAME_SIZE = sizeof(struct header) + UINT16_MAX,
+};
+
+struct channel {
+    uint32_t id; /* 0: free */
+    int pid;
+    int in, out, err; /* our ends of the pipes; -1: closed */
+    bool is_input_ended, has_exited;
+    int status;
+    uint32_t granted; /* bytes of output that may be sent */
+    int left_over;
+    uint32_t input_size;
+    uint8_t input[INPUT_SIZE];
+};
+
+extern struct channel channels[NUM_CHANNELS];
+
+/* ---- frames ---- */
+
+void set_port(int port);
+/* returns false once a frame could not be written. */
+bool is_connected(void);
+void send(enum reply type, uint32_t channel, const void *payload, size_t size);
+void send_number(enum reply type, uint32_t channel, uint32_t number);
+void send_status(enum reply type, uint32_t channel, int status);
+
+/* ---- processes ---- */
+
+/* returns the channel, or NULL; 0 finds a free one. */
+struct channel *find_channel(uint32_t id);
+/* returns 0 in the new process, which has the pipes as its standard streams. */
+int start_process(uint32_t id);
+void signal_channel(struct channel *c, int number);
+/* Passes on what a stream has, as far as granted; returns whether it moved a byte. */
+bool forward(struct channel *c, int *fd, enum reply type);
+/* Gives the process its input; what it will not read any more is taken all the same. */
+void feed(struct channel *c);
+/* Ends a channel whose process has exited and has left nothing that could still be sent. */
+void finish(struct channel *c);
+/* Takes leave of the processes that have exited. */
+void reap(void);
+void drop_all(void);
+
+#endif

@@ -1,0 +1,150 @@
+/*
+ * The first process of a root file system that holds one program: mounts what programs expect, runs it on the console,
+ * tells its status and powers off.
+ *
+ * `pyvmm image build rootfs` writes what to run: /.pyvmm/entrypoint has the arguments, /.pyvmm/environment variables,
+ * each ended by a zero byte.
+ */
+#include "agent.h"
+
+#define ENTRYPOINT "/.pyvmm/entrypoint"
+#define ENVIRONMENT "/.pyvmm/environment"
+
+enum { MAX_TEXT = 32768, MAX_STRINGS = 1024 };
+
+static const struct {
+    const char *kind, *where, *options;
+} mounts[] = {
+    {"devtmpfs", "/dev", NULL},    {"devpts", "/dev/pts", "gid=5,mode=620"},
+    {"tmpfs", "/dev/shm", NULL},   {"proc", "/proc", NULL},
+    {"sysfs", "/sys", NULL},       {"configfs", "/sys/kernel/config", NULL},
+    {"tmpfs", "/run", "mode=755"}, {"tmpfs", "/tmp", NULL},
+};
+static const char *const links[][2] = {
+    {"/proc/self/fd", "/dev/fd"},
+    {"fd/0", "/dev/stdin"},
+    {"fd/1", "/dev/stdout"},
+    {"fd/2", "/dev/stderr"},
+};
+
+static void mount_all(void) {
+    for (size_t n = 0; n < sizeof mounts / sizeof *mounts; n++) {
+        sys_mkdir(mounts[n].where); /* it is there, or the file system is read-only, or the mount says so */
+        int error = sys_mount(mounts[n].kind, mounts[n].where, 0, mounts[n].options);
+        bool is_optional = text_equal(mounts[n].kind, "configfs");
+        if (error < 0 && error != -EBUSY && !is_optional)
+            complain(mounts[n].where, error_text(-error));
+    }
+    for (size_t n = 0; n < sizeof links / sizeof *links; n++)
+        sys_symlink(links[n][0], links[n][1]);
+}
+
+static void name_host(void) {
+    char name[64];
+    size_t size = read_file("/etc/hostname", name, sizeof name);
+    while (size && (name[size - 1] == '\n' || name[size - 1] == ' '))
+        size--;
+    if (size)
+        SYSCALL(sethostname, name, size, 0, 0, 0);
+}
+
+static void raise_loopback(void) {
+    struct ifreq request = {.ifr_name = "lo"};
+    int fd = (int)SYSCALL(socket, AF_INET, SOCK_DGRAM | O_CLOEXEC, 0, 0, 0);
+    request.ifr_flags = IFF_UP;
+    sys_ioctl(fd, SIOCSIFFLAGS, &request);
+    sys_close(fd);
+}
+
+/* Makes the last console that Linux has, which can be a controlling terminal, the standard streams. */
+static void take_console(void) {
+    char names[128] = "", path[160] = "/dev/";
+    size_t size = read_file("/sys/class/tty/console/active", names, sizeof names);
+    while (size && names[size - 1] <= ' ')
+        names[--size] = 0;
+    while (size && names[size - 1] > ' ')
+        size--;
+    text_append(path, sizeof path, names[size] ? names + size : "console");
+    int fd = sys_open(path, O_RDWR);
+    for (int n = 0; fd >= 0 && n < 3; n++)
+        sys_dup_to(fd, n);
+}
+
+/* Reads strings that zero bytes end; returns how many, after those that are there already. */
+static unsigned read_strings(const char *path, char *text, char **strings, unsigned count) {
+    size_t size = read_file(path, text, MAX_TEXT - 1);
+    text[size] = 0;
+    for (size_t at = 0; at < size && count + 1 < MAX_STRINGS; at += text_size(text + at) + 1)
+        strings[count++] = text + at;
+    strings[count] = NULL;
+    return count;
+}
+
+/* Becomes the foreground of the console: what is typed to interrupt is for the program, and not for us. */
+static void come_to_foreground(void) {
+    int group = sys_getpid();
+    sys_set_blocked_signals(SIGNAL_BIT(SIGTTOU));
+    SYSCALL(setpgid, 0, 0, 0, 0, 0);
+    sys_ioctl(0, TIOCSPGRP, &group);
+    sys_set_blocked_signals(0);
+}
+
+static _Noreturn void run_entry_point(char **env) {
+    static char arguments[MAX_TEXT], variables[MAX_TEXT];
+    static char *argv[MAX_STRINGS], *envp[MAX_STRINGS];
+    come_to_foreground();
+    unsigned count = read_strings(ENVIRONMENT, variables, envp, 0);
+    for (; *env && count + 1 < MAX_STRINGS; env++)
+        envp[count++] = *env; /* of two with one name the first counts */
+    envp[count] = NULL;
+    if (!read_strings(ENTRYPOINT, arguments, argv, 0)) {
+        complain(ENTRYPOINT, "names no program: pyvmm image build rootfs --init writes it");
+        sys_exit(127);
+    }
+    run_program("/", argv, envp);
+}
+
+static void tell(int status) {
+    char text[32] = "";
+    int number = signal_of(status);
+    text_append(text, sizeof text, number ? "signal " : "exit status ");
+    text_append_number(text, sizeof text, (unsigned)(number ? number : exit_code_of(status)));
+    complain("the program has ended", text);
+    sys_ioctl(2, TCSBRK, (void *)1); /* until the console has sent it */
+}
+
+static _Noreturn void power_off(void) {
+    sys_kill(-1, SIGKILL);
+    SYSCALL(sync, 0, 0, 0, 0, 0);
+    SYSCALL(mount, 0, "/", 0, MS_REMOUNT | MS_RDONLY, 0);
+    for (;;) {
+        SYSCALL(reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_POWER_OFF, 0, 0);
+        sys_sleep(1);
+    }
+}
+
+_Noreturn void run_init(char **env) {
+    mount_all();
+    name_host();
+    raise_loopback();
+    sys_setsid(); /* we lead the session: if the program did, its end would drop what the console has not sent */
+    take_console();
+    int told[2] = {-1, -1}, status, pid;
+    sys_pipe(told);
+    int agent = sys_fork();
+    if (agent == 0) {
+        sys_close(told[1]);
+        run_agent(-1, told[0], CAN_ATTEST, env);
+    }
+    int program = sys_fork();
+    if (program == 0)
+        run_entry_point(env);
+    do /* a first process also gets the orphans */
+        pid = sys_wait(-1, &status, 0);
+    while (pid != program && pid != -ECHILD);
+    tell(status);
+    sys_write(told[1], &status, sizeof status);
+    sys_close(told[1]);
+    sys_wait(agent, &status, 0); /* until it has passed the status on */
+    power_off();
+}

@@ -1,0 +1,183 @@
+"""The console device with one named port."""
+
+from struct import pack, unpack_from
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.devices.virtio.port import MAX_OUTPUT, Event, PortFeature, VirtioPort
+from tests.devices.driver import NEXT, RAM_SIZE, Driver, Request
+
+RECEIVE, TRANSMIT, CONTROL_RECEIVE, CONTROL_TRANSMIT = range(4)
+
+
+class Log:
+    """A host side that remembers."""
+
+    def __init__(self) -> None:
+        self.calls: list[str | bytes] = []
+
+    def opened(self) -> None:
+        self.calls.append("opened")
+
+    def received(self, data: bytes) -> None:
+        self.calls.append(data)
+
+    def closed(self) -> None:
+        self.calls.append("closed")
+
+
+class Rig:
+    """A port, its host side and its driver."""
+
+    def __init__(self, refuse: int = 0) -> None:
+        self.log = Log()
+        self.port = VirtioPort("org.example.0", self.log)
+        self.driver = Driver(self.port, refuse=refuse).start()
+
+    def tell(self, event: int, value: int, port: int = 0) -> None:
+        """Send a control message."""
+        self.driver.rings[CONTROL_TRANSMIT].add([pack("<IHH", port, event, value)], [])
+        self.driver.kick(CONTROL_TRANSMIT)
+
+    def offer(self, queue: int, size: int = 64) -> Request:
+        """Give the device a buffer."""
+        request = self.driver.rings[queue].add([], [size])
+        self.driver.kick(queue)
+        return request
+
+    def open(self) -> None:
+        """Do what Linux does until its program has the port open."""
+        for event in (Event.DEVICE_READY, Event.PORT_READY, Event.PORT_OPEN):
+            self.tell(event, 1)
+
+    def write(self, data: bytes) -> None:
+        """Write as the guest's program."""
+        self.driver.rings[TRANSMIT].add([data], [])
+        self.driver.kick(TRANSMIT)
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """Return a live port."""
+    return Rig()
+
+
+def test_port_introduces_itself(rig: Rig) -> None:
+    """Linux asks for the ports; it is told of one, its name, and that somebody is there."""
+    assert rig.driver.config(4, 4) == 1
+    requests = [rig.offer(CONTROL_RECEIVE) for _ in range(4)]
+    rig.tell(Event.DEVICE_READY, 1)
+    rig.tell(Event.PORT_READY, 1)
+    written = [size for _, size in rig.driver.rings[CONTROL_RECEIVE].used_entries()]
+    messages = [unpack_from("<IHH", request.answer()) for request in requests[:3]]
+    assert messages == [(0, Event.PORT_ADD, 1), (0, Event.PORT_NAME, 1), (0, Event.PORT_OPEN, 1)]
+    assert written == [8, 8 + len("org.example.0"), 8]
+    assert requests[1].answer()[8:].rstrip(b"\0") == b"org.example.0"
+
+
+def test_port_keeps_one_message_of_a_kind(rig: Rig) -> None:
+    """A driver that asks again and again and takes no answer costs nothing."""
+    for _ in range(100):
+        rig.tell(Event.DEVICE_READY, 1)
+        rig.tell(Event.PORT_READY, 1)
+    for _ in range(5):
+        rig.offer(CONTROL_RECEIVE)
+    assert len(rig.driver.rings[CONTROL_RECEIVE].used_entries()) == 3
+
+
+def test_port_carries_bytes_both_ways(rig: Rig) -> None:
+    """What the guest has no buffer for waits, and is spread over as many as it takes."""
+    rig.open()
+    rig.write(b"question")
+    assert rig.log.calls == ["opened", b"question"]
+    assert rig.port.send(b"long answer")
+    assert rig.port.backlog == 11
+    first, second = rig.offer(RECEIVE, 5), rig.offer(RECEIVE, 8)
+    assert first.answer() + second.answer() == b"long answer\0\0"
+    assert [size for _, size in rig.driver.rings[RECEIVE].used_entries()] == [5, 6]
+    assert rig.port.backlog == 0
+
+
+def test_port_drops_what_is_for_nobody(rig: Rig) -> None:
+    """Closed, by the program or with the guest: neither side gets what was for its predecessor."""
+    rig.write(b"too early")
+    assert not rig.port.send(b"too early")
+    rig.open()
+    assert rig.port.send(b"unread")
+    rig.tell(Event.PORT_OPEN, 0)
+    rig.tell(Event.PORT_OPEN, 1)
+    assert rig.port.backlog == 0
+    assert rig.port.send(b"unread")
+    rig.driver.start()
+    assert rig.port.backlog == 0
+    assert rig.log.calls == ["opened", "closed", "opened", "closed"]
+
+
+def test_port_is_silent_to_a_driver_that_takes_it_for_a_terminal() -> None:
+    """Without MULTIPORT nothing is moved."""
+    rig = Rig(refuse=PortFeature.MULTIPORT)
+    rig.open()
+    rig.write(b"login:")
+    rig.offer(RECEIVE)
+    assert (rig.log.calls, rig.port.send(b"x")) == ([], False)
+    assert rig.driver.rings[TRANSMIT].used_entries() == []
+
+
+def test_port_bounds_what_one_chain_costs(rig: Rig) -> None:
+    """Overlapping buffers may claim more than all of memory."""
+    rig.open()
+    ring = rig.driver.rings[TRANSMIT]
+    for index in range(16):
+        ring.put_desc(index, 0x8000_0000, RAM_SIZE, NEXT if index < 15 else 0, index + 1)
+    ring.offer(0)
+    rig.driver.kick(TRANSMIT)
+    assert [len(call) for call in rig.log.calls[1:]] == [MAX_OUTPUT]
+
+
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("tell"), st.binary(max_size=12)),
+            st.tuples(
+                st.just("tell"),
+                st.builds(
+                    lambda port, event, value: pack("<IHH", port, event, value),
+                    st.integers(0, 1),
+                    st.integers(0, 8),
+                    st.integers(0, 2),
+                ),
+            ),
+            st.tuples(st.just("write"), st.binary(max_size=20)),
+            st.tuples(st.just("offer"), st.binary(max_size=3)),
+            st.tuples(st.just("send"), st.binary(max_size=20)),
+            st.tuples(st.just("reset"), st.just(b"")),
+        ),
+        max_size=12,
+    )
+)
+def test_port_is_total_over_any_driver(steps: list[tuple[str, bytes]]) -> None:
+    """Any messages in any order: the host side sees open and closed in turn, data only between."""
+    rig = Rig()
+    for what, data in steps:
+        match what:
+            case "tell":
+                rig.driver.rings[CONTROL_TRANSMIT].add([data], [])
+                rig.driver.kick(CONTROL_TRANSMIT)
+            case "write":
+                rig.write(data)
+            case "offer":
+                rig.offer(len(data) % 2 * CONTROL_RECEIVE, len(data))
+            case "send":
+                rig.port.send(data)
+            case _:
+                rig.driver.start()
+    assert not rig.driver.is_broken
+    state = "closed"
+    for call in rig.log.calls:
+        if isinstance(call, bytes):
+            assert state == "opened"
+        else:
+            assert call != state
+            state = call
