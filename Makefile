@@ -68,6 +68,7 @@ format: setup
 gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.core.gen
 	@$(PY) -m tests.vm.agent_program
+	@$(PY) -m pyvmm.vm.schema
 
 bench: setup
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))

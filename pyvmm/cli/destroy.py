@@ -34,12 +34,11 @@ def destroy(chosen: Chosen, *, timeout: float) -> int:
 def _destroy(directory: Directory, name: str, timeout: float) -> None:
     directory.find(name)
     try:
-        client = Client(directory.connect(name), name)
+        client = Client(directory.connect(name), name, timeout)
     except OSError:
         directory.clean_up(name)
         return
     with client:
-        client.patience = timeout
         with suppress(Failure):  # it ends just now, or hangs
             client.api.destroy()
         if not client.wait_gone(timeout):

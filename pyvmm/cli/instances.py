@@ -53,7 +53,7 @@ def code_of(error: UserError | Failure) -> ExitCode:
 
 def print_json(value: msgspec.Struct | Sequence[msgspec.Struct]) -> None:
     """Print something as JSON."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1))
+    click.echo(msgspec.json.format(msgspec.json.encode(value).decode(), indent=1))
 
 
 def parse_variables(env: tuple[str, ...]) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """pyvmm stop: stop instances, their disks flushed."""
 
+from contextlib import suppress
+
 import click
 
 from pyvmm.arch.errors import UserError
@@ -28,22 +30,18 @@ def stop(chosen: Chosen, *, timeout: float | None) -> int:
 def _stop(directory: Directory, name: str, timeout: float | None) -> None:
     if directory.find(name).state == State.STOPPED:
         return
-    with connect(directory, name) as client:
-        client.patience = timeout
-        try:
-            client.api.stop()
-        except Gone:
-            if not _is_well(directory, name):
-                raise
-        except NoAnswer:
-            raise _late(name) from None
-        if not client.wait_gone(timeout):
-            raise _late(name)
-
-
-def _late(name: str) -> Failure:
-    line = f"{name} has not ended in time: pyvmm destroy {name} uses force"
-    return Failure(ExitCode.TIMEOUT, line)
+    try:
+        with connect(directory, name, timeout) as client:
+            with suppress(Gone):
+                client.api.stop()
+            has_ended = client.wait_gone(timeout)
+    except NoAnswer:
+        has_ended = False
+    if not has_ended:
+        line = f"{name} has not ended in time: pyvmm destroy {name} uses force"
+        raise Failure(ExitCode.TIMEOUT, line)
+    if not _is_well(directory, name):
+        raise Failure(ExitCode.UNREACHABLE, f"{name} died: pyvmm destroy {name} cleans up")
 
 
 def _is_well(directory: Directory, name: str) -> bool:

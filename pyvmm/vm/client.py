@@ -34,7 +34,7 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.rpc import Id, Request, Response, Stream, message, parse
 
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_PATIENCE: Final = 30.0  # seconds for an answer
+PATIENCE: Final = 30.0  # seconds for an answer
 
 
 class NoAnswer(Failure):
@@ -51,9 +51,11 @@ class Client:
     ``api`` calls and waits for the answer.  What the instance tells unasked is kept until `listen`.
     """
 
-    def __init__(self, connection: socket.socket, name: str) -> None:
+    def __init__(
+        self, connection: socket.socket, name: str, patience: float | None = PATIENCE
+    ) -> None:
         self.name = name
-        self.patience: float | None = _PATIENCE  # seconds for an answer; None: for ever
+        self.patience = patience  # seconds for an answer; None: for ever
         self.api = cast("Api", Proxy(METHODS, self._call))
         self._stream = Stream(connection)
         self._process = _process_behind(connection)
@@ -178,8 +180,8 @@ class Client:
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
 
 
-def connect(directory: Directory, name: str) -> Client:
-    """Connect to an instance that lives.
+def connect(directory: Directory, name: str, patience: float | None = PATIENCE) -> Client:
+    """Connect to an instance that lives; ``patience`` is how long (seconds) answers may take.
 
     Raises:
         UserError: there is no such instance, or it is shut off.
@@ -187,7 +189,7 @@ def connect(directory: Directory, name: str) -> Client:
     """
     check_name(name)
     try:
-        client = Client(directory.connect(name), name)
+        client = Client(directory.connect(name), name, patience)
     except OSError:
         raise _not_there(directory.find(name)) from None
     try:

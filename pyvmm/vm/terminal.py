@@ -21,6 +21,7 @@ _ESCAPE: Final = 0x01  # Ctrl-A
 _QUIT: Final = ord("x")
 _CHUNK: Final = 4096
 _ROOM: Final = 4096  # bytes that a pipe surely takes once it takes any
+_END: Final = 0  # no signal's number
 _PACE: Final = 0.005  # seconds until a guest that was behind is looked at again
 
 
@@ -206,17 +207,45 @@ class Terminal:
 
 
 class EndSignals:
-    """While in force, a signal that would end us asks to quit instead: the terminal comes back."""
+    """While in force, a signal that would end us asks to quit instead: the terminal comes back.
+
+    It is asked from a thread of its own: a handler would run in the middle of what the main thread
+    does, and a wake-up between its look at the state and its going to sleep would be lost.
+    """
+
+    NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self, quit_: Callable[[], None]) -> None:
         self._quit = quit_
         self._old: dict[int, Handler] = {}
 
     def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                self._old[number] = signal.signal(number, lambda *_: self._quit())
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._thread = threading.Thread(target=self._listen, name="pyvmm-signals", daemon=True)
+        self._thread.start()
+        self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in self.NUMBERS:
+            self._old[number] = signal.signal(number, lambda *_: None)
 
     def __exit__(self, *_: object) -> None:
+        if not self._old:
+            return
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        os.write(self._writer, bytes((_END,)))
+        self._thread.join()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _listen(self) -> None:
+        """Read the numbers of signals, which the interpreter writes as they come."""
+        while True:
+            select.select([self._reader], [], [])
+            numbers = os.read(self._reader, _CHUNK)
+            if any(number in self.NUMBERS for number in numbers):
+                self._quit()
+            if _END in numbers:
+                return

@@ -272,7 +272,7 @@ def test_only_friends_are_heard(served: Served, monkeypatch: pytest.MonkeyPatch)
             INVALID_PARAMS,
         ),
         (
-            b'{"jsonrpc": "2.0", "id": 1, "method": "console_attach", "params": {"scrollback":1}}\n',
+            b'{"jsonrpc":"2.0", "id": 1, "method":"console_attach", "params": {"scrollback": 1}}\n',
             INVALID_PARAMS,
         ),
     ],

@@ -188,3 +188,22 @@ def test_a_signal_asks_to_quit_instead_of_ending_us() -> None:
         signal.raise_signal(signal.SIGTERM)
     assert quits == [True]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_wakes_who_was_about_to_sleep() -> None:
+    """It comes after the look at the state, and before the sleep: it is not lost."""
+    changed, has_quit = threading.Condition(), []
+
+    def quit_() -> None:
+        with changed:
+            has_quit.append(True)
+            changed.notify_all()
+
+    def look() -> bool:
+        seen = bool(has_quit)
+        if not seen:
+            signal.raise_signal(signal.SIGTERM)
+        return seen
+
+    with EndSignals(quit_), changed:
+        assert changed.wait_for(look, 5)
