@@ -67,6 +67,7 @@ format: setup
 
 gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.core.gen
+	@$(PY) -m pyvmm.vm.schema
 	@$(PY) -m tests.vm.agent_program
 	@$(PY) -m pyvmm.vm.schema
 

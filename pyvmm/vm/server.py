@@ -267,7 +267,7 @@ class Session:
         *,
         env: dict[str, str] | None = None,
         directory: str = "",
-        patience: float = 0.0,
+        patience: float = 10.0,
     ) -> int:
         """Start a command in the guest."""
         return self._commands.start(self._agent(patience), argv, env or {}, directory)
@@ -284,7 +284,7 @@ class Session:
         """Send it a signal."""
         self._commands.signal(number, signal)
 
-    def attest(self, challenge: bytes, *, patience: float = 0.0) -> bytes:
+    def attest(self, challenge: bytes, *, patience: float = 60.0) -> bytes:
         """Have the guest's agent ask for a token."""
         return self._agent(patience).attest(challenge, patience)
 

@@ -33,7 +33,8 @@ PROGRAM = r"""
 int main(int count, char **words) {
     for (int n = 1; n < count; n++)
         printf("argument %s\n", words[n]);
-    printf("GREETING %s, foreground %d, on %s\n", getenv("GREETING"), getpid() == tcgetpgrp(0), ttyname(0));
+    int is_foreground = getpid() == tcgetpgrp(0);
+    printf("GREETING %s, foreground %d, on %s\n", getenv("GREETING"), is_foreground, ttyname(0));
     char line[256] = "";
     FILE *file = fopen("/proc/mounts", "r");
     while (fgets(line, sizeof line, file))

@@ -1,0 +1,120 @@
+"""pyvmm exec as a user runs it, on an instance whose agent runs on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm.vm.directory import Directory
+from pyvmm.vm.exit_code import ExitCode
+from tests.boot.command import PYVMM, pyvmm
+from tests.vm.agent_instance import PATIENCE, Running
+from tests.vm.agent_program import compile_here
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the agent for this machine."""
+    path = tmp_path_factory.mktemp("agent") / "agent"
+    compile_here(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def running(tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """Let r1 run."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    made = Running(Directory(tmp_path / "pyvmm"), program)
+    made.port.start()
+    yield made
+    made.close()
+
+
+def start(*words: str) -> "subprocess.Popen[bytes]":
+    """Start pyvmm exec, its streams piped."""
+    return subprocess.Popen(
+        [PYVMM, "exec", "r1", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_streams_and_status_are_the_command_s() -> None:
+    """Nothing of ours in between."""
+    ended = pyvmm("exec", "r1", "--", "sh", "-c", "cat; echo no >&2; exit 7", typed="in")
+    assert (ended.code, ended.output, ended.errors) == (7, "in", "no\n")
+    ended = pyvmm("exec", "r1", "--", "sh", "-c", "kill -9 $$")
+    assert (ended.code, ended.output, ended.errors) == (128 + 9, "", "")
+
+
+def test_json_has_it_all() -> None:
+    """One object, and nothing else."""
+    words = ("-e", "X=1", "--cwd", "/", "--no-input", "--json")
+    ended = pyvmm("exec", "r1", *words, "--", "sh", "-c", "cat; echo $X $PWD; printf '\\377' >&2")
+    answer = {"exit_status": 0, "signal": 0, "stdout": "1 /\n", "stderr": "\ufffd"}
+    assert (ended.code, json.loads(ended.output), ended.errors) == (0, answer, "")
+
+
+def test_much_goes_through(tmp_path: Path) -> None:
+    """Both ways at once, byte for byte."""
+    data = os.urandom(3 << 20)
+    (tmp_path / "in").write_bytes(data)
+    with (tmp_path / "in").open("rb") as file, (tmp_path / "out").open("wb") as out:
+        subprocess.run([PYVMM, "exec", "r1", "--", "cat"], stdin=file, stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == data
+
+
+def test_interrupt_is_for_the_command() -> None:
+    """Ctrl-C once; a command that does not care is left with the second."""
+    with start("--", "sh", "-c", "echo up; sleep 1000; true") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 128 + signal.SIGINT
+    with start(
+        "--", "sh", "-c", "trap 'echo no' INT; echo up; while :; do sleep 1; done"
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"no\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == ExitCode.INTERRUPTED
+
+
+def test_output_that_nobody_reads_ends_it(running: Running) -> None:
+    """As in a pipe; and the command goes, too."""
+    with start("--", "sh", "-c", "echo $$; exec yes") as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert running.agent.poll() is None
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_timeout_kills_it() -> None:
+    """And says so in one line."""
+    ended = pyvmm("exec", "r1", "--timeout", "0.3", "--", "sleep", "1000")
+    line = "pyvmm: the command was killed after 0.3 seconds\n"
+    assert (ended.code, ended.output, ended.errors) == (ExitCode.TIMEOUT, "", line)
+
+
+def test_attest_says_why_there_is_no_token() -> None:
+    """In one line."""
+    ended = pyvmm("attest", "r1", "--challenge", "00" * 64)
+    assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
+    assert ended.errors.startswith("pyvmm: no token: ")
+    assert ended.errors.count("\n") == 1
