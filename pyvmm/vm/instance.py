@@ -286,16 +286,13 @@ class Instance:
             self.agent.attach(port)
 
     def _add_network(self, network: NetworkOptions) -> None:
-        from pyvmm.devices.net_passt import PasstBackend  # noqa: PLC0415  only with a network
-        from pyvmm.devices.net_tap import TapBackend  # noqa: PLC0415
-        from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415
+        from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415  only with a network
+        from pyvmm.vm.network import open_backend  # noqa: PLC0415
 
         loop = IoLoop()
         loop.start()
         self._resources.callback(loop.stop)
-        backend = (
-            TapBackend(loop, network.tap) if network.tap else PasstBackend(loop, network.forwards)
-        )
+        backend = open_backend(network, loop)
         self._resources.callback(backend.close)
         card = VirtioNet(backend, network.mac)
         self._plug(card, "net")
