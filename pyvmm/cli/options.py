@@ -54,7 +54,8 @@ _OPTIONS: Final = (
         "-n",
         "--network",
         metavar="KEY=VALUE,...",
-        help="network card: mode=user|tap, tapif=NAME, guest_mac=MAC, hostfwd=tcp:8080-:80",
+        help="network card: mode=user|tap, tapif=NAME, backend=passt|slirp, guest_mac=MAC,"
+        " hostfwd=tcp:8080-:80",
     ),
     click.option("--rng", is_flag=True, help="entropy device"),
     click.option(

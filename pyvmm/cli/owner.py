@@ -107,7 +107,8 @@ class Owner:
         platform = Platform(options.ram_size, options.num_cpus, events, root_of_trust=root_of_trust)
         if root_of_trust is not None and root_of_trust.notice and notify is not None:
             notify(root_of_trust.notice)
-        instance = Instance(options, config, platform, terminal, console_log)
+        tell = terminal.tell if terminal is not None else _log
+        instance = Instance(options, config, platform, terminal, console_log, tell)
         del config  # the payload; the guest has it
         gc.freeze()  # what lives as long as the guest is not looked at again and again
         return instance
@@ -131,6 +132,11 @@ class Owner:
         except OSError as error:
             click.echo(f"pyvmm: what the console said is lost: {error}", err=True)
         self._claim.release(keep=keep)
+
+
+def _log(line: str) -> None:
+    """Say something where nobody is at a terminal: in the instance's log."""
+    click.echo(f"pyvmm: {line}", err=True)
 
 
 def _start_hes(options: VmOptions) -> "RootOfTrust":

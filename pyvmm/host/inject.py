@@ -20,19 +20,24 @@ SCTLR_SPAN: Final = 1 << 23  # 1: PAN keeps its value
 CURRENT_SP0, CURRENT_SPX, LOWER_A64 = 0x000, 0x200, 0x400
 
 
+def vector_of(context: PeContext) -> int:
+    """Return where the guest takes a synchronous exception now."""
+    vector = CURRENT_SPX if context.pstate & SP_ELX else CURRENT_SP0
+    if not context.pstate & MODE_EL:
+        vector = LOWER_A64
+    return context.vbar_el1 + vector & (1 << 64) - 1
+
+
 def take_to_el1(context: PeContext, syndrome: int) -> None:
     """Enter the guest's synchronous exception vector with ESR_EL1 = ``syndrome``."""
     # AArch64.TakeException
-    old = context.pstate
-    vector = CURRENT_SPX if old & SP_ELX else CURRENT_SP0
-    if not old & MODE_EL:
-        vector = LOWER_A64
+    old, vector = context.pstate, vector_of(context)
     context.esr_el1 = syndrome
     context.spsr_el1 = old
     context.elr_el1 = context.pc
     pan = old & PAN if context.sctlr_el1 & SCTLR_SPAN else PAN
     context.pstate = EL1H | DAIF | old & (NZCV | DIT) | pan
-    context.pc = context.vbar_el1 + vector & (1 << 64) - 1
+    context.pc = vector
 
 
 def undefined(context: PeContext) -> None:

@@ -188,10 +188,18 @@ class NormalVm(VcpuGuest):
                 context.pc += 4
                 return ExitKind.WFX
             case ExceptionClass.INSTRUCTION_ABORT_LOWER:
-                inject.external_abort(context, exit_.far, fetch=True)
+                self._handle_instruction_abort(cpu, context, exit_)
             case _:
                 inject.undefined(context)
         return ExitKind.OTHER
+
+    def _handle_instruction_abort(self, cpu: int, context: PeContext, exit_: PeExit) -> None:
+        """Abort the fetch, unless it is that of the handler: it would be fetched for ever."""
+        if context.pc == inject.vector_of(context):
+            reason = f"vCPU {cpu}: no memory at its exception vector {context.pc:#x}"
+            self._vcpus.finish(Outcome.CRASHED, reason)
+        else:
+            inject.external_abort(context, exit_.far, fetch=True)
 
     def _handle_data_abort(self, context: PeContext, exit_: PeExit, esr: int) -> int:
         """Emulate a device access; one that the syndrome does not describe is an abort."""

@@ -7,9 +7,10 @@ order.  Who may do what when is the lifecycle's to say (`pyvmm.vm.lifecycle`).
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Final, Protocol
 
 from pyvmm.arch.events import EventStream
@@ -66,6 +67,7 @@ class Instance:
     Args:
         terminal: where its console is shown and typed; None leaves both to who attaches.
         console_log: where the console's output is kept.
+        notify: told what the user should know while the guest runs; any thread.
 
     Raises:
         UserError: a disk or network as asked for is not to be had.
@@ -78,6 +80,7 @@ class Instance:
         platform: Platform,
         terminal: Terminal | None = None,
         console_log: ConsoleLog | None = None,
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._options = options
         self._platform = platform
@@ -91,6 +94,8 @@ class Instance:
         self._has_listened = options.console == "serial"
         self._resources = ExitStack()
         self._num_virtio = 0
+        self._notify = notify
+        self._told: set[str] = set()
         self._bus = Bus(platform.events)
         self._vgic = Vgic(options.num_cpus)
         self._guest = platform.new_guest(config, self._bus, self._vgic, options.realm)
@@ -234,6 +239,13 @@ class Instance:
         self._has_listened |= time.monotonic() > self._last_output + _QUIET
         return self._has_listened
 
+    def _tell_failure(self, disk: Path, error: OSError) -> None:
+        """Say what is wrong with a disk's storage, each thing once: the guest tries again."""
+        line = f"disk {disk}: {error.strerror}; the guest gets I/O errors"
+        if line not in self._told:
+            self._told.add(line)
+            self._notify(line)
+
     # --- putting it together --------------------------------------------------------------------
 
     def _irq(self, spi: int) -> IrqLine:
@@ -269,7 +281,7 @@ class Instance:
         for disk in self._options.disks:
             image = RawDisk(disk.path, is_read_only=disk.is_read_only)
             self._resources.callback(_close_disk, image)
-            self._plug(VirtioBlk(image), "blk")
+            self._plug(VirtioBlk(image, on_failure=partial(self._tell_failure, disk.path)), "blk")
         if self._options.network is not None:
             self._add_network(self._options.network)
         if self._options.console == "virtio":
@@ -286,16 +298,13 @@ class Instance:
             self.agent.attach(port)
 
     def _add_network(self, network: NetworkOptions) -> None:
-        from pyvmm.devices.net_passt import PasstBackend  # noqa: PLC0415  only with a network
-        from pyvmm.devices.net_tap import TapBackend  # noqa: PLC0415
-        from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415
+        from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415  only with a network
+        from pyvmm.vm.network import open_backend  # noqa: PLC0415
 
         loop = IoLoop()
         loop.start()
         self._resources.callback(loop.stop)
-        backend = (
-            TapBackend(loop, network.tap) if network.tap else PasstBackend(loop, network.forwards)
-        )
+        backend = open_backend(network, loop)
         self._resources.callback(backend.close)
         card = VirtioNet(backend, network.mac)
         self._plug(card, "net")

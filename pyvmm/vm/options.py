@@ -10,13 +10,14 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.devices.disk import RawDisk
-from pyvmm.devices.net_passt import PortForward
+from pyvmm.devices.net_user import PortForward
 from pyvmm.host.guest import RPV_SIZE, RealmOptions
 from pyvmm.vm.loader import read_file
 from pyvmm.vm.machine import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 DEFAULT_MAC: Final = bytes.fromhex("021515151515")
 CONSOLES: Final = ("serial", "virtio")
+BACKENDS: Final = ("passt", "slirp")
 MEASUREMENT_ALGOS: Final = ("sha256", "sha512")
 
 _SIZE: Final = re.compile(r"(\d{1,18})([BKMGTP]?)", re.IGNORECASE)
@@ -37,6 +38,7 @@ class NetworkOptions:
     """A network card: through a tap interface, or, without one, in user mode."""
 
     tap: str = ""
+    backend: str = ""  # in user mode, one of BACKENDS; by default, what is installed
     mac: bytes = DEFAULT_MAC
     forwards: tuple[PortForward, ...] = ()
 
@@ -152,12 +154,12 @@ def check_disk(options: DiskOptions) -> None:
 
 
 def parse_network(text: str) -> NetworkOptions:
-    """Read mode=user|tap[,tapif=NAME][,guest_mac=MAC][,hostfwd=tcp:8080-:80]...
+    """Read mode=user|tap[,tapif=NAME][,backend=passt|slirp][,guest_mac=MAC][,hostfwd=...]...
 
     Raises:
         UserError: an unknown key, or a value that the key cannot have.
     """
-    mode, tap, mac = "user", "", DEFAULT_MAC
+    mode, tap, backend, mac = "user", "", "", DEFAULT_MAC
     forwards = []
     for word in filter(None, text.split(",")):
         key, _, value = word.partition("=")
@@ -166,20 +168,22 @@ def parse_network(text: str) -> NetworkOptions:
                 mode = value
             case "tapif" if value:
                 tap = value
+            case "backend" if value in BACKENDS:
+                backend = value
             case "guest_mac" if _MAC.fullmatch(value):
                 mac = bytes.fromhex(value.replace(":", ""))
             case "hostfwd":
                 forwards.append(PortForward.parse(value))
             case _:
                 raise UserError(
-                    f"-n {word}: give mode=user or mode=tap, tapif=NAME, guest_mac=MAC,"
-                    " hostfwd=tcp:8080-:80"
+                    f"-n {word}: give mode=user or mode=tap, tapif=NAME, backend=passt or"
+                    " backend=slirp, guest_mac=MAC, hostfwd=tcp:8080-:80"
                 )
     if (mode == "tap") != bool(tap):
         raise UserError(f"-n {text}: mode=tap and tapif=NAME go together")
-    if tap and forwards:
-        raise UserError(f"-n {text}: hostfwd is for mode=user")
-    return NetworkOptions(tap, mac, tuple(forwards))
+    if tap and (forwards or backend):
+        raise UserError(f"-n {text}: hostfwd and backend are for mode=user")
+    return NetworkOptions(tap, backend, mac, tuple(forwards))
 
 
 def parse_realm(

@@ -66,9 +66,10 @@ class Escapes:
 class Terminal:
     """Standard input and output; a context manager that leaves the terminal as it found it."""
 
-    def __init__(self, in_fd: int = 0, out_fd: int = 1) -> None:
+    def __init__(self, in_fd: int = 0, out_fd: int = 1, error_fd: int = 2) -> None:
         self._in_fd = in_fd
         self._out_fd = out_fd
+        self._error_fd = error_fd
         self._is_raw = False
         self._saved: list[int | list[bytes | int]] = []
         self._has_reader = True
@@ -158,6 +159,12 @@ class Terminal:
                 pass
             except OSError:
                 self._has_reader = False
+
+    def tell(self, line: str) -> None:
+        """Say something to the user, apart from what the guest writes."""
+        text = f"\r\npyvmm: {line}\r\n" if self._is_raw else f"pyvmm: {line}\n"
+        with suppress(OSError):
+            os.write(self._error_fd, text.encode(errors="surrogateescape"))
 
     def hurry(self) -> None:
         """Let nobody wait for a reader any more: what has no room is dropped; any thread."""

@@ -112,6 +112,12 @@ def is_clean(disk: Path) -> bool:
     return call(sbin("e2fsck"), "-fn", disk).code == 0
 
 
+def recover(disk: Path) -> None:
+    """Replay the journal, as the next mount does."""
+    recovered = call(_sbin("e2fsck"), "-fp", disk)
+    assert recovered.code in {0, 1}, recovered.output
+
+
 def read_from(disk: Path, path: str) -> str:
     """Return a file of an ext4 image, without mounting it."""
     return call(sbin("debugfs"), "-R", f"cat {path}", disk).output

@@ -1,4 +1,4 @@
-"""An HTTP server on the host's loopback, with files for a guest to fetch."""
+"""An HTTP server on the host, with files for a guest to fetch."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,15 +17,17 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served_files(files: Mapping[str, bytes]) -> Iterator[int]:
+def served_files(files: Mapping[str, bytes], address: str = "127.0.0.1") -> Iterator[int]:
     """Serve files by their names; give the port."""
     with TemporaryDirectory() as directory:
         for name, content in files.items():
             Path(directory, name).write_bytes(content)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=directory))
+        server = ThreadingHTTPServer((address, 0), partial(_Quiet, directory=directory))
         with server:
             thread = threading.Thread(target=server.serve_forever)
             thread.start()
-            yield server.server_port
-            server.shutdown()
-            thread.join()
+            try:
+                yield server.server_port
+            finally:
+                server.shutdown()
+                thread.join()

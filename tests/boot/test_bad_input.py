@@ -152,9 +152,19 @@ def test_unreadable_file_is_refused_in_one_line(files: Path, option: str) -> Non
     check(call(*prefix, PYVMM, "run", option, files / "locked"), "Permission denied")
 
 
-def test_missing_passt_is_refused_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ("mode=user", "install the package passt or libslirp0"),
+        ("backend=passt", "install the package passt"),
+        ("backend=slirp", "install the package libslirp0"),
+    ],
+)
+def test_missing_user_mode_is_refused_in_one_line(tmp_path: Path, network: str, words: str) -> None:
     """It says which package to install."""
-    check(pyvmm("run", "-n", "mode=user", env={"PATH": str(tmp_path)}), "install the package passt")
+    (tmp_path / "libslirp.so.0").touch()  # no library, and found before the host's
+    env = {"PATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}
+    check(pyvmm("run", "-n", network, env=env), words)
 
 
 @pytest.mark.boot

@@ -18,6 +18,8 @@ from tests.boot.shell import PATIENCE, Shell
 
 #: A flat kernel: wfi for a while, then b .
 IDLE = 0xD503207F.to_bytes(4, "little") * 16 + 0x14000000.to_bytes(4, "little")
+#: One that meets an undefined instruction, and has set up no exception vectors.
+CRASH = 0xD503201F.to_bytes(4, "little") * 16 + bytes(4)
 
 
 @pytest.fixture
@@ -104,6 +106,16 @@ def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...]) -> None:
     ended = pyvmm("run", *kind, "--timeout", "0.5", kernel)
     assert ended.code == ExitCode.TIMEOUT
     assert ended.errors == "pyvmm: stopped after 0.5 seconds\n"
+
+
+def test_crash_has_its_code(tmp_path: Path) -> None:
+    """A guest that takes an exception where it has no memory ends, with one line about it."""
+    kernel = tmp_path / "crash"
+    kernel.write_bytes(CRASH)
+    ended = pyvmm("run", "--timeout", "60", kernel)
+    assert ended.code == ExitCode.CRASHED
+    reason = "vCPU 0: no memory at its exception vector 0x200"
+    assert ended.errors == f"pyvmm: the guest crashed: {reason}\n"
 
 
 @pytest.mark.boot

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.devices import libslirp
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
 from pyvmm.vm.options import DiskOptions, VmOptions
@@ -27,7 +28,8 @@ def test_script_with_disk_and_network(debian: Image, tmp_path: Path, seed: int) 
     disk = copy_disk(debian, tmp_path)
     content = hashlib.shake_128(str(seed).encode()).digest(MIB)
     with served_files({"file": content}) as port:
-        network = ["-n", "mode=user"] if shutil.which("passt") else []
+        has_network = shutil.which("passt") or libslirp.is_installed()
+        network = ["-n", "mode=user"] if has_network else []
         fetch = (
             "gateway=$(ip -color=never route | awk '/default/{print $3}')\n"
             f"curl -sS http://$gateway:{port}/file >/root/file\n"

@@ -1,5 +1,10 @@
 """The block device, over a disk in memory and over an image file."""
 
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from struct import pack
 
@@ -16,51 +21,10 @@ from pyvmm.devices.virtio.blk import (
     VirtioBlk,
 )
 from tests.devices.driver import Driver
+from tests.devices.hosts import NUM_SECTORS, MemoryDisk
 
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
-NUM_SECTORS = 64
-
-
-class MemoryDisk:
-    """A disk that logs what is asked of it, and fails if told to."""
-
-    def __init__(self, *, is_read_only: bool = False) -> None:
-        self.bytes = bytearray(b"".join(bytes([n]) * 512 for n in range(NUM_SECTORS)))
-        self.size = len(self.bytes)
-        self.is_read_only = is_read_only
-        self.log: list[tuple[str, int, int]] = []
-        self.is_failing = False
-
-    def _log(self, what: str, offset: int = 0, size: int = 0) -> None:
-        if self.is_failing:
-            raise OSError(5, "broken")
-        self.log.append((what, offset, size))
-
-    def read(self, offset: int, buffers: list[memoryview]) -> None:
-        """Fill the buffers."""
-        self._log("read", offset, sum(map(len, buffers)))
-        for buffer in buffers:
-            buffer[:] = self.bytes[offset : offset + len(buffer)]
-            offset += len(buffer)
-
-    def write(self, offset: int, buffers: list[memoryview]) -> None:
-        """Store the buffers."""
-        self._log("write", offset, sum(map(len, buffers)))
-        data = b"".join(buffers)
-        self.bytes[offset : offset + len(data)] = data
-
-    def flush(self) -> None:
-        """Log it."""
-        self._log("flush")
-
-    def discard(self, offset: int, size: int) -> None:
-        """Log it."""
-        self._log("discard", offset, size)
-
-    def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
-        """Log it."""
-        self._log("unmap" if may_unmap else "zero", offset, size)
 
 
 class BlkDriver(Driver):
@@ -183,11 +147,14 @@ def test_blk_refuses_every_change_of_a_read_only_disk(kind: int, data: bytes) ->
     assert disk.log == []
 
 
-def test_blk_reports_a_failing_host_as_an_io_error(driver: BlkDriver, disk: MemoryDisk) -> None:
-    """The host's error is the guest's error; the device lives on."""
+def test_blk_reports_a_failing_host_as_an_io_error(disk: MemoryDisk) -> None:
+    """The host's error is the guest's error, and the user is told; the device lives on."""
+    told: list[OSError] = []
+    driver = BlkDriver(VirtioBlk(disk, on_failure=told.append)).start()
     disk.is_failing = True
     assert driver.request(IN, 0, into=512)[0] == IOERR
     assert driver.request(FLUSH)[0] == IOERR
+    assert [error.strerror for error in told] == ["broken", "broken"]
     disk.is_failing = False
     assert driver.request(IN, 1, into=512) == (OK, b"\x01" * 512)
 
@@ -242,6 +209,50 @@ def test_raw_disk_holds_what_the_guest_wrote(image: Path) -> None:
     assert image.read_bytes()[7 * 512 : 8 * 512] == data
     assert driver.request(IN, 7, into=512) == (OK, data)
     disk.close()
+
+
+def test_raw_disk_flushes_to_stable_storage(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush is answered after the host has been asked to make the image last."""
+    asked: list[bytes] = []
+    monkeypatch.setattr(os, "fdatasync", lambda _: asked.append(image.read_bytes()[:512]))
+    disk = RawDisk(image)
+    driver = BlkDriver(VirtioBlk(disk)).start()
+    assert driver.request(OUT, 0, b"\x55" * 512)[0] == OK
+    assert not asked
+    assert driver.request(FLUSH)[0] == OK
+    assert asked == [b"\x55" * 512]
+    disk.close()
+
+
+def test_raw_disk_that_gets_no_more_space_fails_the_write(tmp_path: Path) -> None:
+    """A sparse image on a full file system: an I/O error; what there is stays, and can change."""
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 1 << 20)
+    told: list[OSError] = []
+    disk = RawDisk(path)
+    driver = BlkDriver(VirtioBlk(disk, on_failure=told.append)).start()
+    with file_size_limit(64 << 10):
+        assert driver.request(OUT, 0, b"a" * 4096)[0] == OK
+        assert driver.request(OUT, 127, b"b" * 1024)[0] == IOERR  # half of it fits
+        assert driver.request(OUT, 512, b"c" * 4096)[0] == IOERR
+        assert driver.request(OUT, 0, b"d" * 512)[0] == OK
+    assert [error.errno for error in told] == [errno.EFBIG, errno.EFBIG]
+    assert driver.request(IN, 0, into=1024) == (OK, b"d" * 512 + b"a" * 512)
+    assert not driver.is_broken
+    disk.close()
+    assert path.stat().st_size == 1 << 20
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let no write of this process go further into a file: a full disk that needs no root."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("may_unmap", [False, True])

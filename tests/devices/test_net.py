@@ -2,39 +2,12 @@
 
 import pytest
 
-from pyvmm.devices.virtio.net import MAX_FRAME, NetFeature, NetPort, VirtioNet
+from pyvmm.devices.virtio.net import MAX_FRAME, NetFeature, VirtioNet
 from tests.devices.driver import NO_RING_FEATURES, Driver
+from tests.devices.hosts import Wire
 
 MAC = bytes.fromhex("021515151515")
 HEADER = bytes(12)
-
-
-class Wire:
-    """A backend that keeps what is sent, and can be busy."""
-
-    mtu = 1500
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.is_busy = False
-        self.num_resumes = 0
-
-    def start(self, port: NetPort) -> None:
-        """Deliver nothing of its own accord."""
-
-    def send(self, frame: list[memoryview]) -> bool:
-        """Keep the frame, unless busy."""
-        if self.is_busy:
-            return False
-        self.sent.append(b"".join(frame))
-        return True
-
-    def resume(self) -> None:
-        """Count."""
-        self.num_resumes += 1
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 class Card:

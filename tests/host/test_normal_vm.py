@@ -380,6 +380,23 @@ def test_serror_crashes_the_vm() -> None:
     assert rig.vm.reason == "vCPU 0: SError"
 
 
+@pytest.mark.parametrize("pstate", [0, 4, 5])
+def test_exception_vector_without_memory_crashes_the_vm(pstate: int) -> None:
+    """Another abort of the same fetch is all that could follow, whatever came before."""
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        context.pc, context.vbar_el1, context.pstate = 0x1000, VBAR, pstate
+        for _ in range(3):
+            exit_ = mmio(UART)
+            exit_.esr = ESR_ABORT(exit_.esr).replace(EC=ExceptionClass.INSTRUCTION_ABORT_LOWER)
+            yield exit_
+        yield power_off(context)
+
+    rig = Rig(guest)
+    assert rig.run() is Outcome.CRASHED
+    assert rig.vm.reason == f"vCPU 0: no memory at its exception vector {VBAR + 0x200:#x}"
+
+
 def test_bug_in_a_vcpu_thread_is_raised_by_wait() -> None:
     """An exception of ours does not vanish in a thread."""
 

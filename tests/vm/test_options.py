@@ -58,12 +58,13 @@ def test_network_reads_its_keys() -> None:
     assert user.mac == bytes.fromhex("020000000001")
     assert [forward.guest_port for forward in user.forwards] == [80]
     assert parse_network("mode=tap,tapif=tap0").tap == "tap0"
+    assert (user.backend, parse_network("backend=slirp").backend) == ("", "slirp")
 
 
 @pytest.mark.parametrize(
     "text",
     ["mode=vhost", "mode=tap", "tapif=tap0", "guest_mac=1", "hostfwd=80", "colour=red",
-     "mode=tap,tapif=t,hostfwd=tcp:1-:2"],
+     "mode=tap,tapif=t,hostfwd=tcp:1-:2", "backend=qemu", "mode=tap,tapif=t,backend=passt"],
 )  # fmt: skip
 def test_impossible_network_is_refused(text: str) -> None:
     """An unknown key, a value it cannot have, or keys that do not go together."""

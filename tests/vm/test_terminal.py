@@ -180,6 +180,25 @@ def test_output_that_nobody_reads_is_dropped() -> None:
     os.close(writer)
 
 
+@pytest.mark.parametrize(
+    ("is_raw", "expected"), [(False, b"pyvmm: words\n"), (True, b"\r\npyvmm: words\r\n")]
+)
+def test_words_to_the_user_are_a_line_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, *, is_raw: bool, expected: bytes
+) -> None:
+    """Also on a raw terminal, where the guest may be in the middle of one; or they are lost."""
+    monkeypatch.setattr(Terminal, "is_interactive", False)
+    reader, writer = os.pipe()
+    with Terminal(0, 1, writer) as terminal:
+        monkeypatch.setattr(terminal, "_is_raw", is_raw)
+        terminal.tell("words")
+        monkeypatch.undo()
+        assert os.read(reader, 100) == expected
+        os.close(reader)
+        terminal.tell("nobody listens")
+    os.close(writer)
+
+
 def test_a_signal_asks_to_quit_instead_of_ending_us() -> None:
     """The terminal must come back first; afterwards the signals mean what they did."""
     before = signal.getsignal(signal.SIGTERM)

@@ -3,6 +3,7 @@
 Spec: virtio 1.2, "Block Device".  Not here: multi-queue, zoned storage, secure erase, lifetime.
 """
 
+from collections.abc import Callable
 from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, Protocol
@@ -102,13 +103,22 @@ class VirtioBlk(VirtioDevice):
     Args:
         disk: the host side.
         serial: what GET_ID answers, at most 20 bytes.
+        on_failure: told when the host's storage fails, which the guest sees as an I/O error; from
+            the thread of the vCPU.
     """
 
     device_id = 2
     queue_sizes: ClassVar[tuple[int, ...]] = (QUEUE_SIZE,)
 
-    def __init__(self, disk: Disk, serial: bytes = b"pyvmm") -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        serial: bytes = b"pyvmm",
+        *,
+        on_failure: Callable[[OSError], None] = lambda _: None,
+    ) -> None:
         self._disk = disk
+        self._on_failure = on_failure
         self._serial = serial[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
         self._num_sectors = disk.size // SECTOR_SIZE
         self.features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY
@@ -142,7 +152,8 @@ class VirtioBlk(VirtioDevice):
             written = self._execute(chain.readable, into, data_size)
         except _Refused as refused:
             written, code = 0, refused.status
-        except OSError:
+        except OSError as error:
+            self._on_failure(error)
             written, code = 0, _IOERR
         else:
             code = _OK

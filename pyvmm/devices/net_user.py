@@ -1,0 +1,49 @@
+"""What user-mode networking gives the guest, whichever program does it: addresses and forwards.
+
+The guest asks for its address by DHCP.  A connection of it to `HOST` is one to the host's loopback.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address, IPv4Network
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+
+NETWORK: Final = IPv4Network("192.168.33.0/24")
+HOST: Final = NETWORK[1]
+GUEST: Final = NETWORK[15]
+
+#: The longest packets that both programs make.  For an interpreted guest the cost of a transfer is
+#: in the number of packets, not of bytes.
+MTU: Final = 65520
+
+_FORWARD = re.compile(r"(tcp|udp):(?:([^:]*):)?(\d{1,5})-:?(\d{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class PortForward:
+    """A port of the host whose connections go to the guest."""
+
+    protocol: str  # "tcp" or "udp"
+    host_address: IPv4Address
+    host_port: int
+    guest_port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "PortForward":
+        """Read ``tcp|udp:[ADDRESS:]PORT-:GUEST_PORT``; the address is loopback if left out.
+
+        Raises: UserError if it is nothing of that form.
+        """
+        match = _FORWARD.fullmatch(text)
+        if match is None or not all(0 < int(match[i]) < 1 << 16 for i in (3, 4)):
+            raise UserError(f"hostfwd={text}: expected tcp:8080-:80 or udp:127.0.0.1:5353-:53")
+        try:
+            address = IPv4Address(match[2] or "127.0.0.1")
+        except AddressValueError:
+            raise UserError(f"hostfwd={text}: {match[2]} is no IPv4 address") from None
+        return cls(match[1], address, int(match[3]), int(match[4]))
+
+    def __str__(self) -> str:
+        return f"{self.protocol}:{self.host_address}:{self.host_port}-:{self.guest_port}"

@@ -1,0 +1,156 @@
+"""A program: a network of libslirp, its frames on a stream socket as passt(1) has them.
+
+    python -m pyvmm.devices.slirp [tcp:127.0.0.1:8080-:80 ...] --fd NUMBER
+
+It goes into the background when it is ready, and ends when the other end of the socket closes.
+"""
+
+import os
+import select
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import IPv6Network
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+from pyvmm.devices.libslirp import Slirp, SlirpConfig
+from pyvmm.devices.net_stream import BUFFER_SIZE, pack_frame, size_of, whole_frames
+from pyvmm.devices.net_user import GUEST, HOST, MTU, NETWORK, PortForward
+
+NETWORK6: Final = IPv6Network("fd33::/64")
+
+_NOBODY: Final = 65534
+
+
+class Network:
+    """A network and its end of the stream.
+
+    Raises: UserError if there is no libslirp, or it does not get a port that is to be forwarded.
+    """
+
+    def __init__(self, forwards: Sequence[PortForward] = ()) -> None:
+        self._frames: list[bytes] = []  # for the guest
+        self._unsent = memoryview(b"")
+        self._received = bytearray(BUFFER_SIZE)
+        self._received_size = 0
+        self._slirp = Slirp(_config(has_ipv6=_has_ipv6()), self._frames.append)
+        for forward in forwards:
+            self._add_forward(forward)
+
+    def _add_forward(self, forward: PortForward) -> None:
+        try:
+            self._slirp.add_forward(
+                is_udp=forward.protocol == "udp",
+                host_address=forward.host_address,
+                host_port=forward.host_port,
+                guest_port=forward.guest_port,
+            )
+        except OSError as error:
+            raise UserError(f"hostfwd={forward}: {error.strerror}") from None
+
+    def serve(self, stream: socket.socket) -> None:
+        """Carry frames until the other end closes."""
+        stream.setblocking(False)
+        writable = select.poll()
+        writable.register(stream, select.POLLOUT)
+        with suppress(ConnectionError, ValueError):
+            while True:
+                self._send(stream)
+                if self._unsent:  # the guest is behind: its peers wait, and its own frames
+                    writable.poll()
+                else:
+                    self._slirp.serve(stream.fileno())
+                    self._receive(stream)
+        self._slirp.close()
+
+    def _send(self, stream: socket.socket) -> None:
+        if not self._unsent and self._frames:
+            parts = [part for frame in self._frames for part in pack_frame([frame])]
+            self._unsent = memoryview(b"".join(parts))
+            self._frames.clear()
+        if self._unsent:
+            with suppress(BlockingIOError):
+                self._unsent = self._unsent[stream.send(self._unsent) :]
+
+    def _receive(self, stream: socket.socket) -> None:
+        try:
+            size = stream.recv_into(memoryview(self._received)[self._received_size :])
+        except BlockingIOError:
+            return
+        if not size:
+            raise ConnectionAbortedError
+        self._received_size += size
+        whole = memoryview(self._received)[: self._received_size]
+        frames = whole_frames(whole)
+        for frame in frames:
+            if not is_fragment(frame):
+                self._slirp.input(bytes(frame))
+        rest = bytes(whole[size_of(frames) :])
+        self._received[: len(rest)] = rest
+        self._received_size = len(rest)
+
+
+def is_fragment(frame: bytes | memoryview) -> bool:
+    """Tell whether libslirp would take a frame for a fragment of an IPv4 packet.
+
+    Some of its versions can be crashed by fragments, and no guest needs any: its packets may be
+    as long as packets get.
+    """
+    is_ipv4 = len(frame) >= 22 and frame[12:14] == b"\x08\0"
+    return is_ipv4 and bool(frame[20] & ~0x40 or frame[21])  # anything but "don't fragment"
+
+
+def _config(*, has_ipv6: bool) -> SlirpConfig:
+    return SlirpConfig(
+        network=NETWORK,
+        host=HOST,
+        guest=GUEST,
+        name_server=NETWORK[3],
+        network6=NETWORK6,
+        host6=NETWORK6[1],
+        name_server6=NETWORK6[3],
+        has_ipv6=has_ipv6,
+        mtu=MTU,
+    )
+
+
+def _has_ipv6() -> bool:
+    """Tell whether this host has a way out for IPv6; without one, its guest must not try."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect(("2000::1", 9))  # which sends nothing
+    except OSError:
+        return False
+    return True
+
+
+def main(words: list[str]) -> int:
+    """Run the program; return its exit code."""
+    *forwards, _, fd = words
+    try:
+        network = Network([PortForward.parse(forward) for forward in forwards])
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if not os.fork():
+        _go_into_background()
+        network.serve(socket.socket(fileno=int(fd)))
+    return 0
+
+
+def _go_into_background() -> None:
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(nowhere, fd)
+    if os.geteuid() == 0:
+        with suppress(OSError):  # in a container there may be nobody else
+            os.setgroups([])
+            os.setgid(_NOBODY)
+            os.setuid(_NOBODY)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

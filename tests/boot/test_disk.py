@@ -1,0 +1,54 @@
+"""What becomes of a guest's disk when the host goes wrong: killed, or without space."""
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.image import Image
+from tests.boot.command import PYVMM, Running, call, guest_options, is_clean, read_from, recover
+
+pytestmark = pytest.mark.boot
+
+#: Run the rest with a sparse image of 64 MiB at DIRECTORY/disk, which has room for 8.
+FULL_DISK = (
+    *("unshare", "--mount", "sh", "-c"),
+    'mount -t tmpfs -o size=8m none "$0" && truncate -s 64M "$0/disk" && exec "$@"',
+)
+
+
+def test_what_was_flushed_outlives_the_process(debian: Image, disk: Path) -> None:
+    """SIGKILL after a sync: the file is there, and what was under way does no harm."""
+    with Running("run", *guest_options(debian, disk)) as guest:
+        guest.shell.log_in()
+        assert guest.shell.run("seq 100000 >/root/numbers; sync").status == 0
+        guest.shell.type("while :; do seq 100000 >/root/more; echo more; done\n")
+        guest.shell.expect(re.compile(b"more"))
+        os.kill(guest.pid, signal.SIGKILL)
+        assert guest.wait() == -signal.SIGKILL
+    recover(disk)
+    assert is_clean(disk)
+    assert read_from(disk, "/root/numbers") == "".join(f"{n}\n" for n in range(1, 100_001))
+
+
+def test_full_host_is_an_io_error_of_the_guest(debian: Image, tmp_path: Path) -> None:
+    """The guest goes on with what it has, and the user is told once."""
+    if call(*FULL_DISK, tmp_path, "true").code:
+        pytest.skip("mounting a small file system in a namespace of its own is not permitted")
+    image = tmp_path / "disk"
+    script = (
+        "echo before >/dev/vda; sync; dmesg -n 1\n"
+        "dd if=/dev/zero of=/dev/vda bs=1M seek=1 count=32 conv=fsync; echo status $?\n"
+        "echo 3 >/proc/sys/vm/drop_caches; head -n 1 /dev/vda\n"
+        "poweroff -f\n"
+    )
+    command = (PYVMM, "run", *guest_options(debian, image))
+    ended = call(*FULL_DISK, tmp_path, *command, typed=script)
+    assert ended.code == ExitCode.OK, ended.errors
+    assert "\r\nstatus 1\r\n" in ended.output
+    assert "\r\nbefore\r\n" in ended.output
+    line = f"pyvmm: disk {image}: No space left on device; the guest gets I/O errors\n"
+    assert ended.errors == line

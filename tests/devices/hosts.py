@@ -1,0 +1,74 @@
+"""The host's side of virtio devices, in memory."""
+
+from pyvmm.devices.virtio.net import NetPort
+
+NUM_SECTORS = 64
+
+
+class MemoryDisk:
+    """A disk that logs what is asked of it, and fails if told to."""
+
+    def __init__(self, *, is_read_only: bool = False) -> None:
+        self.bytes = bytearray(b"".join(bytes([n]) * 512 for n in range(NUM_SECTORS)))
+        self.size = len(self.bytes)
+        self.is_read_only = is_read_only
+        self.log: list[tuple[str, int, int]] = []
+        self.is_failing = False
+
+    def _log(self, what: str, offset: int = 0, size: int = 0) -> None:
+        if self.is_failing:
+            raise OSError(5, "broken")
+        self.log.append((what, offset, size))
+
+    def read(self, offset: int, buffers: list[memoryview]) -> None:
+        """Fill the buffers."""
+        self._log("read", offset, sum(map(len, buffers)))
+        for buffer in buffers:
+            buffer[:] = self.bytes[offset : offset + len(buffer)]
+            offset += len(buffer)
+
+    def write(self, offset: int, buffers: list[memoryview]) -> None:
+        """Store the buffers."""
+        self._log("write", offset, sum(map(len, buffers)))
+        data = b"".join(buffers)
+        self.bytes[offset : offset + len(data)] = data
+
+    def flush(self) -> None:
+        """Log it."""
+        self._log("flush")
+
+    def discard(self, offset: int, size: int) -> None:
+        """Log it."""
+        self._log("discard", offset, size)
+
+    def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
+        """Log it."""
+        self._log("unmap" if may_unmap else "zero", offset, size)
+
+
+class Wire:
+    """A backend that keeps what is sent, and can be busy."""
+
+    mtu = 1500
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.is_busy = False
+        self.num_resumes = 0
+
+    def start(self, port: NetPort) -> None:
+        """Deliver nothing of its own accord."""
+
+    def send(self, frame: list[memoryview]) -> bool:
+        """Keep the frame, unless busy."""
+        if self.is_busy:
+            return False
+        self.sent.append(b"".join(frame))
+        return True
+
+    def resume(self) -> None:
+        """Count."""
+        self.num_resumes += 1
+
+    def close(self) -> None:
+        """Nothing to close."""

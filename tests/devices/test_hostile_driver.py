@@ -1,0 +1,162 @@
+"""Each device against a driver that puts anything anywhere: rings, tables, requests, lengths."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from struct import pack
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyvmm.devices.virtio.blk import VirtioBlk
+from pyvmm.devices.virtio.console import VirtioConsole
+from pyvmm.devices.virtio.net import VirtioNet
+from pyvmm.devices.virtio.rng import VirtioRng
+from tests.devices.driver import INDIRECT, NEXT, RAM_BASE, RAM_SIZE, WRITE, Driver
+from tests.devices.hosts import MemoryDisk, Wire
+
+RING_SIZE: Final = 8
+CONTENT_SIZE: Final = 128  # at the start of RAM, where most buffers and indirect tables are
+FRAME: Final = bytes(range(60))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A device, what its host does meanwhile, and a request that a live device completes."""
+
+    driver: Driver
+    act: Callable[[], object]
+    is_sane: Callable[[], bool]
+    request: tuple[int, list[bytes], list[int]]  # queue, readable, writable
+
+
+def blk() -> Subject:
+    """A disk."""
+    disk = MemoryDisk()
+    return Subject(
+        Driver(VirtioBlk(disk), ring_size=RING_SIZE),
+        lambda: None,
+        lambda: len(disk.bytes) == disk.size,
+        (0, [pack("<IIQ", 0, 0, 1)], [512, 1]),
+    )
+
+
+def net() -> Subject:
+    """A network card whose peer sends and stops listening now and then."""
+    wire = Wire()
+    card = VirtioNet(wire, bytes(6))
+
+    def act() -> None:
+        card.receive([FRAME, FRAME * 9])
+        wire.is_busy = not wire.is_busy
+        card.sendable()
+
+    return Subject(
+        Driver(card, ring_size=RING_SIZE),
+        act,
+        lambda: all(14 <= len(frame) < 1 << 17 for frame in wire.sent),
+        (1, [bytes(12) + FRAME], []),
+    )
+
+
+def console() -> Subject:
+    """A console that is typed on and resized."""
+    port = VirtioConsole(lambda _: None)
+
+    def act() -> None:
+        port.receive(b"typed")
+        port.resize(80, 25)
+
+    driver = Driver(port, ring_size=RING_SIZE)
+    return Subject(driver, act, lambda: port.backlog < 64, (1, [b"shown"], []))
+
+
+def rng() -> Subject:
+    """A source of entropy."""
+    driver = Driver(VirtioRng(), ring_size=RING_SIZE)
+    return Subject(driver, lambda: None, lambda: True, (0, [], [16]))
+
+
+Descriptor = tuple[int, int, int, int]  # address, size, flags, next
+RingContent = tuple[list[Descriptor], list[int], int | None]
+
+slots = st.integers(0, CONTENT_SIZE // 16 - 1).map(lambda slot: RAM_BASE + 16 * slot)
+addresses = st.one_of(
+    slots,
+    st.integers(RAM_BASE + RAM_SIZE - 64, RAM_BASE + RAM_SIZE),
+    st.integers(0, (1 << 64) - 1),
+)
+sizes = st.one_of(st.sampled_from((0, 1, 12, 16, 32, 512)), st.integers(0, (1 << 32) - 1))
+flags = st.sampled_from((0, NEXT, WRITE, NEXT | WRITE, INDIRECT, INDIRECT | WRITE, 7))
+descriptors = st.tuples(addresses, sizes, flags, st.integers(0, RING_SIZE))
+headers = st.tuples(
+    st.sampled_from((0, 1, 1, 4, 8, 11, 13, 99)),
+    st.just(0),
+    st.one_of(st.integers(0, 70), addresses),
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[Descriptor]:
+    """Return a table with a chain that obeys the rules, but for what is put over it."""
+    sizes = st.lists(st.sampled_from((16, 512, 512)), max_size=3)
+    layout = [(16, 0), *((size, 0) for size in draw(sizes))]
+    layout += [*((size, WRITE) for size in draw(sizes)), (1, WRITE)]
+    table = [
+        (draw(slots), size, flag | NEXT * (index != len(layout)), index)
+        for index, (size, flag) in enumerate(layout, 1)
+    ]
+    spoilt = st.dictionaries(st.integers(0, len(table) - 1), descriptors, max_size=2)
+    for index, descriptor in draw(st.one_of(st.just({}), spoilt)).items():
+        table[index] = descriptor
+    return table
+
+
+contents = st.lists(
+    st.one_of(
+        headers.map(lambda fields: pack("<IIQ", *fields)),
+        descriptors.map(lambda fields: pack("<QIHH", *fields)),
+        st.binary(min_size=16, max_size=16),
+    ),
+    min_size=CONTENT_SIZE // 16,
+    max_size=CONTENT_SIZE // 16,
+).map(b"".join)
+rings = st.tuples(
+    tables(),
+    st.lists(st.one_of(st.just(0), st.integers(0, RING_SIZE)), min_size=1, max_size=RING_SIZE),
+    st.one_of(st.none(), st.none(), st.integers(0, 0xFFFF)),  # avail.idx, if not the true one
+)
+
+
+@pytest.mark.parametrize("make", [blk, net, console, rng])
+@settings(max_examples=150, deadline=None)
+@given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=1, max_size=4))
+def test_device_survives_any_driver(
+    make: Callable[[], Subject], content: bytes, turns: list[tuple[RingContent, RingContent]]
+) -> None:
+    """It serves or asks for a reset, and after the reset it is as good as new."""
+    subject = make()
+    driver = subject.driver.start()
+    for turn in turns:
+        driver.ram.write(RAM_BASE, content)
+        for index, ring in enumerate(driver.rings):
+            table, heads, avail_idx = turn[index]
+            for number, descriptor in enumerate(table):
+                ring.put_desc(number, *descriptor)
+            for head in heads:
+                ring.offer(head)
+            if avail_idx is not None:
+                driver.ram.write(ring.avail + 2, pack("<H", avail_idx))
+            driver.kick(index)
+        subject.act()
+        assert subject.is_sane()
+    driver.ram.write(RAM_BASE, bytes(RAM_SIZE))  # the device may have written where rings will be
+    driver.start()
+    assert not driver.is_broken
+    queue, readable, writable = subject.request
+    driver.rings[queue].add(readable, writable)
+    driver.kick(queue)
+    subject.act()  # a wire that was busy is not any more
+    subject.act()
+    assert len(driver.rings[queue].used_entries()) == 1

@@ -1,0 +1,88 @@
+"""libslirp behind its typed face: what it is told and asked, and its timers."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import IPv6Address
+from struct import pack
+
+import pytest
+
+from pyvmm.devices import libslirp, slirp
+from pyvmm.devices.libslirp import Slirp
+from tests.devices.peer import MAC, checksum
+
+pytestmark = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
+
+ICMPV6 = 58
+ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT = 133, 134
+ADDRESS, ALL_ROUTERS = IPv6Address("fe80::15:15ff:fe15:1515"), IPv6Address("ff02::2")
+
+
+class Guest:
+    """A network, the frames from it, and a clock that stands still."""
+
+    def __init__(self, *, has_ipv6: bool) -> None:
+        self.now = 0
+        self.frames: list[bytes] = []
+        config = slirp._config(has_ipv6=has_ipv6)
+        self.slirp = Slirp(config, self.frames.append, lambda: self.now)
+
+    def turn(self) -> None:
+        """Let the network do what is due."""
+        wakeup = os.eventfd(1)
+        self.slirp.serve(wakeup)
+        os.close(wakeup)
+
+    def close(self) -> None:
+        """End the network."""
+        self.slirp.close()
+
+    def solicit_router(self) -> None:
+        """Ask the IPv6 routers to tell of themselves."""
+        ask = pack("!BBH4x", ROUTER_SOLICITATION, 0, 0)
+        pseudo = ADDRESS.packed + ALL_ROUTERS.packed + pack("!II", len(ask), ICMPV6)
+        ask = ask[:2] + pack("!H", checksum(pseudo + ask)) + ask[4:]
+        head = pack("!IHBB", 6 << 28, len(ask), ICMPV6, 255) + ADDRESS.packed + ALL_ROUTERS.packed
+        self.slirp.input(b"\x33\x33\0\0\0\2" + MAC + b"\x86\xdd" + head + ask)
+
+    def num_advertisements(self) -> int:
+        """Count the router advertisements since the last call."""
+        count = sum(frame[54] == ROUTER_ADVERTISEMENT for frame in self.frames)
+        assert all(slirp.NETWORK6.network_address.packed in frame for frame in self.frames)
+        self.frames.clear()
+        return count
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    """Return a network with IPv6."""
+    with closing(Guest(has_ipv6=True)) as guest:
+        yield guest
+
+
+def test_router_is_advertised_when_asked_for(guest: Guest) -> None:
+    """Once for each question."""
+    guest.solicit_router()
+    assert guest.num_advertisements() == 1
+
+
+def test_router_is_advertised_when_its_timer_expires(guest: Guest) -> None:
+    """Once; then the timer runs anew."""
+    guest.turn()
+    assert guest.num_advertisements() == 0
+    for _ in range(2):
+        guest.now += 3600 * 10**9
+        guest.turn()
+        assert guest.num_advertisements() == 1
+        guest.turn()
+        assert guest.num_advertisements() == 0
+
+
+def test_host_without_ipv6_has_none_for_its_guest() -> None:
+    """It would try in vain."""
+    with closing(Guest(has_ipv6=False)) as guest:
+        guest.solicit_router()
+        guest.now += 3600 * 10**9
+        guest.turn()
+        assert guest.num_advertisements() == 0
