@@ -46,6 +46,9 @@ class Clock(IntEnum):
 #: fields it touches.
 PeContext = Any
 
+#: ``struct pe_debug`` of api.h.
+PeDebug = Any
+
 
 class PhysicalMemory:
     """One world's view of one physical address space: all accesses pass the protection check.
@@ -155,8 +158,10 @@ class Pe:
         return int(lib.pe_instructions(self._machine, self.index))
 
     def translate(self, context: PeContext, va: int, access: int = 0) -> tuple[int, int, Pas, bool]:
-        """Translate one address as the context would.
+        """Translate one address as the context would; the PE does not run meanwhile.
 
+        ``access`` is 0 for a read, 1 for a write, 2 for a fetch, and 3 for a debugger, whom stage 1
+        denies nothing.
         Returns (fault status code or 0, pa, pas, whether the fault is EL2's).
         """
         pa, pas = ffi.new("uint64_t *"), ffi.new("uint32_t *")
@@ -208,6 +213,13 @@ class Machine:
         context = ffi.new("struct pe_state *")
         lib.pe_reset_state(context)
         return context
+
+    def new_debug(self) -> PeDebug:
+        """Return what a context's ``debug`` may point to: no step, no break- or watchpoint.
+
+        Who lends it to a context keeps the object alive meanwhile.
+        """
+        return ffi.new("struct pe_debug *")
 
     def copy_context(self, context: PeContext) -> PeContext:
         """Return a copy of a context."""
