@@ -108,6 +108,8 @@ class Owner:
         if root_of_trust is not None and root_of_trust.notice and notify is not None:
             notify(root_of_trust.notice)
         instance = Instance(options, config, platform, terminal, console_log)
+        if instance.gdb_address and notify is not None:
+            notify(f"for GDB: target remote {instance.gdb_address}")
         del config  # the payload; the guest has it
         gc.freeze()  # what lives as long as the guest is not looked at again and again
         return instance

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from enum import IntEnum
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.core import gen
@@ -190,6 +191,7 @@ class Machine:
         self.counter_frequency: int = lib.machine_counter_frequency(handle)
         self._pes = [Pe(self, index) for index in range(num_pes)]
         self._memories = {pas: PhysicalMemory(self, pas) for pas in Pas}
+        self._debugs: WeakKeyDictionary[PeContext, PeDebug | None] = WeakKeyDictionary()
 
     def buffer(self, pas: Pas) -> memoryview:
         """Return all of a PAS without any check: for the views, which check."""
@@ -215,15 +217,19 @@ class Machine:
         return context
 
     def new_debug(self) -> PeDebug:
-        """Return what a context's ``debug`` may point to: no step, no break- or watchpoint.
-
-        Who lends it to a context keeps the object alive meanwhile.
-        """
+        """Return what a debugger lends to a context: no step, no breakpoint, no watchpoint yet."""
         return ffi.new("struct pe_debug *")
 
+    def lend_debug(self, context: PeContext, debug: PeDebug | None) -> None:
+        """Have a debugger in a context, or none."""
+        context.debug = ffi.NULL if debug is None else debug
+        self._debugs[context] = debug  # C holds no reference
+
     def copy_context(self, context: PeContext) -> PeContext:
-        """Return a copy of a context."""
-        return ffi.new("struct pe_state *", ffi.cast("struct pe_state *", context)[0])
+        """Return a copy of a context; a debugger is not copied with it."""
+        copy = ffi.new("struct pe_state *", ffi.cast("struct pe_state *", context)[0])
+        copy.debug = ffi.NULL
+        return copy
 
     def set_gpt(self, gptbr_pa: int, gpccr: int) -> None:
         """Set GPTBR_EL3 (the table's address, in Root memory) and GPCCR_EL3."""

@@ -13,11 +13,18 @@ SP_ELX: Final = 1
 MODE_EL: Final = 0b1100
 DAIF: Final = 0xF << 6
 NZCV: Final = 0xF << 28
+SS: Final = 1 << 21
 PAN: Final = 1 << 22
 DIT: Final = 1 << 24
 SCTLR_SPAN: Final = 1 << 23  # 1: PAN keeps its value
 
 CURRENT_SP0, CURRENT_SPX, LOWER_A64 = 0x000, 0x200, 0x400
+
+
+def skip(context: PeContext) -> None:
+    """Go on after the present instruction, which is done; a software step of it is over too."""
+    context.pc += 4
+    context.pstate &= ~SS
 
 
 def take_to_el1(context: PeContext, syndrome: int) -> None:

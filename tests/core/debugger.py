@@ -27,7 +27,7 @@ class Debugger:
         self._pe = machine.pe(pe)
         self.context = context
         self.debug: PeDebug = machine.new_debug()
-        context.debug = self.debug
+        machine.lend_debug(context, self.debug)
 
     def break_at(self, *addresses: int) -> None:
         """Have these breakpoints and no others."""

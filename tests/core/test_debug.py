@@ -163,7 +163,6 @@ def test_as_many_breakpoints_as_there_is_room_for(bench: Bench, debugger: Debugg
 def test_the_next_context_has_no_breakpoints(bench: Bench, debugger: Debugger) -> None:
     """A debugger belongs to a context, not to the PE."""
     other = bench.machine.copy_context(bench.state)
-    other.debug = bench.machine.new_context().debug  # none
     bench.load("mov x0, #1\n hvc #0")
     other.pc = CODE
     debugger.break_at(CODE)
