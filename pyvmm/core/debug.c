@@ -176,28 +176,34 @@ static int64_t watchpoint_matches(const struct cpu *cpu, unsigned n, uint64_t va
     return -1;
 }
 
-static int64_t outside_watches(const struct pe_debug *outside, uint64_t va, unsigned size, unsigned access) {
+static int64_t outside_watches(const struct pe_debug *outside, uint64_t va, unsigned size, unsigned access,
+                               unsigned *wanted) {
     for (unsigned n = 0; outside && n < outside->num_watchpoints; n++) {
         const struct pe_watchpoint *w = &outside->watchpoints[n];
         int64_t at = w->access & access ? overlap(va, size, w->addr, w->size) : -1;
         if (at >= 0) {
+            *wanted = w->access;
             return at;
         }
     }
     return -1;
 }
 
+/* Of an instruction that loads and stores, WnR says that its load was not what the watchpoint wanted. */
+static uint64_t watchpoint_iss(unsigned access, unsigned wanted) {
+    return FSC_DEBUG | (access & wanted & LOAD ? 0 : ISS_WNR);
+}
+
 bool debug_watch(struct cpu *cpu, uint64_t va, unsigned size, bool read, bool write, enum mmu_index index) {
-    unsigned access = (read ? LOAD : 0) | (write ? STORE : 0);
-    uint64_t iss = FSC_DEBUG | (write ? ISS_WNR : 0);
-    int64_t at = outside_watches(cpu->debug.outside, va, size, access);
+    unsigned access = (read ? LOAD : 0) | (write ? STORE : 0), wanted = 0;
+    int64_t at = outside_watches(cpu->debug.outside, va, size, access, &wanted);
     if (at >= 0) {
-        raise_to_debugger(cpu, EC_WATCHPOINT, iss);
+        raise_to_debugger(cpu, EC_WATCHPOINT, watchpoint_iss(access, wanted));
     }
     for (unsigned n = 0; at < 0 && guest_is_debugging(cpu) && n < NUM_REGISTERS; n++) {
         at = watchpoint_matches(cpu, n, va, size, access, index == MMU_EL0 ? 0 : 1);
         if (at >= 0) {
-            raise_to_guest(cpu, EC_WATCHPOINT, iss);
+            raise_to_guest(cpu, EC_WATCHPOINT, watchpoint_iss(access, cpu->st.dbgwcr[n] >> WCR_ACCESS));
         }
     }
     if (at < 0) {

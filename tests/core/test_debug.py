@@ -256,6 +256,10 @@ def test_the_syndrome_of_a_watchpoint_tells_read_from_write(
     assert not debugger.go().esr & WNR
     bench.load("str x1, [x0]")
     assert debugger.go().esr & WNR
+    for wanted, told in ((READ | WRITE, 0), (READ, 0), (WRITE, WNR)):  # an atomic does both
+        debugger.watch((BUFFER, 8, wanted))
+        bench.load(".long 0xf8220003")  # ldadd x2, x3, [x0]
+        assert debugger.go().esr & WNR == told
 
 
 def test_a_watchpoint_sees_an_access_that_crosses_into_its_page(
