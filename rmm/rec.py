@@ -18,6 +18,7 @@ HCR: Final = int(
     )
 )  # fmt: skip
 PSTATE_EL1H_MASKED: Final = 0x3C5  # EL1h, D A I F masked
+PSTATE_SS: Final = 1 << 21
 SCTLR_EL1_RESET: Final = 0x30C5_0830  # the bits that are RES1 before any extension
 SCTLR_EL1_EE: Final = 1 << 25
 CPTR_NO_TRAPS: Final = 0b11 << 20  # with E2H, FPEN = 0b11
@@ -129,8 +130,9 @@ class Rec:
             x[index] = 0
 
     def advance(self) -> None:
-        """Step over the instruction that the realm trapped with."""
+        """Step over the instruction that the realm trapped with; a software step of it is over."""
         self.context.pc = self.context.pc + 4 & MASK64
+        self.context.pstate &= ~PSTATE_SS
 
 
 def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) -> Context:

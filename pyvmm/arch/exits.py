@@ -10,6 +10,7 @@ class ExitReason(IntEnum):
     IRQ = 1  # an interrupt for the caller: see IrqCause
     BUDGET = 2  # the instruction budget is spent
     SERROR = 3
+    DEBUG = 4  # what the context's debugger asked for: esr, far as for the guest's own
 
 
 class IrqCause(IntFlag):

@@ -1,12 +1,13 @@
 """pyvmm create: make an instance that waits to be started."""
 
+from dataclasses import replace
 from typing import Unpack
 
 import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import print_json
-from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
+from pyvmm.cli.options import GuestOptions, guest_options, life_options, parse_gdb, vm_options
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.cli.progress import Bar
 from pyvmm.vm.api import State, Status
@@ -33,6 +34,8 @@ def create(  # noqa: D103  the help says it
     instance: str,
     timeout: float | None,
     trace: str | None,
+    gdb: str | None,
+    gdb_wait: bool,
     wants_json: bool,
     **asked: Unpack[GuestOptions],
 ) -> int:
@@ -40,7 +43,8 @@ def create(  # noqa: D103  the help says it
         raise UserError(f"two names, {instance} and {asked['name']}: give one")
     asked["name"] = check_name(instance)
     directory = Directory.of_user()
-    create_instance(Wish(vm_options(asked), timeout, trace), directory)
+    options = replace(vm_options(asked), gdb=parse_gdb(gdb, waits=gdb_wait))
+    create_instance(Wish(options, timeout, trace), directory)
     if wants_json:
         print_json(directory.find(instance))
     return ExitCode.OK

@@ -19,7 +19,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.cli.trace import KINDS
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
-from pyvmm.vm.options import VmOptions
+from pyvmm.vm.options import GdbOptions, VmOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,6 +94,10 @@ _LIFE_OPTIONS: Final = (
         help="stop the guest so long after its start",
     ),
     click.option("--trace", metavar="KIND,...[:FILE]", help=f"print events: {','.join(KINDS)}"),
+    click.option(
+        "--gdb", metavar="PORT|SOCKET", help="let GDB debug it, at a loopback port or Unix socket"
+    ),
+    click.option("--gdb-wait", is_flag=True, help="start only when GDB says so"),
 )
 
 
@@ -136,6 +140,19 @@ def life_options(verb: Callable[P, R]) -> Callable[P, R]:
     for option in reversed(_LIFE_OPTIONS):
         verb = option(verb)
     return verb
+
+
+def parse_gdb(gdb: str | None, *, waits: bool) -> GdbOptions | None:
+    """Return the debugger that is asked for.
+
+    Raises:
+        UserError: there is no such address, or nobody to wait for.
+    """
+    if gdb is None:
+        if waits:
+            raise UserError("--gdb-wait waits for a debugger: say where with --gdb")
+        return None
+    return GdbOptions(vm.parse_gdb(gdb), waits)
 
 
 def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:

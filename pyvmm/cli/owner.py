@@ -109,6 +109,8 @@ class Owner:
             notify(root_of_trust.notice)
         tell = terminal.tell if terminal is not None else _log
         instance = Instance(options, config, platform, terminal, console_log, tell)
+        if instance.gdb_address and notify is not None:
+            notify(f"for GDB: target remote {instance.gdb_address}")
         del config  # the payload; the guest has it
         gc.freeze()  # what lives as long as the guest is not looked at again and again
         return instance

@@ -1,10 +1,11 @@
 """pyvmm run: run a guest, a normal VM or a realm."""
 
+from dataclasses import replace
 from typing import Unpack
 
 import click
 
-from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
+from pyvmm.cli.options import GuestOptions, guest_options, life_options, parse_gdb, vm_options
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
@@ -25,9 +26,15 @@ powers off with the exit status of its program.
 @guest_options
 @life_options
 def run(  # noqa: D103  the help says it
-    *, timeout: float | None, trace: str | None, **asked: Unpack[GuestOptions]
+    *,
+    timeout: float | None,
+    trace: str | None,
+    gdb: str | None,
+    gdb_wait: bool,
+    **asked: Unpack[GuestOptions],
 ) -> int:
-    return run_instance(Wish(vm_options(asked), timeout, trace, is_started=True))
+    options = replace(vm_options(asked), gdb=parse_gdb(gdb, waits=gdb_wait))
+    return run_instance(Wish(options, timeout, trace, is_started=True))
 
 
 def run_instance(wish: Wish) -> int:

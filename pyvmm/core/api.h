@@ -11,6 +11,19 @@
 
 /* cdef: begin */
 
+/* What a debugger outside wants of a context: to leave with CORE_EXIT_DEBUG before an instruction, at an access, after one
+ * instruction.  Addresses are virtual.  Owned by the caller, who leaves it alone while pe_run() runs. */
+struct pe_watchpoint {
+    uint64_t addr, size;
+    uint64_t access; /* bit 0: reads, bit 1: writes */
+};
+struct pe_debug {
+    uint32_t step; /* do one instruction, whatever breakpoint is at it and whatever interrupt is pending */
+    uint32_t num_breakpoints, num_watchpoints;
+    uint64_t breakpoints[512];
+    struct pe_watchpoint watchpoints[16];
+};
+
 /* Architectural state of one context (a vCPU or a REC) while no PE runs it.  Owned by the caller, copied in and out by pe_run(). */
 struct pe_state {
     uint64_t x[31];
@@ -32,6 +45,10 @@ struct pe_state {
 
     /* what survives an exit but is not a register */
     uint64_t oslsr_el1, dbgbvr[16], dbgbcr[16], dbgwvr[16], dbgwcr[16];
+
+    /* a debugger of this context, or NULL; with one, an exit does not clear the exclusive monitor (excl_size 0: not set) */
+    const struct pe_debug *debug;
+    uint64_t excl_va, excl_size, excl_value[2];
 };
 
 enum core_exit {
@@ -39,6 +56,7 @@ enum core_exit {
     CORE_EXIT_IRQ = 1,
     CORE_EXIT_BUDGET = 2,
     CORE_EXIT_SERROR = 3,
+    CORE_EXIT_DEBUG = 4, /* esr, far: the breakpoint, watchpoint or software step exception that it would have been */
 };
 
 /* Why pe_run() returned; irq: bit 0 kick, bit 1 timer output rose, bit 2 GIC maintenance. */
@@ -90,7 +108,8 @@ void pe_kick(struct machine *machine, uint32_t pe);
 uint64_t pe_instructions(struct machine *machine, uint32_t pe);
 
 /* For tests and tools: the op that a word decodes to (an index into core_op_name()), and one address translation.
- * translate: returns 0 and *pa, *pas; or the fault status code (FSC), *stage2 tells the stage. access: 0 read, 1 write, 2 fetch. */
+ * translate: returns 0 and *pa, *pas; or the fault status code (FSC), *stage2 tells the stage. access: 0 read, 1 write, 2 fetch,
+ * 3 a debugger's, which asks stage 1 for no permission.  Only while the PE does not run. */
 uint32_t core_decode(uint32_t word);
 const char *core_op_name(uint32_t op);
 uint32_t core_num_ops(void);

@@ -27,8 +27,9 @@ struct code_page {
 };
 
 struct code_cache {
-    struct code_page *pages; /* MAX_PAGES, memory is touched as they are used */
+    struct code_page *pages; /* MAX_PAGES and the step page, memory is touched as they are used */
     uint32_t num_pages;
+    uint32_t stepped; /* slot of the step page that is decoded */
     uint16_t hash[HASH_SIZE]; /* page index + 1, linear probing; emptied as a whole only */
 };
 
@@ -37,7 +38,7 @@ struct code_cache *code_cache_new(void) {
     if (!cache) {
         return NULL;
     }
-    cache->pages = mmap(NULL, MAX_PAGES * sizeof(struct code_page), PROT_READ | PROT_WRITE,
+    cache->pages = mmap(NULL, (MAX_PAGES + 1) * sizeof(struct code_page), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (cache->pages == MAP_FAILED) {
         free(cache);
@@ -48,7 +49,7 @@ struct code_cache *code_cache_new(void) {
 
 void code_cache_free(struct code_cache *cache) {
     if (cache) {
-        munmap(cache->pages, MAX_PAGES * sizeof(struct code_page));
+        munmap(cache->pages, (MAX_PAGES + 1) * sizeof(struct code_page));
         free(cache);
     }
 }
@@ -139,6 +140,41 @@ void code_decode(struct cpu *cpu, struct insn *ops, unsigned slot) {
         }
     }
     decode_insn(&ops[slot], code_word(ops, slot), slot);
+    if (unlikely(cpu->debug.break_slots[slot / 64] >> slot % 64 & 1)) {
+        ops[slot].op = OP_DEBUG;
+    }
+}
+
+uint16_t code_decode_marked(struct insn *ops, unsigned slot) {
+    decode_insn(&ops[slot], code_word(ops, slot), slot);
+    uint16_t op = ops[slot].op;
+    ops[slot].op = OP_DEBUG;
+    return op;
+}
+
+struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned slot) {
+    struct code_cache *cache = cpu->code;
+    struct code_page *page = &cache->pages[MAX_PAGES];
+    for (unsigned k = 0; !page->live && k <= SLOTS; k++) {
+        page->ops[k].op = OP_STEPPED;
+    }
+    page->live = true;
+    page->host = page_of(ops)->host;
+    page->ops[cache->stepped].op = OP_STEPPED;
+    cache->stepped = slot;
+    decode_insn(&page->ops[slot], code_word(ops, slot), slot);
+    return page->ops;
+}
+
+void code_forget_slots(struct cpu *cpu, const uint64_t slots[SLOT_WORDS]) {
+    for (uint32_t k = 0; k < cpu->code->num_pages; k++) {
+        struct code_page *page = &cpu->code->pages[k];
+        for (unsigned slot = 0; page->live && slot < SLOTS; slot++) {
+            if (slots[slot / 64] >> slot % 64 & 1) {
+                page->ops[slot].op = OP_DECODE;
+            }
+        }
+    }
 }
 
 void code_written(struct cpu *cpu, const uint8_t *host, unsigned size) {

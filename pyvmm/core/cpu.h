@@ -76,8 +76,9 @@ enum request {
 enum { IRQ_KICK = 1, IRQ_TIMER = 2, IRQ_MAINTENANCE = 4 };
 
 /* A synchronous exception being taken; raised by raise_*(), consumed by exception_take(). */
+enum { TARGET_DEBUGGER = 3 };
 struct exception {
-    uint32_t target_el; /* 1 or 2 */
+    uint32_t target_el; /* 1, 2 or TARGET_DEBUGGER */
     uint32_t ec;
     uint64_t iss; /* ISS, and ISS2 << 32 */
     uint64_t far, hpfar;
@@ -94,12 +95,30 @@ struct inval {
 struct code_cache;
 struct walk_cache;
 
+/* What debug.c asks of the rest; all zero while nobody debugs. */
+enum { SLOT_WORDS = GRANULE_SIZE / 4 / 64, MAX_WATCHED = 32 };
+struct watched {
+    uint64_t start, end; /* pages, without the bits above those of a VA */
+};
+struct debug {
+    bool armed;    /* guest code is to be entered through debug_resume() */
+    bool stepping; /* the next instruction is to be executed from the step page */
+    bool in_use;   /* by the context that ran last */
+    uint8_t masked;        /* interrupts that a step holds back (PENDING_*) */
+    uint8_t ss;            /* PSTATE.SS before the instruction that is being stepped */
+    uint32_t step_iss;     /* ISS of a software step exception: what was stepped */
+    const struct pe_debug *outside;
+    uint32_t num_watched;
+    struct watched watched[MAX_WATCHED]; /* pages that no TLB entry may speak for */
+    uint64_t break_slots[SLOT_WORDS];    /* slots of a page at which some breakpoint may be */
+};
+
 struct cpu {
     uint64_t x[NUM_X];        /* x[31]: the current SP; x[32] zero; x[33] sink */
     uint64_t nf, zf;          /* N = bit 63 of nf; Z = (zf == 0) */
     uint64_t cf, vf;          /* 0 or 1 */
     struct tlb_entry *tlb;    /* tlbs[mmu index] */
-    struct fetch_entry *fetch;
+    const struct fetch_entry *fetch;
     struct insn *ops;         /* decoded page that runs now */
     uint64_t page_va;         /* its VA */
     uint64_t pc;              /* valid only where a comment says so */
@@ -126,6 +145,7 @@ struct cpu {
     struct walk_cache *walks; /* mmu.c */
     struct exception exc;
     struct pe_exit *exit;
+    struct debug debug;
     uint32_t leave_irq;
     bool timer_seen[2]; /* output level of CNTV, CNTP as the caller knows it */
     uint64_t icount;      /* instructions of this pe_run() up to the last synchronisation */
@@ -209,7 +229,9 @@ enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
 /* Stage 1, stage 2 and GPC for one access of the given kind at mmu index.  @return false with cpu->exc raised. */
 bool mmu_translate(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index,
                    struct translation *t);
-/* Same, and fills the TLB entry; @return the host address of va, NULL with cpu->exc raised (also for an access outside DRAM:
+/* Whatever the permissions say, and nothing in the tables changes; *t holds on success. */
+bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation *t);
+/* Same as mmu_translate(), and fills the TLB entry; @return the host address of va, NULL with cpu->exc raised (also for an access outside DRAM:
  * synchronous external abort).  Handles alignment checks (Device memory, SCTLR_EL1.A) for `size`; the access must not cross a page. */
 uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index);
 /* Fetch: fills the fetch TLB; @return the decoded page of va's page, NULL with cpu->exc raised. */
@@ -218,6 +240,7 @@ void mmu_flush_all(struct cpu *cpu);
 void mmu_flush_va(struct cpu *cpu, uint64_t va, uint64_t size);
 void mmu_flush_ng(struct cpu *cpu);
 void mmu_flush_writes(struct cpu *cpu, const uint8_t *host_page); /* drop write tags to that host page */
+void mmu_flush_data(struct cpu *cpu); /* the first-level TLBs of data accesses */
 enum mmu_index mmu_index(const struct cpu *cpu); /* for the current EL and PAN */
 
 /* gpc.c */
@@ -235,6 +258,21 @@ bool raise_alignment(struct cpu *cpu, uint64_t va, bool write);             /* d
 enum step exception_take(struct cpu *cpu, uint32_t insn);
 enum step exception_irq(struct cpu *cpu); /* take the pending virtual IRQ/FIQ/SError to EL1, cpu->pc = interrupted instruction */
 void fp_access_update(struct cpu *cpu);
+
+/* debug.c */
+void debug_update(struct cpu *cpu); /* after a change of what is to be stopped at, or of the context */
+/* Is there a breakpoint at the instruction?  Then it is raised. */
+bool debug_break(struct cpu *cpu, uint64_t va);
+/* May a watchpoint be in the page?  And is there one in the access?  Then it is raised. */
+bool debug_watches_page(const struct cpu *cpu, uint64_t va);
+bool debug_watch(struct cpu *cpu, uint64_t va, unsigned size, bool read, bool write, enum mmu_index index);
+/* Before guest code goes on at cpu->pc, `executed` instructions into this pe_run().  STEP_NEXT: it may. */
+enum step debug_resume(struct cpu *cpu, uint64_t executed);
+/* Software step: may PSTATE.SS be set, as this SPSR has it? */
+bool debug_may_step(const struct cpu *cpu, uint64_t spsr);
+void debug_step(struct cpu *cpu, uint32_t insn); /* `insn` is executed now; */
+void debug_not_stepped(struct cpu *cpu);         /* no, it raised an exception and did nothing */
+void cpu_select(struct cpu *cpu);                /* interp.c: the TLBs of the current EL */
 
 /* sysreg.c, timer.c, gic_cpuif.c */
 uint64_t timer_counter(struct machine *machine, const struct cpu *cpu); /* CNTPCT */

@@ -2,8 +2,8 @@
  * Exceptions: raising, taking and returning.
  *
  * Raising only notes what happened in cpu->exc; taking turns it into state of EL1, or into an exit for EL2, which is
- * not here.  Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
- * Not here: HCR_EL2.TGE, debug exceptions other than BRK.
+ * not here, or for a debugger outside.  Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
+ * Not here: HCR_EL2.TGE; debug exceptions other than BRK are raised in debug.c.
  */
 #include "sysreg.h"
 
@@ -18,6 +18,7 @@ enum exception_class {
     EC_DATA_ABORT = 0x24,
     EC_SP_ALIGNMENT = 0x26,
     EC_SERROR = 0x2f,
+    EC_WATCHPOINT = 0x34,
     EC_BRK = 0x3c,
 };
 
@@ -166,6 +167,7 @@ static void enter_el1(struct cpu *cpu, unsigned vector) {
     cpu->st.elr_el1 = cpu->pc;
     cpu->daif = PSTATE_DAIF;
     cpu->il = cpu->ss = cpu->btype = cpu->uao = 0;
+    cpu->debug.step_iss = 0;
     cpu->ssbs = sctlr & SCTLR_DSSBS ? 1 : 0;
     if (!(sctlr & SCTLR_SPAN)) {
         cpu->pan = 1;
@@ -176,13 +178,13 @@ static void enter_el1(struct cpu *cpu, unsigned vector) {
 }
 
 static bool sets_far(unsigned ec) {
-    return (ec >= EC_INSTRUCTION_ABORT && ec <= EC_DATA_ABORT + 1) || ec == EC_PC_ALIGNMENT;
+    return (ec >= EC_INSTRUCTION_ABORT && ec <= EC_DATA_ABORT + 1) || ec == EC_PC_ALIGNMENT || (ec & ~1u) == EC_WATCHPOINT;
 }
 
 enum step exception_take(struct cpu *cpu, uint32_t insn) {
     const struct exception *exc = &cpu->exc;
-    if (exc->target_el == 2) {
-        cpu->exit->reason = CORE_EXIT_SYNC;
+    if (exc->target_el >= 2) {
+        cpu->exit->reason = exc->target_el == TARGET_DEBUGGER ? CORE_EXIT_DEBUG : CORE_EXIT_SYNC;
         cpu->exit->esr = syndrome(exc, exc->iss | instruction_syndrome(exc, insn));
         cpu->exit->far = exc->far;
         cpu->exit->hpfar = exc->hpfar;
@@ -234,8 +236,12 @@ enum step exception_return(struct cpu *cpu) {
     if (!return_is_legal(spsr)) { /* stay here, with the rest of PSTATE restored and IL set */
         spsr = (spsr & ~0x1full) | 1ull << 20 | 4 | cpu->spsel;
     }
+    if (unlikely(spsr & PSTATE_SS) && !debug_may_step(cpu, spsr)) {
+        spsr &= ~(uint64_t)PSTATE_SS;
+    }
     cpu->excl_va = ~0ull;
     cpu->pc = cpu->st.elr_el1;
+    cpu->debug.step_iss = 0;
     cpu_set_pstate(cpu, spsr);
     cpu->pc = branch_address(cpu, cpu->pc);
     irq_mask_changed(cpu);

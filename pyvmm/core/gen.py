@@ -38,6 +38,8 @@ SUFFIXES = {".c", ".h", ".inc", ".decode"}
 KINDS = ("faults", "branch", "sys")
 BUCKET_BITS = (*range(10, 14), *range(22, 30))
 NUM_BUCKETS = 1 << len(BUCKET_BITS)
+#: Ops of the interpreter's own, which no word decodes to.
+PSEUDO_OPS = ("DECODE", "NEXT_PAGE", "REFETCH", "UNDEFINED", "DEBUG", "STEPPED")
 
 
 @dataclass(frozen=True)
@@ -172,13 +174,7 @@ def handler_call(row: Row, values: tuple[int, ...]) -> str:
 
 def gen_ops(rows: list[Row]) -> str:
     """Return ops.h: the op numbers and the field extractors."""
-    lines = [
-        "enum op {",
-        "    OP_DECODE,",
-        "    OP_NEXT_PAGE,",
-        "    OP_REFETCH,",
-        "    OP_UNDEFINED,",
-    ]
+    lines = ["enum op {", *(f"    OP_{op}," for op in PSEUDO_OPS)]
     lines += [f"    OP_{op}," for row in rows for op, _ in row.ops]
     lines += ["    NUM_OPS", "};", ""]
     for row in encodings(rows):
@@ -267,13 +263,7 @@ def number_table(name: str, numbers: list[int]) -> str:
 
 def gen_names(rows: list[Row]) -> str:
     """Return names.h: the name of each op, for tools."""
-    names = [
-        "DECODE",
-        "NEXT_PAGE",
-        "REFETCH",
-        "UNDEFINED",
-        *(op for row in rows for op, _ in row.ops),
-    ]
+    names = [*PSEUDO_OPS, *(op for row in rows for op, _ in row.ops)]
     return (
         "static const char *const op_names[] = {\n" + "".join(f'    "{n}",\n' for n in names) + "};"
     )

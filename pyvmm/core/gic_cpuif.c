@@ -137,7 +137,7 @@ static void update_status(struct cpu *cpu) {
 /* Runs at every change of PSTATE.DAIF, so an idle interface must cost next to nothing. */
 void irq_mask_changed(struct cpu *cpu) {
     unsigned masked = (cpu->daif & PSTATE_I ? PENDING_IRQ : 0) | (cpu->daif & PSTATE_F ? PENDING_FIQ : 0) |
-                      (cpu->daif & PSTATE_A ? PENDING_SERROR : 0);
+                      (cpu->daif & PSTATE_A ? PENDING_SERROR : 0) | cpu->debug.masked;
     if (masked != (PENDING_IRQ | PENDING_FIQ | PENDING_SERROR) && irq_pending(cpu) & ~masked) {
         cpu_request(cpu, REQ_IRQ);
     } else if (atomic_load_explicit(&cpu->request, memory_order_relaxed) & REQ_IRQ) {

@@ -85,6 +85,20 @@ static const struct insn *fetch(struct cpu *cpu) {
     return cpu->ops ? cpu->ops + ((cpu->pc & 0xfff) >> 2) : NULL;
 }
 
+/* Do but the instruction `i`: in the step page, and what it branches to is fetched in full. */
+static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
+    static const struct fetch_entry nothing[FETCH_SIZE] = {[0 ... FETCH_SIZE - 1] = {.tag = FETCH_NONE}};
+    unsigned slot = (unsigned)(i - cpu->ops);
+    if (cpu->debug.break_slots[slot / 64] >> slot % 64 & 1 && debug_break(cpu, cpu->pc)) {
+        return NULL;
+    }
+    debug_step(cpu, code_word(cpu->ops, slot));
+    cpu->ops = code_step_page(cpu, cpu->ops, slot);
+    cpu->fetch = nothing;
+    cpu->limit = 0; /* ends a branch to itself */
+    return cpu->ops + slot;
+}
+
 static uint32_t insn_word(const struct cpu *cpu, uint64_t pc) {
     return code_word(cpu->ops, (pc & 0xfff) >> 2);
 }
@@ -92,7 +106,8 @@ static uint32_t insn_word(const struct cpu *cpu, uint64_t pc) {
 void interp_run(struct cpu *cpu) {
 #define LABEL(op, call) &&do_##op,
     static const void *const label[NUM_OPS] = {
-        &&do_DECODE, &&do_NEXT_PAGE, &&do_REFETCH, &&do_UNDEFINED, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
+        &&do_DECODE, &&do_NEXT_PAGE, &&do_REFETCH,
+        &&do_UNDEFINED, &&do_DEBUG, &&do_STEPPED, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
 #undef LABEL
 #define DISPATCH goto *label[i->op]
 #define EXECUTED ((skew + (intptr_t)i) >> 4)
@@ -106,19 +121,27 @@ void interp_run(struct cpu *cpu) {
 resume: /* at cpu->pc, with `executed` instructions done */
     cpu->sp_align = cpu->st.sctlr_el1 >> (cpu->el ? 3 : 4) & 1 ? 15 : 0;
     cpu->icount = (uint64_t)executed;
-    while (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) || executed << 4 >= cpu->limit)) {
+    if (unlikely(cpu->debug.armed)) {
+        step = debug_resume(cpu, (uint64_t)executed);
+        if (step != STEP_NEXT) {
+            goto go_on;
+        }
+    }
+    if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) || executed << 4 >= cpu->limit)) {
         if (poll(cpu) == STEP_EXIT) {
             goto leave;
         }
         set_limit(cpu, executed);
+        goto resume;
     }
     i = fetch(cpu);
+    if (i && unlikely(cpu->debug.stepping)) {
+        i = enter_step(cpu, i);
+    }
     if (unlikely(!i)) {
-        if (exception_take(cpu, 0) == STEP_EXIT) {
-            goto leave;
-        }
-        executed++; /* so that a fault at its own vector spends the budget */
-        goto resume;
+        step = exception_take(cpu, 0);
+        executed += step == STEP_JUMP; /* so that a fault at its own vector spends the budget */
+        goto go_on;
     }
     skew = (intptr_t)((uint64_t)executed << 4) - (intptr_t)i;
     DISPATCH;
@@ -189,6 +212,18 @@ do_UNDEFINED:
     raise_undefined(cpu);
     goto fault;
 
+do_DEBUG: /* some breakpoint is at this place in its page */
+    if (debug_break(cpu, insn_va(cpu, i))) {
+        cpu->pc = insn_va(cpu, i);
+        executed = EXECUTED;
+        step = exception_take(cpu, 0);
+        goto go_on;
+    }
+    goto *label[code_decode_marked(cpu->ops, (unsigned)(i - cpu->ops))];
+
+do_STEPPED: /* what follows the one instruction of a step */
+    goto check;
+
 fp_trap:
     raise_exception(cpu, cpu->fp_trap, 0x07, 0x1e00000);
 fault: /* the instruction at i did nothing but raise an exception */
@@ -205,8 +240,13 @@ system:
         DISPATCH;
     }
     if (step == STEP_FAULT) {
+        if (unlikely(cpu->debug.stepping) && cpu->pc == insn_va(cpu, i)) {
+            debug_not_stepped(cpu);
+        }
         step = exception_take(cpu, insn_word(cpu, cpu->pc));
+        executed -= step == STEP_EXIT && cpu->exit->reason == CORE_EXIT_DEBUG; /* at a watchpoint: not done */
     }
+go_on:
     if (step == STEP_JUMP) {
         goto resume;
     }
@@ -235,7 +275,7 @@ enum mmu_index mmu_index(const struct cpu *cpu) {
     return cpu->pan ? MMU_EL1_PAN : MMU_EL1;
 }
 
-static void select_tlb(struct cpu *cpu) {
+void cpu_select(struct cpu *cpu) {
     cpu->tlb = cpu->tlbs[mmu_index(cpu)];
     cpu->fetch = cpu->fetches[cpu->el];
 }
@@ -249,13 +289,13 @@ void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel) {
     cpu->el = el;
     cpu->spsel = spsel;
     cpu->x[X_SP] = *banked_sp(cpu);
-    select_tlb(cpu);
+    cpu_select(cpu);
     fp_access_update(cpu);
 }
 
 void cpu_set_pan(struct cpu *cpu, bool pan) {
     cpu->pan = pan;
-    select_tlb(cpu);
+    cpu_select(cpu);
 }
 
 enum { PS_SPSEL = 0, PS_EL = 2, PS_BTYPE = 10, PS_SSBS = 12, PS_IL = 20, PS_SS = 21, PS_PAN = 22, PS_UAO = 23, PS_DIT = 24 };

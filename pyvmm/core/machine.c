@@ -300,11 +300,18 @@ static void load_state(struct cpu *cpu, const struct pe_state *state) {
     cpu->fpcr = (uint32_t)state->fpcr;
     cpu->fpsr = (uint32_t)state->fpsr;
     cpu->pc = state->pc;
-    cpu->excl_va = ~0ull;
+    cpu->debug.stepping = false;
+    cpu->debug.step_iss = 0;
+    cpu->excl_va = state->excl_size ? state->excl_va : ~0ull;
+    cpu->excl_size = (uint32_t)state->excl_size;
+    memcpy(cpu->excl_value, state->excl_value, sizeof cpu->excl_value);
     cpu->el = state->pstate >> 2 & 1; /* so that the SP saved by cpu_set_el() is the one of this level */
     cpu->spsel = state->pstate & 1;
     cpu->x[X_SP] = cpu->el && cpu->spsel ? state->sp_el1 : state->sp_el0;
     cpu_set_pstate(cpu, state->pstate);
+    if (unlikely(state->debug || cpu->debug.in_use || state->mdscr_el1 & (MDSCR_SS | MDSCR_MDE))) {
+        debug_update(cpu);
+    }
 }
 
 static void store_state(struct cpu *cpu, struct pe_state *state) {
@@ -315,6 +322,9 @@ static void store_state(struct cpu *cpu, struct pe_state *state) {
     cpu->st.fpcr = cpu->fpcr;
     cpu->st.fpsr = cpu->fpsr;
     cpu->st.pc = cpu->pc;
+    cpu->st.excl_size = cpu->st.debug && cpu->excl_va != ~0ull ? cpu->excl_size : 0;
+    cpu->st.excl_va = cpu->excl_va;
+    memcpy(cpu->st.excl_value, cpu->excl_value, sizeof cpu->excl_value);
     *state = cpu->st;
 }
 
@@ -379,7 +389,8 @@ int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *st
     cpu_enter_guest(cpu);
     load_state(cpu, state);
     memset(&cpu->exc, 0, sizeof cpu->exc);
-    bool ok = mmu_translate(cpu, va, 1, (enum access)(access % 3), mmu_index(cpu), &t);
+    bool ok = access == 3 ? mmu_translate_for_debugger(cpu, va, &t)
+                          : mmu_translate(cpu, va, 1, (enum access)(access % 3), mmu_index(cpu), &t);
     cpu_leave_guest(cpu);
     *stage2 = !ok && cpu->exc.target_el == 2;
     if (!ok) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from enum import IntEnum
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.core import gen
@@ -45,6 +46,9 @@ class Clock(IntEnum):
 #: ``struct pe_state`` of api.h, the registers of a vCPU or REC.  Who uses a context declares the
 #: fields it touches.
 PeContext = Any
+
+#: ``struct pe_debug`` of api.h.
+PeDebug = Any
 
 
 class PhysicalMemory:
@@ -155,8 +159,10 @@ class Pe:
         return int(lib.pe_instructions(self._machine, self.index))
 
     def translate(self, context: PeContext, va: int, access: int = 0) -> tuple[int, int, Pas, bool]:
-        """Translate one address as the context would.
+        """Translate one address as the context would; the PE does not run meanwhile.
 
+        ``access`` is 0 for a read, 1 for a write, 2 for a fetch, and 3 for a debugger, whom stage 1
+        denies nothing.
         Returns (fault status code or 0, pa, pas, whether the fault is EL2's).
         """
         pa, pas = ffi.new("uint64_t *"), ffi.new("uint32_t *")
@@ -185,6 +191,7 @@ class Machine:
         self.counter_frequency: int = lib.machine_counter_frequency(handle)
         self._pes = [Pe(self, index) for index in range(num_pes)]
         self._memories = {pas: PhysicalMemory(self, pas) for pas in Pas}
+        self._debugs: WeakKeyDictionary[PeContext, PeDebug | None] = WeakKeyDictionary()
 
     def buffer(self, pas: Pas) -> memoryview:
         """Return all of a PAS without any check: for the views, which check."""
@@ -209,9 +216,20 @@ class Machine:
         lib.pe_reset_state(context)
         return context
 
+    def new_debug(self) -> PeDebug:
+        """Return what a debugger lends to a context: no step, no breakpoint, no watchpoint yet."""
+        return ffi.new("struct pe_debug *")
+
+    def lend_debug(self, context: PeContext, debug: PeDebug | None) -> None:
+        """Have a debugger in a context, or none."""
+        context.debug = ffi.NULL if debug is None else debug
+        self._debugs[context] = debug  # C holds no reference
+
     def copy_context(self, context: PeContext) -> PeContext:
-        """Return a copy of a context."""
-        return ffi.new("struct pe_state *", ffi.cast("struct pe_state *", context)[0])
+        """Return a copy of a context; a debugger is not copied with it."""
+        copy = ffi.new("struct pe_state *", ffi.cast("struct pe_state *", context)[0])
+        copy.debug = ffi.NULL
+        return copy
 
     def set_gpt(self, gptbr_pa: int, gpccr: int) -> None:
         """Set GPTBR_EL3 (the table's address, in Root memory) and GPCCR_EL3."""

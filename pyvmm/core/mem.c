@@ -46,9 +46,14 @@ static bool parts_of(struct cpu *cpu, uint64_t va, unsigned size, enum access ac
     return parts[1].host;
 }
 
+/* After the translation: its faults come before watchpoints. */
+static bool is_watched(struct cpu *cpu, uint64_t va, unsigned size, bool read, bool write, enum mmu_index index) {
+    return unlikely(cpu->debug.num_watched) && debug_watch(cpu, va, size, read, write, index);
+}
+
 bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, enum mmu_index index) {
     struct part parts[2];
-    if (!parts_of(cpu, va, size, ACCESS_READ, index, parts)) {
+    if (!parts_of(cpu, va, size, ACCESS_READ, index, parts) || is_watched(cpu, va, size, true, false, index)) {
         return false;
     }
     copy(data, parts[0].host, parts[0].size);
@@ -74,7 +79,7 @@ static void stored(struct cpu *cpu, const uint8_t *host, unsigned size) {
 
 bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, enum mmu_index index) {
     struct part parts[2];
-    if (!parts_of(cpu, va, size, ACCESS_WRITE, index, parts)) {
+    if (!parts_of(cpu, va, size, ACCESS_WRITE, index, parts) || is_watched(cpu, va, size, false, true, index)) {
         return false;
     }
     copy(parts[0].host, data, parts[0].size);
@@ -87,16 +92,28 @@ bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned siz
 }
 
 /* Reading comes first: a fault that a read would have had is reported as a read (ESR_ELx.WnR of atomics). */
-void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size) {
+void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size, bool reads) {
     enum mmu_index index = mmu_index(cpu);
     if (va & (size - 1)) {
         raise_alignment(cpu, va, true);
         return NULL;
     }
-    if (!host_of(cpu, va, true, ACCESS_READ, index)) {
+    if (reads && !host_of(cpu, va, true, ACCESS_READ, index)) {
         return NULL;
     }
-    return host_of(cpu, va, true, ACCESS_WRITE, index);
+    void *host = host_of(cpu, va, true, ACCESS_WRITE, index);
+    return !host || is_watched(cpu, va, size, reads, true, index) ? NULL : host;
+}
+
+bool mem_zero64_slow(struct cpu *cpu, uint64_t va) {
+    enum mmu_index index = mmu_index(cpu);
+    uint8_t *host = host_of(cpu, va, true, ACCESS_WRITE, index);
+    if (!host || is_watched(cpu, va, 64, false, true, index)) {
+        return false;
+    }
+    memset(host, 0, 64);
+    stored(cpu, host, 64);
+    return true;
 }
 
 void mem_rmw_done(struct cpu *cpu, uint64_t va, void *host, unsigned size) {

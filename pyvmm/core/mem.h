@@ -13,10 +13,12 @@
 
 bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, enum mmu_index index);
 bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, enum mmu_index index);
-/* Host address for an atomic read-modify-write of `size` bytes; unaligned: alignment fault.  NULL: exception raised. */
-void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size);
+/* Host address for an atomic access of `size` bytes, a read-modify-write or (not `reads`) a store exclusive; unaligned:
+ * alignment fault.  NULL: exception raised. */
+void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size, bool reads);
 /* To call after a store through mem_rmw(): drops decoded code if the granule has any. */
 void mem_rmw_done(struct cpu *cpu, uint64_t va, void *host, unsigned size);
+bool mem_zero64_slow(struct cpu *cpu, uint64_t va); /* the aligned block of DC ZVA */
 
 static INLINE struct tlb_entry *tlb_entry(const struct cpu *cpu, uint64_t va) {
     return &cpu->tlb[(va >> GRANULE_SHIFT) & (TLB_SIZE - 1)];
@@ -27,8 +29,9 @@ static INLINE bool atomic_is_fast(const struct cpu *cpu, uint64_t va, unsigned s
     const struct tlb_entry *e = tlb_entry(cpu, va);
     return (va & PAGE_MASK) == e->write_tag && e->read_tag == e->write_tag && (va & (size - 1)) == 0;
 }
-static INLINE void *atomic_begin(struct cpu *cpu, uint64_t va, unsigned size) {
-    return likely(atomic_is_fast(cpu, va, size)) ? (void *)(va + tlb_entry(cpu, va)->addend) : mem_rmw(cpu, va, size);
+static INLINE void *atomic_begin(struct cpu *cpu, uint64_t va, unsigned size, bool reads) {
+    return likely(atomic_is_fast(cpu, va, size)) ? (void *)(va + tlb_entry(cpu, va)->addend)
+                                                 : mem_rmw(cpu, va, size, reads);
 }
 static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned size) {
     if (unlikely(!atomic_is_fast(cpu, va, size))) {

@@ -50,7 +50,17 @@ static bool external_abort(struct cpu *cpu, const struct walk *w) {
 
 bool mmu_translate(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index,
                    struct translation *t) {
-    struct walk w = {va, access, index, !(va & (size - 1)), false};
+    struct walk w = {.va = va, .access = access, .index = index, .aligned = !(va & (size - 1))};
+    struct result r;
+    if (!translate(cpu, &w, &r)) {
+        return false;
+    }
+    *t = r.t;
+    return true;
+}
+
+bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation *t) {
+    struct walk w = {.va = va, .index = MMU_EL1, .aligned = true, .no_update = true, .any_permission = true};
     struct result r;
     if (!translate(cpu, &w, &r)) {
         return false;
@@ -191,6 +201,9 @@ static bool granule_has_code(const struct machine *machine, const struct transla
 
 static void tlb_install(struct cpu *cpu, uint64_t va, enum mmu_index index, const struct result *r) {
     const struct translation *t = &r->t;
+    if (unlikely(cpu->debug.num_watched) && debug_watches_page(cpu, va)) {
+        return;
+    }
     struct tlb_entry *e = &cpu->tlbs[index][(va >> GRANULE_SHIFT) & (TLB_SIZE - 1)];
     uint64_t page = va & PAGE_MASK;
     e->read_tag = r->readable ? page : TLB_NONE;
@@ -204,7 +217,7 @@ static void tlb_install(struct cpu *cpu, uint64_t va, enum mmu_index index, cons
 }
 
 uint8_t *mmu_fill_part(struct cpu *cpu, uint64_t va, bool aligned, enum access access, enum mmu_index index) {
-    struct walk w = {va, access, index, aligned, false};
+    struct walk w = {.va = va, .access = access, .index = index, .aligned = aligned};
     struct result r;
     if (!translate_cached(cpu, &w, &r)) {
         return NULL;
@@ -221,7 +234,7 @@ uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, unsigned size, enum access acces
 }
 
 struct insn *mmu_fetch(struct cpu *cpu, uint64_t va) {
-    struct walk w = {va, ACCESS_FETCH, cpu->el ? MMU_EL1 : MMU_EL0, true, false};
+    struct walk w = {.va = va, .access = ACCESS_FETCH, .index = cpu->el ? MMU_EL1 : MMU_EL0, .aligned = true};
     struct result r;
     if (!translate_cached(cpu, &w, &r)) {
         return NULL;
@@ -259,11 +272,15 @@ struct walk_cache *walk_cache_new(void) {
     return calloc(1, sizeof(struct walk_cache)); /* mmu_flush_all() makes it empty */
 }
 
-void mmu_flush_stage1(struct cpu *cpu) {
-    struct walk_cache *walks = cpu->walks;
+void mmu_flush_data(struct cpu *cpu) {
     for (unsigned index = 0; index < NUM_MMU; index++) {
         tlb_drop_index(cpu, index);
     }
+}
+
+void mmu_flush_stage1(struct cpu *cpu) {
+    struct walk_cache *walks = cpu->walks;
+    mmu_flush_data(cpu);
     fetch_drop_el(cpu, 0);
     fetch_drop_el(cpu, 1);
     for (unsigned set = 0; set < L2_SETS; set++) {

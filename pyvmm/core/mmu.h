@@ -42,6 +42,7 @@ struct walk {
     enum mmu_index index;
     bool aligned;   /* of the whole access, to its size */
     bool no_update; /* address translation instruction: no access flag or dirty state update, no alignment check */
+    bool any_permission; /* debugger: neither stage-1 permissions nor the access flag are asked */
 };
 
 /* What stage 1 says of one address to accesses at one mmu index. */

@@ -202,7 +202,7 @@ enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t
     if (row->offset) {
         *storage_of(cpu, row) = value;
     }
-    return STEP_NEXT;
+    return row->trap == TRAP_DEBUG ? debug_written(cpu) : STEP_NEXT;
 }
 
 /* SP_EL0 counts as plain: only EL1 on SP_EL0, for which it is UNDEFINED, could tell. */

@@ -17,6 +17,11 @@
 #define PSTATE_I 0x080u
 #define PSTATE_F 0x040u
 #define PSTATE_DAIF 0x3c0u
+#define PSTATE_SS (1u << 21)
+
+#define MDSCR_SS (1ull << 0)
+#define MDSCR_KDE (1ull << 13)
+#define MDSCR_MDE (1ull << 15)
 
 /* sysreg.c */
 enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t *value);

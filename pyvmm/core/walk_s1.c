@@ -180,7 +180,7 @@ static enum s1_outcome s1_attempt(struct cpu *cpu, const struct walk *w, struct 
         return S1_FAULT;
     }
     bool update_af = cpu->st.tcr_el1 & TCR_HA;
-    if (!(leaf.descriptor & DESC_AF) && !update_af) {
+    if (!(leaf.descriptor & DESC_AF) && !update_af && !w->any_permission) {
         s1_fault(cpu, w, FSC_ACCESS_FLAG + leaf.level);
         return S1_FAULT;
     }
@@ -192,7 +192,7 @@ static enum s1_outcome s1_attempt(struct cpu *cpu, const struct walk *w, struct 
     /* only the leaf's own AP[2] is dirty state: APTable stays */
     bool dirty_managed =
         update_af && cpu->st.tcr_el1 & TCR_HD && leaf.descriptor & DESC_DBM && !(leaf.limits & DESC_AP2);
-    if (!s1_permitted(cpu, w, limited(leaf.descriptor, leaf.limits), dirty_managed)) {
+    if (!w->any_permission && !s1_permitted(cpu, w, limited(leaf.descriptor, leaf.limits), dirty_managed)) {
         s1_fault(cpu, w, FSC_PERMISSION + leaf.level);
         return S1_FAULT;
     }

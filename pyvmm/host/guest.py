@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Protocol
 
+from pyvmm.host.debug import DebugPort
+
 RPV_SIZE = 64
 
 
@@ -145,6 +147,9 @@ class Guest(Protocol):
 
     def resume(self) -> None:
         """Let the vCPUs go on after ``pause``."""
+
+    def debug_port(self) -> DebugPort:
+        """Let a debugger in; UserError, saying why, where that may not be."""
 
     def close(self) -> None:
         """Stop, wait, and give back everything the guest had."""

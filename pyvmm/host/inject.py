@@ -13,6 +13,7 @@ SP_ELX: Final = 1
 MODE_EL: Final = 0b1100
 DAIF: Final = 0xF << 6
 NZCV: Final = 0xF << 28
+SS: Final = 1 << 21
 PAN: Final = 1 << 22
 DIT: Final = 1 << 24
 SCTLR_SPAN: Final = 1 << 23  # 1: PAN keeps its value
@@ -26,6 +27,12 @@ def vector_of(context: PeContext) -> int:
     if not context.pstate & MODE_EL:
         vector = LOWER_A64
     return context.vbar_el1 + vector & (1 << 64) - 1
+
+
+def skip(context: PeContext) -> None:
+    """Go on after the present instruction, which is done; a software step of it is over too."""
+    context.pc += 4
+    context.pstate &= ~SS
 
 
 def take_to_el1(context: PeContext, syndrome: int) -> None:

@@ -41,19 +41,32 @@ class RegisterArray(Protocol):
     def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
-class PeContext(Protocol):
-    """The part of a PE's saved state that a hypervisor touches; the core knows the rest."""
+class GuestRegisters(Protocol):
+    """The registers of a guest: those named here, and EL1's by their names in small letters."""
 
     @property
     def x(self) -> RegisterArray:
         """X0 to X30."""
 
     @property
-    def ich_lr(self) -> RegisterArray:
-        """ICH_LR<n>_EL2."""
+    def v(self) -> RegisterArray:
+        """V0 to V31, two words each, the low one first."""
 
     pc: int
     pstate: int
+    sp_el0: int
+    sp_el1: int
+    fpcr: int
+    fpsr: int
+
+
+class PeContext(GuestRegisters, Protocol):
+    """The part of a PE's saved state that a hypervisor touches; the core knows the rest."""
+
+    @property
+    def ich_lr(self) -> RegisterArray:
+        """ICH_LR<n>_EL2."""
+
     sctlr_el1: int
     cpacr_el1: int
     cntv_ctl: int
@@ -73,6 +86,30 @@ class PeContext(Protocol):
     ich_hcr: int
     ich_vmcr: int
     security: int
+
+
+class Watchpoint(Protocol):
+    """A range that a debugger watches."""
+
+    addr: int
+    size: int
+    access: int  # bit 0: reads, bit 1: writes
+
+
+class PeDebug(Protocol):
+    """What a debugger wants of the PE that runs a context: stops with ``ExitReason.DEBUG``."""
+
+    @property
+    def breakpoints(self) -> RegisterArray:
+        """Addresses, of which the first ``num_breakpoints`` count."""
+
+    @property
+    def watchpoints(self) -> Sequence[Watchpoint]:
+        """Ranges, of which the first ``num_watchpoints`` count."""
+
+    step: int
+    num_breakpoints: int
+    num_watchpoints: int
 
 
 class PeExit(Protocol):
@@ -98,6 +135,10 @@ class PeExit(Protocol):
     def hpfar(self) -> int:
         """HPFAR_EL2 of an abort: IPA[51:12] from bit 4 on."""
 
+    @property
+    def instructions(self) -> int:
+        """How many were executed."""
+
 
 class Pe(Protocol):
     """One processing element; one thread drives it at a time."""
@@ -107,6 +148,14 @@ class Pe(Protocol):
 
     def kick(self) -> None:
         """Make the present or the next ``run`` return; from any thread."""
+
+    def translate(
+        self, context: PeContext, va: int, access: int = 0, /
+    ) -> tuple[int, int, Pas, bool]:
+        """Translate while the PE does not run: fault status or 0, address, its PAS, is it EL2's.
+
+        ``access`` is 3 for a debugger.
+        """
 
 
 class Firmware(Protocol):
@@ -124,6 +173,15 @@ class Machine(Protocol):
 
     def new_context(self) -> PeContext:
         """Make a context with every register in its reset state."""
+
+    def new_debug(self) -> PeDebug:
+        """Make what a debugger lends to a context."""
+
+    def lend_debug(self, context: PeContext, debug: PeDebug | None, /) -> None:
+        """Have a debugger in a context, or none."""
+
+    def counter(self) -> int:
+        """Return the physical count of the generic timer."""
 
     def tlbi_vmid(self, vmid: int, /) -> None:
         """Forget the translations of a VMID on every PE."""

@@ -25,9 +25,11 @@ from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import HCR_EL2, level_size
 from pyvmm.host import inject
 from pyvmm.host.allocator import Allocator
+from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import LinearMemory
 from pyvmm.host.guest import Bus, ExitKind, GuestConfig, Outcome, Progress, Segment
 from pyvmm.host.machine import Machine, PeContext, PeExit, PhysicalMemory
+from pyvmm.host.normal_debug import NormalDebug
 from pyvmm.host.psci import Psci
 from pyvmm.host.stage2 import Stage2
 from pyvmm.host.vcpu import TimerLines, VcpuGuest, Vcpus
@@ -73,6 +75,7 @@ class NormalVm(VcpuGuest):
     ) -> None:
         """Take RAM from the allocator and map it; MemoryError if there is not enough."""
         self._machine = machine
+        self._memory = memory
         self._allocator = allocator
         self._bus = bus
         self._vgic = vgic
@@ -87,6 +90,7 @@ class NormalVm(VcpuGuest):
         self._vcpus = Vcpus(config.num_cpus, self._run, self._kick)
         self._psci = Psci(self._vcpus, config.num_cpus, self._prepare)
         self._timers = [TimerLines(vgic, cpu) for cpu in range(config.num_cpus)]
+        self._debug: NormalDebug | None = None
         self._contexts = [self._new_context(cpu) for cpu in range(config.num_cpus)]
         vgic.connect(self._kick)
 
@@ -98,6 +102,12 @@ class NormalVm(VcpuGuest):
         self._prepare(0, self._config.entry, 0)
         for n, value in enumerate(self._config.args):
             self._contexts[0].x[n] = value
+
+    def debug_port(self) -> DebugPort:
+        """Let a debugger in."""
+        if self._debug is None:
+            self._debug = NormalDebug(self._machine, self._memory, self._vcpus, self._contexts)
+        return self._debug
 
     def close(self) -> None:
         """Stop, wait, and give the memory back, empty; once."""
@@ -131,6 +141,8 @@ class NormalVm(VcpuGuest):
         context.vttbr_el2 = self._stage2.vttbr
         context.vmpidr_el2 = mpidr_of(cpu)
         context.ich_hcr = ICH_HCR_EN
+        if self._debug is not None:
+            self._debug.adopt(cpu, context)
         return context
 
     def _prepare(self, cpu: int, entry: int, argument: int) -> None:
@@ -144,7 +156,7 @@ class NormalVm(VcpuGuest):
     def _run(self, cpu: int) -> None:
         """Run one vCPU while it may."""
         vgic, running, timers = self._vgic, self._vcpus.running, self._timers[cpu]
-        pe, exits = self._machine.pe(cpu), self._vcpus.exits[cpu]
+        pe, exits, debug = self._machine.pe(cpu), self._vcpus.exits[cpu], self._debug
         loaded: list[int] | None = None
         while running[cpu]:
             context = self._contexts[cpu]  # CPU_ON may have come before this thread has parked
@@ -160,10 +172,12 @@ class NormalVm(VcpuGuest):
             reason = exit_.reason
             if reason == SYNC:
                 exits[self._handle_sync(cpu, context, exit_)] += 1
-                continue
-            exits[ExitKind.IRQ] += 1
-            if reason == ExitReason.SERROR:
-                self._vcpus.finish(Outcome.CRASHED, f"vCPU {cpu}: SError")
+            else:
+                exits[ExitKind.IRQ] += 1
+                if reason == ExitReason.SERROR:
+                    self._vcpus.finish(Outcome.CRASHED, f"vCPU {cpu}: SError")
+            if debug is not None:
+                debug.ran(cpu, exit_, context.pc)
 
     # --- exits ----------------------------------------------------------------------------
 
@@ -180,12 +194,12 @@ class NormalVm(VcpuGuest):
                 return ExitKind.PSCI
             case ExceptionClass.SMC64:  # no firmware behind it; the PC is still at the SMC
                 context.x[0] = NOT_SUPPORTED
-                context.pc += 4
+                inject.skip(context)
             case ExceptionClass.SYSREG:
                 self._handle_sysreg(cpu, context, esr)
                 return ExitKind.SYSREG
             case ExceptionClass.WFX:
-                context.pc += 4
+                inject.skip(context)
                 return ExitKind.WFX
             case ExceptionClass.INSTRUCTION_ABORT_LOWER:
                 self._handle_instruction_abort(cpu, context, exit_)
@@ -204,7 +218,7 @@ class NormalVm(VcpuGuest):
     def _handle_data_abort(self, context: PeContext, exit_: PeExit, esr: int) -> int:
         """Emulate a device access; one that the syndrome does not describe is an abort."""
         if esr & CM:  # cache maintenance of a device: nothing to do
-            context.pc += 4
+            inject.skip(context)
             return ExitKind.OTHER
         if esr & ACCESS_KIND != DEVICE_ACCESS:
             inject.external_abort(context, exit_.far, fetch=False)
@@ -219,7 +233,7 @@ class NormalVm(VcpuGuest):
             context.x[register] = extend(self._bus.read(ipa, size), size, esr)
         else:
             self._bus.read(ipa, size)
-        context.pc += 4
+        inject.skip(context)
         return MMIO
 
     def _handle_sysreg(self, cpu: int, context: PeContext, esr: int) -> None:
@@ -229,7 +243,7 @@ class NormalVm(VcpuGuest):
             return
         register = ESR_SYSREG.RT.decode(esr)
         self._vgic.send_sgi(cpu, context.x[register] if register != 31 else 0)
-        context.pc += 4
+        inject.skip(context)
 
 
 def extend(value: int, size: int, esr: int) -> int:

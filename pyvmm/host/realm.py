@@ -29,6 +29,7 @@ from pyvmm.arch.rmi import (
 )
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
 from pyvmm.host.allocator import Allocator
+from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import SharedMemory
 from pyvmm.host.guest import Bus, GuestConfig, Outcome, Progress, RealmOptions, Segment
 from pyvmm.host.machine import Firmware, PhysicalMemory
@@ -137,6 +138,12 @@ class Realm(VcpuGuest):
         self._load(self._config.segments, progress)
         for cpu in range(self._config.num_cpus):
             self._create_rec(cpu)
+
+    def debug_port(self) -> DebugPort:
+        """Let no debugger in."""
+        raise UserError(
+            "a realm shows neither registers nor memory to its host: debug the guest as a normal VM"
+        )
 
     def close(self) -> None:
         """Stop, wait, destroy the realm, and give every granule back."""

@@ -7,7 +7,7 @@ while ``running[cpu]`` is true; whoever makes that false also kicks the PE.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Condition, Thread
 
 from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
@@ -56,7 +56,8 @@ class Vcpus:
         self._is_on = [cpu == 0 for cpu in range(num_cpus)]
         self._is_wanted = [False] * num_cpus  # turned on before it had turned off
         self._is_paused = False
-        self._num_inside = 0  # threads that are in ``run``
+        self._is_held = [False] * num_cpus  # by a debugger
+        self._is_inside = [False] * num_cpus  # its thread is in ``run``
         self._failure: BaseException | None = None
         self._changed = Condition()
         self._threads: list[Thread] = []
@@ -100,7 +101,7 @@ class Vcpus:
             self._is_wanted[cpu] = False
             self._update()
 
-    def is_on(self, cpu: int) -> bool:
+    def is_on(self, cpu: int, /) -> bool:
         """Say whether a vCPU is powered on."""
         return self._is_on[cpu]
 
@@ -109,13 +110,31 @@ class Vcpus:
         with self._changed:
             self._is_paused = True
             self._update()
-            self._changed.wait_for(lambda: not self._num_inside or not self._is_paused)
+            self._changed.wait_for(lambda: not any(self._is_inside) or not self._is_paused)
 
     def resume(self) -> None:
         """Let the vCPUs go on."""
         with self._changed:
             self._is_paused = False
             self._update()
+
+    def set_held(self, held: Sequence[bool], /) -> None:
+        """Say of each vCPU whether a debugger holds it; does not wait for it to stand still."""
+        with self._changed:
+            self._is_held = list(held)
+            self._update()
+
+    def wait_held(self) -> None:
+        """Wait until every vCPU that a debugger holds stands still; not on a vCPU's thread."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not any(
+                        held and inside
+                        for held, inside in zip(self._is_held, self._is_inside, strict=True)
+                    )
+                )
+            )
 
     def finish(self, outcome: Outcome, reason: str = "") -> None:
         """End the guest; the first outcome is the one that counts."""
@@ -140,7 +159,8 @@ class Vcpus:
         """Recompute who may run; the lock is held."""
         may_run = self.outcome is None and not self._is_paused
         for cpu, is_on in enumerate(self._is_on):
-            was_running, self.running[cpu] = self.running[cpu], is_on and may_run
+            was_running = self.running[cpu]
+            self.running[cpu] = is_on and may_run and not self._is_held[cpu]
             if was_running and not self.running[cpu]:
                 self._kick(cpu)
         self._changed.notify_all()
@@ -151,7 +171,7 @@ class Vcpus:
                 try:
                     self._run(cpu)
                 finally:
-                    self._leave()
+                    self._leave(cpu)
         except BaseException as error:  # noqa: BLE001 - handed to wait(), which raises it
             self._failure = error
             self.finish(Outcome.CRASHED, f"vCPU {cpu}: {error!r}")
@@ -160,14 +180,13 @@ class Vcpus:
         """Park until the vCPU may run; False when the guest has ended."""
         with self._changed:
             self._changed.wait_for(lambda: self.running[cpu] or self.outcome is not None)
-            may_run = self.outcome is None
-            self._num_inside += may_run
-            return may_run
+            self._is_inside[cpu] = self.outcome is None
+            return self._is_inside[cpu]
 
-    def _leave(self) -> None:
+    def _leave(self, cpu: int) -> None:
         """Note that a thread is back from ``run``."""
         with self._changed:
-            self._num_inside -= 1
+            self._is_inside[cpu] = False
             self._changed.notify_all()
 
 

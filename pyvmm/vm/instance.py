@@ -36,8 +36,10 @@ from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.agent_protocol import PORT_NAME
 from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.gdb.monitor import Monitor
+from pyvmm.vm.gdb.server import GdbServer
 from pyvmm.vm.machine import MemoryMap
-from pyvmm.vm.options import NetworkOptions, VmOptions
+from pyvmm.vm.options import GdbOptions, NetworkOptions, VmOptions
 from pyvmm.vm.panic import PanicWatch
 from pyvmm.vm.terminal import Console, EndSignals, Terminal
 
@@ -106,6 +108,7 @@ class Instance:
             self._bus.add(machine.RTC_BASE, machine.RTC_SIZE, Mc146818(), "rtc")
             self._bus.add(machine.PL031_BASE, machine.PL031_SIZE, Pl031(), "pl031")
             self._add_virtio()
+            self._gdb = self._make_gdb(options.gdb) if options.gdb else None
         except BaseException:
             self._resources.close()
             raise
@@ -131,6 +134,8 @@ class Instance:
             RmiError: the RMM refused it.
         """
         self._guest.build(progress)
+        if self._gdb is not None:
+            self._gdb.start()
 
     def start(self) -> None:
         """Let the guest run; once.
@@ -156,6 +161,8 @@ class Instance:
         if outcome is None:
             self._stop()
         code = self._exit_code(outcome)
+        if self._gdb is not None:
+            self._gdb.close(outcome)
         if self._terminal is not None:
             self._terminal.stop()
         self._uart.flush()
@@ -198,6 +205,11 @@ class Instance:
     def crash_reason(self) -> str:
         """Why the guest crashed, in one line; empty otherwise."""
         return self._guest.reason
+
+    @property
+    def gdb_address(self) -> str:
+        """What a debugger is told to connect to; empty if there is no stub."""
+        return self._gdb.address if self._gdb else ""
 
     def type(self, data: bytes) -> None:
         """Give input to the console; any thread."""
@@ -260,6 +272,14 @@ class Instance:
         self._panic.feed(data)
         if self._panic.has_ended:
             self._guest.stop()
+
+    def _make_gdb(self, gdb: GdbOptions) -> GdbServer:
+        port = self._guest.debug_port()
+        server = GdbServer(gdb.address, port, Monitor(self._options, port, self.quit))
+        self._resources.callback(server.close)
+        if gdb.waits:
+            port.hold()
+        return server
 
     def _add_gic(self, memory_map: MemoryMap) -> None:
         self._bus.add(machine.GICD_BASE, memory_map.gicd_size, Distributor(self._vgic), "gicd")

@@ -16,6 +16,8 @@ from pyvmm.vm.loader import read_file
 from pyvmm.vm.machine import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 DEFAULT_MAC: Final = bytes.fromhex("021515151515")
+MAX_PORT: Final = 65535
+MAX_SOCKET_PATH: Final = 107
 CONSOLES: Final = ("serial", "virtio")
 BACKENDS: Final = ("passt", "slirp")
 MEASUREMENT_ALGOS: Final = ("sha256", "sha512")
@@ -44,6 +46,22 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class GdbAddress:
+    """Where a debugger connects: a TCP port of the loopback interface, or a Unix socket."""
+
+    port: int = 0
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GdbOptions:
+    """A stub for a debugger; ``waits``: the guest starts when the debugger says so."""
+
+    address: GdbAddress
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class VmOptions:
     """A virtual machine as asked for; sizes in bytes."""
 
@@ -65,6 +83,7 @@ class VmOptions:
     token_profile: str = "g1"  # noqa: S105  no secret
     has_hes: bool = False  # only a realm has
     hes_directory: Path | None = None  # None: the user's
+    gdb: GdbOptions | None = None
 
     @property
     def num_virtio(self) -> int:
@@ -86,6 +105,24 @@ class VmOptions:
         if self.disks:
             words.append(f"root=/dev/vda {'ro' if self.disks[0].is_read_only else 'rw'}")
         return " ".join([*words, self.params or ""]).strip()
+
+
+def parse_gdb(text: str) -> GdbAddress:
+    """Read PORT or SOCKET; port 0 is any free one.
+
+    Raises:
+        UserError: no port, and no path that a socket can have.
+    """
+    if text.isascii() and text.isdigit():
+        if int(text) > MAX_PORT:
+            raise UserError(f"--gdb {text}: a port is at most {MAX_PORT}")
+        return GdbAddress(port=int(text))
+    path = Path(text).absolute()
+    if not text or len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise UserError(
+            f"--gdb {text}: give a port, or the path of a socket of at most {MAX_SOCKET_PATH} bytes"
+        )
+    return GdbAddress(path=path)
 
 
 def parse_ram_size(text: str, *, is_run: bool = True) -> int:

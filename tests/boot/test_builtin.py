@@ -9,14 +9,16 @@ import pytest
 from pyvmm.arch.events import Event, EventStream, GptChange
 from pyvmm.arch.pas import Pas
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.machine import MIB
+from pyvmm.vm.machine import MIB, RAM_BASE
 from pyvmm.vm.options import VmOptions
-from tests.boot.command import pyvmm
+from tests.boot.command import Running, pyvmm
 from tests.boot.inside import REALM, Inside, holdings, run_inside, settled
 from tests.boot.shell import PATIENCE
+from tests.vm.gdb.client import Client
 
 #: A flat kernel: b .
 SPIN = 0x14000000.to_bytes(4, "little") * 64
+PC = 32
 NUM_RUNS = 3
 NUM_SOAK_RUNS = 100
 #: NAME argument=… -> STATUS[:index] result…
@@ -49,6 +51,35 @@ def test_it_says_so_in_a_normal_vm() -> None:
     ended = pyvmm("run")
     assert (ended.code, ended.errors) == (0, "")
     assert ended.output.startswith("Hello from a normal VM")
+
+
+def test_it_waits_for_its_debugger(tmp_path: Path) -> None:
+    """With --gdb-wait it has done nothing yet; its end is told, and the socket is gone."""
+    stub = tmp_path / "stub"
+    with Running("run", "--gdb", stub, "--gdb-wait") as guest:
+        while not stub.exists():
+            time.sleep(0.01)
+        with Client(stub) as client:
+            assert client.ask("?") == "T05thread:1;"
+            assert client.register(PC) == RAM_BASE + 0x8_0000
+            assert bytes.fromhex(client.ask("qRcmd," + b"info".hex())).startswith(b"guest-")
+            client.send("vCont;c")
+            assert client.receive() == b"W00"
+        assert guest.shell.read_all().startswith("Hello from a normal VM")
+        assert guest.wait() == 0
+    assert not stub.exists()
+
+
+def test_a_debugger_may_pull_the_plug(tmp_path: Path) -> None:
+    """GDB's kill, and monitor quit: exit code 5, as the user's own."""
+    stub = tmp_path / "stub"
+    for command in ("k", "qRcmd," + b"quit".hex()):
+        with Running("run", "--gdb", stub, "--gdb-wait") as guest:
+            while not stub.exists():
+                time.sleep(0.01)
+            with Client(stub) as client:
+                client.send(command)
+                assert guest.wait() == ExitCode.QUIT
 
 
 def test_measurement_follows_from_the_configuration_alone() -> None:

@@ -6,6 +6,7 @@ from threading import Event
 
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
+from pyvmm.host.machine import PeDebug
 
 DRAM_BASE = 0x8000_0000
 DRAM_SIZE = 8 << 20
@@ -55,9 +56,14 @@ class FakeContext:
     """The registers that the host names."""
 
     x: list[int] = field(default_factory=lambda: [0] * 31)
+    v: list[int] = field(default_factory=lambda: [0] * 64)
     ich_lr: list[int] = field(default_factory=lambda: [0] * 16)
     pc: int = 0
     pstate: int = 0
+    sp_el0: int = 0
+    sp_el1: int = 0
+    fpcr: int = 0
+    fpsr: int = 0
     sctlr_el1: int = 0
     cpacr_el1: int = 0
     cntv_ctl: int = 0
@@ -93,6 +99,7 @@ class FakeExit:
     far: int = 0
     hpfar: int = 0
     irq: int = 0
+    instructions: int = 1
 
 
 #: The guest as a generator: it is given its context, and yields its exits.
@@ -122,6 +129,12 @@ class FakePe:
             return FakeExit(ExitReason.IRQ, irq=1)
         return exit_
 
+    def translate(
+        self, _context: object, va: int, _access: int = 0, /
+    ) -> tuple[int, int, Pas, bool]:
+        """Say that all is as it seems."""
+        return 0, va, Pas.NS, False
+
     def kick(self) -> None:
         """Wake it."""
         self.kicks += 1
@@ -144,6 +157,18 @@ class FakeMachine:
     def new_context(self) -> FakeContext:
         """Return zeros."""
         return FakeContext()
+
+    def new_debug(self) -> PeDebug:
+        """Have none: who debugs uses the real machine."""
+        raise NotImplementedError
+
+    def lend_debug(self, context: object, debug: PeDebug | None) -> None:
+        """See above."""
+        raise NotImplementedError
+
+    def counter(self) -> int:
+        """Stand still."""
+        return 0
 
     def tlbi_vmid(self, vmid: int) -> None:
         """Log it."""

@@ -29,6 +29,7 @@ RAM_BASE = 0x8000_0000
 RAM_SIZE = 2 << 20
 UART = 0x0100_0004
 VBAR = 0xFFFF_0000
+PSTATE_SS = 1 << 21
 
 
 class Rig:
@@ -106,18 +107,18 @@ def test_boot_cpu_starts_as_linux_wants_it() -> None:
     ],
 )
 def test_device_read_is_extended_into_its_register(fields: dict[str, int], expected: int) -> None:
-    """As ESR_EL2 describes the load; then the guest goes on after it."""
+    """As ESR_EL2 describes the load; then the guest goes on after it, a software step done."""
     values = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
-        context.pc = 0x1000
+        context.pc, context.pstate = 0x1000, 5 | PSTATE_SS
         yield mmio(UART, SRT=5, **fields)
-        values.append((context.x[5], context.pc))
+        values.append((context.x[5], context.pc, context.pstate))
         yield power_off(context)
 
     rig = Rig(guest)
     rig.run()
-    assert values == [(expected, 0x1004)]
+    assert values == [(expected, 0x1004, 5)]
     assert rig.bus.log[0][:3] == ("read", UART, 1 << fields["SAS"])
 
 

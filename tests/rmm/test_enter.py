@@ -22,6 +22,7 @@ UNPROTECTED: Final = 1 << 32
 PENDING: Final = 1 << 62
 EMUL, SEA = RecEnterFlags.EMUL_MMIO, RecEnterFlags.INJECT_SEA
 PSTATE_EL1H: Final = 0x3C5
+PSTATE_SS: Final = 1 << 21
 VBAR: Final = 0x10_0000
 RAM_IPA, EMPTY_IPA, DESTROYED_IPA = 0x1000, 0x5000, 0x9000
 
@@ -353,12 +354,14 @@ def test_mmio_write(active: tuple[World, int], sas: int, shown: int) -> None:
     """The host sees as many bytes as were stored."""
     world, rec = active
     world.context(rec).x[3] = 0x1122_3344_5566_7788
+    world.context(rec).pstate |= PSTATE_SS
     leave = world.enter(rec, abort(UNPROTECTED, **mmio(SAS=sas, WnR=1)))
     assert leave.gprs == (shown, *[0] * 30)
     assert ESR_ABORT(leave.esr).WnR
     world.enter(rec, enter=RecEnter.of(flags=EMUL, gprs=(9,) * 31))
     assert world.context(rec).x[3] == 0x1122_3344_5566_7788
     assert world.context(rec).pc == 0x1004
+    assert not world.context(rec).pstate & PSTATE_SS, "a software step of the store is over"
 
 
 def test_mmio_with_the_zero_register(active: tuple[World, int]) -> None:

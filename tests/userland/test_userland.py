@@ -17,7 +17,7 @@ IMAGES = Path(__file__).parents[2] / "build/debian"
 OUTCOME = re.compile(r"^<<< (\w+)\n(.*?)^>>> (-?\d+)\n", re.MULTILINE | re.DOTALL)
 TIMEOUT = 300
 #: Programs that use several CPUs, or depend on what another one does.
-PARALLEL = ("threads", "codegen", "processes", "signals", "clocks")
+PARALLEL = ("threads", "codegen", "processes", "ptrace", "signals", "clocks")
 
 
 @pytest.fixture(scope="module")
@@ -68,5 +68,5 @@ def test_every_program_has_an_answer() -> None:
 def test_programs_print_what_they_print_under_qemu(
     kernel: Path, initrd: Path, cpus: int, programs: list[str]
 ) -> None:
-    """Arithmetic, memory, signals, processes, threads and changing code, to the byte."""
+    """Arithmetic, memory, signals, processes, debuggers, threads, changing code, to the byte."""
     assert boot(kernel, initrd, cpus, programs) == expected(programs)

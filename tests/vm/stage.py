@@ -6,9 +6,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.bus import Bus
+from pyvmm.host.debug import DebugPort
 from pyvmm.host.guest import ExitKind, GuestConfig, Outcome, Progress, RealmOptions
 from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
@@ -89,6 +91,10 @@ class ScriptedGuest:
     def resume(self) -> None:
         """Note it."""
         self.calls.append("resume")
+
+    def debug_port(self) -> DebugPort:
+        """Refuse."""
+        raise UserError("no debugger here")
 
     def close(self) -> None:
         """Note it."""

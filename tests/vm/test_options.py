@@ -9,8 +9,10 @@ from pyvmm.host.guest import RealmOptions
 from pyvmm.vm.machine import GIB, MIB
 from pyvmm.vm.options import (
     DiskOptions,
+    GdbAddress,
     VmOptions,
     parse_disk,
+    parse_gdb,
     parse_network,
     parse_num_cpus,
     parse_ram_size,
@@ -35,6 +37,27 @@ def test_impossible_ram_size_is_refused(text: str) -> None:
     """Nothing, too little, too much, no whole granules, or no number."""
     with pytest.raises(UserError, match=f"-m {text}: "):
         parse_ram_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0", GdbAddress(port=0)),
+        ("1234", GdbAddress(port=1234)),
+        ("/run/gdb", GdbAddress(path=Path("/run/gdb"))),
+        ("stub", GdbAddress(path=Path.cwd() / "stub")),
+    ],
+)
+def test_a_debugger_connects_to_a_port_or_a_socket(text: str, address: GdbAddress) -> None:
+    """Digits are a port, everything else a path."""
+    assert parse_gdb(text) == address
+
+
+@pytest.mark.parametrize("text", ["65536", "", "x" * 108, "ä" * 54])
+def test_no_socket_has_such_an_address(text: str) -> None:
+    """Beyond the ports, and beyond the length of a socket's path."""
+    with pytest.raises(UserError, match="--gdb "):
+        parse_gdb(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "17", "two", "9" * 100, ""])

@@ -4,6 +4,8 @@ static const char *const op_names[] = {
     "NEXT_PAGE",
     "REFETCH",
     "UNDEFINED",
+    "DEBUG",
+    "STEPPED",
     "ADR",
     "ADRP",
     "ADDSUB_imm_0_0_0",

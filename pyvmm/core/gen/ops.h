@@ -4,6 +4,8 @@ enum op {
     OP_NEXT_PAGE,
     OP_REFETCH,
     OP_UNDEFINED,
+    OP_DEBUG,
+    OP_STEPPED,
     OP_ADR,
     OP_ADRP,
     OP_ADDSUB_imm_0_0_0,

@@ -1,0 +1,121 @@
+"""A guest's registers by the names that debuggers give them: which there are, how to get at them.
+
+X0 to X30, SP and PC; PSTATE under its GDB name cpsr; V0 to V31, FPSR, FPCR; and the system
+registers of EL1 that are storage.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pyvmm.arch.sysregs import SYSREGS, SysReg
+from pyvmm.host.machine import GuestRegisters
+
+MODE: Final = 0x1F  # PSTATE.M
+EL_SHIFT: Final = 2
+EL0T, EL1T, EL1H = 0, 4, 5
+MASK32: Final = (1 << 32) - 1
+MASK64: Final = (1 << 64) - 1
+
+Getter = Callable[[GuestRegisters], int]
+Setter = Callable[[GuestRegisters, int], None]
+
+
+class BadValueError(Exception):
+    """No guest of ours can have this value in the register."""
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """One register: its name and its width in bits."""
+
+    name: str
+    bits: int
+    get: Getter
+    set: Setter
+
+
+def exception_level(registers: GuestRegisters) -> int:
+    """Return the current exception level, 0 or 1."""
+    return registers.pstate >> EL_SHIFT & 3
+
+
+def _field(name: str, bits: int, field: str = "", mask: int = MASK64, fixed: int = 0) -> Register:
+    def read(registers: GuestRegisters) -> int:
+        return int(getattr(registers, field or name))
+
+    def write(registers: GuestRegisters, value: int) -> None:
+        setattr(registers, field or name, value & mask | fixed)
+
+    return Register(name, bits, read, write)
+
+
+def _general(n: int) -> Register:
+    def read(registers: GuestRegisters) -> int:
+        return registers.x[n]
+
+    def write(registers: GuestRegisters, value: int) -> None:
+        registers.x[n] = value
+
+    return Register(f"x{n}", 64, read, write)
+
+
+def _vector(n: int) -> Register:
+    def read(registers: GuestRegisters) -> int:
+        return registers.v[2 * n] | registers.v[2 * n + 1] << 64
+
+    def write(registers: GuestRegisters, value: int) -> None:
+        registers.v[2 * n], registers.v[2 * n + 1] = value & MASK64, value >> 64
+
+    return Register(f"v{n}", 128, read, write)
+
+
+def _uses_sp_el1(registers: GuestRegisters) -> bool:
+    return registers.pstate & MODE == EL1H
+
+
+def _read_sp(registers: GuestRegisters) -> int:
+    return registers.sp_el1 if _uses_sp_el1(registers) else registers.sp_el0
+
+
+def _write_sp(registers: GuestRegisters, value: int) -> None:
+    if _uses_sp_el1(registers):
+        registers.sp_el1 = value
+    else:
+        registers.sp_el0 = value
+
+
+def _read_pstate(registers: GuestRegisters) -> int:
+    return registers.pstate & MASK32
+
+
+def _write_pstate(registers: GuestRegisters, value: int) -> None:
+    if value & MODE not in {EL0T, EL1T, EL1H}:
+        raise BadValueError
+    registers.pstate = value
+
+
+def _system(row: SysReg) -> Register:
+    return _field(row.name, 64, row.storage.removeprefix("st."), row.mask, row.res1)
+
+
+def _is_storage(row: SysReg) -> bool:
+    """Tell what can be read and written without an effect that only the guest may cause."""
+    return row.storage.startswith("st.") and "[" not in row.storage and "ich_" not in row.storage
+
+
+PC: Final = _field("pc", 64)
+SP: Final = Register("sp", 64, _read_sp, _write_sp)
+PSTATE: Final = Register("cpsr", 32, _read_pstate, _write_pstate)
+GENERAL: Final = tuple(map(_general, range(31)))
+CORE: Final = (*GENERAL, SP, PC, PSTATE)
+FLOATING: Final = (
+    *map(_vector, range(32)),
+    _field("fpsr", 32, mask=MASK32),
+    _field("fpcr", 32, mask=MASK32),
+)
+SYSTEM: Final = (
+    _field("SP_EL0", 64, "sp_el0"),
+    _field("SP_EL1", 64, "sp_el1"),
+    *(_system(row) for row in SYSREGS if _is_storage(row) and row.name != "SP_EL0"),
+)

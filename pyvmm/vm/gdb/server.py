@@ -1,0 +1,214 @@
+"""The socket behind ``--gdb``: one debugger at a time, on a thread of its own.
+
+A debugger that connects finds the guest stopped; one that leaves, in whatever way, leaves it
+running and without a trace.  Nothing that a peer sends ends anything but its own connection.
+"""
+
+import errno
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+from pyvmm.devices.ioloop import IoLoop
+from pyvmm.host.debug import DebugPort
+from pyvmm.host.guest import Outcome
+from pyvmm.vm.gdb.packets import Decoder, ProtocolError, Signal, encode
+from pyvmm.vm.gdb.stub import Guest, Stub
+from pyvmm.vm.options import GdbAddress
+
+LOOPBACK: Final = "127.0.0.1"
+_CHUNK: Final = 1 << 16
+#: Answers that wait for a peer that does not read; it asked for each of them.
+_MAX_UNSENT: Final = 1 << 20
+
+
+def listen(address: GdbAddress) -> socket.socket:
+    """Open the socket; a Unix one is its owner's alone.
+
+    Raises:
+        UserError: it is not to be had.
+    """
+    listener = socket.socket(socket.AF_UNIX if address.path else socket.AF_INET)
+    try:
+        if address.path is None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((LOOPBACK, address.port))
+        else:
+            _remove_stale(address.path)
+            listener.bind(str(address.path))
+            address.path.chmod(0o600)  # nobody can connect before the next line
+        listener.listen(1)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"--gdb {address.path or address.port}: {error.strerror}: choose another"
+        ) from None
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens at any more; leave everything else to bind()."""
+    with suppress(OSError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                    path.unlink()
+
+
+class GdbServer:
+    """Serves a guest's debug port.
+
+    Raises:
+        UserError: the address is not to be had.
+    """
+
+    def __init__(self, address: GdbAddress, port: DebugPort, guest: Guest) -> None:
+        self._listener = listen(address)
+        self._path = address.path
+        #: As GDB's ``target remote`` takes it.
+        self.address = str(address.path or f"{LOOPBACK}:{self._listener.getsockname()[1]}")
+        self._port = port
+        self._guest = guest
+        self._loop = IoLoop("pyvmm-gdb")
+        self._session: _Session | None = None
+        self._is_closed = False
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._loop.start()
+
+    def close(self, outcome: Outcome | None = None) -> None:
+        """Tell a debugger how the guest ended, and stop serving."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._loop.stop()
+        if self._session is not None:
+            self._session.tell_end(outcome)
+            self._session.close()
+        self._listener.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # it has gone again
+            return
+        self._loop.remove_reader(self._listener.fileno())
+        self._session = _Session(connection, self._loop, Stub(self._port, self._guest))
+        self._port.attach(lambda: self._loop.call_soon(self._stopped))
+        self._loop.add_reader(connection.fileno(), self._serve)
+
+    def _serve(self) -> None:
+        """Take what the debugger sends."""
+        if self._session is not None and not self._session.serve():
+            self._hang_up(self._session)
+
+    def _stopped(self) -> None:
+        if self._session is not None and not self._session.stopped():
+            self._hang_up(self._session)
+
+    def _hang_up(self, session: "_Session") -> None:
+        """Let go of the debugger and of all that it wanted, and wait for the next one."""
+        session.close()
+        self._session = None
+        self._port.detach()
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+
+class _Session:
+    """One connection.  The methods that say so return False when it is over."""
+
+    def __init__(self, connection: socket.socket, loop: IoLoop, stub: Stub) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._stub = stub
+        self._decoder = Decoder()
+        self._unsent = bytearray()
+        self._last_packet = b""
+        self._sends_acks = True
+        connection.setblocking(False)
+        if connection.family == socket.AF_INET:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def serve(self) -> bool:
+        """Read and answer; False when it is over."""
+        try:
+            data = self._connection.recv(_CHUNK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        try:
+            return bool(data) and all(map(self._take, self._decoder.feed(data)))
+        except ProtocolError:
+            return False
+
+    def stopped(self) -> bool:
+        """Tell that a vCPU has stopped; False when it is over."""
+        reply = self._stub.stopped()
+        return reply is None or self._send_packet(reply)
+
+    def tell_end(self, outcome: Outcome | None) -> None:
+        """Say that the guest has ended, as a process does: exited, or by a signal."""
+        crashed = outcome is Outcome.CRASHED
+        self._send_packet(b"X06" if crashed else b"W00")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._loop.remove_reader(self._connection.fileno())
+        self._loop.remove_writer(self._connection.fileno())
+        self._connection.close()
+
+    def _take(self, item: bytes | Signal) -> bool:
+        match item:
+            case bytes():
+                return self._answer(item)
+            case Signal.BREAK:
+                reply = self._stub.interrupt()
+                return reply is None or self._send_packet(reply)
+            case Signal.NACK:
+                return self._send(self._last_packet)
+            case Signal.BROKEN:
+                return self._send(b"-")
+            case _:
+                return True
+
+    def _answer(self, payload: bytes) -> bool:
+        if self._sends_acks and not self._send(b"+"):
+            return False
+        reply = self._stub.handle(payload)
+        self._sends_acks = self._sends_acks and not self._stub.wants_no_acks
+        is_sent = reply is None or self._send_packet(reply)
+        return is_sent and not self._stub.is_over
+
+    def _send_packet(self, payload: bytes) -> bool:
+        self._last_packet = encode(payload)
+        return self._send(self._last_packet)
+
+    def _send(self, data: bytes) -> bool:
+        self._unsent += data
+        return self._flush()
+
+    def _flush(self) -> bool:
+        """Send what can be sent now; False when the peer is gone or reads nothing."""
+        try:
+            while self._unsent:
+                del self._unsent[: self._connection.send(self._unsent)]
+        except BlockingIOError:
+            self._loop.add_writer(self._connection.fileno(), self._resume_flush)
+        except OSError:
+            return False
+        if not self._unsent:
+            self._loop.remove_writer(self._connection.fileno())
+        return len(self._unsent) <= _MAX_UNSENT
+
+    def _resume_flush(self) -> None:
+        if not self._flush():
+            self._loop.remove_writer(self._connection.fileno())  # reading finds out the rest

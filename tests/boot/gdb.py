@@ -1,0 +1,69 @@
+"""GDB as a test drives it: its machine interface, on pipes."""
+
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from typing import Self
+
+from tests.boot.shell import Shell
+
+GDB = shutil.which("gdb-multiarch")
+_DONE = re.compile(rb"^\^(done|running|connected|exit|error).*\n", re.MULTILINE)
+_STOPPED = re.compile(rb"^\*stopped,(.*)\n", re.MULTILINE)
+_FIELD = re.compile(r'([\w-]+)="([^"]*)"')
+
+
+class Gdb:
+    """A GDB connected to a stub; a context manager that ends it."""
+
+    def __init__(self, address: str) -> None:
+        assert GDB is not None
+        self._process = subprocess.Popen(
+            [GDB, "-nx", "-q", "--interpreter=mi2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._ends = self._process.stdin, self._process.stdout
+        self._shell = Shell(*(end.fileno() for end in self._ends))
+        self.do(f"-target-select remote {address}")
+
+    def do(self, command: str) -> str:
+        """Do a command of the machine interface, or of the command line; return what it says."""
+        start = len(self._shell.log)
+        self._shell.type(f"{command}\n")
+        done = self._shell.expect(_DONE)
+        said = self._shell.log[start : done.end()].decode(errors="replace")
+        assert done[1] != b"error", said
+        return said
+
+    def value(self, expression: str) -> int:
+        """Return the value of an expression, 64 bits."""
+        said = self.do(f'-data-evaluate-expression "(unsigned long)({expression})"')
+        found = re.search(r'value="(\d+)"', said)
+        assert found is not None, said
+        return int(found[1])
+
+    def stopped(self) -> Mapping[str, str]:
+        """Wait for the next stop; return what it says of itself."""
+        return dict(_FIELD.findall(self._shell.expect(_STOPPED)[1].decode()))
+
+    def go(self, command: str = "-exec-continue") -> Mapping[str, str]:
+        """Resume and wait for the next stop."""
+        self.do(command)
+        return self.stopped()
+
+    def interrupt(self) -> Mapping[str, str]:
+        """Press Ctrl-C, and wait for the stop."""
+        self._process.send_signal(signal.SIGINT)
+        return self.stopped()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for end in self._ends:
+            end.close()

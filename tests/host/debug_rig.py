@@ -1,0 +1,130 @@
+"""A normal VM on the real core that runs a few lines of assembly, for those who debug it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import Self
+
+from pyvmm.arch.pas import Pas
+from pyvmm.core import Machine
+from pyvmm.host.allocator import Allocator
+from pyvmm.host.debug import DebugPort, Resume, Stop
+from pyvmm.host.guest import GuestConfig, Segment
+from pyvmm.host.normal_vm import NormalVm
+from pyvmm.host.vgic import Vgic
+from tests.core.program import assemble
+from tests.host.fakes import FakeBus
+
+DRAM_BASE = 0x4000_0000
+DRAM_SIZE = 16 << 20
+RAM_BASE = 0x8000_0000
+RAM_SIZE = 2 << 20
+CODE = RAM_BASE
+DATA = RAM_BASE + 0x1_0000
+UART = 0x0100_0000
+CPU_ON, SYSTEM_OFF = 0xC400_0003, 0x8400_0008
+PATIENCE = 20.0  # seconds
+
+#: Each vCPU counts for ever in its own word of DATA; the boot vCPU turns the others on first.
+COUNTERS = """
+    mov  x19, x0
+    mov  x20, #0
+next:
+    add  x20, x20, #1
+    cmp  x20, x19
+    b.hs start
+    ldr  x0, =0xC4000003
+    mov  x1, x20
+    adr  x2, start
+    mov  x3, x20
+    hvc  #0
+    b    next
+start:
+    mrs  x5, mpidr_el1
+    and  x5, x5, #0xff
+    ldr  x6, =0x80010000
+    add  x6, x6, x5, lsl #3
+    mov  x7, #0
+count:
+    add  x7, x7, #1
+    str  x7, [x6]
+    bl   leaf
+    b    count
+leaf:
+    ret
+"""
+#: Offsets of its labels.
+START, COUNT, STORE, CALL, LEAF = 0x2C, 0x40, 0x44, 0x48, 0x50
+
+
+class Rig:
+    """The VM, built and not started yet; a context manager that ends it."""
+
+    def __init__(self, text: str = COUNTERS, num_cpus: int = 1) -> None:
+        self.machine = Machine(DRAM_BASE, DRAM_SIZE, num_cpus)
+        self.memory = self.machine.memory(Pas.NS)
+        self.bus = FakeBus(a1000004=0x80)
+        config = GuestConfig(
+            num_cpus,
+            RAM_BASE,
+            RAM_SIZE,
+            (Segment(CODE, assemble(text)),),
+            CODE,
+            (num_cpus, 0, 0, 0),
+        )
+        self.vm = NormalVm(
+            self.machine,
+            self.memory,
+            Allocator(DRAM_BASE, DRAM_SIZE),
+            bus=self.bus,
+            vgic=Vgic(num_cpus),
+            config=config,
+        )
+        self.vm.build()
+        self.port: DebugPort = self.vm.debug_port()
+        self.stopped = Event()
+
+    def attach(self) -> None:
+        """Attach a debugger, which stops the guest."""
+        self.port.attach(self.stopped.set)
+
+    def start(self) -> None:
+        """Start the vCPUs."""
+        self.vm.start()
+
+    def go(self, *actions: Resume) -> Stop:
+        """Resume, by default all, and wait for the next stop."""
+        self.stopped.clear()
+        self.port.resume(actions or [Resume.RUN] * self.port.num_cpus)
+        assert self.stopped.wait(PATIENCE), "nothing stopped the guest"
+        self.port.hold()
+        self.stopped.clear()
+        stop = self.port.take_stop()
+        assert stop is not None
+        return stop
+
+    def counter(self, cpu: int = 0) -> int:
+        """Return how far a vCPU has counted."""
+        return int.from_bytes(self.vm.dma.read(DATA + 8 * cpu, 8), "little")
+
+    def pc(self, cpu: int = 0) -> int:
+        """Return where a vCPU is, as an offset in the code."""
+        return self.port.registers(cpu).pc - CODE
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.vm.stop()
+        assert self.vm.wait(PATIENCE) is not None
+        self.vm.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens on another thread."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.001)

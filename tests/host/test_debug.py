@@ -1,0 +1,366 @@
+"""The debug port of a normal VM on the real core: stops, steps, registers, memory, time."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.host.debug import (
+    MAX_BREAKPOINTS,
+    MAX_WATCHPOINTS,
+    Access,
+    DebugFault,
+    Resume,
+    Stop,
+    StopKind,
+    TooManyError,
+    Watch,
+)
+from pyvmm.host.guest import Outcome
+from pyvmm.host.registers import CORE, FLOATING, PSTATE, SP, SYSTEM, BadValueError
+from tests.host.debug_rig import (
+    CALL,
+    CODE,
+    COUNT,
+    DATA,
+    LEAF,
+    PATIENCE,
+    RAM_BASE,
+    RAM_SIZE,
+    START,
+    STORE,
+    UART,
+    Rig,
+    wait_until,
+)
+
+PAN = 1 << 22
+ABORTED = 0x200  # with VBAR_EL1 at 0
+OFF = "ldr x0, =0x84000008\n hvc #0"
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """Return one vCPU that waits for its debugger before its first instruction."""
+    with Rig() as made:
+        made.attach()
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def pair() -> Iterator[Rig]:
+    """Return two vCPUs, both counting, that their debugger has stopped."""
+    with Rig(num_cpus=2) as made:
+        made.start()
+        wait_until(lambda: made.counter(1) > 0)
+        made.attach()
+        yield made
+
+
+def test_a_held_guest_does_nothing(rig: Rig) -> None:
+    """Not before its first instruction, and not later."""
+    assert (rig.pc(), rig.counter()) == (0, 0)
+    rig.port.resume([Resume.RUN])
+    wait_until(lambda: rig.counter() > 1000)
+    rig.port.hold()
+    before = rig.counter(), rig.pc()
+    assert not rig.stopped.wait(0.05)
+    assert (rig.counter(), rig.pc()) == before
+
+
+def test_a_breakpoint_stops_the_guest_every_time(rig: Rig) -> None:
+    """With its debugger's steps over it, the guest counts on."""
+    rig.port.set_points([CODE + STORE], [])
+    for turn in range(1, 4):
+        assert rig.go() == Stop(0, StopKind.BREAKPOINT)
+        assert (rig.pc(), rig.counter(), rig.port.registers(0).x[7]) == (STORE, turn - 1, turn)
+        assert rig.go(Resume.STEP) == Stop(0, StopKind.STEP)
+        assert (rig.pc(), rig.counter()) == (CALL, turn)
+
+
+def test_a_watchpoint_tells_what_was_touched(rig: Rig) -> None:
+    """Before the store; the address is that of the first watched byte."""
+    rig.port.set_points([], [Watch(DATA + 4, 2, Access.WRITE)])
+    assert rig.go() == Stop(0, StopKind.WATCHPOINT, DATA + 4, is_write=True)
+    assert (rig.pc(), rig.counter()) == (STORE, 0)
+    rig.port.set_points([], [Watch(DATA, 8, Access.READ)])
+    rig.port.resume([Resume.RUN])
+    wait_until(lambda: rig.counter() > 10)
+
+
+def test_every_vcpu_has_the_breakpoints(pair: Rig) -> None:
+    """Both run into it; the first is told, and when that one stays the other is."""
+    pair.port.set_points([CODE + LEAF], [])
+    first = pair.go()
+    assert first.kind is StopKind.BREAKPOINT
+    other = 1 - first.cpu
+    actions = [Resume.STAY, Resume.STAY]
+    actions[other] = Resume.RUN
+    assert pair.go(*actions) == Stop(other, StopKind.BREAKPOINT)
+    assert pair.pc(0) == pair.pc(1) == LEAF
+
+
+def test_a_vcpu_that_comes_on_later_has_the_breakpoints() -> None:
+    """CPU_ON resets its registers, not what its debugger wants."""
+    with Rig(num_cpus=2) as rig:
+        rig.attach()
+        rig.port.set_points([CODE + START], [])
+        rig.start()
+        assert not rig.port.is_on(1)
+        cpus = {rig.go().cpu}
+        rig.port.set_points([], [])
+        rig.go(*(Resume.STEP if cpu in cpus else Resume.STAY for cpu in range(2)))
+        rig.port.set_points([CODE + START], [])
+        cpus.add(rig.go().cpu)
+        assert cpus == {0, 1}
+        assert rig.port.is_on(1)
+
+
+def test_one_vcpu_steps_while_the_other_stands_still(pair: Rig) -> None:
+    """Or runs, as the debugger likes."""
+    before = pair.counter(1)
+    for _ in range(20):
+        assert pair.go(Resume.STEP, Resume.STAY) == Stop(0, StopKind.STEP)
+    assert pair.counter(1) == before
+    pair.go(Resume.STEP, Resume.RUN)
+    wait_until(lambda: pair.go(Resume.STEP, Resume.RUN) is not None and pair.counter(1) > before)
+
+
+@pytest.mark.parametrize(
+    ("text", "offset"),
+    [
+        ("ldr w1, [x9]", 4),  # a device
+        ("str w1, [x9]", 4),
+        ("hvc #0", 4),
+        ("smc #0", 4),
+        ("ldp x1, x2, [x10]", ABORTED),  # no device has pairs
+        ("msr icc_sgi1r_el1, x11", 4),
+        ("b .", 0),
+        ("wfi", 4),
+    ],
+)
+def test_what_leaves_the_guest_is_one_step(text: str, offset: int) -> None:
+    """Its host answers it, and then the step is over."""
+    setup = f"ldr x9, ={UART + 4:#x}\n mov x10, #0x7f000000\n ldr x0, =0x84000000\n mov x11, #0"
+    with Rig(f"{setup}\n msr vbar_el1, xzr\n target: {text}\n nop") as rig:
+        rig.attach()
+        rig.start()
+        for _ in range(5):
+            rig.go(Resume.STEP)
+        here = rig.pc()
+        rig.go(Resume.STEP)
+        assert rig.pc() == (here + offset if offset != ABORTED else ABORTED - CODE)
+
+
+def test_a_step_that_ends_the_guest(rig: Rig) -> None:
+    """SYSTEM_OFF."""
+    rig.port.write(0, CODE, bytes.fromhex("020000d4"))  # hvc #0
+    rig.port.registers(0).x[0] = 0x8400_0008
+    rig.port.resume([Resume.STEP])
+    assert rig.vm.wait(PATIENCE) is Outcome.OFF
+
+
+def test_registers_are_those_of_the_guest(rig: Rig) -> None:
+    """Each can be written and read back, and the guest goes on with it."""
+    registers = rig.port.registers(0)
+    for n, register in enumerate((*CORE[:-1], *FLOATING), 1):
+        register.set(registers, n)
+    assert [register.get(registers) for register in (*CORE[:-1], *FLOATING)] == list(
+        range(1, len(CORE) + len(FLOATING))
+    )
+    FLOATING[3].set(registers, (1 << 128) - 2)
+    assert FLOATING[3].get(registers) == (1 << 128) - 2
+
+
+def test_the_stack_pointer_is_the_one_in_use(rig: Rig) -> None:
+    """SP_EL1 at EL1h, SP_EL0 elsewhere."""
+    registers = rig.port.registers(0)
+    registers.sp_el0, registers.sp_el1 = 0x10, 0x20
+    assert SP.get(registers) == 0x20
+    PSTATE.set(registers, 0x3C4)
+    assert SP.get(registers) == 0x10
+    SP.set(registers, 0x30)
+    assert (registers.sp_el0, registers.sp_el1) == (0x30, 0x20)
+
+
+@pytest.mark.parametrize("mode", [0x9, 0xD, 0x1, 0x10, 0x13, 0xC])
+def test_no_guest_is_at_another_level(rig: Rig, mode: int) -> None:
+    """EL2, EL3, EL0h, AArch32: refused, and nothing changes."""
+    registers = rig.port.registers(0)
+    with pytest.raises(BadValueError):
+        PSTATE.set(registers, 0x3C0 | mode)
+    assert PSTATE.get(registers) == 0x3C5
+
+
+def test_system_registers_keep_what_is_implemented(rig: Rig) -> None:
+    """Reserved bits cannot be set by a debugger either."""
+    registers = rig.port.registers(0)
+    named = {register.name: register for register in SYSTEM}
+    for register in SYSTEM:
+        register.set(registers, (1 << 64) - 1)
+    assert named["TCR_EL1"].get(registers) != (1 << 64) - 1
+    assert named["VBAR_EL1"].get(registers) & 0x7FF in {0, 0x7FF}
+    assert named["CNTV_CTL_EL0"].get(registers) == 3
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_memory_is_read_and_written_across_pages(rig: Rig) -> None:
+    """Any length, any alignment."""
+    data = bytes(range(256)) * 40
+    start = DATA + GRANULE_SIZE - 7
+    rig.port.write(0, start, data)
+    assert rig.port.read(0, start, len(data)) == data
+    assert rig.vm.dma.read(start, len(data)) == data
+
+
+def test_what_is_no_memory_is_a_fault(rig: Rig) -> None:
+    """At once; where it begins later, what comes before it is read, and written."""
+    end = RAM_BASE + RAM_SIZE
+    for address in (0, UART, end, (1 << 64) - 8):
+        with pytest.raises(DebugFault):
+            rig.port.read(0, address, 4)
+        with pytest.raises(DebugFault):
+            rig.port.write(0, address, b"1234")
+    assert rig.port.read(0, end - 4, 100) == bytes(4)
+    assert rig.port.read(0, end, 0) == b""
+
+
+def test_code_that_is_written_is_what_runs(rig: Rig) -> None:
+    """Also where it ran before."""
+    rig.port.resume([Resume.RUN])
+    wait_until(lambda: rig.counter() > 100)
+    rig.port.hold()
+    rig.port.write(0, CODE + COUNT, bytes.fromhex("e7240091"))  # add x7, x7, #9
+    rig.port.set_points([CODE + COUNT], [])
+    rig.go()
+    before = rig.port.registers(0).x[7]
+    rig.go(Resume.STEP)
+    assert rig.port.registers(0).x[7] == before + 9
+
+
+def test_addresses_are_those_of_the_vcpu_s_own_tables(rig: Rig) -> None:
+    """With stage 1 on: a page that EL1 may not touch, seen where it is mapped."""
+    table, page = RAM_BASE + 0x4_0000, RAM_BASE + 0x5_0000
+    for level in range(3):
+        entry = table + 0x1000 * (level + 1) | 3
+        rig.vm.dma.write(table + 0x1000 * level, entry.to_bytes(8, "little"))
+    rig.vm.dma.write(table + 0x3000 + 8 * 5, (page | 3 | 1 << 10 | 3 << 6).to_bytes(8, "little"))
+    rig.vm.dma.write(page, b"here")
+    registers = rig.port.registers(0)
+    named = {register.name: register for register in SYSTEM}
+    named["TTBR0_EL1"].set(registers, table)
+    named["TCR_EL1"].set(registers, 16 | 2 << 32 | 1 << 23)
+    named["SCTLR_EL1"].set(registers, 0x30D0_0981)
+    PSTATE.set(registers, 0x3C5 | PAN)
+    assert rig.port.read(0, 0x5000, 4) == b"here"
+    rig.port.write(0, 0x5000, b"there")
+    assert rig.vm.dma.read(page, 5) == b"there"
+    with pytest.raises(DebugFault):
+        rig.port.read(0, 0x6000, 1)
+
+
+# --- breakpoints and their number -----------------------------------------------------------------
+
+
+def test_too_many_points_are_refused_whole(rig: Rig) -> None:
+    """What was there before stays."""
+    rig.port.set_points([CODE + STORE], [])
+    with pytest.raises(TooManyError):
+        rig.port.set_points(range(MAX_BREAKPOINTS + 1), [])
+    with pytest.raises(TooManyError):
+        rig.port.set_points([], [Watch(0, 1, Access.READ)] * (MAX_WATCHPOINTS + 1))
+    assert rig.go().kind is StopKind.BREAKPOINT
+    rig.port.set_points(range(MAX_BREAKPOINTS), [Watch(0, 1, Access.READ)] * MAX_WATCHPOINTS)
+
+
+def test_nothing_is_left_of_a_debugger_that_leaves(rig: Rig) -> None:
+    """Breakpoints are gone, steps are over, the guest runs."""
+    rig.port.set_points([CODE + STORE], [Watch(DATA, 8, Access.WRITE)])
+    rig.go()
+    rig.port.detach()
+    wait_until(lambda: rig.counter() > 100)
+    assert not rig.stopped.wait(0.05)
+    rig.attach()
+    before = rig.counter()
+    rig.port.resume([Resume.RUN])
+    wait_until(lambda: rig.counter() > before)
+
+
+# --- looking without a debugger -------------------------------------------------------------------
+
+
+def test_a_look_lets_the_guest_go_on(pair: Rig) -> None:
+    """It stands still meanwhile, and does not know."""
+    pair.port.detach()
+    for _ in range(20):
+        with pair.port.still():
+            before = pair.counter(0), pair.counter(1)
+            assert pair.pc(0) >= START
+            assert (pair.counter(0), pair.counter(1)) == before
+    wait_until(lambda: pair.counter(0) > before[0] and pair.counter(1) > before[1])
+
+
+def test_a_look_at_a_stopped_guest_leaves_it_stopped(pair: Rig) -> None:
+    """A debugger goes on where it was."""
+    before = pair.counter(0)
+    with pair.port.still():
+        pass
+    assert not pair.stopped.wait(0.02)
+    assert pair.counter(0) == before
+
+
+def test_looks_and_stops_do_not_lose_each_other(rig: Rig) -> None:
+    """A breakpoint that is hit while someone looks is told, once."""
+    rig.port.set_points([CODE + STORE], [])
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            with rig.port.still():
+                rig.pc()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for turn in range(1, 101):
+            assert rig.go() == Stop(0, StopKind.BREAKPOINT)
+            assert rig.port.registers(0).x[7] == turn
+            assert rig.go(Resume.STEP) == Stop(0, StopKind.STEP)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_time_stands_still_with_the_guest(rig: Rig) -> None:
+    """The virtual counter does not count while the guest is stopped, on any vCPU."""
+    rig.port.write(0, CODE, bytes.fromhex("41e03bd5"))  # mrs x1, cntvct_el0
+    rig.go(Resume.STEP)
+    first = rig.port.registers(0).x[1]
+    rig.port.registers(0).pc = CODE
+    time.sleep(0.3)
+    rig.go(Resume.STEP)
+    passed = (rig.port.registers(0).x[1] - first) / rig.machine.counter_frequency
+    assert passed < 0.25
+
+
+def test_a_guest_that_is_stopped_can_be_ended(rig: Rig) -> None:
+    """By its user, while its debugger has it."""
+    rig.vm.stop()
+    assert rig.vm.wait(PATIENCE) is Outcome.STOPPED
+
+
+def test_a_guest_ends_while_its_debugger_lets_it_run() -> None:
+    """No stop is told; the port still answers."""
+    with Rig(OFF) as rig:
+        rig.attach()
+        rig.start()
+        rig.port.resume([Resume.RUN])
+        assert rig.vm.wait(PATIENCE) is Outcome.OFF
+        rig.port.hold()
+        assert rig.port.take_stop() is None
+        assert rig.pc() == 8
