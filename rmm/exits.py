@@ -63,7 +63,8 @@ _EXTERNAL: Final = frozenset(
 _SYNC: Final = RecExitReason.SYNC
 _SYNC_EXIT: Final = int(ExitReason.SYNC)
 _IRQ_EXIT: Final = int(ExitReason.IRQ)
-_IRQ: Final = HostExit(RecExitReason.IRQ)  # all alike, and nobody changes one
+#: An interrupt for the host: all exits for one are alike, and nobody changes them.
+IRQ: Final = HostExit(RecExitReason.IRQ)
 _TRANSLATION: Final = range(FaultStatus.TRANSLATION, FaultStatus.TRANSLATION + 4)
 
 
@@ -74,7 +75,7 @@ def handle(rmm: "Rmm", pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
         handler = _SYNC_HANDLERS.get(pe_exit.esr >> EC_SHIFT & 0x3F, _undefined)
         return handler(rmm, pe, rec, pe_exit)
     if reason == _IRQ_EXIT:
-        return _IRQ
+        return IRQ
     if reason == ExitReason.SERROR:
         return HostExit(RecExitReason.SERROR, esr=pe_exit.esr)
     return None  # the budget is spent: go on
