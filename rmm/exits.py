@@ -25,7 +25,7 @@ from pyvmm.arch.events import PsciCall, RsiCall
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.psci import SMC64
 from pyvmm.arch.rmi import RecExitReason, Ripas
-from pyvmm.arch.smccc import NOT_SUPPORTED, SVE_HINT
+from pyvmm.arch.smccc import FID_MASK, NOT_SUPPORTED
 from pyvmm.arch.stage2 import PAGE_LEVEL, VALID
 from rmm import sysregs
 from rmm.commands import RealmCommand
@@ -39,7 +39,6 @@ from rmm.rtt import ripas_of
 if TYPE_CHECKING:
     from rmm.rmm import Rmm
 
-_FID_MASK: Final = MASK32 & ~SVE_HINT  # the function id is W0
 _XZR: Final = 31
 _HVC_SIZE: Final = 4
 
@@ -195,7 +194,7 @@ def _external_abort(rec: Rec, pe_exit: PeExit) -> HostExit:
 def _smc(rmm: "Rmm", pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
     """Serve an RSI or PSCI call; results go to x0.., at least to x3."""
     x = rec.context.x
-    fid = x[0] & _FID_MASK
+    fid = x[0] & FID_MASK
     command = REALM_CALLS.get(fid)
     if command is None:
         rec.reply(NOT_SUPPORTED)
