@@ -19,14 +19,15 @@ from tests.core.walk import Walker
 from tests.rmm.world import DRAM_BASE, DRAM_SIZE, NUM_PES, SHARED_PA, FakePe, Host
 
 FIRMWARE_SIZE = 4 << 20  # the RMM's and EL3's own memory
-TRANSLATOR = NUM_PES  # the PE that translates addresses for a test, and keeps what it found
+NUM_TRANSLATORS = 8  # PEs that translate addresses for a test, and keep what they found
+GPF = 0x28  # fault status code
 
 
 class ScriptedMachine:
     """The machine, but for what its PEs run."""
 
     def __init__(self) -> None:
-        self.core = Machine(DRAM_BASE, DRAM_SIZE + FIRMWARE_SIZE, NUM_PES + 1)
+        self.core = Machine(DRAM_BASE, DRAM_SIZE + FIRMWARE_SIZE, NUM_PES + NUM_TRANSLATORS)
         core = cast("protocols.Machine", self.core)  # cffi's structs have no Python type
         self.memory = core.memory
         self.new_context = core.new_context
@@ -42,6 +43,8 @@ class ScriptedMachine:
 
 class CoreWorld(Host):
     """The real machine and its host."""
+
+    num_translators = NUM_TRANSLATORS
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,14 +76,14 @@ class CoreWorld(Host):
         rec = Rec(0, realm, 0, RecParams())
         return make_context(self.scripted, self.rmm.limits, rec, RecParams())
 
-    def translate(self, context: PeContext, ipa: int) -> tuple[int, Pas] | tuple[int]:
-        """Translate in C and in Python; return PA and PAS, or the level of the fault."""
-        fault, pa, pas, is_stage2 = self.core.pe(TRANSLATOR).translate(context, ipa)
+    def translate(self, context: PeContext, ipa: int, translator: int = 0) -> tuple[int, Pas] | int:
+        """Translate in C and in Python; return PA and PAS, or the fault status code."""
+        pe = self.core.pe(NUM_PES + translator)
+        fault, pa, pas, is_stage2 = pe.translate(context, ipa)
         in_python = self.walker.translate(context, ipa)
         if fault:
             assert (fault, 0, Pas.SECURE, is_stage2) == in_python
             assert is_stage2
-            assert fault >> 2 == 1  # a translation fault
-            return (fault & 3,)
+            return fault
         assert (0, pa, pas, False) == in_python
         return pa, pas

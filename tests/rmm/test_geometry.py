@@ -6,6 +6,7 @@ import pytest
 
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import RmiFid
+from tests.core.walk import TRANSLATION
 from tests.rmm.core_world import CoreWorld
 from tests.rmm.world import World
 
@@ -81,13 +82,13 @@ def test_walks_reach_both_ends_of_both_halves(s2sz: int, start_level: int) -> No
         state = (3, 1, pa | (WRITE_BACK_RW if pas is Pas.NS else 0), pas is Pas.REALM)
         assert world.do(RmiFid.RMI_RTT_READ_ENTRY, rd, ipa, 3) == state
     for ipa in (PAGE, half - 2 * PAGE, half + PAGE, 2 * half - 2 * PAGE):
-        assert world.translate(context, ipa) == (3,)
+        assert world.translate(context, ipa) == TRANSLATION + 3
     for ipa in {2 * half, 1 << 47} if s2sz < 48 else ():
-        assert world.translate(context, ipa) == (0,)  # outside the IPA space
+        assert world.translate(context, ipa) == TRANSLATION  # outside the IPA space
     assert world.call(RmiFid.RMI_RTT_READ_ENTRY, rd, 2 * half, 3)[0] == ERROR_INPUT
     for ipa, (pa, pas) in mapped.items():
         if pas is Pas.REALM:
             assert world.do(RmiFid.RMI_DATA_DESTROY, rd, ipa)[0] == pa
         else:
             world.do(RmiFid.RMI_RTT_UNMAP_UNPROTECTED, rd, ipa, 3)
-        assert world.translate(context, ipa) == (3,)
+        assert world.translate(context, ipa) == TRANSLATION + 3
