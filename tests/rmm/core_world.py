@@ -1,7 +1,7 @@
 """The world of the RMM's tests on the real machine, under the real Monitor.
 
-Only the code of the realms is not real: PEs that enter one do the steps that a test gives them.
-Memory, GPT, contexts, invalidations and translations are those of the core.
+Unless a test wants to run code, PEs that enter a realm do the steps that the test gives them;
+memory, GPT, contexts, invalidations and translations are those of the core in any case.
 """
 
 from typing import cast
@@ -24,11 +24,9 @@ GPF = 0x28  # fault status code
 
 
 class ScriptedMachine:
-    """The machine, but for what its PEs run."""
+    """A machine, but for what its PEs run."""
 
-    def __init__(self) -> None:
-        self.core = Machine(DRAM_BASE, DRAM_SIZE + FIRMWARE_SIZE, NUM_PES + NUM_TRANSLATORS)
-        core = cast("protocols.Machine", self.core)  # cffi's structs have no Python type
+    def __init__(self, core: protocols.Machine) -> None:
         self.memory = core.memory
         self.new_context = core.new_context
         self.tlbi_ipa = core.tlbi_ipa
@@ -46,18 +44,21 @@ class CoreWorld(Host):
 
     num_translators = NUM_TRANSLATORS
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_scripted: bool = True) -> None:
         super().__init__()
-        self.scripted = ScriptedMachine()
-        self.core = self.scripted.core
+        self.core = Machine(DRAM_BASE, DRAM_SIZE + FIRMWARE_SIZE, NUM_PES + NUM_TRANSLATORS)
+        self.machine = cast("protocols.Machine", self.core)  # cffi's structs have no Python type
+        self.pes = []
+        if is_scripted:
+            self.machine = scripted = ScriptedMachine(self.machine)
+            self.pes = scripted.pes
         self.monitor = Monitor(self.core)
-        self.rmm = Rmm(self.scripted, self.monitor.conduit(Pas.REALM))
+        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM))
         assert self.monitor.boot(self.rmm) == 0
         assert self.monitor.layout.shared_pa == SHARED_PA
         self._smc = self.monitor.conduit(Pas.NS).smc
         self.ns = self.core.memory(Pas.NS)
         self.realm_memory = self.core.memory(Pas.REALM)
-        self.pes = self.scripted.pes
         gpt = self.monitor._gpt
         self.walker = Walker(self.core, gpt.base_pa, int(gpt.gpccr))
 
@@ -74,7 +75,7 @@ class CoreWorld(Host):
     def context_of(self, realm: Realm) -> PeContext:
         """Return the context of a REC of a realm, with stage 1 off."""
         rec = Rec(0, realm, 0, RecParams())
-        return make_context(self.scripted, self.rmm.limits, rec, RecParams())
+        return make_context(self.machine, self.rmm.limits, rec, RecParams())
 
     def translate(self, context: PeContext, ipa: int, translator: int = 0) -> tuple[int, Pas] | int:
         """Translate in C and in Python; return PA and PAS, or the fault status code."""

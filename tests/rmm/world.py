@@ -311,7 +311,8 @@ class Host:
         """Enter a REC that does ``steps``; returns what the host gets to see."""
         run = self.ns_granule((enter or RecEnter()).data)
         self._next = run  # the next one may have it
-        self.pes[pe].steps += steps
+        if steps:
+            self.pes[pe].steps += steps
         assert self.call(RmiFid.RMI_REC_ENTER, rec, run, pe=pe)[0] == 0
         return RecExit(self.ns.read(run + EXIT_OFFSET, RecExit.size))
 
