@@ -88,7 +88,7 @@ def hide(base: int, action: str) -> tuple[bytes, bytes]:
         move("x0", 3 << 20),
         "msr cpacr_el1, x0; isb",
         move("x1", base + 2 * PAGE),
-        "ldr x2, [x1]; str x2, [x1, #8]; ldxr x2, [x1]",
+        "ldr x2, [x1]; str x2, [x1, #8]; add x1, x1, #16; ldxr x2, [x1]",
         *(f"ldr x0, [x29], #8; {word(MSR, reg, 0)}" for reg in WRITTEN),
         "ldr x0, [x29], #8; mov sp, x0",
         *(f"ldp q{n}, q{n + 1}, [x29], #32" for n in range(0, 32, 2)),
@@ -113,7 +113,7 @@ def look(base: int) -> bytes:
         text += [word(MRS, reg, 0), "str x0, [x30], #8"]
     text += [f"stp q{n}, q{n + 1}, [x30], #32" for n in range(0, 32, 2)]
     text += [move("x1", base + 2 * PAGE), "ldr x2, [x1]; str x2, [x30], #8"]
-    text += ["stxr w3, x2, [x1]; str x3, [x30], #8"]
+    text += ["add x1, x1, #16; stxr w3, x2, [x1]; str x3, [x30], #8"]
     return assemble("\n".join([*text, move("x0", PsciFid.CPU_OFF), "smc #0"]))
 
 
