@@ -54,15 +54,19 @@ class Agreement:
         self._compared: dict[int, tuple[list[Cell], bytes]] = {}
 
     def check(self, watched: Iterable[int]) -> None:
-        """Compare granules, realms, RECs, tables and what a PE reaches through them."""
+        """Compare all there is."""
+        self.check_memory(watched)
+        for rec in self._model.recs.values():
+            self._check_rec(rec)
+
+    def check_memory(self, watched: Iterable[int]) -> None:
+        """Compare granules, realms, tables and what a PE reaches through them."""
         self._check_granules(watched)
         assert self._world.rmm.realms.keys() == self._model.realms.keys()
         assert self._world.rmm.recs.keys() == self._model.recs.keys()
         for realm in self._model.realms.values():
             self._check_realm(realm)
             self._check_walks(realm)
-        for rec in self._model.recs.values():
-            self._check_rec(rec)
 
     def _check_granules(self, watched: Iterable[int]) -> None:
         """Each granule has its state, and the GPT says Realm where it has to."""

@@ -44,9 +44,10 @@ class CoreWorld(Host):
 
     num_translators = NUM_TRANSLATORS
 
-    def __init__(self, *, is_scripted: bool = True) -> None:
+    def __init__(self, *, is_scripted: bool = True, num_pes: int = NUM_PES) -> None:
         super().__init__()
-        self.core = Machine(DRAM_BASE, DRAM_SIZE + FIRMWARE_SIZE, NUM_PES + NUM_TRANSLATORS)
+        self.num_pes = num_pes
+        self.core = Machine(DRAM_BASE, DRAM_SIZE + FIRMWARE_SIZE, num_pes + NUM_TRANSLATORS)
         self.machine = cast("protocols.Machine", self.core)  # cffi's structs have no Python type
         self.pes = []
         if is_scripted:
@@ -79,7 +80,7 @@ class CoreWorld(Host):
 
     def translate(self, context: PeContext, ipa: int, translator: int = 0) -> tuple[int, Pas] | int:
         """Translate in C and in Python; return PA and PAS, or the fault status code."""
-        pe = self.core.pe(NUM_PES + translator)
+        pe = self.core.pe(self.num_pes + translator)
         fault, pa, pas, is_stage2 = pe.translate(context, ipa)
         in_python = self.walker.translate(context, ipa)
         if fault:
