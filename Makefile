@@ -70,6 +70,7 @@ gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.vm.schema
 	@$(PY) -m tests.vm.agent_program
 	@$(PY) -m pyvmm.vm.schema
+	@PYTHONPATH=. $(PY) tools/rmm_abi.py
 
 bench: setup
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))

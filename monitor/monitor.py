@@ -19,7 +19,7 @@ from pyvmm.arch.gpt import Gpi, gpi_of
 from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
-from pyvmm.arch.smccc import SVE_HINT, UNKNOWN, VERSION_1_2, SmcccFid, standard_secure_fid
+from pyvmm.arch.smccc import FID_MASK, UNKNOWN, VERSION_1_2, SmcccFid, standard_secure_fid
 
 FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
@@ -46,7 +46,7 @@ class Conduit:
 
     def smc(self, pe: int, args: Sequence[int]) -> Answer:
         """Call EL3 on a PE with x0.. = ``args``; return x0.., the rest is zero."""
-        results = self._route(pe, args[0] & ~SVE_HINT, args)
+        results = self._route(pe, args[0] & FID_MASK, args)
         if self._events.listener is not None:
             shown = results[:1] if args[0] in SECRET else results
             self._events.listener(Smc(pe, self._security, tuple(args), shown))

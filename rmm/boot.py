@@ -3,15 +3,18 @@
 Spec: TF-A, RMM-EL3 communication interface, "RMM boot" and "boot manifest" 0.3.
 """
 
+from struct import unpack
 from typing import Final
 
-from pyvmm.arch.bits import MASK64
+from pyvmm.arch.bits import MASK64, Layout
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault
 from pyvmm.arch.rmmd import (
+    BANKS_OFFSET,
     INTERFACE_VERSION,
     MANIFEST_VERSION,
     BootError,
     BootManifest,
+    ConsoleInfo,
     DramBank,
 )
 from rmm.protocols import Memory
@@ -44,20 +47,32 @@ def dram_banks(
     manifest = BootManifest(page)
     if not _compatible(manifest.version, MANIFEST_VERSION):
         raise BootRefused(BootError.MANIFEST_VERSION)
-    count, array_pa, checksum = (
-        manifest.dram_num_banks,
-        manifest.dram_banks,
-        manifest.dram_checksum,
-    )
-    start = array_pa - shared_pa
-    size = count * DramBank.size
-    if not count or start < BootManifest.console_checksum.offset or start + size > GRANULE_SIZE:
-        raise BootRefused(BootError.MANIFEST_DATA)
-    banks: list[tuple[int, int]] = list(_BANK.iter_unpack(page[start : start + size]))
-    words = [count, array_pa, checksum, *(word for bank in banks for word in bank)]
-    if sum(words) & MASK64 or not _well_formed(banks):
+    consoles = manifest.num_consoles, manifest.consoles, manifest.console_checksum
+    _array(page, shared_pa, ConsoleInfo, *consoles)
+    dram = manifest.dram_num_banks, manifest.dram_banks, manifest.dram_checksum
+    banks: list[tuple[int, int]] = list(_BANK.iter_unpack(_array(page, shared_pa, DramBank, *dram)))
+    if not banks or not _well_formed(banks):
         raise BootRefused(BootError.MANIFEST_DATA)
     return banks
+
+
+def _array(
+    page: bytes, shared_pa: int, item: type[Layout], count: int, array_pa: int, checksum: int
+) -> bytes:
+    """Return an array of the manifest: aligned, behind the header, inside the page, sum zero.
+
+    Raises: BootRefused.
+    """
+    start = array_pa - shared_pa
+    size = count * item.size
+    is_inside = start >= BANKS_OFFSET and start % 8 == 0 and start + size <= GRANULE_SIZE
+    if count and not is_inside:
+        raise BootRefused(BootError.MANIFEST_DATA)
+    array = page[start : start + size] if count else b""
+    words = unpack(f"<{len(array) // 8}Q", array)
+    if (count + array_pa + checksum + sum(words)) & MASK64:
+        raise BootRefused(BootError.MANIFEST_DATA)
+    return array
 
 
 def _compatible(offered: int, needed: int) -> bool:

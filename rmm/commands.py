@@ -1,8 +1,8 @@
 """What a command is: declared once, on the function that does it.
 
 ``@rmi_command(RmiFid.RMI_RTT_FOLD)`` makes a command of a function whose parameters, after the
-RMM, are the command's own in the order of the specification; argument count, trace and the ABI
-table follow from it.  A first parameter named ``pe`` gets the index of the calling PE.
+RMM, are the command's own in the order of the specification; argument count, trace and
+docs/rmm-abi.md follow from it.  A first parameter named ``pe`` gets the index of the calling PE.
 """
 
 import inspect
@@ -68,11 +68,3 @@ def table(commands: Iterable[Command[R] | list[Command[R]]]) -> dict[int, Comman
     """Index commands by function id."""
     each = (command if isinstance(command, list) else [command] for command in commands)
     return {int(command.fid): command for group in each for command in group}
-
-
-def abi_table(commands: dict[int, Command[R]]) -> list[tuple[str, str, str, str]]:
-    """List the commands for the documentation: id, name, parameters, one line on each."""
-    return [
-        (f"{fid:#010x}", command.name, ", ".join(command.parameters), command.doc.splitlines()[0])
-        for fid, command in sorted(commands.items())
-    ]

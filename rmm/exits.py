@@ -25,7 +25,7 @@ from pyvmm.arch.events import PsciCall, RsiCall
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.psci import SMC64
 from pyvmm.arch.rmi import RecExitReason, Ripas
-from pyvmm.arch.smccc import NOT_SUPPORTED, SVE_HINT
+from pyvmm.arch.smccc import FID_MASK, NOT_SUPPORTED
 from pyvmm.arch.stage2 import PAGE_LEVEL, VALID
 from rmm import sysregs
 from rmm.commands import RealmCommand
@@ -39,7 +39,6 @@ from rmm.rtt import ripas_of
 if TYPE_CHECKING:
     from rmm.rmm import Rmm
 
-_FID_MASK: Final = MASK32 & ~SVE_HINT  # the function id is W0
 _XZR: Final = 31
 _HVC_SIZE: Final = 4
 
@@ -63,7 +62,8 @@ _EXTERNAL: Final = frozenset(
 _SYNC: Final = RecExitReason.SYNC
 _SYNC_EXIT: Final = int(ExitReason.SYNC)
 _IRQ_EXIT: Final = int(ExitReason.IRQ)
-_IRQ: Final = HostExit(RecExitReason.IRQ)  # all alike, and nobody changes one
+#: An interrupt for the host: all exits for one are alike, and nobody changes them.
+IRQ: Final = HostExit(RecExitReason.IRQ)
 _TRANSLATION: Final = range(FaultStatus.TRANSLATION, FaultStatus.TRANSLATION + 4)
 
 
@@ -74,7 +74,7 @@ def handle(rmm: "Rmm", pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
         handler = _SYNC_HANDLERS.get(pe_exit.esr >> EC_SHIFT & 0x3F, _undefined)
         return handler(rmm, pe, rec, pe_exit)
     if reason == _IRQ_EXIT:
-        return _IRQ
+        return IRQ
     if reason == ExitReason.SERROR:
         return HostExit(RecExitReason.SERROR, esr=pe_exit.esr)
     return None  # the budget is spent: go on
@@ -194,7 +194,7 @@ def _external_abort(rec: Rec, pe_exit: PeExit) -> HostExit:
 def _smc(rmm: "Rmm", pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
     """Serve an RSI or PSCI call; results go to x0.., at least to x3."""
     x = rec.context.x
-    fid = x[0] & _FID_MASK
+    fid = x[0] & FID_MASK
     command = REALM_CALLS.get(fid)
     if command is None:
         rec.reply(NOT_SUPPORTED)

@@ -16,7 +16,7 @@ from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import RmiFeatureRegister0, RmiStatus
 from pyvmm.arch.rmmd import BootError
-from pyvmm.arch.smccc import SVE_HINT, UNKNOWN
+from pyvmm.arch.smccc import FID_MASK, UNKNOWN
 from pyvmm.token.generations import Generation
 from rmm.attestation import Attestation
 from rmm.boot import BootRefused, dram_banks
@@ -26,7 +26,7 @@ from rmm.granule import DELEGATED, UNDELEGATED, GranuleTable
 from rmm.protocols import El3, Machine
 from rmm.realm import Limits, Realm
 from rmm.rec import Rec
-from rmm.rmi import HOST_CALLS
+from rmm.rmi import REVISIONS
 from rmm.sealing import SealingKeys
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Rmm:
         self.granules = GranuleTable((), self.events)
         self.realms: dict[int, Realm] = {}  # by the PA of the RD
         self.recs: dict[int, Rec] = {}  # by the PA of the REC
+        self.revisions = REVISIONS
         self._num_cpus: int | None = None
         self._commands: Mapping[int, RmiCommand] = {}  # none before boot
         self._token_generation = token_generation
@@ -90,11 +91,11 @@ class Rmm:
         services = El3Services(self.el3, self.memory, shared_pa)
         self.sealing = SealingKeys.boot(services, cpu)
         self.attestation = Attestation.boot(services, self._token_generation, cpu)
-        self._commands = HOST_CALLS
+        self._commands = self.revisions[min(self.revisions)]
 
     def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:
         """Do an RMI command of the host: x1.. are ``args``; returns x0.., the rest is zero."""
-        command = self._commands.get(fid & ~SVE_HINT)
+        command = self._commands.get(fid & FID_MASK)
         if command is None:
             return UNKNOWN
         arguments = tuple(args[: command.num_args])
@@ -112,6 +113,14 @@ class Rmm:
         if self.events.listener is not None:
             self.events.listener(RmiCall(command.name, command.parameters, arguments, results))
         return results
+
+    def select(self, revision: int) -> bool:
+        """Serve the commands of a revision from now on; False, without a change, if it is none."""
+        commands = self.revisions.get(revision)
+        if commands is None:
+            return False
+        self._commands = commands
+        return True
 
     # --- what commands share ------------------------------------------------------------------
 

@@ -22,9 +22,11 @@ from pyvmm.arch.rmi import (
 )
 from pyvmm.arch.rsi import RsiStatus
 from pyvmm.arch.stage2 import HCR_EL2
+from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
 from rmm import exits, vgic
 from rmm.errors import RealmPageMissing, RmiError, RsiError
 from rmm.inject import inject_sea
+from rmm.protocols import Context
 from rmm.realm import RealmState
 from rmm.rec import HCR, HostExit, Rec, RipasChange
 from rmm.rsi.host_call import complete_host_call
@@ -171,6 +173,7 @@ def _complete_host_call(rmm: "Rmm", rec: Rec, ipa: int, gprs: tuple[int, ...]) -
 
 def _run(rmm: "Rmm", pe: int, rec: Rec) -> HostExit:
     processor, context, lock = rmm.machine.pe(pe), rec.context, rmm.lock
+    outputs = timer_outputs(context)  # as the host knows them, from the last exit
     rec.running = True
     try:
         while True:
@@ -182,8 +185,18 @@ def _run(rmm: "Rmm", pe: int, rec: Rec) -> HostExit:
             leave = exits.handle(rmm, pe, rec, pe_exit)
             if leave is not None:
                 return leave
+            if timer_outputs(context) != outputs:
+                return exits.IRQ
     finally:
         rec.running = False
+
+
+def timer_outputs(context: Context) -> tuple[bool, bool]:
+    """Tell whether the virtual and the physical timer assert their interrupts."""
+    return (
+        context.cntv_ctl & CTL_FIELDS == CTL_ASSERTED,
+        context.cntp_ctl & CTL_FIELDS == CTL_ASSERTED,
+    )
 
 
 # --- after ------------------------------------------------------------------------------------

@@ -33,7 +33,9 @@ HIDDEN: Final = {
         _field(4)  # TraceVer
         | _field(8)  # PMUVer
         | _field(12)  # BRPs, see _debug
+        | _field(16)  # PMSS
         | _field(20)  # WRPs, see _debug
+        | _field(24)  # SEBEP
         | _field(28)  # CTX_CMPs
         | _field(32)  # PMSVer
         | _field(40)  # TraceFilt

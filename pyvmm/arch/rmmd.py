@@ -117,4 +117,15 @@ class DramBank(Layout, size=16):
     bank_size = U64(0x8)
 
 
+class ConsoleInfo(Layout, size=48):
+    """One entry of the array of consoles."""
+
+    base = U64(0x00)
+    map_pages = U64(0x08)
+    name = Bytes(0x10, 8)
+    clk_in_hz = U64(0x18)
+    baud_rate = U64(0x20)
+    flags = U64(0x28)
+
+
 BANKS_OFFSET: Final = BootManifest.console_checksum.offset + 8  # right after the manifest

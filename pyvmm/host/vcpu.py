@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from threading import Condition, Thread
 
 from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
+from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
 from pyvmm.host.guest import ExitKind, Outcome, Progress
 from pyvmm.host.vgic import Vgic
-
-TIMER_FIELDS = 0b111
-TIMER_ASSERTED = 0b101  # CNT*_CTL: ENABLE, not IMASK, ISTATUS
 
 
 class TimerLines:
@@ -30,11 +28,11 @@ class TimerLines:
 
     def sample(self, cntv_ctl: int, cntp_ctl: int) -> None:
         """Drive the wires as the control registers stood at the exit."""
-        is_up = cntv_ctl & TIMER_FIELDS == TIMER_ASSERTED
+        is_up = cntv_ctl & CTL_FIELDS == CTL_ASSERTED
         if is_up != self._is_virtual_up:
             self._is_virtual_up = is_up
             self._vgic.set_ppi(self._cpu, PPI_VIRTUAL_TIMER, is_up)
-        is_up = cntp_ctl & TIMER_FIELDS == TIMER_ASSERTED
+        is_up = cntp_ctl & CTL_FIELDS == CTL_ASSERTED
         if is_up != self._is_physical_up:
             self._is_physical_up = is_up
             self._vgic.set_ppi(self._cpu, PPI_PHYSICAL_TIMER, is_up)

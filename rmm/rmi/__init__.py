@@ -1,8 +1,10 @@
-"""The host's commands, a file for each object of the specification, and the table of RMI 1.0."""
+"""The host's commands, a file for each object of the specification, and the tables of them."""
 
+from collections.abc import Mapping
 from typing import Final
 
-from rmm.commands import table
+from pyvmm.arch.rmi import VERSION_1_0
+from rmm.commands import RmiCommand, table
 from rmm.rmi import data, features, granule, metadata, psci, realm, rec, rtt
 
 RMI_1_0: Final = table(
@@ -34,4 +36,5 @@ RMI_1_0: Final = table(
 )
 ISLET_RMI: Final = table((metadata.islet_realm_set_metadata,))
 
-HOST_CALLS: Final = {**RMI_1_0, **ISLET_RMI}
+#: The revisions of the interface that are served, each with its commands.
+REVISIONS: Final[Mapping[int, Mapping[int, RmiCommand]]] = {VERSION_1_0: RMI_1_0 | ISLET_RMI}

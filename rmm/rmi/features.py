@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pyvmm.arch.rmi import VERSION_1_0, RmiFid, RmiStatus
+from pyvmm.arch.rmi import RmiFid, RmiStatus
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
 
@@ -11,15 +11,16 @@ if TYPE_CHECKING:
 
 
 @rmi_command(RmiFid.RMI_VERSION)
-def version(_rmm: "Rmm", req: int) -> tuple[int, ...]:
-    """Tell the lowest and the highest revision of the interface, and whether ``req`` is served.
+def version(rmm: "Rmm", req: int) -> tuple[int, ...]:
+    """Choose a revision of the interface; the outputs are the lowest and the highest served.
 
     Spec: DEN0137 1.0, RMI_VERSION.
     Raises: RmiError(ERROR_INPUT) if ``req`` is not supported; the outputs are filled then too.
     """
-    if req != VERSION_1_0:
-        raise RmiError(RmiStatus.ERROR_INPUT, 0, VERSION_1_0, VERSION_1_0)
-    return VERSION_1_0, VERSION_1_0
+    served = min(rmm.revisions), max(rmm.revisions)
+    if not rmm.select(req):
+        raise RmiError(RmiStatus.ERROR_INPUT, 0, *served)
+    return served
 
 
 @rmi_command(RmiFid.RMI_FEATURES)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 from pyvmm.arch.islet import IsletRmiFid, IsletRsiFid
 from pyvmm.arch.rmi import RmiFid
 from pyvmm.arch.rsi import RsiFid
@@ -40,3 +44,11 @@ def test_every_command_cites_its_specification() -> None:
         if f"Spec: {'Islet' if '_ISLET_' in name else 'DEN0137 1.0'}, {name}" not in doc
     ]
     assert not silent
+
+
+def test_the_page_of_the_interfaces_is_fresh() -> None:
+    """docs/rmm-abi.md is what the tables give."""
+    root = Path(__file__).parents[2]
+    check = [sys.executable, "tools/rmm_abi.py", "--check"]
+    result = subprocess.run(check, cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -96,6 +96,32 @@ def test_rmi_reaches_the_rmm_when_the_normal_world_calls(monitor: Monitor) -> No
     assert host.smc(1, (RMI_VERSION | 1 << 16,)) == (0, 1, RMI_VERSION)
 
 
+@pytest.mark.parametrize("high", [1 << 32, 0xABCD << 48, MASK64 << 32 & MASK64])
+def test_function_id_is_w0(monitor: Monitor, high: int) -> None:
+    """SMCCC: whatever is in the upper half of x0, the same function is called."""
+    monitor.boot(FakeRmm())
+    assert monitor.conduit(Pas.NS).smc(0, (high | RMI_VERSION, 7)) == (0, 0, RMI_VERSION, 7)
+    assert monitor.conduit(Pas.REALM).smc(0, (high | RmmdFid.GTSI_DELEGATE, PA)) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("fid", "args", "expected"),
+    [
+        (RmmdFid.EL3_FEATURES, (0,), (0, 0)),  # EL3 signs no tokens
+        (RmmdFid.EL3_FEATURES, (), (0, 0)),
+        (RmmdFid.EL3_FEATURES, (1,), (RmmdError.INVAL & MASK64,)),
+        (RmmdFid.EL3_FEATURES, (MASK64,), (RmmdError.INVAL & MASK64,)),
+        (RmmdFid.EL3_TOKEN_SIGN, (1, 0, 0, 0), (RmmdError.UNK & MASK64,)),
+        *((fid, (), UNKNOWN) for fid in range(0xC400_01B6, 0xC400_01CF)),  # MEC, IDE, reserved
+    ],
+)
+def test_el3_tells_the_rmm_what_it_offers(
+    monitor: Monitor, fid: int, args: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    """Only feature register 0 exists, and it is empty; what later interfaces add is unknown."""
+    assert monitor.conduit(Pas.REALM).smc(0, (fid, *args)) == expected
+
+
 @pytest.mark.parametrize("security", [Pas.SECURE, Pas.REALM, Pas.ROOT])
 def test_rmi_is_unknown_when_another_world_calls(monitor: Monitor, security: Pas) -> None:
     """RMI is for the normal world."""

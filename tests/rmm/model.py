@@ -1,24 +1,36 @@
 """A reference model of the RMM: granules and realms as dictionaries and lists, nothing clever.
 
-Every command returns what the host must get, as a tuple x0..x4, and changes the model only if
-that is SUCCESS.  It models realms of 33 bits of IPA whose tables start at level 1.
+Every command returns what the host must get, as a tuple x0.., and changes the model only if that
+is SUCCESS.  This file has granules, realms and tables; RECs are in ``model_rec.py``.
 """
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from struct import pack
 
-from pyvmm.arch.rmi import RmiFid
+from pyvmm.arch.rmi import RealmParams
 
-INPUT, REALM, RTT = 1, 2, 4
+INPUT, REALM, REC, RTT = 1, 2, 3, 4
 EMPTY, RAM, DESTROYED = range(3)
 PAGE = 4096
-IPA_BITS = 33
-START_LEVEL = 1
-FIRST_UNPROTECTED = 1 << IPA_BITS - 1
+VERSION = 0x1_0000
+MAX_BREAKPOINTS, MAX_WATCHPOINTS = 5, 3  # minus one, of the machine
+
+Results = tuple[int, ...]
 
 
 def span(level: int) -> int:
     """Return how many bytes one entry covers."""
     return PAGE << 9 * (3 - level)
+
+
+def error_rtt(level: int) -> int:
+    """Return x0 of ERROR_RTT."""
+    return RTT | level << 8
+
+
+# --- entries ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ class AssignedNs:
     desc: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Table:
     """512 entries, some of which may be tables."""
 
@@ -60,27 +72,14 @@ class Table:
 Cell = Unassigned | Assigned | UnassignedNs | AssignedNs | Table
 
 
-@dataclass
-class Realm:
-    """A realm: its tables."""
-
-    root: Table
-    is_new: bool = True
-
-    def walk(self, ipa: int, level: int) -> tuple[Table, int]:
-        """Find the table and the index where a walk ends."""
-        table = self.root
-        while table.level < level:
-            cell = table.cells[ipa // span(table.level) % 512]
-            if not isinstance(cell, Table):
-                break
-            table = cell
-        return table, ipa // span(table.level) % 512
-
-
 def is_live(cell: Cell) -> bool:
     """Tell whether an entry holds anything."""
     return isinstance(cell, Assigned | AssignedNs | Table)
+
+
+def ripas_of(cell: Cell) -> int:
+    """Return what an entry means to the realm."""
+    return cell.ripas if isinstance(cell, Unassigned | Assigned) else EMPTY
 
 
 def next_live(table: Table, index: int, ipa: int) -> int:
@@ -110,115 +109,237 @@ def fold(table: Table) -> Cell | None:
     return None if value % span(table.level - 1) else first
 
 
+# --- realms -----------------------------------------------------------------------------------
+
+
+def is_supported(params: RealmParams) -> bool:
+    """Tell whether a realm can be as the host wants it."""
+    bits, level, count = params.s2sz, params.rtt_level_start, params.rtt_num_start
+    one_table = 48 - 9 * level  # bits that one start table and those below it resolve
+    return (
+        32 <= bits <= 48
+        and 0 <= level <= 3
+        and one_table - 8 <= bits <= one_table + 4 * (level > 0)
+        and count == 1 << max(0, bits - one_table)
+        and params.rtt_base % (count * PAGE) == 0
+        and not params.flags & 7
+        and 0 < params.num_bps <= MAX_BREAKPOINTS
+        and 0 < params.num_wps <= MAX_WATCHPOINTS
+        and params.hash_algo < 2
+    )
+
+
+@dataclass(eq=False)
+class Realm:
+    """A realm: its tables, its life and its measurements."""
+
+    rd: int
+    params: RealmParams
+    start: list[Table]
+    state: str = "NEW"
+    num_recs: int = 0  # ever created
+    num_live_recs: int = 0
+    measurements: list[bytes] = field(default_factory=list)
+
+    @property
+    def half(self) -> int:
+        """The first unprotected IPA."""
+        return 1 << self.params.s2sz - 1
+
+    def walk(self, ipa: int, level: int) -> tuple[Table, int]:
+        """Find the table and the index where a walk ends."""
+        index = ipa // span(self.params.rtt_level_start)
+        table, index = self.start[index // 512], index % 512
+        while table.level < level:
+            cell = table.cells[index]
+            if not isinstance(cell, Table):
+                break
+            table, index = cell, ipa // span(cell.level) % 512
+        return table, index
+
+    def tables(self) -> list[Table]:
+        """List all tables."""
+        found = list(self.start)
+        for table in found:
+            found += [cell for cell in table.cells if isinstance(cell, Table)]
+        return found
+
+    # --- measurement ----------------------------------------------------------------------
+
+    def hash(self, data: bytes) -> bytes:
+        """Hash as the host chose."""
+        return hashlib.new("sha512" if self.params.hash_algo else "sha256", data).digest()
+
+    def begin_measurement(self) -> None:
+        """Measure the parameters; the REMs are zero."""
+        page = bytearray(PAGE)
+        params = self.params
+        for at, value in (
+            (0x000, params.flags),
+            (0x008, params.s2sz),
+            (0x010, params.sve_vl),
+            (0x018, params.num_bps),
+            (0x020, params.num_wps),
+            (0x028, params.pmu_num_ctrs),
+            (0x030, params.hash_algo),
+        ):
+            page[at : at + 8] = pack("<Q", value)
+        rim = self.hash(bytes(page))
+        self.measurements = [rim, *[bytes(len(rim))] * 4]
+
+    def measure(self, kind: int, body: bytes) -> None:
+        """Extend the RIM with a step of the construction."""
+        descriptor = pack("<QQ64s", kind, 0x100, self.measurements[0]) + body
+        self.measurements[0] = self.hash(descriptor.ljust(0x100, b"\0"))
+
+    # --- what a level and an IPA have to be -----------------------------------------------
+
+    def has_no_table(self, ipa: int, level: int) -> bool:
+        """Tell whether no table at this level can begin there."""
+        is_level = self.params.rtt_level_start < level <= 3
+        return not is_level or ipa % span(level - 1) != 0 or ipa >> self.params.s2sz != 0
+
+    def has_no_unprotected(self, ipa: int, level: int) -> bool:
+        """Tell whether no unprotected entry at this level can be there."""
+        if not max(1, self.params.rtt_level_start) <= level <= 3:
+            return True
+        return ipa % span(level) != 0 or not self.half <= ipa < 2 * self.half
+
+    def has_no_page(self, ipa: int) -> bool:
+        """Tell whether no protected page can be there."""
+        return ipa % PAGE != 0 or ipa >= self.half
+
+
 @dataclass
-class Model:
-    """What the host and its granules have become."""
+class RttModel:
+    """What the host and its granules have become, without RECs."""
 
     granules: dict[int, str]  # state by PA; all that exist
+    read: Callable[[int], bytes]  # what is in a granule of the host
     realms: dict[int, Realm] = field(default_factory=dict)
 
-    def call(self, fid: int, *args: int) -> tuple[int, ...]:
-        """Do a command."""
-        results = getattr(self, RmiFid(fid).name[4:].lower())(*args)
-        return (*results, 0, 0, 0, 0, 0)[:5]
+    def version(self, req: int) -> Results:
+        """Only 1.0."""
+        return int(req != VERSION), VERSION, VERSION
 
-    def granule_delegate(self, pa: int) -> tuple[int, ...]:
+    def granule_delegate(self, pa: int) -> Results:
         """NS to DELEGATED."""
         if self.granules.get(pa) != "UNDELEGATED":
             return (INPUT,)
         self.granules[pa] = "DELEGATED"
         return (0,)
 
-    def granule_undelegate(self, pa: int) -> tuple[int, ...]:
+    def granule_undelegate(self, pa: int) -> Results:
         """DELEGATED to NS."""
         if self.granules.get(pa) != "DELEGATED":
             return (INPUT,)
         self.granules[pa] = "UNDELEGATED"
         return (0,)
 
-    def create_realm(self, rd: int, rtt: int) -> tuple[int, ...]:
-        """REALM_CREATE with legal parameters and a VMID of its own."""
-        states = (self.granules.get(rd), self.granules.get(rtt))
-        if rd == rtt or states != ("DELEGATED", "DELEGATED"):
+    def realm_create(self, rd: int, params_ptr: int) -> Results:
+        """Take the RD and the start tables, with a VMID that nobody has."""
+        if self.granules.get(params_ptr) != "UNDELEGATED":
             return (INPUT,)
-        self.granules[rd], self.granules[rtt] = "RD", "RTT"
-        cells: list[Cell] = [Unassigned()] * 512
-        cells[4:8] = [UnassignedNs()] * 4
-        self.realms[rd] = Realm(Table(rtt, START_LEVEL, cells))
+        params = RealmParams(self.read(params_ptr))
+        if not is_supported(params):
+            return (INPUT,)
+        pas = [params.rtt_base + n * PAGE for n in range(params.rtt_num_start)]
+        states = {self.granules.get(pa) for pa in (rd, *pas)}
+        vmids = {realm.params.vmid for realm in self.realms.values()}
+        if states != {"DELEGATED"} or rd in pas or params.vmid in vmids:
+            return (INPUT,)
+        half, size = 1 << params.s2sz - 1, span(params.rtt_level_start)
+        cells: list[Cell] = [Unassigned()] * (512 * len(pas))
+        cells[half // size : 2 * half // size] = [UnassignedNs()] * (half // size)
+        start = [
+            Table(pa, params.rtt_level_start, cells[n * 512 : (n + 1) * 512])
+            for n, pa in enumerate(pas)
+        ]
+        self.granules |= {rd: "RD"} | dict.fromkeys(pas, "RTT")
+        self.realms[rd] = Realm(rd, params, start)
+        self.realms[rd].begin_measurement()
         return (0,)
 
-    def realm_destroy(self, rd: int) -> tuple[int, ...]:
-        """Only without live entries."""
+    def realm_destroy(self, rd: int) -> Results:
+        """Only without RECs and live entries."""
         realm = self.realms.get(rd)
         if realm is None:
             return (INPUT,)
-        if any(map(is_live, realm.root.cells)):
+        if realm.num_live_recs or any(
+            is_live(cell) for table in realm.start for cell in table.cells
+        ):
             return (REALM,)
-        self.granules[rd] = self.granules[realm.root.pa] = "DELEGATED"
+        self.granules |= dict.fromkeys((rd, *(table.pa for table in realm.start)), "DELEGATED")
         del self.realms[rd]
         return (0,)
 
-    def realm_activate(self, rd: int) -> tuple[int, ...]:
+    def realm_activate(self, rd: int) -> Results:
         """NEW to ACTIVE."""
         realm = self.realms.get(rd)
         if realm is None:
             return (INPUT,)
-        if not realm.is_new:
+        if realm.state != "NEW":
             return (REALM,)
-        realm.is_new = False
+        realm.state = "ACTIVE"
         return (0,)
 
     # --- tables -------------------------------------------------------------------------------
 
-    def rtt_create(self, rd: int, rtt: int, ipa: int, level: int) -> tuple[int, ...]:
+    def rtt_create(self, rd: int, rtt: int, ipa: int, level: int) -> Results:
         """Split an entry."""
         realm = self.realms.get(rd)
-        if realm is None or self.granules.get(rtt) != "DELEGATED" or bad_table(ipa, level):
+        if realm is None or self.granules.get(rtt) != "DELEGATED" or realm.has_no_table(ipa, level):
             return (INPUT,)
         table, index = realm.walk(ipa, level - 1)
         cell = table.cells[index]
         if table.level != level - 1 or isinstance(cell, Table):
-            return (RTT | table.level << 8,)
+            return (error_rtt(table.level),)
         self.granules[rtt] = "RTT"
         table.cells[index] = Table(rtt, level, split(cell, level))
         return (0,)
 
-    def rtt_destroy(self, rd: int, ipa: int, level: int) -> tuple[int, ...]:
+    def rtt_destroy(self, rd: int, ipa: int, level: int) -> Results:
         """Drop a table that holds nothing."""
         realm = self.realms.get(rd)
-        if realm is None or bad_table(ipa, level):
+        if realm is None or realm.has_no_table(ipa, level):
             return (INPUT,)
         table, index = realm.walk(ipa, level - 1)
         child = table.cells[index]
         if table.level != level - 1 or not isinstance(child, Table):
-            return RTT | table.level << 8, 0, next_live(table, index, ipa)
+            return error_rtt(table.level), 0, next_live(table, index, ipa)
         if any(map(is_live, child.cells)):
-            return RTT | level << 8, 0, ipa
+            return error_rtt(level), 0, ipa
         self.granules[child.pa] = "DELEGATED"
-        is_protected = ipa < FIRST_UNPROTECTED
-        table.cells[index] = Unassigned(DESTROYED) if is_protected else UnassignedNs()
+        table.cells[index] = Unassigned(DESTROYED) if ipa < realm.half else UnassignedNs()
         return 0, child.pa, next_live(table, index, ipa)
 
-    def rtt_fold(self, rd: int, ipa: int, level: int) -> tuple[int, ...]:
-        """Replace a table by what it says."""
+    def rtt_fold(self, rd: int, ipa: int, level: int) -> Results:
+        """Replace a table by what it says; there are no blocks at level 0."""
         realm = self.realms.get(rd)
-        if realm is None or bad_table(ipa, level):
+        if realm is None or realm.has_no_table(ipa, level):
             return (INPUT,)
         table, index = realm.walk(ipa, level - 1)
         child = table.cells[index]
         if table.level != level - 1 or not isinstance(child, Table):
-            return (RTT | table.level << 8,)
+            return (error_rtt(table.level),)
+        if level == 1 and all(map(is_live, child.cells)):
+            return (error_rtt(0),)
         cell = fold(child)
         if cell is None:
-            return (RTT | level << 8,)
+            return (error_rtt(level),)
         self.granules[child.pa] = "DELEGATED"
         table.cells[index] = cell
         return 0, child.pa
 
-    def rtt_read_entry(self, rd: int, ipa: int, level: int) -> tuple[int, ...]:
+    def rtt_read_entry(self, rd: int, ipa: int, level: int) -> Results:
         """Look."""
         realm = self.realms.get(rd)
-        if realm is None or not START_LEVEL <= level <= 3 or ipa % span(level) or ipa >> IPA_BITS:
+        if (
+            realm is None
+            or not realm.params.rtt_level_start <= level <= 3
+            or ipa % span(level)
+            or ipa >= 2 * realm.half
+        ):
             return (INPUT,)
         table, index = realm.walk(ipa, level)
         match table.cells[index]:
@@ -235,52 +356,58 @@ class Model:
 
     # --- memory -------------------------------------------------------------------------------
 
-    def data_create(self, rd: int, data: int, ipa: int, src: int, flags: int) -> tuple[int, ...]:
+    def data_create(self, rd: int, data: int, ipa: int, src: int, flags: int) -> Results:
         """A page with content, for a new realm."""
         realm = self.realms.get(rd)
         if flags > 1 or self.granules.get(src) != "UNDELEGATED":
             return (INPUT,)
         if realm is None or self.granules.get(data) != "DELEGATED":
             return (INPUT,)
-        return self._assign(realm, data, ipa, RAM) if realm.is_new else (REALM,)
+        if realm.state != "NEW":
+            return (REALM,)
+        results = self._assign(realm, data, ipa, RAM)
+        if results == (0,):
+            digest = realm.hash(self.read(src)) if flags else b""
+            realm.measure(0, pack("<QQ64s", ipa, flags, digest))
+        return results
 
-    def data_create_unknown(self, rd: int, data: int, ipa: int) -> tuple[int, ...]:
+    def data_create_unknown(self, rd: int, data: int, ipa: int) -> Results:
         """A page of zeros."""
         realm = self.realms.get(rd)
         if realm is None or self.granules.get(data) != "DELEGATED":
             return (INPUT,)
         return self._assign(realm, data, ipa, None)
 
-    def _assign(self, realm: Realm, data: int, ipa: int, ripas: int | None) -> tuple[int, ...]:
-        if ipa % PAGE or ipa >= FIRST_UNPROTECTED:
+    def _assign(self, realm: Realm, data: int, ipa: int, ripas: int | None) -> Results:
+        if realm.has_no_page(ipa):
             return (INPUT,)
         table, index = realm.walk(ipa, 3)
         cell = table.cells[index]
         if table.level != 3 or not isinstance(cell, Unassigned):
-            return (RTT | table.level << 8,)
+            return (error_rtt(table.level),)
         self.granules[data] = "DATA"
         table.cells[index] = Assigned(data, cell.ripas if ripas is None else ripas)
         return (0,)
 
-    def data_destroy(self, rd: int, ipa: int) -> tuple[int, ...]:
+    def data_destroy(self, rd: int, ipa: int) -> Results:
         """Take a page back."""
         realm = self.realms.get(rd)
-        if realm is None or ipa % PAGE or ipa >= FIRST_UNPROTECTED:
+        if realm is None or realm.has_no_page(ipa):
             return (INPUT,)
         table, index = realm.walk(ipa, 3)
         cell = table.cells[index]
         if table.level != 3 or not isinstance(cell, Assigned):
-            return RTT | table.level << 8, 0, next_live(table, index, ipa)
+            return error_rtt(table.level), 0, next_live(table, index, ipa)
         self.granules[cell.pa] = "DELEGATED"
         table.cells[index] = Unassigned(EMPTY if cell.ripas == EMPTY else DESTROYED)
         return 0, cell.pa, next_live(table, index, ipa)
 
-    def rtt_init_ripas(self, rd: int, base: int, top: int) -> tuple[int, ...]:
-        """EMPTY to RAM, as far as possible."""
+    def rtt_init_ripas(self, rd: int, base: int, top: int) -> Results:
+        """EMPTY to RAM, as far as possible; each entry is measured."""
         realm = self.realms.get(rd)
-        if realm is None or base >= top or base % PAGE or top % PAGE or top > FIRST_UNPROTECTED:
+        if realm is None or base >= top or base % PAGE or top % PAGE or top > realm.half:
             return (INPUT,)
-        if not realm.is_new:
+        if realm.state != "NEW":
             return (REALM,)
         table, index = realm.walk(base, 3)
         size, ipa = span(table.level), base
@@ -288,39 +415,28 @@ class Model:
             if table.cells[index] not in (Unassigned(EMPTY), Unassigned(RAM)):
                 break
             table.cells[index] = Unassigned(RAM)
+            realm.measure(2, pack("<QQ", ipa, ipa + size))
             index, ipa = index + 1, ipa + size
-        return (0, ipa) if ipa > base else (RTT | table.level << 8,)
+        return (0, ipa) if ipa > base else (error_rtt(table.level),)
 
-    def rtt_map_unprotected(self, rd: int, ipa: int, level: int, desc: int) -> tuple[int, ...]:
+    def rtt_map_unprotected(self, rd: int, ipa: int, level: int, desc: int) -> Results:
         """Map shared memory; the tests give only good attributes."""
         realm = self.realms.get(rd)
-        if realm is None or bad_unprotected(ipa, level) or (desc & -PAGE) % span(level):
+        if realm is None or realm.has_no_unprotected(ipa, level) or (desc & -PAGE) % span(level):
             return (INPUT,)
         table, index = realm.walk(ipa, level)
         if table.level != level or not isinstance(table.cells[index], UnassignedNs):
-            return (RTT | table.level << 8,)
+            return (error_rtt(table.level),)
         table.cells[index] = AssignedNs(desc)
         return (0,)
 
-    def rtt_unmap_unprotected(self, rd: int, ipa: int, level: int) -> tuple[int, ...]:
+    def rtt_unmap_unprotected(self, rd: int, ipa: int, level: int) -> Results:
         """Unmap shared memory."""
         realm = self.realms.get(rd)
-        if realm is None or bad_unprotected(ipa, level):
+        if realm is None or realm.has_no_unprotected(ipa, level):
             return (INPUT,)
         table, index = realm.walk(ipa, level)
         if table.level != level or not isinstance(table.cells[index], AssignedNs):
-            return RTT | table.level << 8, next_live(table, index, ipa)
+            return error_rtt(table.level), next_live(table, index, ipa)
         table.cells[index] = UnassignedNs()
         return 0, next_live(table, index, ipa)
-
-
-def bad_table(ipa: int, level: int) -> bool:
-    """Tell whether no table at this level can begin there."""
-    return not START_LEVEL < level <= 3 or ipa % span(level - 1) != 0 or ipa >> IPA_BITS != 0
-
-
-def bad_unprotected(ipa: int, level: int) -> bool:
-    """Tell whether no unprotected entry at this level can be there."""
-    if not START_LEVEL <= level <= 3:
-        return True
-    return ipa % span(level) != 0 or not FIRST_UNPROTECTED <= ipa < 1 << IPA_BITS

@@ -11,9 +11,10 @@ from pyvmm.arch.events import Event
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import RecEnter, RecEnterFlags, RecExitReason, RmiFid
+from pyvmm.arch.rsi import RsiFid
 from pyvmm.arch.stage2 import HCR_EL2
 from rmm.protocols import Context
-from tests.rmm.world import DRAM_BASE, FakeExit, World, abort, sysreg, trap
+from tests.rmm.world import DRAM_BASE, FakeExit, World, abort, smc, sysreg, trap
 
 ENTER: Final = RmiFid.RMI_REC_ENTER
 ERROR_INPUT, ERROR_REALM, ERROR_REC = 1, 2, 3
@@ -188,6 +189,47 @@ def test_irq_exit_shows_the_timers(active: tuple[World, int]) -> None:
     assert leave.exit_reason == RecExitReason.IRQ
     assert (leave.esr, leave.far, leave.hpfar, leave.gprs) == (0, 0, 0, (0,) * 31)
     assert (leave.cntv_ctl, leave.cntv_cval, leave.cntp_ctl, leave.cntp_cval) == (5, 600, 1, 700)
+
+
+RISE, FALL, MASKED = 0b101, 0b001, 0b111  # CNTx_CTL: ENABLE, IMASK, ISTATUS
+
+
+@pytest.mark.parametrize("timer", ["cntv_ctl", "cntp_ctl"])
+@pytest.mark.parametrize(
+    ("old", "new", "is_exit"),
+    [
+        (FALL, RISE, True),
+        (RISE, FALL, True),
+        (RISE, MASKED, True),
+        (0, RISE, True),
+        (RISE, RISE, False),
+        (FALL, MASKED, False),
+        (0, FALL, False),
+        (0b100, RISE, True),  # a disabled timer signals nothing
+    ],
+)
+def test_timer_output_that_changed_is_an_exit(
+    active: tuple[World, int], timer: str, old: int, new: int, *, is_exit: bool
+) -> None:
+    """The host injects the timers' interrupts, so it must see each change of their outputs.
+
+    The PE itself leaves when one rises; but that may be while it leaves for the RMM anyway.
+    """
+    world, rec = active
+    context = world.context(rec)
+    setattr(context, timer, old)
+    world.enter(rec)  # the host knows the old state
+
+    def version(context: Context) -> FakeExit:
+        setattr(context, timer, new)
+        return smc(RsiFid.RSI_VERSION, 0x1_0000)(context)
+
+    leave = world.enter(rec, version, trap(ExceptionClass.WFX))
+    assert leave.exit_reason == (RecExitReason.IRQ if is_exit else RecExitReason.SYNC)
+    assert context.x[:2] == [0, 0x1_0000]  # the call is done, and behind the realm
+    assert context.pc == (0x1004 if is_exit else 0x1008)
+    assert getattr(leave, timer) == new
+    assert bool(world.machine.pe(0).steps) == is_exit
 
 
 def test_whole_exit_is_written(active: tuple[World, int]) -> None:

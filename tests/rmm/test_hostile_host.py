@@ -27,14 +27,14 @@ from pyvmm.arch.rmi import (
     RmiFid,
     rec_mpidr,
 )
-from pyvmm.arch.stage2 import ADDRESS_MASK, LIVE, NS, is_table, level_size
+from pyvmm.arch.stage2 import level_size
 from pyvmm.core import Machine
 from rmm import protocols
 from rmm.granule import GranuleState
 from rmm.rmm import Rmm
-from rmm.rtt import Rtt, RttTree
 from tests.hostile import DATA, RAM_BASE, Generator
 from tests.rmm.invariants import check_invariants
+from tests.rmm.teardown import tear_down
 
 LOG = logging.getLogger(__name__)  # shown when a test fails
 DRAM_BASE = 0x4000_0000
@@ -287,32 +287,9 @@ class HostileHost:
 
     def destroy(self) -> None:
         """Take everything apart by commands; nothing may be left."""
-        for rec in list(self.rmm.recs):
-            self.do(RmiFid.RMI_REC_DESTROY, rec)
-        for rd, realm in list(self.rmm.realms.items()):
-            for n, start in enumerate(realm.rtt.start):
-                size = level_size(realm.rtt.start_level)
-                self.empty(realm.rtt, start, realm.rtt.start_level, n * 512 * size)
-            self.do(RmiFid.RMI_REALM_DESTROY, rd)
-        for pa in self.monitor.leak_check():
-            self.do(RmiFid.RMI_GRANULE_UNDELEGATE, pa)
-        assert self.monitor.leak_check() == []
-        assert not any(self.rmm.granules.states)
+        tear_down(self.do, self.rmm, self.monitor)
         buffer = self.machine.buffer(Pas.REALM)[: self.next - DRAM_BASE]
         assert buffer.tobytes() == bytes(len(buffer))
-
-    def empty(self, tree: RttTree, table: Rtt, level: int, base: int) -> None:
-        """Take a table's entries apart."""
-        size = level_size(level)
-        for index in range(512):
-            entry, ipa = table.entries[index], base + index * size
-            if is_table(entry, level):
-                self.empty(tree, tree.tables[entry & ADDRESS_MASK], level + 1, ipa)
-                self.do(RmiFid.RMI_RTT_DESTROY, tree.rd, ipa, level + 1)
-            elif entry & LIVE and entry & NS:
-                self.do(RmiFid.RMI_RTT_UNMAP_UNPROTECTED, tree.rd, ipa, level)
-            elif entry & LIVE:
-                self.do(RmiFid.RMI_DATA_DESTROY, tree.rd, ipa)
 
 
 Argument = Callable[[HostileHost], int]

@@ -1,11 +1,10 @@
 """The RMM on the real machine, under the real Monitor: what a realm does, and what C walks."""
 
-import random
+from struct import unpack
 from typing import Final, cast
 
-from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
-
 from monitor.monitor import Monitor
+from pyvmm.arch.esr import ExceptionClass
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import (
     EXIT_OFFSET,
@@ -18,11 +17,11 @@ from pyvmm.arch.rmi import (
     RmiFid,
 )
 from pyvmm.arch.rsi import HostCall, RealmConfig
-from pyvmm.arch.stage2 import ADDRESS_MASK, NS, PAGE_LEVEL, VALID, level_size
 from pyvmm.core import Machine
-from pyvmm.core.machine import PeContext
 from rmm import protocols
 from rmm.rmm import Rmm
+from tests.core.program import assemble
+from tests.rmm.core_world import CoreWorld
 
 DRAM_BASE: Final = 0x4000_0000
 UNPROTECTED: Final = 1 << 32
@@ -118,7 +117,7 @@ def test_realm_lives() -> None:
     """Calls, missing pages, a device, a host call and the end, by instructions of the guest."""
     host = Host()
     host.do(RmiFid.RMI_RTT_INIT_RIPAS, host.rd, 0x1000, 0x6000)
-    code = bytes(Ks(KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN).asm(GUEST)[0])
+    code = assemble(GUEST)
     host.do(RmiFid.RMI_DATA_CREATE, host.rd, host.delegated(), 0x1000, host.granule(code), 1)
     rec, run = host.rec(0x1000), host.granule()
     pages: dict[int, int] = {}
@@ -146,39 +145,71 @@ def test_realm_lives() -> None:
     assert host.smc(0, (RmiFid.RMI_REC_ENTER, rec, run))[0] == 0x102
 
 
-def test_walks_in_c_and_in_python_agree() -> None:
-    """After any change, each IPA is mapped for a PE exactly as the RMM's tables say."""
-    generator = random.Random(5)
-    host = Host()
-    context = cast("PeContext", host.rmm.recs[host.rec(0)].context)
-    tree, pe = host.rmm.realms[host.rd].rtt, host.machine.pe(0)
-    ipas = [base + page for base in (0, MIB2, UNPROTECTED) for page in (0, 0x1000, 0x1F_F000)]
-    free = [host.delegated() for _ in range(6)]
-    shared = [host.granule() for _ in range(3)]
-    for _ in range(150):
-        ipa = generator.choice(ipas)
-        match generator.randrange(4):
-            case 0 if free:
-                data = free[-1]
-                if not host.smc(0, (RmiFid.RMI_DATA_CREATE_UNKNOWN, host.rd, data, ipa))[0]:
-                    free.pop()
-                    walk = tree.walk(ipa, PAGE_LEVEL)
-                    tree.set_entry(walk, ipa, data | 0x7DB)  # as if the RIPAS were RAM
-            case 1:
-                results = host.smc(0, (RmiFid.RMI_DATA_DESTROY, host.rd, ipa))
-                free += [results[1]] if results[0] == 0 else []
-            case 2:
-                desc = generator.choice(shared) | 6 << 2 | 3 << 6
-                host.smc(0, (RmiFid.RMI_RTT_MAP_UNPROTECTED, host.rd, ipa, 3, desc))
-            case _:
-                host.smc(0, (RmiFid.RMI_RTT_UNMAP_UNPROTECTED, host.rd, ipa, 3))
-        pe.run(host.machine.copy_context(context), 1)  # a PE serves invalidations when it enters
-        for each in ipas:
-            table, index, level = tree.walk(each, PAGE_LEVEL)
-            entry = table.entries[index]
-            fault, pa, pas, is_stage2 = pe.translate(context, each)
-            if entry & VALID:
-                assert (fault, pa) == (0, entry & ADDRESS_MASK & -level_size(level))
-                assert pas is (Pas.NS if entry & NS else Pas.REALM)
-            else:
-                assert (fault, is_stage2) == (0b000100 | level, True)
+#: Each fault goes on where X27 says, with its syndrome and address stored.
+FAULTS: Final = f"""
+    mov  x20, #0x4000
+    mov  x5, #0x1800
+    msr  vbar_el1, x5
+    adr  x27, after_hvc
+    hvc  #7
+after_hvc:
+    ldr  x0, =0x8600FF01
+    mov  x3, #9
+    smc  #0
+    stp  x0, x3, [x20], #16
+    mov  x6, #0x8010            // RIPAS EMPTY
+    adr  x27, after_empty
+    ldr  x7, [x6]
+after_empty:
+    mov  x6, #{1 << 36:#x}      // no IPA at all
+    adr  x27, after_outside
+    str  x7, [x6]
+after_outside:
+    ldr  x6, ={UNPROTECTED + 0x2000:#x} // shared memory is not executed
+    adr  x27, after_fetch
+    br   x6
+after_fetch:
+    mov  x6, #0x9000            // RIPAS EMPTY again
+    adr  x27, end
+    br   x6
+end:
+    mrs  x8, id_aa64pfr0_el1
+    mrs  x9, id_aa64dfr0_el1
+    stp  x8, x9, [x20], #16
+    wfi
+"""
+VECTOR: Final = """
+    mrs x10, esr_el1
+    mrs x11, far_el1
+    stp x10, x11, [x20], #16
+    msr elr_el1, x27
+    eret
+"""
+
+
+def test_realm_takes_what_it_may_not_do_itself() -> None:
+    """HVC is UNDEFINED, an unknown SMC is -1, and where nothing is there is an external abort."""
+    world = CoreWorld(is_scripted=False)
+    rd = world.realm()
+    world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, 0x1000, 0x5000)
+    code = assemble(FAULTS).ljust(0xA00, b"\0") + assemble(VECTOR)
+    world.do(RmiFid.RMI_DATA_CREATE, rd, world.delegated(), 0x1000, world.ns_granule(code), 0)
+    page = world.page(rd, 0x4000)
+    rec = world.rec(rd)
+    world.do(RmiFid.RMI_REALM_ACTIVATE, rd)
+    leave = world.enter(rec, enter=RecEnter.of(flags=RecEnterFlags.TRAP_WFI))
+    assert (leave.exit_reason, leave.esr >> 26) == (RecExitReason.SYNC, ExceptionClass.WFX)
+    seen = list(zip(*[iter(unpack("<14Q", world.realm_memory.read(page, 112)))] * 2, strict=True))
+    il, external, wnr = 1 << 25, 0x10, 1 << 6
+    assert seen[0][0] == il  # EC 0: UNDEFINED
+    assert seen[1] == ((1 << 64) - 1, 0)
+    assert seen[2:6] == [
+        (0x25 << 26 | il | external, 0x8010),
+        (0x25 << 26 | il | external | wnr, 1 << 36),
+        (0x21 << 26 | il | external, UNPROTECTED + 0x2000),
+        (0x21 << 26 | il | external, 0x9000),
+    ]
+    pfr0, dfr0 = seen[6]
+    assert pfr0 & 0xFF == 0x11
+    assert (pfr0 >> 32 & 0xF, pfr0 >> 44 & 0xF, pfr0 >> 52 & 0xF) == (0, 0, 0)  # SVE, AMU, RME
+    assert (dfr0 >> 12 & 0xF, dfr0 >> 20 & 0xF, dfr0 >> 36 & 0xF) == (1, 1, 0xF)

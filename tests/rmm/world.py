@@ -13,7 +13,7 @@ from pyvmm.arch.rmi import EXIT_OFFSET, RealmParams, RecEnter, RecExit, RecParam
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import UNKNOWN
 from pyvmm.token.generations import Generation
-from rmm.protocols import Context, El3
+from rmm.protocols import Context, El3, Memory
 from rmm.rmm import Rmm
 
 DRAM_BASE = 0x8000_0000
@@ -204,29 +204,26 @@ def boot_manifest() -> bytearray:
     return manifest.data
 
 
-class World:
-    """A booted RMM and a host that knows how to build realms."""
+class Host:
+    """A host that knows how to build realms, in front of a booted RMM.
 
-    def __init__(
-        self,
-        make_el3: Callable[[FakeMachine], El3] = FakeEl3,
-        token_generation: Generation = Generation.G1,
-    ) -> None:
-        """Boot the RMM on a fresh machine."""
-        self.machine = FakeMachine()
-        self.el3 = make_el3(self.machine)
-        self.rmm = Rmm(self.machine, self.el3, token_generation=token_generation)
-        self.ns = self.machine.memory(Pas.NS)
-        self.realm_memory = self.machine.memory(Pas.REALM)
-        self.realm_memory.write(SHARED_PA, boot_manifest())
-        assert self.rmm.boot(0, rmmd.INTERFACE_VERSION, NUM_PES, SHARED_PA) == 0
+    Subclasses say of which machine: they set the attributes below.
+    """
+
+    rmm: Rmm
+    ns: Memory
+    realm_memory: Memory
+    pes: list[FakePe]
+
+    def __init__(self) -> None:
+        """Start with all memory unused."""
         self._next = DRAM_BASE
 
     # --- commands -----------------------------------------------------------------------------
 
     def call(self, fid: int, *args: int, pe: int = 0) -> tuple[int, ...]:
         """Issue a command; returns x0..x4."""
-        return (*self.rmm.handle(pe, fid, args), 0, 0, 0, 0, 0)[:5]
+        raise NotImplementedError
 
     def do(self, fid: int, *args: int, pe: int = 0) -> tuple[int, ...]:
         """Issue a command that must succeed; returns its outputs."""
@@ -238,7 +235,7 @@ class World:
 
     def is_realm(self, pa: int) -> bool:
         """Ask the GPT whether a granule is in the Realm PAS."""
-        return self.machine.gpt[(pa - DRAM_BASE) // GRANULE_SIZE] is Pas.REALM
+        raise NotImplementedError
 
     def ns_granule(self, data: bytes | bytearray = b"", *, align: int = GRANULE_SIZE) -> int:
         """Allocate a granule of the host, with content."""
@@ -314,9 +311,38 @@ class World:
         """Enter a REC that does ``steps``; returns what the host gets to see."""
         run = self.ns_granule((enter or RecEnter()).data)
         self._next = run  # the next one may have it
-        self.machine.pe(pe).steps += steps
+        if steps:
+            self.pes[pe].steps += steps
         assert self.call(RmiFid.RMI_REC_ENTER, rec, run, pe=pe)[0] == 0
         return RecExit(self.ns.read(run + EXIT_OFFSET, RecExit.size))
+
+
+class World(Host):
+    """The fake machine and its host."""
+
+    def __init__(
+        self,
+        make_el3: Callable[[FakeMachine], El3] = FakeEl3,
+        token_generation: Generation = Generation.G1,
+    ) -> None:
+        """Boot the RMM on a fresh machine."""
+        super().__init__()
+        self.machine = FakeMachine()
+        self.pes = self.machine.pes
+        self.el3 = make_el3(self.machine)
+        self.rmm = Rmm(self.machine, self.el3, token_generation=token_generation)
+        self.ns = self.machine.memory(Pas.NS)
+        self.realm_memory = self.machine.memory(Pas.REALM)
+        self.realm_memory.write(SHARED_PA, boot_manifest())
+        assert self.rmm.boot(0, rmmd.INTERFACE_VERSION, NUM_PES, SHARED_PA) == 0
+
+    def call(self, fid: int, *args: int, pe: int = 0) -> tuple[int, ...]:
+        """Issue a command; returns x0..x4."""
+        return (*self.rmm.handle(pe, fid, args), 0, 0, 0, 0, 0)[:5]
+
+    def is_realm(self, pa: int) -> bool:
+        """Ask the GPT whether a granule is in the Realm PAS."""
+        return self.machine.gpt[(pa - DRAM_BASE) // GRANULE_SIZE] is Pas.REALM
 
     def context(self, rec: int) -> FakeContext:
         """Look at a REC's registers."""
@@ -333,8 +359,7 @@ class World:
         return (
             bytes(rmm.granules.states),
             tuple(self.machine.gpt),
-            self.ns.data[:used],
-            self.realm_memory.data[:used],
+            *(self.machine.memory(pas).data[:used] for pas in (Pas.NS, Pas.REALM)),
             [_realm_state(rmm, rd) for rd in rmm.realms],
             [_rec_state(rmm, rec) for rec in rmm.recs],
         )
