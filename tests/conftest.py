@@ -1,4 +1,4 @@
-"""What every test may use: the seed, and a root of trust that is not the user's."""
+"""What every test may use: the seed, an event loop, a root of trust that is not the user's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.devices.ioloop import IoLoop
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE
 
 DEFAULT_SEED = 20_260_101
@@ -36,6 +37,15 @@ def runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 def seed(request: pytest.FixtureRequest) -> int:
     """Return the seed of the random tests; a failing one prints it."""
     return int(request.config.getoption("--seed"))
+
+
+@pytest.fixture
+def loop() -> Iterator[IoLoop]:
+    """Return a running event loop."""
+    loop = IoLoop()
+    loop.start()
+    yield loop
+    loop.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 """What carries a guest's frames: what was asked for, else what this host has."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,15 +13,6 @@ from pyvmm.vm.network import open_backend
 from pyvmm.vm.options import parse_network
 
 needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
-
-
-@pytest.fixture
-def loop() -> Iterator[IoLoop]:
-    """Return an event loop."""
-    loop = IoLoop()
-    loop.start()
-    yield loop
-    loop.stop()
 
 
 @pytest.fixture
