@@ -89,7 +89,14 @@ def decode_otp(data: bytes) -> Otp:
     digest, body = data[:32], data[32:]
     if hashlib.sha256(body).digest() != digest:
         raise Malformed("otp", "damaged")
-    match decode(body, path="otp"):
+    otp = _content(decode(body, path="otp"))
+    if encode_otp(otp) != data:  # True for 1, say
+        raise Malformed("otp", "not as this HES writes it")
+    return otp
+
+
+def _content(fields: Value) -> Otp:
+    match fields:
         case [
             1,
             int(lifecycle),

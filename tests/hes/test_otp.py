@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hes.errors import PsaError
 from hes.otp import COUNTERS, OTP_FILE, Otp, Store, decode_otp, encode_otp
 from pyvmm.arch.psa import HesService, PsaStatus
-from pyvmm.token.cbor import Malformed
+from pyvmm.token.cbor import Malformed, decode, encode
 from pyvmm.token.claims import LifecycleState
 from tests.hes.rig import Rig
 
@@ -122,6 +122,17 @@ def test_impossible_content_is_damage(change: Callable[[Otp], Otp]) -> None:
     """Though its hash is right."""
     with pytest.raises(Malformed):
         decode_otp(encode_otp(change(FULL)))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_boolean_is_no_number(index: int) -> None:
+    """Though Python takes True for 1 and False for 0."""
+    body = decode(encode_otp(replace(Otp(), lifecycle=LifecycleState.UNKNOWN))[32:])
+    assert isinstance(body, list)
+    body[index] = bool(body[index])
+    data = encode(body)
+    with pytest.raises(Malformed):
+        decode_otp(hashlib.sha256(data).digest() + data)
 
 
 def test_damaged_file_is_told_and_kept(tmp_path: Path) -> None:
