@@ -127,7 +127,7 @@ def test_run_is_an_instance_like_any_other(runtime: Path, tmp_path: Path) -> Non
     with running("run", "--name", "fore", *VM, str(kernel(tmp_path, CHATTER))) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"a\n"
-        assert status("fore")["state"] == "running"
+        assert result(verb("wait", "fore", "--for", "state:running")) == DONE
         assert result(verb("pause", "fore")) == DONE
         assert "paused" in verb("list").output
         assert result(verb("resume", "fore")) == DONE
