@@ -1,6 +1,6 @@
 """What the verbs for instances have in common: their arguments, and the way to one that lives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Concatenate, Final, ParamSpec, TypeVar
@@ -51,7 +51,9 @@ def code_of(error: UserError | Failure) -> ExitCode:
     return error.code if isinstance(error, Failure) else ExitCode.BAD_INPUT
 
 
-def print_json(value: msgspec.Struct | Sequence[msgspec.Struct]) -> None:
+def print_json(
+    value: msgspec.Struct | Sequence[msgspec.Struct] | Mapping[str, msgspec.Struct],
+) -> None:
     """Print something as JSON."""
     click.echo(msgspec.json.format(msgspec.json.encode(value).decode(), indent=1))
 
