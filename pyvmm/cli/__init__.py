@@ -27,6 +27,8 @@ VERBS = {
     "stop": ("stop", "Stop instances, their disks flushed."),
     "destroy": ("destroy", "Stop instances and leave nothing of them."),
     "list": ("list", "List the instances."),
+    "stat": ("stat", "Show what instances have done and what they take."),
+    "top": ("top", "Watch what the instances do."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
     "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
     "image": ("image", "Make the files of a guest."),

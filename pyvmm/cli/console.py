@@ -6,9 +6,9 @@ from typing import Final
 
 import click
 
-from pyvmm.cli.instances import directory, named, one
+from pyvmm.cli.instances import directory, either, named, one
 from pyvmm.vm.api import State, Status
-from pyvmm.vm.client import Client, Gone, connect
+from pyvmm.vm.client import Client, Gone
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.terminal import Terminal
 
@@ -28,13 +28,17 @@ _TOO_MUCH: Final = 64 << 10  # bytes typed that the guest has not taken
 def console(name: str | None, option: str | None, *, only_log: bool) -> int:
     """Attach, until the user detaches or the guest ends."""
     place, name = directory(), one(name, option)
-    status = place.find(name)
-    if status.state == State.STOPPED:
+
+    def live(client: Client) -> int:
+        with Terminal() as terminal:
+            attached = Attached(client, terminal)
+            return attached.print_log() if only_log else attached.follow()
+
+    def off(status: Status) -> int:
         sys.stdout.buffer.write(place.console_log(name))
         return ExitCode.OK if only_log else status.result
-    with connect(place, name) as client, Terminal() as terminal:
-        attached = Attached(client, terminal)
-        return attached.print_log() if only_log else attached.follow()
+
+    return either(place, name, live, off)
 
 
 class Attached:

@@ -1,6 +1,6 @@
 """What the verbs for instances have in common: their arguments, and the way to one that lives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
 from typing import Concatenate, Final, ParamSpec, TypeVar
@@ -10,8 +10,8 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from pyvmm.arch.errors import UserError
-from pyvmm.vm.api import State
-from pyvmm.vm.client import Client, connect
+from pyvmm.vm.api import State, Status
+from pyvmm.vm.client import Client, Gone, connect
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import ExitCode, Failure
 
@@ -51,7 +51,9 @@ def code_of(error: UserError | Failure) -> ExitCode:
     return error.code if isinstance(error, Failure) else ExitCode.BAD_INPUT
 
 
-def print_json(value: msgspec.Struct | Sequence[msgspec.Struct]) -> None:
+def print_json(
+    value: msgspec.Struct | Sequence[msgspec.Struct] | Mapping[str, msgspec.Struct],
+) -> None:
     """Print something as JSON."""
     click.echo(msgspec.json.format(msgspec.json.encode(value).decode(), indent=1))
 
@@ -90,6 +92,29 @@ def one(name: str | None, option: str | None) -> str:
     if bool(name) == bool(option):
         raise UserError("give the name of one instance: pyvmm list shows what there is")
     return name or option or ""
+
+
+def either(
+    place: Directory, name: str, live: Callable[[Client], R], off: Callable[[Status], R]
+) -> R:
+    """Do one thing with an instance that lives, another with one that is shut off.
+
+    One that ends between the look at it and the first answer is shut off.
+
+    Raises:
+        UserError: there is no such instance.
+        Failure: it is dead.
+    """
+    status = place.find(name)
+    if status.state != State.STOPPED:
+        try:
+            with connect(place, name) as client:
+                return live(client)
+        except (Gone, UserError):
+            status = place.find(name)
+            if status.state != State.STOPPED:
+                raise
+    return off(status)
 
 
 _ALSO: Final = "another way to say NAME"

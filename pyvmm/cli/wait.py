@@ -8,9 +8,9 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.instances import directory, named, one, print_json
+from pyvmm.cli.instances import directory, either, named, one, print_json
 from pyvmm.vm.api import State, Status
-from pyvmm.vm.client import Client, connect
+from pyvmm.vm.client import Client
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 _STATES: Final = {
@@ -63,19 +63,18 @@ def wait(
     """Wait; return the exit code."""
     waiter = _parse(goal)
     place, name = directory(), one(name, option)
-    status = place.find(name)
-    if status.state == State.STOPPED:
+
+    def live(client: Client) -> None:
+        waiter.begin(client, scrollback=not only_new)
+        if not waiter.hear(client, timeout):
+            raise Failure(ExitCode.TIMEOUT, f"{name}: no {goal} in {timeout:g} seconds")
+
+    def off(status: Status) -> None:
         waiter.state_changed(status)
         waiter.console_output(0, b"" if only_new else place.console_log(name))
         waiter.console_closed()
-    else:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with connect(place, name) as client:
-            waiter.begin(client, scrollback=not only_new)
-            while not waiter.is_over:
-                left = None if deadline is None else deadline - time.monotonic()
-                if not client.listen(waiter, left):
-                    raise Failure(ExitCode.TIMEOUT, f"{name}: no {goal} in {timeout:g} seconds")
+
+    either(place, name, live, off)
     if waiter.result is None:
         raise Failure(ExitCode.ENDED, f"{name} has ended before {goal} came")
     if wants_json:
@@ -94,6 +93,15 @@ class Waiter:
     def begin(self, client: Client, *, scrollback: bool) -> None:
         """Ask to be told."""
         raise NotImplementedError
+
+    def hear(self, client: Client, timeout: float | None) -> bool:
+        """Hear what is told until there is no need to; False if that takes too long."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.is_over:
+            left = None if deadline is None else deadline - time.monotonic()
+            if not client.listen(self, left):
+                return False
+        return True
 
     def state_changed(self, status: Status) -> None:
         """Hear a state."""

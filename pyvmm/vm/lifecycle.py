@@ -69,7 +69,7 @@ class Lifecycle:
             kind="vm" if options.realm is None else "realm",
             num_cpus=options.num_cpus,
             ram_size=options.ram_size,
-            kernel=str(options.kernel) if options.kernel else None,
+            kernel=str(options.kernel.absolute()) if options.kernel else None,
             created=time.time(),
         )
 

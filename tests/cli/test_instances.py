@@ -127,7 +127,7 @@ def test_run_is_an_instance_like_any_other(runtime: Path, tmp_path: Path) -> Non
     with running("run", "--name", "fore", *VM, str(kernel(tmp_path, CHATTER))) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"a\n"
-        assert status("fore")["state"] == "running"
+        assert result(verb("wait", "fore", "--for", "state:running")) == DONE
         assert result(verb("pause", "fore")) == DONE
         assert "paused" in verb("list").output
         assert result(verb("resume", "fore")) == DONE
@@ -267,6 +267,34 @@ def test_a_lost_command_leaves_no_instance(runtime: Path, tmp_path: Path) -> Non
     while left(runtime):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
+    """Counts since the start, rates in a table or as JSON; of those that live."""
+    create("r1", *VM, "-c", "2", kernel(tmp_path, CHATTER))
+    create("r2", *REALM)
+    os.kill(create("r3", *VM), signal.SIGKILL)
+    assert result(verb("start", "r1")) == DONE
+    ended = verb("stat", "r1", "r2", "r3", "--json")
+    assert (ended.code, ended.errors.count("\n")) == (ExitCode.UNREACHABLE, 1)
+    found = json.loads(ended.output)
+    assert list(found) == ["r1", "r2"]
+    assert [bool(vcpu["instructions"]) for vcpu in found["r1"]["vcpus"]] == [True, False]
+    assert (
+        found["r1"]["vcpus"][0]["exits"]["mmio"]
+        >= found["r1"]["devices"]["console"]["output_bytes"]
+    )
+    assert found["r1"]["memory"]["realm"]["granules"] == 512  # the RMM's own
+    assert found["r2"]["memory"]["realm"]["granules"] > 512
+    assert "instructions" in verb("stat", "-n", "r1").output
+    (line,) = verb("top", "--json", "-n", "1", "-d", "0.2").output.splitlines()
+    busy, idle, dead = json.loads(line)
+    assert busy["rates"]["exits"]["mmio"] > 0
+    assert idle["rates"]["instructions"] == 0
+    assert dead["statistics"] is None
+    table = verb("top", "-n", "2", "-d", "0.1").output.splitlines()
+    assert len(table) == 8
+    assert {len(row.split()) for row in table} == {11}
 
 
 def test_list_is_quick() -> None:

@@ -79,6 +79,8 @@ def test_blk_writes_and_reads_back(driver: BlkDriver, disk: MemoryDisk, split: i
     assert driver.request(IN, 3, into=1024, split=split) == (OK, data)
     assert disk.bytes[5 * 512 : 5 * 512 + 1] == b"\x05"
     assert disk.log == [("write", 1536, 1024), ("read", 1536, 1024)]
+    counted = {"reads": 1, "read_bytes": 1024, "writes": 1, "written_bytes": 1024}
+    assert driver.device.counters == counted | {"flushes": 0, "errors": 0}
 
 
 def test_blk_answers_flush_and_get_id(driver: BlkDriver, disk: MemoryDisk) -> None:
@@ -157,6 +159,7 @@ def test_blk_reports_a_failing_host_as_an_io_error(disk: MemoryDisk) -> None:
     assert [error.strerror for error in told] == ["broken", "broken"]
     disk.is_failing = False
     assert driver.request(IN, 1, into=512) == (OK, b"\x01" * 512)
+    assert driver.device.counters["errors"] == 2
 
 
 def test_blk_survives_requests_without_header_or_status(driver: BlkDriver) -> None:

@@ -45,6 +45,8 @@ def test_net_sends_frames_without_their_header(card: Card) -> None:
     card.driver.kick(1)
     assert card.wire.sent == [frame, frame]
     assert len(ring.used_entries()) == 2
+    assert card.net.counters["sent_frames"] == 2
+    assert card.net.counters["sent_bytes"] == 200
 
 
 @pytest.mark.parametrize("size", [0, 11, 25, 12 + MAX_FRAME + 1])
@@ -53,6 +55,7 @@ def test_net_drops_what_is_no_frame(card: Card, size: int) -> None:
     card.driver.rings[1].add([bytes(size)], [])
     card.driver.kick(1)
     assert (card.wire.sent, len(card.driver.rings[1].used_entries())) == ([], 1)
+    assert not any(card.net.counters.values())
 
 
 def test_net_waits_for_a_busy_backend(card: Card) -> None:
@@ -77,6 +80,8 @@ def test_net_delivers_a_batch_with_one_interrupt(card: Card) -> None:
     assert [written for _, written in ring.used_entries()] == [32, 42, 112]
     assert requests[1].answer() == bytes(10) + b"\1\0" + b"b" * 30 + bytes(70)
     assert card.driver.irq.rises == 1
+    assert card.net.counters["received_frames"] == 3
+    assert card.net.counters["received_bytes"] == 150
 
 
 def test_net_spreads_a_long_frame_over_merged_buffers(card: Card) -> None:

@@ -109,6 +109,9 @@ class VirtioBlk(VirtioDevice):
 
     device_id = 2
     queue_sizes: ClassVar[tuple[int, ...]] = (QUEUE_SIZE,)
+    counter_names: ClassVar[tuple[str, ...]] = (
+        "reads", "read_bytes", "writes", "written_bytes", "flushes", "errors",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -152,9 +155,11 @@ class VirtioBlk(VirtioDevice):
             written = self._execute(chain.readable, into, data_size)
         except _Refused as refused:
             written, code = 0, refused.status
+            self.counters["errors"] += 1
         except OSError as error:
             self._on_failure(error)
             written, code = 0, _IOERR
+            self.counters["errors"] += 1
         else:
             code = _OK
         status[0][0] = code
@@ -173,6 +178,8 @@ class VirtioBlk(VirtioDevice):
         kind, _, sector = _read_header(header)
         if kind == Request.IN:
             self._disk.read(self._offset(sector, into_size), into)
+            self.counters["reads"] += 1
+            self.counters["read_bytes"] += into_size
             return into_size
         if kind == Request.GET_ID:
             return fill(into, self._serial)
@@ -185,11 +192,15 @@ class VirtioBlk(VirtioDevice):
         if kind == Request.FLUSH:
             if not self._disk.is_read_only:
                 self._disk.flush()
+            self.counters["flushes"] += 1
             return
         if self._disk.is_read_only:
             raise _Refused(_IOERR)
         if kind == Request.OUT:
-            self._disk.write(self._offset(sector, sum(map(len, data))), data)
+            size = sum(map(len, data))
+            self._disk.write(self._offset(sector, size), data)
+            self.counters["writes"] += 1
+            self.counters["written_bytes"] += size
         else:
             self._erase(kind, data)
         if not self.acked_features & BlkFeature.FLUSH:

@@ -1,8 +1,8 @@
 """What every virtio device has in common, and what the transport does for it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType, TracebackType
+from collections.abc import Sequence
+from types import TracebackType
 from typing import ClassVar, Literal, Protocol
 
 from pyvmm.devices.virtio.queue import VirtQueue
@@ -51,20 +51,22 @@ class VirtioDevice(ABC):
 
     device_id: ClassVar[int]
     queue_sizes: ClassVar[tuple[int, ...]]
+    counter_names: ClassVar[tuple[str, ...]] = ()
 
     #: Device-specific feature bits on offer; the transport adds those of the rings.
     features: int = 0
     #: Device-specific feature bits the driver took; 0 until FEATURES_OK.
     acked_features: int = 0
 
-    #: What it has done so far, for whoever looks; a device replaces it by its own.
-    counters: Mapping[str, int] = MappingProxyType({})
+    #: What it has done so far, by ``counter_names``, for whoever looks; there once attached.
+    counters: dict[str, int]
 
     transport: Transport = _NoTransport()
     queues: Sequence[VirtQueue] = ()
 
     def attach(self, transport: Transport, queues: Sequence[VirtQueue]) -> None:
         """Take the place behind ``transport``; called once, by it."""
+        self.counters = dict.fromkeys(self.counter_names, 0)
         self.transport = transport
         self.queues = queues
 

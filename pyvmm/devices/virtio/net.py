@@ -86,6 +86,9 @@ class VirtioNet(VirtioDevice):
 
     device_id = 1
     queue_sizes: ClassVar[tuple[int, ...]] = (256, 256)
+    counter_names: ClassVar[tuple[str, ...]] = (
+        "sent_frames", "sent_bytes", "received_frames", "received_bytes",
+    )  # fmt: skip
     features: int = NetFeature.MTU | NetFeature.MAC | NetFeature.MRG_RXBUF | NetFeature.STATUS
 
     def __init__(self, backend: NetBackend, mac: bytes) -> None:
@@ -143,10 +146,13 @@ class VirtioNet(VirtioDevice):
         for chain in queue.available():
             frame = split(chain.readable, _HEADER_SIZE)[1]
             # A frame that no network carries is dropped, as a switch would.
-            is_frame = ETHERNET_HEADER_SIZE <= sum(map(len, frame)) <= MAX_FRAME
-            if is_frame and not self._backend.send(frame):
-                queue.unpop()
-                return
+            size = sum(map(len, frame))
+            if ETHERNET_HEADER_SIZE <= size <= MAX_FRAME:
+                if not self._backend.send(frame):
+                    queue.unpop()
+                    return
+                self.counters["sent_frames"] += 1
+                self.counters["sent_bytes"] += size
             queue.push_used(chain, 0)
 
     def _deliver(self, queue: VirtQueue, frame: bytes | memoryview) -> bool:
@@ -172,4 +178,6 @@ class VirtioNet(VirtioDevice):
         fill(buffers, b"".join((_header(len(chains)), frame)))
         for chain, written in chains:
             queue.push_used(chain, written)
+        self.counters["received_frames"] += 1
+        self.counters["received_bytes"] += len(frame)
         return True

@@ -20,6 +20,7 @@ class VirtioRng(VirtioDevice):
 
     device_id = 4
     queue_sizes: ClassVar[tuple[int, ...]] = (64,)
+    counter_names: ClassVar[tuple[str, ...]] = ("bytes",)
 
     def __init__(self, source: Callable[[int], bytes] = os.urandom) -> None:
         self._source = source
@@ -29,3 +30,4 @@ class VirtioRng(VirtioDevice):
         for chain in queue.available():
             size = min(chain.writable_size, MAX_REQUEST)
             queue.push_used(chain, chain.write(self._source(size)))
+            self.counters["bytes"] += size

@@ -1,0 +1,49 @@
+"""pyvmm stat: show what instances have done and what they take."""
+
+import click
+
+from pyvmm.cli.instances import Chosen, print_json, several
+from pyvmm.cli.units import size
+from pyvmm.vm.api import Statistics
+from pyvmm.vm.client import Client
+
+_HELP = """Show what instances have done since their start, and what they take.
+
+Instructions are those that the machine has executed for each vCPU, exits what it wanted of its
+host. Memory is by physical address space: the granules that belong to it, and what they take.
+"""
+
+
+@click.command(help=_HELP)
+@several
+@click.option("--json", "wants_json", is_flag=True, help="print JSON, by name")
+def stat(chosen: Chosen, *, wants_json: bool) -> int:
+    """Print them."""
+    found: dict[str, Statistics] = {}
+
+    def look(client: Client) -> None:
+        found[client.name] = client.api.statistics()
+
+    code = chosen.each(look)
+    if wants_json:
+        print_json(found)
+    else:
+        click.echo("\n\n".join(_text(name, statistics) for name, statistics in found.items()))
+    return code
+
+
+def _text(name: str, statistics: Statistics) -> str:
+    rows = []
+    for cpu, vcpu in enumerate(statistics.vcpus):
+        rows.append((f"vCPU {cpu}", {"instructions": vcpu.instructions} | vcpu.exits))
+    rows += statistics.devices.items()
+    lines = [name]
+    lines += [
+        f"  {part:<10}"
+        + "".join(f"  {what.replace('_', ' ')} {n}" for what, n in counts.items() if n)
+        for part, counts in rows
+    ]
+    for pas, memory in statistics.memory.items():
+        what = f"granules {memory.granules}  resident {size(memory.resident)}"
+        lines.append(f"  {pas:<10}  {what}")
+    return "\n".join(lines)

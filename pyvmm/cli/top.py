@@ -1,0 +1,148 @@
+"""pyvmm top: watch what the instances do."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import GONE, directory
+from pyvmm.cli.units import count, size
+from pyvmm.vm.api import Statistics, Status
+from pyvmm.vm.client import Client, connect
+from pyvmm.vm.directory import Directory
+from pyvmm.vm.exit_code import Failure
+from pyvmm.vm.rates import Rates
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_COLUMNS: Final = (
+    "NAME", "STATE", "KIND", "CPUS", "MIPS", "EXITS/s", "BY-REASON", "NS", "REALM", "DISK/s",
+    "NET/s",
+)  # fmt: skip
+_NUMBERS: Final = frozenset({"CPUS", "MIPS", "EXITS/s", "NS", "REALM", "DISK/s", "NET/s"})
+_HELP = """Watch what the instances do: instructions, exits by reason, memory, I/O.
+
+On a terminal it is drawn anew; in a pipe each reading is lines of its own.
+"""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One instance, and what it does in a second; None while it has not been seen for long."""
+
+    status: Status
+    statistics: Statistics | None = None
+    rates: Rates | None = None
+
+
+@click.command(help=_HELP)
+@click.option(
+    "-d",
+    "--delay",
+    type=click.FloatRange(min=0.05),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="from one reading to the next",
+)
+@click.option("-n", "--count", "limit", type=click.IntRange(min=1), help="end after N readings")
+@click.option("--json", "wants_json", is_flag=True, help="print a line of JSON each time")
+def top(delay: float, limit: int | None, *, wants_json: bool) -> None:
+    """Read until there is no need to."""
+    with ExitStack() as connections, suppress(KeyboardInterrupt):  # the way to leave
+        readings = _readings(Observer(directory(), connections), delay, limit)
+        if wants_json:
+            for reading in readings:
+                click.echo(msgspec.json.encode(reading).decode())
+        elif sys.stdout.isatty():
+            _draw(readings)
+        else:
+            for reading in readings:
+                click.echo("\n".join(" ".join(row) for row in (_COLUMNS, *map(_row, reading))))
+
+
+def _readings(observer: "Observer", delay: float, limit: int | None) -> Iterator[list[Reading]]:
+    """Read all instances, time and again."""
+    observer.read()  # so that the next has rates
+    number = 0
+    while limit is None or number < limit:
+        time.sleep(delay)
+        yield observer.read()
+        number += 1
+
+
+class Observer:
+    """Knows what was seen of each instance the last time."""
+
+    def __init__(self, place: Directory, connections: ExitStack) -> None:
+        self._place = place
+        self._connections = connections
+        self._clients: dict[str, Client] = {}
+        self._seen: dict[int, Statistics] = {}
+
+    def read(self) -> list[Reading]:
+        """Look at all instances."""
+        return [self._read(status) for status in self._place.statuses()]
+
+    def _read(self, status: Status) -> Reading:
+        if status.state in GONE:
+            return Reading(status)
+        try:
+            if status.name not in self._clients:
+                client = self._connections.enter_context(connect(self._place, status.name))
+                self._clients[status.name] = client
+            now = self._clients[status.name].api.statistics()
+        except Failure:  # it ends just now; another of its name may come
+            if status.name in self._clients:
+                self._clients.pop(status.name).close()
+            return Reading(status)
+        except UserError:  # it is not complete yet
+            return Reading(status)
+        before = self._seen.get(status.pid)
+        self._seen[status.pid] = now
+        return Reading(status, now, Rates.of(before, now) if before else None)
+
+
+def _row(reading: Reading) -> tuple[str, ...]:
+    status, statistics, rates = reading.status, reading.statistics, reading.rates
+    what = (status.name, str(status.state).replace(" ", "-"), status.kind, str(status.num_cpus))
+    if statistics is None:
+        return (*what, *["-"] * 7)
+    memory = [size(statistics.memory[pas].resident).replace(" ", "") for pas in ("ns", "realm")]
+    if rates is None:
+        return (*what, "-", "-", "-", *memory, "-", "-")
+    most = [f"{kind}:{count(number)}" for kind, number in rates.exits.items() if number >= 1]
+    return (
+        *what,
+        f"{rates.instructions / 1e6:.1f}",
+        count(sum(rates.exits.values())),
+        ",".join(most[:3]) or "-",
+        *memory,
+        size(rates.disk_bytes).replace(" ", ""),
+        size(rates.network_bytes).replace(" ", ""),
+    )
+
+
+def _draw(readings: Iterator[list[Reading]]) -> None:
+    from rich.live import Live  # noqa: PLC0415  slow to import
+
+    with Live(_table([]), auto_refresh=False, screen=True) as live:
+        for reading in readings:
+            live.update(_table(reading), refresh=True)
+
+
+def _table(readings: list[Reading]) -> "Table":
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=None, header_style="bold", title=f"pyvmm top: {len(readings)} instances")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", no_wrap=True)
+    for reading in readings:
+        style = "dim" if reading.status.state in GONE else None
+        table.add_row(*_row(reading), style=style)
+    return table
