@@ -114,7 +114,7 @@ def is_clean(disk: Path) -> bool:
 
 def recover(disk: Path) -> None:
     """Replay the journal, as the next mount does."""
-    recovered = call(_sbin("e2fsck"), "-fp", disk)
+    recovered = call(sbin("e2fsck"), "-fp", disk)
     assert recovered.code in {0, 1}, recovered.output
 
 
