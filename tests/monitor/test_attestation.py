@@ -416,6 +416,15 @@ def test_nonsense_of_the_hes_is_an_unknown_error(
     assert need_answer(rig) == [error(RmmdError.UNK)] * 4
 
 
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_virtual_huk_of_another_size_is_an_unknown_error(
+    rig: Rig, hes: FakeHes, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Four registers take 32 bytes."""
+    monkeypatch.setattr(hes, "output", lambda *_: bytes(size))
+    assert rig.call(VHUK, 1) == error(RmmdError.UNK)
+
+
 # --- measured boot --------------------------------------------------------------------------------
 
 
