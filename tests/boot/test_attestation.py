@@ -103,6 +103,14 @@ def test_what_is_endorsed_is_what_is_attested(tmp_path: Path, hes_directory: Pat
     assert pyvmm("endorse", "--no-hes").code == 2
 
 
+def test_endorsing_a_new_platform_says_that_it_is_new(tmp_path: Path) -> None:
+    """An identity is made nowhere in silence."""
+    directory = tmp_path / "hes"
+    ended = pyvmm("endorse", "--hes-dir", directory)
+    assert ended.errors == f"pyvmm: made a random development identity in {directory}\n"
+    assert '"cpak"' in ended.output
+
+
 def test_realm_without_a_root_of_trust_cannot_attest(tmp_path: Path) -> None:
     """It says so, and the realm works."""
     ended = run(tmp_path, rsi_guest(INIT, CONTINUE, CONTINUE, EXTENDED), "--no-hes")
