@@ -21,7 +21,9 @@ Exit code: 0 done, or nothing differs; 1 --diff found a difference; 2 bad input.
 @click.command(help=_HELP)
 @guest_options
 @click.option("--log", "wants_log", is_flag=True, help="list every step that is measured")
-@click.option("--json", "wants_json", is_flag=True, help="print JSON, which --diff reads")
+@click.option(
+    "--json", "wants_json", is_flag=True, help="print JSON; with --log, what --diff reads"
+)
 @click.option(
     "--host",
     metavar="NAME=N,...",
@@ -39,7 +41,7 @@ def measure(  # noqa: D103  the help says it
     **asked: Unpack[GuestOptions],
 ) -> int:
     if diff is not None:
-        return _compare(*diff)
+        return _compare(*diff, wants_json=wants_json)
     parameters = vm.parse_host(host) if host is not None else {}
     options = vm_options(asked, is_run=False)
     plan = vm.RealmPlan(options)
@@ -61,13 +63,16 @@ def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:
         click.echo("\n".join([*map(vm.line_of, log), f"{'RIM':<12} {rim}"]))
 
 
-def _compare(one: Path, other: Path) -> int:
+def _compare(one: Path, other: Path, *, wants_json: bool) -> int:
     """Print the first step that differs."""
     found = vm.first_difference(vm.read_log(one), vm.read_log(other))
     if found is None:
-        click.echo("no difference")
+        click.echo("null" if wants_json else "no difference")
         return 0
     number, *sides = found
+    if wants_json:
+        click.echo(json.dumps({"step": number, "sides": sides}, indent=1))
+        return 1
     click.echo(f"step {number} is the first that differs:")
     for path, entry in zip((one, other), sides, strict=True):
         click.echo(f"{path}: {vm.line_of(entry) if entry else '(there is none)'}")
