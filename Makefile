@@ -5,6 +5,7 @@
 #   make bench          benchmarks, a table and build/bench.json            (ONLY=alu picks one)
 #   make soak           the slow tests: full fuzz counts, long boots        (SEED=1 repeats a run)
 #   make sanitize       the core's tests under ASan and UBSan, those with threads under TSan
+#   make man            man pages of every command, in build/man
 #   make setup | lint | format | gen | clean
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup run test bench lint format gen soak sanitize clean
+.PHONY: man setup run test bench lint format gen soak sanitize clean
 
 setup: $(VENV)/.core
 
@@ -71,6 +72,9 @@ gen: $(VENV)/.packages
 	@$(PY) -m tests.vm.agent_program
 	@$(PY) -m pyvmm.vm.schema
 	@PYTHONPATH=. $(PY) tools/rmm_abi.py
+
+man: setup
+	@$(PY) -m pyvmm.cli.manual build/man
 
 bench: setup
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))

@@ -26,7 +26,7 @@ VERBS = {
     "resume": ("resume", "Let paused instances go on."),
     "stop": ("stop", "Stop instances, their disks flushed."),
     "destroy": ("destroy", "Stop instances and leave nothing of them."),
-    "list": ("list", "List the instances."),
+    "list": ("list_", "List the instances."),  # a module list would hide the type here
     "stat": ("stat", "Show what instances have done and what they take."),
     "top": ("top", "Watch what the instances do."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
@@ -35,6 +35,9 @@ VERBS = {
     "hes": ("hes", "Look at the root of trust, and drive it."),
     "token": ("token", "Look into attestation tokens, make some."),
     "verify": ("verify", "Verify an attestation token."),
+    "config": ("config", "See what a configuration comes to."),
+    "completion": ("completion", "Print what a shell needs to complete commands."),
+    "doctor": ("doctor", "Say what is missing here, and how to get it."),
     "version": ("version", "Say which version this is."),
 }
 

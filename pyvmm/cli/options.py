@@ -16,6 +16,7 @@ from typing import Final, ParamSpec, TypedDict, TypeVar
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli.configuration import config_option
 from pyvmm.cli.trace import KINDS
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
@@ -129,10 +130,10 @@ class GuestOptions(TypedDict):
 
 
 def guest_options(verb: Callable[P, R]) -> Callable[P, R]:
-    """Give a verb the options of a guest."""
+    """Give a verb the options of a guest, and the file that they may be in."""
     for option in reversed(_OPTIONS):
         verb = option(verb)
-    return verb
+    return config_option(verb)
 
 
 def life_options(verb: Callable[P, R]) -> Callable[P, R]:
