@@ -28,6 +28,7 @@ VERBS = {
     "destroy": ("destroy", "Stop instances and leave nothing of them."),
     "list": ("list_", "List the instances."),  # a module list would hide the type here
     "stat": ("stat", "Show what instances have done and what they take."),
+    "balloon": ("balloon", "Ask a guest to lend memory to its host."),
     "top": ("top", "Watch what the instances do."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
     "endorse": ("endorse", "Say what a verifier is to expect of this platform."),

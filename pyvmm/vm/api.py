@@ -87,6 +87,14 @@ class Statistics(msgspec.Struct, frozen=True):
     devices: dict[str, dict[str, int]]  # what each device counts
 
 
+class Balloon(msgspec.Struct, frozen=True):
+    """The memory that a guest lends to its host, and how the rest does."""
+
+    target: int  # bytes that it is asked to lend
+    actual: int  # bytes that it says it has lent
+    statistics: dict[str, int]  # in the words of the virtio specification; bytes, or how often
+
+
 class ConsolePlace(msgspec.Struct, frozen=True):
     """Where a console's output begins for who attached."""
 
@@ -127,6 +135,10 @@ class Api(Protocol):
 
     def statistics(self) -> Statistics:
         """Say what the instance has done and what it takes."""
+        ...
+
+    def balloon(self, change: int = 0) -> Balloon:
+        """Ask the guest to lend so many bytes more (or less), and say how its memory does."""
         ...
 
     def watch(self) -> Status:
