@@ -51,6 +51,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     num_cpus: int
     ram_size: int  # bytes
     kernel: str | None = None  # None: the built-in guest
+    rim: str | None = None  # initial measurement of a realm, hexadecimal, once it is new
     created: float  # seconds since 1970
     started: float | None = None
     ended: float | None = None

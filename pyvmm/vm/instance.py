@@ -64,6 +64,9 @@ class Platform(Protocol):
     def usage(self) -> Usage:
         """Say what the machine has done so far and what it takes."""
 
+    def rim(self) -> bytes:
+        """Return the initial measurement of the realm; empty if there is none."""
+
 
 class Instance:
     """A guest that is put together; `run` is its life in one breath.
@@ -236,6 +239,10 @@ class Instance:
     def usage(self) -> Usage:
         """Say what the machine has done so far and what it takes."""
         return self._platform.usage()
+
+    def rim(self) -> bytes:
+        """Return the initial measurement of the realm; empty if there is none."""
+        return self._platform.rim()
 
     def counters(self) -> Mapping[str, Mapping[str, int]]:
         """Return what the devices count, by their names."""

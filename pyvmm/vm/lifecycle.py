@@ -131,7 +131,7 @@ class Lifecycle:
             with refusals():
                 instance.build(lambda done, total: self._step(report, done / (total or 1)))
             self._instance = instance
-            self._become(State.NEW)
+            self._become(State.NEW, rim=instance.rim().hex() or None)
             if is_started:
                 self.start()
             self._wait_for(lambda: self._is_stopping or self._status.state != State.NEW)

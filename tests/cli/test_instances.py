@@ -84,12 +84,17 @@ def test_the_life_of_a_realm_step_by_step(runtime: Path) -> None:
     rows = [row.split() for row in verb("list").output.splitlines()]
     assert rows == [["PID", "NAME", "STATE", "KIND"], [str(pid), "r1", "new", "realm"]]
     assert result(pyvmm("console", "r1", "--log")) == DONE
+    rim = verb("measure", "r1").output.strip()
+    assert verb("measure", *REALM).output.strip() == rim == status("r1")["rim"]
+    assert verb("measure", "r1", "--log").code == ExitCode.BAD_INPUT
     assert result(verb("start", "r1")) == DONE
     assert verb("wait", "r1", "--for", "console:RIM +[0-9a-f]{64}", "--timeout", "60").code == 0
     assert result(verb("wait", "r1", "--timeout", "60")) == DONE
     assert verb("list").output.split()[-5:] == ["r1", "shut", "off", "(0)", "realm"]
     assert verb("list", "--run").output.count("\n") == 1
-    assert pyvmm("console", "r1", "--log").output.startswith("Hello from a realm.")
+    said = pyvmm("console", "r1", "--log").output
+    assert said.startswith("Hello from a realm.")
+    assert re.findall("RIM +([0-9a-f]+)", said) == [rim]
     assert is_gone(pid)
     assert result(verb("destroy", "r1")) == DONE
     assert left(runtime) == []

@@ -254,6 +254,12 @@ def test_balloon_is_resized_within_the_memory() -> None:
             living.lifecycle.balloon(0)
 
 
+def test_status_has_the_measurement(living: Living) -> None:
+    """Once there is one."""
+    assert living.lifecycle.status.rim == "1234"
+    assert Lifecycle(VmOptions(name="r1", realm=RealmOptions())).status.rim is None
+
+
 def test_statistics_name_what_they_count(living: Living) -> None:
     """Exits by kind, memory by physical address space, devices by name."""
     statistics = living.lifecycle.statistics()
