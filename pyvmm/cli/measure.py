@@ -6,13 +6,17 @@ from typing import Unpack
 
 import click
 
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import directory
 from pyvmm.cli.options import FILE, GuestOptions, guest_options, vm_options
 from pyvmm.vm import measure as vm
+from pyvmm.vm.api import Status
 
 _HELP = """Say what the initial measurement (RIM) of a realm will be, without running it.
 
 Takes the options of `pyvmm run` (those that do not concern the guest change nothing), and prints
-the RIM in hexadecimal digits.
+the RIM in hexadecimal digits. In place of a kernel, the name of an instance prints the RIM that it
+has got when it was built.
 
 Exit code: 0 done, or nothing differs; 1 --diff found a difference; 2 bad input.
 """
@@ -42,6 +46,18 @@ def measure(  # noqa: D103  the help says it
 ) -> int:
     if diff is not None:
         return _compare(*diff, wants_json=wants_json)
+    instance = _instance(asked["positional"])
+    if instance is not None:
+        if wants_log or host is not None:
+            raise UserError(
+                f"{instance.name} is measured already: --log and --host are for options"
+            )
+        if instance.rim is None:
+            raise UserError(
+                f"{instance.name} is {instance.state}, a {instance.kind}: no measurement"
+            )
+        _print(instance.rim, None, wants_json=wants_json)
+        return 0
     parameters = vm.parse_host(host) if host is not None else {}
     options = vm_options(asked, is_run=False)
     plan = vm.RealmPlan(options)
@@ -52,6 +68,14 @@ def measure(  # noqa: D103  the help says it
         steps = replay([vm.on_host(steps[0], parameters), *steps[1:]])
     _print(steps[-1].rim.hex(), plan.log(steps) if wants_log else None, wants_json=wants_json)
     return 0
+
+
+def _instance(name: Path | None) -> Status | None:
+    """Return the instance of a name, if that is one and no file's."""
+    if name is None or name.exists():
+        return None
+    found = [status for status in directory().statuses() if status.name == str(name)]
+    return found[0] if found else None
 
 
 def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:

@@ -115,6 +115,12 @@ class Guest(Protocol):
     def dma(self) -> GuestMemory:
         """The memory that its devices reach."""
 
+    def release(self, ipa: int, size: int) -> None:
+        """Take back some of its RAM, which it lends: contents are gone, zeros are there instead.
+
+        Raises ``GranuleProtectionFault`` for what is not RAM, or not the host's to take.
+        """
+
     @property
     def outcome(self) -> Outcome | None:
         """How it ended; None while it runs."""

@@ -20,7 +20,7 @@ from pyvmm.arch.esr import (
 )
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
-from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import HCR_EL2, level_size
 from pyvmm.host import inject
@@ -127,6 +127,13 @@ class NormalVm(VcpuGuest):
             done += -(-len(segment.data) // GRANULE_SIZE)
             if progress is not None:
                 progress(done, total)
+
+    def release(self, ipa: int, size: int) -> None:
+        """Take back some of the RAM."""
+        offset = ipa - self._config.ram_base
+        if not 0 <= offset <= self._config.ram_size - size:
+            raise GranuleProtectionFault(ipa, Pas.NS)
+        self._machine.punch(Pas.NS, self._ram_pa + offset, size)
 
     # --- vCPUs ----------------------------------------------------------------------------
 

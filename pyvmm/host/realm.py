@@ -13,7 +13,7 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import mpidr_of
 from pyvmm.arch.islet import IsletRmiFid
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import (
     REC_CREATE_NUM_GPRS,
     RPV_SIZE,
@@ -124,6 +124,11 @@ class Realm(VcpuGuest):
     def dma(self) -> SharedMemory:
         """What of its RAM the realm shares."""
         return self._memory.dma
+
+    def release(self, ipa: int, size: int) -> None:
+        """Refuse: only the realm itself can give a page of its own up (RSI_IPA_STATE_SET)."""
+        del size
+        raise GranuleProtectionFault(ipa, Pas.REALM)
 
     def _build(self, progress: Progress | None) -> None:
         """Build the realm and load the payload, up to its state NEW; RmiError if refused.

@@ -15,12 +15,14 @@ from typing import Final, Protocol
 
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.gic import GICR_SIZE
+from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.devices.bus import Bus, IrqLine
 from pyvmm.devices.disk import RawDisk
-from pyvmm.devices.dma import GuestDma
+from pyvmm.devices.dma import DmaFault, GuestDma
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.rtc import Mc146818, Pl031
 from pyvmm.devices.uart import Uart
+from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
@@ -62,6 +64,9 @@ class Platform(Protocol):
     def usage(self) -> Usage:
         """Say what the machine has done so far and what it takes."""
 
+    def rim(self) -> bytes:
+        """Return the initial measurement of the realm; empty if there is none."""
+
 
 class Instance:
     """A guest that is put together; `run` is its life in one breath.
@@ -89,6 +94,7 @@ class Instance:
         self._terminal = terminal
         self.console_log = console_log or ConsoleLog()
         self._devices: dict[str, VirtioDevice] = {}
+        self.balloon: VirtioBalloon | None = None
         self._panic = PanicWatch()
         self._has_quit = False
         self.agent = AgentClient()
@@ -234,6 +240,10 @@ class Instance:
         """Say what the machine has done so far and what it takes."""
         return self._platform.usage()
 
+    def rim(self) -> bytes:
+        """Return the initial measurement of the realm; empty if there is none."""
+        return self._platform.rim()
+
     def counters(self) -> Mapping[str, Mapping[str, int]]:
         """Return what the devices count, by their names."""
         console = {"output_bytes": self.console_log.end}
@@ -312,10 +322,19 @@ class Instance:
                 self._terminal.on_resize(console.resize)
         if self._options.has_rng:
             self._plug(VirtioRng(), "rng")
+        if self._options.has_balloon:
+            self.balloon = VirtioBalloon(self._release)
+            self._plug(self.balloon, "balloon")
         if self._options.has_agent:
             port = VirtioPort(PORT_NAME, self.agent)
             self._plug(port, "agent")
             self.agent.attach(port)
+
+    def _release(self, addr: int, size: int) -> None:
+        try:
+            self._guest.release(addr, size)
+        except GranuleProtectionFault as fault:
+            raise DmaFault(addr, size) from fault
 
     def _add_network(self, network: NetworkOptions) -> None:
         from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415  only with a network

@@ -78,6 +78,7 @@ class VmOptions:
     has_defaults: bool = True
     network: NetworkOptions | None = None
     has_rng: bool = False
+    has_balloon: bool = False  # only a normal VM has
     has_agent: bool = False
     realm: RealmOptions | None = None
     token_profile: str = "g1"  # noqa: S105  no secret
@@ -89,7 +90,13 @@ class VmOptions:
     def num_virtio(self) -> int:
         """How many virtio devices it has."""
         has_console = self.console == "virtio"
-        others = (self.network is not None, has_console, self.has_rng, self.has_agent)
+        others = (
+            self.network is not None,
+            has_console,
+            self.has_rng,
+            self.has_balloon,
+            self.has_agent,
+        )
         return len(self.disks) + sum(others)
 
     @property

@@ -25,6 +25,7 @@ from pyvmm.vm.api import (
     METHODS,
     MUCH_TYPED,
     NOTIFICATIONS,
+    Balloon,
     CommandNotifications,
     ConsolePlace,
     Method,
@@ -224,6 +225,10 @@ class Session:
     def statistics(self) -> Statistics:
         """Say what the instance has done and what it takes."""
         return self._lifecycle.statistics()
+
+    def balloon(self, change: int = 0) -> Balloon:
+        """Resize the balloon, and say how memory does."""
+        return self._lifecycle.balloon(change)
 
     def watch(self) -> Status:
         """Send each new state."""

@@ -53,6 +53,7 @@ class ScriptedGuest:
         self.reason = "a reason"
         self.is_closed = False
         self.calls: list[str] = []
+        self.released: list[tuple[int, int]] = []
         self._bus = bus
         self._script = script
         self._ended = threading.Event()
@@ -61,6 +62,10 @@ class ScriptedGuest:
     def exits(self) -> list[list[int]]:
         """Have made one exit of each kind."""
         return [[1] * len(ExitKind)]
+
+    def release(self, ipa: int, size: int) -> None:
+        """Note it."""
+        self.released.append((ipa, size))
 
     def build(self, progress: Progress | None = None) -> None:
         """Have little to load, in two steps."""
@@ -130,6 +135,10 @@ class Stage:
         """Make the guest."""
         self.guest = ScriptedGuest(bus, self.script)
         return self.guest
+
+    def rim(self) -> bytes:
+        """Have a realm that is measured, whatever it is."""
+        return b"\x12\x34"
 
     def usage(self) -> Usage:
         """Have done little."""

@@ -233,6 +233,33 @@ def test_a_realm_that_cannot_be_activated_ends(living: Living) -> None:
     assert living.lifecycle.status.exit_code == ExitCode.REFUSED
 
 
+def test_balloon_is_resized_within_the_memory() -> None:
+    """Who has none, or asks for more than there is, is told."""
+    with Living(VmOptions(name="r1", ram_size=64 << 20, has_balloon=True)) as living:
+        living.until(State.NEW)
+        balloon = living.lifecycle.balloon
+        assert balloon(8 << 20).target == 8 << 20
+        assert balloon(-(3 << 20)).target == 5 << 20
+        for change in (-(6 << 20), 60 << 20):
+            with pytest.raises(UserError, match="r1 lends 5 of 64 MiB: that cannot become"):
+                balloon(change)
+        assert balloon(0).target == 5 << 20
+    with Living(VmOptions(name="r1", realm=RealmOptions())) as living:
+        living.until(State.NEW)
+        with pytest.raises(UserError, match="not the host's to take"):
+            living.lifecycle.balloon(0)
+    with Living() as living:
+        living.until(State.NEW)
+        with pytest.raises(UserError, match="create it with --balloon"):
+            living.lifecycle.balloon(0)
+
+
+def test_status_has_the_measurement(living: Living) -> None:
+    """Once there is one."""
+    assert living.lifecycle.status.rim == "1234"
+    assert Lifecycle(VmOptions(name="r1", realm=RealmOptions())).status.rim is None
+
+
 def test_statistics_name_what_they_count(living: Living) -> None:
     """Exits by kind, memory by physical address space, devices by name."""
     statistics = living.lifecycle.statistics()
