@@ -4,7 +4,7 @@
 #   make test           lint, type check, import table, tests
 #   make bench          benchmarks, a table and build/bench.json            (ONLY=alu picks one)
 #   make soak           the slow tests: full fuzz counts, long boots        (SEED=1 repeats a run)
-#   make sanitize       the core's tests under ASan and UBSan
+#   make sanitize       the core's tests under ASan and UBSan, those with threads under TSan
 #   make setup | lint | format | gen | clean
 
 PYTHON ?= python3
@@ -79,7 +79,8 @@ soak: setup
 	@$(PY) -m pytest -m slow $(if $(SEED),--seed $(SEED))
 
 sanitize: setup
-	@CC="$(CC)" tools/sanitize.sh $(PY)
+	@CC="$(CC)" tools/sanitize.sh address $(PY)
+	@CC="$(CC)" tools/sanitize.sh thread $(PY)
 
 clean:
 	@rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache \

@@ -71,7 +71,11 @@ class PowerCycle:
         return self._identity
 
     def extend(self, index: int, measurement: Measurement, *, lock: bool) -> None:
-        """Extend a slot; a realm attestation key of the measurements so far is no longer any."""
+        """Extend a slot; a realm attestation key of the measurements so far is no longer any.
+
+        Raises: PsaError; (BAD_STATE) before the machine is on: the HES measures first.
+        """
+        _ = self.identity
         self.boot.extend(index, measurement, lock=lock)
         self._rak, self._rak_hash = None, PsaHash.UNKNOWN
 

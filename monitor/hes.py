@@ -87,19 +87,19 @@ class Hes:
 
     def realm_key(self) -> bytes:
         """Return the private scalar of the realm attestation key."""
-        return self._call(
+        return self._fetch(
             PsaHandle.DELEGATED_ATTESTATION,
             DelegatedAttestation.GET_KEY,
             bytes([ECC_FAMILY_SECP_R1]),
             RAK_BITS.to_bytes(4, "little"),
             PsaHash.SHA_256.to_bytes(4, "little"),
-            room=SCALAR_SIZE,
+            size=SCALAR_SIZE,
         )
 
     def realm_public_key(self) -> bytes:
         """Return the public part of the realm attestation key, a SEC1 point."""
-        return self._call(
-            PsaHandle.DELEGATED_ATTESTATION, DelegatedAttestation.GET_PUBLIC_KEY, room=POINT_SIZE
+        return self._fetch(
+            PsaHandle.DELEGATED_ATTESTATION, DelegatedAttestation.GET_PUBLIC_KEY, size=POINT_SIZE
         )
 
     def platform_token(self, challenge: bytes) -> bytes:
@@ -113,17 +113,24 @@ class Hes:
 
     def sign_sha384(self, digest: bytes) -> bytes:
         """Have a SHA-384 hash signed with the realm attestation key; return r || s."""
-        return self._call(
+        return self._fetch(
             PsaHandle.DELEGATED_ATTESTATION,
             DelegatedAttestation.SIGN_HASH,
             PsaHash.SHA_384.to_bytes(4, "little"),
             digest,
-            room=SIGNATURE_SIZE,
+            size=SIGNATURE_SIZE,
         )
 
     def vhuk(self, which: VhukId) -> bytes:
         """Return a virtual HUK."""
-        return self._call(PsaHandle.VHUK, Vhuk.GET, bytes([which]), room=VHUK_SIZE)
+        return self._fetch(PsaHandle.VHUK, Vhuk.GET, bytes([which]), size=VHUK_SIZE)
+
+    def _fetch(self, handle: PsaHandle, call: OpenEnum, *inputs: bytes, size: int) -> bytes:
+        """Do a call whose output has one size (bytes)."""
+        output = self._call(handle, call, *inputs, room=size)
+        if len(output) != size:
+            raise OSError("the HES answers less than it was asked")
+        return output
 
     def _call(self, handle: PsaHandle, call: OpenEnum, *inputs: bytes, room: int = 0) -> bytes:
         """Do a call with at most one output, for which there is ``room`` (bytes)."""

@@ -46,9 +46,10 @@ class Conduit:
 
     def smc(self, pe: int, args: Sequence[int]) -> Answer:
         """Call EL3 on a PE with x0.. = ``args``; return x0.., the rest is zero."""
-        results = self._route(pe, args[0] & FID_MASK, args)
+        fid = args[0] & FID_MASK
+        results = self._route(pe, fid, args)
         if self._events.listener is not None:
-            shown = results[:1] if args[0] in SECRET else results
+            shown = results[:1] if fid in SECRET else results
             self._events.listener(Smc(pe, self._security, tuple(args), shown))
         return results
 

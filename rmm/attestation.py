@@ -86,15 +86,24 @@ class Attestation:
             return TokenSignResponse.of(
                 rec=rec, ticket=request.ticket, sig_size=len(signature), signature=signature
             )
+        if not request.is_pushed:
+            self._push(pe, rec, request, sha384(to_be_signed).digest())
+        # Also if EL3 has no room for the request: its responses may be those that nobody waits for.
         try:
-            if not request.is_pushed:
-                self._el3.push(pe, rec, request.ticket, sha384(to_be_signed).digest())
-                request.is_pushed = True
             return self._el3.pull(pe)
         except El3Refused as refusal:
             if refusal.error is RmmdError.AGAIN:
                 return None
             raise
+
+    def _push(self, pe: int, rec: int, request: TokenRequest, digest: bytes) -> None:
+        """Have EL3 sign, if it has room for a request."""
+        try:
+            self._el3.push(pe, rec, request.ticket, digest)
+            request.is_pushed = True
+        except El3Refused as refusal:
+            if refusal.error is not RmmdError.AGAIN:
+                raise
 
     def finish(self, request: TokenRequest, response: TokenSignResponse) -> None:
         """Make the token, now that it is signed; without a signature it stays empty."""

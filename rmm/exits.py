@@ -23,6 +23,7 @@ from pyvmm.arch.esr import (
 )
 from pyvmm.arch.events import PsciCall, RsiCall
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.islet import IsletRsiFid
 from pyvmm.arch.psci import SMC64
 from pyvmm.arch.rmi import RecExitReason, Ripas
 from pyvmm.arch.smccc import FID_MASK, NOT_SUPPORTED
@@ -225,11 +226,16 @@ def _smc(rmm: "Rmm", pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
     return leave
 
 
+#: Whose results are no matter for a trace.
+_SECRET: Final = frozenset({IsletRsiFid.RSI_ISLET_REALM_SEALING_KEY})
+
+
 def _event(
     rec: Rec, command: RealmCommand, arguments: tuple[int, ...], results: tuple[int, ...]
 ) -> RsiCall | PsciCall:
     if command.name.startswith("RSI"):
-        return RsiCall(rec.pa, command.name, command.parameters, arguments, results)
+        shown = results[:1] if command.fid in _SECRET else results
+        return RsiCall(rec.pa, command.name, command.parameters, arguments, shown)
     return PsciCall(rec.pa, command.name, arguments, results[0] if results else None)
 
 

@@ -1,32 +1,61 @@
 #!/bin/sh
-# Build the core with the address and undefined behaviour sanitizers, in a copy of the tree, and run
-# its tests there.
+# Build the core with sanitizers, in a copy of the tree, and run tests there: "address" is the address
+# and undefined behaviour sanitizers and the core's tests, "thread" the thread sanitizer and the tests
+# in which several threads use a machine.
 #
-#   tools/sanitize.sh PYTHON [pytest argument ...]
+#   tools/sanitize.sh address|thread PYTHON [pytest argument ...]
 set -eu
 
-python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
-shift
-copy=build/sanitize
+kind=$1
+python=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
+shift 2
+export PYTHONPATH=.
+case $kind in
+address)
+    # Not the checks that need minutes of gcc's time for the interpreter's loop.
+    flags='-fsanitize=address,undefined -fno-sanitize-address-use-after-scope'
+    flags="$flags -fno-sanitize=null,alignment,object-size,pointer-overflow"
+    libraries='libasan.so libubsan.so'
+    tests=tests/core
+    # What CPython never frees is its own.
+    export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+    ;;
+thread)
+    flags=-fsanitize=thread
+    libraries=libtsan.so
+    tests='tests/core/test_smp.py tests/core/test_punch.py tests/core/test_gic_timer.py tests/host
+        tests/rmm/test_threads.py tests/rmm/test_locking.py tests/rmm/test_hostile_host.py'
+    # CPython is not instrumented, and its locks are those that the sanitizer knows.
+    export TSAN_OPTIONS=ignore_noninstrumented_modules=1:history_size=4
+    ;;
+*)
+    echo "sanitize: $kind is none of address, thread" >&2
+    exit 2
+    ;;
+esac
+
+copy=build/sanitize/$kind
 mkdir -p "$copy"
-rm -rf "$copy/pyvmm" "$copy/tests"
-cp -pR pyvmm tests pyproject.toml setup.py README.md LICENSE "$copy"
+for each in pyvmm rmm monitor hes tests; do
+    rm -rf "${copy:?}/$each"
+done
+cp -pR pyvmm rmm monitor hes tests pyproject.toml setup.py README.md LICENSE "$copy"
 cd "$copy"
 rm -f pyvmm/core/_core.*
 
-# -O1, and not the checks that need minutes of gcc's time for the interpreter's loop.  -Werror goes:
-# instrumented code looks to gcc as if variables were used uninitialised.
+# -Werror goes: instrumented code looks to gcc as if variables were used uninitialised.
 sed -i 's/"-O2"/"-O1", "-g1"/; s/"-Werror"/"-Wno-error"/' pyvmm/core/build.py
-flags='-fsanitize=address,undefined -fno-sanitize-address-use-after-scope'
-flags="$flags -fno-sanitize=null,alignment,object-size,pointer-overflow"
 CFLAGS=$flags LDFLAGS=$flags "$python" setup.py --quiet build_ext --inplace >build.log 2>&1 || {
     cat build.log >&2
     exit 1
 }
 
-# Capstone asks dlopen() for what the address sanitizer refuses; what CPython never frees is its own.
+# Capstone asks dlopen() for what a sanitizer refuses.  The thread sanitizer wants its memory where
+# randomised addresses may be.
 run='import os, sys; os.RTLD_DEEPBIND = 0; import pytest; sys.exit(pytest.main(sys.argv[1:]))'
-export PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-cc=${CC:-cc}
-LD_PRELOAD="$($cc -print-file-name=libasan.so) $($cc -print-file-name=libubsan.so)" \
-    exec "$python" -c "$run" -p no:cacheprovider "${@:-tests/core}"
+preload=
+for library in $libraries; do
+    preload="$preload $(${CC:-cc} -print-file-name="$library")"
+done
+[ $# -gt 0 ] || set -- $tests
+exec setarch -R env LD_PRELOAD="$preload" "$python" -c "$run" -p no:cacheprovider "$@"

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pyvmm.arch.errors import UserError
@@ -36,13 +37,14 @@ def check(certificate: bytes, nonce: bytes, reference: ReferenceValues) -> Repor
     Raises:
         NotVerified: it was not.
     """
-    parsed = x509.load_der_x509_certificate(certificate)
     try:
-        extension = parsed.extensions.get_extension_for_oid(TOKEN_OID).value
+        parsed = x509.load_der_x509_certificate(certificate)
+        token = parsed.extensions.get_extension_for_oid(TOKEN_OID).value.public_bytes()
+        key = parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except x509.ExtensionNotFound:
         raise NotVerified("its certificate has no token") from None
-    token = extension.public_bytes()
-    key = parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+        raise NotVerified("its certificate is malformed") from None
     anchor = anchor_of(reference)
     trust = TrustStore((anchor,) if anchor is not None else ())
     challenge = hashlib.sha512(nonce + key).digest()

@@ -76,7 +76,7 @@ void machine_free(struct machine *machine);
 int machine_memfd(struct machine *machine, uint32_t pas);
 uint8_t *machine_memory(struct machine *machine, uint32_t pas);
 
-/* Granule protection.  gpc_check() returns 0, or the GPI-level fault code; *bad is the first refused byte. */
+/* Granule protection.  machine_gpc() returns 0, or the fault code; *bad, unless NULL, is then the first refused byte. */
 void machine_set_gpt(struct machine *machine, uint64_t gptbr_pa, uint64_t gpccr);
 int machine_gpc(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad);
 /* Make granules read as zero and, if not at once, soon, return their memory to the host.  Of a granule that the GPT keeps the

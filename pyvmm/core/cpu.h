@@ -186,7 +186,7 @@ struct machine {
     uint32_t clock;
     int memfd[NUM_PAS];
     uint8_t *memory[NUM_PAS];  /* host address of dram_base in that PAS */
-    uint64_t gptbr, gpccr;     /* GPCCR.GPC = 0: no checks */
+    _Atomic uint64_t gptbr, gpccr; /* GPCCR.GPC = 0: no checks */
     _Atomic uint64_t *has_code[NUM_PAS]; /* a word a granule: bit per PE that holds decoded code of it */
     _Atomic uint8_t *marks;    /* a byte a granule: MARK_* */
     struct dropped dropped[NUM_PAS];

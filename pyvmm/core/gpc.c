@@ -24,9 +24,9 @@ static bool gpt_read(const struct machine *machine, uint64_t pa, uint64_t *entry
 }
 
 /* @return the GPI of a physical address below 2^PPS; GPI_NO_ACCESS for every kind of broken table */
-static enum gpi gpt_walk(const struct machine *machine, uint64_t pa) {
-    unsigned shift = pgs_shift[machine->gpccr >> 14 & 3];
-    unsigned l0_shift = 30 + (machine->gpccr >> 20 & 15);
+static enum gpi gpt_walk(const struct machine *machine, uint64_t gpccr, uint64_t pa) {
+    unsigned shift = pgs_shift[gpccr >> 14 & 3];
+    unsigned l0_shift = 30 + (gpccr >> 20 & 15);
     uint64_t entry;
     if (!shift || !gpt_read(machine, machine->gptbr + (pa >> l0_shift) * 8, &entry)) {
         return GPI_NO_ACCESS;
@@ -50,13 +50,14 @@ static enum gpi gpt_walk(const struct machine *machine, uint64_t pa) {
 int gpc_check(struct machine *machine, enum pas pas, uint64_t pa) {
     static const uint8_t gpi_of[NUM_PAS] = {
         [PAS_SECURE] = GPI_SECURE, [PAS_NS] = GPI_NS, [PAS_ROOT] = GPI_ROOT, [PAS_REALM] = GPI_REALM};
-    if (!(machine->gpccr >> 16 & 1)) {
+    uint64_t gpccr = machine->gpccr;
+    if (!(gpccr >> 16 & 1)) {
         return 0;
     }
-    if (pa >> pa_bits(machine->gpccr & 7)) {
+    if (pa >> pa_bits(gpccr & 7)) {
         return pas == PAS_NS ? 0 : FSC_GPF;
     }
-    enum gpi gpi = gpt_walk(machine, pa);
+    enum gpi gpi = gpt_walk(machine, gpccr, pa);
     return gpi == GPI_ANY || gpi == gpi_of[pas] ? 0 : FSC_GPF;
 }
 

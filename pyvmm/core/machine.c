@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "guest.h"
 #include "page.h"
 #include "sysreg.h"
 
@@ -136,19 +137,22 @@ void machine_set_gpt(struct machine *machine, uint64_t gptbr_pa, uint64_t gpccr)
     machine_tlbi_all(machine);
 }
 
+static int refuse(uint64_t pa, uint64_t *bad) {
+    if (bad) {
+        *bad = pa;
+    }
+    return 0x28;
+}
+
 /* The range must lie in DRAM and every granule of it must pass the check. */
 int machine_gpc(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad) {
     uint64_t offset = pa - machine->dram_base;
-    *bad = pa;
     if (offset > machine->dram_size || size > machine->dram_size - offset) {
-        *bad = offset >= machine->dram_size ? pa : machine->dram_base + machine->dram_size;
-        return 0x28;
+        return refuse(offset >= machine->dram_size ? pa : machine->dram_base + machine->dram_size, bad);
     }
     for (uint64_t at = pa; at < pa + size; at = (at & PAGE_MASK) + GRANULE_SIZE) {
-        int fault = gpc_check(machine, (enum pas)(pas & 3), at);
-        if (fault) {
-            *bad = at;
-            return fault;
+        if (gpc_check(machine, (enum pas)(pas & 3), at)) {
+            return refuse(at, bad);
         }
     }
     return 0;
@@ -185,7 +189,7 @@ static int give_back_dropped(struct machine *machine, uint32_t pas) {
 static int drop(struct machine *machine, uint32_t pas, uint64_t pa) {
     struct dropped *run = &machine->dropped[pas];
     int result = 0;
-    memset(machine->memory[pas] + (pa - machine->dram_base), 0, GRANULE_SIZE);
+    guest_zero(machine->memory[pas] + (pa - machine->dram_base), GRANULE_SIZE);
     if (run->end != pa || run->end - run->start >= MAX_DROPPED) {
         result = give_back_dropped(machine, pas);
         run->start = pa;
@@ -220,7 +224,7 @@ int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t s
 int machine_read(struct machine *machine, uint32_t pas, uint64_t pa, void *data, uint64_t size, uint64_t *bad) {
     int fault = machine_gpc(machine, pas, pa, size, bad);
     if (!fault) {
-        memcpy(data, machine->memory[pas & 3] + (pa - machine->dram_base), size);
+        guest_read(data, machine->memory[pas & 3] + (pa - machine->dram_base), size);
     }
     return fault;
 }
@@ -229,7 +233,7 @@ int machine_write(struct machine *machine, uint32_t pas, uint64_t pa, const void
     int fault = machine_gpc(machine, pas, pa, size, bad);
     if (!fault) {
         machine_code_changed(machine, pas, pa, size);
-        memcpy(machine->memory[pas & 3] + (pa - machine->dram_base), data, size);
+        guest_write(machine->memory[pas & 3] + (pa - machine->dram_base), data, size);
     }
     return fault;
 }
@@ -241,7 +245,7 @@ int machine_zero(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t si
         next = (at & PAGE_MASK) + GRANULE_SIZE < end ? (at & PAGE_MASK) + GRANULE_SIZE : end;
         if (atomic_load(marks_of(machine, at)) & MARK_TOUCHED << (pas & 3)) {
             machine_code_changed(machine, pas, at, next - at);
-            memset(machine->memory[pas & 3] + (at - machine->dram_base), 0, next - at);
+            guest_zero(machine->memory[pas & 3] + (at - machine->dram_base), next - at);
         }
     }
     return fault;

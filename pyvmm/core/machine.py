@@ -25,6 +25,7 @@ if ffi.string(lib.core_digest()).decode() != gen.digest():  # pragma: no cover
 
 # What every exit and every access calls: without the look-up in the library.
 pe_run = lib.pe_run
+NULL = ffi.NULL
 machine_gpc = lib.machine_gpc
 machine_write = lib.machine_write
 machine_zero = lib.machine_zero
@@ -58,20 +59,19 @@ class PhysicalMemory:
     written, for a granule that the GPT gives to another PAS and for an address outside DRAM.
     """
 
-    __slots__ = ("_bad", "_base", "_buffer", "_machine", "_pas", "pas")
+    __slots__ = ("_base", "_buffer", "_machine", "_pas", "pas")
 
     def __init__(self, machine: Machine, pas: Pas) -> None:
         self.pas = pas
         self._pas = int(pas)
         self._machine = machine.handle
         self._base = machine.dram_base
-        self._bad = ffi.new("uint64_t *")  # written by any thread: what it says is not for reading
         self._buffer = machine.buffer(pas)
 
     def check(self, pa: int, size: int) -> None:
         """Raise GranuleProtectionFault if any byte of the range may not be accessed."""
         try:
-            fault = machine_gpc(self._machine, self._pas, pa, size, self._bad)
+            fault = machine_gpc(self._machine, self._pas, pa, size, NULL)
         except OverflowError:  # not a 64-bit number: cffi has refused it
             raise GranuleProtectionFault(pa, self.pas) from None
         if fault:
@@ -92,7 +92,7 @@ class PhysicalMemory:
         """Write ``data``."""
         source = data if type(data) is bytes else ffi.from_buffer(data)
         try:
-            fault = machine_write(self._machine, self._pas, pa, source, len(data), self._bad)
+            fault = machine_write(self._machine, self._pas, pa, source, len(data), NULL)
         except OverflowError:
             raise GranuleProtectionFault(pa, self.pas) from None
         if fault:
@@ -109,7 +109,7 @@ class PhysicalMemory:
     def zero(self, pa: int, size: int) -> None:
         """Write zeros."""
         try:
-            fault = machine_zero(self._machine, self._pas, pa, size, self._bad)
+            fault = machine_zero(self._machine, self._pas, pa, size, NULL)
         except OverflowError:
             raise GranuleProtectionFault(pa, self.pas) from None
         if fault:

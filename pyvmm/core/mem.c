@@ -12,13 +12,27 @@ struct part {
 };
 
 /* Single-copy atomic for the sizes that the architecture has. */
-static void copy(void *to, const void *from, unsigned size) {
+static void load(void *data, const uint8_t *host, unsigned size) {
+    uint64_t value;
     switch (size) {
-    case 1: memcpy(to, from, 1); break;
-    case 2: memcpy(to, from, 2); break;
-    case 4: memcpy(to, from, 4); break;
-    case 8: memcpy(to, from, 8); break;
-    default: memcpy(to, from, size);
+    case 1: value = guest_load8(host); break;
+    case 2: value = guest_load16(host); break;
+    case 4: value = guest_load32(host); break;
+    case 8: value = guest_load64(host); break;
+    default: guest_read(data, host, size); return;
+    }
+    memcpy(data, &value, size); /* little-endian hosts only, as everywhere */
+}
+
+static void store(uint8_t *host, const void *data, unsigned size) {
+    uint64_t value = 0;
+    memcpy(&value, data, size <= 8 ? size : 0);
+    switch (size) {
+    case 1: guest_store8(host, (uint8_t)value); break;
+    case 2: guest_store16(host, (uint16_t)value); break;
+    case 4: guest_store32(host, (uint32_t)value); break;
+    case 8: guest_store64(host, value); break;
+    default: guest_write(host, data, size);
     }
 }
 
@@ -56,9 +70,9 @@ bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, enum
     if (!parts_of(cpu, va, size, ACCESS_READ, index, parts) || is_watched(cpu, va, size, true, false, index)) {
         return false;
     }
-    copy(data, parts[0].host, parts[0].size);
+    load(data, parts[0].host, parts[0].size);
     if (parts[1].size) {
-        memcpy((uint8_t *)data + parts[0].size, parts[1].host, parts[1].size);
+        load((uint8_t *)data + parts[0].size, parts[1].host, parts[1].size);
     }
     return true;
 }
@@ -82,10 +96,10 @@ bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned siz
     if (!parts_of(cpu, va, size, ACCESS_WRITE, index, parts) || is_watched(cpu, va, size, false, true, index)) {
         return false;
     }
-    copy(parts[0].host, data, parts[0].size);
+    store(parts[0].host, data, parts[0].size);
     stored(cpu, parts[0].host, parts[0].size);
     if (parts[1].size) {
-        memcpy(parts[1].host, (const uint8_t *)data + parts[0].size, parts[1].size);
+        store(parts[1].host, (const uint8_t *)data + parts[0].size, parts[1].size);
         stored(cpu, parts[1].host, parts[1].size);
     }
     return true;
@@ -111,7 +125,7 @@ bool mem_zero64_slow(struct cpu *cpu, uint64_t va) {
     if (!host || is_watched(cpu, va, 64, false, true, index)) {
         return false;
     }
-    memset(host, 0, 64);
+    guest_zero(host, 64);
     stored(cpu, host, 64);
     return true;
 }

@@ -7,9 +7,7 @@
 #ifndef PYVMM_CORE_MEM_H
 #define PYVMM_CORE_MEM_H
 
-#include <string.h>
-
-#include "cpu.h"
+#include "guest.h"
 
 bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, enum mmu_index index);
 bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, enum mmu_index index);
@@ -43,7 +41,7 @@ static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned
     static INLINE bool mem_read##bits(struct cpu *cpu, uint64_t va, uint##bits##_t *value) {                          \
         const struct tlb_entry *e = tlb_entry(cpu, va);                                                               \
         if (likely(((va + (bits / 8 - 1)) & PAGE_MASK) == e->read_tag)) {                                             \
-            memcpy(value, (const void *)(va + e->addend), bits / 8);                                                  \
+            *value = guest_load##bits((const void *)(va + e->addend));                                                \
             return true;                                                                                              \
         }                                                                                                             \
         uint##bits##_t slow; /* its own variable, so that *value need not live in memory */                           \
@@ -56,7 +54,7 @@ static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned
     static INLINE bool mem_write##bits(struct cpu *cpu, uint64_t va, uint##bits##_t value) {                          \
         const struct tlb_entry *e = tlb_entry(cpu, va);                                                               \
         if (likely(((va + (bits / 8 - 1)) & PAGE_MASK) == e->write_tag)) {                                            \
-            memcpy((void *)(va + e->addend), &value, bits / 8);                                                       \
+            guest_store##bits((void *)(va + e->addend), value);                                                       \
             return true;                                                                                              \
         }                                                                                                             \
         uint##bits##_t slow = value;                                                                                  \
@@ -72,7 +70,7 @@ MEM_ACCESS(64)
 static INLINE bool mem_read128(struct cpu *cpu, uint64_t va, union v128 *value) {
     const struct tlb_entry *e = tlb_entry(cpu, va);
     if (likely(((va + 15) & PAGE_MASK) == e->read_tag)) {
-        memcpy(value, (const void *)(va + e->addend), 16);
+        *value = guest_load128((const void *)(va + e->addend));
         return true;
     }
     return mem_read_slow(cpu, va, value, 16, mmu_index(cpu));
@@ -81,7 +79,7 @@ static INLINE bool mem_read128(struct cpu *cpu, uint64_t va, union v128 *value) 
 static INLINE bool mem_write128(struct cpu *cpu, uint64_t va, const union v128 *value) {
     const struct tlb_entry *e = tlb_entry(cpu, va);
     if (likely(((va + 15) & PAGE_MASK) == e->write_tag)) {
-        memcpy((void *)(va + e->addend), value, 16);
+        guest_store128((void *)(va + e->addend), *value);
         return true;
     }
     return mem_write_slow(cpu, va, value, 16, mmu_index(cpu));

@@ -62,7 +62,10 @@ def _map_of(table: tuple[Claim, ...]) -> Map:
 
 
 def _payload(claims: Json, table: tuple[Claim, ...], where: str) -> Payload:
-    payload = _from_json(claims, _map_of(table), where)
+    try:
+        payload = _from_json(claims, _map_of(table), where)
+    except RecursionError:
+        raise UserError(f"{where} is nested too deep") from None
     if not isinstance(payload, dict):
         raise UserError(f"{where} is not a JSON object")
     return payload

@@ -15,7 +15,6 @@ from pyvmm.arch.errors import UserError
 from pyvmm.vm.agent_command import (
     NUMBER_PAYLOAD,
     REASONS,
-    STATUS_PAYLOAD,
     WINDOW,
     AgentError,
     Command,
@@ -257,7 +256,7 @@ class AgentClient:
             self._last_pong = max(self._last_pong, min(number, self._last_ping))
             self._changed.notify_all()
         elif frame.type == Reply.ENDED:
-            self._ended = Status(*frame.numbers(STATUS_PAYLOAD))
+            self._ended = Status(*frame.status())
         else:
             command = self._commands.get(frame.channel)
             if command is not None:  # it may have ended with the agent's predecessor

@@ -28,7 +28,6 @@ WINDOW: Final = 1 << 18
 _MAX_PIECES: Final = 256
 _NO_LIMIT: Final = 0xFFFF_FFFF
 _SIGKILL: Final = 9
-STATUS_PAYLOAD: Final = Struct("<HH")  # exit status, signal
 NUMBER_PAYLOAD: Final = Struct("<I")
 
 REASONS: Final[Mapping[int, str]] = {
@@ -210,7 +209,7 @@ class Command:
             case Reply.GRANTED:
                 self._credit = min(self._credit + frame.numbers(NUMBER_PAYLOAD)[0], _NO_LIMIT)
             case Reply.EXIT:
-                self._status = Status(*frame.numbers(STATUS_PAYLOAD))
+                self._status = Status(*frame.status())
             case Reply.REFUSED:
                 (reason,) = frame.numbers(NUMBER_PAYLOAD)
                 self._error = AgentError(

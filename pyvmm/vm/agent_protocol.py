@@ -21,6 +21,9 @@ _MAX_STRINGS: Final = 8000  # arguments and variables, and room for what the age
 _header = Struct("<IHH")
 _counts = Struct("<HH")
 _number = Struct("<I")
+_status = Struct("<HH")  # exit status, signal
+_MAX_STATUS: Final = 255
+_MAX_SIGNAL: Final = 64
 
 
 class Request(IntEnum):
@@ -83,6 +86,17 @@ class Frame:
         if len(self.payload) != layout.size:
             raise ProtocolError(f"a frame of type {self.type} with {len(self.payload)} bytes")
         return layout.unpack(self.payload)
+
+    def status(self) -> tuple[int, int]:
+        """Return the exit status and the signal that the payload has.
+
+        Raises:
+            ProtocolError: Linux has no such status, or no such signal.
+        """
+        status, signal = self.numbers(_status)
+        if status > _MAX_STATUS or signal > _MAX_SIGNAL:
+            raise ProtocolError(f"exit status {status}, signal {signal}")
+        return status, signal
 
 
 class FrameReader:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.x509.oid import ExtensionOID
 
 from pyvmm.arch.rsi import RsiFid
 from tests.boot.command import Ended, call, pyvmm
@@ -171,6 +172,17 @@ def test_certificate_without_a_token_is_refused(platform: Path) -> None:
     ended, heard = meet(lambda _: None, platform)
     assert (ended.code, heard) == (1, b"")
     assert ended.errors == "not verified: its certificate has no token\n"
+
+
+def test_certificate_that_is_malformed_is_refused(
+    platform: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An extension that everybody knows, and that nobody can read."""
+    oid = ExtensionOID.ISSUER_ALTERNATIVE_NAME
+    monkeypatch.setattr(sys.modules[__name__], "TOKEN_OID", oid)
+    ended, heard = meet(lambda _: b"\xff", platform)
+    assert (ended.code, ended.output, heard) == (1, "", b"")
+    assert ended.errors == "not verified: its certificate is malformed\n"
 
 
 def test_server_without_tls_is_refused(tmp_path: Path, platform: Path) -> None:

@@ -57,6 +57,19 @@ def test_machine_in_reset_has_empty_slots_and_no_keys(tmp_path: Path) -> None:
     assert rig.call(PsaHandle.VHUK, Vhuk.GET, b"\1").status is PsaStatus.BAD_STATE
 
 
+@pytest.mark.parametrize("index", [0, 5, 11, 14])
+def test_nobody_measures_before_the_hes_has(tmp_path: Path, index: int) -> None:
+    """Or a client would fill, and lock, the slots by which the HES vouches for itself and EL3."""
+    rig = Rig(tmp_path)
+    assert rig.extend(index, lock=True) is PsaStatus.BAD_STATE
+    assert rig.cycle.boot.slots == []
+    assert rig.power_on().status is PsaStatus.SUCCESS
+    slots = rig.cycle.boot.slots
+    assert [(slot.index, slot.sw_type, slot.signer_id) for slot in slots] == [
+        (*part, SIGNER_ID) for part in OWN_PARTS
+    ]
+
+
 def test_slot_reads_as_it_was_extended(rig: Rig) -> None:
     """Value, signer, version, type, algorithm and lock."""
     assert rig.extend(14, b"d" * 32, lock=True) is PsaStatus.SUCCESS

@@ -210,12 +210,14 @@ def test_virtual_huk_comes_in_registers(rig: Rig, which: int) -> None:
     assert rig.call(VHUK, which) == (0, *[int.from_bytes(bytes([which]) * 8, "little")] * 4)
 
 
-def test_virtual_huk_is_in_no_trace(rig: Rig) -> None:
-    """Who watches the calls learns that there was one."""
+@pytest.mark.parametrize("high", [0, 1 << 32], ids=["W0 only", "all of X0"])
+def test_virtual_huk_is_in_no_trace(rig: Rig, high: int) -> None:
+    """Who watches the calls learns that there was one; the upper half of X0 is no matter."""
     events: list[object] = []
     rig.monitor._events.listener = events.append
-    assert len(rig.call(VHUK, 1)) == 5
-    assert events == [HesCall("VHUK.GET", "SUCCESS"), Smc(0, Pas.REALM, (VHUK, 1), (0,))]
+    fid = high | VHUK
+    assert len(rig.monitor.conduit(Pas.REALM).smc(0, (fid, 1))) == 5
+    assert events == [HesCall("VHUK.GET", "SUCCESS"), Smc(0, Pas.REALM, (fid, 1), (0,))]
 
 
 def test_calls_of_the_hes_are_told(rig: Rig, hes: FakeHes) -> None:
@@ -414,6 +416,15 @@ def test_nonsense_of_the_hes_is_an_unknown_error(
     """EL3 believes no reply that does not fit its request."""
     hes.distort = distort
     assert need_answer(rig) == [error(RmmdError.UNK)] * 4
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_virtual_huk_of_another_size_is_an_unknown_error(
+    rig: Rig, hes: FakeHes, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Four registers take 32 bytes."""
+    monkeypatch.setattr(hes, "output", lambda *_: bytes(size))
+    assert rig.call(VHUK, 1) == error(RmmdError.UNK)
 
 
 # --- measured boot --------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def test_signature_of_another_size_is_none(size: int) -> None:
 def test_busy_el3_leaves_the_realm_free() -> None:
     """While there is no signature each call returns with nothing, and the REC may take IRQs."""
     guest = Guest()
-    guest.el3.errors = {PUSH: [AGAIN] * 3, PULL: [AGAIN] * 4}
+    guest.el3.errors = {PUSH: [AGAIN] * 3, PULL: [AGAIN] * 7}
     guest.call(INIT, *CHALLENGE)
     for _ in range(7):
         assert guest.read_on() == (INCOMPLETE, b"")
@@ -340,6 +340,28 @@ def test_signature_of_a_destroyed_rec_is_dropped() -> None:
     guest.call(INIT, *CHALLENGE)
     assert guest.read_on() == (INCOMPLETE, b"")
     assert claims_of(guest.read_on()[1])
+
+
+def test_requests_that_nobody_waits_for_block_nobody() -> None:
+    """EL3 holds as many as it can, all abandoned: who comes next clears them away."""
+    guest = Guest()
+    max_requests = 3
+    sign = guest.el3.smc
+
+    def bounded(pe: int, args: tuple[int, ...]) -> tuple[int, ...]:
+        if args[:2] == PUSH and len(guest.el3.responses) == max_requests:
+            return (AGAIN & MASK64,)
+        return sign(pe, args)
+
+    guest.el3.smc = bounded  # type: ignore[assignment,method-assign]
+    guest.el3.errors[PULL] = [AGAIN] * max_requests
+    for _ in range(max_requests):
+        guest.call(INIT)
+        assert guest.read_on() == (INCOMPLETE, b"")
+    guest.call(INIT, *CHALLENGE)
+    for _ in range(max_requests):
+        assert guest.read_on() == (INCOMPLETE, b"")  # and one of the old ones is gone
+    assert claims_of(guest.read_on()[1])[10] == CHALLENGE_BYTES
 
 
 def test_page_that_vanishes_meanwhile_is_asked_for() -> None:

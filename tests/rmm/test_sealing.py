@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 
+from pyvmm.arch.events import Event, RsiCall
 from pyvmm.arch.islet import (
     METADATA_SIZE,
     SIGNED_SIZE,
@@ -162,6 +163,18 @@ def test_svn_above_the_realms_own_gives_no_key(svn: int) -> None:
     status, registers = guest.ask(SVN, svn)
     assert (status, registers[:24]) == (RsiStatus.ERROR_INPUT, bytes(24))
     assert guest.key(0, svn) == guest.key(0, 1)  # it is not asked for
+
+
+def test_key_is_in_no_trace() -> None:
+    """Who watches the calls learns that the realm has one."""
+    guest = Guest()
+    seen: list[Event] = []
+    guest.world.rmm.events.listener = seen.append
+    sealing_key = guest.key(SealingFlags.RIM)
+    (call,) = (event for event in seen if isinstance(event, RsiCall))
+    assert call.results == (RsiStatus.SUCCESS,)
+    words = struct.unpack("<4Q", sealing_key)
+    assert not [event for event in seen for word in words if f"{word:x}" in str(event)]
 
 
 def test_no_key_without_the_platforms_keys() -> None:

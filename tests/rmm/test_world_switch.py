@@ -127,10 +127,12 @@ class Party:
     rec: int = 0
 
     def state(self) -> bytes:
-        """Return all of its registers, but what time alone changes."""
+        """Return all of its registers, but what time and the exit itself change."""
         copy = ffi.new("struct pe_state *", self.context[0])
         copy.cntv_ctl &= 3
         copy.cntp_ctl &= 3
+        copy.excl_va = copy.excl_size = 0
+        copy.excl_value = (0, 0)
         return bytes(ffi.buffer(copy))
 
 

@@ -102,6 +102,14 @@ def test_compile_fills_in_what_the_keys_say_and_leaves_out_what_is_null() -> Non
     assert sorted(map(str, report.realm)) == ["44237", "44240"]
 
 
+def nested(depth: int) -> list[object]:
+    """Return arrays in one another."""
+    value: list[object] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("claims", "what"),
     [
@@ -120,6 +128,7 @@ def test_compile_fills_in_what_the_keys_say_and_leaves_out_what_is_null() -> Non
         ({PLATFORM_NAME: {"1": "\ud800"}, REALM_NAME: {}}, "is no text"),
         ({PLATFORM_NAME: {str(1 << 64): 1}, REALM_NAME: {}}, "64 bits"),
         ({PLATFORM_NAME: {"1": {"tag": [1 << 64, 1]}}, REALM_NAME: {}}, "64 bits"),
+        ({PLATFORM_NAME: {}, REALM_NAME: {"1": nested(900)}}, "nested too deep"),
     ],
 )
 def test_compile_says_what_is_wrong(claims: object, what: str) -> None:

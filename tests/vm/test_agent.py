@@ -357,6 +357,8 @@ def test_agent_that_reads_nothing_is_given_up(guest: Guest) -> None:
         (hello() + hello(), "hello twice"),
         (frame(Reply.HELLO, 0, b"x"), "1 bytes"),
         (hello() + frame(Reply.ENDED, 0), "0 bytes"),
+        (hello() + frame(Reply.ENDED, 0, pack("<HH", 256, 0)), "exit status 256"),
+        (hello() + frame(Reply.ENDED, 0, pack("<HH", 0, 65)), "signal 65"),
     ],
 )
 def test_what_is_no_agent_is_not_listened_to(data: bytes, complaint: str) -> None:

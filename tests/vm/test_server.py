@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,48 +20,10 @@ from pyvmm.vm.client import Client, Gone, NoAnswer, connect
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.rpc import MAX_LINE
-from pyvmm.vm.server import Server
-from tests.vm.stage import Living, show
+from tests.vm.served import Served
+from tests.vm.stage import show
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
-
-
-class Served:
-    """An instance, new, with its server; what a client does not say in time is a failure."""
-
-    def __init__(self, directory: Directory) -> None:
-        self.directory = directory
-        self.living = Living()
-        self._stack = ExitStack()
-        self._stack.enter_context(self.living)
-        self.living.until(State.NEW)
-        self.claim = directory.claim(self.living.lifecycle.status)
-        self.server = Server(self.claim.listener, self.living.lifecycle)
-        self.server.start()
-
-    def client(self) -> Client:
-        """Connect."""
-        client = self._stack.enter_context(connect(self.directory, "r1"))
-        client.patience = 10
-        return client
-
-    def raw(self) -> socket.socket:
-        """Connect without a client."""
-        connection = self._stack.enter_context(self.directory.connect("r1"))
-        connection.settimeout(10)
-        return connection
-
-    def end(self) -> None:
-        """End the instance, then its server, as its owner does."""
-        self.living.lifecycle.quit()
-        self.living.end()
-        self.server.close()
-
-    def close(self) -> None:
-        """End what there is."""
-        self.end()
-        self._stack.close()
-        self.claim.listener.close()
 
 
 @pytest.fixture

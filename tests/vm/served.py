@@ -1,0 +1,48 @@
+"""An instance that is served on its socket, with a guest that is played."""
+
+import socket
+from contextlib import ExitStack
+
+from pyvmm.vm.api import State
+from pyvmm.vm.client import Client, connect
+from pyvmm.vm.directory import Directory
+from pyvmm.vm.server import Server
+from tests.vm.stage import Living
+
+
+class Served:
+    """An instance, new, with its server; what a client does not say in time is a failure."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.living = Living()
+        self._stack = ExitStack()
+        self._stack.enter_context(self.living)
+        self.living.until(State.NEW)
+        self.claim = directory.claim(self.living.lifecycle.status)
+        self.server = Server(self.claim.listener, self.living.lifecycle)
+        self.server.start()
+
+    def client(self) -> Client:
+        """Connect."""
+        client = self._stack.enter_context(connect(self.directory, "r1"))
+        client.patience = 10
+        return client
+
+    def raw(self) -> socket.socket:
+        """Connect without a client."""
+        connection = self._stack.enter_context(self.directory.connect("r1"))
+        connection.settimeout(10)
+        return connection
+
+    def end(self) -> None:
+        """End the instance, then its server, as its owner does."""
+        self.living.lifecycle.quit()
+        self.living.end()
+        self.server.close()
+
+    def close(self) -> None:
+        """End what there is."""
+        self.end()
+        self._stack.close()
+        self.claim.listener.close()
