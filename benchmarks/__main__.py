@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "token": attestation.token,
     "verify": verify.verification,
     "realm-hello": boot.realm_hello,
+    "realm-banner": boot.realm_banner,
     "debian": boot.debian,
 }
 

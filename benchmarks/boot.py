@@ -131,6 +131,26 @@ def realm_hello() -> Iterator[Result]:
     yield Result("hes-start", added, "s", goal=0.15)
 
 
+def time_banner() -> float:
+    """Return the seconds from creating an instance to the first word of its realm's RSI."""
+    name = f"benchmark-{os.getpid()}"
+    banner = ("wait", name, "--for", "console:RSI version", "--timeout", "60")
+    start = time.monotonic()
+    try:
+        for words in (("create", name, "--realm", "-m", "64M"), ("start", name), banner):
+            subprocess.run([PYVMM, *words], check=True)
+        return time.monotonic() - start
+    finally:
+        subprocess.run([PYVMM, "destroy", name], check=True)
+
+
+def realm_banner() -> Iterator[Result]:
+    """The built-in guest in a realm, step by step: create, start, wait for what RSI tells it."""
+    with own_hes():
+        seconds = median(time_banner() for _ in range(NUM_HELLOS))
+    yield Result("realm-banner", seconds, "s", goal=1.5)
+
+
 def debian() -> Iterator[Result]:
     """Debian to its prompt, as a normal VM and as a realm, beside QEMU with the same files."""
     ensure_guest()

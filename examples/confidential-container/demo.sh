@@ -45,4 +45,4 @@ echo "== it is what it should be: here are the numbers"
 printf '%s\n' 17 4 21 '' | pyvmm console $name >"$work/console" && status=0 || status=$?
 grep -a "^adder: the sum" "$work/console"
 echo "exit status $status"
-exit $status
+exit "$status"

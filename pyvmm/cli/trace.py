@@ -60,6 +60,6 @@ class Trace:
 
 def _open(path: Path) -> TextIO:
     try:
-        return path.open("w", buffering=1 << 16)
+        return path.open("w", buffering=1)  # by lines: who reads it meanwhile sees all of it
     except OSError as error:
         raise UserError(f"--trace :{path}: {error.strerror}: choose another file") from None

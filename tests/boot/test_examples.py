@@ -1,30 +1,107 @@
 """The scripts in `examples/`, run as a reader runs them."""
 
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
-from tests.boot.command import PYVMM, call
+from tests.boot.command import PYVMM, Ended, call, pyvmm
 from tests.boot.shell import PATIENCE
 
 pytestmark = pytest.mark.boot
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+VERIFIED = "verified (profile g1)"
 
 
-def test_confidential_container(debian: Image, tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give a script directories of its own; look that it leaves no instance and no file there."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("PYVMM_BIN", str(Path(PYVMM).parent))
+    monkeypatch.setenv("PYVMM_HES_DIR", str(tmp_path / "hes"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    yield tmp_path / "pyvmm"
+    left = {path.name for path in (tmp_path / "pyvmm").iterdir()} - {".lock"}
+    pyvmm("destroy", *{name.rpartition(".")[0] for name in left})
+    assert not left
+    assert not list(scratch.iterdir())
+
+
+def demo(name: str, *arguments: str | Path, patience: float = 2 * PATIENCE) -> Ended:
+    """Run an example to its end."""
+    return call(EXAMPLES / name / "demo.sh", *arguments, patience=patience)
+
+
+def test_confidential_container(debian: Image) -> None:
     """A program from a directory gets its input once its realm has proved what it is."""
-    env = {
-        "PYVMM_BIN": str(Path(PYVMM).parent),
-        "PYVMM_HES_DIR": str(tmp_path / "hes"),
-        "XDG_RUNTIME_DIR": str(tmp_path),
-    }
-    script = EXAMPLES / "confidential-container/demo.sh"
-    ended = call(script, debian.directory.resolve(), env=env, patience=2 * PATIENCE)
+    ended = demo("confidential-container", debian.directory.resolve())
     assert ended.code == 0, ended.output + ended.errors
     lines = ended.output.splitlines()
-    assert "verified (profile g1)" in lines
+    assert VERIFIED in lines
     assert "passed   realm values" in lines
     assert lines[-2:] == ["adder: the sum is 42", "exit status 0"]
-    assert not list((tmp_path / "pyvmm").glob("adder-*"))
+
+
+def test_ci_job(debian: Image, tmp_path: Path) -> None:
+    """Log, results and evidence come back; the job ends as its checks do."""
+    results = tmp_path / "results"
+    project = tmp_path / "project"
+    project.mkdir()
+    check = (EXAMPLES / "ci-job/project/check").read_text()
+    (project / "check").write_text(f"{check}exit 3\n")
+    (project / "check").chmod(0o755)
+    ended = demo("ci-job", project, results, debian.directory)
+    assert ended.code == 3, ended.output + ended.errors
+    assert VERIFIED in ended.output.splitlines()
+    assert (results / "log").read_text().count("passed: ") == 2
+    assert (results / "machine").read_text() == "Linux aarch64\n"
+    evidence = (results / "token", "--reference", results / "reference.json")
+    assert pyvmm("verify", *evidence).code == 0
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_realm_pool(debian: Image, size: int) -> None:
+    """Each is verified, all run at once, and their shares of the work are the whole."""
+    ended = demo("realm-pool", str(size), debian.directory, patience=size * PATIENCE)
+    assert ended.code == 0, ended.output + ended.errors
+    verified = re.findall(r"^pool-\d+-(\d+) is verified$", ended.output, re.MULTILINE)
+    assert sorted(map(int, verified)) == list(range(1, size + 1))
+    numbers = range(1, 100 * size + 1)
+    lines = ended.output.splitlines()
+    assert lines[-3:] == [
+        f"{size} run",
+        "== work",
+        f"the sum of 1 to {len(numbers)} is {sum(numbers)}",
+    ]
+
+
+def test_interrupted_realm_pool(debian: Image) -> None:
+    """What it was making when a signal came is destroyed, too."""
+    script = EXAMPLES / "realm-pool/demo.sh"
+    with subprocess.Popen([script, "2", debian.directory], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != b"== 2 realms boot\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == -signal.SIGTERM
+
+
+def test_rolling_restart(debian: Image) -> None:
+    """No moment has fewer than all of them; what is no release replaces none."""
+    ended = demo("rolling-restart", "2", debian.directory, patience=5 * PATIENCE)
+    assert ended.code == ExitCode.OK, ended.output + ended.errors
+    assert [line for line in ended.output.splitlines() if not line.startswith("==")] == [
+        "2 run",
+        "replica 1 is v2 now, 2 run",
+        "replica 2 is v2 now, 2 run",
+        "replica 1 stays v2: its successor is no v3",
+        "no replica is replaced, 2 run",
+    ]

@@ -53,6 +53,13 @@ def test_the_life_of_a_realm_step_by_step(runtime: Path) -> None:
     assert verb("destroy", "r1").code == ExitCode.BAD_INPUT
 
 
+def test_its_trace_can_be_read_meanwhile(tmp_path: Path) -> None:
+    """Each event is in the file once it has happened, not when the instance ends."""
+    trace = tmp_path / "trace"
+    create("r1", *REALM, "--trace", f"rmi:{trace}")
+    assert trace.read_text().splitlines()[-1].startswith("RMI_REC_CREATE ")
+
+
 def test_what_cannot_be_made_leaves_nothing(runtime: Path, tmp_path: Path) -> None:
     """One line and the exit code, as `pyvmm run` has them."""
     (tmp_path / "text").write_text("no kernel\n" * 100)

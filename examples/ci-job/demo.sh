@@ -1,0 +1,47 @@
+#!/bin/bash
+# A CI job in a realm: boot it, attest it, send it a project, run its checks, collect the results.
+#
+#   ./demo.sh [PROJECT [RESULTS [GUEST]]]
+#
+# PROJECT is a directory with a program `check` that leaves what it makes in `results`. GUEST has
+# the files of `pyvmm image build debian -o GUEST`. The exit status is that of the checks; 4 stands
+# for a realm that is not what it should be. It wants openssl.
+
+set -euo pipefail
+here=$(dirname "$0")
+export PATH="${PYVMM_BIN:-$here/../../.venv/bin}:$PATH"
+project=${1:-$here/project}
+results=${2:-ci-results}
+guest=${3:-$here/../../build/debian}
+name=ci-job-$$
+work=$(mktemp -d)
+trap 'pyvmm destroy "$name" 2>/dev/null || true; rm -r "$work"' EXIT
+
+cp --sparse=always --reflink=auto "$guest/rootfs.img" "$work/disk.img"
+realm=(--realm -k "$guest/Image" -i "$guest/initrd.img" -d "$work/disk.img" -m 512M)
+
+echo "== boot"
+pyvmm endorse "${realm[@]}" >"$work/reference.json"
+pyvmm create "$name" "${realm[@]}"
+pyvmm start "$name"
+
+echo "== attest, before it is told anything"
+challenge=$(openssl rand -hex 64)
+pyvmm attest "$name" --wait 600 --challenge "$challenge" >"$work/token"
+pyvmm verify "$work/token" --challenge "$challenge" --reference "$work/reference.json" |
+	tee "$work/report" | tail -n 1
+
+echo "== check"
+mkdir -p "$results"
+tar -C "$project" -c . | pyvmm exec "$name" --cwd /root -- tar -x
+status=0
+pyvmm exec "$name" --cwd /root --no-input --timeout 600 -- ./check >"$results/log" || status=$?
+
+echo "== collect"
+pyvmm exec "$name" --cwd /root --no-input -- tar -c results | tar -C "$results" -x --strip-components 1
+cp "$work/token" "$work/report" "$work/reference.json" "$results"
+pyvmm exec "$name" -- poweroff 2>/dev/null || true # takes its agent along
+pyvmm wait "$name" --timeout 60
+
+echo "exit status $status; results in $results"
+exit "$status"
