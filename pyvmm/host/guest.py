@@ -22,6 +22,9 @@ from typing import Protocol
 from pyvmm.host.debug import DebugPort
 
 RPV_SIZE = 64
+REALM_IS_CLOSED = (
+    "a realm shows neither registers nor memory to its host: debug the guest as a normal VM"
+)
 
 
 class Bus(Protocol):
