@@ -27,6 +27,7 @@ VERBS = {
     "stop": ("stop", "Stop instances, their disks flushed."),
     "destroy": ("destroy", "Stop instances and leave nothing of them."),
     "list": ("list", "List the instances."),
+    "debug": ("debug", "Look into an instance: registers, stack and code of its CPUs."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
     "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
     "image": ("image", "Make the files of a guest."),

@@ -154,5 +154,8 @@ class Guest(Protocol):
     def debug_port(self) -> DebugPort:
         """Let a debugger in; UserError, saying why, where that may not be."""
 
+    def send_serror(self, cpu: int) -> None:
+        """Make an SError pending for a vCPU; UserError, saying why, where that may not be."""
+
     def close(self) -> None:
         """Stop, wait, and give back everything the guest had."""

@@ -151,6 +151,11 @@ class Realm(VcpuGuest):
         """Let no debugger in."""
         raise UserError(REALM_IS_CLOSED)
 
+    def send_serror(self, cpu: int) -> None:
+        """Send none: RMM 1.0 has no call for it."""
+        del cpu
+        raise UserError("a host cannot send a realm an SError (RMM 1.0): stop it instead")
+
     def close(self) -> None:
         """Stop, wait, destroy the realm, and give every granule back."""
         self._vcpus.finish(Outcome.STOPPED)

@@ -87,6 +87,25 @@ class Statistics(msgspec.Struct, frozen=True):
     devices: dict[str, dict[str, int]]  # what each device counts
 
 
+class CodeLine(msgspec.Struct, frozen=True):
+    """One instruction of a guest."""
+
+    address: str  # hexadecimal, as all numbers here: they may have 64 bits
+    word: str
+    text: str
+
+
+class Vcpu(msgspec.Struct, frozen=True, kw_only=True):
+    """One vCPU, while it stands still."""
+
+    is_on: bool
+    pstate: str  # in words
+    registers: dict[str, str]
+    system: dict[str, str]  # registers of EL1
+    stack: dict[str, str]  # words by their addresses, from the stack pointer up
+    code: list[CodeLine]  # around the program counter
+
+
 class ConsolePlace(msgspec.Struct, frozen=True):
     """Where a console's output begins for who attached."""
 
@@ -127,6 +146,18 @@ class Api(Protocol):
 
     def statistics(self) -> Statistics:
         """Say what the instance has done and what it takes."""
+        ...
+
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at; a realm shows none of it."""
+        ...
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the guest's console."""
+        ...
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError, which an Arm kernel panics on; not to a realm."""
         ...
 
     def watch(self) -> Status:
