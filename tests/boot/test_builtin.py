@@ -72,10 +72,9 @@ def test_a_debugger_may_pull_the_plug(tmp_path: Path) -> None:
     """GDB's kill, and monitor quit: exit code 5, as the user's own."""
     stub = tmp_path / "stub"
     for command in ("k", "qRcmd," + b"quit".hex()):
-        with Running("run", "--gdb", stub, "--gdb-wait") as guest:
-            with Client(stub) as client:
-                client.send(command)
-                assert guest.wait() == ExitCode.QUIT
+        with Running("run", "--gdb", stub, "--gdb-wait") as guest, Client(stub) as client:
+            client.send(command)
+            assert guest.wait() == ExitCode.QUIT
 
 
 def test_measurement_follows_from_the_configuration_alone() -> None:
