@@ -30,6 +30,7 @@ VERBS = {
     "stat": ("stat", "Show what instances have done and what they take."),
     "balloon": ("balloon", "Ask a guest to lend memory to its host."),
     "top": ("top", "Watch what the instances do."),
+    "debug": ("debug", "Look into an instance: registers, stack and code of its CPUs."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
     "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
     "image": ("image", "Make the files of a guest."),

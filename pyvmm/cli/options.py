@@ -20,7 +20,7 @@ from pyvmm.cli.configuration import config_option
 from pyvmm.cli.trace import KINDS
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
-from pyvmm.vm.options import GdbOptions, VmOptions
+from pyvmm.vm.options import VmOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,19 +143,6 @@ def life_options(verb: Callable[P, R]) -> Callable[P, R]:
     for option in reversed(_LIFE_OPTIONS):
         verb = option(verb)
     return verb
-
-
-def parse_gdb(gdb: str | None, *, waits: bool) -> GdbOptions | None:
-    """Return the debugger that is asked for.
-
-    Raises:
-        UserError: there is no such address, or nobody to wait for.
-    """
-    if gdb is None:
-        if waits:
-            raise UserError("--gdb-wait waits for a debugger: say where with --gdb")
-        return None
-    return GdbOptions(vm.parse_gdb(gdb), waits)
 
 
 def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:

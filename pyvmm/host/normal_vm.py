@@ -44,6 +44,7 @@ MASK64: Final = (1 << 64) - 1
 #: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64.
 HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, FWB=1))
 
+HCR_VSE: Final = HCR_EL2.VSE.mask
 #: A device access: a translation fault (any level) of an access that the syndrome describes.
 ACCESS_KIND: Final = ESR_ABORT.ISV.mask | ESR_ABORT.S1PTW.mask | 0x3C
 DEVICE_ACCESS: Final = ESR_ABORT.ISV.mask | FaultStatus.TRANSLATION
@@ -108,6 +109,11 @@ class NormalVm(VcpuGuest):
         if self._debug is None:
             self._debug = NormalDebug(self._machine, self._memory, self._vcpus, self._contexts)
         return self._debug
+
+    def send_serror(self, cpu: int) -> None:
+        """Make an SError pending for a vCPU."""
+        with self.debug_port().still():
+            self._contexts[cpu].hcr_el2 |= HCR_VSE
 
     def close(self) -> None:
         """Stop, wait, and give the memory back, empty; once."""

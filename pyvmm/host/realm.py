@@ -31,7 +31,15 @@ from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import SharedMemory
-from pyvmm.host.guest import Bus, GuestConfig, Outcome, Progress, RealmOptions, Segment
+from pyvmm.host.guest import (
+    REALM_IS_CLOSED,
+    Bus,
+    GuestConfig,
+    Outcome,
+    Progress,
+    RealmOptions,
+    Segment,
+)
 from pyvmm.host.machine import Firmware, PhysicalMemory
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rec import Rec
@@ -146,9 +154,12 @@ class Realm(VcpuGuest):
 
     def debug_port(self) -> DebugPort:
         """Let no debugger in."""
-        raise UserError(
-            "a realm shows neither registers nor memory to its host: debug the guest as a normal VM"
-        )
+        raise UserError(REALM_IS_CLOSED)
+
+    def send_serror(self, cpu: int) -> None:
+        """Send none: RMM 1.0 has no call for it."""
+        del cpu
+        raise UserError("a host cannot send a realm an SError (RMM 1.0): stop it instead")
 
     def close(self) -> None:
         """Stop, wait, destroy the realm, and give every granule back."""

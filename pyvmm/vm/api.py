@@ -96,6 +96,25 @@ class Balloon(msgspec.Struct, frozen=True):
     statistics: dict[str, int]  # in the words of the virtio specification; bytes, or how often
 
 
+class CodeLine(msgspec.Struct, frozen=True):
+    """One instruction of a guest."""
+
+    address: str  # hexadecimal, as all numbers here: they may have 64 bits
+    word: str
+    text: str
+
+
+class Vcpu(msgspec.Struct, frozen=True, kw_only=True):
+    """One vCPU, while it stands still."""
+
+    is_on: bool
+    pstate: str  # in words
+    registers: dict[str, str]
+    system: dict[str, str]  # registers of EL1
+    stack: dict[str, str]  # words by their addresses, from the stack pointer up
+    code: list[CodeLine]  # around the program counter
+
+
 class ConsolePlace(msgspec.Struct, frozen=True):
     """Where a console's output begins for who attached."""
 
@@ -140,6 +159,18 @@ class Api(Protocol):
 
     def balloon(self, change: int = 0) -> Balloon:
         """Ask the guest to lend so many bytes more (or less), and say how its memory does."""
+        ...
+
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at; a realm shows none of it."""
+        ...
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the guest's console."""
+        ...
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError, which an Arm kernel panics on; not to a realm."""
         ...
 
     def watch(self) -> Status:

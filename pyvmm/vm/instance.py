@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault
@@ -36,6 +37,7 @@ from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import machine
 from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.agent_protocol import PORT_NAME
+from pyvmm.vm.api import Vcpu
 from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.gdb.monitor import Monitor
@@ -47,6 +49,8 @@ from pyvmm.vm.terminal import Console, EndSignals, Terminal
 
 #: Seconds without output after which a console is taken to be done with its beginning.
 _QUIET: Final = 0.2
+#: Ctrl-O, which Linux takes for SysRq on a hypervisor console.
+HVC_SYSRQ: Final = b"\x0f"
 
 
 class Platform(Protocol):
@@ -216,6 +220,27 @@ class Instance:
     def gdb_address(self) -> str:
         """What a debugger is told to connect to; empty if there is no stub."""
         return self._gdb.address if self._gdb else ""
+
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at; any thread."""
+        from pyvmm.vm.debug import look  # noqa: PLC0415  the disassembler is large
+
+        return look(self._guest.debug_port())
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the console; any thread."""
+        if len(key) != 1 or not key.isascii() or not key.isalnum():
+            raise UserError(f"SysRq {key!r}: give one letter or digit, such as h for help")
+        if isinstance(self._console, VirtioConsole):
+            self._console.receive(HVC_SYSRQ + key.encode())
+        else:
+            self._uart.receive_break(key.encode())
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError; any thread."""
+        if not 0 <= cpu < self._options.num_cpus:
+            raise UserError(f"CPU {cpu}: there are only {self._options.num_cpus}, from 0 on")
+        self._guest.send_serror(cpu)
 
     def type(self, data: bytes) -> None:
         """Give input to the console; any thread."""

@@ -20,7 +20,15 @@ from pyvmm.arch.errors import UserError
 from pyvmm.host.guest import ExitKind
 from pyvmm.host.machine import Usage
 from pyvmm.vm.agent import AgentClient
-from pyvmm.vm.api import Balloon, MemoryStatistics, State, Statistics, Status, VcpuStatistics
+from pyvmm.vm.api import (
+    Balloon,
+    MemoryStatistics,
+    State,
+    Statistics,
+    Status,
+    Vcpu,
+    VcpuStatistics,
+)
 from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.failures import refusals, storage_failures
@@ -259,6 +267,30 @@ class Lifecycle:
             _memory(usage),
             {name: dict(counters) for name, counters in instance.counters().items()},
         )
+
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at.
+
+        Raises:
+            UserError: it is a realm, or there is no guest.
+        """
+        return self._in(*_LIVE).debug()
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the console.
+
+        Raises:
+            UserError: there is no such key, or the guest does not run.
+        """
+        self._in(State.RUNNING, State.PAUSED).sysrq(key)
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError.
+
+        Raises:
+            UserError: it is a realm, there is no such vCPU, or the guest does not run.
+        """
+        self._in(State.RUNNING, State.PAUSED).nmi(cpu)
 
     @property
     def agent(self) -> AgentClient:

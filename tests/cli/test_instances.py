@@ -26,6 +26,8 @@ from tests.cli.instance import (
     until_gone,
 )
 from tests.cli.kernels import CHATTER, ECHO, IDLE, kernel
+from tests.host.debug_rig import wait_until
+from tests.vm.gdb.client import Client
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -260,3 +262,44 @@ def test_list_is_quick() -> None:
     """It is what a prompt or a status line calls."""
     create("r1", *VM)
     assert min(pyvmm("list").cpu_time for _ in range(3)) < 0.2
+
+
+def test_debug_looks_into_a_normal_vm_and_not_into_a_realm(tmp_path: Path) -> None:
+    """Registers, stack and code, as text and as JSON; a realm says why not."""
+    create("r1", *VM, "-c", "2", "--kernel", kernel(tmp_path, IDLE))
+    assert result(verb("start", "r1")) == DONE
+    shown = verb("debug", "r1")
+    assert (shown.code, shown.errors) == (0, "")
+    assert re.match(r"CPU 0: on, EL1h nzcv DAIF\n +pc 0000", shown.output)
+    assert "\n  > 0000000080080004: 17ffffff  b #0x80080000\n" in shown.output
+    assert "CPU 1: off" in shown.output
+    first, second = json.loads(verb("debug", "-n", "r1", "--json").output)
+    assert (first["is_on"], second["is_on"]) == (True, False)
+    assert first["registers"]["pc"] == "0x0000000080080004"
+    assert result(verb("debug", "r1", "--sysrq", "h")) == DONE
+    assert verb("debug", "r1", "--sysrq", "help").code == ExitCode.BAD_INPUT
+    assert result(verb("debug", "r1", "--nmi", "0")) == DONE
+    assert verb("debug", "r1", "--nmi", "2").code == ExitCode.BAD_INPUT
+    assert verb("debug", "r2").code == ExitCode.BAD_INPUT
+    create("r2", *REALM)
+    refused = "pyvmm: a realm shows neither registers nor memory to its host"
+    for asked in ((), ("--json",)):
+        ended = verb("debug", "r2", *asked)
+        assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
+        assert ended.errors.startswith(refused)
+    assert result(verb("start", "r2"))[0] == ExitCode.OK
+
+
+def test_a_created_instance_waits_for_its_debugger(tmp_path: Path) -> None:
+    """With a socket from its creation on; started, it stands still until GDB says so."""
+    stub = tmp_path / "stub"
+    ended = pyvmm("create", "r1", *VM, "--gdb", stub, "--gdb-wait")
+    assert result(ended) == (0, "", f"pyvmm: for GDB: target remote {stub}\n")
+    assert result(verb("start", "r1")) == DONE
+    (vcpu,) = json.loads(verb("debug", "r1", "--json").output)
+    assert vcpu["registers"]["pc"] == "0x0000000080080000"
+    with Client(stub) as client:
+        client.send("vCont;c")
+        assert client.receive() == b"W00"
+    wait_until(lambda: status("r1")["state"] == "shut off")
+    assert status("r1")["exit_code"] == ExitCode.OK

@@ -10,6 +10,7 @@ from pyvmm.arch.rmi import RmiFid, RmiStatus
 from pyvmm.devices.bus import Bus
 from pyvmm.host.guest import Outcome, RealmOptions
 from pyvmm.host.rmi import RmiError
+from pyvmm.vm import machine
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.lifecycle import Lifecycle
@@ -23,7 +24,11 @@ CONTROLS: dict[str, Callable[[Lifecycle], object]] = {
     "statistics": Lifecycle.statistics,
     "type": lambda lifecycle: lifecycle.type(b"x"),
     "resize": lambda lifecycle: lifecycle.resize(80, 24),
+    "debug": Lifecycle.debug,
+    "sysrq": lambda lifecycle: lifecycle.sysrq("h"),
+    "nmi": lambda lifecycle: lifecycle.nmi(0),
 }
+LOOKS = ("statistics", "type", "resize", "debug")
 
 
 @pytest.fixture
@@ -58,9 +63,9 @@ def test_the_whole_life(living: Living) -> None:
 @pytest.mark.parametrize(
     ("state", "allowed"),
     [
-        (State.NEW, {"start", "statistics", "type", "resize"}),
-        (State.RUNNING, {"pause", "resume", "statistics", "type", "resize"}),
-        (State.PAUSED, {"pause", "resume", "statistics", "type", "resize"}),
+        (State.NEW, {"start", *LOOKS}),
+        (State.RUNNING, {"pause", "resume", "sysrq", "nmi", *LOOKS}),
+        (State.PAUSED, {"pause", "resume", "sysrq", "nmi", *LOOKS}),
         (State.STOPPED, set()),
     ],
 )
@@ -269,3 +274,25 @@ def test_statistics_name_what_they_count(living: Living) -> None:
     assert set(statistics.memory) == {"ns", "secure", "realm", "root"}
     assert statistics.memory["realm"].resident == 4096
     assert statistics.devices["console"] == {"output_bytes": 0}
+
+
+def test_sysrq_is_a_break_and_a_key(living: Living) -> None:
+    """On the serial port; what is no key is refused."""
+    living.lifecycle.start()
+    living.lifecycle.sysrq("h")
+    bus = living.guest.bus
+    bus.write(machine.UART_BASE + 1, 1, 1)  # IER.RDI
+    assert [bus.read(machine.UART_BASE + offset, 1) for offset in (5, 0, 0)] == [0x71, 0, ord("h")]
+    for key in ("", "hh", "\x00", "é", "-"):
+        with pytest.raises(UserError, match="give one letter or digit"):
+            living.lifecycle.sysrq(key)
+
+
+def test_an_serror_is_for_a_cpu_that_there_is(living: Living) -> None:
+    """The guest gets it; another number is refused."""
+    living.lifecycle.start()
+    living.lifecycle.nmi(0)
+    for cpu in (-1, 1):
+        with pytest.raises(UserError, match="there are only 1"):
+            living.lifecycle.nmi(cpu)
+    assert living.guest.calls == ["start", "SError to 0"]
