@@ -150,6 +150,8 @@ class Platform:
         el3 = self._monitor.conduit(Pas.REALM)
         self._rmm = Rmm(self.machine, el3, self.events, generation)
         self._monitor.boot(self._rmm)
+        if root_of_trust is not None and self._rmm.attestation is None:
+            raise no_realm(OSError("it gave the RMM no platform token"))
         self._memory = self.machine.memory(Pas.NS)
         layout = self._monitor.layout
         self._allocator = Allocator(layout.dram_base, layout.ns_size)

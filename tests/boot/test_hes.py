@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from hes import keys
+from hes.client import HesError
 from hes.image import installation
 from hes.measured_boot import HASH_NAMES, HASHES, Slot
 from hes.otp import OTP_FILE, Store
-from pyvmm.root_of_trust import DIRECTORY_VARIABLE
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.psa import PsaHandle, PsaRequest
+from pyvmm.platform import Platform
+from pyvmm.root_of_trust import DIRECTORY_VARIABLE, RootOfTrust
 from pyvmm.token.cbor import Key, Tag, Value, decode
 from pyvmm.token.claims import PlatformKey, SwComponentKey
 from pyvmm.token.cose import Sign1
@@ -287,6 +291,23 @@ def test_realm_is_refused_and_a_normal_vm_runs(
     without = with_hes(directory, "run", "--realm", "--no-hes")
     assert (without.code, without.errors) == (ExitCode.OK, "")
     assert without.output.startswith(HELLO)
+
+
+def test_realm_is_refused_if_its_hes_goes_while_it_boots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all is measured, and before the RMM has its token: it could never attest."""
+    with RootOfTrust(tmp_path / "hes") as root_of_trust:
+        call_hes = root_of_trust.mailbox.call
+
+        def go(message: bytes) -> bytes:
+            if PsaRequest(message[: PsaRequest.size]).handle == PsaHandle.DELEGATED_ATTESTATION:
+                raise HesError("the HES is gone")
+            return call_hes(message)
+
+        monkeypatch.setattr(root_of_trust.mailbox, "call", go)
+        with pytest.raises(UserError, match="no realm without its root of trust: it gave the RMM"):
+            Platform(64 << 20, 1, root_of_trust=root_of_trust)
 
 
 def test_first_use_says_so_once_and_no_process_stays(tmp_path: Path) -> None:
