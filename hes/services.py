@@ -43,20 +43,23 @@ L = TypeVar("L", bound=Layout)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A call: how many inputs it takes, and what does it."""
+    """A call: how many inputs it takes, how many outputs it gives, and what does it."""
 
     num_inputs: int
+    num_outputs: int
     function: Function
 
 
 SERVICES: Final[dict[tuple[int, int], Service]] = {}
 
 
-def service(handle: PsaHandle, call: int, num_inputs: int) -> Callable[[Function], Function]:
+def service(
+    handle: PsaHandle, call: int, num_inputs: int, num_outputs: int = 1
+) -> Callable[[Function], Function]:
     """Declare a call."""
 
     def declare(function: Function) -> Function:
-        SERVICES[handle, call] = Service(num_inputs, function)
+        SERVICES[handle, call] = Service(num_inputs, num_outputs, function)
         return function
 
     return declare
@@ -70,7 +73,7 @@ def serve(hes: Hes, cycle: PowerCycle, call: Call) -> Outputs:
     found = SERVICES.get((call.handle, call.type))
     if found is None:
         raise PsaError(PsaStatus.NOT_SUPPORTED)
-    if len(call.inputs) != found.num_inputs:
+    if len(call.inputs) != found.num_inputs or len(call.rooms) < found.num_outputs:
         raise PsaError(PsaStatus.PROGRAMMER_ERROR)
     return found.function(hes, cycle, call.inputs)
 
@@ -104,7 +107,7 @@ def _hash(number: int) -> PsaHash:
 # --- measured boot -----------------------------------------------------------------------------
 
 
-@service(PsaHandle.MEASURED_BOOT, MeasuredBoot.READ, num_inputs=1)
+@service(PsaHandle.MEASURED_BOOT, MeasuredBoot.READ, num_inputs=1, num_outputs=3)
 def read(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
     """Read a slot."""
     (what,) = inputs
@@ -124,7 +127,7 @@ def read(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
     return bytes(out), slot.signer_id, slot.value
 
 
-@service(PsaHandle.MEASURED_BOOT, MeasuredBoot.EXTEND, num_inputs=4)
+@service(PsaHandle.MEASURED_BOOT, MeasuredBoot.EXTEND, num_inputs=4, num_outputs=0)
 def extend(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
     """Extend a slot."""
     what, signer_id, version, digest = inputs
@@ -286,5 +289,4 @@ def advance_counter(hes: Hes, _cycle: PowerCycle, inputs: Inputs) -> Outputs:
     """Advance a non-volatile counter."""
     counter, value = inputs
     number = _u32(value)
-
     return (str(hes.advance(_text(counter), number).counters[_text(counter)]).encode(),)

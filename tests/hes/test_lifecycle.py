@@ -9,7 +9,7 @@ import pytest
 from hes import lifecycle
 from hes.otp import Otp
 from hes.provisioning import development_bundles, provision
-from pyvmm.arch.psa import DelegatedAttestation, HesService, PsaStatus
+from pyvmm.arch.psa import DelegatedAttestation, HesService, PsaHandle, PsaStatus
 from pyvmm.token.cbor import decode
 from pyvmm.token.claims import LifecycleState, PlatformKey
 from tests.hes.rig import Rig
@@ -112,6 +112,19 @@ def test_change_is_for_the_next_reset(tmp_path: Path) -> None:
     rig.reset()
     rig.power_on()
     assert rig.rak() != before
+
+
+def test_refused_call_changes_nothing(tmp_path: Path) -> None:
+    """Also one that leaves no room for its answer."""
+    rig = in_state(tmp_path, SECURED)
+    before = rig.hes.store.load()
+    for call, inputs in (
+        (HesService.SET_LIFECYCLE, (b"decommissioned",)),
+        (HesService.ADVANCE_COUNTER, (b"firmware", bytes(3) + b"\1")),
+    ):
+        answer = rig.call(PsaHandle.HES, call, *inputs, rooms=())
+        assert answer == (PsaStatus.PROGRAMMER_ERROR, ())
+    assert rig.hes.store.load() == before
 
 
 def test_decommissioning_erases_the_keys(tmp_path: Path) -> None:
