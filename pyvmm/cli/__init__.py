@@ -6,6 +6,7 @@ the one to run, so that `pyvmm run` does not wait for what `pyvmm image` needs.
 
 import builtins
 import sys
+import traceback
 from importlib import import_module
 
 import click
@@ -97,6 +98,9 @@ def main() -> None:
         _refuse(f"{' '.join(error.format_message().split())} (see {path} --help)")
     except click.Abort:
         _refuse("interrupted", ExitCode.INTERRUPTED)
+    except Exception:  # noqa: BLE001  ours, and not to be taken for an exit code of a guest
+        traceback.print_exc()
+        sys.exit(ExitCode.INTERNAL)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 

@@ -1,15 +1,16 @@
 """pyvmm create: make an instance that waits to be started."""
 
+import traceback
 from typing import Unpack
 
 import click
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.instances import print_json
+from pyvmm.cli.instances import code_of, directory, print_json
 from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.cli.progress import Bar
-from pyvmm.vm.api import State, Status
+from pyvmm.vm.api import State
 from pyvmm.vm.daemon import Message, Tell, redirect, spawn
 from pyvmm.vm.directory import Directory, check_name
 from pyvmm.vm.exit_code import ExitCode, Failure
@@ -42,49 +43,52 @@ def create(  # noqa: D103  the help says it
     if asked["name"] not in {None, instance}:
         raise UserError(f"two names, {instance} and {asked['name']}: give one")
     asked["name"] = check_name(instance)
-    directory = Directory.of_user()
+    place = directory()
     options = with_gdb(vm_options(asked), gdb, waits=gdb_wait)
-    create_instance(Wish(options, timeout, trace), directory)
+    create_instance(Wish(options, timeout, trace), place)
     if wants_json:
-        print_json(directory.find(instance))
+        print_json(place.find(instance))
     return ExitCode.OK
 
 
-def create_instance(wish: Wish, directory: Directory) -> None:
+def create_instance(wish: Wish, place: Directory) -> None:
     """Make an instance; return when it is new.
 
     Raises:
         Failure: it could not be made; nothing of it is left.
     """
-    last = Message(code=ExitCode.INTERNAL, line=f"{wish.options.name} died while it was made")
     with Bar() as bar:
-        for last in spawn(lambda tell: _own(wish, directory, tell)):
-            if last.notice:
-                click.echo(f"pyvmm: {last.notice}", err=True)
-            bar.report(last.doing, last.share)
-    if not last.is_ready:
-        code = ExitCode(last.code) if last.code else ExitCode.INTERNAL
-        raise Failure(code, last.line or f"{wish.options.name} died while it was made")
+        for message in spawn(lambda tell: _own(wish, place, tell)):
+            if message.is_ready:
+                return
+            if message.code:
+                raise Failure(ExitCode(message.code), message.line)
+            if message.notice:
+                click.echo(f"pyvmm: {message.notice}", err=True)
+            bar.report(message.doing, message.share)
+    raise Failure(ExitCode.UNREACHABLE, f"{wish.options.name} died while it was made")
 
 
-def _own(wish: Wish, directory: Directory, tell: Tell) -> int:
+def _own(wish: Wish, place: Directory, tell: Tell) -> int:
     """Be the instance; return the exit code of its process."""
-    owner = Owner(wish)
-
-    def listener(status: Status) -> None:
-        if status.state == State.NEW:
-            tell(Message(is_ready=True))
-
-    owner.lifecycle.subscribe(listener)
     try:
-        claim = owner.claim(directory)
-        redirect(str(claim.log))
-        return owner.live(
+        owner = Owner(wish)
+        redirect(str(owner.claim(place).log))
+        owner.lifecycle.subscribe(
+            lambda status: tell(Message(is_ready=True)) if status.state == State.NEW else None
+        )
+        code = owner.live(
             report=lambda doing, share: tell(Message(doing=doing, share=share)),
             notify=lambda line: tell(Message(notice=line)),
             keeps_name=True,
         )
-    except (UserError, Failure, OSError) as error:
-        code = error.code if isinstance(error, Failure) else ExitCode.BAD_INPUT
-        tell(Message(code=code, line=str(error)))
-        return code
+        line = f"{wish.options.name} was stopped while it was made"
+    except (UserError, Failure) as error:
+        code, line = code_of(error), str(error)
+    except OSError as error:
+        code, line = ExitCode.BAD_INPUT, f"{place.path}: {error.strerror or error}"
+    except Exception:  # noqa: BLE001  ours: who asked for the instance may report it
+        code, line = ExitCode.INTERNAL, traceback.format_exc().rstrip()
+        click.echo(line, err=True)
+    tell(Message(code=code, line=line))  # unless it has been new: then nobody listens
+    return code

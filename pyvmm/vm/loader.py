@@ -174,7 +174,7 @@ def _load_elf(data: bytes, name: str) -> Kernel:
             raise UserError(f"{name} is for {architecture}: build or download one for arm64")
         rows = [segment.header for segment in elf.iter_segments("PT_LOAD")]
         entry = int(elf.header.e_entry)
-    except (ELFError, ConstructError, ValueError, KeyError, TypeError, OSError):
+    except (ELFError, ConstructError, ValueError, KeyError, TypeError, OSError, OverflowError):
         raise UserError(f"{name} is a damaged ELF file: build or copy it again") from None
     return _layout_elf(data, name, entry, [_LoadSegment.read(row) for row in rows])
 

@@ -17,6 +17,7 @@ from pyvmm.cli.run import run as run_command
 from pyvmm.cli.trace import KINDS, Trace
 from pyvmm.vm.api import API_VERSION, State, Status
 from pyvmm.vm.directory import Directory
+from pyvmm.vm.exit_code import ExitCode
 from tests.cli.inside import verb
 
 
@@ -140,6 +141,14 @@ def test_trace_knows_all_kinds_of_the_help() -> None:
         Trace(kind)
     with pytest.raises(UserError):
         Trace("")
+
+
+def test_a_defect_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a traceback; no script takes it for what a guest did."""
+    monkeypatch.setattr(Directory, "statuses", lambda _: 1 / 0)
+    ended = verb("list")
+    assert (ended.code, ended.output) == (ExitCode.INTERNAL, "")
+    assert "ZeroDivisionError" in ended.errors
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -258,6 +258,25 @@ def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
     assert {len(row.split()) for row in table} == {11}
 
 
+@pytest.mark.parametrize(("wish", "code"), [("stop", ExitCode.QUIT), ("destroy", ExitCode.QUIT)])
+def test_what_is_being_made_can_be_ended(
+    runtime: Path, tmp_path: Path, wish: str, code: ExitCode
+) -> None:
+    """Its maker is told; nothing of it stays."""
+    (tmp_path / "payload").write_bytes(bytes(96 << 20))
+    payload = str(tmp_path / "payload")
+    with running("create", "r1", *REALM, "-m", "512", "-i", payload) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not (runtime / "r1.d" / "state").exists():
+            assert time.monotonic() < deadline
+        assert verb("start", "r1").errors == "pyvmm: r1 is building: it is not complete yet\n"
+        assert result(verb(wish, "r1")) == DONE
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code
+    assert errors == b"pyvmm: r1 was stopped while it was made\n"
+    assert left(runtime) == []
+
+
 def test_list_is_quick() -> None:
     """It is what a prompt or a status line calls."""
     create("r1", *VM)

@@ -2,19 +2,21 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.rmi import RmiFid, RmiStatus
 from pyvmm.devices.bus import Bus
+from pyvmm.devices.disk import RawDisk
 from pyvmm.host.guest import Outcome, RealmOptions
 from pyvmm.host.rmi import RmiError
 from pyvmm.vm import machine
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.lifecycle import Lifecycle
-from pyvmm.vm.options import VmOptions
+from pyvmm.vm.options import DiskOptions, VmOptions
 from tests.vm.stage import END_OF_PANIC, Living, show
 
 CONTROLS: dict[str, Callable[[Lifecycle], object]] = {
@@ -204,6 +206,7 @@ def test_building_is_reported_and_can_be_stopped() -> None:
         ),
         (MemoryError("no 0x1000 bytes"), ExitCode.REFUSED, "not enough memory for the guest"),
         (UserError("a mistake"), ExitCode.BAD_INPUT, "a mistake"),
+        (Failure(ExitCode.UNREACHABLE, "a failure"), ExitCode.UNREACHABLE, "a failure"),
     ],
 )
 def test_what_cannot_be_built_is_a_line_and_a_code(
@@ -222,6 +225,50 @@ def test_what_cannot_be_built_is_a_line_and_a_code(
     assert living.lifecycle.status.reason == str(caught.value)
     assert living.guest.is_closed
     living.stage.close()
+
+
+def test_our_own_defect_is_no_secret() -> None:
+    """It is raised, and the status says so."""
+    living = Living()
+
+    def report(_doing: str, _share: float) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        living.lifecycle.live(living.assemble, report=report)
+    assert living.lifecycle.status.exit_code == ExitCode.INTERNAL
+    assert living.guest.is_closed
+    living.stage.close()
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+def test_disks_are_flushed_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_failing: bool
+) -> None:
+    """Though nobody in the guest has asked for it; if that fails, the exit code says so."""
+    flushed: list[bool] = []
+
+    def flush(_disk: RawDisk) -> None:
+        flushed.append(True)
+        if is_failing:
+            raise OSError(5, "Input/output error")
+
+    (tmp_path / "disk").write_bytes(bytes(4096))
+    (tmp_path / "other").write_bytes(bytes(4096))
+    monkeypatch.setattr(RawDisk, "flush", flush)
+    disks = (DiskOptions(tmp_path / "disk"), DiskOptions(tmp_path / "other", is_read_only=True))
+    with Living(VmOptions(name="r1", disks=disks)) as living:
+        living.until(State.NEW)
+        living.lifecycle.stop()
+    assert flushed == [True]
+    status = living.lifecycle.status
+    if is_failing:
+        assert status.exit_code == ExitCode.STORAGE
+        assert "Input/output error" in status.reason
+        assert isinstance(living.error, Failure)
+    else:
+        assert status.exit_code == ExitCode.QUIT
+    RawDisk(tmp_path / "disk").close()  # it is not locked any more
 
 
 def test_a_realm_that_cannot_be_activated_ends(living: Living) -> None:
