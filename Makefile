@@ -4,7 +4,9 @@
 #   make test           lint, type check, import table, tests
 #   make bench          benchmarks, a table and build/bench.json            (ONLY=alu picks one)
 #   make soak           the slow tests: full fuzz counts, long boots        (SEED=1 repeats a run)
+#   make coverage       lines of rmm and monitor that their tests reach: 98 % at least
 #   make sanitize       the core's tests under ASan and UBSan, those with threads under TSan
+#   make man            man pages of every command, in build/man
 #   make setup | lint | format | gen | clean
 
 PYTHON ?= python3
@@ -19,7 +21,7 @@ CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup run test bench lint format gen soak sanitize clean
+.PHONY: setup run test bench lint format gen soak coverage sanitize man clean
 
 setup: $(VENV)/.core
 
@@ -72,11 +74,18 @@ gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.vm.schema
 	@PYTHONPATH=. $(PY) tools/rmm_abi.py
 
+man: setup
+	@$(PY) -m pyvmm.cli.manual build/man
+
 bench: setup
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 soak: setup
 	@$(PY) -m pytest -m slow $(if $(SEED),--seed $(SEED))
+
+coverage: setup
+	@$(PY) -m coverage run -m pytest tests/rmm tests/monitor
+	@$(PY) -m coverage report
 
 sanitize: setup
 	@CC="$(CC)" tools/sanitize.sh address $(PY)

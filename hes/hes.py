@@ -63,14 +63,14 @@ class Hes:
         def ready(otp: Otp | None) -> Otp:
             nonlocal is_first
             is_first = otp is None
-            return self._ready(otp or _development())
+            return self._ready(otp or self._renamed(Otp(), _development()))
 
         otp = self.store.update(ready)
         measured = [
             (slot, sw_type, self._own_digest if slot == 0 else self._measure(files))
             for slot, sw_type, files in _PARTS
         ]
-        if is_first or not (self.store.directory / CPAK_FILE).exists():
+        if not (self.store.directory / CPAK_FILE).exists():
             self._publish(otp)
         cycle.power_on(otp, generation)
         for slot, sw_type, digest in measured:
@@ -112,6 +112,12 @@ class Hes:
             ) from None
         return digest
 
+    def _renamed(self, old: Otp, new: Otp) -> Otp:
+        """Return the new memory; the key of another identity is not left where verifiers look."""
+        if new.guk != old.guk:
+            self.store.withdraw(CPAK_FILE)
+        return new
+
     def _publish(self, otp: Otp) -> None:
         """Leave the public key where verifiers find it."""
         from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415  slow to import
@@ -130,7 +136,7 @@ class Hes:
 
         Raises: PsaError if it is refused.
         """
-        otp = self._update(lambda otp: provisioning.provision(otp, bundle))
+        otp = self._update(lambda otp: self._renamed(otp, provisioning.provision(otp, bundle)))
         if otp.lifecycle is LifecycleState.SECURED:
             self._publish(otp)
         return otp

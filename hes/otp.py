@@ -183,6 +183,17 @@ class Store:
         with self._locked():
             self._write(name, data, mode=0o644)
 
+    def withdraw(self, name: str) -> None:
+        """Remove such a file, if it is there.
+
+        Raises: PsaError(BAD_STATE) if it cannot be removed.
+        """
+        path = self.directory / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise PsaError(PsaStatus.BAD_STATE, f"{path}: {error.strerror}") from None
+
     def _write(self, name: str, data: bytes, mode: int) -> None:
         """Replace a file as a whole and for good; if that fails, the old one is still there."""
         path = self.directory / name

@@ -34,14 +34,19 @@ class TokenSigner:
         self._responses: deque[TokenSignResponse] = deque()
 
     def push(self, request: TokenSignRequest) -> RmmdError:
-        """Take a request; AGAIN if there are too many."""
+        """Take a request; AGAIN if there are too many, or the host has no thread to spare."""
         if request.sig_alg != CURVE_P384 or request.hash_alg != HASH_SHA384:
             return RmmdError.INVAL
         with self._lock:
             if self._num_requests == MAX_REQUESTS:
                 return RmmdError.AGAIN
             self._num_requests += 1
-        Thread(target=self._sign, args=(request,), name="token-sign", daemon=True).start()
+        try:
+            Thread(target=self._sign, args=(request,), name="token-sign", daemon=True).start()
+        except RuntimeError:
+            with self._lock:
+                self._num_requests -= 1
+            return RmmdError.AGAIN
         return RmmdError.OK
 
     def pull(self) -> TokenSignResponse | None:

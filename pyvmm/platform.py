@@ -148,7 +148,8 @@ class Platform:
                 raise no_realm(error) from None
         generation = root_of_trust.generation if root_of_trust else Generation.G1
         el3 = self._monitor.conduit(Pas.REALM)
-        self._monitor.boot(Rmm(self.machine, el3, self.events, generation))
+        self._rmm = Rmm(self.machine, el3, self.events, generation)
+        self._monitor.boot(self._rmm)
         self._memory = self.machine.memory(Pas.NS)
         layout = self._monitor.layout
         self._allocator = Allocator(layout.dram_base, layout.ns_size)
@@ -180,6 +181,13 @@ class Platform:
             self._monitor.count_granules(),
             {pas: machine.resident(pas) for pas in Pas},
         )
+
+    def rim(self) -> bytes:
+        """Return the initial measurement of the realm; empty if there is none.
+
+        No host gets it from an RMM; but it follows from what the host has given: it is no secret.
+        """
+        return next((realm.measurements.values[0] for realm in self._rmm.realms.values()), b"")
 
     def leak_check(self) -> list[int]:
         """Return the granules that are not Non-secure again although their realm is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,11 @@ DEFAULT_SEED = 20_260_101
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --seed."""
     parser.addoption("--seed", type=int, default=DEFAULT_SEED, help="seed of the random tests")
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as a terminal gives it: who is started in the background inherits deafness."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

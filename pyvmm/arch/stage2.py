@@ -167,6 +167,7 @@ class HCR_EL2(Register):
     FMO = Field(3, 3, bool)
     IMO = Field(4, 4, bool)
     AMO = Field(5, 5, bool)
+    VSE = Field(8, 8, bool)
     TWI = Field(13, 13, bool)
     TWE = Field(14, 14, bool)
     TID3 = Field(18, 18, bool)

@@ -26,15 +26,20 @@ VERBS = {
     "resume": ("resume", "Let paused instances go on."),
     "stop": ("stop", "Stop instances, their disks flushed."),
     "destroy": ("destroy", "Stop instances and leave nothing of them."),
-    "list": ("list", "List the instances."),
+    "list": ("list_", "List the instances."),  # a module list would hide the type here
     "stat": ("stat", "Show what instances have done and what they take."),
+    "balloon": ("balloon", "Ask a guest to lend memory to its host."),
     "top": ("top", "Watch what the instances do."),
+    "debug": ("debug", "Look into an instance: registers, stack and code of its CPUs."),
     "measure": ("measure", "Say what the initial measurement of a realm will be."),
     "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
     "image": ("image", "Make the files of a guest."),
     "hes": ("hes", "Look at the root of trust, and drive it."),
     "token": ("token", "Look into attestation tokens, make some."),
     "verify": ("verify", "Verify an attestation token."),
+    "config": ("config", "See what a configuration comes to."),
+    "completion": ("completion", "Print what a shell needs to complete commands."),
+    "doctor": ("doctor", "Say what is missing here, and how to get it."),
     "version": ("version", "Say which version this is."),
 }
 

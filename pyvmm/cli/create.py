@@ -1,19 +1,19 @@
 """pyvmm create: make an instance that waits to be started."""
 
-from dataclasses import replace
 from typing import Unpack
 
 import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import print_json
-from pyvmm.cli.options import GuestOptions, guest_options, life_options, parse_gdb, vm_options
+from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.cli.progress import Bar
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.daemon import Message, Tell, redirect, spawn
 from pyvmm.vm.directory import Directory, check_name
 from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.options import with_gdb
 
 _HELP = """Make an instance that waits to be started, in a process of its own.
 
@@ -43,7 +43,7 @@ def create(  # noqa: D103  the help says it
         raise UserError(f"two names, {instance} and {asked['name']}: give one")
     asked["name"] = check_name(instance)
     directory = Directory.of_user()
-    options = replace(vm_options(asked), gdb=parse_gdb(gdb, waits=gdb_wait))
+    options = with_gdb(vm_options(asked), gdb, waits=gdb_wait)
     create_instance(Wish(options, timeout, trace), directory)
     if wants_json:
         print_json(directory.find(instance))

@@ -41,6 +41,8 @@ def endorse(  # noqa: D103  the help says it
     with RootOfTrust(options.hes_directory) as root_of_trust:
         log = boot_log(root_of_trust)
         platform = _platform_values(root_of_trust.status(), log)
+        if root_of_trust.notice:
+            click.echo(f"pyvmm: {root_of_trust.notice}", err=True)
     if corim is None:
         click.echo(reference_json(platform, realm))
         return

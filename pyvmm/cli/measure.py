@@ -6,13 +6,17 @@ from typing import Unpack
 
 import click
 
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import directory
 from pyvmm.cli.options import FILE, GuestOptions, guest_options, vm_options
 from pyvmm.vm import measure as vm
+from pyvmm.vm.api import Status
 
 _HELP = """Say what the initial measurement (RIM) of a realm will be, without running it.
 
 Takes the options of `pyvmm run` (those that do not concern the guest change nothing), and prints
-the RIM in hexadecimal digits.
+the RIM in hexadecimal digits. In place of a kernel, the name of an instance prints the RIM that it
+has got when it was built.
 
 Exit code: 0 done, or nothing differs; 1 --diff found a difference; 2 bad input.
 """
@@ -21,7 +25,9 @@ Exit code: 0 done, or nothing differs; 1 --diff found a difference; 2 bad input.
 @click.command(help=_HELP)
 @guest_options
 @click.option("--log", "wants_log", is_flag=True, help="list every step that is measured")
-@click.option("--json", "wants_json", is_flag=True, help="print JSON, which --diff reads")
+@click.option(
+    "--json", "wants_json", is_flag=True, help="print JSON; with --log, what --diff reads"
+)
 @click.option(
     "--host",
     metavar="NAME=N,...",
@@ -39,7 +45,19 @@ def measure(  # noqa: D103  the help says it
     **asked: Unpack[GuestOptions],
 ) -> int:
     if diff is not None:
-        return _compare(*diff)
+        return _compare(*diff, wants_json=wants_json)
+    instance = _instance(asked["positional"])
+    if instance is not None:
+        if wants_log or host is not None:
+            raise UserError(
+                f"{instance.name} is measured already: --log and --host are for options"
+            )
+        if instance.rim is None:
+            raise UserError(
+                f"{instance.name} is {instance.state}, a {instance.kind}: no measurement"
+            )
+        _print(instance.rim, None, wants_json=wants_json)
+        return 0
     parameters = vm.parse_host(host) if host is not None else {}
     options = vm_options(asked, is_run=False)
     plan = vm.RealmPlan(options)
@@ -52,6 +70,14 @@ def measure(  # noqa: D103  the help says it
     return 0
 
 
+def _instance(name: Path | None) -> Status | None:
+    """Return the instance of a name, if that is one and no file's."""
+    if name is None or name.exists():
+        return None
+    found = [status for status in directory().statuses() if status.name == str(name)]
+    return found[0] if found else None
+
+
 def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:
     if wants_json:
         click.echo(json.dumps({"rim": rim} if log is None else {"rim": rim, "log": log}, indent=1))
@@ -61,13 +87,16 @@ def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:
         click.echo("\n".join([*map(vm.line_of, log), f"{'RIM':<12} {rim}"]))
 
 
-def _compare(one: Path, other: Path) -> int:
+def _compare(one: Path, other: Path, *, wants_json: bool) -> int:
     """Print the first step that differs."""
     found = vm.first_difference(vm.read_log(one), vm.read_log(other))
     if found is None:
-        click.echo("no difference")
+        click.echo("null" if wants_json else "no difference")
         return 0
     number, *sides = found
+    if wants_json:
+        click.echo(json.dumps({"step": number, "sides": sides}, indent=1))
+        return 1
     click.echo(f"step {number} is the first that differs:")
     for path, entry in zip((one, other), sides, strict=True):
         click.echo(f"{path}: {vm.line_of(entry) if entry else '(there is none)'}")

@@ -16,10 +16,11 @@ from typing import Final, ParamSpec, TypedDict, TypeVar
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli.configuration import config_option
 from pyvmm.cli.trace import KINDS
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
-from pyvmm.vm.options import GdbOptions, VmOptions
+from pyvmm.vm.options import VmOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +59,7 @@ _OPTIONS: Final = (
         " hostfwd=tcp:8080-:80",
     ),
     click.option("--rng", is_flag=True, help="entropy device"),
+    click.option("--balloon", is_flag=True, help="memory balloon device, of a normal VM"),
     click.option(
         "--agent/--no-agent",
         default=None,
@@ -117,6 +119,7 @@ class GuestOptions(TypedDict):
     nodefaults: bool
     network: str | None
     rng: bool
+    balloon: bool
     agent: bool | None
     realm: bool
     measurement_algo: str | None
@@ -129,10 +132,10 @@ class GuestOptions(TypedDict):
 
 
 def guest_options(verb: Callable[P, R]) -> Callable[P, R]:
-    """Give a verb the options of a guest."""
+    """Give a verb the options of a guest, and the file that they may be in."""
     for option in reversed(_OPTIONS):
         verb = option(verb)
-    return verb
+    return config_option(verb)
 
 
 def life_options(verb: Callable[P, R]) -> Callable[P, R]:
@@ -140,19 +143,6 @@ def life_options(verb: Callable[P, R]) -> Callable[P, R]:
     for option in reversed(_LIFE_OPTIONS):
         verb = option(verb)
     return verb
-
-
-def parse_gdb(gdb: str | None, *, waits: bool) -> GdbOptions | None:
-    """Return the debugger that is asked for.
-
-    Raises:
-        UserError: there is no such address, or nobody to wait for.
-    """
-    if gdb is None:
-        if waits:
-            raise UserError("--gdb-wait waits for a debugger: say where with --gdb")
-        return None
-    return GdbOptions(vm.parse_gdb(gdb), waits)
 
 
 def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
@@ -176,6 +166,8 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
     for option, value in realm_only.items():
         if value and not asked["realm"]:
             raise UserError(f"{option} is for realms: add --realm")
+    if asked["balloon"] and asked["realm"]:
+        raise UserError("--balloon is not for realms: their memory is not the host's to take")
     profile, hes_dir = asked["token_profile"], asked["hes_dir"]
     if asked["no_hes"] and (profile or hes_dir):
         raise UserError("--no-hes: there is no root of trust for --token-profile or --hes-dir")
@@ -194,6 +186,7 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         has_defaults=not asked["nodefaults"],
         network=vm.parse_network(network) if network is not None else None,
         has_rng=asked["rng"],
+        has_balloon=asked["balloon"],
         has_agent=bool(asked["disks"]) if asked["agent"] is None else asked["agent"],
         realm=vm.parse_realm(asked["measurement_algo"], asked["realm_pv"], asked["metadata"])
         if asked["realm"]

@@ -1,15 +1,14 @@
 """pyvmm run: run a guest, a normal VM or a realm."""
 
-from dataclasses import replace
 from typing import Unpack
 
 import click
 
-from pyvmm.cli.options import GuestOptions, guest_options, life_options, parse_gdb, vm_options
+from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.options import VmOptions
+from pyvmm.vm.options import VmOptions, with_gdb
 from pyvmm.vm.terminal import Terminal
 
 _HELP = """Run a guest, a normal VM or a realm, with this terminal as its console; Ctrl-A x quits.
@@ -33,7 +32,7 @@ def run(  # noqa: D103  the help says it
     gdb_wait: bool,
     **asked: Unpack[GuestOptions],
 ) -> int:
-    options = replace(vm_options(asked), gdb=parse_gdb(gdb, waits=gdb_wait))
+    options = with_gdb(vm_options(asked), gdb, waits=gdb_wait)
     return run_instance(Wish(options, timeout, trace, is_started=True))
 
 

@@ -1,10 +1,13 @@
 """pyvmm stat: show what instances have done and what they take."""
 
+from textwrap import indent
+
 import click
 
+from pyvmm.cli.balloon import text as balloon_text
 from pyvmm.cli.instances import Chosen, print_json, several
 from pyvmm.cli.units import size
-from pyvmm.vm.api import Statistics
+from pyvmm.vm.api import Balloon, Statistics
 from pyvmm.vm.client import Client
 
 _HELP = """Show what instances have done since their start, and what they take.
@@ -16,23 +19,26 @@ host. Memory is by physical address space: the granules that belong to it, and w
 
 @click.command(help=_HELP)
 @several
+@click.option("-m", "--memory", is_flag=True, help="what guests with a balloon say of their memory")
 @click.option("--json", "wants_json", is_flag=True, help="print JSON, by name")
-def stat(chosen: Chosen, *, wants_json: bool) -> int:
+def stat(chosen: Chosen, *, memory: bool, wants_json: bool) -> int:
     """Print them."""
-    found: dict[str, Statistics] = {}
+    found: dict[str, Statistics | Balloon] = {}
 
     def look(client: Client) -> None:
-        found[client.name] = client.api.statistics()
+        found[client.name] = client.api.balloon() if memory else client.api.statistics()
 
     code = chosen.each(look)
     if wants_json:
         print_json(found)
     else:
-        click.echo("\n\n".join(_text(name, statistics) for name, statistics in found.items()))
+        click.echo("\n\n".join(_text(name, each) for name, each in found.items()))
     return code
 
 
-def _text(name: str, statistics: Statistics) -> str:
+def _text(name: str, statistics: Statistics | Balloon) -> str:
+    if isinstance(statistics, Balloon):
+        return f"{name}\n{indent(balloon_text(statistics), '  ')}"
     rows = []
     for cpu, vcpu in enumerate(statistics.vcpus):
         rows.append((f"vCPU {cpu}", {"instructions": vcpu.instructions} | vcpu.exits))

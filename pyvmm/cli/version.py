@@ -6,6 +6,13 @@ import click
 
 
 @click.command(help="Say which version this is.")
-def version() -> None:
+@click.option("--json", "wants_json", is_flag=True, help="print it, and that of the API, as JSON")
+def version(*, wants_json: bool) -> None:
     """Print the version."""
-    click.echo(f"pyvmm {installed_version('pyvmm')}")
+    if wants_json:
+        from pyvmm.cli.instances import print_json  # noqa: PLC0415  slower than all the rest
+        from pyvmm.vm.api import API_VERSION, Version  # noqa: PLC0415
+
+        print_json(Version(API_VERSION, installed_version("pyvmm")))
+    else:
+        click.echo(f"pyvmm {installed_version('pyvmm')}")

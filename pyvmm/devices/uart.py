@@ -1,7 +1,7 @@
 """The 16550A serial port (8250 family), as kvmtool gives four of them to a guest.
 
 The line is infinitely fast: a written byte has left at once, so the transmitter is always empty.
-Not modelled: baud rate, parity, line errors, modem lines outside loopback.
+Not modelled: baud rate, parity, line errors other than a break, modem lines outside loopback.
 Source: National Semiconductor PC16550D data sheet.
 """
 
@@ -20,7 +20,7 @@ _IIR_FIFO_ENABLED = 0xC0
 _FCR_ENABLE, _FCR_CLEAR_RX, _FCR_TRIGGER_SHIFT = 0x01, 0x02, 6
 _LCR_DLAB = 0x80
 _MCR_DTR, _MCR_RTS, _MCR_OUT1, _MCR_OUT2, _MCR_LOOP, _MCR_WRITABLE = 1, 2, 4, 8, 0x10, 0x1F
-_LSR_DR, _LSR_TX_EMPTY = 0x01, 0x60  # THRE and TEMT
+_LSR_DR, _LSR_BI, _LSR_TX_EMPTY = 0x01, 0x10, 0x60  # the last: THRE and TEMT
 _MSR_CTS, _MSR_DSR, _MSR_RI, _MSR_DCD, _MSR_DELTAS = 0x10, 0x20, 0x40, 0x80, 0x0F
 _MSR_CONNECTED = _MSR_CTS | _MSR_DSR | _MSR_DCD
 
@@ -28,6 +28,7 @@ _FIFO_SIZE = 16
 _MANY_POLLS = 16  # a guest that reads LSR so often in a row waits for input without interrupts
 _TRIGGER_LEVELS = (1, 4, 8, 14)
 _NEWLINE = 0x0A
+_BREAK = 0x100  # in a FIFO: a zero that came with a break condition
 
 
 class Uart:
@@ -77,6 +78,12 @@ class Uart:
             self._waiting.extend(data)
             self._fill()
 
+    def receive_break(self, data: bytes) -> None:
+        """Take a break condition, then bytes."""
+        with self._lock:
+            self._waiting.append(_BREAK)
+            self.receive(data)
+
     def flush(self) -> None:
         """Hand what was transmitted to the sink now."""
         with self._lock:
@@ -105,7 +112,7 @@ class Uart:
                 if self._waiting and not self._fifo:
                     self._polls += 1
                     self._fill()
-                return self._lsr
+                return self._read_lsr()
             self._polls = 0
             if offset == _RBR_THR:
                 return self._divisor & 0xFF if self._lcr & _LCR_DLAB else self._pop()
@@ -129,7 +136,7 @@ class Uart:
     def _pop(self) -> int:
         if not self._fifo:
             return 0
-        byte = self._fifo.popleft()
+        byte = self._fifo.popleft() & 0xFF
         if not self._fifo:
             self._lsr &= ~_LSR_DR
             self._fill()
@@ -147,6 +154,13 @@ class Uart:
         if self._fifo:
             self._lsr |= _LSR_DR
         self._update_irq()
+
+    def _read_lsr(self) -> int:
+        """Return LSR; a break is shown once, when its character is the next."""
+        if self._fifo and self._fifo[0] == _BREAK:
+            self._fifo[0] = 0
+            return self._lsr | _LSR_BI
+        return self._lsr
 
     def _read_register(self, offset: int) -> int:
         if offset == _IIR_FCR:

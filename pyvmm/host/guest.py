@@ -22,6 +22,9 @@ from typing import Protocol
 from pyvmm.host.debug import DebugPort
 
 RPV_SIZE = 64
+REALM_IS_CLOSED = (
+    "a realm shows neither registers nor memory to its host: debug the guest as a normal VM"
+)
 
 
 class Bus(Protocol):
@@ -115,6 +118,12 @@ class Guest(Protocol):
     def dma(self) -> GuestMemory:
         """The memory that its devices reach."""
 
+    def release(self, ipa: int, size: int) -> None:
+        """Take back some of its RAM, which it lends: contents are gone, zeros are there instead.
+
+        Raises ``GranuleProtectionFault`` for what is not RAM, or not the host's to take.
+        """
+
     @property
     def outcome(self) -> Outcome | None:
         """How it ended; None while it runs."""
@@ -150,6 +159,9 @@ class Guest(Protocol):
 
     def debug_port(self) -> DebugPort:
         """Let a debugger in; UserError, saying why, where that may not be."""
+
+    def send_serror(self, cpu: int) -> None:
+        """Make an SError pending for a vCPU; UserError, saying why, where that may not be."""
 
     def close(self) -> None:
         """Stop, wait, and give back everything the guest had."""

@@ -20,7 +20,7 @@ from pyvmm.arch.esr import (
 )
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
-from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import HCR_EL2, level_size
 from pyvmm.host import inject
@@ -44,6 +44,7 @@ MASK64: Final = (1 << 64) - 1
 #: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64.
 HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, FWB=1))
 
+HCR_VSE: Final = HCR_EL2.VSE.mask
 #: A device access: a translation fault (any level) of an access that the syndrome describes.
 ACCESS_KIND: Final = ESR_ABORT.ISV.mask | ESR_ABORT.S1PTW.mask | 0x3C
 DEVICE_ACCESS: Final = ESR_ABORT.ISV.mask | FaultStatus.TRANSLATION
@@ -109,6 +110,11 @@ class NormalVm(VcpuGuest):
             self._debug = NormalDebug(self._machine, self._memory, self._vcpus, self._contexts)
         return self._debug
 
+    def send_serror(self, cpu: int) -> None:
+        """Make an SError pending for a vCPU."""
+        with self.debug_port().still():
+            self._contexts[cpu].hcr_el2 |= HCR_VSE
+
     def close(self) -> None:
         """Stop, wait, and give the memory back, empty; once."""
         self.stop()
@@ -127,6 +133,13 @@ class NormalVm(VcpuGuest):
             done += -(-len(segment.data) // GRANULE_SIZE)
             if progress is not None:
                 progress(done, total)
+
+    def release(self, ipa: int, size: int) -> None:
+        """Take back some of the RAM."""
+        offset = ipa - self._config.ram_base
+        if not 0 <= offset <= self._config.ram_size - size:
+            raise GranuleProtectionFault(ipa, Pas.NS)
+        self._machine.punch(Pas.NS, self._ram_pa + offset, size)
 
     # --- vCPUs ----------------------------------------------------------------------------
 

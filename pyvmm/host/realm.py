@@ -13,7 +13,7 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import mpidr_of
 from pyvmm.arch.islet import IsletRmiFid
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import (
     REC_CREATE_NUM_GPRS,
     RPV_SIZE,
@@ -31,7 +31,15 @@ from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import SharedMemory
-from pyvmm.host.guest import Bus, GuestConfig, Outcome, Progress, RealmOptions, Segment
+from pyvmm.host.guest import (
+    REALM_IS_CLOSED,
+    Bus,
+    GuestConfig,
+    Outcome,
+    Progress,
+    RealmOptions,
+    Segment,
+)
 from pyvmm.host.machine import Firmware, PhysicalMemory
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rec import Rec
@@ -125,6 +133,11 @@ class Realm(VcpuGuest):
         """What of its RAM the realm shares."""
         return self._memory.dma
 
+    def release(self, ipa: int, size: int) -> None:
+        """Refuse: only the realm itself can give a page of its own up (RSI_IPA_STATE_SET)."""
+        del size
+        raise GranuleProtectionFault(ipa, Pas.REALM)
+
     def _build(self, progress: Progress | None) -> None:
         """Build the realm and load the payload, up to its state NEW; RmiError if refused.
 
@@ -141,9 +154,12 @@ class Realm(VcpuGuest):
 
     def debug_port(self) -> DebugPort:
         """Let no debugger in."""
-        raise UserError(
-            "a realm shows neither registers nor memory to its host: debug the guest as a normal VM"
-        )
+        raise UserError(REALM_IS_CLOSED)
+
+    def send_serror(self, cpu: int) -> None:
+        """Send none: RMM 1.0 has no call for it."""
+        del cpu
+        raise UserError("a host cannot send a realm an SError (RMM 1.0): stop it instead")
 
     def close(self) -> None:
         """Stop, wait, destroy the realm, and give every granule back."""

@@ -51,6 +51,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     num_cpus: int
     ram_size: int  # bytes
     kernel: str | None = None  # None: the built-in guest
+    rim: str | None = None  # initial measurement of a realm, hexadecimal, once it is new
     created: float  # seconds since 1970
     started: float | None = None
     ended: float | None = None
@@ -85,6 +86,33 @@ class Statistics(msgspec.Struct, frozen=True):
     vcpus: list[VcpuStatistics]
     memory: dict[str, MemoryStatistics]  # by physical address space
     devices: dict[str, dict[str, int]]  # what each device counts
+
+
+class Balloon(msgspec.Struct, frozen=True):
+    """The memory that a guest lends to its host, and how the rest does."""
+
+    target: int  # bytes that it is asked to lend
+    actual: int  # bytes that it says it has lent
+    statistics: dict[str, int]  # in the words of the virtio specification; bytes, or how often
+
+
+class CodeLine(msgspec.Struct, frozen=True):
+    """One instruction of a guest."""
+
+    address: str  # hexadecimal, as all numbers here: they may have 64 bits
+    word: str
+    text: str
+
+
+class Vcpu(msgspec.Struct, frozen=True, kw_only=True):
+    """One vCPU, while it stands still."""
+
+    is_on: bool
+    pstate: str  # in words
+    registers: dict[str, str]
+    system: dict[str, str]  # registers of EL1
+    stack: dict[str, str]  # words by their addresses, from the stack pointer up
+    code: list[CodeLine]  # around the program counter
 
 
 class ConsolePlace(msgspec.Struct, frozen=True):
@@ -127,6 +155,22 @@ class Api(Protocol):
 
     def statistics(self) -> Statistics:
         """Say what the instance has done and what it takes."""
+        ...
+
+    def balloon(self, change: int = 0) -> Balloon:
+        """Ask the guest to lend so many bytes more (or less), and say how its memory does."""
+        ...
+
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at; a realm shows none of it."""
+        ...
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the guest's console."""
+        ...
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError, which an Arm kernel panics on; not to a realm."""
         ...
 
     def watch(self) -> Status:

@@ -13,14 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.gic import GICR_SIZE
+from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.devices.bus import Bus, IrqLine
 from pyvmm.devices.disk import RawDisk
-from pyvmm.devices.dma import GuestDma
+from pyvmm.devices.dma import DmaFault, GuestDma
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.rtc import Mc146818, Pl031
 from pyvmm.devices.uart import Uart
+from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
@@ -34,6 +37,7 @@ from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import machine
 from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.agent_protocol import PORT_NAME
+from pyvmm.vm.api import Vcpu
 from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.gdb.monitor import Monitor
@@ -45,6 +49,8 @@ from pyvmm.vm.terminal import Console, EndSignals, Terminal
 
 #: Seconds without output after which a console is taken to be done with its beginning.
 _QUIET: Final = 0.2
+#: Ctrl-O, which Linux takes for SysRq on a hypervisor console.
+HVC_SYSRQ: Final = b"\x0f"
 
 
 class Platform(Protocol):
@@ -61,6 +67,9 @@ class Platform(Protocol):
 
     def usage(self) -> Usage:
         """Say what the machine has done so far and what it takes."""
+
+    def rim(self) -> bytes:
+        """Return the initial measurement of the realm; empty if there is none."""
 
 
 class Instance:
@@ -89,6 +98,7 @@ class Instance:
         self._terminal = terminal
         self.console_log = console_log or ConsoleLog()
         self._devices: dict[str, VirtioDevice] = {}
+        self.balloon: VirtioBalloon | None = None
         self._panic = PanicWatch()
         self._has_quit = False
         self.agent = AgentClient()
@@ -211,6 +221,27 @@ class Instance:
         """What a debugger is told to connect to; empty if there is no stub."""
         return self._gdb.address if self._gdb else ""
 
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at; any thread."""
+        from pyvmm.vm.debug import look  # noqa: PLC0415  the disassembler is large
+
+        return look(self._guest.debug_port())
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the console; any thread."""
+        if len(key) != 1 or not key.isascii() or not key.isalnum():
+            raise UserError(f"SysRq {key!r}: give one letter or digit, such as h for help")
+        if isinstance(self._console, VirtioConsole):
+            self._console.receive(HVC_SYSRQ + key.encode())
+        else:
+            self._uart.receive_break(key.encode())
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError; any thread."""
+        if not 0 <= cpu < self._options.num_cpus:
+            raise UserError(f"CPU {cpu}: there are only {self._options.num_cpus}, from 0 on")
+        self._guest.send_serror(cpu)
+
     def type(self, data: bytes) -> None:
         """Give input to the console; any thread."""
         self._console.receive(data)
@@ -233,6 +264,10 @@ class Instance:
     def usage(self) -> Usage:
         """Say what the machine has done so far and what it takes."""
         return self._platform.usage()
+
+    def rim(self) -> bytes:
+        """Return the initial measurement of the realm; empty if there is none."""
+        return self._platform.rim()
 
     def counters(self) -> Mapping[str, Mapping[str, int]]:
         """Return what the devices count, by their names."""
@@ -312,10 +347,19 @@ class Instance:
                 self._terminal.on_resize(console.resize)
         if self._options.has_rng:
             self._plug(VirtioRng(), "rng")
+        if self._options.has_balloon:
+            self.balloon = VirtioBalloon(self._release)
+            self._plug(self.balloon, "balloon")
         if self._options.has_agent:
             port = VirtioPort(PORT_NAME, self.agent)
             self._plug(port, "agent")
             self.agent.attach(port)
+
+    def _release(self, addr: int, size: int) -> None:
+        try:
+            self._guest.release(addr, size)
+        except GranuleProtectionFault as fault:
+            raise DmaFault(addr, size) from fault
 
     def _add_network(self, network: NetworkOptions) -> None:
         from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415  only with a network

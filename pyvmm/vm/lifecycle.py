@@ -20,7 +20,15 @@ from pyvmm.arch.errors import UserError
 from pyvmm.host.guest import ExitKind
 from pyvmm.host.machine import Usage
 from pyvmm.vm.agent import AgentClient
-from pyvmm.vm.api import MemoryStatistics, State, Statistics, Status, VcpuStatistics
+from pyvmm.vm.api import (
+    Balloon,
+    MemoryStatistics,
+    State,
+    Statistics,
+    Status,
+    Vcpu,
+    VcpuStatistics,
+)
 from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.failures import refusals, storage_failures
@@ -35,6 +43,7 @@ Report = Callable[[str, float], None]
 #: Reads the guest's files and puts it together.
 Assemble = Callable[[ConsoleLog], Instance]
 
+_ANSWER: Final = 1.0  # seconds that a guest has to say how its memory does
 _LIVE: Final = frozenset({State.NEW, State.RUNNING, State.PAUSED})
 _HINTS: Final = {
     State.BUILDING: "it is not complete yet",
@@ -130,7 +139,7 @@ class Lifecycle:
             with refusals():
                 instance.build(lambda done, total: self._step(report, done / (total or 1)))
             self._instance = instance
-            self._become(State.NEW)
+            self._become(State.NEW, rim=instance.rim().hex() or None)
             if is_started:
                 self.start()
             self._wait_for(lambda: self._is_stopping or self._status.state != State.NEW)
@@ -259,6 +268,30 @@ class Lifecycle:
             {name: dict(counters) for name, counters in instance.counters().items()},
         )
 
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at.
+
+        Raises:
+            UserError: it is a realm, or there is no guest.
+        """
+        return self._in(*_LIVE).debug()
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the console.
+
+        Raises:
+            UserError: there is no such key, or the guest does not run.
+        """
+        self._in(State.RUNNING, State.PAUSED).sysrq(key)
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError.
+
+        Raises:
+            UserError: it is a realm, there is no such vCPU, or the guest does not run.
+        """
+        self._in(State.RUNNING, State.PAUSED).nmi(cpu)
+
     @property
     def agent(self) -> AgentClient:
         """The guest's agent, there or not.
@@ -267,6 +300,30 @@ class Lifecycle:
             UserError: the guest does not run.
         """
         return self._in(State.RUNNING, State.PAUSED).agent
+
+    def balloon(self, change: int) -> Balloon:
+        """Ask the guest to lend so many bytes more, or less; say how its memory does.
+
+        Raises:
+            UserError: it has no balloon, or not that much memory.
+        """
+        with self._control:
+            instance, status = self._in(*_LIVE), self._status
+            if status.kind == "realm":
+                raise UserError(f"{status.name} is a realm: its memory is not the host's to take")
+            balloon = instance.balloon
+            if balloon is None:
+                raise UserError(f"{status.name} has no balloon: create it with --balloon")
+            target = balloon.target + change
+            if not 0 <= target <= status.ram_size:
+                raise UserError(
+                    f"{status.name} lends {balloon.target >> 20} of {status.ram_size >> 20} MiB:"
+                    f" that cannot become {target >> 20} MiB"
+                )
+            if change:
+                balloon.resize(target)
+        statistics = balloon.ask(_ANSWER if status.state == State.RUNNING else 0)
+        return Balloon(balloon.target, balloon.actual, statistics)
 
     def type(self, data: bytes) -> None:
         """Give input to the console."""

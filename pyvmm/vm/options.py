@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.net_user import PortForward
-from pyvmm.host.guest import RPV_SIZE, RealmOptions
+from pyvmm.host.guest import REALM_IS_CLOSED, RPV_SIZE, RealmOptions
 from pyvmm.vm.loader import read_file
 from pyvmm.vm.machine import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
@@ -78,6 +78,7 @@ class VmOptions:
     has_defaults: bool = True
     network: NetworkOptions | None = None
     has_rng: bool = False
+    has_balloon: bool = False  # only a normal VM has
     has_agent: bool = False
     realm: RealmOptions | None = None
     token_profile: str = "g1"  # noqa: S105  no secret
@@ -89,7 +90,13 @@ class VmOptions:
     def num_virtio(self) -> int:
         """How many virtio devices it has."""
         has_console = self.console == "virtio"
-        others = (self.network is not None, has_console, self.has_rng, self.has_agent)
+        others = (
+            self.network is not None,
+            has_console,
+            self.has_rng,
+            self.has_balloon,
+            self.has_agent,
+        )
         return len(self.disks) + sum(others)
 
     @property
@@ -123,6 +130,21 @@ def parse_gdb(text: str) -> GdbAddress:
             f"--gdb {text}: give a port, or the path of a socket of at most {MAX_SOCKET_PATH} bytes"
         )
     return GdbAddress(path=path)
+
+
+def with_gdb(options: VmOptions, gdb: str | None, *, waits: bool) -> VmOptions:
+    """Return the virtual machine with the debugger that is asked for.
+
+    Raises:
+        UserError: there is no such address, nobody to wait for, or nothing to be seen.
+    """
+    if gdb is None:
+        if waits:
+            raise UserError("--gdb-wait waits for a debugger: say where with --gdb")
+        return options
+    if options.realm:
+        raise UserError(f"--gdb: {REALM_IS_CLOSED}")
+    return replace(options, gdb=GdbOptions(parse_gdb(gdb), waits))
 
 
 def parse_ram_size(text: str, *, is_run: bool = True) -> int:

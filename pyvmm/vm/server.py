@@ -25,6 +25,7 @@ from pyvmm.vm.api import (
     METHODS,
     MUCH_TYPED,
     NOTIFICATIONS,
+    Balloon,
     CommandNotifications,
     ConsolePlace,
     Method,
@@ -32,6 +33,7 @@ from pyvmm.vm.api import (
     Proxy,
     Statistics,
     Status,
+    Vcpu,
     Version,
 )
 from pyvmm.vm.commands import Commands
@@ -224,6 +226,22 @@ class Session:
     def statistics(self) -> Statistics:
         """Say what the instance has done and what it takes."""
         return self._lifecycle.statistics()
+
+    def balloon(self, change: int = 0) -> Balloon:
+        """Resize the balloon, and say how memory does."""
+        return self._lifecycle.balloon(change)
+
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at."""
+        return self._lifecycle.debug()
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key."""
+        self._lifecycle.sysrq(key)
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError."""
+        self._lifecycle.nmi(cpu)
 
     def watch(self) -> Status:
         """Send each new state."""

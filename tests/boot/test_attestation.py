@@ -23,6 +23,7 @@ CHALLENGE = bytes(range(64))
 CHALLENGE_WORDS = [int.from_bytes(CHALLENGE[at : at + 8], "little") for at in range(0, 64, 8)]
 RPV = b"mine".ljust(64, b"\0")
 MAX_WORDS = 256
+INITRD = __file__  # of any bytes: the program does not look
 EXTENDED = (RsiFid.RSI_MEASUREMENT_EXTEND, 2, 8, 0x1234)
 INIT = (RsiFid.RSI_ATTESTATION_TOKEN_INIT, *CHALLENGE_WORDS)
 CONTINUE = (RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE, 0, 4096)
@@ -61,12 +62,21 @@ def check(token: bytes, hes: Path, values: RealmValues) -> Report:
     return report
 
 
-@pytest.mark.parametrize("generation", Generation)
+@pytest.mark.parametrize(
+    ("generation", "options"),
+    [
+        (Generation.G0, ["-c", "2"]),
+        (Generation.G1, ["--measurement-algo", "sha512"]),
+        (Generation.G1B, ["-m", "96M", "-i", INITRD]),
+        (Generation.G2, ["--measurement-algo", "sha512", "-i", INITRD, "-c", "3"]),
+        (Generation.G2B, ["-m", "80M", "-c", "2"]),
+    ],
+)
 def test_token_of_each_profile_verifies(
-    tmp_path: Path, hes_directory: Path, generation: Generation
+    tmp_path: Path, hes_directory: Path, generation: Generation, options: list[str]
 ) -> None:
     """With the measurement that was predicted, and what was extended since."""
-    options = ["--token-profile", generation, "--realm-pv", "mine", "-c", "2"]
+    options = ["--token-profile", generation, "--realm-pv", "mine", *options]
     kernel = rsi_guest(EXTENDED, INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS))
     token = token_of(tmp_path, kernel, *options)
     values = RealmValues(rim=rim_of(tmp_path, *options), rpv=RPV)
@@ -75,7 +85,8 @@ def test_token_of_each_profile_verifies(
     assert report.realm is not None
     rems = report.realm[RealmKey.REMS]
     assert isinstance(rems, list)
-    assert [rem == bytes(32) for rem in rems] == [True, False, True, True]
+    size = 64 if "sha512" in options else 32
+    assert [rem == bytes(size) for rem in rems] == [True, False, True, True]
 
 
 def test_what_is_endorsed_is_what_is_attested(tmp_path: Path, hes_directory: Path) -> None:
@@ -101,6 +112,14 @@ def test_what_is_endorsed_is_what_is_attested(tmp_path: Path, hes_directory: Pat
     assert files.output.splitlines() == [str(tmp_path / "corim/platform.cbor")]
     assert (tmp_path / "corim/platform.cbor").read_bytes().startswith(b"\xd9\x01\xf5")
     assert pyvmm("endorse", "--no-hes").code == 2
+
+
+def test_endorsing_a_new_platform_says_that_it_is_new(tmp_path: Path) -> None:
+    """An identity is made nowhere in silence."""
+    directory = tmp_path / "hes"
+    ended = pyvmm("endorse", "--hes-dir", directory)
+    assert ended.errors == f"pyvmm: made a random development identity in {directory}\n"
+    assert '"cpak"' in ended.output
 
 
 def test_realm_without_a_root_of_trust_cannot_attest(tmp_path: Path) -> None:

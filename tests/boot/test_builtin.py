@@ -57,8 +57,6 @@ def test_it_waits_for_its_debugger(tmp_path: Path) -> None:
     """With --gdb-wait it has done nothing yet; its end is told, and the socket is gone."""
     stub = tmp_path / "stub"
     with Running("run", "--gdb", stub, "--gdb-wait") as guest:
-        while not stub.exists():
-            time.sleep(0.01)
         with Client(stub) as client:
             assert client.ask("?") == "T05thread:1;"
             assert client.register(PC) == RAM_BASE + 0x8_0000
@@ -74,12 +72,9 @@ def test_a_debugger_may_pull_the_plug(tmp_path: Path) -> None:
     """GDB's kill, and monitor quit: exit code 5, as the user's own."""
     stub = tmp_path / "stub"
     for command in ("k", "qRcmd," + b"quit".hex()):
-        with Running("run", "--gdb", stub, "--gdb-wait") as guest:
-            while not stub.exists():
-                time.sleep(0.01)
-            with Client(stub) as client:
-                client.send(command)
-                assert guest.wait() == ExitCode.QUIT
+        with Running("run", "--gdb", stub, "--gdb-wait") as guest, Client(stub) as client:
+            client.send(command)
+            assert guest.wait() == ExitCode.QUIT
 
 
 def test_measurement_follows_from_the_configuration_alone() -> None:

@@ -1,4 +1,4 @@
-"""GDB on Debian's kernel: a function, its steps, a variable, two CPUs."""
+"""Looking into Debian's kernel: GDB, a function, its steps, a variable, two CPUs; pyvmm debug."""
 
 import re
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
-from tests.boot.command import Running, guest_options
+from tests.boot.command import Running, guest_options, pyvmm
 from tests.boot.gdb import GDB, Gdb
 from tests.boot.shell import Answer, Shell
 from tests.vm.gdb.client import Client, Stopped
@@ -19,6 +20,7 @@ needs_gdb = pytest.mark.skipif(GDB is None, reason="gdb-multiarch is not install
 FUNCTION, VARIABLE = "__arm64_sys_sync", "panic_on_warn"
 SET_VARIABLE = "echo 1 >/proc/sys/kernel/panic_on_warn"
 PC, X30 = 32, 30
+NAME = "looked-into"
 EL_MASK = 0xC
 
 
@@ -51,7 +53,8 @@ class Kernel:
 def kernel(debian: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """Boot, once for all tests here."""
     stub = tmp_path_factory.mktemp("gdb") / "stub"
-    with Running("run", *guest_options(debian, None), "-c", "2", "--gdb", stub) as guest:
+    options = ("-c", "2", "--gdb", stub, "--name", NAME)
+    with Running("run", *guest_options(debian, None), *options) as guest:
         yield Kernel(guest, stub)
 
 
@@ -169,3 +172,31 @@ def test_gdb_interrupts_and_hangs_up(kernel: Kernel) -> None:
         assert kernel.shell.run("echo on").output == "on"
         assert gdb.interrupt()["signal-name"] == "SIGINT"
     assert kernel.shell.run("sync; echo on").output == "on"
+
+
+def test_debug_shows_where_an_idle_kernel_is(kernel: Kernel) -> None:
+    """At EL1, behind WFI, on a stack; and it goes on."""
+    assert kernel.shell.run("sleep 1").status == 0
+    shown = pyvmm("debug", NAME)
+    assert (shown.code, shown.errors) == (0, "")
+    assert re.search(r"^CPU 1: on, EL1h ", shown.output, re.MULTILINE)
+    assert len(re.findall(r"^  > ffff.*", shown.output, re.MULTILINE)) == 2
+    assert "  wfi\n  > " in shown.output
+    assert kernel.shell.run("echo on").output == "on"
+
+
+def test_sysrq_is_heard(kernel: Kernel) -> None:
+    """The kernel answers on its console."""
+    assert pyvmm("debug", NAME, "--sysrq", "h").code == 0
+    kernel.shell.expect(re.compile(rb"sysrq: HELP.*\n"))
+    assert kernel.shell.run("echo on").output == "on"
+
+
+def test_an_nmi_makes_the_kernel_say_where_it_is(debian: Image) -> None:
+    """It panics on it, with a backtrace, and pyvmm's exit code says so."""
+    with Running("run", *guest_options(debian, None), "--name", "shot") as guest:
+        guest.shell.log_in()
+        assert pyvmm("debug", "shot", "--nmi", "0").code == 0
+        said = guest.shell.read_all()
+        assert "Kernel panic - not syncing: Asynchronous SError Interrupt" in said
+        assert guest.wait() == ExitCode.PANIC

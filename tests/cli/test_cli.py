@@ -1,5 +1,7 @@
 """The command line: its verbs, and one line for each mistake."""
 
+import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +15,9 @@ from pyvmm.arch.events import MmioAccess, PsciCall
 from pyvmm.cli import VERBS, Verbs, main
 from pyvmm.cli.run import run as run_command
 from pyvmm.cli.trace import KINDS, Trace
+from pyvmm.vm.api import API_VERSION, State, Status
+from pyvmm.vm.directory import Directory
+from tests.cli.inside import verb
 
 
 def call(
@@ -31,10 +36,10 @@ def test_every_verb_has_its_command() -> None:
     """The table names a module, and the module a command of that name."""
     group, context = cli.cli, click.Context(cli.cli)
     assert isinstance(group, Verbs)
-    for verb in group.list_commands(context):
-        command = group.get_command(context, verb)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         assert command is not None
-        assert command.name == verb
+        assert command.name == name
     assert group.get_command(context, "none") is None
 
 
@@ -71,6 +76,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --disk {}/none", "No such file"),
         ("run --disk {}/text,direct", "only ro or rw"),
         ("run --realm-pv x", "add --realm"),
+        ("run --realm --balloon", "not the host's to take"),
         ("run --realm --measurement-algo md5", "'md5' is not one of"),
         ("run --trace everything", "--trace everything: give some of rmi"),
         ("run --trace mmio:{}", "Is a directory"),
@@ -78,7 +84,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --gdb {}", "Address already in use"),
         ("run --gdb {}/none/gdb", "No such file or directory"),
         ("run --gdb-wait", "say where with --gdb"),
-        ("run --realm --gdb {}/gdb", "a realm shows neither registers nor memory"),
+        ("run --realm --no-hes --gdb {}/gdb", "a realm shows neither registers nor memory"),
         ("run --colour", "No such option"),
         ("run --timeout soon", "--timeout"),
         ("fly", "fly"),
@@ -136,6 +142,38 @@ def test_trace_knows_all_kinds_of_the_help() -> None:
         Trace("")
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_of_its_shell(shell: str) -> None:
+    """It asks pyvmm for what there is."""
+    ended = verb("completion", shell)
+    assert (ended.code, ended.errors) == (0, "")
+    assert f"_PYVMM_COMPLETE={shell}_complete" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("pyvmm pau", "pause"), ("pyvmm run --meas", "--measurement-algo"), ("pyvmm stop ", "r1")],
+)
+def test_completion_knows_verbs_options_and_instances(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    expected: str,
+) -> None:
+    """As the script asks for them."""
+    status = Status(
+        name="r1", state=State.NEW, pid=os.getpid(), kind="vm", num_cpus=1, ram_size=0, created=0
+    )
+    claim = Directory.of_user().claim(status)
+    monkeypatch.setenv("_PYVMM_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    code, out, _ = call(monkeypatch, capsys)
+    claim.release(keep=False)
+    assert code == 0
+    assert f"plain,{expected}" in out.splitlines()
+
+
 def test_version_is_that_of_the_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,3 +181,5 @@ def test_version_is_that_of_the_package(
     by_verb = call(monkeypatch, capsys, "version")
     assert by_verb == call(monkeypatch, capsys, "--version")
     assert by_verb[1].startswith("pyvmm ")
+    said = json.loads(verb("version", "--json").output)
+    assert (by_verb[1], said["api"]) == (f"pyvmm {said['pyvmm']}\n", API_VERSION)

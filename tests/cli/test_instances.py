@@ -4,78 +4,32 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pyvmm.vm.exit_code import ExitCode
-from tests.boot.command import PYVMM, Ended, pyvmm
+from tests.boot.command import pyvmm
 from tests.boot.shell import PATIENCE
 from tests.cli.inside import verb
+from tests.cli.instance import (
+    DONE,
+    REALM,
+    VM,
+    create,
+    is_gone,
+    left,
+    result,
+    running,
+    status,
+    until_gone,
+)
 from tests.cli.kernels import CHATTER, ECHO, IDLE, kernel
+from tests.host.debug_rig import wait_until
+from tests.vm.gdb.client import Client
 
-REALM = ("--realm", "--no-hes", "-m", "64")
-VM = ("-m", "64")
-DONE = (ExitCode.OK, "", "")
-
-
-@pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give a test a runtime directory of its own; end what it leaves there."""
-    directory = tmp_path / "run"
-    directory.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
-    yield directory / "pyvmm"
-    for path in (directory / "pyvmm").glob("*.d"):
-        verb("destroy", path.stem, "--timeout", "0")
-
-
-def result(ended: Ended) -> tuple[int, str, str]:
-    """Return what a command has done."""
-    return ended.code, ended.output, ended.errors
-
-
-@contextmanager
-def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command meanwhile, with pipes; it is killed at the latest."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen([PYVMM, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def create(name: str, *options: str | Path) -> int:
-    """Make an instance; return its process."""
-    assert result(pyvmm("create", name, *options)) == DONE
-    return int(status(name)["pid"])
-
-
-def status(name: str) -> dict[str, int | str]:
-    """Return what list says of an instance."""
-    listed = json.loads(verb("list", "--json").output)
-    (found,) = [each for each in listed if each["name"] == name]
-    assert isinstance(found, dict)
-    return found
-
-
-def is_gone(pid: int) -> bool:
-    """Tell whether a process has ended, with all its threads; nobody need have looked yet."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return True
-    return "State:\tZ" in text and "Threads:\t1\n" in text
-
-
-def left(runtime: Path) -> list[str]:
-    """List what is in the runtime directory but its lock."""
-    return sorted(path.name for path in runtime.iterdir() if path.name != ".lock")
+pytestmark = pytest.mark.usefixtures("runtime")
 
 
 def test_the_life_of_a_realm_step_by_step(runtime: Path) -> None:
@@ -84,12 +38,17 @@ def test_the_life_of_a_realm_step_by_step(runtime: Path) -> None:
     rows = [row.split() for row in verb("list").output.splitlines()]
     assert rows == [["PID", "NAME", "STATE", "KIND"], [str(pid), "r1", "new", "realm"]]
     assert result(pyvmm("console", "r1", "--log")) == DONE
+    rim = verb("measure", "r1").output.strip()
+    assert verb("measure", *REALM).output.strip() == rim == status("r1")["rim"]
+    assert verb("measure", "r1", "--log").code == ExitCode.BAD_INPUT
     assert result(verb("start", "r1")) == DONE
     assert verb("wait", "r1", "--for", "console:RIM +[0-9a-f]{64}", "--timeout", "60").code == 0
     assert result(verb("wait", "r1", "--timeout", "60")) == DONE
     assert verb("list").output.split()[-5:] == ["r1", "shut", "off", "(0)", "realm"]
     assert verb("list", "--run").output.count("\n") == 1
-    assert pyvmm("console", "r1", "--log").output.startswith("Hello from a realm.")
+    said = pyvmm("console", "r1", "--log").output
+    assert said.startswith("Hello from a realm.")
+    assert re.findall("RIM +([0-9a-f]+)", said) == [rim]
     assert is_gone(pid)
     assert result(verb("destroy", "r1")) == DONE
     assert left(runtime) == []
@@ -167,14 +126,6 @@ def test_a_killed_instance_is_dead_and_can_be_cleaned_up(
     assert left(runtime) == ["r2.d", "r2.sock"]
     assert result(verb("destroy", "r2")) == DONE
     until_gone(other)
-
-
-def until_gone(pid: int) -> None:
-    """Wait for the end of a process."""
-    deadline = time.monotonic() + PATIENCE
-    while not is_gone(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_hanging_instance_is_ended_by_force(runtime: Path) -> None:
@@ -282,6 +233,8 @@ def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
     create("r2", *REALM)
     os.kill(create("r3", *VM), signal.SIGKILL)
     assert result(verb("start", "r1")) == DONE
+    assert result(verb("wait", "r1", "--for", "console:a")) == DONE
+    assert result(verb("pause", "r1")) == DONE
     ended = verb("stat", "r1", "r2", "r3", "--json")
     assert (ended.code, ended.errors.count("\n")) == (ExitCode.UNREACHABLE, 1)
     found = json.loads(ended.output)
@@ -294,6 +247,7 @@ def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
     assert found["r1"]["memory"]["realm"]["granules"] == 512  # the RMM's own
     assert found["r2"]["memory"]["realm"]["granules"] > 512
     assert "instructions" in verb("stat", "-n", "r1").output
+    assert result(verb("resume", "r1")) == DONE
     (line,) = verb("top", "--json", "-n", "1", "-d", "0.2").output.splitlines()
     busy, idle, dead = json.loads(line)
     assert busy["rates"]["exits"]["mmio"] > 0
@@ -308,3 +262,44 @@ def test_list_is_quick() -> None:
     """It is what a prompt or a status line calls."""
     create("r1", *VM)
     assert min(pyvmm("list").cpu_time for _ in range(3)) < 0.2
+
+
+def test_debug_looks_into_a_normal_vm_and_not_into_a_realm(tmp_path: Path) -> None:
+    """Registers, stack and code, as text and as JSON; a realm says why not."""
+    create("r1", *VM, "-c", "2", "--kernel", kernel(tmp_path, IDLE))
+    assert result(verb("start", "r1")) == DONE
+    shown = verb("debug", "r1")
+    assert (shown.code, shown.errors) == (0, "")
+    assert re.match(r"CPU 0: on, EL1h nzcv DAIF\n +pc 0000", shown.output)
+    assert "\n  > 0000000080080004: 17ffffff  b #0x80080000\n" in shown.output
+    assert "CPU 1: off" in shown.output
+    first, second = json.loads(verb("debug", "-n", "r1", "--json").output)
+    assert (first["is_on"], second["is_on"]) == (True, False)
+    assert first["registers"]["pc"] == "0x0000000080080004"
+    assert result(verb("debug", "r1", "--sysrq", "h")) == DONE
+    assert verb("debug", "r1", "--sysrq", "help").code == ExitCode.BAD_INPUT
+    assert result(verb("debug", "r1", "--nmi", "0")) == DONE
+    assert verb("debug", "r1", "--nmi", "2").code == ExitCode.BAD_INPUT
+    assert verb("debug", "r2").code == ExitCode.BAD_INPUT
+    create("r2", *REALM)
+    refused = "pyvmm: a realm shows neither registers nor memory to its host"
+    for asked in ((), ("--json",)):
+        ended = verb("debug", "r2", *asked)
+        assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
+        assert ended.errors.startswith(refused)
+    assert result(verb("start", "r2"))[0] == ExitCode.OK
+
+
+def test_a_created_instance_waits_for_its_debugger(tmp_path: Path) -> None:
+    """With a socket from its creation on; started, it stands still until GDB says so."""
+    stub = tmp_path / "stub"
+    ended = pyvmm("create", "r1", *VM, "--gdb", stub, "--gdb-wait")
+    assert result(ended) == (0, "", f"pyvmm: for GDB: target remote {stub}\n")
+    assert result(verb("start", "r1")) == DONE
+    (vcpu,) = json.loads(verb("debug", "r1", "--json").output)
+    assert vcpu["registers"]["pc"] == "0x0000000080080000"
+    with Client(stub) as client:
+        client.send("vCont;c")
+        assert client.receive() == b"W00"
+    wait_until(lambda: status("r1")["state"] == "shut off")
+    assert status("r1")["exit_code"] == ExitCode.OK

@@ -153,6 +153,18 @@ def test_diff_names_the_first_step_that_differs(capsys: Capture, tmp_path: Path)
     assert "base=0x84000000 top=0x84200000" in capsys.readouterr().out
 
 
+def test_diff_for_programs(capsys: Capture, tmp_path: Path) -> None:
+    """Number and both sides of the step, or nothing."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    steps = save_log(capsys, whole)
+    cut.write_text(json.dumps({"log": steps[:-1]}))
+    assert json.loads(measure(capsys, "--json", "--diff", str(whole), str(whole))) is None
+    arguments = ["measure", "--json", "--diff", str(whole), str(cut)]
+    assert cli.main(arguments, standalone_mode=False) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"step": len(steps) - 1, "sides": [steps[-1], None]}
+
+
 def test_diff_sees_what_one_log_lacks(capsys: Capture, tmp_path: Path) -> None:
     """A log that ends earlier differs where it ends."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -231,6 +231,10 @@ class Driver:
         """Read the configuration space."""
         return self.mmio.read(Register.CONFIG + offset, size)
 
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Write the configuration space."""
+        self.mmio.write(Register.CONFIG + offset, size, value)
+
     def set_used_event(self, index: int, value: int) -> None:
         """Ask for an interrupt when used.idx passes ``value`` (EVENT_IDX)."""
         ring = self.rings[index]

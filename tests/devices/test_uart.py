@@ -191,3 +191,20 @@ def test_uart_takes_any_access() -> None:
         for size in (1, 2, 4, 8):
             port.uart.write(offset, size, (1 << 64) - 1)
             assert 0 <= port.uart.read(offset, size) <= 0xFF
+
+
+def test_uart_shows_a_break_once_and_before_what_follows(port: Port) -> None:
+    """LSR.BI comes with a zero byte; then come the bytes, without it."""
+    port.open()
+    port.uart.receive(b"a")
+    port.uart.receive_break(b"h")
+    assert (port.inp(LSR), port.inp(RBR)) == (0x61, ord("a"))
+    assert (port.inp(LSR), port.inp(LSR), port.inp(RBR)) == (0x71, 0x61, 0)
+    assert (port.inp(LSR), port.inp(RBR), port.inp(LSR)) == (0x61, ord("h"), 0x60)
+
+
+def test_uart_break_that_is_not_looked_at_is_a_zero(port: Port) -> None:
+    """For a driver that reads without asking for errors."""
+    port.open()
+    port.uart.receive_break(b"h")
+    assert (port.inp(RBR), port.inp(RBR)) == (0, ord("h"))

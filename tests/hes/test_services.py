@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from hes import keys
+from hes.hes import CPAK_FILE
 from hes.image import SIGNER_ID
-from hes.otp import Otp
+from hes.otp import OTP_FILE, Otp
 from hes.provisioning import development_bundles
 from pyvmm.arch.psa import (
     DelegatedAttestation,
@@ -28,6 +29,7 @@ from pyvmm.token.cbor import Key, Value, decode
 from pyvmm.token.claims import PlatformKey
 from pyvmm.token.cose import Algorithm, cose_key
 from pyvmm.token.generations import FORMS, Generation
+from pyvmm.token.keys import load_public_key
 from pyvmm.token.make import binding
 from tests.hes.rig import SIGNER, Rig
 
@@ -350,6 +352,38 @@ def test_published_key_is_that_of_the_identity(rig: Rig, tmp_path: Path) -> None
     for bundle in development_bundles():
         assert rig.ask(HesService.PROVISION, bundle).status is PsaStatus.SUCCESS
     assert path.read_text() not in {first, second}
+
+
+def test_published_key_is_never_that_of_an_older_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if we are killed between the identity and its key."""
+    old, new = Rig(tmp_path / "old"), Rig(tmp_path / "new")
+    for rig in (old, new):
+        rig.hes.store.directory.mkdir()
+    bundles = development_bundles()
+    old.power_on()
+    published = (tmp_path / "old" / CPAK_FILE).read_bytes()
+    (tmp_path / "new" / CPAK_FILE).write_bytes(published)
+    with monkeypatch.context() as patch:
+        patch.setattr(new.hes, "_publish", _die)
+        with pytest.raises(KeyboardInterrupt):
+            new.power_on()
+        (tmp_path / "old" / OTP_FILE).unlink()
+        old.ask(HesService.PROVISION, bundles[0])
+        patch.setattr(old.hes, "_publish", _die)
+        with pytest.raises(KeyboardInterrupt):
+            old.ask(HesService.PROVISION, bundles[1])
+    for rig in (old, new):
+        rig.reset()
+        assert rig.power_on().status is PsaStatus.SUCCESS
+        pem = (rig.hes.store.directory / CPAK_FILE).read_bytes()
+        public = load_public_key(pem, CPAK_FILE)
+        assert json.loads(rig.ask(HesService.STATUS).text)["cpak"] == public.hex()
+
+
+def _die(_otp: Otp) -> None:
+    raise KeyboardInterrupt
 
 
 def test_files_are_ours_alone(rig: Rig, tmp_path: Path) -> None:

@@ -348,6 +348,25 @@ def test_time_stands_still_with_the_guest(rig: Rig) -> None:
     assert passed < 0.25
 
 
+def test_an_serror_is_taken_when_it_is_unmasked(rig: Rig) -> None:
+    """At EL1's vector, once; the guest knows it by its class."""
+    named = {register.name: register for register in SYSTEM}
+    named["VBAR_EL1"].set(rig.port.registers(0), 0x8000_0800)
+    rig.vm.send_serror(0)
+    rig.port.set_points([CODE + STORE, 0x8000_0800 + 0x380], [])
+    rig.go()
+    assert rig.pc() == STORE, "it is masked"
+    PSTATE.set(rig.port.registers(0), 5)
+    rig.go()
+    assert rig.port.registers(0).pc == 0x8000_0800 + 0x380
+    assert named["ESR_EL1"].get(rig.port.registers(0)) >> 26 == 0x2F
+    rig.port.set_points([CODE + STORE], [])
+    PSTATE.set(rig.port.registers(0), 5)
+    rig.port.registers(0).pc = CODE + COUNT
+    rig.go()
+    assert rig.pc() == STORE, "it is not pending any more"
+
+
 def test_a_guest_that_is_stopped_can_be_ended(rig: Rig) -> None:
     """By its user, while its debugger has it."""
     rig.vm.stop()

@@ -327,6 +327,17 @@ def test_stop_ends_a_sleeping_guest_and_close_gives_everything_back() -> None:
     assert rig.machine.forgotten == [1]
 
 
+def test_released_memory_is_dropped_and_nothing_else() -> None:
+    """What is no RAM is refused, to the byte."""
+    rig = Rig(lambda _: iter(()))
+    rig.vm.release(RAM_BASE + 0x3000, 0x2000)
+    assert rig.machine.punched == [(Pas.NS, rig.vm.dma._pa + 0x3000, 0x2000)]
+    for ipa, size in ((RAM_BASE - 4096, 4096), (RAM_BASE + RAM_SIZE - 4096, 8192), (0, 4096)):
+        with pytest.raises(GranuleProtectionFault):
+            rig.vm.release(ipa, size)
+    assert len(rig.machine.punched) == 1
+
+
 def test_exits_are_counted_by_kind() -> None:
     """One for each, by the vCPU that made it."""
 

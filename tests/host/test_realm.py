@@ -182,6 +182,14 @@ def test_indescribable_device_access_is_an_external_abort() -> None:
     assert seen == [0x10]
 
 
+def test_memory_of_a_realm_is_not_to_be_released() -> None:
+    """Its host cannot take a page: the realm would lose it, or the RMM refuse."""
+    rig = RealmRig(lambda c: iter([power_off(c)]))
+    with pytest.raises(GranuleProtectionFault):
+        rig.realm.release(RAM_BASE, PAGE)
+    assert run(rig) is Outcome.OFF
+
+
 def test_exits_are_counted_by_kind() -> None:
     """A device access, two kinds of missing memory, a change of RIPAS, the end."""
 

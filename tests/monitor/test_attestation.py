@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
@@ -332,6 +332,22 @@ def test_too_many_requests_are_told_to_come_again(rig: Rig, hes: FakeHes) -> Non
     rig.response()
     assert rig.push(0, count, bytes(48)) == (0,)
     assert {rig.response().ticket for _ in range(64)} <= set(range(65))
+
+
+def test_host_without_threads_is_told_to_come_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as it takes: no request is counted that was never made."""
+
+    def no_thread(_thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "start", no_thread)
+        for ticket in range(100):
+            assert rig.push(0, ticket, bytes(48)) == error(RmmdError.AGAIN)
+    assert rig.push(0, 100, bytes(48)) == (0,)
+    assert rig.response().ticket == 100
 
 
 @pytest.mark.parametrize("status", [PsaStatus.SUCCESS, PsaStatus.GENERIC_ERROR])

@@ -169,3 +169,10 @@ def test_table_agrees_with_a_dictionary(moves: list[tuple[int, bool]], where: in
 
 
 TABLE = SimpleNamespace(**dict(zip(("table", "root", "layout"), build(), strict=True)))
+
+
+def test_dram_must_have_room_for_the_firmware() -> None:
+    """The RMM's and EL3's own memory comes off the top."""
+    with pytest.raises(ValueError, match="no room for EL3"):
+        DramLayout.of(BASE, 4 * MB)
+    assert DramLayout.of(BASE, 6 * MB).ns_size == 2 * MB

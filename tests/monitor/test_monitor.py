@@ -161,6 +161,20 @@ def test_boot_hands_over_a_valid_manifest_on_every_pe(
     assert struct.unpack_from("<QQQ", page, 0x28) == (0, 0, 0)
 
 
+def test_normal_world_may_ask_for_the_calling_convention(monitor: Monitor) -> None:
+    """SMCCC 1.2, whether or not there is an RMM."""
+    assert monitor.conduit(Pas.NS).smc(0, (0x8000_0000,)) == (0x1_0002,)
+
+
+def test_granules_are_counted(monitor: Monitor) -> None:
+    """Every granule of DRAM belongs to one PAS."""
+    before = monitor.count_granules()
+    assert sum(before.values()) == DRAM_SIZE // 4096
+    monitor.conduit(Pas.REALM).smc(0, (RmmdFid.GTSI_DELEGATE, PA))
+    moved = {Pas.NS: before[Pas.NS] - 1, Pas.REALM: before[Pas.REALM] + 1}
+    assert monitor.count_granules() == before | moved
+
+
 def test_gpt_registers_say_where_the_table_is(machine: FakeMachine, monitor: Monitor) -> None:
     """GPC on, 4 KiB granules, 1 GiB per L0 entry, an address space that holds DRAM."""
     base, gpccr = machine.gpt

@@ -47,6 +47,14 @@ def granule_in(world: World, state: GranuleState) -> int:
             return DRAM_BASE + DRAM_SIZE
 
 
+def test_state_of_every_address(world: World) -> None:
+    """Each granule of DRAM has a state; what lies beside it has none."""
+    states, end = world.rmm.granules, DRAM_BASE + DRAM_SIZE
+    assert states.state(DRAM_BASE) is states.state(end - 1) is GranuleState.UNDELEGATED
+    for pa in (DRAM_BASE - 1, end, 0, (1 << 64) - GRANULE_SIZE):
+        assert states.state(pa) is GranuleState.NOT_DRAM
+
+
 def test_delegated_granule_reads_as_zeros_and_is_out_of_reach(world: World) -> None:
     """The host's bytes do not enter the Realm PAS, and the host loses the granule."""
     pa = world.ns_granule(b"host")

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from pyvmm.arch.events import Event, RimExtension, RttChange
 from pyvmm.arch.rmi import RmiFid
 from tests.rmm.world import World
 
@@ -63,6 +64,29 @@ def test_rim_matches_the_vectors(world: World, hash_algo: int) -> None:
     world.rec(rd, gprs=GPRS)
     rims.append(measurements.values[0].hex())
     assert tuple(rims) == VECTORS[hash_algo]
+
+
+def test_steps_of_the_construction_are_events(world: World) -> None:
+    """A listener sees what is measured, and the RIM after it; and each entry that changes."""
+    rd = world.realm()
+    measurements = world.rmm.realms[rd].measurements
+    seen: list[Event] = []
+    world.rmm.events.listener = seen.append
+    world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, 0x1000, 0x2000)
+    rims = [measurements.values[0].hex()]
+    data = world.page(rd, 0x1000)
+    rims.append(measurements.values[0].hex())
+    world.rec(rd, gprs=GPRS)
+    rims.append(measurements.values[0].hex())
+    lines = [str(event) for event in seen if isinstance(event, RimExtension | RttChange)]
+    assert lines[:-1] == [
+        f"RTT rd={rd:#x} ipa=0x1000 level=3 0x0 -> 0x20",
+        f"RIM rd={rd:#x} RIPAS base=0x1000 top=0x2000 -> {rims[0]}",
+        f"RTT rd={rd:#x} ipa=0x1000 level=3 0x20 -> {data | 0x7DB:#x}",
+        f"RIM rd={rd:#x} DATA ipa=0x1000 flags=0x0 content=- -> {rims[1]}",
+    ]
+    assert lines[-1].startswith(f"RIM rd={rd:#x} REC flags=0x1 pc=0x1000 gprs=0x1111,0x2222,")
+    assert lines[-1].endswith(f" -> {rims[2]}")
 
 
 def test_rec_create_measures_only_runnable_recs(world: World) -> None:

@@ -43,7 +43,8 @@ def in_machine(name: str) -> str:
     command += ["-m", "512", "-nographic", "-kernel", str(IMAGES / "Image"), "-initrd", str(initrd)]
     command += ["-append", f"quiet loglevel=0 -- {name}"]
     said = subprocess.check_output(command, stdin=subprocess.DEVNULL, text=True)
-    return next(str(output) for found, output, _ in OUTCOME.findall(said) if found == name)
+    outputs: dict[str, str] = {found: output for found, output, _ in OUTCOME.findall(said)}
+    return outputs[name]
 
 
 def main(chosen: list[str]) -> None:

@@ -2,17 +2,17 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.bus import Bus
-from pyvmm.host.debug import DebugPort
+from pyvmm.host.debug import DebugPort, Watch
 from pyvmm.host.guest import ExitKind, GuestConfig, Outcome, Progress, RealmOptions
-from pyvmm.host.machine import Usage
+from pyvmm.host.machine import GuestRegisters, Usage
+from pyvmm.host.vcpu import Vcpus
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm import machine
 from pyvmm.vm.api import State, Status
@@ -44,6 +44,39 @@ class PrivateMemory:
         raise GranuleProtectionFault(addr, Pas.NS)
 
 
+class NoDebug(DebugPort):
+    """A port on no vCPU at all."""
+
+    def registers(self, cpu: int) -> GuestRegisters:
+        """Have none."""
+        raise IndexError(cpu)
+
+    def set_registers(self, cpu: int, _registers: GuestRegisters) -> None:
+        """Have none."""
+        raise IndexError(cpu)
+
+    def set_points(self, _breakpoints: Sequence[int], _watchpoints: Sequence[Watch]) -> None:
+        """Do nothing."""
+
+    def _lend(self, is_attached: bool) -> None:
+        """Do nothing."""
+
+    def _set_steps(self, _steps: Sequence[bool]) -> None:
+        """Do nothing."""
+
+    def _read_part(self, cpu: int, _va: int, _size: int) -> bytes:
+        raise IndexError(cpu)
+
+    def _write_part(self, cpu: int, _va: int, _data: bytes) -> None:
+        raise IndexError(cpu)
+
+    def _stopped(self) -> None:
+        """Do nothing."""
+
+    def _resuming(self) -> None:
+        """Do nothing."""
+
+
 class ScriptedGuest:
     """A guest that does what a function of the test does with its bus, then ends."""
 
@@ -53,7 +86,8 @@ class ScriptedGuest:
         self.reason = "a reason"
         self.is_closed = False
         self.calls: list[str] = []
-        self._bus = bus
+        self.released: list[tuple[int, int]] = []
+        self.bus = bus
         self._script = script
         self._ended = threading.Event()
 
@@ -61,6 +95,10 @@ class ScriptedGuest:
     def exits(self) -> list[list[int]]:
         """Have made one exit of each kind."""
         return [[1] * len(ExitKind)]
+
+    def release(self, ipa: int, size: int) -> None:
+        """Note it."""
+        self.released.append((ipa, size))
 
     def build(self, progress: Progress | None = None) -> None:
         """Have little to load, in two steps."""
@@ -71,7 +109,7 @@ class ScriptedGuest:
     def start(self) -> None:
         """Play."""
         self.calls.append("start")
-        outcome = self._script(self._bus)
+        outcome = self._script(self.bus)
         if outcome is not None:
             self._end(outcome)
 
@@ -93,8 +131,12 @@ class ScriptedGuest:
         self.calls.append("resume")
 
     def debug_port(self) -> DebugPort:
-        """Refuse."""
-        raise UserError("no debugger here")
+        """Have one without vCPUs."""
+        return NoDebug(Vcpus(0, lambda _: None, lambda _: None), 0)
+
+    def send_serror(self, cpu: int) -> None:
+        """Note it."""
+        self.calls.append(f"SError to {cpu}")
 
     def close(self) -> None:
         """Note it."""
@@ -130,6 +172,10 @@ class Stage:
         """Make the guest."""
         self.guest = ScriptedGuest(bus, self.script)
         return self.guest
+
+    def rim(self) -> bytes:
+        """Have a realm that is measured, whatever it is."""
+        return b"\x12\x34"
 
     def usage(self) -> Usage:
         """Have done little."""

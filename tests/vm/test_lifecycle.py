@@ -10,6 +10,7 @@ from pyvmm.arch.rmi import RmiFid, RmiStatus
 from pyvmm.devices.bus import Bus
 from pyvmm.host.guest import Outcome, RealmOptions
 from pyvmm.host.rmi import RmiError
+from pyvmm.vm import machine
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.lifecycle import Lifecycle
@@ -23,7 +24,11 @@ CONTROLS: dict[str, Callable[[Lifecycle], object]] = {
     "statistics": Lifecycle.statistics,
     "type": lambda lifecycle: lifecycle.type(b"x"),
     "resize": lambda lifecycle: lifecycle.resize(80, 24),
+    "debug": Lifecycle.debug,
+    "sysrq": lambda lifecycle: lifecycle.sysrq("h"),
+    "nmi": lambda lifecycle: lifecycle.nmi(0),
 }
+LOOKS = ("statistics", "type", "resize", "debug")
 
 
 @pytest.fixture
@@ -58,9 +63,9 @@ def test_the_whole_life(living: Living) -> None:
 @pytest.mark.parametrize(
     ("state", "allowed"),
     [
-        (State.NEW, {"start", "statistics", "type", "resize"}),
-        (State.RUNNING, {"pause", "resume", "statistics", "type", "resize"}),
-        (State.PAUSED, {"pause", "resume", "statistics", "type", "resize"}),
+        (State.NEW, {"start", *LOOKS}),
+        (State.RUNNING, {"pause", "resume", "sysrq", "nmi", *LOOKS}),
+        (State.PAUSED, {"pause", "resume", "sysrq", "nmi", *LOOKS}),
         (State.STOPPED, set()),
     ],
 )
@@ -233,6 +238,33 @@ def test_a_realm_that_cannot_be_activated_ends(living: Living) -> None:
     assert living.lifecycle.status.exit_code == ExitCode.REFUSED
 
 
+def test_balloon_is_resized_within_the_memory() -> None:
+    """Who has none, or asks for more than there is, is told."""
+    with Living(VmOptions(name="r1", ram_size=64 << 20, has_balloon=True)) as living:
+        living.until(State.NEW)
+        balloon = living.lifecycle.balloon
+        assert balloon(8 << 20).target == 8 << 20
+        assert balloon(-(3 << 20)).target == 5 << 20
+        for change in (-(6 << 20), 60 << 20):
+            with pytest.raises(UserError, match="r1 lends 5 of 64 MiB: that cannot become"):
+                balloon(change)
+        assert balloon(0).target == 5 << 20
+    with Living(VmOptions(name="r1", realm=RealmOptions())) as living:
+        living.until(State.NEW)
+        with pytest.raises(UserError, match="not the host's to take"):
+            living.lifecycle.balloon(0)
+    with Living() as living:
+        living.until(State.NEW)
+        with pytest.raises(UserError, match="create it with --balloon"):
+            living.lifecycle.balloon(0)
+
+
+def test_status_has_the_measurement(living: Living) -> None:
+    """Once there is one."""
+    assert living.lifecycle.status.rim == "1234"
+    assert Lifecycle(VmOptions(name="r1", realm=RealmOptions())).status.rim is None
+
+
 def test_statistics_name_what_they_count(living: Living) -> None:
     """Exits by kind, memory by physical address space, devices by name."""
     statistics = living.lifecycle.statistics()
@@ -242,3 +274,25 @@ def test_statistics_name_what_they_count(living: Living) -> None:
     assert set(statistics.memory) == {"ns", "secure", "realm", "root"}
     assert statistics.memory["realm"].resident == 4096
     assert statistics.devices["console"] == {"output_bytes": 0}
+
+
+def test_sysrq_is_a_break_and_a_key(living: Living) -> None:
+    """On the serial port; what is no key is refused."""
+    living.lifecycle.start()
+    living.lifecycle.sysrq("h")
+    bus = living.guest.bus
+    bus.write(machine.UART_BASE + 1, 1, 1)  # IER.RDI
+    assert [bus.read(machine.UART_BASE + offset, 1) for offset in (5, 0, 0)] == [0x71, 0, ord("h")]
+    for key in ("", "hh", "\x00", "é", "-"):
+        with pytest.raises(UserError, match="give one letter or digit"):
+            living.lifecycle.sysrq(key)
+
+
+def test_an_serror_is_for_a_cpu_that_there_is(living: Living) -> None:
+    """The guest gets it; another number is refused."""
+    living.lifecycle.start()
+    living.lifecycle.nmi(0)
+    for cpu in (-1, 1):
+        with pytest.raises(UserError, match="there are only 1"):
+            living.lifecycle.nmi(cpu)
+    assert living.guest.calls == ["start", "SError to 0"]

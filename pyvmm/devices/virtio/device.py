@@ -71,8 +71,11 @@ class VirtioDevice(ABC):
         self.queues = queues
 
     def config(self) -> bytes:
-        """Return the whole configuration space; a driver's writes to it are ignored."""
+        """Return the whole configuration space."""
         return b""
+
+    def write_config(self, offset: int, data: bytes) -> None:  # noqa: B027  few have to
+        """Take a driver's write to the configuration space; most devices ignore it."""
 
     @abstractmethod
     def notify(self, queue: VirtQueue) -> None:

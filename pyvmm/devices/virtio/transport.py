@@ -183,7 +183,12 @@ class VirtioMmio:
             return self._read_register(offset) if size == 4 else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write a register (32 bits); no device of ours has a writable configuration space."""
+        """Write a register (32 bits), or the configuration space (any size)."""
+        if offset >= _CONFIG:
+            data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+            with self:
+                self._device.write_config(offset - _CONFIG, data)
+            return
         if size != 4:
             return
         if offset == _INTERRUPT_ACK:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,7 @@ class Client:
     def __init__(self, address: str | Path) -> None:
         """Connect to ``host:port`` or a Unix socket."""
         if isinstance(address, Path):
-            self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.connect(str(address))
+            self.socket = _connect_unix(address)
         else:
             host, _, port = address.rpartition(":")
             self.socket = socket.create_connection((host, int(port)))
@@ -109,6 +109,21 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _connect_unix(path: Path) -> socket.socket:
+    """Connect as soon as somebody listens there."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            assert time.monotonic() < deadline, f"nobody listens at {path}"
+            time.sleep(0.01)
+        else:
+            return connection
 
 
 def stopped(reply: str) -> Stopped:

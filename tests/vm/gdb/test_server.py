@@ -208,6 +208,7 @@ def test_killing_is_pulling_the_plug(served: Served) -> None:
 def test_the_end_of_the_guest_is_told(served: Served, outcome: Outcome | None, told: bytes) -> None:
     """As the end of a process; then the socket is closed."""
     with served.connect() as client:
+        assert client.ask("?") == "T05thread:1;"
         client.send("vCont;c")
         wait_until(served.is_counting)
         served.server.close(outcome)
@@ -256,19 +257,20 @@ def test_a_port_is_of_the_loopback_and_of_one_process() -> None:
             listen(GdbAddress(port=port))
 
 
-def num_files() -> int:
-    """Return how many descriptors are open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+def open_files() -> set[str]:
+    """Return the descriptors that are open."""
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
 
 
 def test_a_server_leaves_nothing_behind(tmp_path: Path) -> None:
     """No thread, no descriptor."""
     with Rig() as rig:
         rig.start()
-        before = threading.active_count(), num_files()
+        before = open_files()
         served = Served(rig, GdbAddress(path=tmp_path / "gdb"))
         served.connect().close()
         assert served.is_counting()
         served.server.close()
         served.server.close()
-        assert (threading.active_count(), num_files()) == before
+        assert "pyvmm-gdb" not in {thread.name for thread in threading.enumerate()}
+        assert open_files() <= before

@@ -1,0 +1,39 @@
+"""pyvmm config: see what a configuration comes to."""
+
+import click
+import tomli_w
+from click.core import ParameterSource
+
+from pyvmm.cli.configuration import Value, long_name, named_options
+from pyvmm.cli.options import guest_options, life_options
+
+
+@click.group(help="See what a configuration comes to.")
+def config() -> None:
+    """Group what there is to do with configurations."""
+
+
+@config.command(help="Print the effective configuration as TOML: options, file and defaults.")
+@guest_options
+@life_options
+@click.option("--set", "only_set", is_flag=True, help="without the defaults")
+@click.pass_context
+def show(context: click.Context, /, only_set: bool, **asked: object) -> None:
+    """Print it; the output is a configuration itself."""
+    effective: dict[str, Value] = {}
+    for option in named_options(context.command).values():
+        name = option.name or ""
+        value = asked.get(name)
+        is_default = context.get_parameter_source(name) == ParameterSource.DEFAULT
+        if value is None or value == () or name == "only_set" or (is_default and only_set):
+            continue
+        effective[long_name(option)] = _plain(value)
+    if asked["positional"] is not None:
+        effective["kernel"] = str(asked["positional"])
+    click.echo(tomli_w.dumps(effective), nl=False)
+
+
+def _plain(value: object) -> Value:
+    if isinstance(value, tuple):
+        return [str(each) for each in value]
+    return value if isinstance(value, bool | int | float) else str(value)

@@ -1,0 +1,96 @@
+"""--config FILE.toml: options out of a file, by their long names.
+
+A file says what the command line does not: an option given there wins.  Names of files are relative
+to the directory of the configuration.
+"""
+
+import tomllib
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+import click
+
+from pyvmm.arch.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Value = str | int | float | bool | list[str]
+#: Options that name files, as some do after their own fashion.
+_FILES: Final = frozenset({"disk"})
+
+
+def config_option(verb: Callable[P, R]) -> Callable[P, R]:
+    """Give a verb the option, which is seen before all others."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path, readable=False),
+        is_eager=True,
+        expose_value=False,
+        callback=_load,
+        metavar="FILE",
+        help="take options from this TOML file: kernel = 'Image', mem = '1G', realm = true",
+    )(verb)
+
+
+def named_options(command: click.Command) -> dict[str, click.Option]:
+    """Return the options that a configuration may have, by their long names."""
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    return {
+        long_name(each): each
+        for each in options
+        if each.name not in {"config", "help", "wants_json"}
+    }
+
+
+def long_name(option: click.Option) -> str:
+    """Return the name of an option in a configuration.
+
+    >>> long_name(click.Option(["-k", "--kernel"])), long_name(click.Option(["--agent/--no-agent"]))
+    ('kernel', 'agent')
+    """
+    return next(each for each in option.opts if each.startswith("--")).removeprefix("--")
+
+
+def _load(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    known = named_options(context.command)
+    defaults: dict[str, Value] = {}
+    for name, value in _read(path).items():
+        option = known.get(name)
+        if option is None:
+            near = get_close_matches(name, known, 1)
+            hint = f"; {near[0]} is meant?" if near else f"; there is {', '.join(known)}"
+            raise UserError(f"--config {path}: no option {name}{hint}")
+        defaults[option.name or ""] = _value(path, name, option, value)
+    context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: not TOML: {error}") from None
+
+
+def _value(path: Path, name: str, option: click.Option, value: object) -> Value:
+    """Return a value as click takes it."""
+    is_file = isinstance(option.type, click.Path) or name in _FILES
+
+    def text(each: object) -> str:
+        if isinstance(each, bool) or not isinstance(each, str | int | float):
+            kind = "a list of strings" if option.multiple else "a string"
+            raise UserError(f"--config {path}: {name} = {each!r}: give {kind}")
+        return str(path.parent / str(each)) if is_file else str(each)
+
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise UserError(f"--config {path}: {name} = {value!r}: give true or false")
+        return value
+    if option.multiple:
+        return [text(each) for each in value] if isinstance(value, list) else [text(value)]
+    return text(value)

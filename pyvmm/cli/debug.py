@@ -1,0 +1,77 @@
+"""pyvmm debug: look into an instance, or poke it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import click
+
+from pyvmm.cli.instances import directory, named, one, print_json
+from pyvmm.vm.api import Vcpu
+from pyvmm.vm.client import connect
+from pyvmm.vm.exit_code import ExitCode
+
+#: System registers that are shown: where the last exception came from, and the tables.
+_SHOWN: Final = (
+    *("ESR_EL1", "FAR_EL1", "ELR_EL1", "SPSR_EL1", "VBAR_EL1", "SCTLR_EL1"),
+    *("TTBR0_EL1", "TTBR1_EL1", "TCR_EL1"),
+)
+_HELP = """Look into an instance: registers, stack and code of each of its CPUs.
+
+It stands still meanwhile, for an instant. A realm shows its host none of it. With --sysrq or --nmi
+nothing is shown unless --dump or --json is given too; the rest the guest's console says.
+"""
+
+
+@click.command(help=_HELP)
+@named
+@click.option("-d", "--dump", is_flag=True, help="show what the CPUs are at; the default")
+@click.option("-s", "--sysrq", metavar="KEY", help="press Alt-SysRq-KEY on the guest's console")
+@click.option("-m", "--nmi", type=int, metavar="CPU", help="send a CPU an SError: Linux panics")
+@click.option("--json", "wants_json", is_flag=True, help="print JSON, system registers included")
+def debug(
+    name: str | None,
+    option: str | None,
+    *,
+    dump: bool,
+    sysrq: str | None,
+    nmi: int | None,
+    wants_json: bool,
+) -> int:
+    """Do what is asked for, then show."""
+    with connect(directory(), one(name, option)) as client:
+        if sysrq is not None:
+            client.api.sysrq(sysrq)
+        if nmi is not None:
+            client.api.nmi(nmi)
+        if not dump and not wants_json and (sysrq is not None or nmi is not None):
+            return ExitCode.OK
+        vcpus = client.api.debug()
+    if wants_json:
+        print_json(vcpus)
+    else:
+        click.echo("\n".join(_lines(vcpus)))
+    return ExitCode.OK
+
+
+def _lines(vcpus: Sequence[Vcpu]) -> Iterator[str]:
+    for cpu, vcpu in enumerate(vcpus):
+        yield f"CPU {cpu}: {'on' if vcpu.is_on else 'off'}, {vcpu.pstate}"
+        yield from _columns(vcpu.registers, 4)
+        yield from _columns({name: vcpu.system[name] for name in _SHOWN}, 3)
+        if vcpu.stack:
+            yield "  stack"
+        yield from _columns(vcpu.stack, 2)
+        if vcpu.code:
+            yield "  code"
+        for line in vcpu.code:
+            mark = ">" if line.address == vcpu.registers["pc"] else " "
+            yield f"  {mark} {line.address[2:]}: {line.word}  {line.text}"
+        yield ""
+
+
+def _columns(pairs: dict[str, str], count: int) -> Iterator[str]:
+    """Lay name and value out in so many columns."""
+    width = max(map(len, pairs), default=0)
+    cells = [f"{name:>{width}} {value[2:]}" for name, value in pairs.items()]
+    for start in range(0, len(cells), count):
+        yield "  " + "  ".join(cells[start : start + count])

@@ -1,0 +1,186 @@
+"""pyvmm doctor: say what is missing on this machine, and how to get it."""
+
+import ctypes.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.instances import print_json
+from pyvmm.vm.directory import Directory
+from pyvmm.vm.exit_code import ExitCode
+
+_SBIN: Final = "/usr/sbin:/sbin"  # not on everybody's PATH
+_GIB: Final = 1 << 30
+_HELP = """Say what is missing on this machine, and how to get it.
+
+What is optional is needed for one thing only, which is named.
+
+Exit code: 0 nothing is missing that every guest needs, 2 something is.
+"""
+
+
+class Verdict(StrEnum):
+    """What was found."""
+
+    OK = "ok"
+    OPTIONAL = "optional"  # missing, and only some need it
+    MISSING = "missing"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+@click.command(help=_HELP)
+@click.option("--json", "wants_json", is_flag=True, help="print JSON")
+def doctor(*, wants_json: bool) -> int:
+    """Look at everything, and print what was found."""
+    findings = [check() for check in CHECKS]
+    if wants_json:
+        print_json(findings)
+    else:
+        for line in _lines(findings):
+            click.echo(line)
+    is_missing = any(each.verdict == Verdict.MISSING for each in findings)
+    return ExitCode.BAD_INPUT if is_missing else ExitCode.OK
+
+
+def _lines(findings: list[Finding]) -> Iterator[str]:
+    width = max(len(each.what) for each in findings)
+    for each in findings:
+        yield f"{each.verdict:<8}  {each.what:<{width}}  {each.found}"
+        if each.advice:
+            yield f"{'':<8}  {'':<{width}}  -> {each.advice}"
+
+
+# --- what is looked at ------------------------------------------------------------------------
+
+
+def _check_python() -> Finding:
+    return Finding(
+        "Python", Verdict.OK, f"{sys.version.split()[0]}, pyvmm {version('pyvmm')}"
+    )  # an older one could not even read this file
+
+
+def _check_compiler() -> Finding:
+    name = os.environ.get("CC", "cc")
+    if shutil.which(name):
+        return Finding("C compiler", Verdict.OK, _first_line(name, "--version"))
+    advice = "install gcc and libc6-dev (Debian), or set CC; only building the core needs it"
+    return Finding("C compiler", Verdict.OPTIONAL, f"no {name} on PATH", advice)
+
+
+def _check_core() -> Finding:
+    try:
+        from pyvmm.platform import Platform  # noqa: PLC0415  what is to be found out
+
+        Platform(_GIB, 1)
+    except ImportError as error:
+        return Finding("C core", Verdict.MISSING, str(error), "run make setup")
+    except UserError as error:
+        return Finding("C core", Verdict.MISSING, str(error), "free some memory")
+    return Finding("C core", Verdict.OK, "built, and a machine can be made")
+
+
+def _check_memory() -> Finding:
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    found = f"{pages / _GIB:.1f} GiB free; guests' memory is memfd's, /dev/shm is not used"
+    if pages < _GIB // 2:
+        return Finding("memory", Verdict.OPTIONAL, found, "give guests less with -m")
+    return Finding("memory", Verdict.OK, found)
+
+
+def _check_apt() -> Finding:
+    advice = "install apt; only pyvmm image build debian needs it"
+    return _check_tools("apt", ("apt-get", "apt-config"), advice)
+
+
+def _check_network() -> Finding:
+    found = [name for name in ("passt",) if shutil.which(name)]
+    found += [f"lib{name}" for name in ("slirp",) if ctypes.util.find_library(name)]
+    if found:
+        return Finding("user network", Verdict.OK, ", ".join(found))
+    advice = "install passt; only -n mode=user needs it"
+    return Finding("user network", Verdict.OPTIONAL, "neither passt nor libslirp", advice)
+
+
+def _check_tap() -> Finding:
+    if os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return Finding("tap network", Verdict.OK, "/dev/net/tun may be opened")
+    advice = "have root make a tap interface for you; only -n mode=tap needs it"
+    return Finding("tap network", Verdict.OPTIONAL, "/dev/net/tun cannot be opened", advice)
+
+
+def _check_e2fsprogs() -> Finding:
+    advice = "install e2fsprogs; only making disk images needs it"
+    return _check_tools("e2fsprogs", ("mke2fs", "debugfs"), advice)
+
+
+def _check_runtime() -> Finding:
+    try:
+        directory = Directory.of_user()
+        with directory.locked():
+            pass
+    except UserError as error:
+        return Finding("runtime directory", Verdict.MISSING, str(error))
+    except OSError as error:
+        advice = "set XDG_RUNTIME_DIR to a directory to write in"
+        return Finding("runtime directory", Verdict.MISSING, str(error), advice)
+    return Finding("runtime directory", Verdict.OK, str(directory.path))
+
+
+def _check_hes() -> Finding:
+    from pyvmm.root_of_trust import hes_directory  # noqa: PLC0415  imports cryptography
+
+    path = hes_directory()
+    place = next(each for each in (path, *path.parents) if each.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        advice = "set PYVMM_HES_DIR to a directory to write in; only realms with tokens need it"
+        return Finding("root of trust", Verdict.OPTIONAL, f"no writing in {place}", advice)
+    state = "has an identity" if (path / "otp").exists() else "the first realm gives it an identity"
+    return Finding("root of trust", Verdict.OK, f"{path}: {state}")
+
+
+CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
+    _check_python,
+    _check_core,
+    _check_compiler,
+    _check_memory,
+    _check_runtime,
+    _check_hes,
+    _check_network,
+    _check_tap,
+    _check_apt,
+    _check_e2fsprogs,
+)
+
+
+def _check_tools(what: str, tools: tuple[str, ...], advice: str) -> Finding:
+    missing = [each for each in tools if not _which(each)]
+    if missing:
+        return Finding(what, Verdict.OPTIONAL, f"no {', no '.join(missing)}", advice)
+    return Finding(what, Verdict.OK, str(Path(_which(tools[0]) or "").parent))
+
+
+def _which(tool: str) -> str | None:
+    return shutil.which(tool) or shutil.which(tool, path=_SBIN)
+
+
+def _first_line(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
+    return (done.stdout or done.stderr).partition("\n")[0]

@@ -1,0 +1,174 @@
+"""Memory balloon: the guest lends pages to the host, and says how its memory does.
+
+Spec: virtio 1.2, "Traditional Memory Balloon Device".  Not here: free page hinting and reporting,
+page poison; pages are given back by touching them, so nobody has to be asked first.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import IntEnum
+from struct import Struct, iter_unpack
+from threading import Condition
+from typing import ClassVar, Final
+
+from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.queue import Chain, VirtQueue
+
+PAGE_SIZE: Final = 4096  # whatever the guest's own pages are
+_INFLATE, _DEFLATE, _STATISTICS = 0, 1, 2
+_config = Struct("<II").pack  # num_pages, actual
+_ACTUAL_OFFSET: Final = 4
+#: Longest list of pages taken from one chain; drivers send 256 at a time.
+MAX_LIST: Final = 1 << 16
+MAX_STATISTICS: Final = 1 << 10
+
+
+class BalloonFeature(IntEnum):
+    """Feature bits on offer."""
+
+    STATS_VQ = 1 << 1
+    DEFLATE_ON_OOM = 1 << 2
+
+
+class Tag(IntEnum):
+    """What a statistic says; bytes, or how often."""
+
+    SWAP_IN = 0
+    SWAP_OUT = 1
+    MAJOR_FAULTS = 2
+    MINOR_FAULTS = 3
+    FREE_MEMORY = 4
+    TOTAL_MEMORY = 5
+    AVAILABLE_MEMORY = 6
+    DISK_CACHES = 7
+    HUGETLB_ALLOCATIONS = 8
+    HUGETLB_FAILURES = 9
+    OOM_KILLS = 10
+    ALLOCATION_STALLS = 11
+    ASYNC_SCANS = 12
+    DIRECT_SCANS = 13
+    ASYNC_RECLAIMS = 14
+    DIRECT_RECLAIMS = 15
+
+
+_NAMES: Final[Mapping[int, str]] = {tag.value: tag.name.lower() for tag in Tag}
+
+
+class VirtioBalloon(VirtioDevice):
+    """Three queues: pages lent, pages taken back, statistics.
+
+    Args:
+        release: takes address and size (bytes) of guest memory that is lent: its contents are gone.
+            Raises DmaFault for what is no memory of the guest.
+
+    Concurrency: ``resize`` and ``ask`` may be called from any thread.
+    """
+
+    device_id = 5
+    queue_sizes: ClassVar[tuple[int, ...]] = (128, 128, 64)
+    counter_names: ClassVar[tuple[str, ...]] = ("inflated_bytes", "deflated_bytes")
+    features: int = BalloonFeature.STATS_VQ | BalloonFeature.DEFLATE_ON_OOM
+
+    def __init__(self, release: Callable[[int, int], None]) -> None:
+        self._release = release
+        self._target = 0  # pages
+        self._actual = 0
+        self._waiting: Chain | None = None  # the driver's buffer, until somebody asks
+        self._statistics: dict[str, int] = {}
+        self._num_answers = 0
+        self._answered = Condition()
+
+    @property
+    def target(self) -> int:
+        """Bytes that the guest is asked to lend."""
+        return self._target * PAGE_SIZE
+
+    @property
+    def actual(self) -> int:
+        """Bytes that it says it has lent."""
+        return self._actual * PAGE_SIZE
+
+    def resize(self, size: int) -> None:
+        """Ask the guest to lend so many bytes, whole pages."""
+        with self.transport:
+            self._target = size // PAGE_SIZE
+            self.transport.config_changed()
+
+    def ask(self, timeout: float) -> dict[str, int]:
+        """Return the guest's statistics, new ones if it answers in so many seconds."""
+        with self._answered:
+            before = self._num_answers
+        with self.transport:
+            if self._waiting is not None:
+                self.queues[_STATISTICS].push_used(self._waiting, 0)
+                self._waiting = None
+        with self._answered:
+            self._answered.wait_for(lambda: self._num_answers != before, timeout)
+            return dict(self._statistics)
+
+    def config(self) -> bytes:
+        """Return what is asked for, and what was said of it."""
+        return _config(self._target, self._actual)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """Hear how much the guest has lent."""
+        if offset == _ACTUAL_OFFSET and len(data) == 4:
+            self._actual = int.from_bytes(data, "little")
+
+    def notify(self, queue: VirtQueue) -> None:
+        """Take pages, or statistics."""
+        for chain in queue.available():
+            if queue.index == _STATISTICS:
+                self._take_statistics(queue, chain)
+                continue
+            data = chain.read(MAX_LIST)
+            if queue.index == _INFLATE:
+                for page, count in runs(data):
+                    self._release(page * PAGE_SIZE, count * PAGE_SIZE)
+            name = "inflated_bytes" if queue.index == _INFLATE else "deflated_bytes"
+            self.counters[name] += len(data) // 4 * PAGE_SIZE
+            queue.push_used(chain, 0)
+
+    def reset(self) -> None:
+        """Forget the driver; what it had lent is its successor's, who knows of nothing."""
+        super().reset()
+        self._actual = 0
+        self._waiting = None
+
+    def _take_statistics(self, queue: VirtQueue, chain: Chain) -> None:
+        """Keep them, and the buffer until somebody asks anew."""
+        if self._waiting is not None:  # a driver has one buffer; who has more gets them back
+            queue.push_used(self._waiting, 0)
+        self._waiting = chain
+        with self._answered:
+            self._statistics = parse_statistics(chain.read(MAX_STATISTICS))
+            self._num_answers += 1
+            self._answered.notify_all()
+
+
+def runs(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield neighbouring pages of a list of page numbers as (first, how many).
+
+    >>> list(runs(bytes.fromhex("05000000 06000000 04000000 09000000 ff")))
+    [(4, 3), (9, 1)]
+    """
+    pages = sorted(page for (page,) in iter_unpack("<I", data[: len(data) & -4]))
+    first, count = -1, 0
+    for page in pages:
+        if page == first + count:
+            count += 1
+        elif page > first + count or count == 0:
+            if count:
+                yield first, count
+            first, count = page, 1
+    if count:
+        yield first, count
+
+
+def parse_statistics(data: bytes) -> dict[str, int]:
+    """Return statistics by name; what has none here is left out.
+
+    >>> parse_statistics(bytes.fromhex("0400 0010000000000000 6300 0100000000000000 05"))
+    {'free_memory': 4096}
+    """
+    whole = data[: len(data) // 10 * 10]
+    return {_NAMES[tag]: value for tag, value in iter_unpack("<HQ", whole) if tag in _NAMES}

@@ -1,0 +1,69 @@
+"""Instances as tests make and see them."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyvmm.vm.exit_code import ExitCode
+from tests.boot.command import PYVMM, Ended, pyvmm
+from tests.boot.shell import PATIENCE
+from tests.cli.inside import verb
+
+REALM = ("--realm", "--no-hes", "-m", "64")
+VM = ("-m", "64")
+DONE = (ExitCode.OK, "", "")
+
+
+def result(ended: Ended) -> tuple[int, str, str]:
+    """Return what a command has done."""
+    return ended.code, ended.output, ended.errors
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command meanwhile, with pipes; it is killed at the latest."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([PYVMM, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def create(name: str, *options: str | Path) -> int:
+    """Make an instance; return its process."""
+    assert result(pyvmm("create", name, *options)) == DONE
+    return int(status(name)["pid"])
+
+
+def status(name: str) -> dict[str, int | str]:
+    """Return what list says of an instance."""
+    listed = json.loads(verb("list", "--json").output)
+    (found,) = [each for each in listed if each["name"] == name]
+    assert isinstance(found, dict)
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether a process has ended, with all its threads; nobody need have looked yet."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+    return "State:\tZ" in text and "Threads:\t1\n" in text
+
+
+def left(runtime: Path) -> list[str]:
+    """List what is in the runtime directory but its lock."""
+    return sorted(path.name for path in runtime.iterdir() if path.name != ".lock")
+
+
+def until_gone(pid: int) -> None:
+    """Wait for the end of a process."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_gone(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,113 @@
+"""Options out of a file: what it may say, who wins, and what a mistake is told."""
+
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.cli.configuration import named_options
+from pyvmm.cli.create import create
+from pyvmm.cli.run import run
+from tests.cli.inside import verb
+
+CONFIG = """
+kernel = "Image"
+disk = ["a.img", "/abs/b.img,ro"]
+mem = "64M"
+cpus = 2
+realm = true
+agent = false
+timeout = 2.5
+"""
+
+
+def show(*arguments: str) -> dict[str, object]:
+    """Return the effective configuration."""
+    ended = verb("config", "show", *arguments)
+    assert (ended.code, ended.errors) == (0, "")
+    return tomllib.loads(ended.output)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return a configuration."""
+    made = tmp_path / "guest.toml"
+    made.write_text(CONFIG)
+    return made
+
+
+def test_file_says_what_the_command_line_does_not(path: Path) -> None:
+    """Files are beside the configuration; an option that is given wins, also over a list."""
+    shown = show("--config", str(path), "-m", "128M")
+    assert shown["kernel"] == str(path.parent / "Image")
+    assert shown["disk"] == [str(path.parent / "a.img"), "/abs/b.img,ro"]
+    assert (shown["mem"], shown["cpus"], shown["timeout"]) == ("128M", "2", 2.5)
+    assert (shown["realm"], shown["agent"], shown["rng"]) == (True, False, False)
+    assert show("-d", "c.img", "--config", str(path))["disk"] == ["c.img"]
+    assert show("--set", "-p", "quiet") == {"params": "quiet"}
+    assert show("--set", "Image") == {"kernel": "Image"}
+
+
+def test_run_takes_it(path: Path) -> None:
+    """So do create and measure, which have the same options."""
+    ended = verb("run", "--config", str(path))
+    assert ended.code == 2
+    assert str(path.parent / "a.img") in ended.errors
+    for command in (run, create):
+        assert isinstance(command, click.Command)
+        assert {"kernel", "disk", "mem", "realm", "timeout", "trace"} <= set(named_options(command))
+
+
+def test_what_is_shown_shows_the_same(path: Path, tmp_path: Path) -> None:
+    """It is a configuration itself, wherever it is put."""
+    shown = verb("config", "show", "--config", str(path)).output
+    (tmp_path / "again").mkdir()
+    again = tmp_path / "again" / "other.toml"
+    again.write_text(shown)
+    assert verb("config", "show", "--config", str(again)).output == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("men = '64M'", "no option men; mem is meant?"),
+        ("flying = true", "no option flying; there is kernel, "),
+        ("config = 'x'", "no option config"),
+        ("disks = ['x']", "disk is meant?"),
+        ("realm = 'yes'", "realm = 'yes': give true or false"),
+        ("mem = true", "mem = True: give a string"),
+        ("mem = ['64M']", "give a string"),
+        ("disk = [1, true]", "give a list of strings"),
+        ("mem = 1979-05-27", "give a string"),
+        ("[realm]\nx = 1", "give true or false"),
+        ("mem =", "not TOML"),
+        ("mem = '0'", "-m 0: a guest needs at least 4M"),
+        ("console = 'vga'", "'vga' is not one of"),
+        ("timeout = -1", "--timeout"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    """With the file's name, or that of the option."""
+    path = tmp_path / "guest.toml"
+    path.write_text(text)
+    ended = verb("run", "--config", str(path))
+    assert (ended.code, ended.output, ended.errors.count("\n")) == (2, "", 1)
+    assert complaint in ended.errors
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    """Not there, a directory, no text."""
+    (tmp_path / "binary").write_bytes(b"\xff")
+    for name in ("none", ".", "binary"):
+        ended = verb("run", "--config", str(tmp_path / name))
+        assert (ended.code, ended.errors.count("\n")) == (2, 1)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
+def test_any_text_comes_back(text: str) -> None:
+    """Kernel parameters may hold what TOML has to quote."""
+    assert tomllib.loads(tomli_w.dumps({"params": text})) == {"params": text}

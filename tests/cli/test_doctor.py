@@ -1,0 +1,68 @@
+"""What the doctor finds, on a machine that has everything and on one that lacks it."""
+
+import json
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from pyvmm.vm.exit_code import ExitCode
+from tests.cli.inside import verb
+
+
+def look() -> dict[str, tuple[str, str]]:
+    """Return verdict and advice on each thing."""
+    ended = verb("doctor", "--json")
+    assert ended.errors == ""
+    found = json.loads(ended.output)
+    is_missing = any(each["verdict"] == "missing" for each in found)
+    assert ended.code == (ExitCode.BAD_INPUT if is_missing else ExitCode.OK)
+    return {each["what"]: (each["verdict"], each["advice"]) for each in found}
+
+
+def test_what_guests_need_is_here() -> None:
+    """Or no other test would have passed."""
+    found = look()
+    for what in ("Python", "C core", "runtime directory"):
+        assert found[what] == ("ok", "")
+    assert {verdict for verdict, _ in found.values()} <= {"ok", "optional"}
+
+
+def test_a_tool_that_is_missing_has_its_advice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And is no reason to fail: not every guest needs it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("pyvmm.cli.doctor._SBIN", str(tmp_path))
+    monkeypatch.setattr("ctypes.util.find_library", lambda _: None)
+    found = look()
+    for what in ("C compiler", "user network", "apt", "e2fsprogs"):
+        verdict, advice = found[what]
+        assert verdict == "optional"
+        assert "install" in advice
+        assert "only" in advice
+
+
+def test_no_place_for_instances_is_a_reason_to_fail(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One line for it, with what to do."""
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "pyvmm"
+    monkeypatch.setattr(platformdirs, "user_runtime_path", lambda _: path)
+    verdict, advice = look()["runtime directory"]
+    assert verdict == "missing"
+    assert "XDG_RUNTIME_DIR" in advice
+    assert "-> set XDG_RUNTIME_DIR" in verb("doctor").output
+    assert verb("list").code == ExitCode.BAD_INPUT
+
+
+def test_a_full_or_foreign_root_of_trust_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its directory may be made later, but not below a file."""
+    monkeypatch.setenv("PYVMM_HES_DIR", str(tmp_path / "none" / "hes"))
+    assert look()["root of trust"][0] == "ok"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PYVMM_HES_DIR", str(tmp_path / "file" / "hes"))
+    assert look()["root of trust"][0] == "optional"

@@ -1,0 +1,153 @@
+"""The memory balloon: pages lent, pages taken back, statistics asked for."""
+
+import threading
+from itertools import pairwise
+from struct import pack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.devices.dma import DmaFault
+from pyvmm.devices.virtio.balloon import MAX_LIST, Tag, VirtioBalloon, parse_statistics, runs
+from tests.devices.driver import Driver, Request
+
+INFLATE, DEFLATE, STATISTICS = range(3)
+PAGE = 4096
+END = 1000 * PAGE  # of the guest's memory
+
+
+class Rig:
+    """A balloon, its driver, and what was released."""
+
+    def __init__(self) -> None:
+        self.released: list[tuple[int, int]] = []
+        self.balloon = VirtioBalloon(self.release)
+        self.driver = Driver(self.balloon).start()
+
+    def release(self, addr: int, size: int) -> None:
+        """Note it, unless it is no memory."""
+        if addr + size > END:
+            raise DmaFault(addr, size)
+        self.released.append((addr, size))
+
+    def send(self, queue: int, *pages: int) -> None:
+        """Send a list of pages."""
+        self.driver.rings[queue].add([pack(f"<{len(pages)}I", *pages)], [])
+        self.driver.kick(queue)
+
+    def say(self, **statistics: int) -> Request:
+        """Offer a buffer with statistics."""
+        tags = ((Tag[name.upper()], value) for name, value in statistics.items())
+        data = b"".join(pack("<HQ", tag, value) for tag, value in tags)
+        request = self.driver.rings[STATISTICS].add([data], [])
+        self.driver.kick(STATISTICS)
+        return request
+
+
+@pytest.fixture
+def rig() -> Rig:
+    """Return a live balloon."""
+    return Rig()
+
+
+def test_a_new_size_is_told_and_answered(rig: Rig) -> None:
+    """In pages of 4 KiB, by an interrupt; the driver writes what it has lent."""
+    rig.balloon.resize(10 * PAGE + 1)
+    assert rig.driver.acknowledge() == 2
+    assert (rig.driver.config(0, 4), rig.driver.config(4, 4)) == (10, 0)
+    rig.driver.write_config(4, 4, 7)
+    rig.driver.write_config(0, 4, 99)
+    rig.driver.write_config(4, 1, 99)
+    assert (rig.balloon.target, rig.balloon.actual) == (10 * PAGE, 7 * PAGE)
+    assert rig.driver.config(0, 4) == 10
+
+
+def test_pages_that_are_lent_are_released_together(rig: Rig) -> None:
+    """Neighbours at once, whatever their order; those taken back need nothing."""
+    rig.send(INFLATE, 5, 4, 9, 6)
+    assert rig.released == [(4 * PAGE, 3 * PAGE), (9 * PAGE, PAGE)]
+    rig.send(DEFLATE, 5, 4)
+    assert len(rig.released) == 2
+    assert rig.balloon.counters == {"inflated_bytes": 4 * PAGE, "deflated_bytes": 2 * PAGE}
+    assert len(rig.driver.rings[INFLATE].used_entries()) == 1
+
+
+def test_what_is_no_memory_breaks_the_device(rig: Rig) -> None:
+    """A driver that lends what is not there needs a reset."""
+    rig.send(INFLATE, 0xFFFF_FFFF)
+    assert rig.driver.is_broken
+    assert rig.released == []
+
+
+def test_statistics_are_asked_for(rig: Rig) -> None:
+    """The driver's buffer comes back as the question; what it says next is the answer."""
+    first = rig.say(free_memory=1)
+    assert rig.driver.rings[STATISTICS].used_entries() == []
+    answers: list[dict[str, int]] = []
+    asking = threading.Thread(target=lambda: answers.append(rig.balloon.ask(10)))
+    asking.start()
+    used: list[tuple[int, int]] = []
+    while not used:
+        used = rig.driver.rings[STATISTICS].used_entries()
+    assert used == [(first.head, 0)]
+    rig.say(free_memory=2, oom_kills=3)
+    asking.join(10)
+    assert answers == [{"free_memory": 2, "oom_kills": 3}]
+
+
+def test_who_does_not_answer_is_known_by_its_last_words(rig: Rig) -> None:
+    """Or by none."""
+    assert rig.balloon.ask(0.01) == {}
+    rig.say(total_memory=5)
+    assert rig.balloon.ask(0.01) == {"total_memory": 5}
+
+
+def test_a_driver_with_two_buffers_gets_one_back(rig: Rig) -> None:
+    """None is lost."""
+    rig.say(free_memory=1)
+    rig.say(free_memory=2)
+    assert len(rig.driver.rings[STATISTICS].used_entries()) == 1
+
+
+def test_reset_forgets_the_driver(rig: Rig) -> None:
+    """Its buffers, and what it said; the wish stays for the next one."""
+    rig.balloon.resize(3 * PAGE)
+    rig.driver.write_config(4, 4, 3)
+    rig.say(free_memory=1)
+    rig.driver.start()
+    assert (rig.balloon.target, rig.balloon.actual) == (3 * PAGE, 0)
+    rig.balloon.ask(0)
+    assert rig.driver.rings[STATISTICS].used_entries() == []
+
+
+@given(st.lists(st.integers(0, 50)))
+def test_runs_are_the_pages_and_no_other(pages: list[int]) -> None:
+    """Each once, in as few runs as there can be."""
+    found = list(runs(pack(f"<{len(pages)}I", *pages)))
+    covered = [page for first, count in found for page in range(first, first + count)]
+    assert covered == sorted(set(pages))
+    assert all(a + n < b for (a, n), (b, _) in pairwise(found))
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_statistics(data: bytes) -> None:
+    """Those that have a name are kept."""
+    assert set(parse_statistics(data)) <= {tag.name.lower() for tag in Tag}
+
+
+@given(st.integers(0, 2), st.binary(max_size=200))
+def test_any_buffer_is_taken(queue: int, data: bytes) -> None:
+    """Cut lists, wild pages, empty buffers: the device ends up live or in need of a reset."""
+    rig = Rig()
+    rig.driver.rings[queue].add([data or b"\0"], [])
+    rig.driver.kick(queue)
+    assert rig.driver.is_broken or queue == STATISTICS or rig.driver.rings[queue].used_entries()
+
+
+def test_a_list_is_read_no_further_than_its_limit(rig: Rig) -> None:
+    """Buffers may overlap, and claim more than there is memory."""
+    size = 3 * MAX_LIST // 4
+    rig.driver.rings[INFLATE].add([bytes(size), bytes(size)], [])
+    rig.driver.kick(INFLATE)
+    assert rig.balloon.counters["inflated_bytes"] == MAX_LIST // 4 * PAGE
