@@ -5,7 +5,7 @@
 #
 # PROJECT is a directory with a program `check` that leaves what it makes in `results`. GUEST has
 # the files of `pyvmm image build debian -o GUEST`. The exit status is that of the checks; 4 stands
-# for a realm that is not what it should be. It wants openssl.
+# for a realm that is not what it should be: RESULTS/report says why. It wants openssl.
 
 set -euo pipefail
 here=$(dirname "$0")
@@ -21,25 +21,24 @@ cp --sparse=always --reflink=auto "$guest/rootfs.img" "$work/disk.img"
 realm=(--realm -k "$guest/Image" -i "$guest/initrd.img" -d "$work/disk.img" -m 512M)
 
 echo "== boot"
-pyvmm endorse "${realm[@]}" >"$work/reference.json"
+mkdir -p "$results"
+pyvmm endorse "${realm[@]}" >"$results/reference.json"
 pyvmm create "$name" "${realm[@]}"
 pyvmm start "$name"
 
 echo "== attest, before it is told anything"
 challenge=$(openssl rand -hex 64)
-pyvmm attest "$name" --wait 600 --challenge "$challenge" >"$work/token"
-pyvmm verify "$work/token" --challenge "$challenge" --reference "$work/reference.json" |
-	tee "$work/report" | tail -n 1
+pyvmm attest "$name" --wait 600 --challenge "$challenge" >"$results/token"
+pyvmm verify "$results/token" --challenge "$challenge" --reference "$results/reference.json" |
+	tee "$results/report" | tail -n 1
 
 echo "== check"
-mkdir -p "$results"
 tar -C "$project" -c . | pyvmm exec "$name" --cwd /root -- tar -x
 status=0
 pyvmm exec "$name" --cwd /root --no-input --timeout 600 -- ./check >"$results/log" || status=$?
 
 echo "== collect"
 pyvmm exec "$name" --cwd /root --no-input -- tar -c results | tar -C "$results" -x --strip-components 1
-cp "$work/token" "$work/report" "$work/reference.json" "$results"
 pyvmm exec "$name" -- poweroff 2>/dev/null || true # takes its agent along
 pyvmm wait "$name" --timeout 60
 

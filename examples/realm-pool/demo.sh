@@ -7,6 +7,7 @@
 # GUEST has the files of `pyvmm image build debian -o GUEST`. It wants e2fsprogs and openssl.
 
 set -euo pipefail
+set -m # a job is a process group, and ends with all that it has started
 here=$(dirname "$0")
 export PATH="${PYVMM_BIN:-$here/../../.venv/bin}:$PATH:/usr/sbin:/sbin"
 size=${1:-10}
@@ -17,8 +18,8 @@ names=()
 for n in $(seq "$size"); do names+=("pool-$$-$n"); done
 # shellcheck disable=SC2317,SC2329  # called by the trap
 clean_up() {
-	jobs -p | xargs -r kill 2>/dev/null || true
-	wait || true
+	for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done
+	wait
 	pyvmm destroy "${names[@]}" 2>/dev/null || true
 	rm -r "$work"
 }
@@ -39,8 +40,11 @@ boot() { # NAME
 	pyvmm start "$1"
 	pyvmm wait "$1" --for "console:worker: ready" --timeout 600
 	challenge=$(openssl rand -hex 64)
-	pyvmm attest "$1" --challenge "$challenge" |
-		pyvmm verify - --challenge "$challenge" --reference "$work/reference.json" >"$work/$1.report"
+	if ! pyvmm attest "$1" --challenge "$challenge" |
+		pyvmm verify - --challenge "$challenge" --reference "$work/reference.json" >"$work/$1.report"; then
+		echo "$1 is refused:" && cat "$work/$1.report"
+		return 1
+	fi
 	echo "$1 is verified"
 }
 

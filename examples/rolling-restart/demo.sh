@@ -7,6 +7,7 @@
 # GUEST has the files of `pyvmm image build debian -o GUEST`. It wants e2fsprogs and openssl.
 
 set -euo pipefail
+set -m # a job is a process group, and ends with all that it has started
 here=$(dirname "$0")
 export PATH="${PYVMM_BIN:-$here/../../.venv/bin}:$PATH:/usr/sbin:/sbin"
 replicas=${1:-3}
@@ -15,7 +16,8 @@ service=service-$$
 work=$(mktemp -d)
 # shellcheck disable=SC2317,SC2329  # called by the trap
 clean_up() {
-	wait || true
+	for job in $(jobs -p); do kill -- "-$job" 2>/dev/null || true; done
+	wait
 	pyvmm list | awk -v prefix="$service-" 'index($2, prefix) == 1 { print $2 }' |
 		xargs -r pyvmm destroy
 	rm -r "$work"

@@ -67,6 +67,20 @@ def test_ci_job(debian: Image, tmp_path: Path) -> None:
     assert pyvmm("verify", *evidence).code == 0
 
 
+def test_refused_ci_job(debian: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A realm that is not what was expected is sent nothing; the evidence is kept."""
+    other = tmp_path / "bin/pyvmm"
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\n[ "$1" != endorse ] || set -- "$@" -c 2\nexec {PYVMM} "$@"\n')
+    other.chmod(0o755)
+    monkeypatch.setenv("PYVMM_BIN", str(other.parent))
+    results = tmp_path / "results"
+    ended = demo("ci-job", EXAMPLES / "ci-job/project", results, debian.directory)
+    assert ended.code == 4, ended.output + ended.errors
+    assert "failed   realm values" in (results / "report").read_text()
+    assert {path.name for path in results.iterdir()} == {"reference.json", "token", "report"}
+
+
 @pytest.mark.parametrize("size", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_realm_pool(debian: Image, size: int) -> None:
     """Each is verified, all run at once, and their shares of the work are the whole."""
@@ -84,11 +98,10 @@ def test_realm_pool(debian: Image, size: int) -> None:
 
 
 def test_interrupted_realm_pool(debian: Image) -> None:
-    """What it was making when a signal came is destroyed, too."""
+    """What was booting when a signal came is destroyed, too."""
     script = EXAMPLES / "realm-pool/demo.sh"
     with subprocess.Popen([script, "2", debian.directory], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        while process.stdout.readline() != b"== 2 realms boot\n":
+        while pyvmm("list").output.count("running") < 2:
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == -signal.SIGTERM
