@@ -28,8 +28,13 @@ class Bar:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
+            self._progress = None
 
     def report(self, doing: str, share: float) -> None:
         """Show what is being done, and how much of it is (0 to 1)."""
@@ -38,9 +43,9 @@ class Bar:
                 return
             self._progress = _new_progress()
             self._progress.start()
-        if self._task is None:
             self._task = self._progress.add_task(doing, total=1.0)
-        self._progress.update(self._task, description=doing, completed=share)
+        if self._task is not None:
+            self._progress.update(self._task, description=doing, completed=share)
 
 
 def _new_progress() -> "Progress":

@@ -6,6 +6,7 @@ import click
 
 from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
+from pyvmm.cli.progress import Bar
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.options import VmOptions, with_gdb
@@ -43,15 +44,16 @@ def run_instance(wish: Wish) -> int:
         UserError: something asked for is wrong; nothing was started then.
         Failure: the guest could not be made.
     """
-    owner, terminal = Owner(wish), Terminal()
+    owner, terminal, bar = Owner(wish), Terminal(), Bar()
     try:
         owner.claim(Directory.of_user())
     except OSError as error:
         click.echo(f"pyvmm: no other pyvmm will see this guest: {error}", err=True)
     if terminal.is_interactive:
         _announce(wish.options)
-    with terminal:
-        code = owner.live(terminal, notify=lambda line: click.echo(f"pyvmm: {line}", err=True))
+    owner.lifecycle.subscribe(lambda _: bar.stop())  # the screen is the guest's now
+    with bar, terminal:
+        code = owner.live(terminal, bar.report, lambda line: click.echo(f"pyvmm: {line}", err=True))
     reason = owner.lifecycle.status.reason
     if code is ExitCode.CRASHED:
         click.echo(f"pyvmm: the guest crashed: {reason}", err=True)

@@ -2,15 +2,17 @@
 
 import json
 import os
+import pty
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from pyvmm.vm.exit_code import ExitCode
-from tests.boot.command import pyvmm
+from tests.boot.command import PYVMM, pyvmm
 from tests.boot.shell import PATIENCE
 from tests.cli.inside import verb
 from tests.cli.instance import (
@@ -155,6 +157,22 @@ def test_a_signal_ends_it_as_stop_does(
     assert result(verb("stop", "r1")) == DONE
     assert verb("wait", "r1").code == ExitCode.QUIT
     assert pyvmm("console", "r1").code == ExitCode.QUIT
+
+
+def test_a_closed_terminal_ends_run_as_a_signal_does(runtime: Path, tmp_path: Path) -> None:
+    """Nothing is left running without anybody knowing."""
+    ours, theirs = pty.openpty()
+    command = [PYVMM, "run", "--name", "r1", *VM, str(kernel(tmp_path, IDLE))]
+    with subprocess.Popen(
+        ["setsid", "-c", *command], stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        while not (runtime / "r1.sock").exists():
+            assert process.poll() is None
+        assert verb("wait", "r1", "--for", "state:running", "--timeout", "60").code == 0
+        os.close(ours)
+        assert process.wait(PATIENCE) == ExitCode.QUIT
+    assert left(runtime) == []
 
 
 def test_the_console_carries_both_ways(tmp_path: Path) -> None:
