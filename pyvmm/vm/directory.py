@@ -136,21 +136,21 @@ class Directory:
                 raise UserError(f"{name} is {old.state} already: choose another --name")
             self.remove(name)
             self.home(name).mkdir(mode=0o700)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                listener = self._listen(name)
+                self._listen(listener, name)
                 self.write(name, status)
             except BaseException:
+                listener.close()
                 self.remove(name)
                 raise
         return Claim(self, name, listener)
 
-    def _listen(self, name: str) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _listen(self, listener: socket.socket, name: str) -> None:
         with _short(self.socket_path(name)) as path:
             listener.bind(path)
         self.socket_path(name).chmod(0o600)
         listener.listen(_BACKLOG)
-        return listener
 
     def write(self, name: str, status: Status) -> None:
         """Replace the state file: by a new one, or in place if there is no room for one."""
@@ -162,6 +162,8 @@ class Directory:
             new.replace(path)
         except OSError:
             new.unlink(missing_ok=True)
+            if not path.exists():
+                raise
             with path.open("r+b") as file:
                 file.write(data)
 

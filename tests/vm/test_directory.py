@@ -149,6 +149,20 @@ def test_a_full_disk_does_not_stop_the_status(
     assert sorted(path.name for path in directory.home("r1").iterdir()) == ["state"]
 
 
+def test_a_full_disk_takes_no_new_instance(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks learns of it, and nothing is left of it."""
+
+    def refuse(_path: Path, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(OSError, match="No space left on device"):
+        directory.claim(status())
+    assert left(directory) == []
+
+
 def test_a_path_longer_than_an_address_will_do(tmp_path: Path) -> None:
     """A home directory may be deep."""
     directory = Directory(tmp_path / ("d" * 100) / "pyvmm")
