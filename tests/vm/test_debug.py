@@ -10,12 +10,11 @@ from tests.host.debug_rig import CODE, COUNT, DATA, RAM_BASE, RAM_SIZE, STORE, R
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    """Return two vCPUs at the same breakpoint."""
+    """Return two vCPUs, both counting, stopped."""
     with Rig(num_cpus=2) as made:
-        made.attach()
-        made.port.set_points([CODE + STORE], [])
         made.start()
-        made.go()
+        wait_until(made.all_count)
+        made.attach()
         yield made
 
 
