@@ -11,13 +11,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attestation, baremetal, boot, rmm, verify
+from benchmarks import attestation, baremetal, boot, rmm, verify, walk
 from benchmarks.result import Result
 
 OUTPUT = Path("build/bench.json")
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "alu": baremetal.alu,
     "load-store": baremetal.load_store,
+    "walk": walk.walk,
     "rmm": rmm.rmm,
     "token": attestation.token,
     "verify": verify.verification,

@@ -21,7 +21,7 @@ class Result:
     @property
     def is_time(self) -> bool:
         """Tell whether less is better."""
-        return self.unit in {"s", "µs"}
+        return self.unit in {"s", "µs", "ns"}
 
     @property
     def ratio(self) -> float | None:

@@ -74,7 +74,8 @@ class World:
     def __init__(self) -> None:
         self.machine = Machine(DRAM, DRAM_SIZE, 1)
         self.monitor = Monitor(self.machine)
-        assert self.monitor.boot(Rmm(self.machine, self.monitor.conduit(Pas.REALM))) == 0
+        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM))
+        assert self.monitor.boot(self.rmm) == 0
         self.firmware = self.monitor.conduit(Pas.NS)
         self.ns = self.machine.memory(Pas.NS)
         self.allocator = Allocator(DRAM, self.monitor.layout.ns_size)
