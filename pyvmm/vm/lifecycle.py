@@ -64,7 +64,7 @@ class Lifecycle:
     def __init__(self, options: VmOptions, listener: Listener | None = None) -> None:
         self.console_log = ConsoleLog()
         self._listeners: list[Listener] = [listener] if listener else []
-        self._changed = Condition()  # guards the status and the listeners
+        self._changed = Condition()  # guards the status, the listeners and the instance's presence
         self._control = Lock()  # one change of the state at a time
         self._is_stopping = False
         self.is_unwanted = False
@@ -155,7 +155,8 @@ class Lifecycle:
         finally:
             if instance is not None:
                 with self._control, storage_failures():  # nobody is about to start it
-                    self._instance = None
+                    with self._changed:
+                        self._instance = None
                     instance.close()
         return code, _reason(code, instance, timeout)
 
@@ -236,8 +237,8 @@ class Lifecycle:
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
-        if self._instance is not None:
-            self._instance.quit()
+            if self._instance is not None:  # and it is not closed while this lasts
+                self._instance.quit()
 
     def stop(self) -> Status:
         """Stop the guest; return when it is shut off."""
@@ -332,12 +333,14 @@ class Lifecycle:
     @property
     def is_listening(self) -> bool:
         """Whether input would be kept; nobody is to wait for a guest that is not there."""
-        return self._instance is None or self._instance.is_listening
+        instance = self._instance
+        return instance is None or instance.is_listening
 
     @property
     def backlog(self) -> int:
         """How many bytes of input the guest has not taken yet."""
-        return self._instance.backlog if self._instance is not None else 0
+        instance = self._instance
+        return 0 if instance is None else instance.backlog
 
     def resize(self, columns: int, rows: int) -> None:
         """Tell the guest the size of the terminal."""
