@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -39,7 +40,7 @@ BREAKPOINT = int(ESR_ABORT.of(EC=ExceptionClass.BREAKPOINT_LOWER, IL=1, FSC=0x22
 STEPPED = int(ESR_ABORT.of(EC=ExceptionClass.SOFTWARE_STEP_LOWER, IL=1, FSC=0x22))
 
 #: Every command on a REC, with arguments that would do.
-COMMANDS: Final = {
+COMMANDS: Final[dict[DebugRmiFid, Callable[[int], tuple[int, ...]]]] = {
     READ: lambda ptr: (ptr,),
     WRITE: lambda ptr: (ptr,),
     READ_MEMORY: lambda ptr: (VA, 8, ptr),
