@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -42,7 +43,7 @@ class Owner:
     def __init__(self, wish: Wish) -> None:
         self._wish = wish
         self._resources = ExitStack()
-        self._has_been_new = False
+        self._has_been_new = self._keeps_name = False
         self._claim: Claim | None = None
         self.lifecycle = Lifecycle(wish.options)
 
@@ -79,6 +80,7 @@ class Owner:
             UserError: something asked for is wrong.
             Failure: the guest could not be made.
         """
+        self._keeps_name = keeps_name
         with self._resources:
             try:
                 return self.lifecycle.live(
@@ -88,7 +90,7 @@ class Owner:
                     is_started=self._wish.is_started,
                 )
             finally:
-                self._release(keep=keeps_name and self._has_been_new)
+                self._release()
 
     def _assemble(
         self,
@@ -117,23 +119,33 @@ class Owner:
 
     def _write(self, status: Status) -> None:
         self._has_been_new |= status.state == State.NEW
-        if self._claim is not None:
-            try:
-                self._claim.write(status)
-            except OSError as error:  # somebody cleared the directory away
-                click.echo(f"pyvmm: the state of {status.name}: {error}", err=True)
-
-    def _release(self, *, keep: bool) -> None:
         if self._claim is None:
             return
-        keep = keep and not self.lifecycle.is_unwanted
-        self._server.close()
+        if (
+            status.state == State.STOPPED and self._is_kept
+        ):  # who sees that state looks there for what was said
+            self._keep_console(self._claim.console_log)
         try:
-            if keep:
-                self._claim.console_log.write_bytes(self.lifecycle.console_log.tail())
+            self._claim.write(status)
+        except OSError as error:  # somebody cleared the directory away
+            click.echo(f"pyvmm: the state of {status.name}: {error}", err=True)
+
+    def _keep_console(self, file: Path) -> None:
+        try:
+            file.write_bytes(self.lifecycle.console_log.tail())
         except OSError as error:
             click.echo(f"pyvmm: what the console said is lost: {error}", err=True)
-        self._claim.release(keep=keep)
+
+    @property
+    def _is_kept(self) -> bool:
+        """Tell whether it stays listed when it has ended."""
+        return self._keeps_name and self._has_been_new and not self.lifecycle.is_unwanted
+
+    def _release(self) -> None:
+        if self._claim is None:
+            return
+        self._server.close()
+        self._claim.release(keep=self._is_kept)
 
 
 def _log(line: str) -> None:
