@@ -398,8 +398,7 @@ int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *st
     cpu_leave_guest(cpu);
     *stage2 = !ok && cpu->exc.target_el == 2;
     if (!ok) {
-        unsigned fsc = cpu->exc.iss & 0x3f;
-        return fsc ? (int)fsc : 0x40;
+        return (int)(cpu->exc.iss & 0x3f);
     }
     *pa = t.pa;
     *pas = t.pas;

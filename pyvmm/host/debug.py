@@ -16,9 +16,10 @@ from typing import Final, Protocol
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import GRANULE_SIZE
-from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 from pyvmm.host.machine import GuestRegisters, PeDebug, PeExit
 
+MAX_BREAKPOINTS: Final = 512
+MAX_WATCHPOINTS: Final = 16
 MASK64: Final = (1 << 64) - 1
 
 
@@ -130,7 +131,6 @@ class DebugPort(ABC):
         with self._turn:
             self.hold()
             self._notify = None
-            self.set_points((), ())
             self._lend(False)
             self.resume([Resume.RUN] * self.num_cpus)
 
@@ -160,14 +160,12 @@ class DebugPort(ABC):
         with self._turn:
             before = list(self._held)
             self.hold()
-            try:
-                yield
-            finally:
-                self._resuming()
-                with self._lock:
-                    if self._stop is None:
-                        self._held = before
-                    self._vcpus.set_held(self._held)
+            yield
+            self._resuming()
+            with self._lock:
+                if self._stop is None:
+                    self._held = before
+                self._vcpus.set_held(self._held)
 
     def take_stop(self) -> Stop | None:
         """Return what stopped the guest since it was resumed; the first, if several vCPUs did."""
@@ -214,15 +212,14 @@ class DebugPort(ABC):
     def ran(self, cpu: int, exit_: PeExit, pc: int) -> None:
         """Note an exit of a vCPU, after it was handled; on that vCPU's thread."""
         if exit_.reason == ExitReason.DEBUG:
-            self.stop_at(Stop.of(cpu, exit_.esr, exit_.far))
+            self._stop_all(Stop.of(cpu, exit_.esr, exit_.far))
         elif cpu in self._steps:
             # A synchronous exit counts the instruction whether or not it was done.
             is_counted = exit_.reason != ExitReason.SYNC and exit_.instructions
             if is_counted or pc != self._steps[cpu]:
-                self.stop_at(Stop(cpu, StopKind.STEP))
+                self._stop_all(Stop(cpu, StopKind.STEP))
 
-    def stop_at(self, stop: Stop) -> None:
-        """Stop every vCPU, because one has stopped; on that vCPU's thread."""
+    def _stop_all(self, stop: Stop) -> None:
         with self._lock:
             if self._stop is None:
                 self._stop = stop

@@ -99,10 +99,6 @@ class Vcpus:
             self._is_wanted[cpu] = False
             self._update()
 
-    def kick(self, cpu: int) -> None:
-        """Make a vCPU's run, or its next one, end at once."""
-        self._kick(cpu)
-
     def is_on(self, cpu: int, /) -> bool:
         """Say whether a vCPU is powered on."""
         return self._is_on[cpu]

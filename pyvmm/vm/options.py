@@ -142,7 +142,7 @@ def with_gdb(options: VmOptions, gdb: str | None, *, waits: bool) -> VmOptions:
         if waits:
             raise UserError("--gdb-wait waits for a debugger: say where with --gdb")
         return options
-    if options.realm and not options.realm.is_debuggable:
+    if options.realm:
         raise UserError(f"--gdb: {REALM_IS_CLOSED}")
     return replace(options, gdb=GdbOptions(parse_gdb(gdb), waits))
 
@@ -246,11 +246,7 @@ def parse_network(text: str) -> NetworkOptions:
 
 
 def parse_realm(
-    algo: str | None = None,
-    personalization: str | None = None,
-    metadata: Path | None = None,
-    *,
-    is_debuggable: bool = False,
+    algo: str | None = None, personalization: str | None = None, metadata: Path | None = None
 ) -> RealmOptions:
     """Check the options that only a realm has.
 
@@ -261,7 +257,7 @@ def parse_realm(
     if len(value) > RPV_SIZE:
         raise UserError(f"--realm-pv has {len(value)} bytes: give at most {RPV_SIZE}")
     block = _read_metadata(metadata) if metadata else b""
-    return RealmOptions(algo or MEASUREMENT_ALGOS[0], value, block, is_debuggable)
+    return RealmOptions(algo or MEASUREMENT_ALGOS[0], value, block)
 
 
 def _read_metadata(path: Path) -> bytes:

@@ -200,34 +200,3 @@ def test_an_nmi_makes_the_kernel_say_where_it_is(debian: Image) -> None:
         said = guest.shell.read_all()
         assert "Kernel panic - not syncing: Asynchronous SError Interrupt" in said
         assert guest.wait() == ExitCode.PANIC
-
-
-def test_a_realm_that_allows_it_is_debugged_like_a_normal_vm(debian: Image, tmp_path: Path) -> None:
-    """A function of its kernel, a step, its memory; another look from the shell."""
-    stub = tmp_path / "stub"
-    options = ("--realm", "--realm-debug", "--no-hes", "-c", "2", "--gdb", stub, "--name", "glass")
-    with Running("run", *guest_options(debian, None), *options) as guest:
-        kernel = Kernel(guest, stub)
-        with Client(stub) as client:
-            client.no_acks()
-            client.ask(f"Z1,{kernel.function:x},4")
-            client.send("vCont;c")
-            kernel.begin("taskset 2 sync")
-            assert client.wait() == Stopped(5, 2, {})
-            assert client.register(PC) == kernel.function
-            client.ask(f"z1,{kernel.function:x},4")
-            for _ in range(200):
-                client.go("vCont;s:2")
-            client.ask(f"Z2,{kernel.variable:x},4")
-            client.send("vCont;c")
-            assert kernel.is_through()
-            kernel.begin(SET_VARIABLE)
-            stop = client.wait()
-            assert stop.reasons == {"watch": f"{kernel.variable:x}"}
-            client.ask(f"z2,{kernel.variable:x},4")
-            client.go(f"vCont;s:{stop.thread}")
-            assert client.ask(f"m{kernel.variable:x},4") == "01000000"
-            client.ask("D")
-        assert kernel.is_through()
-        assert re.search(r"^CPU 1: on, EL", pyvmm("debug", "glass").output, re.MULTILINE)
-        assert kernel.shell.run("echo on").output == "on"

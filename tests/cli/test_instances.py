@@ -340,18 +340,3 @@ def test_a_created_instance_waits_for_its_debugger(tmp_path: Path) -> None:
         assert client.receive() == b"W00"
     wait_until(lambda: status("r1")["state"] == "shut off")
     assert status("r1")["exit_code"] == ExitCode.OK
-
-
-def test_a_realm_that_allows_it_is_looked_into(tmp_path: Path) -> None:
-    """Its measurement tells it from one that does not."""
-    create("r1", *REALM, "--realm-debug", "--kernel", kernel(tmp_path, IDLE))
-    assert result(verb("start", "r1")) == DONE
-    shown = verb("debug", "r1")
-    assert (shown.code, shown.errors) == (0, "")
-    assert re.match(r"CPU 0: on, EL1h nzcv DAIF\n +pc 00000000800800", shown.output)
-    closed, opened = (
-        verb("measure", "--realm", "-m", "64", *options).output
-        for options in ((), ("--realm-debug",))
-    )
-    assert len(closed) == len(opened)
-    assert closed != opened

@@ -10,11 +10,12 @@ from tests.host.debug_rig import CODE, COUNT, DATA, RAM_BASE, RAM_SIZE, STORE, R
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    """Return two vCPUs, both counting, stopped."""
+    """Return two vCPUs at the same breakpoint."""
     with Rig(num_cpus=2) as made:
-        made.start()
-        wait_until(made.all_count)
         made.attach()
+        made.port.set_points([CODE + STORE], [])
+        made.start()
+        made.go()
         yield made
 
 
@@ -22,6 +23,7 @@ def test_a_look_shows_registers_stack_and_code(rig: Rig) -> None:
     """As hexadecimal text; the instruction that comes next is among the others."""
     registers = rig.port.registers(0)
     registers.pc, registers.sp_el1, registers.pstate = CODE + STORE, DATA + 0x103, 0x2000_03C5
+    registers.x[6] = DATA
     rig.vm.dma.write(DATA + 0x108, (0xFEED << 48).to_bytes(8, "little"))
     first, second = look(rig.port)
     assert (first.is_on, first.pstate) == (True, "EL1h nzCv DAIF")
