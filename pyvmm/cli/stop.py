@@ -37,6 +37,8 @@ def _stop(directory: Directory, name: str, timeout: float | None) -> None:
             has_ended = client.wait_gone(timeout)
     except NoAnswer:
         has_ended = False
+    except Gone:  # just now
+        has_ended = True
     if not has_ended:
         line = f"{name} has not ended in time: pyvmm destroy {name} uses force"
         raise Failure(ExitCode.TIMEOUT, line)

@@ -239,7 +239,7 @@ class Directory:
         except (OSError, msgspec.DecodeError):
             if not self.home(name).exists() and not self.socket_path(name).exists():
                 return None
-            status = _unknown(name)
+            status = _unknown(name, State.RUNNING if lives else State.DEAD)
         if lives or status.state == State.STOPPED:
             return status
         return replace(status, state=State.DEAD)
@@ -266,9 +266,9 @@ class Directory:
             os.close(fd)
 
 
-def _unknown(name: str) -> Status:
-    """Return the status of something that has left none."""
-    return Status(name=name, state=State.DEAD, pid=0, kind="?", num_cpus=0, ram_size=0, created=0)
+def _unknown(name: str, state: State) -> Status:
+    """Return the status of something that has left none, or one of another version."""
+    return Status(name=name, state=state, pid=0, kind="?", num_cpus=0, ram_size=0, created=0)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 Only processes of the same user, or of root, are heard.
 """
 
+import os
+import select
 import socket
 import struct
 import threading
@@ -11,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version as installed_version
-from os import geteuid
 from queue import SimpleQueue
 from typing import Final, cast
 
@@ -56,7 +57,7 @@ class Server:
         self._lifecycle = lifecycle
         self._sessions: dict[Session, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._is_closing = False
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._accept, name="api", daemon=True)
 
     def start(self) -> None:
@@ -64,10 +65,15 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer what was asked, say what there is to say, and hang up."""
-        self._is_closing = True
-        self._listener.shutdown(socket.SHUT_RDWR)  # accept() returns
+        """Answer what was asked, say what there is to say, and hang up.
+
+        The listener goes on listening: by that others see that the instance is not gone yet.
+        """
+        if not self._thread.is_alive():
+            return
+        os.eventfd_write(self._wakeup, 1)
         self._thread.join()
+        os.close(self._wakeup)
         with self._lock:
             sessions = dict(self._sessions)
         deadline = time.monotonic() + _FAREWELL
@@ -80,13 +86,14 @@ class Server:
             thread.join()
 
     def _accept(self) -> None:
-        """Start a thread for each client until the listener is shut down."""
-        while True:
+        """Start a thread for each client until it is time to close."""
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        poll.register(self._listener, select.POLLIN)
+        while all(fd != self._wakeup for fd, _ in poll.poll()):
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                if self._is_closing:
-                    return
                 time.sleep(_PACE)  # out of descriptors: a client will go
                 continue
             if not _is_friend(connection):
@@ -111,7 +118,7 @@ class Server:
 def _is_friend(connection: socket.socket) -> bool:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(raw)
-    return uid in {_ROOT, geteuid()}
+    return uid in {_ROOT, os.geteuid()}
 
 
 class Session:

@@ -132,6 +132,17 @@ def test_status_that_cannot_be_read_is_that_of_a_dead(
     assert directory.statuses() == []
 
 
+def test_status_that_cannot_be_read_of_the_living_loses_nothing(
+    directory: Directory, claims: list[Claim]
+) -> None:
+    """It may be another version's: it is listed, and its name is not free."""
+    (directory.home("r1") / "state").write_text('{"name": "r1", "state": "flying"}')
+    assert directory.find("r1").state == State.RUNNING
+    with pytest.raises(UserError, match="already"):
+        directory.claim(status())
+    assert len(claims) == 1
+
+
 def test_a_full_disk_does_not_stop_the_status(
     directory: Directory, claims: list[Claim], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """An instance's API over its socket: the typed client, raw lines, and clients that misbehave."""
 
 import json
+import os
 import socket
 import threading
 import time
@@ -206,7 +207,7 @@ def test_no_answer_is_a_failure(served: Served) -> None:
 
 def test_only_friends_are_heard(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others, should they get past the directory's mode, are hung up on."""
-    monkeypatch.setattr(server, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
     monkeypatch.setattr(server, "_ROOT", 4712)
     with pytest.raises(Gone):
         connect(served.directory, "r1")
