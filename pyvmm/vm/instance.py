@@ -1,49 +1,30 @@
 """An instance: one guest with its devices and its console, from start to end.
 
-The platform (machine and firmware) makes the guest; everything a user sees of it is put together
-here.  Order of life: payload, platform, guest, devices, build, start, and back in the opposite
-order.  Who may do what when is the lifecycle's to say (`pyvmm.vm.lifecycle`).
+The platform (machine and firmware) makes the guest, the board its devices; what a user sees of
+both is put together here.  Order of life: payload, platform, guest, devices, build, start, and
+back in the opposite order.  Who may do what when is the lifecycle's to say (`pyvmm.vm.lifecycle`).
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
 from typing import Final, Protocol
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
-from pyvmm.arch.gic import GICR_SIZE
-from pyvmm.arch.pas import GranuleProtectionFault
-from pyvmm.devices.bus import Bus, IrqLine
-from pyvmm.devices.disk import RawDisk
-from pyvmm.devices.dma import DmaFault, GuestDma
-from pyvmm.devices.ioloop import IoLoop
-from pyvmm.devices.rtc import Mc146818, Pl031
-from pyvmm.devices.uart import Uart
-from pyvmm.devices.virtio.balloon import VirtioBalloon
-from pyvmm.devices.virtio.blk import VirtioBlk
-from pyvmm.devices.virtio.console import VirtioConsole
-from pyvmm.devices.virtio.device import VirtioDevice
-from pyvmm.devices.virtio.port import VirtioPort
-from pyvmm.devices.virtio.rng import VirtioRng
-from pyvmm.devices.virtio.transport import VirtioMmio
+from pyvmm.devices.bus import Bus
 from pyvmm.host.guest import Guest, GuestConfig, Outcome, Progress, RealmOptions
 from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
-from pyvmm.host.vgic_mmio import Distributor, Redistributor
-from pyvmm.vm import machine
 from pyvmm.vm.agent import AgentClient
-from pyvmm.vm.agent_protocol import PORT_NAME
 from pyvmm.vm.api import Vcpu
+from pyvmm.vm.board import Board
 from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.gdb.monitor import Monitor
 from pyvmm.vm.gdb.server import GdbServer
-from pyvmm.vm.machine import MemoryMap
-from pyvmm.vm.options import GdbOptions, NetworkOptions, VmOptions
+from pyvmm.vm.options import GdbOptions, VmOptions
 from pyvmm.vm.panic import PanicWatch
 from pyvmm.vm.terminal import Console, EndSignals, Terminal
 
@@ -97,31 +78,40 @@ class Instance:
         self._platform = platform
         self._terminal = terminal
         self.console_log = console_log or ConsoleLog()
-        self._devices: dict[str, VirtioDevice] = {}
-        self.balloon: VirtioBalloon | None = None
         self._panic = PanicWatch()
         self._has_quit = False
         self.agent = AgentClient()
         self._last_output = math.inf
         self._has_listened = options.console == "serial"
         self._resources = ExitStack()
-        self._num_virtio = 0
-        self._notify = notify
-        self._told: set[str] = set()
-        self._bus = Bus(platform.events)
-        self._vgic = Vgic(options.num_cpus)
-        self._guest = platform.new_guest(config, self._bus, self._vgic, options.realm)
+        bus, vgic = Bus(platform.events), Vgic(options.num_cpus)
+        self._guest = platform.new_guest(config, bus, vgic, options.realm)
         self._resources.callback(self._guest.close)
         try:
-            self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
-            self._add_uarts()
-            self._bus.add(machine.RTC_BASE, machine.RTC_SIZE, Mc146818(), "rtc")
-            self._bus.add(machine.PL031_BASE, machine.PL031_SIZE, Pl031(), "pl031")
-            self._add_virtio()
+            self.board = Board(
+                options,
+                self._guest,
+                bus,
+                vgic,
+                self._resources,
+                sink=self._show,
+                size=terminal.size if terminal is not None else (0, 0),
+                agent=self.agent,
+                notify=notify,
+            )
+            self._attach(terminal)
             self._gdb = self._make_gdb(options.gdb) if options.gdb else None
         except BaseException:
             self._resources.close()
             raise
+
+    def _attach(self, terminal: Terminal | None) -> None:
+        """Join what is outside with its device."""
+        self._console: Console = self.board.hvc or self.board.uart
+        if self.board.hvc is not None and terminal is not None:
+            terminal.on_resize(self.board.hvc.resize)
+        if self.board.port is not None:
+            self.agent.attach(self.board.port)
 
     def run(self, timeout: float | None = None) -> ExitCode:
         """Build, start and run the guest to its end, and give back all it had.
@@ -175,7 +165,7 @@ class Instance:
             self._gdb.close(outcome)
         if self._terminal is not None:
             self._terminal.stop()
-        self._uart.flush()
+        self.board.uart.flush()
         return code
 
     def close(self) -> None:
@@ -231,10 +221,10 @@ class Instance:
         """Press Alt-SysRq and a key on the console; any thread."""
         if len(key) != 1 or not key.isascii() or not key.isalnum():
             raise UserError(f"SysRq {key!r}: give one letter or digit, such as h for help")
-        if isinstance(self._console, VirtioConsole):
-            self._console.receive(HVC_SYSRQ + key.encode())
+        if self.board.hvc is not None:
+            self.board.hvc.receive(HVC_SYSRQ + key.encode())
         else:
-            self._uart.receive_break(key.encode())
+            self.board.uart.receive_break(key.encode())
 
     def nmi(self, cpu: int) -> None:
         """Send a vCPU an SError; any thread."""
@@ -253,8 +243,8 @@ class Instance:
 
     def resize(self, columns: int, rows: int) -> None:
         """Tell the guest the size of the terminal, if its console can have one; any thread."""
-        if isinstance(self._console, VirtioConsole):
-            self._console.resize(columns, rows)
+        if self.board.hvc is not None:
+            self.board.hvc.resize(columns, rows)
 
     @property
     def exits(self) -> list[list[int]]:
@@ -273,7 +263,9 @@ class Instance:
         """Return what the devices count, by their names."""
         console = {"output_bytes": self.console_log.end}
         return {"console": console} | {
-            name: dict(device.counters) for name, device in self._devices.items() if device.counters
+            name: dict(device.counters)
+            for name, device in self.board.devices.items()
+            if device.counters
         }
 
     @property
@@ -285,18 +277,6 @@ class Instance:
         """
         self._has_listened |= time.monotonic() > self._last_output + _QUIET
         return self._has_listened
-
-    def _tell_failure(self, disk: Path, error: OSError) -> None:
-        """Say what is wrong with a disk's storage, each thing once: the guest tries again."""
-        line = f"disk {disk}: {error.strerror}; the guest gets I/O errors"
-        if line not in self._told:
-            self._told.add(line)
-            self._notify(line)
-
-    # --- putting it together --------------------------------------------------------------------
-
-    def _irq(self, spi: int) -> IrqLine:
-        return partial(self._vgic.set_spi, machine.NUM_PRIVATE_INTIDS + spi)
 
     def _show(self, data: bytes) -> None:
         """Take the console's output: to the user, and to the one who looks for a panic."""
@@ -315,87 +295,3 @@ class Instance:
         if gdb.waits:
             port.hold()
         return server
-
-    def _add_gic(self, memory_map: MemoryMap) -> None:
-        self._bus.add(machine.GICD_BASE, memory_map.gicd_size, Distributor(self._vgic), "gicd")
-        for cpu in range(memory_map.num_cpus):
-            base = memory_map.gicr_base + cpu * GICR_SIZE
-            self._bus.add(base, GICR_SIZE, Redistributor(self._vgic, cpu), f"gicr{cpu}")
-
-    def _add_uarts(self) -> None:
-        for index in range(machine.NUM_UARTS):
-            sink = self._show if index == 0 else _drop
-            uart = Uart(self._irq(machine.UART_SPI + index), sink)
-            self._bus.add(machine.uart_base(index), machine.UART_SIZE, uart, f"uart{index}")
-            if index == 0:
-                self._uart = uart
-                self._console: Console = uart
-
-    def _add_virtio(self) -> None:
-        self._dma = GuestDma(self._guest.dma)
-        for disk in self._options.disks:
-            image = RawDisk(disk.path, is_read_only=disk.is_read_only)
-            self._resources.callback(_close_disk, image)
-            self._plug(VirtioBlk(image, on_failure=partial(self._tell_failure, disk.path)), "blk")
-        if self._options.network is not None:
-            self._add_network(self._options.network)
-        if self._options.console == "virtio":
-            console = VirtioConsole(self._show, self._terminal.size if self._terminal else (0, 0))
-            self._plug(console, "hvc")
-            self._console = console
-            if self._terminal is not None:
-                self._terminal.on_resize(console.resize)
-        if self._options.has_rng:
-            self._plug(VirtioRng(), "rng")
-        if self._options.has_balloon:
-            self.balloon = VirtioBalloon(self._release)
-            self._plug(self.balloon, "balloon")
-        if self._options.has_agent:
-            port = VirtioPort(PORT_NAME, self.agent)
-            self._plug(port, "agent")
-            self.agent.attach(port)
-
-    def _release(self, addr: int, size: int) -> None:
-        try:
-            self._guest.release(addr, size)
-        except GranuleProtectionFault as fault:
-            raise DmaFault(addr, size) from fault
-
-    def _add_network(self, network: NetworkOptions) -> None:
-        from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415  only with a network
-        from pyvmm.vm.network import open_backend  # noqa: PLC0415
-
-        loop = IoLoop()
-        loop.start()
-        self._resources.callback(loop.stop)
-        backend = open_backend(network, loop)
-        self._resources.callback(backend.close)
-        card = VirtioNet(backend, network.mac)
-        self._plug(card, "net")
-        backend.start(card)
-
-    def _plug(self, device: VirtioDevice, name: str) -> None:
-        """Put a virtio device into the next slot; the device tree counts them in the same order."""
-        slot = self._num_virtio
-        self._num_virtio += 1
-        transport = VirtioMmio(
-            device,
-            self._dma,
-            self._irq(machine.VIRTIO_SPI + slot),
-            access_platform=self._options.realm is not None,
-        )
-        self._devices[f"{name}{slot}"] = device
-        self._bus.add(machine.virtio_base(slot), machine.VIRTIO_STRIDE, transport, f"{name}{slot}")
-
-
-def _drop(_data: bytes) -> None:
-    """Be the line of a serial port that goes nowhere."""
-
-
-def _close_disk(disk: RawDisk) -> None:
-    """Close a disk; what the guest wrote, and perhaps did not flush, stays."""
-    try:
-        if not disk.is_read_only:
-            disk.flush()
-    finally:
-        disk.close()

@@ -312,7 +312,7 @@ class Lifecycle:
             instance, status = self._in(*_LIVE), self._status
             if status.kind == "realm":
                 raise UserError(f"{status.name} is a realm: its memory is not the host's to take")
-            balloon = instance.balloon
+            balloon = instance.board.balloon
             if balloon is None:
                 raise UserError(f"{status.name} has no balloon: create it with --balloon")
             target = balloon.target + change

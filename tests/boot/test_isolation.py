@@ -88,7 +88,7 @@ def test_host_can_touch_no_granule_of_the_realm(realm: Inside) -> None:
 @pytest.mark.boot
 def test_devices_reach_what_the_realm_shares_and_nothing_else(realm: Inside) -> None:
     """Page for page: a device's view is refused exactly where the realm keeps its memory."""
-    dma = realm.instance._dma
+    dma = realm.instance.board.dma
     reached = 0
     for addr in range(RAM_BASE, RAM_BASE + 512 * MIB, GRANULE_SIZE):
         try:
