@@ -1,0 +1,51 @@
+"""A guest that lends memory to its host: Linux's own driver, and what the host gets of it."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.pas import Pas
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.image import Image
+from pyvmm.vm.machine import MIB
+from pyvmm.vm.options import DiskOptions, VmOptions
+from tests.boot.inside import Inside
+from tests.boot.shell import PATIENCE
+
+pytestmark = pytest.mark.boot
+
+DIRT = 96 * MIB  # that the guest touches and frees again
+LENT = 256 * MIB
+
+
+def test_a_guest_lends_memory_and_takes_it_back(debian: Image, disk: Path) -> None:
+    """What it had touched and freed is the host's again; then it has all of it anew."""
+    options = VmOptions(
+        kernel=debian.kernel,
+        initrd=debian.initrd,
+        disks=(DiskOptions(disk),),
+        ram_size=512 * MIB,
+        has_balloon=True,
+    )
+    with Inside(options) as guest:
+        balloon = guest.instance.board.balloon
+        assert balloon is not None
+        guest.shell.log_in()
+        assert guest.shell.run("modprobe virtio_balloon").status == 0
+        dirty = f"head -c {DIRT} /dev/zero >/dev/shm/dirt && rm /dev/shm/dirt"
+        assert guest.shell.run(dirty).status == 0
+        before = guest.platform.usage().resident[Pas.NS]
+        said = balloon.ask(PATIENCE)
+        assert LENT < said["free_memory"] < said["total_memory"] < options.ram_size
+        for size in (LENT, 0):
+            balloon.resize(size)
+            deadline = time.monotonic() + PATIENCE
+            while balloon.actual != size:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            if size:
+                assert guest.platform.usage().resident[Pas.NS] < before - DIRT // 2
+        assert guest.shell.run(dirty).status == 0
+        guest.shell.type("poweroff -f\n")
+        assert guest.wait() is ExitCode.OK
