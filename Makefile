@@ -71,7 +71,6 @@ gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.core.gen
 	@$(PY) -m pyvmm.vm.schema
 	@$(PY) -m tests.vm.agent_program
-	@$(PY) -m pyvmm.vm.schema
 	@PYTHONPATH=. $(PY) tools/rmm_abi.py
 
 man: setup

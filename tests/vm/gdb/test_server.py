@@ -4,6 +4,7 @@ import random
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,7 @@ def test_any_bytes_do_no_harm(served: Served, seed: int) -> None:
     rng = random.Random(seed)
     known = sorted(commands())
     for _ in range(40):
-        with served.connect() as client:
+        with suppress(ConnectionError), served.connect() as client:  # D is answered and hung up on
             for _ in range(rng.randrange(30)):
                 body = rng.choice(known) + rng.randbytes(rng.randrange(6))
                 body += rng.choice((b"", b"1", b"80000000,4", b":", b"ffffffffffffffff,ffff"))
