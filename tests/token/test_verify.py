@@ -1,5 +1,7 @@
 """The verifier as a function: total, quick, and taken in by no change of a token."""
 
+import os
+import signal
 from datetime import timedelta
 
 import pytest
@@ -128,6 +130,31 @@ def test_a_platform_token_seen_before_is_judged_as_the_first_time() -> None:
     for trust, codes in ((TRUST, (0, 1)), (other, (1, 0))):
         for token, code in zip((TOKENS[Generation.G2], bad.encode()), codes, strict=True):
             assert [verify(token, trust).exit_code for _ in range(3)] == [code] * 3
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_server_that_forks_verifies_on() -> None:
+    """The thread that checks one of the signatures stays with the parent."""
+    assert verify(TOKENS[Generation.G1], TRUST).exit_code == 0
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        os._exit(verify(TOKENS[Generation.G1], TRUST).exit_code)
+    assert os.waitpid(child, 0) == (child, 0)
+
+
+def test_findings_come_in_the_order_of_the_checks() -> None:
+    """Whatever was looked at first."""
+    bad = Draft.good(Generation.G1)
+    bad.realm.key = bad.platform.key = key("mallory")
+    bad.realm.claims[int(RealmKey.RIM)] = b"short"
+    report = verify(bad.encode(), TRUST, Policy(challenge=bytes(64)))
+    assert list(dict.fromkeys(finding.check for finding in report.findings)) == [
+        Check.CLAIMS,
+        Check.PLATFORM_SIGNATURE,
+        Check.REALM_SIGNATURE,
+        Check.CHALLENGE,
+    ]
 
 
 def test_a_check_that_was_not_made_is_no_success() -> None:
