@@ -8,7 +8,7 @@ The GPT says Realm exactly for the granules whose state is not UNDELEGATED, beca
 RMM asks EL3 to move a granule and it keeps the state with each move.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -61,11 +61,9 @@ class GranuleTable:
 
     __slots__ = ("_events", "base", "end", "states")
 
-    def __init__(self, banks: Iterable[tuple[int, int]], events: EventStream) -> None:
-        """Make all granules of ``banks`` (base and size, ascending) UNDELEGATED."""
-        banks = list(banks)
-        self.base = banks[0][0] if banks else 0
-        self.end = sum(banks[-1]) if banks else 0
+    def __init__(self, banks: Sequence[tuple[int, int]], events: EventStream) -> None:
+        """Make all granules of ``banks`` (base and size, ascending, one at least) UNDELEGATED."""
+        self.base, self.end = banks[0][0], sum(banks[-1])
         self.states = bytearray([GranuleState.NOT_DRAM]) * ((self.end - self.base) >> GRANULE_SHIFT)
         for base, size in banks:
             first, count = (base - self.base) >> GRANULE_SHIFT, size >> GRANULE_SHIFT

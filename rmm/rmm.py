@@ -58,7 +58,7 @@ class Rmm:
         self.memory = machine.memory(Pas.REALM)
         self.limits = read_limits(machine)
         self.feature_register_0 = feature_register_0(self.limits)
-        self.granules = GranuleTable((), self.events)
+        self.granules = GranuleTable([(0, 0)], self.events)  # none before boot
         self.realms: dict[int, Realm] = {}  # by the PA of the RD
         self.recs: dict[int, Rec] = {}  # by the PA of the REC
         self.revisions = REVISIONS
