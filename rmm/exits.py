@@ -172,9 +172,9 @@ def _instruction_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> Host
 def _protected_abort(rec: Rec, pe_exit: PeExit) -> HostExit | None:
     """The host provides the page, unless the realm has said that there is nothing."""
     esr, rtt, ipa = pe_exit.esr, rec.realm.rtt, ipa_of(pe_exit.hpfar)
-    table, index, level = rtt.walk(ipa, PAGE_LEVEL)
+    table, index, _ = rtt.walk(ipa, PAGE_LEVEL)
     entry = table.entries[index]
-    if ripas_of(entry, level) == Ripas.EMPTY:
+    if ripas_of(entry) == Ripas.EMPTY:
         inject_sea(rec.context, esr, pe_exit.far)
         return None
     if entry & VALID and esr & _FSC in _TRANSLATION:

@@ -59,13 +59,12 @@ class Rtt:
         if not self.live:
             return TABLE_ENTRIES
         low_bytes = self._bytes[index * _ENTRY_SIZE :].tobytes()[::_ENTRY_SIZE]
-        found = low_bytes.translate(_IS_LIVE).find(1)
-        return TABLE_ENTRIES if found < 0 else index + found
+        return index + (low_bytes.translate(_IS_LIVE) + b"\1").index(1)
 
-    def fill(self, values: "array[int]") -> None:
-        """Set all entries at once: all live, or none."""
-        self.entries[:] = memoryview(values)
-        self.live = TABLE_ENTRIES if values[0] & LIVE else 0
+    def fill(self, entry: int, level: int) -> None:
+        """Let the entries, at ``level``, say together what ``entry`` says one level above."""
+        self.entries[:] = memoryview(children_of(entry, level))
+        self.live = TABLE_ENTRIES if entry & LIVE else 0
 
 
 #: Where a walk ended: the table, the index of the entry in it, and the level.
@@ -176,14 +175,14 @@ class RttTree:
         if entry & VALID:
             offset_mask = level_size(level) - 1
             return entry & ADDRESS_MASK & ~offset_mask | ipa & offset_mask
-        if ripas_of(entry, level) == Ripas.EMPTY:
+        if ripas_of(entry) == Ripas.EMPTY:
             raise RsiError(RsiStatus.ERROR_INPUT)
         raise RealmPageMissing(ipa, level)
 
 
-def ripas_of(entry: int, level: int) -> int:
-    """Return the RIPAS of an entry; EMPTY for tables and unprotected entries."""
-    if entry & NS or is_table(entry, level):
+def ripas_of(entry: int) -> int:
+    """Return the RIPAS of an entry that is no table; EMPTY for unprotected ones."""
+    if entry & NS:
         return Ripas.EMPTY
     return Ripas.RAM if entry & VALID else entry >> RIPAS_SHIFT & 0b11
 
@@ -222,7 +221,7 @@ def folded(entries: memoryview, level: int) -> int | None:
     if not first & LIVE:
         same = array("Q", (first,)) * TABLE_ENTRIES
         return first if entries.tobytes() == same.tobytes() else None
-    if is_table(first, level) or first & ADDRESS_MASK & (level_size(level - 1) - 1):
+    if is_table(first, level) or (first & ADDRESS_MASK) % level_size(level - 1):
         return None
     if entries.tobytes() != _contiguous(first, level).tobytes():
         return None

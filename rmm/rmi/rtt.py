@@ -46,7 +46,6 @@ from rmm.rtt import (
     RttTree,
     Walk,
     assigned_entry,
-    children_of,
     folded,
     ripas_of,
     unassigned_entry,
@@ -62,7 +61,7 @@ def _check_table_ipa(rtt: RttTree, ipa: int, level: int) -> None:
     """RmiError(ERROR_INPUT) unless a table at ``level`` could begin at ``ipa``."""
     if (
         not rtt.start_level < level <= PAGE_LEVEL
-        or ipa & (level_size(level - 1) - 1)
+        or ipa % level_size(level - 1)
         or ipa >> rtt.ipa_bits
     ):
         raise RmiError(RmiStatus.ERROR_INPUT)
@@ -72,20 +71,18 @@ def _check_unprotected_ipa(rtt: RttTree, ipa: int, level: int) -> None:
     """RmiError(ERROR_INPUT) unless ``ipa`` could be an unprotected block or page at ``level``."""
     if (
         not max(rtt.start_level, MIN_BLOCK_LEVEL) <= level <= PAGE_LEVEL
-        or ipa & (level_size(level) - 1)
+        or ipa % level_size(level)
         or ipa >> rtt.ipa_bits
         or rtt.is_protected(ipa)
     ):
         raise RmiError(RmiStatus.ERROR_INPUT)
 
 
-def _find_table(rtt: RttTree, parent: Walk, level: int) -> Rtt | None:
-    """Return the table at ``level`` that a walk to the level above leads to, if there is one."""
+def _find_table(rtt: RttTree, parent: Walk) -> Rtt | None:
+    """Return the table that a walk to the level above it leads to, if there is one."""
     table, index, reached = parent
     entry = table.entries[index]
-    if reached != level - 1 or not is_table(entry, reached):
-        return None
-    return rtt.tables[entry & ADDRESS_MASK]
+    return rtt.tables[entry & ADDRESS_MASK] if is_table(entry, reached) else None
 
 
 @rmi_command(RmiFid.RMI_RTT_CREATE)
@@ -107,7 +104,7 @@ def rtt_create(rmm: "Rmm", rd: int, rtt: int, ipa: int, level: int) -> None:
         raise RmiError(RmiStatus.ERROR_RTT, reached)
     created = Rtt(rtt, rmm.memory)
     if entry:  # a DELEGATED granule is a table of UNASSIGNED/EMPTY already
-        created.fill(children_of(entry, level))
+        created.fill(entry, level)
     rmm.granules.move(rtt, RTT)
     tree.tables[rtt] = created
     tree.set_entry(parent, ipa, rtt | TABLE_TYPE)
@@ -126,7 +123,7 @@ def rtt_destroy(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
     tree = rmm.realm(rd).rtt
     _check_table_ipa(tree, ipa, level)
     parent = tree.walk(ipa, level - 1)
-    table = _find_table(tree, parent, level)
+    table = _find_table(tree, parent)
     if table is None:
         raise RmiError(RmiStatus.ERROR_RTT, parent[2], 0, tree.next_live(parent, ipa))
     if table.live:
@@ -149,7 +146,7 @@ def rtt_fold(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
     tree = rmm.realm(rd).rtt
     _check_table_ipa(tree, ipa, level)
     parent = tree.walk(ipa, level - 1)
-    table = _find_table(tree, parent, level)
+    table = _find_table(tree, parent)
     if table is None:
         raise RmiError(RmiStatus.ERROR_RTT, parent[2])
     if table.live == TABLE_ENTRIES and level <= MIN_BLOCK_LEVEL:
@@ -180,13 +177,13 @@ def rtt_read_entry(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]
     tree = rmm.realm(rd).rtt
     if (
         not tree.start_level <= level <= PAGE_LEVEL
-        or ipa & (level_size(level) - 1)
+        or ipa % level_size(level)
         or ipa >> tree.ipa_bits
     ):
         raise RmiError(RmiStatus.ERROR_INPUT)
     table, index, reached = tree.walk(ipa, level)
     entry = table.entries[index]
-    ripas = ripas_of(entry, reached)
+    ripas = ripas_of(entry)
     if not entry & LIVE:
         return reached, RttEntryState.UNASSIGNED, 0, ripas
     if is_table(entry, reached):
@@ -209,7 +206,7 @@ def rtt_map_unprotected(rmm: "Rmm", rd: int, ipa: int, level: int, desc: int) ->
     if (
         desc & ~HOST_DESCRIPTOR_MASK
         or desc & HOST_DESCRIPTOR_MEMATTR == MEMATTR_RESERVED
-        or desc & HOST_DESCRIPTOR_OA & (level_size(level) - 1)
+        or (desc & HOST_DESCRIPTOR_OA) % level_size(level)
     ):
         raise RmiError(RmiStatus.ERROR_INPUT)
     walk = tree.walk(ipa, level)
@@ -256,7 +253,7 @@ def rtt_init_ripas(rmm: "Rmm", rd: int, base: int, top: int) -> tuple[int, ...]:
     table, index, level = tree.walk(base, PAGE_LEVEL)
     size = level_size(level)
     ipa = base
-    if not base & (size - 1):
+    if base % size == 0:
         while index < TABLE_ENTRIES and ipa + size <= top:
             entry = table.entries[index]
             if entry == UNASSIGNED_EMPTY:
@@ -273,7 +270,7 @@ def rtt_init_ripas(rmm: "Rmm", rd: int, base: int, top: int) -> tuple[int, ...]:
 
 def _check_protected_range(tree: RttTree, base: int, top: int) -> None:
     """RmiError(ERROR_INPUT) unless [base, top) is some granules of the protected half."""
-    if base >= top or (base | top) & _OFFSET_MASK or not tree.is_protected(top - 1):
+    if base >= top or (base | top) & _OFFSET_MASK or not tree.is_protected(top - GRANULE_SIZE):
         raise RmiError(RmiStatus.ERROR_INPUT)
 
 
@@ -306,12 +303,12 @@ def _set_ripas(realm: Realm, change: RipasChange, top: int) -> int:
     table, index, level = tree.walk(change.base, PAGE_LEVEL)
     size = level_size(level)
     ipa = change.base
-    if not ipa & (size - 1):
+    if ipa % size == 0:
         while index < TABLE_ENTRIES and ipa + size <= top:
             entry = table.entries[index]
             if is_table(entry, level):
                 break
-            old = ripas_of(entry, level)
+            old = ripas_of(entry)
             if old == Ripas.DESTROYED and not change.change_destroyed:
                 break
             if old != change.ripas:

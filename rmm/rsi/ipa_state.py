@@ -52,10 +52,10 @@ def ipa_state_get(_rmm: "Rmm", rec: Rec, start: int, end: int) -> tuple[int, ...
     _check_range(rtt, start, end)
     table, index, level = rtt.walk(start, PAGE_LEVEL)
     size = level_size(level)
-    ripas = ripas_of(table.entries[index], level)
+    ripas = ripas_of(table.entries[index])
     top = (start & -size) + size
     for entry in table.entries[index + 1 : TABLE_ENTRIES]:
-        if top >= end or is_table(entry, level) or ripas_of(entry, level) != ripas:
+        if top >= end or is_table(entry, level) or ripas_of(entry) != ripas:
             break
         top += size
     return RsiStatus.SUCCESS, min(top, end), ripas

@@ -96,6 +96,12 @@ def test_init_ripas_makes_progress_as_far_as_it_can(world: World) -> None:
     assert world.do(INIT, rd, 0x6000, 0x9000)[0] == 0x7000
 
 
+def test_init_ripas_up_to_the_last_protected_granule(world: World) -> None:
+    """The half ends where the range may end."""
+    rd = world.realm(depth=1)
+    assert world.do(INIT, rd, UNPROTECTED - GIB, UNPROTECTED)[0] == UNPROTECTED
+
+
 def test_init_ripas_does_not_undo_destroyed(world: World) -> None:
     """DESTROYED is neither EMPTY nor RAM."""
     rd = world.realm()

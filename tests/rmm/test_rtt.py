@@ -1,5 +1,6 @@
 """RMI_RTT_*: tables, folding and splitting, unprotected mappings."""
 
+from array import array
 from typing import Final
 
 import pytest
@@ -9,14 +10,16 @@ from pyvmm.arch.rmi import Ripas, RmiFid
 from pyvmm.arch.stage2 import (
     ADDRESS_MASK,
     ASSIGNED,
+    BLOCK_TYPE,
     RIPAS_SHIFT,
     TABLE_ENTRIES,
+    TABLE_TYPE,
     UNASSIGNED_DESTROYED,
     UNASSIGNED_NS,
     UNASSIGNED_RAM,
 )
 from rmm.granule import GranuleState
-from rmm.rtt import ram_entry
+from rmm.rtt import folded, ram_entry
 from tests.rmm.test_granule import NOT_GRANULES, granule_in
 from tests.rmm.world import World
 
@@ -236,6 +239,14 @@ def test_rtt_fold_needs_an_aligned_block(world: World) -> None:
     assert world.call(FOLD, rd, UNPROTECTED, 3)[0] == error_rtt(3)
 
 
+def test_rtt_fold_never_makes_a_block_of_tables() -> None:
+    """Not even if they are as far apart as the parts of a block; else a realm could write them."""
+    pas = range(0, GIB, MIB2)
+    blocks, tables = (array("Q", [pa | kind for pa in pas]) for kind in (BLOCK_TYPE, TABLE_TYPE))
+    assert folded(memoryview(blocks), 2) == BLOCK_TYPE
+    assert folded(memoryview(tables), 2) is None
+
+
 def test_rtt_fold_without_a_table(world: World) -> None:
     """(ERROR_RTT, level reached), or the level above if there is no table in that entry."""
     rd = world.realm(depth=2)
@@ -260,6 +271,17 @@ def test_rtt_fold_of_shared_blocks_up_to_level_1(world: World) -> None:
     assert world.snapshot() == before
     world.do(CREATE, rd, rtt, base, 2)
     assert world.do(READ, rd, base + 5 * MIB2, 2) == (2, 1, 5 * MIB2 | WRITE_BACK_RW, 0)
+
+
+def test_ram_page_is_found_in_pages_and_blocks(world: World) -> None:
+    """Each byte of a realm's RAM is where the realm has it."""
+    rd = world.realm()
+    world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, 0, MIB2)
+    first, tree = full_table(world, rd), world.rmm.realms[rd].rtt
+    ipas = (0, 1, 0x1000, 0x12345, MIB2 - 1)
+    assert [tree.ram_page(ipa) for ipa in ipas] == [first + ipa for ipa in ipas]
+    world.do(FOLD, rd, 0, 3)
+    assert [tree.ram_page(ipa) for ipa in ipas] == [first + ipa for ipa in ipas]
 
 
 # --- read -------------------------------------------------------------------------------------
