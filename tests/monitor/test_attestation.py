@@ -154,6 +154,12 @@ WITH_BUFFER = [
 Arguments = Callable[[int, int], tuple[RmmdFid, int, int, int]]
 
 
+def test_what_is_no_call_is_unknown(rig: Rig, hes: FakeHes) -> None:
+    """Nor does the HES hear of it."""
+    assert rig.call(RmmdFid.UNKNOWN, rig.shared, 4096) == error(RmmdError.UNK)
+    assert not hes.calls
+
+
 # --- keys and tokens -----------------------------------------------------------------------------
 
 
