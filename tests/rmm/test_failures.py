@@ -219,17 +219,20 @@ def levels(*bad: int) -> list[Failure]:
 RD_ROWS = granule("rd", delegated)
 PAGE_IPA = [
     Failure("ipa_align", INPUT, {"ipa": FREE + 0x800}),
+    Failure("ipa_align", INPUT, {"ipa": FREE + 1}),
     Failure("ipa_bound", INPUT, {"ipa": UNPROTECTED}),
     Failure("ipa_bound", INPUT, {"ipa": MASK64 & -PAGE}),
 ]
 TABLE_IPA = [
     *levels(0, 1),
     Failure("ipa_align", INPUT, {"ipa": EMPTY_TABLE + PAGE}),
+    Failure("ipa_align", INPUT, {"ipa": EMPTY_TABLE + 1}),
     Failure("ipa_bound", INPUT, {"ipa": OUTSIDE}),
 ]
 UNPROTECTED_IPA = [
     *levels(0),
     Failure("ipa_align", INPUT, {"ipa": UNSHARED + 0x800}),
+    Failure("ipa_align", INPUT, {"ipa": UNSHARED + 1}),
     Failure("ipa_bound", INPUT, {"ipa": FREE}),
     Failure("ipa_bound", INPUT, {"ipa": OUTSIDE}),
 ]
@@ -403,6 +406,7 @@ TABLES: dict[RmiFid, tuple[dict[str, Value], list[Failure]]] = {
             *RD_ROWS,
             *levels(0),
             Failure("ipa_align", INPUT, {"ipa": ASSIGNED + 0x800}),
+            Failure("ipa_align", INPUT, {"ipa": ASSIGNED + 1}),
             Failure("ipa_align", INPUT, {"level": 2}),
             Failure("ipa_bound", INPUT, {"ipa": OUTSIDE}),
         ],
@@ -454,7 +458,9 @@ TABLES: dict[RmiFid, tuple[dict[str, Value], list[Failure]]] = {
             *RANGE,
             *RD_ROWS,
             Failure("base_align", INPUT, {"base": FREE - 0x800}),
+            Failure("base_align", INPUT, {"base": FREE + 1}),
             Failure("top_align", INPUT, {"top": FREE + 0x800}),
+            Failure("top_align", INPUT, {"top": FREE + PAGE + 1}),
             Failure("top_bound", INPUT, {"top": UNPROTECTED + PAGE}),
             Failure("top_bound", INPUT, {"top": MASK64 & -PAGE}),
             Failure("realm_state", REALM, {"rd": active}),
@@ -477,6 +483,7 @@ TABLES: dict[RmiFid, tuple[dict[str, Value], list[Failure]]] = {
             Failure("base_bound", INPUT, {"base": FREE + PAGE, "top": FREE + 2 * PAGE}),
             Failure("top_bound", INPUT, {"top": FREE + 5 * PAGE}),
             Failure("top_align", INPUT, {"top": FREE + 0x800}),
+            Failure("top_align", INPUT, {"top": FREE + PAGE + 1}),
         ],
     ),
 }

@@ -47,6 +47,11 @@ def granule_in(world: World, state: GranuleState) -> int:
             return DRAM_BASE + DRAM_SIZE
 
 
+def test_states_are_different_ones() -> None:
+    """No two share a number."""
+    assert len(GranuleState) == len(GranuleState.__members__)
+
+
 def test_state_of_every_address(world: World) -> None:
     """Each granule of DRAM has a state; what lies beside it has none."""
     states, end = world.rmm.granules, DRAM_BASE + DRAM_SIZE
