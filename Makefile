@@ -5,6 +5,7 @@
 #   make bench          benchmarks, a table and build/bench.json            (ONLY=alu picks one)
 #   make soak           the slow tests: full fuzz counts, long boots        (SEED=1 repeats a run)
 #   make coverage       lines of rmm and monitor that their tests reach: 98 % at least
+#   make mutation       do the tests notice any small change to the RMM's tables and granules?
 #   make sanitize       the core's tests under ASan and UBSan, those with threads under TSan
 #   make man            man pages of every command, in build/man
 #   make setup | lint | format | gen | clean
@@ -21,7 +22,7 @@ CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup run test bench lint format gen soak coverage sanitize man clean
+.PHONY: setup run test bench lint format gen soak coverage mutation sanitize man clean
 
 setup: $(VENV)/.core
 
@@ -85,6 +86,9 @@ soak: setup
 coverage: setup
 	@$(PY) -m coverage run -m pytest tests/rmm tests/monitor
 	@$(PY) -m coverage report
+
+mutation: setup
+	@PYTHONPATH=. $(PY) tools/mutation.py $(ONLY)
 
 sanitize: setup
 	@CC="$(CC)" tools/sanitize.sh address $(PY)
