@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,11 +111,18 @@ class Owner:
             notify(root_of_trust.notice)
         tell = terminal.tell if terminal is not None else _log
         instance = Instance(options, config, platform, terminal, console_log, tell)
+        self._note_gdb()
         if instance.gdb_address and notify is not None:
             notify(f"for GDB: target remote {instance.gdb_address}")
         del config  # the payload; the guest has it
         gc.freeze()  # what lives as long as the guest is not looked at again and again
         return instance
+
+    def _note_gdb(self) -> None:
+        gdb = self._wish.options.gdb
+        if self._claim is not None and gdb is not None and gdb.address.path is not None:
+            with suppress(OSError):  # then it stays if we are killed
+                self._claim.note_gdb(gdb.address.path)
 
     def _write(self, status: Status) -> None:
         self._has_been_new |= status.state == State.NEW

@@ -1,7 +1,8 @@
 """The runtime directory: which instances there are, under which names, and what is left of them.
 
 An instance NAME has three things there: ``NAME.sock`` while its process lives, ``NAME.d/state``
-(its status, JSON, replaced atomically), and ``NAME.d/log`` with what its process had to say.
+(its status, JSON, replaced atomically), and ``NAME.d/log`` with what its process had to say; and
+``NAME.d/gdb``, where it has a socket for a debugger elsewhere, which goes with the rest.
 Whether it lives is asked of its socket: the kernel refuses a connection when nobody listens.
 
 Concurrency: claiming a name and removing what is left of one are made one at a time by a lock file
@@ -25,10 +26,12 @@ from msgspec.structs import replace
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm.api import State, Status
+from pyvmm.vm.leftover import SocketNote, remove_noted
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MAX_SOCKET_PATH: Final = 107  # bytes, by sockaddr_un
 _STATE_SIZE: Final = 4096  # the file's, so that it can be replaced in place on a full disk
+_GDB: Final = "gdb"
 _BACKLOG: Final = 64  # connections that may wait to be accepted
 
 
@@ -60,6 +63,15 @@ class Claim:
     def console_log(self) -> Path:
         """Where the last that the console said is kept for later."""
         return self._directory.home(self._name) / "console"
+
+    def note_gdb(self, socket_: Path) -> None:
+        """Let whoever cleans up after us remove the socket for a debugger, too.
+
+        Raises:
+            OSError: there is no room for that, or the socket has gone.
+        """
+        data = msgspec.json.encode(SocketNote.of(socket_))
+        (self._directory.home(self._name) / _GDB).write_bytes(data)
 
     def write(self, status: Status) -> None:
         """Let everybody know the status; once there was one, a full disk is no obstacle."""
@@ -227,6 +239,7 @@ class Directory:
 
     def remove(self, name: str) -> None:
         """Remove everything of an instance; the lock is held."""
+        remove_noted(self.home(name) / _GDB)
         shutil.rmtree(self.home(name), ignore_errors=True)
         self.socket_path(name).unlink(missing_ok=True)
 

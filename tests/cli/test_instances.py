@@ -340,3 +340,30 @@ def test_a_created_instance_waits_for_its_debugger(tmp_path: Path) -> None:
         assert client.receive() == b"W00"
     wait_until(lambda: status("r1")["state"] == "shut off")
     assert status("r1")["exit_code"] == ExitCode.OK
+
+
+def test_a_killed_instance_leaves_no_stub(runtime: Path, tmp_path: Path) -> None:
+    """Whoever comes next under its address takes it over; a file there is nobody's to take."""
+    stub = tmp_path / "stub"
+    note = f"pyvmm: for GDB: target remote {stub}\n"
+    for name in ("r1", "r2"):
+        assert result(pyvmm("create", name, *VM, "--gdb", stub)) == (0, "", note)
+        pid = int(status(name)["pid"])
+        os.kill(pid, signal.SIGKILL)
+        until_gone(pid)
+        assert stub.is_socket()
+    assert result(pyvmm("create", "r3", *VM, "--gdb", stub)) == (0, "", note)
+    assert result(verb("destroy", "r1", "r2")) == DONE
+    with Client(stub) as client:  # r3's: it was not r2's any more
+        client.send("?")
+        assert client.receive()
+    assert result(verb("destroy", "r3")) == DONE
+    assert (left(runtime), stub.exists()) == ([], False)
+    assert result(pyvmm("create", "r1", *VM, "--gdb", stub)) == (0, "", note)
+    os.kill(int(status("r1")["pid"]), signal.SIGKILL)
+    assert result(verb("destroy", "r1")) == DONE
+    assert (left(runtime), stub.exists()) == ([], False)
+    stub.write_text("words")
+    refused = f"pyvmm: --gdb {stub}: Address already in use: choose another\n"
+    assert result(pyvmm("create", "r1", *VM, "--gdb", stub)) == (2, "", refused)
+    assert (left(runtime), stub.read_text()) == ([], "words")

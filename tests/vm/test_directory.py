@@ -1,6 +1,7 @@
 """The runtime directory: names, who lives, and what is left of the dead."""
 
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from pyvmm.arch.errors import UserError
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.directory import Claim, Directory, check_name
+from pyvmm.vm.leftover import remove_noted
 
 
 def status(name: str = "r1", state: State = State.NEW) -> Status:
@@ -101,6 +103,62 @@ def test_cleaning_up_is_not_for_the_living(directory: Directory, claims: list[Cl
         directory.clean_up("r1")
     assert directory.find("r1") == status()
     assert len(claims) == 1
+
+
+def test_a_socket_elsewhere_goes_with_its_maker(
+    directory: Directory, claims: list[Claim], tmp_path: Path
+) -> None:
+    """Not while somebody listens there; for good when the name is cleaned up."""
+    path = tmp_path / "stub"
+    with socket.socket(socket.AF_UNIX) as stub:
+        stub.bind(str(path))
+        stub.listen()
+        claims[0].note_gdb(path)
+        claims[0].listener.close()
+        remove_noted(directory.home("r1") / "gdb")
+        assert path.exists()
+    directory.clean_up("r1")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "socket", "link", "nothing"])
+def test_what_others_have_put_there_stays(
+    directory: Directory, claims: list[Claim], tmp_path: Path, kind: str
+) -> None:
+    """A file, another socket of the same name, or a link to one."""
+    path, other = tmp_path / "stub", tmp_path / "other"
+    _leave_socket(path)
+    claims[0].note_gdb(path)
+    claims[0].listener.close()
+    path.unlink()
+    match kind:
+        case "file":
+            path.write_text("words")
+        case "socket":
+            _leave_socket(path)
+        case "link":
+            _leave_socket(other)
+            path.symlink_to(other)
+    before = set(tmp_path.iterdir())
+    directory.clean_up("r1")
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("note", [b"", b"\xff", b"{}", b'{"path": 1}'])
+def test_a_note_that_cannot_be_read_is_nobody_s(
+    directory: Directory, claims: list[Claim], note: bytes
+) -> None:
+    """It goes with the rest."""
+    (directory.home("r1") / "gdb").write_bytes(note)
+    claims[0].listener.close()
+    directory.clean_up("r1")
+    assert left(directory) == []
+
+
+def _leave_socket(path: Path) -> None:
+    """Make a socket that nobody listens at."""
+    with socket.socket(socket.AF_UNIX) as stub:
+        stub.bind(str(path))
 
 
 def test_one_of_many_gets_the_name(directory: Directory) -> None:
