@@ -12,6 +12,7 @@ from importlib import import_module
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli import streams
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 #: Verb → its module here, which has a command of the same name, and its line in the help.
@@ -83,8 +84,10 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
+    streams.guard()
     try:
         status = cli.main(prog_name="pyvmm", standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         _refuse(str(error))
     except Failure as failure:
@@ -106,5 +109,6 @@ def main() -> None:
 
 
 def _refuse(line: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
-    click.echo(f"pyvmm: {line}", err=True)
+    if line:
+        click.echo(f"pyvmm: {line}", err=True)
     sys.exit(code)

@@ -58,7 +58,7 @@ class Attached:
         self._position = place.position
         while self._position < place.end:
             self._client.listen(self)
-        return ExitCode.OK
+        return self._terminal.code
 
     def follow(self) -> int:
         """Show what is said, and type what is typed, until the user or the guest ends it."""
@@ -76,7 +76,7 @@ class Attached:
             if not self._has_left:
                 raise
             return ExitCode.OK
-        return self._status.result
+        return self._status.result or self._terminal.code
 
     def _leave(self) -> None:
         self._has_left = True

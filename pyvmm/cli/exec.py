@@ -13,12 +13,12 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import complete, directory, parse_variables, print_json
+from pyvmm.cli.streams import output_failure
 from pyvmm.vm.api import MUCH_FED
 from pyvmm.vm.client import Client, Gone, connect
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 _CHUNK: Final = 32 << 10
-_ENDED_BY_PIPE: Final = 128 + signal.SIGPIPE  # as of a program that writes to nobody
 _HELP = """Run a command inside an instance, by the agent in its image; see docs/agent.md.
 
 Standard input, output and error are the command's; Ctrl-C interrupts it, a second one leaves it.
@@ -95,7 +95,7 @@ def _write(fd: int, data: bytes) -> None:
     """Write all of it, as long as that takes.
 
     Raises:
-        BrokenPipeError: nobody reads it any more.
+        Failure: it cannot be written, or nobody reads it any more.
     """
     view = memoryview(data)
     while view:
@@ -103,6 +103,8 @@ def _write(fd: int, data: bytes) -> None:
             view = view[os.write(fd, view) :]
         except BlockingIOError:
             select.select([], [fd], [])
+        except OSError as error:
+            raise output_failure(error, "error" if fd == 2 else "output") from None
 
 
 class Execution:
@@ -124,8 +126,6 @@ class Execution:
                 if not self._client.listen(self, left):
                     line = f"the command was killed after {timeout:g} seconds"
                     raise Failure(ExitCode.TIMEOUT, line)
-        except BrokenPipeError:
-            return _ENDED_BY_PIPE
         finally:
             signal.signal(signal.SIGINT, former)
         status, number = self._ended

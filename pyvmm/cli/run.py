@@ -59,7 +59,7 @@ def run_instance(wish: Wish) -> int:
         click.echo(f"pyvmm: the guest crashed: {reason}", err=True)
     if code is ExitCode.TIMEOUT:
         click.echo(f"pyvmm: {reason}", err=True)
-    return owner.lifecycle.status.result
+    return owner.lifecycle.status.result or terminal.code
 
 
 def _announce(options: VmOptions) -> None:

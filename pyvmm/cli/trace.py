@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, TextIO
+
+import click
 
 from pyvmm.arch import events
 from pyvmm.arch.errors import UserError
@@ -39,6 +41,7 @@ class Trace:
             raise UserError(f"--trace {unknown[0]}: give some of {','.join(KINDS)}[:FILE]")
         chosen = (event for kind in kinds.split(",") for event in KINDS[kind])
         self._shown = frozenset(chosen)
+        self._has_failed = False
         self._file: AbstractContextManager[TextIO] = (
             _open(Path(name)) if name else nullcontext(sys.stderr)
         )
@@ -49,13 +52,21 @@ class Trace:
         write, shown, end = self._file.__enter__().write, self._shown, self._end
 
         def listener(event: Event) -> None:
-            if type(event) in shown:
-                write(f"{event}{end}")
+            if type(event) in shown and not self._has_failed:
+                try:
+                    write(f"{event}{end}")
+                except OSError as error:  # the guest goes on without
+                    self._fail(error)
 
         return listener
 
-    def __exit__(self, *error: object) -> None:
-        self._file.__exit__(None, None, None)
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # there was a line without room, and the file has it still
+            self._file.__exit__(None, None, None)
+
+    def _fail(self, error: OSError) -> None:
+        self._has_failed = True
+        click.echo(f"pyvmm: --trace: {error.strerror}: the rest is lost", err=True)
 
 
 def _open(path: Path) -> TextIO:

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     INTERNAL = 70
     TIMEOUT = 124
     INTERRUPTED = 130
+    UNREAD = 141
 
 
 MEANINGS: Final = {
@@ -35,10 +36,11 @@ MEANINGS: Final = {
     ExitCode.REFUSED: "the RMM or the host refused to make or start the guest",
     ExitCode.ENDED: "the guest ended before what was waited for came",
     ExitCode.UNREACHABLE: "the instance died, or does not answer",
-    ExitCode.STORAGE: "the host's storage failed: what the guest wrote last may be lost",
+    ExitCode.STORAGE: "the host's storage failed: what was written last may be lost",
     ExitCode.INTERNAL: "a defect of pyvmm itself; a traceback tells where",
     ExitCode.TIMEOUT: "the time given by --timeout ran out, as timeout(1) says it",
     ExitCode.INTERRUPTED: "the verb was interrupted by Ctrl-C",
+    ExitCode.UNREAD: "nobody reads what the verb prints, as of a program that SIGPIPE ends",
 }
 
 

@@ -4,6 +4,7 @@ While a guest has it the terminal is raw, so that every key but Ctrl-A reaches t
 that is no terminal (a pipe, a file) is fed to the guest as it is; its end just ends the feeding.
 """
 
+import errno
 import fcntl
 import os
 import select
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
+
+from pyvmm.vm.exit_code import ExitCode
 
 _ESCAPE: Final = 0x01  # Ctrl-A
 _QUIT: Final = ord("x")
@@ -73,6 +76,7 @@ class Terminal:
         self._is_raw = False
         self._saved: list[int | list[bytes | int]] = []
         self._has_reader = True
+        self.code = ExitCode.OK  # of whoever only shows what the guest says
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
         self._hurry = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
@@ -157,8 +161,15 @@ class Terminal:
                 view = view[os.write(self._out_fd, view[:_ROOM]) :]
             except BlockingIOError:
                 pass
-            except OSError:
-                self._has_reader = False
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Write no more; say so where that is not the doing of whoever read it."""
+        self._has_reader = False
+        if error.errno != errno.EPIPE and not os.isatty(self._out_fd):
+            self.code = ExitCode.STORAGE
+            self.tell(f"standard output: {error.strerror}: what the guest says is lost")
 
     def tell(self, line: str) -> None:
         """Say something to the user, apart from what the guest writes."""
