@@ -35,7 +35,10 @@ def console(name: str | None, option: str | None, *, only_log: bool) -> int:
             return attached.print_log() if only_log else attached.follow()
 
     def off(status: Status) -> int:
-        sys.stdout.buffer.write(place.console_log(name))
+        said = place.console_log(name)
+        if said is None:
+            click.echo(f"pyvmm: what {name} said could not be kept, and is lost", err=True)
+        sys.stdout.buffer.write(said or b"")
         return ExitCode.OK if only_log else status.result
 
     return either(place, name, live, off)

@@ -11,7 +11,7 @@ from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_opti
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.cli.progress import Bar
 from pyvmm.vm.api import State
-from pyvmm.vm.daemon import Message, Tell, redirect, spawn
+from pyvmm.vm.daemon import Message, Tell, spawn
 from pyvmm.vm.directory import Directory, check_name
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.options import with_gdb
@@ -73,7 +73,7 @@ def _own(wish: Wish, place: Directory, tell: Tell) -> int:
     """Be the instance; return the exit code of its process."""
     try:
         owner = Owner(wish)
-        redirect(str(owner.claim(place).log))
+        _take_name(owner, place)
         owner.lifecycle.subscribe(
             lambda status: tell(Message(is_ready=True)) if status.state == State.NEW else None
         )
@@ -85,10 +85,17 @@ def _own(wish: Wish, place: Directory, tell: Tell) -> int:
         line = f"{wish.options.name} was stopped while it was made"
     except (UserError, Failure) as error:
         code, line = code_of(error), str(error)
-    except OSError as error:
-        code, line = ExitCode.BAD_INPUT, f"{place.path}: {error.strerror or error}"
     except Exception:  # noqa: BLE001  ours: who asked for the instance may report it
         code, line = ExitCode.INTERNAL, traceback.format_exc().rstrip()
         click.echo(line, err=True)
     tell(Message(code=code, line=line))  # unless it has been new: then nobody listens
     return code
+
+
+def _take_name(owner: Owner, place: Directory) -> None:
+    try:
+        owner.claim(place)
+        owner.log_to_file()
+    except OSError as error:
+        line = f"{place.path}: {error.strerror}: an instance needs some KiB there"
+        raise UserError(line) from None

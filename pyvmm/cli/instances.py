@@ -30,8 +30,17 @@ def directory() -> Directory:
     try:
         return Directory.of_user()
     except OSError as error:
-        line = f"no runtime directory ({error}): set XDG_RUNTIME_DIR to one to write in"
+        line = f"no runtime directory ({told(error)}): set XDG_RUNTIME_DIR to one to write in"
         raise UserError(line) from error
+
+
+def told(error: OSError) -> str:
+    """Return an error of the system's as a user reads it.
+
+    >>> told(FileNotFoundError(2, "No such file or directory", "/tmp/none"))
+    '/tmp/none: No such file or directory'
+    """
+    return ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
 
 
 def complete(

@@ -15,6 +15,7 @@ from pyvmm.vm import options as vm
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.boot import make_config
 from pyvmm.vm.console import ConsoleLog
+from pyvmm.vm.daemon import redirect
 from pyvmm.vm.directory import Claim, Directory
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.instance import Instance
@@ -47,7 +48,7 @@ class Owner:
         self._claim: Claim | None = None
         self.lifecycle = Lifecycle(wish.options)
 
-    def claim(self, directory: Directory) -> Claim:
+    def claim(self, directory: Directory) -> None:
         """Take the name and serve its socket, until the end of `live`.
 
         Raises:
@@ -58,7 +59,20 @@ class Owner:
         self._server = Server(claim.listener, self.lifecycle)
         self.lifecycle.subscribe(self._write)
         self._server.start()
-        return claim
+
+    def log_to_file(self) -> None:
+        """Say what is for nobody in a file of the instance, from now on.
+
+        Raises:
+            OSError: there is no room for one; the name is given up.
+        """
+        if self._claim is None:
+            return
+        try:
+            redirect(str(self._claim.log))
+        except OSError:
+            self._release()
+            raise
 
     def live(
         self,
@@ -142,6 +156,8 @@ class Owner:
             file.write_bytes(self.lifecycle.console_log.tail())
         except OSError as error:
             click.echo(f"pyvmm: what the console said is lost: {error}", err=True)
+            with suppress(OSError):  # none rather than a part, which nobody would know for one
+                file.unlink()
 
     @property
     def _is_kept(self) -> bool:

@@ -4,6 +4,7 @@ from typing import Unpack
 
 import click
 
+from pyvmm.cli.instances import told
 from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.cli.progress import Bar
@@ -48,7 +49,7 @@ def run_instance(wish: Wish) -> int:
     try:
         owner.claim(Directory.of_user())
     except OSError as error:
-        click.echo(f"pyvmm: no other pyvmm will see this guest: {error}", err=True)
+        click.echo(f"pyvmm: no other pyvmm will see this guest: {told(error)}", err=True)
     if terminal.is_interactive:
         _announce(wish.options)
     owner.lifecycle.subscribe(lambda _: bar.stop())  # the screen is the guest's now

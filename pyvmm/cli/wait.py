@@ -71,7 +71,7 @@ def wait(
 
     def off(status: Status) -> None:
         waiter.state_changed(status)
-        waiter.console_output(0, b"" if only_new else place.console_log(name))
+        waiter.console_output(0, b"" if only_new else place.console_log(name) or b"")
         waiter.console_closed()
 
     either(place, name, live, off)

@@ -94,7 +94,7 @@ class Directory:
 
         Raises:
             UserError: it is somebody else's, or open to others.
-            OSError: it cannot be made.
+            OSError: it cannot be made, or takes no file.
         """
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for each in (path, path.parent):  # who owns the parent can exchange its child
@@ -104,6 +104,7 @@ class Directory:
         if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
             raise UserError(f"{path} is open to other users: chmod 700 {path}")
         self.path = path
+        os.close(self._open_lock())
 
     @classmethod
     def of_user(cls) -> "Directory":
@@ -111,7 +112,7 @@ class Directory:
 
         Raises:
             UserError: it is open to others.
-            OSError: it cannot be made.
+            OSError: it cannot be made, or takes no file.
         """
         import platformdirs  # noqa: PLC0415  only whoever looks for instances pays for it
 
@@ -201,12 +202,12 @@ class Directory:
             raise UserError(f"no instance {name}: pyvmm list shows what there is")
         return status
 
-    def console_log(self, name: str) -> bytes:
-        """Return the last that the console of an instance that is shut off said."""
+    def console_log(self, name: str) -> bytes | None:
+        """Return the last that the console of an instance that is shut off said; None if lost."""
         try:
             return (self.home(name) / "console").read_bytes()
         except OSError:
-            return b""
+            return None
 
     def connect(self, name: str) -> socket.socket:
         """Connect to an instance.
@@ -271,12 +272,15 @@ class Directory:
     @contextmanager
     def locked(self, *, shared: bool = False) -> Iterator[None]:
         """Hold the lock of the directory."""
-        fd = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._open_lock()
         try:
             fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
+
+    def _open_lock(self) -> int:
+        return os.open(self.path / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _unknown(name: str, state: State) -> Status:

@@ -3,18 +3,25 @@
 from pathlib import Path
 from threading import Thread
 
+import pytest
+
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.options import VmOptions
 
 
+def new_owner() -> Owner:
+    """Return the owner of an instance that is started at once."""
+    return Owner(Wish(VmOptions(name="r1", ram_size=64 << 20), is_started=True))
+
+
 def test_what_was_said_is_there_when_the_end_is_told(tmp_path: Path) -> None:
     """Who finds an instance shut off finds what its console said, too."""
     directory = Directory(tmp_path / "pyvmm")
-    owner = Owner(Wish(VmOptions(name="r1", ram_size=64 << 20), is_started=True))
+    owner = new_owner()
     owner.claim(directory)
-    kept: list[bytes] = []
+    kept: list[bytes | None] = []
 
     def look(status: Status) -> None:
         if status.state == State.STOPPED:
@@ -27,3 +34,31 @@ def test_what_was_said_is_there_when_the_end_is_told(tmp_path: Path) -> None:
     assert len(kept) == 1
     assert kept[0]
     assert kept[0] == owner.lifecycle.console_log.tail()
+
+
+def test_an_instance_without_a_log_is_none(tmp_path: Path) -> None:
+    """Its name is free again."""
+    directory = Directory(tmp_path / "pyvmm")
+    owner = new_owner()
+    owner.claim(directory)
+    (directory.home("r1") / "log").mkdir()  # no file can be made there
+    with pytest.raises(OSError, match="directory"):
+        owner.log_to_file()
+    assert [path.name for path in directory.path.iterdir()] == [".lock"]
+
+
+def test_an_end_is_told_though_nothing_can_be_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the console said is lost, and nothing else."""
+    directory = Directory(tmp_path / "pyvmm")
+    owner = new_owner()
+    owner.claim(directory)
+    (directory.home("r1") / "console").mkdir()  # no file can be made there
+    life = Thread(target=owner.live, kwargs={"keeps_name": True})
+    life.start()
+    life.join()
+    status = directory.find("r1")
+    assert (status.state, status.exit_code) == (State.STOPPED, 0)
+    assert directory.console_log("r1") is None
+    assert "pyvmm: what the console said is lost:" in capsys.readouterr().err

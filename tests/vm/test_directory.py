@@ -139,6 +139,8 @@ def test_what_others_have_put_there_stays(
         case "link":
             _leave_socket(other)
             path.symlink_to(other)
+        case _:
+            assert kind == "nothing"
     before = set(tmp_path.iterdir())
     directory.clean_up("r1")
     assert set(tmp_path.iterdir()) == before
@@ -216,6 +218,14 @@ def test_a_full_disk_does_not_stop_the_status(
     assert directory.find("r1") == long
     assert (directory.home("r1") / "state").stat().st_size == size
     assert sorted(path.name for path in directory.home("r1").iterdir()) == ["state"]
+
+
+def test_a_place_that_takes_no_file_is_none(tmp_path: Path) -> None:
+    """Whoever wants to know what there is learns of it at once."""
+    (tmp_path / "pyvmm").mkdir(mode=0o700)
+    (tmp_path / "pyvmm" / ".lock").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        Directory(tmp_path / "pyvmm")
 
 
 def test_a_full_disk_takes_no_new_instance(

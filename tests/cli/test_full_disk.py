@@ -1,0 +1,100 @@
+"""A runtime directory without room: each verb does what can be done, and says what cannot."""
+
+import re
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pyvmm.vm.exit_code import ExitCode
+from tests.boot.command import PYVMM, pyvmm
+from tests.boot.shell import PATIENCE
+from tests.cli.inside import verb
+from tests.cli.instance import DONE, VM, create, left, result, status
+
+HELLO = "Hello from a normal VM"
+NO_INODE = 7  # the file system's root, ours, its lock, the instance's, socket, state, log
+
+
+def mount(place: Path, options: str) -> None:
+    """Mount a file system in memory, or mount it anew with other options."""
+    remount = "remount," if place.is_mount() else ""
+    command = ["mount", "-t", "tmpfs", "-o", f"{remount}{options}", "tmpfs", str(place)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the runtime directory, on a small file system of its own."""
+    place = tmp_path / "small"
+    place.mkdir()
+    try:
+        mount(place, "size=64k,mode=700")
+    except subprocess.CalledProcessError:
+        pytest.skip("only root mounts a file system")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    yield place / "pyvmm"
+    for path in (place / "pyvmm").glob("*.d"):
+        verb("destroy", path.stem, "--timeout", "0")
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(place: Path) -> Path:
+    """Leave no room; return the file that has it."""
+    full = place / "full"
+    with full.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return full
+
+
+@pytest.mark.parametrize("inodes", range(1, NO_INODE))
+def test_no_room_for_any_of_its_files_leaves_none(small: Path, inodes: int) -> None:
+    """Whichever it is that there is no room for; `run` needs none of them."""
+    mount(small.parent, f"nr_inodes={inodes}")
+    ended = pyvmm("create", "r1", *VM)
+    assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
+    assert re.fullmatch(r"pyvmm: .*pyvmm.*No space left on device.*\n", ended.errors)
+    assert not small.exists() or left(small) == []
+    listed = verb("list")
+    assert listed.code == (ExitCode.OK if inodes > 2 else ExitCode.BAD_INPUT)
+    assert listed.errors.count("\n") == (0 if inodes > 2 else 1)
+    ran = pyvmm("run", *VM)
+    assert (ran.code, ran.output[: len(HELLO)]) == (ExitCode.OK, HELLO)
+    line = r"pyvmm: no other pyvmm will see this guest: .*No space left on device\n"
+    assert re.fullmatch(line, ran.errors) or (inodes == NO_INODE - 1 and not ran.errors)
+    assert not small.exists() or left(small) == []
+
+
+def test_what_lives_lives_on_without_room(small: Path) -> None:
+    """Its end is told all the same; what its console said cannot be kept."""
+    create("r1", *VM)
+    full = fill(small.parent)
+    assert result(verb("start", "r1")) == DONE
+    assert result(verb("wait", "r1")) == DONE
+    assert (status("r1")["state"], status("r1")["exit_code"]) == ("shut off", ExitCode.OK)
+    lost = "pyvmm: what r1 said could not be kept, and is lost\n"
+    assert result(pyvmm("console", "r1", "--log")) == (ExitCode.OK, "", lost)
+    assert result(verb("destroy", "r1")) == DONE
+    full.unlink()
+    assert left(small) == []
+
+
+def test_a_limit_on_files_is_no_room(runtime: Path) -> None:
+    """Nobody has to be root for that."""
+    for arguments in (("create", "r1", *VM), ("run", *VM)):
+        done = subprocess.run(
+            [PYVMM, *arguments],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (ExitCode.BAD_INPUT, b"")
+        for line in done.stderr.decode().splitlines():
+            assert re.fullmatch(r"pyvmm: .*File too large.*", line)
+        assert left(runtime) == []
