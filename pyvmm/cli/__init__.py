@@ -7,6 +7,7 @@ the one to run, so that `pyvmm run` does not wait for what `pyvmm image` needs.
 import builtins
 import sys
 import traceback
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -63,6 +64,15 @@ class Verbs(click.Group):
         command = getattr(module, _name_in_python(cmd_name))
         assert isinstance(command, click.Command)  # noqa: S101  the table is wrong otherwise
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of the line; help with one that there is not."""
+        near = get_close_matches(args[0], VERBS, 2) if args[0] not in VERBS else []
+        if near and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}: {' or '.join(near)}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the verbs without importing them."""

@@ -1,5 +1,7 @@
 """pyvmm config: see what a configuration comes to."""
 
+import json
+
 import click
 import tomli_w
 from click.core import ParameterSource
@@ -17,9 +19,10 @@ def config() -> None:
 @guest_options
 @life_options
 @click.option("--set", "only_set", is_flag=True, help="without the defaults")
+@click.option("--json", "wants_json", is_flag=True, help="print JSON")
 @click.pass_context
-def show(context: click.Context, /, only_set: bool, **asked: object) -> None:
-    """Print it; the output is a configuration itself."""
+def show(context: click.Context, /, only_set: bool, wants_json: bool, **asked: object) -> None:
+    """Print it; TOML is a configuration itself."""
     effective: dict[str, Value] = {}
     for option in named_options(context.command).values():
         name = option.name or ""
@@ -30,7 +33,10 @@ def show(context: click.Context, /, only_set: bool, **asked: object) -> None:
         effective[long_name(option)] = _plain(value)
     if asked["positional"] is not None:
         effective["kernel"] = str(asked["positional"])
-    click.echo(tomli_w.dumps(effective), nl=False)
+    if wants_json:
+        click.echo(json.dumps(effective, indent=1))
+    else:
+        click.echo(tomli_w.dumps(effective), nl=False)
 
 
 def _plain(value: object) -> Value:

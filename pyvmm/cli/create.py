@@ -66,7 +66,11 @@ def create_instance(wish: Wish, place: Directory) -> None:
             if message.notice:
                 click.echo(f"pyvmm: {message.notice}", err=True)
             bar.report(message.doing, message.share)
-    raise Failure(ExitCode.UNREACHABLE, f"{wish.options.name} died while it was made")
+    raise Failure(ExitCode.UNREACHABLE, _death(wish.options.name))
+
+
+def _death(name: str) -> str:
+    return f"{name} died while it was made: pyvmm destroy {name} cleans up"
 
 
 def _own(wish: Wish, place: Directory, tell: Tell) -> int:

@@ -7,7 +7,7 @@ from typing import Unpack
 import click
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.options import GuestOptions, guest_options, vm_options
+from pyvmm.cli.options import GuestOptions, guest_options, no_life_options, vm_options
 from pyvmm.platform import Platform, boot_log
 from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust
 from pyvmm.token.endorse import platform_corim, realm_corim, reference_json
@@ -29,8 +29,7 @@ file that `pyvmm verify --reference` reads.
     type=click.Path(path_type=Path, file_okay=False),
     help="write platform.cbor, and realm.cbor with --realm, there instead: CoRIM for others",
 )
-@click.option("--timeout", hidden=True, expose_value=False)
-@click.option("--trace", hidden=True, expose_value=False)
+@no_life_options
 def endorse(  # noqa: D103  the help says it
     *, corim: Path | None, **asked: Unpack[GuestOptions]
 ) -> None:

@@ -39,7 +39,20 @@ class Executed(msgspec.Struct, frozen=True):
     stderr: str
 
 
-@click.command("exec", help=_HELP)
+class _Exec(click.Command):
+    """Takes options in front of the ``--`` only."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse them; an option of the command is easily taken for one of ours."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if "--" in args:
+                raise
+            ctx.fail(f"{error.message} If it is the command's: pyvmm exec NAME -- COMMAND")
+
+
+@click.command("exec", cls=_Exec, help=_HELP)
 @click.argument("name", metavar="NAME", shell_complete=complete)
 @click.argument("argv", metavar="-- COMMAND [ARG]...", nargs=-1, required=True)
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="variable for the command")

@@ -71,19 +71,26 @@ def _lines(found: HesStatus) -> list[tuple[str, str]]:
     type=click.Path(path_type=Path, file_okay=False),
     help="write keys and bundles of new makers there instead",
 )
+@_as_json
 @click.pass_obj
-def provision(start: Start, bundles: tuple[Path, ...], directory: Path | None) -> None:
+def provision(
+    start: Start, bundles: tuple[Path, ...], directory: Path | None, as_json: bool
+) -> None:
     """Provision, or make what to provision with."""
     if bool(bundles) == bool(directory):
         raise UserError("give the bundles to take, or --make DIRECTORY")
     if directory is not None:
-        for path in make_bundles(directory):
-            click.echo(path)
+        made = [str(path) for path in make_bundles(directory)]
+        click.echo(json.dumps(made, indent=2) if as_json else "\n".join(made))
         return
     contents = [_read(path) for path in bundles]
-    root_of_trust = start()
+    root_of_trust, states = start(), {}
     for path, content in zip(bundles, contents, strict=True):
-        click.echo(f"{path}: {root_of_trust.provision(content)}")
+        states[str(path)] = root_of_trust.provision(content)
+        if not as_json:
+            click.echo(f"{path}: {states[str(path)]}")
+    if as_json:
+        click.echo(json.dumps(states, indent=2))
 
 
 def _read(path: Path) -> bytes:
@@ -96,18 +103,22 @@ def _read(path: Path) -> bytes:
 @hes.command(help="Show the lifecycle state and what may follow it; with STATE, go there.")
 @click.argument("state", required=False)
 @click.option("--yes", is_flag=True, help="decommission: the keys are gone for good")
+@_as_json
 @click.pass_obj
-def lifecycle(start: Start, state: str | None, yes: bool) -> None:
+def lifecycle(start: Start, state: str | None, yes: bool, as_json: bool) -> None:
     """Show or change the state; machines that are on keep theirs."""
     if state == "decommissioned" and not yes:
         raise UserError("decommissioned is for ever, and its keys are erased: add --yes")
     root_of_trust = start()
     if state is not None:
-        click.echo(root_of_trust.set_lifecycle(state))
-        return
+        root_of_trust.set_lifecycle(state)
     found = root_of_trust.status()
+    if as_json:
+        told = {"lifecycle": found.lifecycle, "successors": found.successors}
+        click.echo(json.dumps(told, indent=2))
+        return
     click.echo(found.lifecycle)
-    for successor in found.successors:
+    for successor in () if state is not None else found.successors:
         click.echo(f"-> {successor}")
 
 

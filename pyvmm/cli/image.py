@@ -1,5 +1,6 @@
 """pyvmm image: make the files of a guest."""
 
+import json
 from pathlib import Path
 
 import click
@@ -17,6 +18,9 @@ The program is at PATH in there, with its libraries where it looks for them; it 
 ends, the guest tells its status and powers off. Boot it as Debian's disk is booted, with the kernel
 and the initial RAM disk of pyvmm image build debian.
 """
+
+
+_as_json = click.option("--json", "wants_json", is_flag=True, help="print where they are as JSON")
 
 
 @click.group(help="Make the files of a guest.")
@@ -40,12 +44,15 @@ def build() -> None:
     "--with", "packages", multiple=True, metavar="PACKAGE", help="a Debian package more, unpacked"
 )
 @click.option("-f", "--force", is_flag=True, help="make it anew, from the packages of today")
-def debian(output: Path | None, packages: tuple[str, ...], force: bool) -> None:
+@_as_json
+def debian(
+    output: Path | None, packages: tuple[str, ...], force: bool, *, wants_json: bool
+) -> None:
     """Make a guest's files and say where they are."""
     cache = platformdirs.user_cache_path("pyvmm")
     made = _with_progress(output or cache / "debian", cache, packages, force=force)
-    for path in (made.kernel, made.initrd, made.rootfs):
-        click.echo(path)
+    paths = {"kernel": made.kernel, "initrd": made.initrd, "rootfs": made.rootfs}
+    _print(paths, wants_json=wants_json)
 
 
 @build.command(help=_ROOTFS_HELP)
@@ -66,6 +73,7 @@ def debian(output: Path | None, packages: tuple[str, ...], force: bool) -> None:
 )
 @click.option("--init", metavar="PATH", help="the program  [default: its own /sbin/init]")
 @click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="variable for the program")
+@_as_json
 @click.argument("args", nargs=-1)
 def rootfs(
     *,
@@ -76,6 +84,7 @@ def rootfs(
     init: str | None,
     env: tuple[str, ...],
     args: tuple[str, ...],
+    wants_json: bool,
 ) -> None:
     """Make the file and say where it is."""
     parse_variables(env)
@@ -84,7 +93,16 @@ def rootfs(
     made = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")
     num_bytes = parse_size(size, "--size") if size is not None else 0
     build_rootfs(from_dir, made, EntryPoint(init or "", args, env), num_bytes, initrd)
-    click.echo(made)
+    _print({"rootfs" if initrd is None else "initrd": made}, wants_json=wants_json)
+
+
+def _print(made: dict[str, Path], *, wants_json: bool) -> None:
+    """Say where the files are; for a program by what `pyvmm run` takes them for."""
+    if wants_json:
+        click.echo(json.dumps(made, default=str, indent=1))
+        return
+    for path in made.values():
+        click.echo(path)
 
 
 def _with_progress(output: Path, cache: Path, packages: tuple[str, ...], *, force: bool) -> Image:

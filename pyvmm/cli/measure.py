@@ -8,7 +8,7 @@ import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import directory
-from pyvmm.cli.options import FILE, GuestOptions, guest_options, vm_options
+from pyvmm.cli.options import FILE, GuestOptions, guest_options, no_life_options, vm_options
 from pyvmm.vm import measure as vm
 from pyvmm.vm.api import Status
 
@@ -34,8 +34,7 @@ Exit code: 0 done, or nothing differs; 1 --diff found a difference; 2 bad input.
     help="as on a host whose RmiRealmParams have these: num_bps, num_wps, sve_vl, pmu_num_ctrs",
 )
 @click.option("--diff", nargs=2, type=FILE, metavar="A B", help="compare two logs in JSON")
-@click.option("--timeout", hidden=True, expose_value=False)
-@click.option("--trace", hidden=True, expose_value=False)
+@no_life_options
 def measure(  # noqa: D103  the help says it
     *,
     wants_log: bool,
@@ -58,6 +57,7 @@ def measure(  # noqa: D103  the help says it
             )
         _print(instance.rim, None, wants_json=wants_json)
         return 0
+    _check_is_realm(asked)
     parameters = vm.parse_host(host) if host is not None else {}
     options = vm_options(asked, is_run=False)
     plan = vm.RealmPlan(options)
@@ -68,6 +68,12 @@ def measure(  # noqa: D103  the help says it
         steps = replay([vm.on_host(steps[0], parameters), *steps[1:]])
     _print(steps[-1].rim.hex(), plan.log(steps) if wants_log else None, wants_json=wants_json)
     return 0
+
+
+def _check_is_realm(asked: GuestOptions) -> None:
+    name = asked["positional"]
+    if not asked["realm"] and name is not None and not name.exists():
+        raise UserError(f"{name}: neither an instance (pyvmm list) nor a kernel (add --realm)")
 
 
 def _instance(name: Path | None) -> Status | None:

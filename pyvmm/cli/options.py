@@ -20,6 +20,7 @@ from pyvmm.cli.configuration import config_option
 from pyvmm.cli.trace import KINDS
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
+from pyvmm.vm.directory import check_name
 from pyvmm.vm.options import VmOptions
 
 P = ParamSpec("P")
@@ -145,6 +146,13 @@ def life_options(verb: Callable[P, R]) -> Callable[P, R]:
     return verb
 
 
+def no_life_options(verb: Callable[P, R]) -> Callable[P, R]:
+    """Let a verb pass over those options: it has the configuration of a guest that runs."""
+    for name in ("--timeout", "--trace", "--gdb"):
+        verb = click.option(name, hidden=True, expose_value=False)(verb)
+    return click.option("--gdb-wait", is_flag=True, hidden=True, expose_value=False)(verb)
+
+
 def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
     """Return the virtual machine that is asked for, to be run here or only to be looked at.
 
@@ -173,7 +181,7 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         raise UserError("--no-hes: there is no root of trust for --token-profile or --hes-dir")
     network = asked["network"]
     return VmOptions(
-        name=asked["name"] or f"guest-{os.getpid()}",
+        name=f"guest-{os.getpid()}" if asked["name"] is None else check_name(asked["name"]),
         kernel=kernel or positional,
         initrd=asked["initrd"],
         disks=tuple(map(vm.parse_disk, asked["disks"])),

@@ -31,7 +31,7 @@ def stat(chosen: Chosen, *, memory: bool, wants_json: bool) -> int:
     code = chosen.each(look)
     if wants_json:
         print_json(found)
-    else:
+    elif found:
         click.echo("\n\n".join(_text(name, each) for name, each in found.items()))
     return code
 

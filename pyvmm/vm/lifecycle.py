@@ -300,6 +300,8 @@ class Lifecycle:
         Raises:
             UserError: the guest does not run.
         """
+        if self._status.state == State.PAUSED:
+            raise UserError(f"{self._status.name} is paused: resume it first")
         return self._in(State.RUNNING, State.PAUSED).agent
 
     def balloon(self, change: int) -> Balloon:

@@ -182,9 +182,10 @@ def test_program_in_the_initial_ram_disk(debian: Image, tmp_path: Path) -> None:
     made = tmp_path / "made"
     packed = pyvmm(
         *("image", "build", "rootfs", "--from-dir", tmp_path / "tree", "--init", "/app/main"),
-        *("-e", "GREETING=hi", "--initrd", debian.initrd, "-o", made, "--", "-x"),
+        *("-e", "GREETING=hi", "--initrd", debian.initrd, "-o", made, "--json", "--", "-x"),
     )
-    assert (packed.code, packed.errors, packed.output) == (0, "", f"{made}\n")
+    assert (packed.code, packed.errors) == (0, "")
+    assert json.loads(packed.output) == {"initrd": str(made)}
     guest = ("-k", debian.kernel, "-i", made, "--agent")
     ended = pyvmm("run", "--realm", *guest, typed="42\n")
     assert (ended.code, ended.errors) == (42, "")

@@ -1,6 +1,7 @@
 """How a guest ends, and what the command makes of it: exit codes, messages, the terminal."""
 
 import fcntl
+import json
 import os
 import pty
 import struct
@@ -123,7 +124,10 @@ def test_image_is_made_once(debian: Image, tmp_path: Path) -> None:
     """The second time nothing is fetched, not even looked at: there is no tool to do it with."""
     before = debian.kernel.stat().st_mtime_ns
     again = pyvmm(
-        "image", "build", "debian", "--output", debian.directory, env={"PATH": str(tmp_path)}
+        *("image", "build", "debian", "--output", debian.directory, "--json"),
+        env={"PATH": str(tmp_path)},
     )
     assert again.code == 0, again.errors
+    paths = {"kernel": debian.kernel, "initrd": debian.initrd, "rootfs": debian.rootfs}
+    assert json.loads(again.output) == {kind: str(path) for kind, path in paths.items()}
     assert debian.kernel.stat().st_mtime_ns == before

@@ -89,8 +89,14 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --colour", "No such option"),
         ("run --timeout soon", "--timeout"),
         ("fly", "fly"),
+        ("strat r1", "No such command 'strat': stat or start? (see"),
+        ("run --name=", "name ''"),
+        ("measure {}/none", "neither an instance (pyvmm list) nor a kernel"),
+        ("measure {}/none --realm", "No such file"),
         ("image build slackware", "slackware"),
         ("exec r1", "COMMAND"),
+        ("exec r1 uname -r", "If it is the command's: pyvmm exec NAME -- COMMAND"),
+        ("exec r1 -r -- uname", "No such option '-r'. (see"),
         ("exec r1 -e =x -- true", "--env =x: give NAME=VALUE"),
         ("exec none -- true", "none"),
         ("attest none", "none"),
@@ -149,6 +155,19 @@ def test_a_defect_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch)
     ended = verb("list")
     assert (ended.code, ended.output) == (ExitCode.INTERNAL, "")
     assert "ZeroDivisionError" in ended.errors
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300, "\u00e9", "a\nb", ".x", "*", "a b"])
+def test_a_name_that_cannot_be_is_one_line(name: str) -> None:
+    """For every verb that takes one, whether it makes the instance or looks for it."""
+    verbs = ["start", "stop", "destroy", "pause", "resume", "stat", "debug", "balloon"]
+    lines = [[each, name] for each in verbs] + [["console", "-n", name], ["wait", "-n", name]]
+    lines += [["attest", "-n", name], ["exec", name, "--", "true"]]
+    lines += [["create", name], ["run", "--name", name]]
+    for line in lines:
+        ended = verb(*line)
+        assert (ended.code, ended.output, ended.errors.count("\n")) == (2, "", 1), line
+        assert ended.errors.startswith("pyvmm: ")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

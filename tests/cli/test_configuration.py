@@ -1,5 +1,6 @@
 """Options out of a file: what it may say, who wins, and what a mistake is told."""
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -50,6 +51,25 @@ def test_file_says_what_the_command_line_does_not(path: Path) -> None:
     assert show("-d", "c.img", "--config", str(path))["disk"] == ["c.img"]
     assert show("--set", "-p", "quiet") == {"params": "quiet"}
     assert show("--set", "Image") == {"kernel": "Image"}
+
+
+def test_programs_get_the_same_as_json(path: Path) -> None:
+    """Whatever reads TOML reads that, too."""
+    for more in ((), ("--set",)):
+        ended = verb("config", "show", "--config", str(path), "--json", *more)
+        assert (ended.code, ended.errors) == (0, "")
+        assert json.loads(ended.output) == show("--config", str(path), *more)
+
+
+def test_what_only_looks_at_a_guest_takes_its_configuration(tmp_path: Path) -> None:
+    """What is said of a guest that runs does not concern it."""
+    path = tmp_path / "guest.toml"
+    path.write_text('mem = "64M"\nrealm = true\n')
+    rim = verb("measure", "--config", str(path)).output
+    life = 'timeout = 1\ntrace = "rmi"\ngdb = "1234"\ngdb-wait = true\n'
+    path.write_text(path.read_text() + life)
+    ended = verb("measure", "--config", str(path))
+    assert (ended.code, ended.output, ended.errors) == (0, rim, "")
 
 
 def test_run_takes_it(path: Path) -> None:

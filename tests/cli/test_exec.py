@@ -112,6 +112,34 @@ def test_timeout_kills_it() -> None:
     assert (ended.code, ended.output, ended.errors) == (ExitCode.TIMEOUT, "", line)
 
 
+def test_a_guest_that_is_held_answers_nobody() -> None:
+    """Nobody waits for it."""
+    assert pyvmm("pause", "r1").code == ExitCode.OK
+    for words in (("exec", "r1", "--", "true"), ("attest", "r1")):
+        ended = pyvmm(*words)
+        line = "pyvmm: r1 is paused: resume it first\n"
+        assert (ended.code, ended.output, ended.errors) == (ExitCode.BAD_INPUT, "", line)
+    assert pyvmm("resume", "r1").code == ExitCode.OK
+    assert pyvmm("exec", "r1", "--", "true").code == ExitCode.OK
+
+
+@pytest.mark.parametrize(("redirection", "stream"), [("", "output"), (">&2", "error")])
+def test_output_without_room_ends_it(redirection: str, stream: str) -> None:
+    """What it writes is lost, so it need not go on."""
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.run(
+            [PYVMM, "exec", "r1", "--no-input", "--", "sh", "-c", f"yes {redirection}"],
+            stdout=full if stream == "output" else subprocess.PIPE,
+            stderr=full if stream == "error" else subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert process.returncode == ExitCode.STORAGE
+    if stream == "output":
+        line = b"pyvmm: standard output: No space left on device: the rest is lost\n"
+        assert process.stderr == line
+
+
 def test_attest_says_why_there_is_no_token() -> None:
     """In one line."""
     ended = pyvmm("attest", "r1", "--challenge", "00" * 64)

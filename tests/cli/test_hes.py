@@ -63,7 +63,9 @@ def test_life_of_a_platform(cli: Cli) -> None:
     assert "none is on" in status
     assert cli("lifecycle", "recoverable-cca-platform-rot-debug")[0] == 0
     assert cli("lifecycle")[1].splitlines()[0] == "recoverable-cca-platform-rot-debug"
-    assert cli("lifecycle", "decommissioned", "--yes")[0] == 0
+    assert json.loads(cli("lifecycle", "--json")[1])["successors"] == ["decommissioned", "secured"]
+    code, output, _ = cli("lifecycle", "decommissioned", "--yes", "--json")
+    assert (code, json.loads(output)) == (0, {"lifecycle": "decommissioned", "successors": []})
     assert cli("lifecycle")[1] == "decommissioned\n"
 
 
@@ -78,6 +80,21 @@ def test_status_for_programs(cli: Cli) -> None:
     assert len(bytes.fromhex(status["cpak"])) == 97
     assert len(status["machines"]) == 1
     assert status["counters"] == {"firmware": 1, "cm-bundle": 1, "dm-bundle": 1}
+
+
+def test_provisioning_for_programs(cli: Cli) -> None:
+    """Paths, and the state after each bundle."""
+    directory = str(cli.directory.parent / "makers")
+    made = json.loads(cli("provision", "--make", directory, "--json")[1])
+    assert [Path(path).name for path in made] == [
+        "cm-key.pem",
+        "dm-key.pem",
+        "cm.bundle",
+        "dm.bundle",
+    ]
+    code, output, errors = cli("provision", *made[2:], "--json")
+    assert (code, errors) == (0, "")
+    assert list(json.loads(output).items())[1] == (made[3], "secured")
 
 
 def test_log_shows_each_measurement(cli: Cli) -> None:
