@@ -17,6 +17,7 @@ from pyvmm.cli.streams import output_failure
 from pyvmm.vm.api import MUCH_FED
 from pyvmm.vm.client import Client, Gone, connect
 from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.terminal import EndSignals
 
 _CHUNK: Final = 32 << 10
 _HELP = """Run a command inside an instance, by the agent in its image; see docs/agent.md.
@@ -127,26 +128,32 @@ class Execution:
         self._client = client
         self._kept = {"stdout": bytearray(), "stderr": bytearray()} if is_kept else None
         self._ended: tuple[int, int] | None = None
+        self._num_interrupts = 0
         self._room = threading.Semaphore(MUCH_FED // _CHUNK)
 
     def follow(self, number: int, timeout: float | None) -> int:
         """Hear the command to its end; return its exit code."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        former = signal.signal(signal.SIGINT, lambda *_: self._interrupt(number))
         try:
-            while self._ended is None:
-                left = None if deadline is None else max(deadline - time.monotonic(), 0)
-                if not self._client.listen(self, left):
-                    line = f"the command was killed after {timeout:g} seconds"
-                    raise Failure(ExitCode.TIMEOUT, line)
-        finally:
-            signal.signal(signal.SIGINT, former)
+            with EndSignals(lambda: self._interrupt(number), (signal.SIGINT,)):
+                while self._ended is None:
+                    left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                    if not self._client.listen(self, left):
+                        line = f"the command was killed after {timeout:g} seconds"
+                        raise Failure(ExitCode.TIMEOUT, line)
+        except Gone:
+            if self._num_interrupts < 2:
+                raise
+            raise click.Abort from None
         status, number = self._ended
         return 128 + number if number else status
 
     def _interrupt(self, number: int) -> None:
-        """Interrupt the command; the next Ctrl-C is for us."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        """Interrupt the command; the next Ctrl-C is for us; any thread."""
+        self._num_interrupts += 1
+        if self._num_interrupts > 1:
+            self._client.hang_up()
+            return
         with suppress(Gone):  # seen by who follows
             self._post("exec_signal", number=number, signal=int(signal.SIGINT))
 

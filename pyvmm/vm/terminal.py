@@ -233,8 +233,11 @@ class EndSignals:
 
     NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self, quit_: Callable[[], None]) -> None:
+    def __init__(
+        self, quit_: Callable[[], None], numbers: tuple[signal.Signals, ...] = NUMBERS
+    ) -> None:
         self._quit = quit_
+        self._numbers = numbers
         self._old: dict[int, Handler] = {}
 
     def __enter__(self) -> None:
@@ -244,7 +247,7 @@ class EndSignals:
         self._thread = threading.Thread(target=self._listen, name="pyvmm-signals", daemon=True)
         self._thread.start()
         self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for number in self.NUMBERS:
+        for number in self._numbers:
             self._old[number] = signal.signal(number, lambda *_: None)
 
     def __exit__(self, *_: object) -> None:
@@ -263,7 +266,7 @@ class EndSignals:
         while True:
             select.select([self._reader], [], [])
             numbers = os.read(self._reader, _CHUNK)
-            if any(number in self.NUMBERS for number in numbers):
+            if any(number in self._numbers for number in numbers):
                 self._quit()
             if _END in numbers:
                 return
