@@ -100,6 +100,9 @@ class Directory:
         for each in (path, path.parent):  # who owns the parent can exchange its child
             if os.geteuid() and each.lstat().st_uid not in {os.geteuid(), 0}:
                 raise UserError(f"{each} is another user's: set XDG_RUNTIME_DIR to one of yours")
+        mode = path.parent.lstat().st_mode
+        if mode & 0o022 and not mode & stat.S_ISVTX:
+            raise UserError(f"{path.parent} is open to other users: chmod go-w {path.parent}")
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
             raise UserError(f"{path} is open to other users: chmod 700 {path}")
@@ -108,12 +111,15 @@ class Directory:
 
     @classmethod
     def of_user(cls) -> "Directory":
-        """Return the one where the platform's custom has it.
+        """Return the one in $XDG_RUNTIME_DIR, or where the platform's custom has it.
 
         Raises:
             UserError: it is open to others.
             OSError: it cannot be made, or takes no file.
         """
+        chosen = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+        if chosen.is_absolute():  # the only one, whatever it is like: others look there
+            return cls(chosen / "pyvmm")
         import platformdirs  # noqa: PLC0415  only whoever looks for instances pays for it
 
         with warnings.catch_warnings():

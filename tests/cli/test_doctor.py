@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import platformdirs
 import pytest
 
 from pyvmm.vm.exit_code import ExitCode
@@ -48,8 +47,7 @@ def test_no_place_for_instances_is_a_reason_to_fail(
 ) -> None:
     """One line for it, with what to do."""
     (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "pyvmm"
-    monkeypatch.setattr(platformdirs, "user_runtime_path", lambda _: path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
     verdict, advice = look()["runtime directory"]
     assert verdict == "missing"
     assert "XDG_RUNTIME_DIR" in advice

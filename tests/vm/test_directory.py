@@ -265,6 +265,29 @@ def test_a_directory_open_to_others_is_refused(tmp_path: Path) -> None:
         Directory(tmp_path / "pyvmm")
 
 
+def test_the_place_is_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not another one instead, where nobody would look; one that others may write to is refused."""
+    place = tmp_path / "run"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    place.mkdir()
+    for mode in (0o700, 0o755, 0o1777):
+        place.chmod(mode)
+        assert Directory.of_user().path == place / "pyvmm"
+    place.chmod(0o777)
+    with pytest.raises(UserError, match=f"chmod go-w {place}"):
+        Directory.of_user()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.devnull)
+    with pytest.raises(OSError, match="Not a directory"):
+        Directory.of_user()
+    for name in ("", "relative"):  # as if there were none
+        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
+        monkeypatch.setattr("platformdirs.user_runtime_path", lambda _: place / "other")
+        place.chmod(0o700)
+        assert Directory.of_user().path == place / "other"
+
+
 def test_a_directory_of_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
