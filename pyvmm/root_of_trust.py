@@ -148,15 +148,18 @@ def make_bundles(directory: Path) -> list[Path]:
     """
     from hes.provisioning import makers_files  # noqa: PLC0415  no machine waits for it
 
-    paths = []
+    paths: list[Path] = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in makers_files().items():
-            paths.append(directory / name)
-            with open(paths[-1], "xb", opener=_private) as file:
+            with open(directory / name, "xb", opener=_private) as file:
+                paths.append(directory / name)
                 file.write(data)
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}: choose another directory") from None
+        for path in paths:  # a part of them is of no use
+            path.unlink()
+        where = error.filename or directory
+        raise UserError(f"{where}: {error.strerror}: choose another directory") from None
     return paths
 
 

@@ -1,6 +1,7 @@
 """pyvmm hes: what it shows, and one line for each mistake."""
 
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -181,3 +182,19 @@ def test_makers_files_are_not_overwritten(cli: Cli) -> None:
     code, _, errors = cli("provision", "--make", str(cli.directory.parent / "makers"))
     assert code == 2
     assert "cm-key.pem: File exists: choose another directory" in errors
+
+
+def test_makers_files_are_there_or_not(cli: Cli) -> None:
+    """A disk that has no room for them all has none of them."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (330, limits[1])
+    )  # both keys have less, a bundle more
+    makers = cli.directory.parent / "makers"
+    try:
+        code, output, errors = cli("provision", "--make", str(makers))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    line = f"pyvmm: {makers}: File too large: choose another directory\n"
+    assert (code, output, errors) == (2, "", line)
+    assert list(makers.iterdir()) == []
