@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,35 @@ def test_what_is_being_made_can_be_ended(
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == code
     assert errors == b"pyvmm: r1 was stopped while it was made\n"
+    assert left(runtime) == []
+
+
+def test_what_dies_while_it_is_made_is_dead(runtime: Path, tmp_path: Path) -> None:
+    """Its maker is told so, and what of it is left can go."""
+    (tmp_path / "payload").write_bytes(bytes(96 << 20))
+    payload = str(tmp_path / "payload")
+    with running("create", "r1", *REALM, "-m", "512", "-i", payload) as process:
+        wait_until((runtime / "r1.d" / "state").exists)
+        os.kill(int(status("r1")["pid"]), signal.SIGKILL)
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == ExitCode.UNREACHABLE
+    assert errors == b"pyvmm: r1 died while it was made: pyvmm destroy r1 cleans up\n"
+    assert status("r1")["state"] == "dead"
+    assert result(verb("destroy", "r1")) == DONE
+    assert left(runtime) == []
+
+
+def test_the_wishes_of_many_come_to_one_end(runtime: Path, tmp_path: Path) -> None:
+    """Whoever comes too late is told that it is gone; nobody waits, and nothing stays."""
+    create("r1", *VM, kernel(tmp_path, IDLE))
+    with ExitStack() as stack:
+        wishes = ["stop", "destroy", "start", "destroy", "stop", "wait", "pause", "destroy"]
+        each = [stack.enter_context(running(wish, "r1")) for wish in wishes]
+        for wish, process in zip(wishes, each, strict=True):
+            output, errors = process.communicate(timeout=PATIENCE)
+            assert (output, errors.count(b"\n") <= 1, b"Traceback" in errors) == (b"", True, False)
+            if wish in {"stop", "destroy"} and process.returncode:
+                assert errors == b"pyvmm: no instance r1: pyvmm list shows what there is\n"
     assert left(runtime) == []
 
 
