@@ -44,11 +44,9 @@ def _text(name: str, statistics: Statistics | Balloon) -> str:
         rows.append((f"vCPU {cpu}", {"instructions": vcpu.instructions} | vcpu.exits))
     rows += statistics.devices.items()
     lines = [name]
-    lines += [
-        f"  {part:<10}"
-        + "".join(f"  {what.replace('_', ' ')} {n}" for what, n in counts.items() if n)
-        for part, counts in rows
-    ]
+    for part, counts in rows:
+        told = "  ".join(f"{what.replace('_', ' ')} {n}" for what, n in counts.items() if n)
+        lines.append(f"  {part:<10}  {told or '-'}")
     for pas, memory in statistics.memory.items():
         what = f"granules {memory.granules}  resident {size(memory.resident)}"
         lines.append(f"  {pas:<10}  {what}")

@@ -265,7 +265,11 @@ def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
     )
     assert found["r1"]["memory"]["realm"]["granules"] == 512  # the RMM's own
     assert found["r2"]["memory"]["realm"]["granules"] > 512
-    assert "instructions" in verb("stat", "-n", "r1").output
+    shown = verb("stat", "r1", "r2").output
+    assert "instructions" in shown
+    assert "\n  vCPU 0      -\n" in shown
+    assert all(line == line.rstrip() for line in shown.splitlines())
+    assert verb("stat", "r3").output == ""
     assert result(verb("resume", "r1")) == DONE
     (line,) = verb("top", "--json", "-n", "1", "-d", "0.2").output.splitlines()
     busy, idle, dead = json.loads(line)
