@@ -168,7 +168,10 @@ class Owner:
         if self._claim is None:
             return
         self._server.close()
-        self._claim.release(keep=self._is_kept)
+        try:
+            self._claim.release(keep=self._is_kept)
+        except OSError as error:
+            click.echo(f"pyvmm: something of {self.lifecycle.status.name} stays: {error}", err=True)
 
 
 def _log(line: str) -> None:

@@ -17,7 +17,7 @@ import socket
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -78,12 +78,18 @@ class Claim:
         self._directory.write(self._name, status)
 
     def release(self, *, keep: bool) -> None:
-        """Give the socket up; keep the rest, as of an instance that is shut off, or nothing."""
+        """Give the socket up; keep the rest, as of an instance that is shut off, or nothing.
+
+        Raises:
+            OSError: something stays that should not.
+        """
         with self._directory.locked():
-            if not keep:
-                self._directory.remove(self._name)
-            self._directory.socket_path(self._name).unlink(missing_ok=True)
-            self.listener.close()
+            try:
+                if not keep:
+                    self._directory.remove(self._name)
+                self._directory.socket_path(self._name).unlink(missing_ok=True)
+            finally:
+                self.listener.close()
 
 
 class Directory:
@@ -161,7 +167,8 @@ class Directory:
                 self.write(name, status)
             except BaseException:
                 listener.close()
-                self.remove(name)
+                with suppress(OSError):  # the first of two is told
+                    self.remove(name)
                 raise
         return Claim(self, name, listener)
 
@@ -237,17 +244,26 @@ class Directory:
         """Remove what is left of an instance whose process has ended.
 
         Raises:
-            UserError: it lives.
+            UserError: it lives, or not all of it can be removed.
         """
         with self.locked():
             if self._lives(name):
                 raise UserError(f"{name} is there again: somebody else was faster")
-            self.remove(name)
+            try:
+                self.remove(name)
+            except OSError as error:
+                line = f"{error.filename}: {error.strerror}: {name} is still there"
+                raise UserError(line) from None
 
     def remove(self, name: str) -> None:
-        """Remove everything of an instance; the lock is held."""
+        """Remove everything of an instance; the lock is held.
+
+        Raises:
+            OSError: something stays.
+        """
         remove_noted(self.home(name) / _GDB)
-        shutil.rmtree(self.home(name), ignore_errors=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.home(name))
         self.socket_path(name).unlink(missing_ok=True)
 
     def _look(self, name: str) -> Status | None:

@@ -1,7 +1,9 @@
 """A runtime directory without room: each verb does what can be done, and says what cannot."""
 
+import os
 import re
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +16,7 @@ from tests.boot.command import PYVMM, pyvmm
 from tests.boot.shell import PATIENCE
 from tests.cli.inside import verb
 from tests.cli.instance import DONE, VM, create, left, result, status
+from tests.host.debug_rig import wait_until
 
 HELLO = "Hello from a normal VM"
 NO_INODE = 7  # the file system's root, ours, its lock, the instance's, socket, state, log
@@ -80,6 +83,29 @@ def test_what_lives_lives_on_without_room(small: Path) -> None:
     assert result(pyvmm("console", "r1", "--log")) == (ExitCode.OK, "", lost)
     assert result(verb("destroy", "r1")) == DONE
     full.unlink()
+    assert left(small) == []
+
+
+def test_what_cannot_be_removed_is_told(small: Path) -> None:
+    """A verb that has left something does not end well."""
+    create("r1", *VM)
+    os.kill(create("r2", *VM), signal.SIGKILL)
+    assert result(verb("stop", "r1")) == DONE
+    wait_until(lambda: not (small / "r1.sock").exists())  # so nobody writes any more
+    mount(small.parent, "ro")
+    try:
+        assert [status(name)["state"] for name in ("r1", "r2")] == ["shut off", "dead"]
+        ended = verb("destroy", "r1", "r2")
+        lines = ended.errors.splitlines()
+        assert (ended.code, len(lines)) == (ExitCode.BAD_INPUT, 2)
+        for name, line in zip(("r1", "r2"), lines, strict=True):
+            assert line.endswith(f": Read-only file system: {name} is still there")
+        ended = pyvmm("create", "r3", *VM)
+        assert (ended.code, ended.errors.count("\n")) == (ExitCode.BAD_INPUT, 1)
+        assert pyvmm("run", *VM).code == ExitCode.OK
+    finally:
+        mount(small.parent, "rw")
+    assert result(verb("destroy", "r1", "r2")) == DONE
     assert left(small) == []
 
 
