@@ -26,8 +26,9 @@ Standard input, output and error are the command's; Ctrl-C interrupts it, a seco
 It has no terminal.
 
 Exit code: the command's; 126 or 127 if it cannot be run, as in a shell, and 128 + N if signal N
-ended it. Otherwise 2 the agent does not do that, or there is none, 8 the instance is gone,
-124 --timeout ran out, 130 left by Ctrl-C, all with a line on standard error.
+ended it. Otherwise 2 the agent does not do that, or there is none, 8 the instance is gone, 9 there
+is no room for the output, 124 --timeout ran out, 130 left by Ctrl-C, all with a line on standard
+error.
 """
 
 
