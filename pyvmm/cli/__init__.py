@@ -74,6 +74,13 @@ class Verbs(click.Group):
             ctx.fail(f"No such command {args[0]!r}: {' or '.join(near)}?")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; an interrupt is told by `main`, and by nobody else."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the verbs without importing them."""
         del ctx
@@ -110,6 +117,8 @@ def main() -> None:
         path = context.command_path if context is not None else "pyvmm"
         _refuse(f"{' '.join(error.format_message().split())} (see {path} --help)")
     except click.Abort:
+        if sys.stderr.isatty():
+            click.echo(err=True)  # the line has a ^C already
         _refuse("interrupted", ExitCode.INTERRUPTED)
     except Exception:  # noqa: BLE001  ours, and not to be taken for an exit code of a guest
         traceback.print_exc()

@@ -157,6 +157,18 @@ def test_a_defect_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch)
     assert "ZeroDivisionError" in ended.errors
 
 
+def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a code of its own."""
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Directory, "statuses", interrupt)
+    ended = verb("list")
+    line = "pyvmm: interrupted\n"
+    assert (ended.code, ended.output, ended.errors) == (ExitCode.INTERRUPTED, "", line)
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300, "\u00e9", "a\nb", ".x", "*", "a b"])
 def test_a_name_that_cannot_be_is_one_line(name: str) -> None:
     """For every verb that takes one, whether it makes the instance or looks for it."""
