@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE
+from tests.watchdog import watched
 
 DEFAULT_SEED = 20_260_101
+SLOW = 60  # seconds
+STDERR = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,9 +24,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=DEFAULT_SEED, help="seed of the random tests")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Take Ctrl-C as a terminal gives it: who is started in the background inherits deafness."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[STDERR] = os.dup(sys.stderr.fileno())  # before a test's output is captured
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Show what a test that takes long is about."""
+    with watched(item.nodeid, SLOW, item.config.stash[STDERR]):
+        return (yield)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -80,7 +80,7 @@ def holdings() -> dict[str, int]:
     maps = Path("/proc/self/maps").read_text()
     return {
         "file descriptors": _count("/proc/self/fd"),
-        "threads": threading.active_count(),  # ours: pytest's watchdog of C comes and goes
+        "threads": threading.active_count(),
         "children": len(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()),
         "memory files": maps.count("memfd:"),
     }
