@@ -18,12 +18,13 @@ from pyvmm.arch.events import EventStream, GptChange, Smc, WorldSwitch
 from pyvmm.arch.gpt import Gpi, gpi_of
 from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import FID_MASK, UNKNOWN, VERSION_1_2, SmcccFid, standard_secure_fid
 
 FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
-VENDOR_RMI = frozenset(IsletRmiFid)
+VENDOR_RMI = frozenset({*IsletRmiFid, *DebugRmiFid})
 SECRET = frozenset({RmmdFid.ISLET_GET_VHUK})  # whose results are no matter for a trace
 OFFSET_MASK = GRANULE_SIZE - 1
 REALM_MOVES = moves_of(Pas.REALM)

@@ -66,6 +66,8 @@ def replay(steps: Iterable[RimExtension]) -> list[RimExtension]:
             case ("REALM_CREATE", None, *_):
                 params = RealmParams.of(**fields)
                 started = Measurements(step.rd, params, EventStream(listener))
+            case ("DEBUG", Measurements() as rim):
+                rim.extend_debug()
             case ("RIPAS", Measurements() as rim, int(base), int(top)):
                 rim.extend_ripas(base, top)
             case ("DATA", Measurements() as rim, int(ipa), int(flags), bytes(digest)):

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from pyvmm.arch.islet import IsletRmiFid, IsletRsiFid
 from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rmi import RmiFid
+from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.rsi import RsiFid
 from pyvmm.arch.smccc import SmcccFid
 from rmm.rec import HostExit
@@ -49,7 +50,9 @@ RmiCommand = Command[RmiOutputs]
 RealmCommand = Command[RealmReply]
 
 
-def rmi_command(fid: RmiFid | IsletRmiFid) -> Callable[[Handler[RmiOutputs]], RmiCommand]:
+def rmi_command(
+    fid: RmiFid | IsletRmiFid | DebugRmiFid,
+) -> Callable[[Handler[RmiOutputs]], RmiCommand]:
     """Make an RMI command of ``function(rmm, [pe,] ...)``."""
     return lambda function: Command(fid, function, fixed=1)
 

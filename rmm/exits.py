@@ -76,6 +76,8 @@ def handle(rmm: "Rmm", pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
         return handler(rmm, pe, rec, pe_exit)
     if reason == _IRQ_EXIT:
         return IRQ
+    if reason == ExitReason.DEBUG:
+        return HostExit(RecExitReason.SYNC, esr=pe_exit.esr, far=pe_exit.far)
     if reason == ExitReason.SERROR:
         return HostExit(RecExitReason.SERROR, esr=pe_exit.esr)
     return None  # the budget is spent: go on

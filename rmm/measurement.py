@@ -9,6 +9,7 @@ import hashlib
 from struct import Struct
 from typing import Final
 
+from pyvmm.arch import rmi_debug
 from pyvmm.arch.events import EventStream, RimExtension
 from pyvmm.arch.rmi import HashAlgorithm, RealmParams, RecParams
 from pyvmm.arch.rsi import MEASUREMENT_SIZE, NUM_MEASUREMENTS
@@ -18,6 +19,7 @@ _TYPE_DATA, _TYPE_REC, _TYPE_RIPAS = 0, 1, 2
 _HEAD: Final = "<B7xQ64s"  # type, size, RIM so far
 _DATA: Final = Struct(_HEAD + "QQ64s96x")  # ipa, flags, hash of the content
 _REC: Final = Struct(_HEAD + "64s112x")  # hash of the parameters
+_HEAD_ONLY: Final = Struct(_HEAD + "176x")
 _RIPAS: Final = Struct(_HEAD + "QQ160x")  # base, top
 
 _HASHES: Final = {HashAlgorithm.SHA_256: hashlib.sha256, HashAlgorithm.SHA_512: hashlib.sha512}
@@ -69,6 +71,11 @@ class Measurements:
         self._extend_rim(_RIPAS.pack(_TYPE_RIPAS, _DESCRIPTOR_SIZE, self.values[0], base, top))
         if self._events.listener is not None:
             self._tell("RIPAS", base=base, top=top)
+
+    def extend_debug(self) -> None:
+        """Extend the RIM with that the realm may be debugged."""
+        self._extend_rim(_HEAD_ONLY.pack(rmi_debug.RIM_TYPE, _DESCRIPTOR_SIZE, self.values[0]))
+        self._tell("DEBUG")
 
     def _extend_rim(self, descriptor: bytes) -> None:
         self.values[0] = self._hash(descriptor).digest()

@@ -44,6 +44,10 @@ class Context(Protocol):
     def ich_lr(self) -> Registers:
         """List registers of the virtual CPU interface."""
 
+    @property
+    def v(self) -> Registers:
+        """Vector registers V0 to V31, two words each, the low one first."""
+
     pc: int
     pstate: int
     sctlr_el1: int
@@ -69,6 +73,30 @@ class Context(Protocol):
     ich_vmcr: int
     ich_misr: int
     security: int
+
+
+class Watchpoint(Protocol):
+    """A range of virtual memory that a debugger watches."""
+
+    addr: int
+    size: int
+    access: int  # 1 reads, 2 writes
+
+
+class PeDebug(Protocol):
+    """What a debugger wants a PE to stop at; the PE then leaves with ``ExitReason.DEBUG``."""
+
+    @property
+    def breakpoints(self) -> Registers:
+        """Addresses, of which the first ``num_breakpoints`` count."""
+
+    @property
+    def watchpoints(self) -> Sequence[Watchpoint]:
+        """Ranges, of which the first ``num_watchpoints`` count."""
+
+    step: int
+    num_breakpoints: int
+    num_watchpoints: int
 
 
 class PeExit(Protocol):
@@ -97,6 +125,12 @@ class Pe(Protocol):
     def run(self, context: Context, budget: int, /) -> PeExit:
         """Run a guest for at most ``budget`` instructions; its state is read and written back."""
 
+    def translate(self, context: Context, va: int, access: int, /) -> tuple[int, int, Pas, bool]:
+        """Translate as the guest would: fault status or 0, address, its PAS, is the fault EL2's.
+
+        ``access`` is 3 for a debugger.  The PE runs nothing meanwhile.
+        """
+
 
 class Machine(Protocol):
     """The machine as R-EL2 sees it."""
@@ -109,6 +143,12 @@ class Machine(Protocol):
 
     def new_context(self) -> Context:
         """Make the state of a PE after reset."""
+
+    def new_debug(self) -> PeDebug:
+        """Make what a debugger lends to a context; it wants nothing yet."""
+
+    def lend_debug(self, context: Context, debug: PeDebug, /) -> None:
+        """Have a debugger in a context."""
 
     def tlbi_ipa(self, vmid: int, ipa: int, size: int, /) -> None:
         """Wait until no PE uses an earlier stage-2 translation of the range."""

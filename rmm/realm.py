@@ -29,6 +29,7 @@ class Realm:
     __slots__ = (
         "hash_algo",
         "instance_id",
+        "is_debuggable",
         "measurements",
         "metadata",
         "metadata_pa",
@@ -56,6 +57,7 @@ class Realm:
         self.measurements = Measurements(rd, params, events)
         self.metadata: RealmMetadata | None = None  # what its owner says of it
         self.metadata_pa = 0
+        self.is_debuggable = False  # by the host; it is measured if so
         self.num_recs = 0  # ever created: the index of the next one
         self.num_live_recs = 0  # created and not destroyed
 

@@ -7,7 +7,7 @@ from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import RecExitReason, RecParams
 from pyvmm.arch.stage2 import HCR_EL2, VTTBR_VMID_SHIFT, vtcr
-from rmm.protocols import Context, Machine
+from rmm.protocols import Context, Machine, PeDebug
 from rmm.realm import Limits, Realm
 
 #: The realm's traps and routing; TWI and TWE are the host's choice at each entry.
@@ -100,8 +100,8 @@ class Rec:
     """
 
     __slots__ = (
-        "abort", "aux", "context", "host_call_ipa", "index", "lrs", "pa", "psci", "realm",
-        "ripas_change", "runnable", "running", "sysreg_rt", "token_request",
+        "abort", "aux", "context", "debug", "host_call_ipa", "index", "lrs", "pa", "psci", "realm",
+        "ripas_change", "runnable", "running", "step_from", "sysreg_rt", "token_request",
     )  # fmt: skip
 
     def __init__(self, pa: int, realm: Realm, index: int, params: RecParams) -> None:
@@ -114,12 +114,25 @@ class Rec:
         self.runnable = bool(params.flags & 1)
         self.running = False
         self.token_request: TokenRequest | None = None
+        self.debug: PeDebug  # of a realm that may be debugged
+        self.step_from: int | None = None  # PC of the one instruction that is to be done
         # What the next entry completes:
         self.psci: PsciRequest | None = None
         self.ripas_change: RipasChange | None = None
         self.host_call_ipa: int | None = None
         self.abort: Abort | None = None
         self.sysreg_rt: int | None = None  # register of a trapped read
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether its registers still wait for what the next entry brings."""
+        pending = (self.psci, self.ripas_change, self.host_call_ipa, self.abort, self.sysreg_rt)
+        return any(each is not None for each in pending)
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether the one instruction that it is to do, from ``step_from``, is done."""
+        return self.context.pc != self.step_from
 
     def reply(self, *results: int) -> None:
         """Give the realm the results of its SMC: x0.. as given, and at least x0 to x3."""

@@ -7,7 +7,7 @@ from struct import Struct, pack_into
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.arch.bits import MASK32, MASK64, U64, Layout, U64Array
-from pyvmm.arch.esr import ESR_ABORT
+from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.events import RecExit as RecExitEvent
 from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.pas import GranuleProtectionFault
@@ -16,6 +16,7 @@ from pyvmm.arch.rmi import (
     RecEnter,
     RecEnterFlags,
     RecExit,
+    RecExitReason,
     Ripas,
     RipasResponse,
     RmiStatus,
@@ -74,6 +75,8 @@ _HCR: Final = tuple(
     HCR | twi | twe for twe in (0, HCR_EL2.TWE.mask) for twi in (0, HCR_EL2.TWI.mask)
 )
 _TRAP_WFI_SHIFT: Final = 2
+#: ESR_EL2 of a software step exception.
+_STEPPED: Final = int(ESR_ABORT.of(EC=ExceptionClass.SOFTWARE_STEP_LOWER, IL=1, FSC=0x22))
 
 
 def enter(rmm: "Rmm", pe: int, rec_pa: int, run_pa: int) -> None:
@@ -176,7 +179,7 @@ def _run(rmm: "Rmm", pe: int, rec: Rec) -> HostExit:
     outputs = timer_outputs(context)  # as the host knows them, from the last exit
     rec.running = True
     try:
-        while True:
+        while rec.step_from is None or not rec.has_stepped:
             lock.release()
             try:
                 pe_exit = processor.run(context, BUDGET)
@@ -187,6 +190,7 @@ def _run(rmm: "Rmm", pe: int, rec: Rec) -> HostExit:
                 return leave
             if timer_outputs(context) != outputs:
                 return exits.IRQ
+        return HostExit(RecExitReason.SYNC, esr=_STEPPED)  # the RMM, or the host, did it for it
     finally:
         rec.running = False
 

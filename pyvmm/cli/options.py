@@ -73,6 +73,7 @@ _OPTIONS: Final = (
         help="hash that measures the realm  [default: sha256]",
     ),
     click.option("--realm-pv", help="realm personalization value, at most 64 bytes"),
+    click.option("--realm-debug", is_flag=True, help="let the host debug the realm; measured"),
     click.option("--metadata", type=FILE, help="what the realm's owner says of it, signed"),
     click.option(
         "--token-profile",
@@ -125,6 +126,7 @@ class GuestOptions(TypedDict):
     realm: bool
     measurement_algo: str | None
     realm_pv: str | None
+    realm_debug: bool
     metadata: Path | None
     token_profile: str | None
     no_hes: bool
@@ -165,6 +167,7 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
     realm_only: dict[str, object] = {
         "--measurement-algo": asked["measurement_algo"],
         "--realm-pv": asked["realm_pv"],
+        "--realm-debug": asked["realm_debug"],
         "--metadata": asked["metadata"],
     }
     if is_run:  # else they may be about the platform
@@ -196,7 +199,12 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         has_rng=asked["rng"],
         has_balloon=asked["balloon"],
         has_agent=bool(asked["disks"]) if asked["agent"] is None else asked["agent"],
-        realm=vm.parse_realm(asked["measurement_algo"], asked["realm_pv"], asked["metadata"])
+        realm=vm.parse_realm(
+            asked["measurement_algo"],
+            asked["realm_pv"],
+            asked["metadata"],
+            is_debuggable=asked["realm_debug"],
+        )
         if asked["realm"]
         else None,
         token_profile=profile or Generation.G1.value,

@@ -20,7 +20,7 @@ struct pe_watchpoint {
 struct pe_debug {
     uint32_t step; /* do one instruction, whatever breakpoint is at it and whatever interrupt is pending */
     uint32_t num_breakpoints, num_watchpoints;
-    uint64_t breakpoints[512];
+    uint64_t breakpoints[256];
     struct pe_watchpoint watchpoints[16];
 };
 
@@ -109,7 +109,8 @@ uint64_t pe_instructions(struct machine *machine, uint32_t pe);
 
 /* For tests and tools: the op that a word decodes to (an index into core_op_name()), and one address translation.
  * translate: returns 0 and *pa, *pas; or the fault status code (FSC), *stage2 tells the stage. access: 0 read, 1 write, 2 fetch,
- * 3 a debugger's, which asks stage 1 for no permission.  Only while the PE does not run. */
+ * 3 a debugger's, which asks stage 1 for no permission.  0x40 stands for an address size fault at level 0, whose FSC is 0.
+ * Only while the PE does not run. */
 uint32_t core_decode(uint32_t word);
 const char *core_op_name(uint32_t op);
 uint32_t core_num_ops(void);

@@ -398,7 +398,8 @@ int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *st
     cpu_leave_guest(cpu);
     *stage2 = !ok && cpu->exc.target_el == 2;
     if (!ok) {
-        return (int)(cpu->exc.iss & 0x3f);
+        unsigned fsc = cpu->exc.iss & 0x3f;
+        return fsc ? (int)fsc : 0x40;
     }
     *pa = t.pa;
     *pas = t.pas;

@@ -16,15 +16,14 @@ from typing import Final, Protocol
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 from pyvmm.host.machine import GuestRegisters, PeDebug, PeExit
 
-MAX_BREAKPOINTS: Final = 512
-MAX_WATCHPOINTS: Final = 16
 MASK64: Final = (1 << 64) - 1
 
 
 class DebugFault(Exception):
-    """There is no memory at the address."""
+    """There is no memory at the address, or the guest is gone."""
 
 
 class TooManyError(Exception):
@@ -95,17 +94,23 @@ class Holder(Protocol):
     def wait_held(self) -> None:
         """Wait until all that are held stand still."""
 
+    def wait_going(self) -> None:
+        """Wait until all that may run have begun to."""
+
     def is_on(self, cpu: int, /) -> bool:
         """Say whether a vCPU is powered on."""
 
 
 class DebugPort(ABC):
-    """The debugger's end of a guest.  One debugger uses it at a time, from any thread."""
+    """The debugger's end of a guest.  One debugger has it at a time; looks may come beside it.
+
+    Any thread but a vCPU's may call.
+    """
 
     def __init__(self, vcpus: Holder, num_cpus: int) -> None:
         self.num_cpus = num_cpus
         self._vcpus = vcpus
-        self._turn = RLock()  # held by who stops or resumes the guest
+        self._turn = RLock()  # held by who stops or resumes the guest, or looks at it
         self._lock = Lock()  # guards what vCPU threads change too
         self._held = [False] * num_cpus
         self._steps: dict[int, int] = {}  # vCPU that is to do one instruction -> where it is
@@ -131,6 +136,7 @@ class DebugPort(ABC):
         with self._turn:
             self.hold()
             self._notify = None
+            self.set_points((), ())
             self._lend(False)
             self.resume([Resume.RUN] * self.num_cpus)
 
@@ -156,16 +162,22 @@ class DebugPort(ABC):
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """Stop every vCPU meanwhile; afterwards each goes on with what it did."""
+        """Stop every vCPU meanwhile; afterwards each goes on with what it did.
+
+        Between two of these it does go on, however soon the second one comes.
+        """
         with self._turn:
+            self._vcpus.wait_going()
             before = list(self._held)
             self.hold()
-            yield
-            self._resuming()
-            with self._lock:
-                if self._stop is None:
-                    self._held = before
-                self._vcpus.set_held(self._held)
+            try:
+                yield
+            finally:
+                self._resuming()
+                with self._lock:
+                    if self._stop is None:
+                        self._held = before
+                    self._vcpus.set_held(self._held)
 
     def take_stop(self) -> Stop | None:
         """Return what stopped the guest since it was resumed; the first, if several vCPUs did."""
@@ -181,8 +193,9 @@ class DebugPort(ABC):
         """Return memory as a vCPU sees it, up to where there is none; DebugFault if at once."""
         data = bytearray()
         try:
-            for at, length in _pages(va, size):
-                data += self._read_part(cpu, at, length)
+            with self._turn:
+                for at, length in _pages(va, size):
+                    data += self._read_part(cpu, at, length)
         except DebugFault:
             if not data:
                 raise
@@ -191,17 +204,18 @@ class DebugPort(ABC):
     def write(self, cpu: int, va: int, data: bytes) -> None:
         """Change memory as a vCPU sees it; DebugFault where there is none."""
         done = 0
-        for at, length in _pages(va, len(data)):
-            self._write_part(cpu, at, data[done : done + length])
-            done += length
+        with self._turn:
+            for at, length in _pages(va, len(data)):
+                self._write_part(cpu, at, data[done : done + length])
+                done += length
 
     @abstractmethod
     def registers(self, cpu: int) -> GuestRegisters:
-        """Return the registers of a vCPU that is stopped."""
+        """Return the registers of a vCPU that is stopped; DebugFault if it is gone."""
 
     @abstractmethod
     def set_registers(self, cpu: int, registers: GuestRegisters) -> None:
-        """Take back what ``registers`` gave, changed."""
+        """Take back what ``registers`` gave, changed; DebugFault."""
 
     @abstractmethod
     def set_points(self, breakpoints: Sequence[int], watchpoints: Sequence[Watch]) -> None:
@@ -212,14 +226,15 @@ class DebugPort(ABC):
     def ran(self, cpu: int, exit_: PeExit, pc: int) -> None:
         """Note an exit of a vCPU, after it was handled; on that vCPU's thread."""
         if exit_.reason == ExitReason.DEBUG:
-            self._stop_all(Stop.of(cpu, exit_.esr, exit_.far))
+            self.stop_at(Stop.of(cpu, exit_.esr, exit_.far))
         elif cpu in self._steps:
             # A synchronous exit counts the instruction whether or not it was done.
             is_counted = exit_.reason != ExitReason.SYNC and exit_.instructions
             if is_counted or pc != self._steps[cpu]:
-                self._stop_all(Stop(cpu, StopKind.STEP))
+                self.stop_at(Stop(cpu, StopKind.STEP))
 
-    def _stop_all(self, stop: Stop) -> None:
+    def stop_at(self, stop: Stop) -> None:
+        """Stop every vCPU, because one has stopped; on that vCPU's thread."""
         with self._lock:
             if self._stop is None:
                 self._stop = stop

@@ -23,7 +23,8 @@ from pyvmm.host.debug import DebugPort
 
 RPV_SIZE = 64
 REALM_IS_CLOSED = (
-    "a realm shows neither registers nor memory to its host: debug the guest as a normal VM"
+    "a realm shows neither registers nor memory to its host, unless it was made with"
+    " --realm-debug, which is measured"
 )
 
 
@@ -82,6 +83,7 @@ class RealmOptions:
     measurement_algo: str = "sha256"  # or "sha512"
     personalization: bytes = b""
     metadata: bytes = b""  # what its owner says of it, signed: at most a granule
+    is_debuggable: bool = False  # by its host; measured
 
 
 class Outcome(Enum):

@@ -27,6 +27,7 @@ from pyvmm.arch.rmi import (
     RmiStatus,
     rec_mpidr,
 )
+from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort
@@ -41,6 +42,7 @@ from pyvmm.host.guest import (
     Segment,
 )
 from pyvmm.host.machine import Firmware, PhysicalMemory
+from pyvmm.host.realm_debug import RealmDebug
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rec import Rec
 from pyvmm.host.rmi import Rmi, RmiError
@@ -123,6 +125,7 @@ class Realm(VcpuGuest):
         self._delegated: list[int] = []  # granules of the RD, start tables and RECs
         self._run_granules: list[int] = []
         self._recs: list[Rec] = []
+        self._debug = self._make_debug() if self._options.is_debuggable else None
         self._rec_of = {mpidr_of(cpu) & MPIDR_AFFINITY: cpu for cpu in range(config.num_cpus)}
         vgic.connect(kick)
 
@@ -145,6 +148,8 @@ class Realm(VcpuGuest):
         """
         self._check_rmm()
         self._create()
+        if self._debug is not None:
+            self._rmi.call(0, DebugRmiFid.RMI_PYVMM_DEBUG_ALLOW, self._rd or 0)
         if self._options.metadata:
             self._set_metadata(self._options.metadata)
         self._memory.init_ripas()
@@ -153,8 +158,10 @@ class Realm(VcpuGuest):
             self._create_rec(cpu)
 
     def debug_port(self) -> DebugPort:
-        """Let no debugger in."""
-        raise UserError(REALM_IS_CLOSED)
+        """Let a debugger in, if the realm was made for that."""
+        if self._debug is None:
+            raise UserError(REALM_IS_CLOSED)
+        return self._debug
 
     def send_serror(self, cpu: int) -> None:
         """Send none: RMM 1.0 has no call for it."""
@@ -197,6 +204,11 @@ class Realm(VcpuGuest):
         self._call_with_page(bytes(params), RmiFid.RMI_REALM_CREATE, rd)
         self._rd = rd
         self._memory.attach(rd)
+
+    def _make_debug(self) -> RealmDebug:
+        page_pa = self._allocator.allocate()
+        self._run_granules.append(page_pa)
+        return RealmDebug(self._vcpus, self._config.num_cpus, self._rmi, self._ns, page_pa)
 
     def _set_metadata(self, metadata: bytes) -> None:
         fid, mdg = IsletRmiFid.RMI_ISLET_REALM_SET_METADATA, self._delegate_range(1)
@@ -258,8 +270,11 @@ class Realm(VcpuGuest):
             vcpus=self._vcpus,
             alias=self.geometry.alias,
             find_rec=self._find_rec,
+            debug=self._debug,
         )
         self._recs.append(rec)
+        if self._debug is not None:
+            self._debug.add(rec_pa)
 
     def _find_rec(self, mpidr: int) -> tuple[int, int] | None:
         cpu = self._rec_of.get(mpidr & MPIDR_AFFINITY)
@@ -286,6 +301,8 @@ class Realm(VcpuGuest):
 
     def _destroy(self) -> None:
         """Undo whatever of the building was done, in reverse."""
+        if self._debug is not None:
+            self._debug.close()
         for rec in self._recs:
             self._rmi.call(0, RmiFid.RMI_REC_DESTROY, rec.rec_pa)
         self._recs.clear()

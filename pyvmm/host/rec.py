@@ -24,6 +24,7 @@ from pyvmm.arch.rmi import (
     unpack_status,
 )
 from pyvmm.arch.smccc import NOT_SUPPORTED
+from pyvmm.host.debug import STOP_KINDS, DebugPort, Stop
 from pyvmm.host.guest import Bus, ExitKind, Outcome
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rmi import Rmi, RmiError
@@ -97,6 +98,7 @@ class Rec:
         vcpus: Vcpus,
         alias: int,
         find_rec: FindRec,
+        debug: DebugPort | None = None,
     ) -> None:
         """``window`` shows the run granule at ``run_pa``."""
         self._cpu = cpu
@@ -113,6 +115,7 @@ class Rec:
         self._timers = TimerLines(vgic, cpu)
         self._alias = alias
         self._find_rec = find_rec
+        self._debug = debug
         self._has_left = False  # its last exit was CPU_OFF
 
     def run(self) -> None:
@@ -120,7 +123,7 @@ class Rec:
         cpu, vgic, words = self._cpu, self._vgic, self._run_words
         running, smc = self._vcpus.running, self._rmi.smc
         loaded: list[int] | None = None
-        while running[cpu]:
+        while running[cpu] or self._must_settle():
             lrs = vgic.load_lrs(cpu)
             if lrs is not NO_LRS or loaded is not NO_LRS:
                 for n, lr in enumerate(lrs):
@@ -136,6 +139,20 @@ class Rec:
             self._timers.sample(words[EXIT_CNTV_CTL], words[EXIT_CNTP_CTL])
             self._has_left = False
             words[ENTER_FLAGS] = self._handle_exit(words)
+
+    def _must_settle(self) -> bool:
+        """Say whether a REC that is to stand still has to be entered once more for a debugger.
+
+        What its last exit left open the RMM completes at the next entry, which ends at once.
+        """
+        if self._debug is None or self._vcpus.outcome or not self._vcpus.is_on(self._cpu):
+            return False
+        words = self._run_words
+        reason, exception = words[EXIT_REASON] & 0xFF, words[EXIT_ESR] >> EC_SHIFT & 0x3F
+        is_settled = reason == RecExitReason.IRQ or (reason == SYNC and exception in STOP_KINDS)
+        if not is_settled:
+            self._vcpus.kick(self._cpu)
+        return not is_settled
 
     def _handle_refusal(self, x0: int) -> None:
         """REC_ENTER failed: expected of a realm that is off and of a vCPU that is."""
@@ -185,6 +202,10 @@ class Rec:
                 return self._handle_mmio(words, esr, ipa | words[EXIT_FAR] & PAGE_MASK)
             self._exits[FAULT] += 1
             return 0 if self._memory.share(self._cpu, ipa) else INJECT_SEA
+        if self._debug is not None and exception_class in STOP_KINDS:
+            self._exits[ExitKind.OTHER] += 1
+            self._debug.stop_at(Stop.of(self._cpu, esr, words[EXIT_FAR]))
+            return 0
         if exception_class == ExceptionClass.SYSREG:
             self._exits[ExitKind.SYSREG] += 1
             if not esr & ESR_SYSREG.READ.mask:

@@ -6,6 +6,7 @@ Spec: DEN0137 1.0, "Realm Management Interface".
 
 from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.rmi import RmiFid, RmiStatus, status_name, unpack_status
+from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.host.machine import Firmware
 
 _SUCCESS = int(RmiStatus.SUCCESS)
@@ -16,7 +17,9 @@ _UNDELEGATE = RmiFid.RMI_GRANULE_UNDELEGATE
 class RmiError(Exception):
     """An RMI command that the RMM refused; ``status`` and ``index`` are its result."""
 
-    def __init__(self, fid: RmiFid | IsletRmiFid, args: tuple[int, ...], x0: int) -> None:
+    def __init__(
+        self, fid: RmiFid | IsletRmiFid | DebugRmiFid, args: tuple[int, ...], x0: int
+    ) -> None:
         super().__init__(fid, args, x0)
         self.fid = fid
         self.args_given = args
@@ -36,7 +39,7 @@ class Rmi:
     def __init__(self, firmware: Firmware) -> None:
         self.smc = firmware.smc
 
-    def call(self, pe: int, fid: RmiFid | IsletRmiFid, *args: int) -> tuple[int, ...]:
+    def call(self, pe: int, fid: RmiFid | IsletRmiFid | DebugRmiFid, *args: int) -> tuple[int, ...]:
         """Call on a PE; return x1.. padded to four; RmiError unless RMI_SUCCESS."""
         results = self.smc(pe, (fid, *args))
         if results[0] != _SUCCESS:

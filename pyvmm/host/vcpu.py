@@ -8,6 +8,7 @@ while ``running[cpu]`` is true; whoever makes that false also kicks the PE.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from operator import ge
 from threading import Condition, Thread
 
 from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
@@ -99,6 +100,10 @@ class Vcpus:
             self._is_wanted[cpu] = False
             self._update()
 
+    def kick(self, cpu: int) -> None:
+        """Make a vCPU's run, or its next one, end at once."""
+        self._kick(cpu)
+
     def is_on(self, cpu: int, /) -> bool:
         """Say whether a vCPU is powered on."""
         return self._is_on[cpu]
@@ -142,6 +147,13 @@ class Vcpus:
                 self.reason = reason
                 self._update()
 
+    def wait_going(self) -> None:
+        """Wait until every vCPU that may run has been let in; not on a vCPU's thread."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._threads or all(map(ge, self._is_inside, self.running))
+            )
+
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Wait for the outcome and for every thread; raise what a thread raised."""
         with self._changed:
@@ -179,6 +191,7 @@ class Vcpus:
         with self._changed:
             self._changed.wait_for(lambda: self.running[cpu] or self.outcome is not None)
             self._is_inside[cpu] = self.outcome is None
+            self._changed.notify_all()
             return self._is_inside[cpu]
 
     def _leave(self, cpu: int) -> None:

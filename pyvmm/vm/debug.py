@@ -4,6 +4,7 @@ from typing import Final
 
 from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
 
+from pyvmm.arch.errors import UserError
 from pyvmm.host.debug import DebugFault, DebugPort
 from pyvmm.host.machine import GuestRegisters
 from pyvmm.host.registers import GENERAL, PC, PSTATE, SP, SYSTEM, Register
@@ -24,9 +25,15 @@ _NAMES: Final = {24: "DIT", 22: "PAN", 21: "SS", 20: "IL", 12: "SSBS"}
 
 
 def look(port: DebugPort) -> list[Vcpu]:
-    """Return what there is to see of every vCPU; the guest goes on afterwards as it did."""
+    """Return what there is to see of every vCPU; the guest goes on afterwards as it did.
+
+    UserError if it is at its end.
+    """
     with port.still():
-        return [_look_at(port, cpu) for cpu in range(port.num_cpus)]
+        try:
+            return [_look_at(port, cpu) for cpu in range(port.num_cpus)]
+        except DebugFault:
+            raise UserError("the guest has ended: there is nothing to see any more") from None
 
 
 def describe_pstate(pstate: int) -> str:

@@ -152,7 +152,7 @@ def first_difference(
 def line_of(entry: Entry) -> str:
     """Return an entry as one line for a reader."""
     words = [f"{entry['step']:<12}", *(f"{n}={text}" for n, text in _fields(entry).items())]
-    return " ".join([*words, f"({entry['of']})"] if "of" in entry else words)
+    return " ".join([*words, f"({entry['of']})"] if "of" in entry else words).rstrip()
 
 
 def _fields(entry: Entry) -> Entry:

@@ -142,7 +142,7 @@ def with_gdb(options: VmOptions, gdb: str | None, *, waits: bool) -> VmOptions:
         if waits:
             raise UserError("--gdb-wait waits for a debugger: say where with --gdb")
         return options
-    if options.realm:
+    if options.realm and not options.realm.is_debuggable:
         raise UserError(f"--gdb: {REALM_IS_CLOSED}")
     return replace(options, gdb=GdbOptions(parse_gdb(gdb), waits))
 
@@ -246,7 +246,11 @@ def parse_network(text: str) -> NetworkOptions:
 
 
 def parse_realm(
-    algo: str | None = None, personalization: str | None = None, metadata: Path | None = None
+    algo: str | None = None,
+    personalization: str | None = None,
+    metadata: Path | None = None,
+    *,
+    is_debuggable: bool = False,
 ) -> RealmOptions:
     """Check the options that only a realm has.
 
@@ -257,7 +261,7 @@ def parse_realm(
     if len(value) > RPV_SIZE:
         raise UserError(f"--realm-pv has {len(value)} bytes: give at most {RPV_SIZE}")
     block = _read_metadata(metadata) if metadata else b""
-    return RealmOptions(algo or MEASUREMENT_ALGOS[0], value, block)
+    return RealmOptions(algo or MEASUREMENT_ALGOS[0], value, block, is_debuggable)
 
 
 def _read_metadata(path: Path) -> bytes:

@@ -5,7 +5,7 @@ from typing import Final
 
 from pyvmm.arch.rmi import VERSION_1_0
 from rmm.commands import RmiCommand, table
-from rmm.rmi import data, features, granule, metadata, psci, realm, rec, rtt
+from rmm.rmi import data, debug, features, granule, metadata, psci, realm, rec, rtt
 
 RMI_1_0: Final = table(
     (
@@ -36,5 +36,18 @@ RMI_1_0: Final = table(
 )
 ISLET_RMI: Final = table((metadata.islet_realm_set_metadata,))
 
+DEBUG_RMI: Final = table(
+    (
+        debug.pyvmm_debug_allow,
+        debug.pyvmm_debug_read_registers,
+        debug.pyvmm_debug_write_registers,
+        debug.pyvmm_debug_read_memory,
+        debug.pyvmm_debug_write_memory,
+        debug.pyvmm_debug_set_points,
+    )
+)
+
 #: The revisions of the interface that are served, each with its commands.
-REVISIONS: Final[Mapping[int, Mapping[int, RmiCommand]]] = {VERSION_1_0: RMI_1_0 | ISLET_RMI}
+REVISIONS: Final[Mapping[int, Mapping[int, RmiCommand]]] = {
+    VERSION_1_0: RMI_1_0 | ISLET_RMI | DEBUG_RMI
+}

@@ -56,6 +56,9 @@ def rec_create(rmm: "Rmm", rd: int, rec: int, params_ptr: int) -> None:
     _check_realm(rmm.limits, realm, params)
     created = Rec(rec, realm, realm.num_recs, params)
     created.context = make_context(rmm.machine, rmm.limits, created, params)
+    if realm.is_debuggable:
+        created.debug = rmm.machine.new_debug()
+        rmm.machine.lend_debug(created.context, created.debug)
     rmm.recs[rec] = created
     realm.num_recs += 1
     realm.num_live_recs += 1

@@ -1,8 +1,12 @@
-"""Looking into Debian's kernel: GDB, a function, its steps, a variable, two CPUs; pyvmm debug."""
+"""Looking into Debian's kernel: GDB, a function, its steps, a variable, two CPUs; pyvmm debug.
+
+In a normal VM, and in a realm that allows it.
+"""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -21,13 +25,18 @@ FUNCTION, VARIABLE = "__arm64_sys_sync", "panic_on_warn"
 SET_VARIABLE = "echo 1 >/proc/sys/kernel/panic_on_warn"
 PC, X30 = 32, 30
 NAME = "looked-into"
+KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "normal VM": (),
+    "realm": ("--realm", "--realm-debug", "--no-hes"),
+}
 EL_MASK = 0xC
 
 
 class Kernel:
     """A guest at its shell, with a stub, and where two things of its kernel are."""
 
-    def __init__(self, guest: Running, stub: Path) -> None:
+    def __init__(self, guest: Running, stub: Path, kind: str) -> None:
+        self.kind = kind
         self.shell = guest.shell
         self.stub = stub
         self.shell.log_in()
@@ -49,13 +58,16 @@ class Kernel:
         return self.shell.expect(re.compile(rb"<(\d+)>"))[1] == b"0"
 
 
-@pytest.fixture(scope="module")
-def kernel(debian: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    """Boot, once for all tests here."""
+@pytest.fixture(scope="module", params=KINDS)
+def kernel(
+    debian: Image, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Kernel]:
+    """Boot, once of each kind for all tests here."""
     stub = tmp_path_factory.mktemp("gdb") / "stub"
+    kind = str(request.param)
     options = ("-c", "2", "--gdb", stub, "--name", NAME)
-    with Running("run", *guest_options(debian, None), *options) as guest:
-        yield Kernel(guest, stub)
+    with Running("run", *guest_options(debian, None), *options, *KINDS[kind]) as guest:
+        yield Kernel(guest, stub, kind)
 
 
 @pytest.mark.parametrize("cpu", [0, 1])
@@ -116,6 +128,7 @@ def test_a_thousand_steps_through_the_kernel(kernel: Kernel) -> None:
     assert kernel.is_through()
 
 
+@pytest.mark.parametrize("kernel", ["normal VM"], indirect=True)
 def test_a_guest_that_was_stopped_for_long_does_not_complain(kernel: Kernel) -> None:
     """Its time stood still with it: no stall, no lockup."""
     shell: Shell = kernel.shell
@@ -157,7 +170,7 @@ def test_gdb_breaks_steps_and_watches(kernel: Kernel) -> None:
         stop = gdb.stopped()
         assert (stop["reason"], stop["old"], stop["new"]) == ("watchpoint-trigger", "0", "1")
         gdb.do(f"-gdb-set variable *(int*){kernel.variable:#x}=0")
-        assert "normal VM" in gdb.do("monitor info")
+        assert kernel.kind in gdb.do("monitor info")
         gdb.do("-target-detach")
     assert kernel.is_through()
     assert kernel.shell.run("cat /proc/sys/kernel/panic_on_warn") == Answer(0, "0")

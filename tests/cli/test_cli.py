@@ -78,6 +78,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --disk {}/text,direct", "only ro or rw"),
         ("run --realm-pv x", "add --realm"),
         ("run --realm --balloon", "not the host's to take"),
+        ("run --realm-debug", "--realm-debug is for realms: add --realm"),
         ("run --realm --measurement-algo md5", "'md5' is not one of"),
         ("run --trace everything", "--trace everything: give some of rmi"),
         ("run --trace mmio:{}", "Is a directory"),

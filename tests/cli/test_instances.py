@@ -401,3 +401,16 @@ def test_a_killed_instance_leaves_no_stub(runtime: Path, tmp_path: Path) -> None
     refused = f"pyvmm: --gdb {stub}: Address already in use: choose another\n"
     assert result(pyvmm("create", "r1", *VM, "--gdb", stub)) == (2, "", refused)
     assert (left(runtime), stub.read_text()) == ([], "words")
+
+
+def test_a_realm_that_allows_it_is_looked_into(tmp_path: Path) -> None:
+    """Its measurement tells it from one that does not."""
+    options = (*REALM, "--kernel", str(kernel(tmp_path, IDLE)))
+    create("r1", *options, "--realm-debug")
+    rim = verb("measure", "r1").output
+    assert verb("measure", *options, "--realm-debug").output == rim
+    assert verb("measure", *options).output != rim
+    assert result(verb("start", "r1")) == DONE
+    shown = verb("debug", "r1")
+    assert (shown.code, shown.errors) == (0, "")
+    assert re.match(r"CPU 0: on, EL1h nzcv DAIF\n +pc 00000000800800", shown.output)

@@ -57,6 +57,8 @@ def rim_of(steps: list[dict[str, str]], algo: str) -> str:
                 ):  # fmt: skip
                     params[offset : offset + size] = number(step, name).to_bytes(size, "little")
                 data = bytes(params)
+            case "DEBUG":
+                data = descriptor(0x80, rim, b"")
             case "RIPAS":
                 span = struct.pack("<QQ", number(step, "base"), number(step, "top"))
                 data = descriptor(2, rim, span)
@@ -81,6 +83,16 @@ def test_log_leads_to_the_rim(capsys: Capture, tmp_path: Path, algo: str) -> Non
     options = ("--measurement-algo", algo)
     steps = save_log(capsys, tmp_path / "log", *options)
     assert rim_of(steps, algo) == measure(capsys, *SMALL, *options)
+
+
+def test_that_a_realm_may_be_debugged_is_a_step(capsys: Capture, tmp_path: Path) -> None:
+    """The second one, on this machine and on another."""
+    closed = save_log(capsys, tmp_path / "closed")
+    for host in ((), ("--host", "num_bps=5")):
+        steps = save_log(capsys, tmp_path / "open", "--realm-debug", *host)
+        assert [step["step"] for step in steps[:3]] == ["REALM_CREATE", "DEBUG", "RIPAS"]
+        assert rim_of(steps, "sha256") != closed[-1]["rim"]
+        assert [step["step"] for step in (*steps[:1], *steps[2:])] == [s["step"] for s in closed]
 
 
 def test_log_has_every_step_in_the_canonical_order(capsys: Capture, tmp_path: Path) -> None:

@@ -1,28 +1,29 @@
-"""A normal VM on the real core that runs a few lines of assembly, for those who debug it."""
+"""A guest on the real core that runs a few lines of assembly, for those who debug it.
+
+A normal VM, or a realm with the real RMM that may be debugged.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Self
 
-from pyvmm.arch.pas import Pas
-from pyvmm.core import Machine
-from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort, Resume, Stop
-from pyvmm.host.guest import GuestConfig, Segment
-from pyvmm.host.normal_vm import NormalVm
+from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
+from pyvmm.host.machine import GuestRegisters
 from pyvmm.host.vgic import Vgic
+from pyvmm.platform import Platform
 from tests.core.program import assemble
 from tests.host.fakes import FakeBus
 
-DRAM_BASE = 0x4000_0000
-DRAM_SIZE = 16 << 20
 RAM_BASE = 0x8000_0000
 RAM_SIZE = 2 << 20
 CODE = RAM_BASE
 DATA = RAM_BASE + 0x1_0000
+DATA_SIZE = 0x8000  # of what a realm has from the beginning
 UART = 0x0100_0000
 CPU_ON, SYSTEM_OFF = 0xC400_0003, 0x8400_0008
 PATIENCE = 20.0  # seconds
@@ -60,31 +61,25 @@ START, COUNT, STORE, CALL, LEAF = 0x2C, 0x40, 0x44, 0x48, 0x50
 
 
 class Rig:
-    """The VM, built and not started yet; a context manager that ends it."""
+    """The guest, built and not started yet; a context manager that ends it."""
 
-    def __init__(self, text: str = COUNTERS, num_cpus: int = 1) -> None:
-        self.machine = Machine(DRAM_BASE, DRAM_SIZE, num_cpus)
-        self.memory = self.machine.memory(Pas.NS)
+    def __init__(
+        self, text: str = COUNTERS, num_cpus: int = 1, *, realm: RealmOptions | None = None
+    ) -> None:
+        """``text`` calls firmware by HVC; in a realm it is SMC."""
+        self.is_realm = realm is not None
+        self.platform = Platform(RAM_SIZE, num_cpus)
+        self.machine = self.platform.machine
         self.bus = FakeBus(a1000004=0x80)
-        config = GuestConfig(
-            num_cpus,
-            RAM_BASE,
-            RAM_SIZE,
-            (Segment(CODE, assemble(text)),),
-            CODE,
-            (num_cpus, 0, 0, 0),
-        )
-        self.vm = NormalVm(
-            self.machine,
-            self.memory,
-            Allocator(DRAM_BASE, DRAM_SIZE),
-            bus=self.bus,
-            vgic=Vgic(num_cpus),
-            config=config,
-        )
+        code = assemble(text.replace("hvc ", "smc ") if realm else text)
+        segments = (Segment(CODE, code), Segment(DATA, bytes(DATA_SIZE)))
+        config = GuestConfig(num_cpus, RAM_BASE, RAM_SIZE, segments, CODE, (num_cpus, 0, 0, 0))
+        self.vm = self.platform.new_guest(config, self.bus, Vgic(num_cpus), realm)
         self.vm.build()
         self.port: DebugPort = self.vm.debug_port()
         self.stopped = Event()
+        #: Where there is nothing more to be read.
+        self.memory_end = DATA + DATA_SIZE if realm else RAM_BASE + RAM_SIZE
 
     def attach(self) -> None:
         """Attach a debugger, which stops the guest."""
@@ -105,9 +100,26 @@ class Rig:
         assert stop is not None
         return stop
 
+    def put(self, address: int, data: bytes) -> None:
+        """Change memory."""
+        with self.port.still():
+            self.port.write(0, address, data)
+
+    @contextmanager
+    def changed(self, cpu: int = 0) -> Iterator[GuestRegisters]:
+        """Give the registers of a vCPU to be changed."""
+        registers = self.port.registers(cpu)
+        yield registers
+        self.port.set_registers(cpu, registers)
+
     def counter(self, cpu: int = 0) -> int:
         """Return how far a vCPU has counted."""
-        return int.from_bytes(self.vm.dma.read(DATA + 8 * cpu, 8), "little")
+        with self.port.still():
+            return int.from_bytes(self.port.read(cpu, DATA + 8 * cpu, 8), "little")
+
+    def all_count(self) -> bool:
+        """Tell whether every vCPU has begun to count."""
+        return all(self.counter(cpu) for cpu in range(self.port.num_cpus))
 
     def pc(self, cpu: int = 0) -> int:
         """Return where a vCPU is, as an offset in the code."""

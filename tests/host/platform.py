@@ -10,6 +10,7 @@ from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
+from rmm.protocols import PeDebug
 from rmm.rmm import Rmm
 from tests.host.fakes import DRAM_BASE, FakeBus, FakeContext, FakePe, Script
 
@@ -102,6 +103,14 @@ class PlatformMachine:
     def new_context(self) -> FakeContext:
         """Return zeros."""
         return FakeContext()
+
+    def new_debug(self) -> PeDebug:
+        """Have none."""
+        raise NotImplementedError
+
+    def lend_debug(self, context: object, debug: object) -> None:
+        """Have none."""
+        raise NotImplementedError
 
     def id_register(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
         """Read one of a few."""

@@ -1,15 +1,16 @@
 """The debug port of a normal VM on the real core: stops, steps, registers, memory, time."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 from pyvmm.host.debug import (
-    MAX_BREAKPOINTS,
-    MAX_WATCHPOINTS,
     Access,
     DebugFault,
     Resume,
@@ -18,17 +19,16 @@ from pyvmm.host.debug import (
     TooManyError,
     Watch,
 )
-from pyvmm.host.guest import Outcome
-from pyvmm.host.registers import CORE, FLOATING, PSTATE, SP, SYSTEM, BadValueError
+from pyvmm.host.guest import Outcome, RealmOptions
+from pyvmm.host.registers import CORE, FLOATING, PC, PSTATE, SP, SYSTEM, BadValueError
 from tests.host.debug_rig import (
     CALL,
     CODE,
     COUNT,
     DATA,
+    DATA_SIZE,
     LEAF,
     PATIENCE,
-    RAM_BASE,
-    RAM_SIZE,
     START,
     STORE,
     UART,
@@ -37,13 +37,35 @@ from tests.host.debug_rig import (
 )
 
 PAN = 1 << 22
+LOOKS = 50
+MASK64 = (1 << 64) - 1
+NAMED = {register.name: register for register in SYSTEM}
 ABORTED = 0x200  # with VBAR_EL1 at 0
+UNDEFINED_HVC = ".long 0xd4000002"  # in a realm
 OFF = "ldr x0, =0x84000008\n hvc #0"
 
 
+KINDS = {"vm": None, "realm": RealmOptions(is_debuggable=True)}
+
+
+@pytest.fixture(params=KINDS)
+def realm(request: pytest.FixtureRequest) -> RealmOptions | None:
+    """Return what a normal VM has for a realm's options, then those of a realm."""
+    return KINDS[request.param]
+
+
 @pytest.fixture
-def rig() -> Iterator[Rig]:
+def rig(realm: RealmOptions | None) -> Iterator[Rig]:
     """Return one vCPU that waits for its debugger before its first instruction."""
+    with Rig(realm=realm) as made:
+        made.attach()
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def vm() -> Iterator[Rig]:
+    """Return the same, a normal VM only."""
     with Rig() as made:
         made.attach()
         made.start()
@@ -51,11 +73,11 @@ def rig() -> Iterator[Rig]:
 
 
 @pytest.fixture
-def pair() -> Iterator[Rig]:
+def pair(realm: RealmOptions | None) -> Iterator[Rig]:
     """Return two vCPUs, both counting, that their debugger has stopped."""
-    with Rig(num_cpus=2) as made:
+    with Rig(num_cpus=2, realm=realm) as made:
         made.start()
-        wait_until(lambda: made.counter(1) > 0)
+        wait_until(made.all_count)
         made.attach()
         yield made
 
@@ -103,9 +125,9 @@ def test_every_vcpu_has_the_breakpoints(pair: Rig) -> None:
     assert pair.pc(0) == pair.pc(1) == LEAF
 
 
-def test_a_vcpu_that_comes_on_later_has_the_breakpoints() -> None:
+def test_a_vcpu_that_comes_on_later_has_the_breakpoints(realm: RealmOptions | None) -> None:
     """CPU_ON resets its registers, not what its debugger wants."""
-    with Rig(num_cpus=2) as rig:
+    with Rig(num_cpus=2, realm=realm) as rig:
         rig.attach()
         rig.port.set_points([CODE + START], [])
         rig.start()
@@ -155,34 +177,76 @@ def test_what_leaves_the_guest_is_one_step(text: str, offset: int) -> None:
         assert rig.pc() == (here + offset if offset != ABORTED else ABORTED - CODE)
 
 
+@pytest.mark.parametrize(
+    ("text", "register", "value"),
+    [
+        ("ldr w1, [x9]", 1, 0x80),  # a device, which the host emulates
+        ("str w1, [x9]", 1, 0x1111),
+        ("ldr x1, [x10]", 1, 0),  # memory that the host has yet to give
+        ("smc #0", 1, 0x1_0000),  # an RSI call, which the RMM does
+        (".long 0xd5380521", 1, 0),  # ID_AA64DFR1_EL1, which it answers for
+        ("msr icc_sgi1r_el1, x11", 1, 0x1111),  # one that is the host's
+        ("wfi", 1, 0x1111),
+        (UNDEFINED_HVC, 1, 0x1111),
+    ],
+)
+def test_what_leaves_a_realm_is_one_step(text: str, register: int, value: int) -> None:
+    """Whoever answers it, and however often the realm has to be entered for it."""
+    first = 0x1_0000 if text == "smc #0" else 0x1111
+    setup = f"""
+        ldr x9, ={1 << 32 | UART + 4:#x}; ldr x10, ={DATA + DATA_SIZE:#x}; mov x11, #0
+        ldr x0, =0xC4000190; mov x1, #{first:#x}; msr vbar_el1, xzr; {text}
+    """
+    with Rig(setup, realm=KINDS["realm"]) as rig:
+        rig.attach()
+        rig.start()
+        for _ in range(6):
+            assert rig.go(Resume.STEP) == Stop(0, StopKind.STEP)
+        here = rig.pc()
+        assert rig.go(Resume.STEP) == Stop(0, StopKind.STEP)
+        assert rig.pc() == (ABORTED - CODE if text == UNDEFINED_HVC else here + 4)
+        assert rig.port.registers(0).x[register] == value
+
+
 def test_a_step_that_ends_the_guest(rig: Rig) -> None:
     """SYSTEM_OFF."""
-    rig.port.write(0, CODE, bytes.fromhex("020000d4"))  # hvc #0
-    rig.port.registers(0).x[0] = 0x8400_0008
+    call = 0xD400_0003 if rig.is_realm else 0xD400_0002  # SMC or HVC
+    rig.port.write(0, CODE, call.to_bytes(4, "little"))
+    with rig.changed() as registers:
+        registers.x[0] = 0x8400_0008
     rig.port.resume([Resume.STEP])
     assert rig.vm.wait(PATIENCE) is Outcome.OFF
 
 
 def test_registers_are_those_of_the_guest(rig: Rig) -> None:
     """Each can be written and read back, and the guest goes on with it."""
+    *plain, fpsr, fpcr = (*CORE[:-1], *FLOATING)
+    with rig.changed() as registers:
+        for n, register in enumerate(plain, 1):
+            register.set(registers, n)
+        fpsr.set(registers, 0x1F)
+        fpcr.set(registers, 0x01C0_0000)
     registers = rig.port.registers(0)
-    for n, register in enumerate((*CORE[:-1], *FLOATING), 1):
-        register.set(registers, n)
-    assert [register.get(registers) for register in (*CORE[:-1], *FLOATING)] == list(
-        range(1, len(CORE) + len(FLOATING))
-    )
-    FLOATING[3].set(registers, (1 << 128) - 2)
-    assert FLOATING[3].get(registers) == (1 << 128) - 2
+    assert [register.get(registers) for register in plain] == list(range(1, len(plain) + 1))
+    assert (fpsr.get(registers), fpcr.get(registers)) == (0x1F, 0x01C0_0000)
+    with rig.changed() as registers:
+        FLOATING[3].set(registers, (1 << 128) - 2)
+        PC.set(registers, CODE + COUNT)
+        CORE[7].set(registers, 41)
+    assert FLOATING[3].get(rig.port.registers(0)) == (1 << 128) - 2
+    rig.go(Resume.STEP)
+    assert rig.port.registers(0).x[7] == 42
 
 
 def test_the_stack_pointer_is_the_one_in_use(rig: Rig) -> None:
     """SP_EL1 at EL1h, SP_EL0 elsewhere."""
+    with rig.changed() as registers:
+        registers.sp_el0, registers.sp_el1 = 0x10, 0x20
+        assert SP.get(registers) == 0x20
+        PSTATE.set(registers, 0x3C4)
+        assert SP.get(registers) == 0x10
+        SP.set(registers, 0x30)
     registers = rig.port.registers(0)
-    registers.sp_el0, registers.sp_el1 = 0x10, 0x20
-    assert SP.get(registers) == 0x20
-    PSTATE.set(registers, 0x3C4)
-    assert SP.get(registers) == 0x10
-    SP.set(registers, 0x30)
     assert (registers.sp_el0, registers.sp_el1) == (0x30, 0x20)
 
 
@@ -197,13 +261,13 @@ def test_no_guest_is_at_another_level(rig: Rig, mode: int) -> None:
 
 def test_system_registers_keep_what_is_implemented(rig: Rig) -> None:
     """Reserved bits cannot be set by a debugger either."""
+    with rig.changed() as registers:
+        for register in SYSTEM:
+            register.set(registers, MASK64)
     registers = rig.port.registers(0)
-    named = {register.name: register for register in SYSTEM}
-    for register in SYSTEM:
-        register.set(registers, (1 << 64) - 1)
-    assert named["TCR_EL1"].get(registers) != (1 << 64) - 1
-    assert named["VBAR_EL1"].get(registers) & 0x7FF in {0, 0x7FF}
-    assert named["CNTV_CTL_EL0"].get(registers) == 3
+    assert NAMED["TCR_EL1"].get(registers) not in {0, MASK64}
+    assert NAMED["CNTV_CTL_EL0"].get(registers) & 3 == 3
+    assert NAMED["TPIDR_EL1"].get(registers) == MASK64
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -215,12 +279,12 @@ def test_memory_is_read_and_written_across_pages(rig: Rig) -> None:
     start = DATA + GRANULE_SIZE - 7
     rig.port.write(0, start, data)
     assert rig.port.read(0, start, len(data)) == data
-    assert rig.vm.dma.read(start, len(data)) == data
+    assert rig.is_realm or rig.vm.dma.read(start, len(data)) == data
 
 
 def test_what_is_no_memory_is_a_fault(rig: Rig) -> None:
     """At once; where it begins later, what comes before it is read, and written."""
-    end = RAM_BASE + RAM_SIZE
+    end = rig.memory_end
     for address in (0, UART, end, (1 << 64) - 8):
         with pytest.raises(DebugFault):
             rig.port.read(0, address, 4)
@@ -245,23 +309,24 @@ def test_code_that_is_written_is_what_runs(rig: Rig) -> None:
 
 def test_addresses_are_those_of_the_vcpu_s_own_tables(rig: Rig) -> None:
     """With stage 1 on: a page that EL1 may not touch, seen where it is mapped."""
-    table, page = RAM_BASE + 0x4_0000, RAM_BASE + 0x5_0000
+    table, page = DATA + 0x1000, DATA + 0x6000
     for level in range(3):
         entry = table + 0x1000 * (level + 1) | 3
-        rig.vm.dma.write(table + 0x1000 * level, entry.to_bytes(8, "little"))
-    rig.vm.dma.write(table + 0x3000 + 8 * 5, (page | 3 | 1 << 10 | 3 << 6).to_bytes(8, "little"))
-    rig.vm.dma.write(page, b"here")
-    registers = rig.port.registers(0)
-    named = {register.name: register for register in SYSTEM}
-    named["TTBR0_EL1"].set(registers, table)
-    named["TCR_EL1"].set(registers, 16 | 2 << 32 | 1 << 23)
-    named["SCTLR_EL1"].set(registers, 0x30D0_0981)
-    PSTATE.set(registers, 0x3C5 | PAN)
+        rig.put(table + 0x1000 * level, entry.to_bytes(8, "little"))
+    rig.put(table + 0x3000 + 8 * 5, (page | 3 | 1 << 10 | 3 << 6).to_bytes(8, "little"))
+    rig.put(page, b"here")
+    with rig.changed() as registers:
+        NAMED["TTBR0_EL1"].set(registers, table)
+        NAMED["TCR_EL1"].set(registers, 16 | 2 << 32 | 1 << 23)
+        NAMED["SCTLR_EL1"].set(registers, 0x30D0_0981)
+        PSTATE.set(registers, 0x3C5 | PAN)
     assert rig.port.read(0, 0x5000, 4) == b"here"
     rig.port.write(0, 0x5000, b"there")
-    assert rig.vm.dma.read(page, 5) == b"there"
+    with rig.changed() as registers:
+        NAMED["SCTLR_EL1"].set(registers, 0x30D0_0980)
+    assert rig.port.read(0, page, 5) == b"there"
     with pytest.raises(DebugFault):
-        rig.port.read(0, 0x6000, 1)
+        rig.port.read(0, rig.memory_end, 1)
 
 
 # --- breakpoints and their number -----------------------------------------------------------------
@@ -305,6 +370,70 @@ def test_a_look_lets_the_guest_go_on(pair: Rig) -> None:
     wait_until(lambda: pair.counter(0) > before[0] and pair.counter(1) > before[1])
 
 
+def test_the_guest_goes_on_between_two_looks(pair: Rig) -> None:
+    """However soon the second one comes: each vCPU gets in, and some of the times somewhere."""
+    pair.port.detach()
+    seen = []
+    for _ in range(LOOKS):
+        with pair.port.still():
+            seen.append((pair.counter(0), pair.counter(1)))
+    assert all(len(set(counts)) > 1 for counts in zip(*seen, strict=True))
+
+
+def test_a_look_at_a_guest_that_has_not_started(realm: RealmOptions | None) -> None:
+    """It is as it was built, each time."""
+    with Rig(realm=realm) as rig:
+        for _ in range(2):
+            with rig.port.still():
+                assert rig.pc() == 0
+
+
+def test_two_who_look_see_each_what_they_asked_for(rig: Rig) -> None:
+    """A debugger's reads and another's, at the same moment."""
+    rig.put(DATA, b"memory of the guest")
+    done, wrong = threading.Event(), []
+
+    def look() -> None:
+        while not done.is_set():
+            with rig.port.still():
+                if rig.port.registers(0).pc != CODE:
+                    wrong.append("registers")
+
+    thread = threading.Thread(target=look)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread.start()
+    try:
+        for _ in range(1000):
+            assert rig.port.read(0, DATA, 19) == b"memory of the guest"
+            assert rig.pc() == 0
+    finally:
+        sys.setswitchinterval(interval)
+        done.set()
+        thread.join()
+    assert not wrong
+
+
+def test_a_guest_that_is_gone_is_looked_at_in_vain(realm: RealmOptions | None) -> None:
+    """A debugger that is late does no harm; what a normal VM was is still there."""
+    with Rig(realm=realm) as rig:
+        rig.attach()
+        rig.start()
+        rig.port.set_points([CODE + STORE], [])
+        rig.go()
+        rig.vm.close()
+        for ask in (
+            lambda: rig.port.registers(0),
+            lambda: rig.port.set_registers(0, rig.port.registers(0)),
+            lambda: rig.port.read(0, DATA, 8),
+            lambda: rig.port.write(0, DATA, b"x"),
+            lambda: rig.port.resume([Resume.STEP]),
+        ):
+            with suppress(DebugFault) if realm is None else pytest.raises(DebugFault):
+                ask()
+        rig.port.detach()
+
+
 def test_a_look_at_a_stopped_guest_leaves_it_stopped(pair: Rig) -> None:
     """A debugger goes on where it was."""
     before = pair.counter(0)
@@ -336,35 +465,34 @@ def test_looks_and_stops_do_not_lose_each_other(rig: Rig) -> None:
         thread.join()
 
 
-def test_time_stands_still_with_the_guest(rig: Rig) -> None:
+def test_time_stands_still_with_the_guest(vm: Rig) -> None:
     """The virtual counter does not count while the guest is stopped, on any vCPU."""
-    rig.port.write(0, CODE, bytes.fromhex("41e03bd5"))  # mrs x1, cntvct_el0
-    rig.go(Resume.STEP)
-    first = rig.port.registers(0).x[1]
-    rig.port.registers(0).pc = CODE
+    vm.port.write(0, CODE, bytes.fromhex("41e03bd5"))  # mrs x1, cntvct_el0
+    vm.go(Resume.STEP)
+    first = vm.port.registers(0).x[1]
+    vm.port.registers(0).pc = CODE
     time.sleep(0.3)
-    rig.go(Resume.STEP)
-    passed = (rig.port.registers(0).x[1] - first) / rig.machine.counter_frequency
+    vm.go(Resume.STEP)
+    passed = (vm.port.registers(0).x[1] - first) / vm.machine.counter_frequency
     assert passed < 0.25
 
 
-def test_an_serror_is_taken_when_it_is_unmasked(rig: Rig) -> None:
+def test_an_serror_is_taken_when_it_is_unmasked(vm: Rig) -> None:
     """At EL1's vector, once; the guest knows it by its class."""
-    named = {register.name: register for register in SYSTEM}
-    named["VBAR_EL1"].set(rig.port.registers(0), 0x8000_0800)
-    rig.vm.send_serror(0)
-    rig.port.set_points([CODE + STORE, 0x8000_0800 + 0x380], [])
-    rig.go()
-    assert rig.pc() == STORE, "it is masked"
-    PSTATE.set(rig.port.registers(0), 5)
-    rig.go()
-    assert rig.port.registers(0).pc == 0x8000_0800 + 0x380
-    assert named["ESR_EL1"].get(rig.port.registers(0)) >> 26 == 0x2F
-    rig.port.set_points([CODE + STORE], [])
-    PSTATE.set(rig.port.registers(0), 5)
-    rig.port.registers(0).pc = CODE + COUNT
-    rig.go()
-    assert rig.pc() == STORE, "it is not pending any more"
+    NAMED["VBAR_EL1"].set(vm.port.registers(0), 0x8000_0800)
+    vm.vm.send_serror(0)
+    vm.port.set_points([CODE + STORE, 0x8000_0800 + 0x380], [])
+    vm.go()
+    assert vm.pc() == STORE, "it is masked"
+    PSTATE.set(vm.port.registers(0), 5)
+    vm.go()
+    assert vm.port.registers(0).pc == 0x8000_0800 + 0x380
+    assert NAMED["ESR_EL1"].get(vm.port.registers(0)) >> 26 == 0x2F
+    vm.port.set_points([CODE + STORE], [])
+    PSTATE.set(vm.port.registers(0), 5)
+    vm.port.registers(0).pc = CODE + COUNT
+    vm.go()
+    assert vm.pc() == STORE, "it is not pending any more"
 
 
 def test_a_guest_that_is_stopped_can_be_ended(rig: Rig) -> None:
@@ -373,9 +501,9 @@ def test_a_guest_that_is_stopped_can_be_ended(rig: Rig) -> None:
     assert rig.vm.wait(PATIENCE) is Outcome.STOPPED
 
 
-def test_a_guest_ends_while_its_debugger_lets_it_run() -> None:
+def test_a_guest_ends_while_its_debugger_lets_it_run(realm: RealmOptions | None) -> None:
     """No stop is told; the port still answers."""
-    with Rig(OFF) as rig:
+    with Rig(OFF, realm=realm) as rig:
         rig.attach()
         rig.start()
         rig.port.resume([Resume.RUN])

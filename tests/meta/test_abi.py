@@ -8,14 +8,15 @@ from pathlib import Path
 
 from pyvmm.arch.islet import IsletRmiFid, IsletRsiFid
 from pyvmm.arch.rmi import RmiFid
+from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.rsi import RsiFid
-from rmm.rmi import ISLET_RMI, RMI_1_0
+from rmm.rmi import DEBUG_RMI, ISLET_RMI, RMI_1_0
 from rmm.rsi import ISLET_RSI, RSI_1_0
 
 #: Name of each command to the function's name and its docstring.
 COMMANDS = {
     command.name: (command.function.__name__, command.doc)
-    for command in {**RMI_1_0, **ISLET_RMI}.values()
+    for command in (RMI_1_0 | ISLET_RMI | DEBUG_RMI).values()
 } | {
     command.name: (command.function.__name__, command.doc)
     for command in {**RSI_1_0, **ISLET_RSI}.values()
@@ -27,6 +28,7 @@ def test_every_function_identifier_has_its_command() -> None:
     assert set(RMI_1_0) == {int(fid) for fid in RmiFid}
     assert set(RSI_1_0) == {int(fid) for fid in RsiFid}
     assert set(ISLET_RMI) == {int(fid) for fid in IsletRmiFid}
+    assert set(DEBUG_RMI) == {int(fid) for fid in DebugRmiFid}
     assert set(ISLET_RSI) == {int(fid) for fid in IsletRsiFid}
 
 
@@ -36,12 +38,18 @@ def test_functions_are_named_as_the_specification_names_them() -> None:
     assert names == {name: name.partition("_")[2].lower() for name in names}
 
 
+def specification(name: str) -> str:
+    """Return the document that specifies a command."""
+    vendors = {"ISLET": "Islet", "PYVMM": "docs/debugging.md"}
+    return vendors.get(name.split("_")[1], "DEN0137 1.0")
+
+
 def test_every_command_cites_its_specification() -> None:
     """The docstring of a command names the document and the command in it."""
     silent = [
         name
         for name, (_, doc) in COMMANDS.items()
-        if f"Spec: {'Islet' if '_ISLET_' in name else 'DEN0137 1.0'}, {name}" not in doc
+        if f"Spec: {specification(name)}, {name}" not in doc
     ]
     assert not silent
 

@@ -29,6 +29,8 @@ class ScriptedMachine:
     def __init__(self, core: protocols.Machine) -> None:
         self.memory = core.memory
         self.new_context = core.new_context
+        self.new_debug = core.new_debug
+        self.lend_debug = core.lend_debug
         self.tlbi_ipa = core.tlbi_ipa
         self.tlbi_vmid = core.tlbi_vmid
         self.id_register = core.id_register

@@ -27,6 +27,7 @@ from pyvmm.arch.rmi import (
     RmiFid,
     rec_mpidr,
 )
+from pyvmm.arch.rmi_debug import DebugPoints, DebugRegisters, DebugRmiFid
 from pyvmm.arch.stage2 import level_size
 from pyvmm.core import Machine
 from rmm import protocols
@@ -39,15 +40,15 @@ from tests.rmm.teardown import tear_down
 LOG = logging.getLogger(__name__)  # shown when a test fails
 DRAM_BASE = 0x4000_0000
 DRAM_SIZE = 8 << 20
-NUM_PES = 3  # the last one belongs to the thread that runs the realm
-RUNNER = NUM_PES - 1
+NUM_PES = 4  # the last two belong to the threads that run the realm and debug it
+RUNNER, DEBUGGER = NUM_PES - 2, NUM_PES - 1
 UNPROTECTED = 1 << 32
 NUM_PLAYED = 48  # granules that the commands are about
 BATCH = 2500  # calls to one machine
 CHECKED_EVERY = 250
 KICK_PERIOD = 0.002  # seconds
 HANGING = 30  # seconds after which a command is taken not to return
-FIDS = list(RmiFid)
+FIDS: list[RmiFid | DebugRmiFid] = [*RmiFid, *DebugRmiFid]
 RARE = {
     RmiFid.RMI_REC_DESTROY,
     RmiFid.RMI_REALM_DESTROY,
@@ -98,7 +99,7 @@ class HostileHost:
     def do(self, fid: int, *args: int) -> tuple[int, ...]:
         """Issue a command that must succeed."""
         results = self.smc(fid, *args)
-        assert results[0] == 0, f"{RmiFid(fid).name}: {results}"
+        assert results[0] == 0, f"{fid:#x}: {results}"
         return results[1:]
 
     def granule(self, data: bytes = b"") -> int:
@@ -134,6 +135,7 @@ class HostileHost:
             for level in (2, 3):
                 start = ipa & -level_size(level - 1)
                 self.do(RmiFid.RMI_RTT_CREATE, rd, self.delegated(), start, level)
+        self.do(DebugRmiFid.RMI_PYVMM_DEBUG_ALLOW, rd)
         self.realms.append(rd)
         return rd
 
@@ -201,7 +203,17 @@ class HostileHost:
         """Return a level."""
         return self.rng.choice(LEVELS)
 
-    def arguments(self, fid: RmiFid) -> list[int]:
+    def va(self) -> int:
+        """Return a virtual address near where there is something; realms begin with stage 1 off."""
+        rng = self.rng
+        ipa = self.unprotected_ipa() if rng.randrange(2) else self.ipa()
+        return ipa + rng.choice((0, 0, 8, GRANULE_SIZE - 8, rng.getrandbits(12)))
+
+    def unprotected_ipa(self) -> int:
+        """Return one of a few IPAs where something may be mapped."""
+        return UNPROTECTED | RAM_BASE + self.rng.randrange(8) * GRANULE_SIZE
+
+    def arguments(self, fid: RmiFid | DebugRmiFid) -> list[int]:
         """Return arguments of the right kinds."""
         rng, kinds = self.rng, ARGUMENTS.get(fid, ())
         args = [kind(self) for kind in kinds]
@@ -212,7 +224,7 @@ class HostileHost:
             args[rng.randrange(6)] = rng.choice((*self.odd, self.granules(), rng.getrandbits(64)))
         return args
 
-    def improve(self, fid: RmiFid, args: list[int]) -> None:
+    def improve(self, fid: RmiFid | DebugRmiFid, args: list[int]) -> None:
         """Make arguments fit each other."""
         for at, kind in enumerate(ARGUMENTS[fid]):
             if kind is LEVEL and 0 < args[at] < 4:
@@ -220,6 +232,8 @@ class HostileHost:
                 ipa_at = 2 if fid is RmiFid.RMI_RTT_CREATE else 1
                 args[ipa_at] &= -level_size(args[at] - above)
         if fid is RmiFid.RMI_RTT_MAP_UNPROTECTED:
+            if self.rng.randrange(2):
+                args[:3] = self.realms[0], self.unprotected_ipa(), 3
             args[1] |= UNPROTECTED
             args[3] &= -level_size(args[2]) | 0xFFF if 0 < args[2] < 4 else -1
         elif fid is RmiFid.RMI_RTT_UNMAP_UNPROTECTED:
@@ -228,7 +242,7 @@ class HostileHost:
             args[3] = self.rng.choice(self.params)
         if fid is RmiFid.RMI_RTT_INIT_RIPAS:
             args[2] = args[1] + self.rng.randrange(1, 1024) * GRANULE_SIZE
-        for rec in self.rmm.recs.values():  # what one of them waits for
+        for rec in list(self.rmm.recs.values()):  # what one of them waits for
             if fid is RmiFid.RMI_RTT_SET_RIPAS and (change := rec.ripas_change) is not None:
                 args[:] = rec.realm.rd, rec.pa, change.base, change.top
             elif fid is RmiFid.RMI_PSCI_COMPLETE and (request := rec.psci) is not None:
@@ -259,7 +273,26 @@ class HostileHost:
             words[rng.randrange(128)] = rng.getrandbits(64)
         self.write(pa, struct.pack("<128Q", *words))
 
-    def write(self, pa: int, data: bytes) -> None:
+    def write_debug(self) -> None:
+        """Write registers or points of a debugger, good, nearly so, or anything."""
+        rng, pa = self.rng, self.rng.choice(self.params)
+        page = bytearray(rng.randbytes(GRANULE_SIZE) if rng.randrange(2) else GRANULE_SIZE)
+        if rng.randrange(2):
+            registers = DebugRegisters(page)
+            registers.pstate = rng.choice((0x3C5, 0, 4, 5, 0x3C5 | 1 << 21, rng.getrandbits(32)))
+            registers.pc = rng.choice((RAM_BASE, RAM_BASE, registers.pc))
+            self.write(pa, registers.data)
+            return
+        points = DebugPoints(page)
+        points.step = rng.randrange(2)
+        points.num_breakpoints = rng.choice((0, 1, 2, 256, 257, rng.getrandbits(64)))
+        points.num_watchpoints = rng.choice((0, 1, 16, 17, rng.getrandbits(64)))
+        where = [RAM_BASE + 4 * rng.randrange(1024) for _ in range(16)]
+        points.breakpoints = (*where, *points.breakpoints[16:])
+        points.watchpoints = (DATA, rng.getrandbits(12), 3, *points.watchpoints[3:])
+        self.write(pa, points.data)
+
+    def write(self, pa: int, data: bytes | bytearray) -> None:
         """Write to a granule that a command may have taken away."""
         with suppress(GranuleProtectionFault):
             self.ns.write(pa, data)
@@ -268,7 +301,7 @@ class HostileHost:
         """Change what the next command may look at; issue a command."""
         rng = self.rng
         if rng.randrange(3) == 0:
-            rng.choice((self.write_params, self.write_run))()
+            rng.choice((self.write_params, self.write_run, self.write_debug))()
         fid = rng.choices(FIDS, WEIGHTS)[0]
         args = self.arguments(fid)
         rec = self.rmm.recs.get(args[0]) if fid is RmiFid.RMI_REC_DESTROY else None
@@ -293,8 +326,9 @@ class HostileHost:
 
 
 Argument = Callable[[HostileHost], int]
-RD, REC, PA, IPA, LEVEL = (
+RD, REC, PA, IPA, LEVEL, VA = (
     HostileHost.realm, HostileHost.rec, HostileHost.granules, HostileHost.ipa, HostileHost.level,
+    HostileHost.va,
 )  # fmt: skip
 
 
@@ -313,7 +347,14 @@ def small(host: HostileHost) -> int:
     return host.rng.choice((0, 0, 0, 1, 2, 0x1_0000, (1 << 64) - 3))
 
 
-ARGUMENTS: dict[RmiFid, tuple[Argument, ...]] = {
+def length(host: HostileHost) -> int:
+    """Return how many bytes to read or write."""
+    return host.rng.choice(
+        (1, 8, 8, 8, GRANULE_SIZE, 0, GRANULE_SIZE + 1, host.rng.getrandbits(64))
+    )
+
+
+ARGUMENTS: dict[RmiFid | DebugRmiFid, tuple[Argument, ...]] = {
     RmiFid.RMI_VERSION: (small,),
     RmiFid.RMI_GRANULE_DELEGATE: (PA,),
     RmiFid.RMI_GRANULE_UNDELEGATE: (PA,),
@@ -337,23 +378,29 @@ ARGUMENTS: dict[RmiFid, tuple[Argument, ...]] = {
     RmiFid.RMI_REC_AUX_COUNT: (RD,),
     RmiFid.RMI_RTT_INIT_RIPAS: (RD, IPA, IPA),
     RmiFid.RMI_RTT_SET_RIPAS: (RD, REC, IPA, IPA),
+    DebugRmiFid.RMI_PYVMM_DEBUG_ALLOW: (RD,),
+    DebugRmiFid.RMI_PYVMM_DEBUG_READ_REGISTERS: (REC, params),
+    DebugRmiFid.RMI_PYVMM_DEBUG_WRITE_REGISTERS: (REC, params),
+    DebugRmiFid.RMI_PYVMM_DEBUG_READ_MEMORY: (REC, VA, length, params),
+    DebugRmiFid.RMI_PYVMM_DEBUG_WRITE_MEMORY: (REC, VA, length, params),
+    DebugRmiFid.RMI_PYVMM_DEBUG_SET_POINTS: (REC, params),
 }
 
 
 class Helpers:
-    """Two threads beside the host's: one runs a REC, one kicks PEs and changes structures."""
+    """Threads beside the host's: RECs run, are debugged, are kicked while structures change."""
 
     def __init__(self, host: HostileHost) -> None:
         self.host = host
         self.failures: list[BaseException] = []
-        self.entries = 0
+        self.entries = self.debugged = 0
         self._rng = random.Random(host.next)
         own = host.monitor.layout.rmm_base  # granules that the host leaves alone
         self._run, *self._pages = (own - n * GRANULE_SIZE for n in range(1, NUM_PLAYED))
         self._is_over = threading.Event()
         self._threads = [
             threading.Thread(target=self._guard, args=(each,), daemon=True)
-            for each in (self._enter, self._kick)
+            for each in (self._enter, self._debug, self._kick)
         ]
 
     def __enter__(self) -> Self:
@@ -397,6 +444,14 @@ class Helpers:
         if rng.randrange(4) == 0:
             self._is_over.wait(KICK_PERIOD)  # in which what it waits for can be answered
 
+    def _debug(self) -> None:
+        """Issue a debugger's command, with arguments that fit most times."""
+        host = self.host
+        host.write_debug()
+        fid = random.choice(tuple(DebugRmiFid))
+        status, *_ = host.smc(fid, *host.arguments(fid), pe=DEBUGGER)
+        self.debugged += status == 0
+
     def _kick(self) -> None:
         self._is_over.wait(KICK_PERIOD)
         for pe in range(NUM_PES):
@@ -407,7 +462,7 @@ class Helpers:
 
 def attack(seed: int, calls: int) -> Counter[tuple[str, int]]:
     """Issue calls, every batch on a new machine; return how often each ended how."""
-    statuses, entries = Counter[tuple[str, int]](), 0
+    statuses, entries, debugged = Counter[tuple[str, int]](), 0, 0
     for batch in range(-(-calls // BATCH)):
         LOG.warning("seed %d", seed + batch)
         host = HostileHost(seed + batch)
@@ -421,7 +476,9 @@ def attack(seed: int, calls: int) -> Counter[tuple[str, int]]:
         host.destroy()
         statuses += host.statuses
         entries += helpers.entries
+        debugged += helpers.debugged
     assert entries
+    assert debugged
     return statuses
 
 

@@ -10,10 +10,11 @@ from pyvmm.arch.esr import ESR_ABORT, ESR_SYSREG, ExceptionClass, hpfar_of
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import EXIT_OFFSET, RealmParams, RecEnter, RecExit, RecParams, RmiFid
+from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import UNKNOWN
 from pyvmm.token.generations import Generation
-from rmm.protocols import Context, El3, Memory
+from rmm.protocols import Context, El3, Memory, PeDebug
 from rmm.rmm import Rmm
 
 DRAM_BASE = 0x8000_0000
@@ -75,6 +76,7 @@ class FakeContext:
     """The registers that the RMM touches."""
 
     x: list[int] = field(default_factory=lambda: [0] * 31)
+    v: list[int] = field(default_factory=lambda: [0] * 64)
     ich_lr: list[int] = field(default_factory=lambda: [0] * 16)
     pc: int = 0
     pstate: int = 0
@@ -101,6 +103,26 @@ class FakeContext:
     ich_vmcr: int = 0
     ich_misr: int = 0
     security: int = 0
+    sp_el0: int = 0
+    sp_el1: int = 0
+    fpcr: int = 0
+    fpsr: int = 0
+    csselr_el1: int = 0
+    cpacr_el1: int = 0
+    ttbr0_el1: int = 0
+    ttbr1_el1: int = 0
+    tcr_el1: int = 0
+    afsr0_el1: int = 0
+    afsr1_el1: int = 0
+    par_el1: int = 0
+    mair_el1: int = 0
+    amair_el1: int = 0
+    contextidr_el1: int = 0
+    tpidr_el1: int = 0
+    tpidr_el0: int = 0
+    tpidrro_el0: int = 0
+    cntkctl_el1: int = 0
+    mdscr_el1: int = 0
 
 
 @dataclass
@@ -117,12 +139,41 @@ class FakeExit:
 Step = Callable[[Context], FakeExit]
 
 
+@dataclass
+class FakeWatchpoint:
+    """A range."""
+
+    addr: int = 0
+    size: int = 0
+    access: int = 0
+
+
+@dataclass
+class FakeDebug:
+    """What a debugger wants."""
+
+    breakpoints: list[int] = field(default_factory=lambda: [0] * MAX_BREAKPOINTS)
+    watchpoints: list[FakeWatchpoint] = field(
+        default_factory=lambda: [FakeWatchpoint() for _ in range(MAX_WATCHPOINTS)]
+    )
+    step: int = 0
+    num_breakpoints: int = 0
+    num_watchpoints: int = 0
+
+
 class FakePe:
     """A PE whose guest is a list of Python functions; after the last one it takes an IRQ."""
 
     def __init__(self) -> None:
         """Start with nothing to run."""
         self.steps: list[Step] = []
+        self.translations: dict[int, tuple[int, Pas]] = {}  # of pages
+
+    def translate(self, _context: Context, va: int, access: int, /) -> tuple[int, int, Pas, bool]:
+        """Look a page up, for a debugger."""
+        assert access == 3
+        pa, pas = self.translations.get(va & -GRANULE_SIZE, (0, Pas.ROOT))
+        return (0 if pa else 7), pa | va % GRANULE_SIZE, pas, False
 
     def run(self, context: Context, budget: int, /) -> FakeExit:
         """Do the next step."""
@@ -139,6 +190,7 @@ class FakeMachine:
         self.memories = {pas: FakeMemory(self, pas) for pas in (Pas.NS, Pas.REALM)}
         self.pes = [FakePe() for _ in range(NUM_PES)]
         self.tlbis: list[tuple[int, ...]] = []
+        self.lent: list[tuple[Context, PeDebug]] = []
 
     def memory(self, pas: Pas) -> FakeMemory:
         """Return one PAS."""
@@ -151,6 +203,14 @@ class FakeMachine:
     def new_context(self) -> FakeContext:
         """Make a context."""
         return FakeContext()
+
+    def new_debug(self) -> FakeDebug:
+        """Make a debugger that wants nothing."""
+        return FakeDebug()
+
+    def lend_debug(self, context: Context, debug: PeDebug) -> None:
+        """Note it."""
+        self.lent.append((context, debug))
 
     def tlbi_ipa(self, vmid: int, ipa: int, size: int) -> None:
         """Note it."""

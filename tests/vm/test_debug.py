@@ -4,18 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyvmm.arch.errors import UserError
+from pyvmm.host.guest import RealmOptions
 from pyvmm.vm.debug import CODE_AFTER, CODE_BEFORE, STACK_WORDS, describe_pstate, look
 from tests.host.debug_rig import CODE, COUNT, DATA, RAM_BASE, RAM_SIZE, STORE, Rig, wait_until
 
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    """Return two vCPUs at the same breakpoint."""
+    """Return two vCPUs, both counting, stopped."""
     with Rig(num_cpus=2) as made:
-        made.attach()
-        made.port.set_points([CODE + STORE], [])
         made.start()
-        made.go()
+        wait_until(made.all_count)
+        made.attach()
         yield made
 
 
@@ -71,6 +72,15 @@ def test_a_running_guest_runs_on() -> None:
             before = rig.counter()
             assert look(rig.port)[0].is_on
             wait_until(lambda before=before: rig.counter() > before)  # type: ignore[misc]
+
+
+def test_a_realm_that_has_ended_says_so() -> None:
+    """Its RECs are gone."""
+    with Rig(realm=RealmOptions(is_debuggable=True)) as rig:
+        rig.start()
+        rig.vm.close()
+        with pytest.raises(UserError, match="the guest has ended"):
+            look(rig.port)
 
 
 @pytest.mark.parametrize(
