@@ -17,6 +17,7 @@ from pyvmm.host.debug import DebugPort
 from pyvmm.host.guest import Outcome
 from pyvmm.vm.gdb.packets import Decoder, ProtocolError, Signal, encode
 from pyvmm.vm.gdb.stub import Guest, Stub
+from pyvmm.vm.leftover import SocketNote
 from pyvmm.vm.options import GdbAddress
 
 LOOPBACK: Final = "127.0.0.1"
@@ -68,7 +69,7 @@ class GdbServer:
 
     def __init__(self, address: GdbAddress, port: DebugPort, guest: Guest) -> None:
         self._listener = listen(address)
-        self._path = address.path
+        self._socket = SocketNote.of(address.path) if address.path is not None else None
         #: As GDB's ``target remote`` takes it.
         self.address = str(address.path or f"{LOOPBACK}:{self._listener.getsockname()[1]}")
         self._port = port
@@ -92,8 +93,8 @@ class GdbServer:
             self._session.tell_end(outcome)
             self._session.close()
         self._listener.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        if self._socket is not None:
+            self._socket.remove()
 
     def _accept(self) -> None:
         try:

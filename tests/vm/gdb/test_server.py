@@ -255,6 +255,17 @@ def test_nothing_but_a_dead_socket_is_replaced(tmp_path: Path) -> None:
         listen(GdbAddress(path=tmp_path / "none" / "gdb"))
 
 
+def test_what_took_the_place_of_its_socket_stays(tmp_path: Path) -> None:
+    """It is not the server's to remove."""
+    path = tmp_path / "gdb"
+    with Rig() as rig:
+        served = Served(rig, GdbAddress(path=path))
+        path.unlink()
+        path.write_text("mine")
+        served.server.close()
+        assert path.read_text() == "mine"
+
+
 def test_a_port_is_of_the_loopback_and_of_one_process() -> None:
     """One that is taken is a user's mistake."""
     with listen(ANY_PORT) as first:
