@@ -29,6 +29,7 @@ file that `pyvmm verify --reference` reads.
     type=click.Path(path_type=Path, file_okay=False),
     help="write platform.cbor, and realm.cbor with --realm, there instead: CoRIM for others",
 )
+@click.option("--json", is_flag=True, expose_value=False, help="print JSON: it does so anyway")
 @no_life_options
 def endorse(  # noqa: D103  the help says it
     *, corim: Path | None, **asked: Unpack[GuestOptions]
