@@ -2,6 +2,10 @@
 
 The tables in memory are the truth; beside each one the RMM keeps a view of it and the number of
 its live entries.  ``pyvmm.arch.stage2`` has the encoding of the entries.
+
+A live entry holds an address; a live table refers to what is the RMM's to keep, so shared memory,
+which is the host's, makes its entry live but not its table.  Spec: DEN0137 1.0, "RTTE liveness
+and RTT liveness".
 """
 
 from array import array
@@ -40,19 +44,25 @@ _IS_LIVE: Final = bytes(int(low & LIVE != 0) for low in range(256))
 
 
 class Rtt:
-    """One table: its address, views of its 512 entries, and how many of them are live.
+    """One table: its address, views of its 512 entries, how many are live and how many shared.
 
     The view outlives one command: an RTT granule stays in the Realm PAS until the RMM itself,
     after destroying the table, undelegates it.
     """
 
-    __slots__ = ("_bytes", "entries", "live", "pa")
+    __slots__ = ("_bytes", "entries", "live", "pa", "shared")
 
     def __init__(self, pa: int, memory: Memory) -> None:
         self.pa = pa
         self._bytes = memory.view(pa, GRANULE_SIZE).cast("B")
         self.entries = self._bytes.cast("Q")
         self.live = 0
+        self.shared = 0  # of the live ones: ASSIGNED_NS
+
+    @property
+    def is_live(self) -> bool:
+        """Whether an entry is ASSIGNED or a TABLE."""
+        return self.live != self.shared
 
     def first_live(self, index: int) -> int:
         """Return the index of the first live entry from ``index`` on; 512 if there is none."""
@@ -65,6 +75,7 @@ class Rtt:
         """Let the entries, at ``level``, say together what ``entry`` says one level above."""
         self.entries[:] = memoryview(children_of(entry, level))
         self.live = TABLE_ENTRIES if entry & LIVE else 0
+        self.shared = self.live if entry & NS else 0
 
 
 #: Where a walk ended: the table, the index of the entry in it, and the level.
@@ -112,8 +123,8 @@ class RttTree:
 
     @property
     def is_live(self) -> bool:
-        """Whether any start-level entry is live."""
-        return any(table.live for table in self.start)
+        """Whether any start-level table is live."""
+        return any(table.is_live for table in self.start)
 
     def is_protected(self, ipa: int) -> bool:
         """Tell whether ``ipa`` is in the lower half of the IPA space."""
@@ -143,8 +154,10 @@ class RttTree:
         table.entries[index] = entry
         if old & LIVE:
             table.live -= 1
+            table.shared -= old & NS != 0
         if entry & LIVE:
             table.live += 1
+            table.shared += entry & NS != 0
         if old & VALID:
             size = level_size(level)
             self._machine.tlbi_ipa(self.vmid, ipa & -size, size)

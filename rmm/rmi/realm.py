@@ -96,7 +96,7 @@ def realm_destroy(rmm: "Rmm", rd: int) -> None:
 
     Spec: DEN0137 1.0, RMI_REALM_DESTROY.
     Raises: RmiError(ERROR_INPUT) if there is no such realm; (ERROR_REALM) while it has a REC or
-    a live entry in its start tables.
+    a live start table.
     """
     realm = rmm.realm(rd)
     if realm.num_live_recs or realm.rtt.is_live:

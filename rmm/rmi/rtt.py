@@ -112,13 +112,14 @@ def rtt_create(rmm: "Rmm", rd: int, rtt: int, ipa: int, level: int) -> None:
 
 @rmi_command(RmiFid.RMI_RTT_DESTROY)
 def rtt_destroy(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
-    """Take away a table without live entries; what its IPAs meant to the realm is DESTROYED.
+    """Take away a table that is not live; what its IPAs meant to the realm is DESTROYED.
 
+    Shared memory that it mapped is unmapped.
     Outputs: the table's PA and the next live IPA after it.
     Spec: DEN0137 1.0, RMI_RTT_DESTROY.
     Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it;
     (ERROR_RTT, level reached) without such a table, with the next live IPA; (ERROR_RTT, level)
-    if it has a live entry, with ``ipa``.
+    if it has a page of the realm or a table, with ``ipa``.
     """
     tree = rmm.realm(rd).rtt
     _check_table_ipa(tree, ipa, level)
@@ -126,7 +127,7 @@ def rtt_destroy(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
     table = _find_table(tree, parent)
     if table is None:
         raise RmiError(RmiStatus.ERROR_RTT, parent[2], 0, tree.next_live(parent, ipa))
-    if table.live:
+    if table.is_live:
         raise RmiError(RmiStatus.ERROR_RTT, level, 0, ipa)
     entry = UNASSIGNED_DESTROYED if tree.is_protected(ipa) else UNASSIGNED_NS
     _replace_table(rmm, tree, parent, table, ipa, entry)

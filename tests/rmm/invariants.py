@@ -25,7 +25,9 @@ def check_invariants(rmm: Rmm, is_realm: Callable[[int], bool], watched: Iterabl
     named: list[int] = []
     for realm in rmm.realms.values():
         for table in (*realm.rtt.start, *realm.rtt.tables.values()):
-            assert table.live == sum(entry & LIVE != 0 for entry in table.entries)
+            live = [entry for entry in table.entries if entry & LIVE]
+            assert table.live == len(live)
+            assert table.shared == sum(entry & NS != 0 for entry in live)
             assert rmm.granules.state(table.pa) is GranuleState.RTT
         for start in realm.rtt.start:
             named += pages_of(realm.rtt, start, realm.rtt.start_level)

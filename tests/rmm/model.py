@@ -77,6 +77,11 @@ def is_live(cell: Cell) -> bool:
     return isinstance(cell, Assigned | AssignedNs | Table)
 
 
+def keeps_table(cell: Cell) -> bool:
+    """Tell whether an entry holds what is not the host's."""
+    return isinstance(cell, Assigned | Table)
+
+
 def ripas_of(cell: Cell) -> int:
     """Return what an entry means to the realm."""
     return cell.ripas if isinstance(cell, Unassigned | Assigned) else EMPTY
@@ -261,12 +266,12 @@ class RttModel:
         return (0,)
 
     def realm_destroy(self, rd: int) -> Results:
-        """Only without RECs and live entries."""
+        """Only without RECs, tables and pages."""
         realm = self.realms.get(rd)
         if realm is None:
             return (INPUT,)
         if realm.num_live_recs or any(
-            is_live(cell) for table in realm.start for cell in table.cells
+            keeps_table(cell) for table in realm.start for cell in table.cells
         ):
             return (REALM,)
         self.granules |= dict.fromkeys((rd, *(table.pa for table in realm.start)), "DELEGATED")
@@ -299,7 +304,7 @@ class RttModel:
         return (0,)
 
     def rtt_destroy(self, rd: int, ipa: int, level: int) -> Results:
-        """Drop a table that holds nothing."""
+        """Drop a table that holds nothing but shared memory."""
         realm = self.realms.get(rd)
         if realm is None or realm.has_no_table(ipa, level):
             return (INPUT,)
@@ -307,7 +312,7 @@ class RttModel:
         child = table.cells[index]
         if table.level != level - 1 or not isinstance(child, Table):
             return error_rtt(table.level), 0, next_live(table, index, ipa)
-        if any(map(is_live, child.cells)):
+        if any(map(keeps_table, child.cells)):
             return error_rtt(level), 0, ipa
         self.granules[child.pa] = "DELEGATED"
         table.cells[index] = Unassigned(DESTROYED) if ipa < realm.half else UnassignedNs()

@@ -385,7 +385,7 @@ TABLES: dict[RmiFid, tuple[dict[str, Value], list[Failure]]] = {
             Failure("rtt_walk", rtt(1, 0, TABLE_END), {"ipa": UNPROTECTED + GIB}),
             Failure("rtte_state", rtt(2, 0, GIB), {"ipa": NO_TABLE}),
             Failure("rtt_live", rtt(3, 0, 0), {"ipa": LIVE_TABLE}),
-            Failure("rtt_live", rtt(3, 0, UNPROTECTED), {"ipa": UNPROTECTED}),
+            Failure("rtt_live", rtt(2, 0, UNPROTECTED), {"ipa": UNPROTECTED, "level": 2}),
             Failure("rtt_live", rtt(2, 0, 0), {"ipa": 0, "level": 2}),
         ],
     ),

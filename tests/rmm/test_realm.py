@@ -140,6 +140,16 @@ def live_rec(world: World) -> int:
     return rd
 
 
+def test_realm_destroy_takes_shared_blocks_with_it(world: World) -> None:
+    """Shared memory is the host's: it does not keep the realm that sees it."""
+    rd = world.realm(depth=0)
+    (start,) = world.rmm.realms[rd].rtt.start
+    world.do(RmiFid.RMI_RTT_MAP_UNPROTECTED, rd, 1 << 32, 1, 0)
+    world.do(DESTROY, rd)
+    assert world.machine.tlbis
+    assert not any(world.realm_memory.read(start.pa, GRANULE_SIZE))
+
+
 @pytest.mark.parametrize("make", [live_table, live_rec])
 def test_realm_destroy_changes_nothing_when_realm_is_live(
     world: World, make: Callable[[World], int]

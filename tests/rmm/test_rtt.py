@@ -161,6 +161,33 @@ def test_rtt_destroy_in_the_unprotected_half(world: World) -> None:
     assert raw(world, rd, UNPROTECTED) == (UNASSIGNED_NS, 2)
 
 
+def test_rtt_destroy_takes_shared_memory_with_it(world: World) -> None:
+    """Shared pages do not keep a table, but a table of shared pages keeps the one above it."""
+    rd = world.realm()
+    (rtt,) = world.tables(rd, UNPROTECTED + MIB2, [3])
+    for ipa in (UNPROTECTED, UNPROTECTED + MIB2 + 0x1000):
+        world.do(MAP, rd, ipa, 3, WRITE_BACK_RW)
+    before = world.snapshot()
+    assert world.call(DESTROY, rd, UNPROTECTED, 2) == (error_rtt(2), 0, UNPROTECTED, 0, 0)
+    assert world.snapshot() == before
+    world.machine.tlbis.clear()
+    top = UNPROTECTED + GIB
+    assert world.do(DESTROY, rd, UNPROTECTED + MIB2, 3) == (rtt, top, 0, 0)
+    assert world.machine.tlbis == [(7, UNPROTECTED + MIB2, MIB2)]
+    assert not any(world.realm_memory.read(rtt, GRANULE_SIZE))
+    assert raw(world, rd, UNPROTECTED + MIB2) == (UNASSIGNED_NS, 2)
+
+
+def test_rtt_destroy_of_a_split_shared_block(world: World) -> None:
+    """The pages that a block of shared memory was split into do not keep their table."""
+    rd = world.realm(depth=2)
+    world.do(MAP, rd, UNPROTECTED, 2, WRITE_BACK_RW)
+    (rtt,) = world.tables(rd, UNPROTECTED, [3])
+    world.do(RmiFid.RMI_RTT_UNMAP_UNPROTECTED, rd, UNPROTECTED, 3)
+    assert world.do(DESTROY, rd, UNPROTECTED, 3)[0] == rtt
+    assert raw(world, rd, UNPROTECTED) == (UNASSIGNED_NS, 2)
+
+
 def test_rtt_destroy_changes_nothing_when_table_is_live(world: World) -> None:
     """(ERROR_RTT, level) and top = ipa: go below first."""
     rd = world.realm()

@@ -427,8 +427,8 @@ class World(Host):
 
 def _realm_state(rmm: Rmm, rd: int) -> tuple[object, ...]:
     realm = rmm.realms[rd]
-    live = {pa: table.live for pa, table in realm.rtt.tables.items()}
-    starts = [table.live for table in realm.rtt.start]
+    live = {pa: (table.live, table.shared) for pa, table in realm.rtt.tables.items()}
+    starts = [(table.live, table.shared) for table in realm.rtt.start]
     return (
         (rd, realm.state, realm.num_recs, realm.num_live_recs),
         list(realm.measurements.values),
