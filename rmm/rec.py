@@ -24,6 +24,7 @@ SCTLR_EL1_EE: Final = 1 << 25
 CPTR_NO_TRAPS: Final = 0b11 << 20  # with E2H, FPEN = 0b11
 CNTHCTL_NO_TRAPS: Final = 0b11 << 10 | 0b11  # physical counter and timer, with and without E2H
 MPIDR_RES1: Final = 1 << 31
+NUM_GPRS: Final = 31
 
 
 class RipasChange:
@@ -173,11 +174,16 @@ def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) 
 
 
 def reset(rec: Rec, caller: Context, request: PsciRequest) -> None:
-    """Set up the target of a CPU_ON: as after a reset, with the caller's endianness."""
+    """Set up the target of a CPU_ON: as after a reset, with the caller's endianness.
+
+    Spec: DEN0137 1.0, RMI_PSCI_COMPLETE, success condition on_success.
+    """
     context = rec.context
     context.pstate = PSTATE_EL1H_MASKED
     context.sctlr_el1 = SCTLR_EL1_RESET | caller.sctlr_el1 & SCTLR_EL1_EE
     context.pc = request.entry
+    for index in range(NUM_GPRS):
+        context.x[index] = 0
     context.x[0] = request.context_id
     rec.runnable = True
 

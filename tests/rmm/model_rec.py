@@ -414,7 +414,8 @@ class Model(RttModel):
         if is_cpu_on and target.runnable:
             result = ALREADY_ON
         elif request.entry is not None and status == 0:
-            target.runnable, target.pc, target.x[0] = True, request.entry, request.context_id
+            target.runnable, target.pc = True, request.entry
+            target.x = [request.context_id, 0, 0, 0]
         calling.pending = None
         calling.x = [result, 0, 0, 0]
         return (0,)

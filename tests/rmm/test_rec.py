@@ -210,6 +210,9 @@ def test_cpu_on(pair: tuple[World, int, int], fid: PsciFid) -> None:
     """The host names the target's REC; that starts as after a reset, in the caller's endianness."""
     world, rec, target = pair
     world.context(rec).sctlr_el1 |= SCTLR_EL1_EE
+    context = world.context(target)
+    for n in range(31):
+        context.x[n] = 0xBAD  # from before a CPU_OFF
     high = 1 << 63 if fid is PsciFid.CPU_ON_32 else 0
     leave = world.enter(rec, smc(fid, 1 | high, 0x8000 | high, 0x77 | high))
     assert leave.exit_reason == RecExitReason.PSCI
@@ -218,8 +221,8 @@ def test_cpu_on(pair: tuple[World, int, int], fid: PsciFid) -> None:
     assert world.call(ENTER, rec, run)[0] == ERROR_REC  # it waits for the answer
     assert world.call(ENTER, target, run)[0] == ERROR_REC  # it is off
     world.do(COMPLETE, rec, target, 0)
-    context = world.context(target)
-    assert (context.pc, context.x[0], context.pstate) == (0x8000, 0x77, PSTATE_EL1H_MASKED)
+    assert (context.pc, context.pstate) == (0x8000, PSTATE_EL1H_MASKED)
+    assert list(context.x) == [0x77, *[0] * 30]
     assert context.sctlr_el1 == SCTLR_EL1_RESET | SCTLR_EL1_EE
     assert world.context(rec).x[:4] == [0, 0, 0, 0]
     assert world.call(COMPLETE, rec, target, 0)[0] == ERROR_INPUT  # nothing is pending any more
