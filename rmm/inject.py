@@ -21,6 +21,7 @@ _PSTATE_KEPT: Final = 0xF << 28 | 1 << 24 | _PSTATE_PAN  # NZCV, DIT, PAN
 _SCTLR_SPAN: Final = 1 << 23
 _SCTLR_DSSBS: Final = 1 << 44
 
+_SEA: Final = ESR_ABORT.EA.mask | FaultStatus.SYNC_EXTERNAL
 _ABORT_KEPT: Final = ESR_ABORT.IL.mask | ESR_ABORT.CM.mask | ESR_ABORT.WnR.mask
 
 
@@ -33,11 +34,12 @@ def inject_sea(context: Context, esr: int, far: int) -> None:
     """Answer the access of an abort, of which ``esr`` is the full syndrome, with an SEA.
 
     The realm sees a synchronous external abort at the virtual address ``far``.
+    Spec: DEN0137 1.0, "Synchronous External Aborts".
     """
     ec = esr >> EC_SHIFT & 0x3F  # from a lower level: 0x20 or 0x24; from EL1 one more
     if context.pstate & _PSTATE_MODE != _PSTATE_EL0:
         ec |= 1
-    syndrome = ec << EC_SHIFT | esr & _ABORT_KEPT | FaultStatus.SYNC_EXTERNAL
+    syndrome = ec << EC_SHIFT | esr & _ABORT_KEPT | _SEA
     context.far_el1 = far
     _take_exception(context, context.pc, syndrome)
 

@@ -22,6 +22,7 @@ MASK64: Final = (1 << 64) - 1
 UNPROTECTED: Final = 1 << 32
 PENDING: Final = 1 << 62
 EMUL, SEA = RecEnterFlags.EMUL_MMIO, RecEnterFlags.INJECT_SEA
+EA = 1 << 9  # of ESR_EL1
 PSTATE_EL1H: Final = 0x3C5
 PSTATE_SS: Final = 1 << 21
 VBAR: Final = 0x10_0000
@@ -289,7 +290,7 @@ def test_abort_at_nothing_is_an_sea_of_the_realm(
     leave = world.enter(rec, abort(ipa, 0xFFFF_0000_1234, fetch=fetch, **mmio(WnR=1)))
     assert leave.exit_reason == RecExitReason.IRQ
     ec = (ExceptionClass.INSTRUCTION_ABORT_LOWER if fetch else 0x24) + same
-    expected = ec << 26 | 1 << 25 | 1 << 6 | FaultStatus.SYNC_EXTERNAL
+    expected = ec << 26 | 1 << 25 | EA | 1 << 6 | FaultStatus.SYNC_EXTERNAL
     assert context.esr_el1 == expected
     assert (context.far_el1, context.elr_el1, context.spsr_el1) == (
         0xFFFF_0000_1234,
@@ -432,7 +433,7 @@ def test_host_may_answer_with_an_sea(active: tuple[World, int]) -> None:
     world.enter(rec, enter=RecEnter.of(flags=SEA | EMUL))
     context = world.context(rec)
     assert (context.far_el1, context.elr_el1, context.pc) == (0xFFFF_8000, 0x1000, VBAR + 0x200)
-    assert context.esr_el1 == 0x25 << 26 | 1 << 25 | 1 << 6 | 0x10
+    assert context.esr_el1 == 0x25 << 26 | 1 << 25 | EA | 1 << 6 | 0x10
 
 
 # --- system registers -------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_rtt_set_ripas(threads: ThreadPoolExecutor) -> None:
         )
         assert leave.exit_reason == RecExitReason.PSCI  # its handler turned it off
         context = world.rmm.recs[rig.writer].context
-        assert context.esr_el1 == 0x25 << 26 | 1 << 25 | 1 << 6 | 0x10
+        assert context.esr_el1 == 0x25 << 26 | 1 << 25 | 1 << 9 | 1 << 6 | 0x10
         assert context.far_el1 == STORED
 
 

@@ -200,7 +200,7 @@ def test_realm_takes_what_it_may_not_do_itself() -> None:
     leave = world.enter(rec, enter=RecEnter.of(flags=RecEnterFlags.TRAP_WFI))
     assert (leave.exit_reason, leave.esr >> 26) == (RecExitReason.SYNC, ExceptionClass.WFX)
     seen = list(zip(*[iter(unpack("<14Q", world.realm_memory.read(page, 112)))] * 2, strict=True))
-    il, external, wnr = 1 << 25, 0x10, 1 << 6
+    il, external, wnr = 1 << 25, 1 << 9 | 0x10, 1 << 6
     assert seen[0][0] == il  # EC 0: UNDEFINED
     assert seen[1] == ((1 << 64) - 1, 0)
     assert seen[2:6] == [
