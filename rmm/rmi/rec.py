@@ -76,7 +76,7 @@ def _check_realm(limits: Limits, realm: Realm, params: RecParams) -> None:
         raise RmiError(RmiStatus.ERROR_INPUT)
     if params.num_aux != limits.rec_aux_count:
         raise RmiError(RmiStatus.ERROR_INPUT)
-    if realm.num_recs >= (1 << limits.max_recs_order) - 1:
+    if realm.num_live_recs >= (1 << limits.max_recs_order) - 1:
         raise RmiError(RmiStatus.ERROR_REALM)
 
 

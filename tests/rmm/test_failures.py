@@ -154,8 +154,9 @@ def system_off(stage: Stage, _args: list[int]) -> None:
 
 
 def fill(stage: Stage, _args: list[int]) -> None:
-    """Let the realm have had as many RECs as there can be."""
-    stage.world.rmm.realms[stage.rd].num_recs = 1023
+    """Let the realm have as many RECs as there can be."""
+    realm = stage.world.rmm.realms[stage.rd]
+    realm.num_recs = realm.num_live_recs = 1023
 
 
 def realm_with(**changes: Value) -> Callable[[Stage], int]:

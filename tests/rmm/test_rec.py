@@ -125,11 +125,15 @@ def test_rec_create_checks_the_realm_before_mpidr_and_after_granules(world: Worl
 
 
 def test_rec_create_fails_when_the_realm_is_full(world: World) -> None:
-    """RMI_FEATURES promises 2^10 - 1 RECs: one more is ERROR_REALM."""
+    """RMI_FEATURES promises 2^10 - 1 RECs: one more is ERROR_REALM, until one is destroyed."""
     rd = world.realm(depth=0)
-    world.rmm.realms[rd].num_recs = 1022
+    realm = world.rmm.realms[rd]
+    realm.num_recs = realm.num_live_recs = 1022
     assert create(world, rd, mpidr=0x3F0E)[0] == 0
     assert create(world, rd, mpidr=0x3F0F)[0] == ERROR_REALM
+    (last,) = world.rmm.recs
+    world.do(DESTROY, last)
+    assert create(world, rd, mpidr=0x3F0F)[0] == 0
 
 
 def test_rec_destroy_frees_scrubbed_granules(world: World) -> None:
