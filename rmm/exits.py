@@ -31,7 +31,7 @@ from pyvmm.arch.stage2 import PAGE_LEVEL, VALID
 from rmm import sysregs
 from rmm.commands import RealmCommand
 from rmm.errors import RealmPageMissing, RsiError
-from rmm.inject import inject_sea, inject_undefined
+from rmm.inject import inject_protection_fault, inject_sea, inject_undefined
 from rmm.protocols import PeExit
 from rmm.rec import HostExit, Rec
 from rmm.rsi import REALM_CALLS
@@ -60,6 +60,7 @@ _EXTERNAL: Final = frozenset(
         *range(FaultStatus.SYNC_EXTERNAL_WALK, FaultStatus.SYNC_EXTERNAL_WALK + 4),
     }
 )
+_PROTECTION: Final = frozenset(range(FaultStatus.GPF_WALK, FaultStatus.GPF + 1))
 _SYNC: Final = RecExitReason.SYNC
 _SYNC_EXIT: Final = int(ExitReason.SYNC)
 _IRQ_EXIT: Final = int(ExitReason.IRQ)
@@ -149,6 +150,8 @@ def _data_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | 
     esr, rtt, ipa = pe_exit.esr, rec.realm.rtt, ipa_of(pe_exit.hpfar)
     if esr & _FSC in _EXTERNAL:
         return _external_abort(rec, pe_exit)
+    if esr & _FSC in _PROTECTION:
+        return _protection_fault(rec, pe_exit)
     if ipa >> rtt.ipa_bits:
         inject_sea(rec.context, esr, pe_exit.far)
         return None
@@ -165,6 +168,8 @@ def _data_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | 
 def _instruction_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
     if pe_exit.esr & _FSC in _EXTERNAL:
         return _external_abort(rec, pe_exit)
+    if pe_exit.esr & _FSC in _PROTECTION:
+        return _protection_fault(rec, pe_exit)
     if not rec.realm.rtt.is_protected(ipa_of(pe_exit.hpfar)):
         inject_sea(rec.context, pe_exit.esr, pe_exit.far)
         return None
@@ -189,6 +194,15 @@ def _external_abort(rec: Rec, pe_exit: PeExit) -> HostExit:
     if ESR_ABORT(pe_exit.esr).SET == SyncErrorType.UER:
         inject_sea(rec.context, pe_exit.esr, pe_exit.far)
     return HostExit(RecExitReason.SYNC, esr=pe_exit.esr & _ABORT_SHOWN)
+
+
+def _protection_fault(rec: Rec, pe_exit: PeExit) -> HostExit | None:
+    """Shared memory that the host took away is the realm's to notice, not the host's to mend.
+
+    Spec: DEN0137 1.0, "Realm access to an Unprotected IPA".
+    """
+    inject_protection_fault(rec.context, pe_exit.esr, pe_exit.far)
+    return None
 
 
 # --- calls ------------------------------------------------------------------------------------

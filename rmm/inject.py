@@ -36,12 +36,20 @@ def inject_sea(context: Context, esr: int, far: int) -> None:
     The realm sees a synchronous external abort at the virtual address ``far``.
     Spec: DEN0137 1.0, "Synchronous External Aborts".
     """
+    _inject_abort(context, esr, far, _SEA)
+
+
+def inject_protection_fault(context: Context, esr: int, far: int) -> None:
+    """Let the realm take the granule protection fault whose syndrome at EL2 is ``esr``."""
+    _inject_abort(context, esr, far, esr & ESR_ABORT.FSC.mask)
+
+
+def _inject_abort(context: Context, esr: int, far: int, fault: int) -> None:
     ec = esr >> EC_SHIFT & 0x3F  # from a lower level: 0x20 or 0x24; from EL1 one more
     if context.pstate & _PSTATE_MODE != _PSTATE_EL0:
         ec |= 1
-    syndrome = ec << EC_SHIFT | esr & _ABORT_KEPT | _SEA
     context.far_el1 = far
-    _take_exception(context, context.pc, syndrome)
+    _take_exception(context, context.pc, ec << EC_SHIFT | esr & _ABORT_KEPT | fault)
 
 
 def _take_exception(context: Context, pc: int, esr: int) -> None:

@@ -300,6 +300,23 @@ def test_abort_at_nothing_is_an_sea_of_the_realm(
     assert (context.pc, context.pstate) == (VBAR + offset, PSTATE_EL1H)
 
 
+@pytest.mark.parametrize("fsc", [0x24, 0x27, 0x28])
+@pytest.mark.parametrize("fetch", [False, True])
+def test_granule_protection_fault_is_the_realms(
+    active: tuple[World, int], fsc: int, *, fetch: bool
+) -> None:
+    """Shared memory that the host took away: no exit, the realm learns why; nothing to emulate."""
+    world, rec = active
+    leave = world.enter(rec, abort(UNPROTECTED, 0x4321, fetch=fetch, FSC=fsc, **mmio(WnR=1)))
+    assert (leave.exit_reason, leave.esr) == (RecExitReason.IRQ, 0)
+    context = world.context(rec)
+    ec = 0x21 if fetch else 0x25
+    assert context.esr_el1 == ec << 26 | 1 << 25 | 1 << 6 | fsc
+    assert (context.far_el1, context.elr_el1, context.pc) == (0x4321, 0x1000, VBAR + 0x200)
+    run = world.ns_granule(RecEnter.of(flags=EMUL).data)
+    assert world.call(ENTER, rec, run)[0] == ERROR_REC
+
+
 def test_abort_is_retried_when_the_page_is_there_by_now(active: tuple[World, int]) -> None:
     """Another thread of the host mapped it between the fault and its handling."""
     world, rec = active

@@ -170,8 +170,12 @@ after_outside:
     br   x6
 after_fetch:
     mov  x6, #0x9000            // RIPAS EMPTY again
-    adr  x27, end
+    adr  x27, after_empty_fetch
     br   x6
+after_empty_fetch:
+    ldr  x6, ={UNPROTECTED + 0x3000:#x} // shared memory that the host delegated meanwhile
+    adr  x27, end
+    str  x7, [x6]
 end:
     mrs  x8, id_aa64pfr0_el1
     mrs  x9, id_aa64dfr0_el1
@@ -188,28 +192,32 @@ VECTOR: Final = """
 
 
 def test_realm_takes_what_it_may_not_do_itself() -> None:
-    """HVC is UNDEFINED, an unknown SMC is -1, and where nothing is there is an external abort."""
+    """HVC is UNDEFINED, an unknown SMC is -1, where nothing is there is an external abort."""
     world = CoreWorld(is_scripted=False)
     rd = world.realm()
     world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, 0x1000, 0x5000)
     code = assemble(FAULTS).ljust(0xA00, b"\0") + assemble(VECTOR)
     world.do(RmiFid.RMI_DATA_CREATE, rd, world.delegated(), 0x1000, world.ns_granule(code), 0)
     page = world.page(rd, 0x4000)
+    shared = world.ns_granule()
+    world.do(RmiFid.RMI_RTT_MAP_UNPROTECTED, rd, UNPROTECTED + 0x3000, 3, shared | 6 << 2 | 3 << 6)
+    world.do(RmiFid.RMI_GRANULE_DELEGATE, shared)
     rec = world.rec(rd)
     world.do(RmiFid.RMI_REALM_ACTIVATE, rd)
     leave = world.enter(rec, enter=RecEnter.of(flags=RecEnterFlags.TRAP_WFI))
     assert (leave.exit_reason, leave.esr >> 26) == (RecExitReason.SYNC, ExceptionClass.WFX)
-    seen = list(zip(*[iter(unpack("<14Q", world.realm_memory.read(page, 112)))] * 2, strict=True))
+    seen = list(zip(*[iter(unpack("<16Q", world.realm_memory.read(page, 128)))] * 2, strict=True))
     il, external, wnr = 1 << 25, 1 << 9 | 0x10, 1 << 6
     assert seen[0][0] == il  # EC 0: UNDEFINED
     assert seen[1] == ((1 << 64) - 1, 0)
-    assert seen[2:6] == [
+    assert seen[2:7] == [
         (0x25 << 26 | il | external, 0x8010),
         (0x25 << 26 | il | external | wnr, 1 << 36),
         (0x21 << 26 | il | external, UNPROTECTED + 0x2000),
         (0x21 << 26 | il | external, 0x9000),
+        (0x25 << 26 | il | wnr | 0x28, UNPROTECTED + 0x3000),
     ]
-    pfr0, dfr0 = seen[6]
+    pfr0, dfr0 = seen[7]
     assert pfr0 & 0xFF == 0x11
     assert (pfr0 >> 32 & 0xF, pfr0 >> 44 & 0xF, pfr0 >> 52 & 0xF) == (0, 0, 0)  # SVE, AMU, RME
     assert (dfr0 >> 12 & 0xF, dfr0 >> 20 & 0xF, dfr0 >> 36 & 0xF) == (1, 1, 0xF)
