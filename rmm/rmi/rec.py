@@ -72,12 +72,12 @@ def rec_create(rmm: "Rmm", rd: int, rec: int, params_ptr: int) -> None:
 def _check_realm(limits: Limits, realm: Realm, params: RecParams) -> None:
     if realm.state is not RealmState.NEW:
         raise RmiError(RmiStatus.ERROR_REALM)
+    if realm.num_live_recs >= (1 << limits.max_recs_order) - 1:
+        raise RmiError(RmiStatus.ERROR_REALM)
     if params.mpidr & ~REC_MPIDR_MASK or rec_index(params.mpidr) != realm.num_recs:
         raise RmiError(RmiStatus.ERROR_INPUT)
     if params.num_aux != limits.rec_aux_count:
         raise RmiError(RmiStatus.ERROR_INPUT)
-    if realm.num_live_recs >= (1 << limits.max_recs_order) - 1:
-        raise RmiError(RmiStatus.ERROR_REALM)
 
 
 @rmi_command(RmiFid.RMI_REC_DESTROY)

@@ -131,6 +131,7 @@ def test_rec_create_fails_when_the_realm_is_full(world: World) -> None:
     realm.num_recs = realm.num_live_recs = 1022
     assert create(world, rd, mpidr=0x3F0E)[0] == 0
     assert create(world, rd, mpidr=0x3F0F)[0] == ERROR_REALM
+    assert create(world, rd, mpidr=5)[0] == ERROR_REALM  # before the MPIDR is looked at
     (last,) = world.rmm.recs
     world.do(DESTROY, last)
     assert create(world, rd, mpidr=0x3F0F)[0] == 0
