@@ -11,6 +11,7 @@ from pyvmm.arch.bits import MASK32
 from pyvmm.arch.esr import (
     EC_SHIFT,
     ESR_ABORT,
+    ESR_SERROR,
     ESR_SYSREG,
     ESR_WFX,
     SYSREG_MASK,
@@ -53,6 +54,9 @@ _ABORT_SHOWN: Final = _EC | ESR_ABORT.SET.mask | ESR_ABORT.FnV.mask | ESR_ABORT.
 #: And of one that it may emulate: not which register is used, nor how it extends.
 _EMULATABLE_SHOWN: Final = _ABORT_SHOWN | _EMULATABLE_WRITE | ESR_ABORT.SAS.mask | ESR_ABORT.SF.mask
 _WFX_SHOWN: Final = _EC | ESR_WFX.TI.mask
+_SERROR_SHOWN: Final = (
+    _EC | ESR_SERROR.IDS.mask | ESR_SERROR.AET.mask | ESR_SERROR.EA.mask | ESR_SERROR.DFSC.mask
+)
 _FAR_SHOWN: Final = 0xFFF
 _EXTERNAL: Final = frozenset(
     {
@@ -80,7 +84,7 @@ def handle(rmm: "Rmm", pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
     if reason == ExitReason.DEBUG:
         return HostExit(RecExitReason.SYNC, esr=pe_exit.esr, far=pe_exit.far)
     if reason == ExitReason.SERROR:
-        return HostExit(RecExitReason.SERROR, esr=pe_exit.esr)
+        return HostExit(RecExitReason.SERROR, esr=pe_exit.esr & _SERROR_SHOWN)
     return None  # the budget is spent: go on
 
 

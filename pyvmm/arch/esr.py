@@ -88,6 +88,18 @@ class SyncErrorType(IntEnum):
     UEO = 3  # restartable
 
 
+class ESR_SERROR(Register):
+    """ESR_EL2 of an SError interrupt (EC 0x2F)."""
+
+    EC = Field(31, 26, ExceptionClass)
+    IL = Field(25, 25, bool)
+    IDS = Field(24, 24, bool)  # the rest is IMPLEMENTATION DEFINED
+    IESB = Field(13, 13, bool)
+    AET = Field(12, 10, int)
+    EA = Field(9, 9, bool)
+    DFSC = Field(5, 0, int)
+
+
 class ESR_SYSREG(Register):
     """ESR_EL2 of a trapped MSR, MRS or system instruction (EC 0x18)."""
 

@@ -245,8 +245,16 @@ def test_whole_exit_is_written(active: tuple[World, int]) -> None:
 def test_budget_is_no_exit(active: tuple[World, int]) -> None:
     """A realm that just computes goes on."""
     world, rec = active
-    leave = world.enter(rec, lambda _: FakeExit(ExitReason.BUDGET), lambda _: FakeExit(3, 0xBE))
-    assert (leave.exit_reason, leave.esr) == (RecExitReason.SERROR, 0xBE)
+    leave = world.enter(rec, lambda _: FakeExit(ExitReason.BUDGET), lambda _: FakeExit(3, 0x11))
+    assert (leave.exit_reason, leave.esr) == (RecExitReason.SERROR, 0x11)
+
+
+def test_host_sees_what_an_serror_is(active: tuple[World, int]) -> None:
+    """EC, IDS, AET, EA and DFSC of it, and nothing else."""
+    world, rec = active
+    leave = world.enter(rec, lambda _: FakeExit(ExitReason.SERROR, (1 << 64) - 1))
+    shown = 0x3F << 26 | 1 << 24 | 7 << 10 | 1 << 9 | 0x3F
+    assert (leave.exit_reason, leave.esr) == (RecExitReason.SERROR, shown)
 
 
 @pytest.mark.parametrize("ipa", [RAM_IPA, DESTROYED_IPA])
