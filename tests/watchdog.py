@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Timer
 from threading import enumerate as threads
+from typing import Final
+
+NAME: Final = "watchdog"
 
 
 @contextmanager
 def watched(what: str, seconds: float, fd: int) -> Iterator[None]:
     """Write the stacks of all threads to a file if it is not over in time."""
     timer = Timer(seconds, _show, (f"{what}: {seconds} seconds\n", fd))
+    timer.name = NAME
     timer.daemon = True
     timer.start()
     try:

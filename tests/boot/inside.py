@@ -16,6 +16,7 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.instance import Instance
 from pyvmm.vm.options import VmOptions
 from pyvmm.vm.terminal import Terminal
+from tests import watchdog
 from tests.boot.shell import PATIENCE, Shell
 
 REALM = RealmOptions()
@@ -80,7 +81,7 @@ def holdings() -> dict[str, int]:
     maps = Path("/proc/self/maps").read_text()
     return {
         "file descriptors": _count("/proc/self/fd"),
-        "threads": threading.active_count(),
+        "threads": sum(thread.name != watchdog.NAME for thread in threading.enumerate()),
         "children": len(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()),
         "memory files": maps.count("memfd:"),
     }
