@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -12,6 +13,14 @@ from pyvmm.arch.errors import UserError
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10  # fallocate(2) modes
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 _ZEROS = bytes(1 << 20)
+
+#: (offset, magic, format): images that are no plain copy of a disk's content.
+_FORMATS = (
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -22,7 +31,8 @@ class RawDisk:
 
     Locked while open: by one writer, or by any number of readers.
 
-    Raises: UserError if it cannot be opened, is no file or block device, is empty, or is in use.
+    Raises: UserError if it cannot be opened, is no file or block device, is empty, in another
+    format, or in use.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, is_read_only: bool = False) -> None:
@@ -34,8 +44,8 @@ class RawDisk:
             self._fd = os.open(name, (os.O_RDONLY if is_read_only else os.O_RDWR) | os.O_CLOEXEC)
         except OSError as error:
             hint = "" if is_read_only else f"; for reading only, say {name},ro"
-            reason = f"{error.strerror}{hint if error.errno in (errno.EACCES, errno.EROFS) else ''}"
-            raise UserError(f"disk {name}: {reason}") from None
+            hint = hint if error.errno in (errno.EACCES, errno.EROFS) else ": check the path"
+            raise UserError(f"disk {name}: {error.strerror}{hint}") from None
         try:
             self.size = self._lock_and_measure(name)
         except BaseException:
@@ -53,7 +63,17 @@ class RawDisk:
         size = os.lseek(self._fd, 0, os.SEEK_END) & ~511
         if not size:
             raise UserError(f"disk {name}: smaller than one sector of 512 bytes")
+        self._refuse_others(name)
         return size
+
+    def _refuse_others(self, name: str) -> None:
+        head = os.pread(self._fd, 512, 0)
+        for offset, magic, format_ in _FORMATS:
+            if head.startswith(magic, offset):
+                raise UserError(
+                    f"disk {name}: in {format_} format; make it raw:"
+                    f" qemu-img convert -O raw {shlex.quote(name)} disk.img"
+                )
 
     def _lock_kind(self) -> int:
         return fcntl.LOCK_SH if self.is_read_only else fcntl.LOCK_EX
