@@ -153,22 +153,25 @@ class PrivateApt:
             preferences: package pattern → pin ("version *" or "release a=stable"), in order.
             progress: told how far the download is.
 
+        Lists of an earlier day will do where the archive cannot be reached.
+
         Raises:
-            UserError: the machine names no archive that has these suites.
+            UserError: the machine names no archive that has these suites, or none can be reached.
         """
         self._prepare(preferences)
-        complaint = "the machine's apt sources name no Debian archive"
+        way_out = f"add one with {', '.join(suites)} to /etc/apt, then try again"
+        complaint = f"the machine's apt sources name no Debian archive: {way_out}"
         for source in machine_sources():
             self._sources.write_text(source.entry(suites, self.architecture))
             try:
-                self._run(["apt-get", "update"], progress)
+                output = self._run(["apt-get", "update"], progress)
             except UserError as error:
-                complaint = str(error)
-            else:
+                complaint = f"{error}: {way_out}"
+                continue
+            if any((self.home / "state/lists").glob("*_Packages*")):
                 return
-        raise UserError(
-            f"{complaint}: add one with {', '.join(suites)} to /etc/apt, then try again"
-        )
+            complaint = f"{_fetch_failure(output)}: check the network and apt's proxy"
+        raise UserError(complaint)
 
     def candidate(self, package: str) -> str:
         """Return the version that would be installed, or an empty string."""
@@ -256,15 +259,18 @@ class PrivateApt:
         """Run one apt command and return its output; a failure is the user's to see."""
         env = os.environ | {"APT_CONFIG": str(self.home / "etc/apt.conf"), "LC_ALL": "C.UTF-8"}
         reader, writer = os.pipe()
-        with subprocess.Popen(
-            [command[0], "-o", f"APT::Status-Fd={writer}", *command[1:]],
-            cwd=cwd or self.archives,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=(self.home / "output").open("w"),
-            stderr=subprocess.STDOUT,
-            pass_fds=(writer,),
-        ) as process:
+        with (
+            (self.home / "output").open("w") as told,
+            subprocess.Popen(
+                [command[0], "-o", f"APT::Status-Fd={writer}", *command[1:]],
+                cwd=cwd or self.archives,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writer,),
+            ) as process,
+        ):
             os.close(writer)
             with os.fdopen(reader) as status:
                 for line in status:
@@ -276,6 +282,12 @@ class PrivateApt:
             errors = [line[3:] for line in output.splitlines() if line.startswith("E: ")]
             raise UserError(f"apt: {errors[0] if errors else 'it failed without a word'}")
         return output
+
+
+def _fetch_failure(output: str) -> str:
+    """Return the first failure to fetch that apt only warns of."""
+    warnings = re.findall(r"^W: (Failed to fetch .*)$", output, re.MULTILINE)
+    return f"apt: {warnings[0] if warnings else 'no package lists came'}"
 
 
 def require_tools(**packages: str) -> None:

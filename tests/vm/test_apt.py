@@ -1,11 +1,13 @@
 """How a private apt is derived from the machine's own sources."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pyvmm.arch.errors import UserError
 from pyvmm.vm import apt
-from pyvmm.vm.apt import Source, machine_sources, parse_deb822, parse_one_line
+from pyvmm.vm.apt import PrivateApt, Source, machine_sources, parse_deb822, parse_one_line
 
 DEB822 = """\
 # a comment
@@ -80,3 +82,16 @@ def test_machine_sources_prefer_the_distribution(
         "http://d.test/",
         "http://third.test/debian",
     ]
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="no apt here")
+def test_archive_out_of_reach_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of that apt only warns; but where there are lists of an earlier day, they will do."""
+    source = Source("http://127.0.0.1:1/debian", ("stable",), ("main",))
+    monkeypatch.setattr(apt, "machine_sources", lambda: [source])
+    private = PrivateApt(tmp_path, "arm64")
+    with pytest.raises(UserError, match=r"Failed to fetch.*check the network") as refusal:
+        private.update(["stable"], {}, lambda _: None)
+    assert "\n" not in str(refusal.value)
+    (tmp_path / "state/lists/archive_dists_stable_main_binary-arm64_Packages").touch()
+    private.update(["stable"], {}, lambda _: None)
