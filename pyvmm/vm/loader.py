@@ -6,6 +6,7 @@ else is named for what it is, with the way out, in a ``UserError``.
 
 import io
 import math
+import shlex
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,17 @@ _OTHERS: Final = (
     (0, b"QFI\xfb", "a qcow2 disk", "give a raw disk with --disk"),
     (0x438, b"\x53\xef", "an ext4 file system", "give it with --disk"),
 )
+
+#: By the compression that a zboot header names; Linux calls zstd's highest level zstd22.
+_ZBOOT_UNPACKERS: Final = {
+    "gzip": "zcat",
+    "zstd": "zstdcat",
+    "zstd22": "zstdcat",
+    "xz": "xzcat",
+    "xzkern": "xzcat",
+    "lzma": "lzcat",
+    "lz4": "lz4cat",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +234,7 @@ def _layout_elf(data: bytes, name: str, entry: int, rows: list[_LoadSegment]) ->
 
 def _refuse_others(data: bytes, name: str) -> None:
     if data.startswith(b"MZ") and data[4:8] == b"zimg":
-        raise UserError(f"{name} is an EFI zboot kernel: {_zboot_hint(data)}")
+        raise UserError(f"{name} is an EFI zboot kernel: {_zboot_hint(data, name)}")
     for offset, magic, what, way_out in _OTHERS:
         if data[offset : offset + len(magic)] == magic:
             raise UserError(f"{name} is {what}: {way_out}")
@@ -230,14 +242,15 @@ def _refuse_others(data: bytes, name: str) -> None:
         raise UserError(f"{name} is a text file: give a kernel")
 
 
-def _zboot_hint(data: bytes) -> str:
+def _zboot_hint(data: bytes, name: str) -> str:
     """Return the command that unpacks the Image out of a zboot kernel."""
     offset, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
     method = data[24:56].split(b"\0")[0].decode("ascii", "replace")
-    unpacker = {"gzip": "zcat", "zstd": "zstdcat", "xz": "xzcat", "lzma": "lzcat"}.get(method)
+    unpacker = _ZBOOT_UNPACKERS.get(method)
     if unpacker is None:
         return "use the Image it was made from"
-    return f"unpack it with tail -c +{offset + 1} FILE | head -c {size} | {unpacker} > Image"
+    file = shlex.quote(name.removeprefix("kernel "))
+    return f"unpack it with tail -c +{offset + 1} {file} | head -c {size} | {unpacker} >Image"
 
 
 def _may_be_code(data: bytes) -> bool:

@@ -108,7 +108,8 @@ ZBOOT = b"MZ\0\0zimg" + struct.pack("<II8x", 0x1000, 0x2000) + b"gzip\0" + bytes
         (elf()[:100], "damaged|nothing to load|truncated"),
         (b"\x7fELF" + bytes(100), "damaged ELF"),
         (elf()[:32] + b"\xff" * 8 + elf()[40:], "damaged ELF"),  # headers behind the end
-        (ZBOOT, r"zboot.*tail -c \+4097 FILE \| head -c 8192 \| zcat > Image"),
+        (ZBOOT, r"zboot.*tail -c \+4097 \S*/kernel \| head -c 8192 \| zcat >Image"),
+        (ZBOOT.replace(b"gzip\0", b"zstd22\0"), r"zboot.* \| zstdcat >Image"),
         (b"\xfd7zXZ\0" + bytes(100), "unxz"),
         (b"#!/bin/sh\necho hello\n" * 100, "text file"),
     ],
