@@ -17,8 +17,9 @@ _SHOWN: Final = (
 )
 _HELP = """Look into an instance: registers, stack and code of each of its CPUs.
 
-It stands still meanwhile, for an instant. A realm shows its host none of it. With --sysrq or --nmi
-nothing is shown unless --dump or --json is given too; the rest the guest's console says.
+It stands still meanwhile, for an instant. A realm shows its host none of it unless it was made with
+--realm-debug. With --sysrq or --nmi nothing is shown unless --dump or --json is given too; the rest
+the guest's console says.
 """
 
 

@@ -86,7 +86,7 @@ _OPTIONS: Final = (
         type=click.Path(path_type=Path, file_okay=False),
         help="state of the root of trust  [default: $PYVMM_HES_DIR, or the user's]",
     ),
-    click.option("--name", help="what to call it  [default: guest-PID]"),
+    click.option("--name", help="name of what `run` runs  [default: guest-PID]"),
 )
 
 

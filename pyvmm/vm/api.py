@@ -162,7 +162,7 @@ class Api(Protocol):
         ...
 
     def debug(self) -> list[Vcpu]:
-        """Say what each vCPU is at; a realm shows none of it."""
+        """Say what each vCPU is at; a realm without --realm-debug shows none of it."""
         ...
 
     def sysrq(self, key: str) -> None:
