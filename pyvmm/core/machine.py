@@ -11,17 +11,23 @@ from enum import IntEnum
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.core import gen
+
+
+class UnusableCore(UserError, ImportError):
+    """The compiled core is not there, or was not built from these sources."""
+
 
 try:
     from pyvmm.core._core import ffi, lib
 except ImportError as error:  # pragma: no cover
-    raise ImportError("the C core is not built: run `make setup`") from error
+    raise UnusableCore("the C core is not built: run `make setup`") from error
 
 
 if ffi.string(lib.core_digest()).decode() != gen.digest():  # pragma: no cover
-    raise ImportError("the C core is stale: run `make setup`")
+    raise UnusableCore("the C core is stale: run `make setup`")
 
 # What every exit and every access calls: without the look-up in the library.
 pe_run = lib.pe_run

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -156,6 +157,15 @@ def test_a_defect_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch)
     ended = verb("list")
     assert (ended.code, ended.output) == (ExitCode.INTERNAL, "")
     assert "ZeroDivisionError" in ended.errors
+
+
+def test_a_stale_core_is_one_line() -> None:
+    """Who has pulled and not built is told what to run."""
+    program = "from pyvmm.core import gen; gen.digest = str; from pyvmm.cli import main; main()"
+    command = [sys.executable, "-c", program, "run"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == ExitCode.BAD_INPUT
+    assert ended.stderr == "pyvmm: the C core is stale: run `make setup`\n"
 
 
 def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
