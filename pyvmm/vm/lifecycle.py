@@ -273,7 +273,7 @@ class Lifecycle:
         """Say what each vCPU is at.
 
         Raises:
-            UserError: it is a realm, or there is no guest.
+            UserError: it is a realm that its host may not debug, or there is no guest.
         """
         return self._in(*_LIVE).debug()
 

@@ -199,8 +199,8 @@ def rtt_map_unprotected(rmm: "Rmm", rd: int, ipa: int, level: int, desc: int) ->
 
     Spec: DEN0137 1.0, RMI_RTT_MAP_UNPROTECTED.
     Raises: RmiError(ERROR_INPUT) if there is no such realm, level and ``ipa`` do not fit it, or
-    ``desc`` has more than an aligned address, MemAttr and S2AP; (ERROR_RTT, level reached)
-    without an UNASSIGNED_NS entry at ``level``.
+    ``desc`` has a reserved MemAttr, or more than an aligned address, MemAttr and S2AP;
+    (ERROR_RTT, level reached) without an UNASSIGNED_NS entry at ``level``.
     """
     tree = rmm.realm(rd).rtt
     _check_unprotected_ipa(tree, ipa, level)
