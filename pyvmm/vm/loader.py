@@ -45,7 +45,7 @@ _OTHERS: Final = (
     (0x438, b"\x53\xef", "an ext4 file system", "give it with --disk"),
 )
 
-#: By the compression that a zboot header names; Linux calls zstd's highest level zstd22.
+#: By the compression that a zboot header names; older Linux says zstd22 and xzkern.
 _ZBOOT_UNPACKERS: Final = {
     "gzip": "zcat",
     "zstd": "zstdcat",
