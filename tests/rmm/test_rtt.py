@@ -237,6 +237,7 @@ def test_rtt_fold_and_split_of_a_block(world: World, ripas: Ripas) -> None:
     assert world.machine.tlbis == ([(7, 0, MIB2)] if ripas is Ripas.RAM else [])
     assert [raw(world, rd, ipa)[0] for ipa in (0, 0x1000, MIB2 - 0x1000)] == before
     assert world.rmm.realms[rd].rtt.tables[rtt].live == TABLE_ENTRIES
+    assert world.call(DESTROY, rd, 0, 3) == (error_rtt(3), 0, 0, 0, 0)
 
 
 def test_rtt_fold_changes_nothing_when_entries_differ(world: World) -> None:
