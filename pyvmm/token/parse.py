@@ -38,9 +38,9 @@ class Token:
 def parse(data: bytes, report: Report) -> Token:
     """Take a token apart; the report gets what is wrong with it."""
     outer_tag, entries = None, None
-    value = _attempt(report, Check.ENCODING, lambda: decode(data, path="token"))
-    if value is not None:
-        outer_tag, entries = _outer(value, report)
+    decoded = _attempt(report, Check.ENCODING, lambda: (decode(data, path="token"),))
+    if decoded is not None:
+        outer_tag, entries = _outer(*decoded, report)
     return Token(
         outer_tag,
         _part("platform", entries, PLATFORM_TOKEN, outer_tag, report),

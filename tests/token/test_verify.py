@@ -5,7 +5,7 @@ import signal
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.token.appraise import Policy
@@ -68,6 +68,7 @@ def test_every_cut_is_refused() -> None:
 
 
 @given(st.binary(max_size=300))
+@example(encode(None))
 @settings(deadline=timedelta(milliseconds=500))
 def test_any_bytes_are_malformed(data: bytes) -> None:
     """And raise nothing."""
