@@ -24,9 +24,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=DEFAULT_SEED, help="seed of the random tests")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Take Ctrl-C as a terminal gives it: who is started in the background inherits deafness."""
+    """Take Ctrl-C as a terminal gives it: who is started in the background inherits deafness.
+
+    And let Hypothesis do the same each time, for the same seed.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.option.hypothesis_seed = config.option.hypothesis_seed or config.option.seed
     config.stash[STDERR] = os.dup(sys.stderr.fileno())  # before a test's output is captured
 
 
