@@ -51,7 +51,7 @@ def seconds_until(command: Sequence[str], text: bytes) -> float:
                 seen += chunk
         return time.monotonic() - start
     finally:
-        process.kill()
+        process.terminate()  # so that it leaves nothing behind
         process.communicate()
 
 
