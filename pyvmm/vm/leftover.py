@@ -36,10 +36,20 @@ class SocketNote(msgspec.Struct, frozen=True):
         """Remove the socket if it is still the same, and nobody listens."""
         path = Path(self.path)
         with suppress(OSError):
-            if stat.S_ISSOCK(path.lstat().st_mode) and SocketNote.of(path) == self:
-                with socket.socket(socket.AF_UNIX) as probe:
-                    if probe.connect_ex(self.path) == errno.ECONNREFUSED:
-                        path.unlink()
+            if SocketNote.of(path) == self:
+                remove_dead(path)
+
+
+def remove_dead(path: Path) -> None:
+    """Remove a socket that nobody listens at any more; leave everything else.
+
+    Raises:
+        OSError: there is nothing, or it cannot be removed.
+    """
+    if stat.S_ISSOCK(path.lstat().st_mode):
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
+                path.unlink()
 
 
 def remove_noted(file: Path) -> None:

@@ -4,11 +4,8 @@ A debugger that connects finds the guest stopped; one that leaves, in whatever w
 running and without a trace.  Nothing that a peer sends ends anything but its own connection.
 """
 
-import errno
 import socket
-import stat
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
@@ -17,7 +14,7 @@ from pyvmm.host.debug import DebugPort
 from pyvmm.host.guest import Outcome
 from pyvmm.vm.gdb.packets import Decoder, ProtocolError, Signal, encode
 from pyvmm.vm.gdb.stub import Guest, Stub
-from pyvmm.vm.leftover import SocketNote
+from pyvmm.vm.leftover import SocketNote, remove_dead
 from pyvmm.vm.options import GdbAddress
 
 LOOPBACK: Final = "127.0.0.1"
@@ -38,7 +35,8 @@ def listen(address: GdbAddress) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((LOOPBACK, address.port))
         else:
-            _remove_stale(address.path)
+            with suppress(OSError):  # bind() says what is in the way
+                remove_dead(address.path)
             listener.bind(str(address.path))
             address.path.chmod(0o600)  # nobody can connect before the next line
         listener.listen(1)
@@ -49,15 +47,6 @@ def listen(address: GdbAddress) -> socket.socket:
             f"--gdb {address.path or address.port}: {error.strerror}: choose another"
         ) from None
     return listener
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens at any more; leave everything else to bind()."""
-    with suppress(OSError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-                    path.unlink()
 
 
 class GdbServer:
