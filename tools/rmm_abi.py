@@ -23,7 +23,8 @@ edit.
 
 Inputs go to x1 onwards in the order given, outputs come back in x1 onwards; registers without an
 output are zero.  x0 is the function identifier, then the status: bits [7:0], with an index in bits
-[15:8].  A function that is not listed answers x0 = -1.  A command that fails changes nothing.
+[15:8].  A function that is not listed answers x0 = -1.  A command that fails changes nothing,
+unless its row says so.
 """
 SECTIONS = re.compile(r"^(Outputs?(?:, [^:]*)?|Spec|Raises): ?", re.MULTILINE)
 NUMBERED = re.compile(r"(\w+_)0, (?:\1\d, )+(\1\d)")

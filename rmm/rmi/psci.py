@@ -21,7 +21,8 @@ def psci_complete(rmm: "Rmm", calling_rec: int, target_rec: int, status: int) ->
 
     Spec: DEN0137 1.0, RMI_PSCI_COMPLETE.
     Raises: RmiError(ERROR_INPUT) if the RECs are not two of one realm, no request is pending,
-    the target is not the one asked for, or ``status`` does not fit the request.
+    the target is not the one asked for, or ``status`` does not fit the request; or if the host
+    denies CPU_ON of a REC that is on, and then the caller gets ALREADY_ON all the same.
     """
     if calling_rec == target_rec:
         raise RmiError(RmiStatus.ERROR_INPUT)
@@ -37,11 +38,13 @@ def psci_complete(rmm: "Rmm", calling_rec: int, target_rec: int, status: int) ->
         raise RmiError(RmiStatus.ERROR_INPUT)
     calling.psci = None
     calling.reply(result)
+    if status == _DENIED and result != _DENIED:  # ADR 9: an error that ends the request
+        raise RmiError(RmiStatus.ERROR_INPUT)
 
 
 def _cpu_on(calling: Rec, target: Rec, status: int) -> int:
     """Turn the target on unless it is on or the host denies; return the realm's x0."""
-    if status not in (_SUCCESS, _DENIED) or (target.runnable and status == _DENIED):
+    if status not in (_SUCCESS, _DENIED):
         raise RmiError(RmiStatus.ERROR_INPUT)
     if target.runnable:
         return PsciReturn.ALREADY_ON.x0

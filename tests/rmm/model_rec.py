@@ -408,8 +408,6 @@ class Model(RttModel):
         is_cpu_on = request.entry is not None
         if status not in ((0, DENIED) if is_cpu_on else (0,)):
             return (INPUT,)
-        if is_cpu_on and target.runnable and status == DENIED:
-            return (INPUT,)
         result = status if is_cpu_on else int(not target.runnable)
         if is_cpu_on and target.runnable:
             result = ALREADY_ON
@@ -418,7 +416,7 @@ class Model(RttModel):
             target.x = [request.context_id, 0, 0, 0]
         calling.pending = None
         calling.x = [result, 0, 0, 0]
-        return (0,)
+        return (INPUT if (status, result) == (DENIED, ALREADY_ON) else 0,)
 
     # --- RIPAS ----------------------------------------------------------------------------
 

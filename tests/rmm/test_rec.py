@@ -236,7 +236,10 @@ def test_cpu_on(pair: tuple[World, int, int], fid: PsciFid) -> None:
 
 
 def test_cpu_on_denied_and_already_on(pair: tuple[World, int, int]) -> None:
-    """The host may deny while the target is off; when it is on, the RMM knows better."""
+    """The host may deny while the target is off; when it is on, the caller is told so instead.
+
+    The host's mistake is then an error that still ends the request, as in TF-RMM.
+    """
     world, rec, target = pair
     denied = PsciReturn.DENIED.x0
     world.enter(rec, smc(PsciFid.CPU_ON_64, 1, 0x8000, 0))
@@ -246,9 +249,13 @@ def test_cpu_on_denied_and_already_on(pair: tuple[World, int, int]) -> None:
     world.enter(rec, smc(PsciFid.CPU_ON_64, 1, 0x8000, 0))
     world.do(COMPLETE, rec, target, 0)
     world.enter(rec, smc(PsciFid.CPU_ON_64, 1, 0x9000, 0))
-    assert world.call(COMPLETE, rec, target, denied)[0] == ERROR_INPUT
+    assert world.call(COMPLETE, rec, target, denied) == (ERROR_INPUT, 0, 0, 0, 0)
+    assert world.context(rec).x[:4] == [PsciReturn.ALREADY_ON.x0, 0, 0, 0]
+    assert world.context(target).pc == 0x8000
+    assert world.call(COMPLETE, rec, target, 0)[0] == ERROR_INPUT  # nothing is pending any more
+    world.enter(rec, smc(PsciFid.CPU_ON_64, 1, 0x9000, 0))
     world.do(COMPLETE, rec, target, 0)
-    assert world.context(rec).x[0] == PsciReturn.ALREADY_ON.x0
+    assert world.context(rec).x[:4] == [PsciReturn.ALREADY_ON.x0, 0, 0, 0]
     assert world.context(target).pc == 0x8000
 
 
