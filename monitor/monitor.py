@@ -20,7 +20,14 @@ from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
-from pyvmm.arch.smccc import FID_MASK, UNKNOWN, VERSION_1_2, SmcccFid, standard_secure_fid
+from pyvmm.arch.smccc import (
+    FID_MASK,
+    UNKNOWN,
+    VERSION_1_2,
+    SmcccFid,
+    registers_after,
+    standard_secure_fid,
+)
 
 FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
@@ -31,7 +38,7 @@ REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)
 
 
-#: Answers the SMCs of one security state: (PE, function id, x0..).
+#: Answers the SMCs of one security state: (PE, function id, x0..); returns the results alone.
 Route = Callable[[int, int, Sequence[int]], Answer]
 
 
@@ -46,13 +53,13 @@ class Conduit:
         self._route = route
 
     def smc(self, pe: int, args: Sequence[int]) -> Answer:
-        """Call EL3 on a PE with x0.. = ``args``; return x0.., the rest is zero."""
+        """Call EL3 on a PE with x0.. = ``args``; return x0.., the rest is as before."""
         fid = args[0] & FID_MASK
         results = self._route(pe, fid, args)
         if self._events.listener is not None:
             shown = results[:1] if fid in SECRET else results
             self._events.listener(Smc(pe, self._security, tuple(args), shown))
-        return results
+        return registers_after(args, results)
 
 
 def _unknown(_pe: int, _fid: int, _args: Sequence[int]) -> Answer:

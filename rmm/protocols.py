@@ -161,7 +161,7 @@ class Machine(Protocol):
 
 
 class El3(Protocol):
-    """The Monitor, as the RMM calls it: x0.. in, x0.. out; registers left out are zero."""
+    """The Monitor, as the RMM calls it: x0.. in, x0.. out; registers left out are as before."""
 
     def smc(self, pe: int, args: Sequence[int]) -> Sequence[int]:
         """Call EL3 on a PE."""

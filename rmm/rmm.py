@@ -94,7 +94,7 @@ class Rmm:
         self._commands = self.revisions[min(self.revisions)]
 
     def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:
-        """Do an RMI command of the host: x1.. are ``args``; returns x0.., the rest is zero."""
+        """Do an RMI command of the host: x1.. are ``args``; returns its results, from x0 on."""
         command = self._commands.get(fid & FID_MASK)
         if command is None:
             return UNKNOWN

@@ -1,8 +1,9 @@
-"""SMC Calling Convention: function identifiers and the answers common to all services.
+"""SMC Calling Convention: function identifiers, common answers, and what a call does to registers.
 
 Spec: Arm DEN0028 (SMCCC) 1.2.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -20,6 +21,22 @@ class SmcccFid(IntEnum):
 
     SMCCC_VERSION = 0x8000_0000
     SMCCC_ARCH_FEATURES = 0x8000_0001
+
+
+#: x0 to x3, whose values a call does not keep.
+_NOT_KEPT: Final = (0, 0, 0, 0)
+
+
+def registers_after(args: Sequence[int], results: tuple[int, ...]) -> tuple[int, ...]:
+    """Return x0.. after a call with x0.. = ``args``; the registers beyond keep their values.
+
+    Without a result, x1 to x3 are zero and x4 to x17 are the caller's.
+
+    >>> registers_after((0xC400_0150, 1, 2, 3, 4, 5), (0, 7))
+    (0, 7, 0, 0, 4, 5)
+    """
+    changed = results + _NOT_KEPT[len(results) :]
+    return changed if len(args) <= len(changed) else (*changed, *args[len(changed) :])
 
 
 def standard_secure_fid(number: int) -> int:

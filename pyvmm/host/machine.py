@@ -162,7 +162,7 @@ class Firmware(Protocol):
     """The SMC waist: the normal world's only way to the realm world."""
 
     def smc(self, pe: int, args: Sequence[int]) -> tuple[int, ...]:
-        """Call with x0.. = ``args`` on a PE; return x0.. (the rest is zero)."""
+        """Call with x0.. = ``args`` on a PE; return x0.. (the rest is as before)."""
 
 
 class Machine(Protocol):

@@ -63,8 +63,9 @@ class FakeMachine:
 class FakeRmm:
     """Boots with a given status and echoes RMI calls."""
 
-    def __init__(self, status: int = 0) -> None:
+    def __init__(self, status: int = 0, num_results: int = 18) -> None:
         self.status = status
+        self.num_results = num_results
         self.boots: list[tuple[int, int, int, int]] = []
 
     def boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int) -> int:
@@ -74,7 +75,7 @@ class FakeRmm:
 
     def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:
         """Echo."""
-        return (0, pe, fid, *args)
+        return (0, pe, fid, *args)[: self.num_results]
 
 
 @pytest.fixture

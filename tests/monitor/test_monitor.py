@@ -11,16 +11,19 @@ from pyvmm.arch.events import Event, EventStream, GptChange, Smc, WorldSwitch
 from pyvmm.arch.gpt import GPCCR_EL3, Gpi
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
-from pyvmm.arch.smccc import UNKNOWN
+from pyvmm.arch.smccc import SmcccFid
 from tests.monitor.conftest import DRAM_BASE, DRAM_SIZE, FakeMachine, FakeRmm
 
 RMI_VERSION = 0xC400_0150
 PA = DRAM_BASE + 0x10_0000
 
 
+NO_FUNCTION = (MASK64, 0, 0, 0)  # x0 to x3 after a call of an unknown function
+
+
 def error(code: RmmdError) -> tuple[int, ...]:
-    """Return an error as x0 shows it."""
-    return (code & MASK64,)
+    """Return x0 to x3 after a call that is refused."""
+    return (code & MASK64, 0, 0, 0)
 
 
 def test_delegate_hands_the_granule_over_in_a_safe_order(
@@ -28,11 +31,11 @@ def test_delegate_hands_the_granule_over_in_a_safe_order(
 ) -> None:
     """GPT, then no stale translation, then the old contents are dropped."""
     el3 = monitor.conduit(Pas.REALM)
-    assert el3.smc(0, (RmmdFid.GTSI_DELEGATE, PA)) == (0,)
+    assert el3.smc(0, (RmmdFid.GTSI_DELEGATE, PA)) == (0, 0, 0, 0)
     assert monitor.gpi(PA) is Gpi.REALM
     assert machine.log == [("tlbi", PA, 4096), ("punch NS", PA, 4096)]
     machine.log.clear()
-    assert el3.smc(0, (RmmdFid.GTSI_UNDELEGATE, PA)) == (0,)
+    assert el3.smc(0, (RmmdFid.GTSI_UNDELEGATE, PA)) == (0, 0, 0, 0)
     assert monitor.gpi(PA) is Gpi.NS
     assert machine.log == [("tlbi", PA, 4096), ("punch REALM", PA, 4096)]
 
@@ -84,7 +87,7 @@ def test_only_the_rmm_reaches_el3_services(
 ) -> None:
     """A normal-world call of a Realm service is an unknown function."""
     monitor.boot(FakeRmm())
-    assert monitor.conduit(security).smc(0, (fid, PA)) == UNKNOWN
+    assert monitor.conduit(security).smc(0, (fid, PA)) == NO_FUNCTION
     assert machine.log == []
 
 
@@ -93,7 +96,36 @@ def test_rmi_reaches_the_rmm_when_the_normal_world_calls(monitor: Monitor) -> No
     monitor.boot(FakeRmm())
     host = monitor.conduit(Pas.NS)
     assert host.smc(1, (RMI_VERSION, 7, 8)) == (0, 1, RMI_VERSION, 7, 8)
-    assert host.smc(1, (RMI_VERSION | 1 << 16,)) == (0, 1, RMI_VERSION)
+    assert host.smc(1, (RMI_VERSION | 1 << 16,)) == (0, 1, RMI_VERSION, 0)
+
+
+@pytest.mark.parametrize(
+    ("security", "call", "results"),
+    [
+        pytest.param(Pas.NS, (RMI_VERSION, 1), (0, 0, RMI_VERSION), id="RMI"),
+        pytest.param(Pas.NS, (SmcccFid.SMCCC_VERSION,), (0x1_0002,), id="SMCCC"),
+        pytest.param(Pas.NS, (0xC400_014F,), (MASK64,), id="unknown to the host"),
+        pytest.param(Pas.REALM, (RmmdFid.GTSI_DELEGATE, PA), (0,), id="GTSI"),
+        pytest.param(Pas.REALM, (RmmdFid.GTSI_DELEGATE, 1), error(RmmdError.BAD_ADDR), id="bad"),
+        pytest.param(Pas.REALM, (RmmdFid.EL3_FEATURES, 0), (0, 0), id="features"),
+        pytest.param(Pas.SECURE, (RMI_VERSION,), (MASK64,), id="unknown to Secure"),
+    ],
+)
+def test_registers_without_a_result_are_kept_from_x4_on(
+    monitor: Monitor, security: Pas, call: tuple[int, ...], results: tuple[int, ...]
+) -> None:
+    """SMCCC 1.2: x1 to x3 are the call's, x4 to x17 the caller's unless they are results."""
+    monitor.boot(FakeRmm(num_results=3))
+    given = (*call, *range(100 + len(call), 118))
+    expected = (*results, *[0] * (4 - len(results)), *given[4:])
+    assert monitor.conduit(security).smc(0, given) == expected
+
+
+def test_results_beyond_x3_are_kept(monitor: Monitor) -> None:
+    """x4 is a result here, x5 is not."""
+    monitor.boot(FakeRmm())
+    answer = monitor.conduit(Pas.NS).smc(1, (RMI_VERSION, 7, 8, 9, 10, 11))
+    assert answer == (0, 1, RMI_VERSION, 7, 8, 9, 10, 11)
 
 
 @pytest.mark.parametrize("high", [1 << 32, 0xABCD << 48, MASK64 << 32 & MASK64])
@@ -101,18 +133,18 @@ def test_function_id_is_w0(monitor: Monitor, high: int) -> None:
     """SMCCC: whatever is in the upper half of x0, the same function is called."""
     monitor.boot(FakeRmm())
     assert monitor.conduit(Pas.NS).smc(0, (high | RMI_VERSION, 7)) == (0, 0, RMI_VERSION, 7)
-    assert monitor.conduit(Pas.REALM).smc(0, (high | RmmdFid.GTSI_DELEGATE, PA)) == (0,)
+    assert monitor.conduit(Pas.REALM).smc(0, (high | RmmdFid.GTSI_DELEGATE, PA)) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("fid", "args", "expected"),
     [
-        (RmmdFid.EL3_FEATURES, (0,), (0, 0)),  # EL3 signs no tokens
-        (RmmdFid.EL3_FEATURES, (), (0, 0)),
-        (RmmdFid.EL3_FEATURES, (1,), (RmmdError.INVAL & MASK64,)),
-        (RmmdFid.EL3_FEATURES, (MASK64,), (RmmdError.INVAL & MASK64,)),
-        (RmmdFid.EL3_TOKEN_SIGN, (1, 0, 0, 0), (RmmdError.UNK & MASK64,)),
-        *((fid, (), UNKNOWN) for fid in range(0xC400_01B6, 0xC400_01CF)),  # MEC, IDE, reserved
+        (RmmdFid.EL3_FEATURES, (0,), (0, 0, 0, 0)),  # EL3 signs no tokens
+        (RmmdFid.EL3_FEATURES, (), (0, 0, 0, 0)),
+        (RmmdFid.EL3_FEATURES, (1,), error(RmmdError.INVAL)),
+        (RmmdFid.EL3_FEATURES, (MASK64,), error(RmmdError.INVAL)),
+        (RmmdFid.EL3_TOKEN_SIGN, (1, 0, 0), error(RmmdError.UNK)),
+        *((fid, (), NO_FUNCTION) for fid in range(0xC400_01B6, 0xC400_01CF)),  # MEC, IDE, reserved
     ],
 )
 def test_el3_tells_the_rmm_what_it_offers(
@@ -126,22 +158,22 @@ def test_el3_tells_the_rmm_what_it_offers(
 def test_rmi_is_unknown_when_another_world_calls(monitor: Monitor, security: Pas) -> None:
     """RMI is for the normal world."""
     monitor.boot(FakeRmm())
-    assert monitor.conduit(security).smc(0, (RMI_VERSION,)) == UNKNOWN
+    assert monitor.conduit(security).smc(0, (RMI_VERSION,)) == NO_FUNCTION
 
 
 @pytest.mark.parametrize("fid", [0, MASK64, 0xC400_018F, 0xC400_0190, 0x8400_0150, 0xC400_014F])
 def test_other_functions_are_unknown(monitor: Monitor, fid: int) -> None:
     """Whatever a host puts into x0 is answered, RMI_REQ_COMPLETE and RSI included."""
     monitor.boot(FakeRmm())
-    assert monitor.conduit(Pas.NS).smc(0, (fid,)) == UNKNOWN
+    assert monitor.conduit(Pas.NS).smc(0, (fid,)) == NO_FUNCTION
 
 
 def test_rmi_is_unknown_when_the_rmm_did_not_boot(monitor: Monitor) -> None:
     """Before the boot, and after one that failed."""
     host = monitor.conduit(Pas.NS)
-    assert host.smc(0, (RMI_VERSION,)) == UNKNOWN
+    assert host.smc(0, (RMI_VERSION,)) == NO_FUNCTION
     assert monitor.boot(FakeRmm(status=rmmd.BootError.VERSION_MISMATCH)) == -2
-    assert host.smc(0, (RMI_VERSION,)) == UNKNOWN
+    assert host.smc(0, (RMI_VERSION,)) == NO_FUNCTION
 
 
 def test_boot_hands_over_a_valid_manifest_on_every_pe(
@@ -163,7 +195,7 @@ def test_boot_hands_over_a_valid_manifest_on_every_pe(
 
 def test_normal_world_may_ask_for_the_calling_convention(monitor: Monitor) -> None:
     """SMCCC 1.2, whether or not there is an RMM."""
-    assert monitor.conduit(Pas.NS).smc(0, (0x8000_0000,)) == (0x1_0002,)
+    assert monitor.conduit(Pas.NS).smc(0, (0x8000_0000,)) == (0x1_0002, 0, 0, 0)
 
 
 def test_granules_are_counted(monitor: Monitor) -> None:

@@ -147,9 +147,10 @@ class Model(RttModel):
     exit: Exit | None = None  # of the last entry that succeeded
 
     def call(self, fid: int, *args: int) -> Results:
-        """Do a command; returns x0..x4."""
+        """Do a command; returns x0..x4, of which x4 is the caller's unless it is a result."""
         results: Results = getattr(self, RmiFid(fid).name[4:].lower())(*args)
-        return (*results, 0, 0, 0, 0, 0)[:5]
+        kept = results[4:5] or args[3:4] or (0,)
+        return (*results, 0, 0, 0)[:4] + kept
 
     # --- life -----------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Rig:
         self.bus = RandomBus(random.Random(seed))
         self.victims = [DRAM_BASE + HOST_SIZE + n * GRANULE_SIZE for n in range(VICTIM_GRANULES)]
         for pa in self.victims:
-            assert self.firmware.smc(0, (RmiFid.RMI_GRANULE_DELEGATE, pa)) == (0,)
+            assert self.firmware.smc(0, (RmiFid.RMI_GRANULE_DELEGATE, pa))[0] == 0
         pattern = random.Random(seed).randbytes(1 << 20)
         ns_end = self.monitor.layout.ns_size
         for pas, start, end in (

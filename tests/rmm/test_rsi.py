@@ -8,6 +8,7 @@ from pyvmm.arch.esr import ExceptionClass, hpfar_of
 from pyvmm.arch.events import Event
 from pyvmm.arch.rmi import RecEnter, RecExit, RecExitReason, RmiFid
 from pyvmm.arch.rsi import HostCall, RealmConfig, RsiFid, RsiStatus
+from rmm.rsi import REALM_CALLS
 from tests.rmm.world import FakeContext, World, smc
 
 ERROR_INPUT: Final = RsiStatus.ERROR_INPUT
@@ -56,11 +57,23 @@ def test_version_and_features(guest: Guest) -> None:
     assert guest.call(RsiFid.RSI_FEATURES, 3)[:4] == [0, 0, 0, 0]
 
 
-def test_registers_beyond_x3_are_kept(guest: Guest) -> None:
-    """SMCCC: only results change x4 and above."""
-    guest.context.x[4:] = [9] * 27
-    guest.call(RsiFid.RSI_VERSION, 0x1_0000)
-    assert guest.context.x[4:] == [9] * 27
+#: Calls that have results beyond x3, and the last of them.
+LAST_RESULTS: Final[dict[int, int]] = {RsiFid.RSI_MEASUREMENT_READ: 8}
+
+
+@pytest.mark.parametrize("argument", [0, 1, PAGE_IPA, MASK64])
+@pytest.mark.parametrize("fid", [*REALM_CALLS, RmiFid.RMI_VERSION])
+def test_registers_without_a_result_are_kept_from_x4_on(
+    guest: Guest, fid: int, argument: int
+) -> None:
+    """SMCCC 1.2, of RSI, PSCI and what is neither, whether the call succeeds or not."""
+    given = [*range(100, 127)]
+    guest.context.x[4:] = given
+    guest.exit(fid, argument, argument + 0x1000 & MASK64, 0)
+    last = LAST_RESULTS.get(fid, 3)
+    assert guest.context.x[last + 1 :] == given[last - 3 :]
+    if guest.context.x[0] != 0:  # a call that fails has no results there
+        assert guest.context.x[4:] == given
 
 
 def test_measurements(guest: Guest) -> None:
