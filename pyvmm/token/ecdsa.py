@@ -18,6 +18,7 @@ CURVES: Final[dict[Algorithm, ec.EllipticCurve]] = {
     Algorithm.ES384: ec.SECP384R1(),
     Algorithm.ES512: ec.SECP521R1(),
 }
+_CURVE_NAMES: Final = frozenset(curve.name for curve in CURVES.values())
 _SCHEMES: Final = {
     Algorithm.ES256: ec.ECDSA(SHA256()),
     Algorithm.ES384: ec.ECDSA(SHA384()),
@@ -35,9 +36,24 @@ def load_public(public: bytes) -> ec.EllipticCurvePublicKey:
     return ec.EllipticCurvePublicKey.from_encoded_point(curve, public)
 
 
+def point_of(public: ec.EllipticCurvePublicKey) -> bytes:
+    """Return the SEC1 point of a key.
+
+    Raises:
+        ValueError: it is on no curve of ours; other curves have points of the same size.
+    """
+    if public.curve.name not in _CURVE_NAMES:
+        raise ValueError(f"a key on {public.curve.name}")
+    return public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
 def public_point(private: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return the SEC1 point of a key's public part."""
-    return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    """Return the SEC1 point of a key's public part.
+
+    Raises:
+        ValueError: the key is on no curve of ours.
+    """
+    return point_of(private.public_key())
 
 
 def sign(private: ec.EllipticCurvePrivateKey, alg: Algorithm, data: bytes) -> bytes:

@@ -13,8 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     derive_private_key,
 )
 from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
     load_der_private_key,
     load_der_public_key,
     load_pem_private_key,
@@ -24,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pyvmm.arch.errors import UserError
 from pyvmm.token.claims import UEID_RANDOM
 from pyvmm.token.cose import SEC1_UNCOMPRESSED, Algorithm
-from pyvmm.token.ecdsa import CURVES, load_public, public_point
+from pyvmm.token.ecdsa import CURVES, load_public, point_of, public_point
 
 #: JWK name of a curve → the algorithm of its keys.
 JWK_CURVES: Final = {
@@ -92,7 +90,7 @@ def _load_private(data: bytes) -> EllipticCurvePrivateKey:
     key = load(data, None)
     if not isinstance(key, EllipticCurvePrivateKey):
         raise ValueError("not an elliptic curve key")  # noqa: TRY004  one kind of error
-    Algorithm.of_public(public_point(key))
+    public_point(key)
     return key
 
 
@@ -103,9 +101,7 @@ def _load(data: bytes) -> bytes:
     key = (load_pem_public_key if text.startswith(b"-----BEGIN") else load_der_public_key)(data)
     if not isinstance(key, EllipticCurvePublicKey):
         raise ValueError("not an elliptic curve key")  # noqa: TRY004  one kind of error
-    public = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-    Algorithm.of_public(public)
-    return public
+    return point_of(key)
 
 
 def _load_private_jwk(text: bytes) -> EllipticCurvePrivateKey:

@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -173,6 +174,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(run: Run, line: str, complaint: s
     code, out, err = run(line)
     assert (code, out) == (2, b"")
     assert complaint in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "verify token --cpak {0}.pem",
+        "verify token --trust-store .",
+        "token compile claims --cpak {0}.key --rak rak.key",
+        "token compile claims --cpak cpak.key --rak {0}.key",
+    ],
+)
+@pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP384R1()], ids=lambda c: c.name)
+def test_a_key_on_a_foreign_curve_is_one_line(run: Run, line: str, curve: ec.EllipticCurve) -> None:
+    """Although it is as long as one of ours."""
+    private = ec.generate_private_key(curve)
+    encoded = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (run.where / f"{curve.name}.key").write_bytes(encoded)
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (run.where / f"{curve.name}.pem").write_bytes(public)
+    (run.where / "claims").write_bytes(run("token show --json token")[1])
+    code, out, err = run(line.format(curve.name))
+    assert (code, out) == (2, b"")
+    assert f"{curve.name}." in err
     assert err.count("\n") == 1
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -102,6 +103,35 @@ def test_rsa_key_is_refused() -> None:
     pem = rsa.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     with pytest.raises(UserError, match="not an elliptic curve key"):
         load_public_key(pem, "FILE")
+
+
+#: Curves of others; the first three have keys as long as those on ours.
+FOREIGN = (ec.SECP256K1(), ec.BrainpoolP256R1(), ec.BrainpoolP384R1(), ec.BrainpoolP512R1())
+
+
+@pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
+@pytest.mark.parametrize("curve", FOREIGN, ids=lambda curve: curve.name)
+def test_key_on_a_foreign_curve_is_refused(curve: ec.EllipticCurve, encoding: Encoding) -> None:
+    """By its curve: its length says nothing."""
+    foreign = ec.generate_private_key(curve)
+    private_key = foreign.private_bytes(encoding, PrivateFormat.PKCS8, NoEncryption())
+    with pytest.raises(UserError, match=f"FILE is no private key on P-256.*{curve.name}"):
+        load_private_key(private_key, "FILE")
+    public_key = foreign.public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(UserError, match=f"FILE is no public key on P-256.*{curve.name}"):
+        load_public_key(public_key, "FILE")
+
+
+def test_key_on_a_foreign_curve_is_refused_wherever_one_is_kept(tmp_path: Path) -> None:
+    """In a trust store and in reference values."""
+    foreign = ec.generate_private_key(ec.BrainpoolP384R1()).public_key()
+    pem = foreign.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    root = json.dumps(changed("platform.cpak", pem.decode())).encode()
+    with pytest.raises(UserError, match=r"FILE: platform: cpak is no public key.*brainpool"):
+        ReferenceValues.parse(root, "FILE")
+    (tmp_path / "foreign.pem").write_bytes(pem)
+    with pytest.raises(UserError, match=r"foreign\.pem is no public key.*brainpool"):
+        TrustStore.load([tmp_path])
 
 
 @pytest.mark.parametrize("load", [load_public_key, load_private_key])
