@@ -10,6 +10,7 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import directory, named, one, print_json
+from pyvmm.cli.units import octets
 from pyvmm.vm.agent_protocol import CHALLENGE_SIZE
 from pyvmm.vm.client import connect
 
@@ -75,10 +76,7 @@ def attest(
 
 
 def _parse(text: str) -> bytes:
-    try:
-        challenge = bytes.fromhex(text)
-    except ValueError:
-        raise UserError(f"--challenge {text}: give hexadecimal digits") from None
+    challenge = octets("--challenge", text)
     if not _MIN_SIZE <= len(challenge) <= CHALLENGE_SIZE:
         raise UserError(
             f"--challenge has {len(challenge)} bytes: give {_MIN_SIZE} to {CHALLENGE_SIZE}"

@@ -1,6 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers and bytes as people read and write them."""
 
 from typing import Final
+
+from pyvmm.arch.errors import UserError
 
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -29,3 +31,23 @@ def count(number: float) -> str:
             break
         number /= 1000
     return f"{number:.0f}" if not suffix else f"{number:.1f}{suffix}"
+
+
+def octets(option: str, text: str) -> bytes:
+    r"""Return the bytes that an option gives in hexadecimal digits.
+
+    None at all is a mistake: it comes from a variable that is not set.
+
+    >>> octets("--challenge", "0x00ff")
+    b'\x00\xff'
+
+    Raises:
+        UserError: the text is empty, or something else than hexadecimal digits.
+    """
+    try:
+        data = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise UserError(f"{option} {text}: give hexadecimal digits") from None
+    if not data:
+        raise UserError(f"{option} is empty: give hexadecimal digits, or leave the option out")
+    return data

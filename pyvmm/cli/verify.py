@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli.units import octets
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import Category, Vector, status_of
 from pyvmm.token.cbor import Malformed
@@ -140,7 +141,7 @@ def _realm_values(
         index, _, text = rem.partition("=")
         if index not in map(str, range(NUM_REMS)):
             raise UserError(f"--rem {rem}: give a number from 0 to {NUM_REMS - 1}, as in 0=00ff")
-        expected[int(index)] = _digest("--rem", text)
+        expected[int(index)] = _digest(f"--rem {index}", text)
     return RealmValues(
         _digest("--rim", rim) if rim is not None else values.rim,
         tuple(expected),
@@ -148,15 +149,8 @@ def _realm_values(
     )
 
 
-def _hex(option: str, text: str) -> bytes:
-    try:
-        return bytes.fromhex(text.removeprefix("0x"))
-    except ValueError:
-        raise UserError(f"{option} {text}: give it in hexadecimal") from None
-
-
 def _digest(option: str, text: str) -> bytes:
-    data = _hex(option, text)
+    data = octets(option, text)
     if len(data) not in HASH_SIZES.values():
         sizes = ", ".join(map(str, HASH_SIZES.values()))
         raise UserError(f"{option} has {len(data)} bytes; a measurement has one of {sizes}")
@@ -166,7 +160,7 @@ def _digest(option: str, text: str) -> bytes:
 def _padded(option: str, text: str | None, size: int) -> bytes | None:
     if text is None:
         return None
-    data = _hex(option, text)
+    data = octets(option, text)
     if len(data) > size:
         raise UserError(f"{option} has {len(data)} bytes; give at most {size}")
     return data.ljust(size, b"\0")

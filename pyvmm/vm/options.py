@@ -255,8 +255,11 @@ def parse_realm(
     """Check the options that only a realm has.
 
     Raises:
-        UserError: a personalization value of more than 64 bytes, or no metadata in their file.
+        UserError: a personalization value that is empty or of more than 64 bytes, or no metadata
+            in their file.
     """
+    if personalization == "":
+        raise UserError("--realm-pv is empty: give a value, or leave the option out")
     value = (personalization or "").encode()
     if len(value) > RPV_SIZE:
         raise UserError(f"--realm-pv has {len(value)} bytes: give at most {RPV_SIZE}")

@@ -102,6 +102,13 @@ def test_personalization_value_has_64_bytes() -> None:
         parse_realm("sha256", "x" + "é" * 32)
 
 
+def test_empty_personalization_value_is_refused() -> None:
+    """It would be the value of a realm that has none: 64 zeros."""
+    assert parse_realm("sha256").personalization == b""
+    with pytest.raises(UserError, match="--realm-pv is empty"):
+        parse_realm("sha256", "")
+
+
 @pytest.mark.parametrize("size", [0, 431, 4097])
 def test_metadata_are_a_block(tmp_path: Path, size: int) -> None:
     """Not less than what is signed, not more than a granule."""
