@@ -21,6 +21,7 @@ from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
+from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 
 DRAM = 1 << 30
@@ -74,7 +75,7 @@ class World:
     def __init__(self) -> None:
         self.machine = Machine(DRAM, DRAM_SIZE, 1)
         self.monitor = Monitor(self.machine)
-        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM))
+        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), REVISIONS)
         assert self.monitor.boot(self.rmm) == 0
         self.firmware = self.monitor.conduit(Pas.NS)
         self.ns = self.machine.memory(Pas.NS)

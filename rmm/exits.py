@@ -5,7 +5,7 @@ Spec: DEN0137 1.0, "Realm exception model".
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.bits import MASK32
 from pyvmm.arch.esr import (
@@ -35,11 +35,9 @@ from rmm.errors import RealmPageMissing, RsiError
 from rmm.inject import inject_protection_fault, inject_sea, inject_undefined
 from rmm.protocols import PeExit
 from rmm.rec import HostExit, Rec
+from rmm.rmm import Rmm
 from rmm.rsi import REALM_CALLS
 from rmm.rtt import ripas_of
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
 
 _XZR: Final = 31
 _HVC_SIZE: Final = 4
@@ -73,7 +71,7 @@ IRQ: Final = HostExit(RecExitReason.IRQ)
 _TRANSLATION: Final = range(FaultStatus.TRANSLATION, FaultStatus.TRANSLATION + 4)
 
 
-def handle(rmm: "Rmm", pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+def handle(rmm: Rmm, pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
     """Handle one return of the PE; the RMM's lock is held."""
     reason = pe_exit.reason
     if reason == _SYNC_EXIT:
@@ -117,22 +115,22 @@ def _get_register(rec: Rec, rt: int) -> int:
 # --- instructions that trap -------------------------------------------------------------------
 
 
-def _undefined(_rmm: "Rmm", _pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
+def _undefined(_rmm: Rmm, _pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
     inject_undefined(rec.context, rec.context.pc)
     return None
 
 
-def _hvc(_rmm: "Rmm", _pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
+def _hvc(_rmm: Rmm, _pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
     inject_undefined(rec.context, rec.context.pc - _HVC_SIZE)  # the pc is past an HVC already
     return None
 
 
-def _wfx(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+def _wfx(_rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
     rec.advance()
     return HostExit(RecExitReason.SYNC, esr=pe_exit.esr & _WFX_SHOWN)
 
 
-def _sysreg(rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+def _sysreg(rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
     esr = pe_exit.esr
     syndrome = ESR_SYSREG(esr)
     rt, is_read = syndrome.RT, syndrome.READ
@@ -150,7 +148,7 @@ def _sysreg(rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
 # --- aborts -----------------------------------------------------------------------------------
 
 
-def _data_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+def _data_abort(_rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
     esr, rtt, ipa = pe_exit.esr, rec.realm.rtt, ipa_of(pe_exit.hpfar)
     if esr & _FSC in _EXTERNAL:
         return _external_abort(rec, pe_exit)
@@ -169,7 +167,7 @@ def _data_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | 
     return HostExit(_SYNC, esr & _EMULATABLE_SHOWN, far & _FAR_SHOWN, hpfar_of(ipa), gprs)
 
 
-def _instruction_abort(_rmm: "Rmm", _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
+def _instruction_abort(_rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
     if pe_exit.esr & _FSC in _EXTERNAL:
         return _external_abort(rec, pe_exit)
     if pe_exit.esr & _FSC in _PROTECTION:
@@ -212,7 +210,7 @@ def _protection_fault(rec: Rec, pe_exit: PeExit) -> HostExit | None:
 # --- calls ------------------------------------------------------------------------------------
 
 
-def _smc(rmm: "Rmm", pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
+def _smc(rmm: Rmm, pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
     """Serve an RSI or PSCI call; results go to x0.., at least to x3."""
     x = rec.context.x
     fid = x[0] & FID_MASK
@@ -259,7 +257,7 @@ def _event(
     return PsciCall(rec.pa, command.name, arguments, results[0] if results else None)
 
 
-_SYNC_HANDLERS: Final[Mapping[int, Callable[["Rmm", int, Rec, PeExit], HostExit | None]]] = {
+_SYNC_HANDLERS: Final[Mapping[int, Callable[[Rmm, int, Rec, PeExit], HostExit | None]]] = {
     ExceptionClass.WFX: _wfx,
     ExceptionClass.HVC64: _hvc,
     ExceptionClass.SMC64: _smc,

@@ -3,7 +3,7 @@
 Spec: DEN0137 1.0, "PSCI"; Arm DEN0022 1.1.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.psci import VERSION_1_1, AffinityState, PsciFid, PsciReturn
 from pyvmm.arch.rmi import RecExitReason
@@ -11,9 +11,7 @@ from pyvmm.arch.smccc import VERSION_1_2, SmcccFid
 from rmm.commands import realm_command, table
 from rmm.realm import RealmState
 from rmm.rec import HostExit, PsciRequest, Rec, index_of
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
+from rmm.rmm import Rmm
 
 Result = tuple[int, ...]
 
@@ -24,39 +22,39 @@ def _ask_host(*arguments: int) -> HostExit:
 
 
 @realm_command(SmcccFid.SMCCC_VERSION)
-def smccc_version(_rmm: "Rmm", _rec: Rec) -> Result:
+def smccc_version(_rmm: Rmm, _rec: Rec) -> Result:
     """Tell the version of the calling convention."""
     return (VERSION_1_2,)
 
 
 @realm_command(PsciFid.PSCI_VERSION)
-def psci_version(_rmm: "Rmm", _rec: Rec) -> Result:
+def psci_version(_rmm: Rmm, _rec: Rec) -> Result:
     """Tell the version of PSCI."""
     return (VERSION_1_1,)
 
 
 @realm_command(PsciFid.PSCI_FEATURES)
-def psci_features(_rmm: "Rmm", _rec: Rec, fid: int) -> Result:
+def psci_features(_rmm: Rmm, _rec: Rec, fid: int) -> Result:
     """Tell whether a function is there."""
     return (PsciReturn.SUCCESS if fid in PSCI_1_1 else PsciReturn.NOT_SUPPORTED.x0,)
 
 
 @realm_command(PsciFid.CPU_SUSPEND_32, PsciFid.CPU_SUSPEND_64)
-def cpu_suspend(_rmm: "Rmm", rec: Rec, power_state: int, entry: int, context_id: int) -> HostExit:
+def cpu_suspend(_rmm: Rmm, rec: Rec, power_state: int, entry: int, context_id: int) -> HostExit:
     """Wait for an interrupt: the host resumes the REC when it likes, with x0 = SUCCESS."""
     rec.reply(PsciReturn.SUCCESS)
     return _ask_host(power_state, entry, context_id)
 
 
 @realm_command(PsciFid.CPU_OFF)
-def cpu_off(_rmm: "Rmm", rec: Rec) -> HostExit:
+def cpu_off(_rmm: Rmm, rec: Rec) -> HostExit:
     """Turn the calling REC off until a CPU_ON."""
     rec.runnable = False
     return _ask_host()
 
 
 @realm_command(PsciFid.CPU_ON_32, PsciFid.CPU_ON_64)
-def cpu_on(_rmm: "Rmm", rec: Rec, target: int, entry: int, context_id: int) -> Result | HostExit:
+def cpu_on(_rmm: Rmm, rec: Rec, target: int, entry: int, context_id: int) -> Result | HostExit:
     """Turn another REC on, at a protected ``entry``; the host completes it."""
     if not rec.realm.rtt.is_protected(entry):
         return (PsciReturn.INVALID_ADDRESS.x0,)
@@ -70,7 +68,7 @@ def cpu_on(_rmm: "Rmm", rec: Rec, target: int, entry: int, context_id: int) -> R
 
 
 @realm_command(PsciFid.AFFINITY_INFO_32, PsciFid.AFFINITY_INFO_64)
-def affinity_info(_rmm: "Rmm", rec: Rec, target: int, level: int) -> Result | HostExit:
+def affinity_info(_rmm: Rmm, rec: Rec, target: int, level: int) -> Result | HostExit:
     """Tell whether a REC is on; the host names it."""
     index = index_of(target)
     if level != 0 or index >= rec.realm.num_recs:
@@ -82,7 +80,7 @@ def affinity_info(_rmm: "Rmm", rec: Rec, target: int, level: int) -> Result | Ho
 
 
 @realm_command(PsciFid.SYSTEM_OFF, PsciFid.SYSTEM_RESET)
-def system_off(_rmm: "Rmm", rec: Rec) -> HostExit:
+def system_off(_rmm: Rmm, rec: Rec) -> HostExit:
     """Turn the realm off for good; the host sees which of the two it wanted."""
     rec.realm.state = RealmState.SYSTEM_OFF
     return _ask_host()

@@ -9,7 +9,7 @@ returns.
 from collections.abc import Mapping, Sequence
 from itertools import count
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.events import EventStream, RmiCall
 from pyvmm.arch.gic import NUM_LRS
@@ -20,17 +20,14 @@ from pyvmm.arch.smccc import FID_MASK, UNKNOWN
 from pyvmm.token.generations import Generation
 from rmm.attestation import Attestation
 from rmm.boot import BootRefused, dram_banks
+from rmm.commands import RmiCommand
 from rmm.el3 import El3Services
 from rmm.errors import RmiError
 from rmm.granule import DELEGATED, UNDELEGATED, GranuleTable
 from rmm.protocols import El3, Machine
 from rmm.realm import Limits, Realm
 from rmm.rec import Rec
-from rmm.rmi import REVISIONS
 from rmm.sealing import SealingKeys
-
-if TYPE_CHECKING:
-    from rmm.commands import RmiCommand
 
 _SUCCESS: Final = (int(RmiStatus.SUCCESS),)
 _PA_BITS: Final = (32, 36, 40, 42, 44, 48)  # by ID_AA64MMFR0_EL1.PARange; 52 needs FEAT_LPA2
@@ -43,10 +40,15 @@ class Rmm:
         self,
         machine: Machine,
         el3: El3,
+        revisions: Mapping[int, Mapping[int, RmiCommand]],
         events: EventStream | None = None,
         token_generation: Generation = Generation.G1,
     ) -> None:
-        """Wire the RMM; it serves nobody before ``boot``."""
+        """Wire the RMM, which serves nobody before ``boot``.
+
+        ``revisions`` holds the revisions of the RMI that it offers, by version number; each maps
+        function ids to commands.  ``rmm.rmi.REVISIONS`` has them all.
+        """
         self.machine = machine
         self.el3 = el3
         self.events = events or EventStream()
@@ -61,7 +63,7 @@ class Rmm:
         self.granules = GranuleTable([(0, 0)], self.events)  # none before boot
         self.realms: dict[int, Realm] = {}  # by the PA of the RD
         self.recs: dict[int, Rec] = {}  # by the PA of the REC
-        self.revisions = REVISIONS
+        self.revisions = revisions
         self._num_cpus: int | None = None
         self._commands: Mapping[int, RmiCommand] = {}  # none before boot
         self._token_generation = token_generation

@@ -4,7 +4,7 @@ Spec: DEN0137 1.0, RMI_REC_ENTER and "Realm execution context".
 """
 
 from struct import Struct, pack_into
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.bits import MASK32, MASK64, U64, Layout, U64Array
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
@@ -30,10 +30,8 @@ from rmm.inject import inject_sea
 from rmm.protocols import Context
 from rmm.realm import RealmState
 from rmm.rec import HCR, HostExit, Rec, RipasChange
+from rmm.rmm import Rmm
 from rmm.rsi.host_call import complete_host_call
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
 
 BUDGET: Final = 1 << 30  # instructions: only an exit of the realm or an interrupt ends a run
 
@@ -79,7 +77,7 @@ _TRAP_WFI_SHIFT: Final = 2
 _STEPPED: Final = int(ESR_ABORT.of(EC=ExceptionClass.SOFTWARE_STEP_LOWER, IL=1, FSC=0x22))
 
 
-def enter(rmm: "Rmm", pe: int, rec_pa: int, run_pa: int) -> None:
+def enter(rmm: Rmm, pe: int, rec_pa: int, run_pa: int) -> None:
     """Do RMI_REC_ENTER; the RMM's lock is held, except while the realm runs.
 
     Raises: RmiError as the command says, in its order; then nothing has changed, unless the
@@ -121,7 +119,7 @@ def _check_completion(rec: Rec, flags: int) -> None:
         raise RmiError(RmiStatus.ERROR_REC)
 
 
-def _complete(rmm: "Rmm", rec: Rec, flags: int, gpr0: int, data: bytes) -> HostExit | None:
+def _complete(rmm: Rmm, rec: Rec, flags: int, gpr0: int, data: bytes) -> HostExit | None:
     """Finish the pending thing; at most one is.  A result means: do not enter the realm."""
     if rec.abort is not None:
         (esr, far), rec.abort = rec.abort, None
@@ -159,7 +157,7 @@ def _response(change: RipasChange, flags: int) -> RipasResponse:
     return RipasResponse.ACCEPT
 
 
-def _complete_host_call(rmm: "Rmm", rec: Rec, ipa: int, gprs: tuple[int, ...]) -> HostExit | None:
+def _complete_host_call(rmm: Rmm, rec: Rec, ipa: int, gprs: tuple[int, ...]) -> HostExit | None:
     """Give the realm the host's answer; its page may be gone meanwhile, then ask for it."""
     try:
         complete_host_call(rmm, rec, ipa, gprs)
@@ -174,7 +172,7 @@ def _complete_host_call(rmm: "Rmm", rec: Rec, ipa: int, gprs: tuple[int, ...]) -
 # --- during -----------------------------------------------------------------------------------
 
 
-def _run(rmm: "Rmm", pe: int, rec: Rec) -> HostExit:
+def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
     processor, context, lock = rmm.machine.pe(pe), rec.context, rmm.lock
     outputs = timer_outputs(context)  # as the host knows them, from the last exit
     rec.running = True

@@ -1,7 +1,5 @@
 """RMI_DATA_*: the pages of a realm."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import DataFlags, RmiFid, RmiStatus
 from pyvmm.arch.stage2 import (
@@ -18,10 +16,8 @@ from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.granule import DATA, DELEGATED, UNDELEGATED
 from rmm.realm import Realm, RealmState
+from rmm.rmm import Rmm
 from rmm.rtt import Walk, assigned_entry, ram_entry
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
 
 _OFFSET_MASK = GRANULE_SIZE - 1
 _MEASURE_CONTENT = int(DataFlags.MEASURE_CONTENT)
@@ -45,7 +41,7 @@ def _unassigned_page(realm: Realm, ipa: int) -> Walk:
 
 
 @rmi_command(RmiFid.RMI_DATA_CREATE)
-def data_create(rmm: "Rmm", rd: int, data: int, ipa: int, src: int, flags: int) -> None:
+def data_create(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) -> None:
     """Give a new realm a page with content of the host, and measure it.
 
     Spec: DEN0137 1.0, RMI_DATA_CREATE.
@@ -70,7 +66,7 @@ def data_create(rmm: "Rmm", rd: int, data: int, ipa: int, src: int, flags: int) 
 
 
 @rmi_command(RmiFid.RMI_DATA_CREATE_UNKNOWN)
-def data_create_unknown(rmm: "Rmm", rd: int, data: int, ipa: int) -> None:
+def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
     """Give a realm a zeroed page; what the IPA means to the realm (RIPAS) stays.
 
     Spec: DEN0137 1.0, RMI_DATA_CREATE_UNKNOWN.
@@ -86,7 +82,7 @@ def data_create_unknown(rmm: "Rmm", rd: int, data: int, ipa: int) -> None:
 
 
 @rmi_command(RmiFid.RMI_DATA_DESTROY)
-def data_destroy(rmm: "Rmm", rd: int, ipa: int) -> tuple[int, ...]:
+def data_destroy(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...]:
     """Take a page from a realm; the outputs are its PA and the next live IPA of the table.
 
     Spec: DEN0137 1.0, RMI_DATA_DESTROY.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.bits import Member
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
@@ -19,12 +19,10 @@ from pyvmm.arch.sysregs import ALL_BITS, SYSREGS
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.granule import UNDELEGATED
+from rmm.protocols import Memory
 from rmm.realm import RealmState
 from rmm.rec import Rec
-
-if TYPE_CHECKING:
-    from rmm.protocols import Memory
-    from rmm.rmm import Rmm
+from rmm.rmm import Rmm
 
 _ARRAYS: Final = ("x", "v")
 _FIELDS: Final = tuple(m.name for m in DebugRegisters.members() if m.name not in _ARRAYS)
@@ -38,7 +36,7 @@ _DEBUGGER: Final = 3  # as an access to translate
 
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_ALLOW)
-def pyvmm_debug_allow(rmm: "Rmm", rd: int) -> None:
+def pyvmm_debug_allow(rmm: Rmm, rd: int) -> None:
     """Let the host debug a new realm that has no REC yet; it is measured.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_ALLOW.
@@ -53,7 +51,7 @@ def pyvmm_debug_allow(rmm: "Rmm", rd: int) -> None:
 
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_READ_REGISTERS)
-def pyvmm_debug_read_registers(rmm: "Rmm", rec: int, ptr: int) -> None:
+def pyvmm_debug_read_registers(rmm: Rmm, rec: int, ptr: int) -> None:
     """Show the host the registers of a REC that stands still.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_READ_REGISTERS.
@@ -69,7 +67,7 @@ def pyvmm_debug_read_registers(rmm: "Rmm", rec: int, ptr: int) -> None:
 
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_WRITE_REGISTERS)
-def pyvmm_debug_write_registers(rmm: "Rmm", rec: int, ptr: int) -> None:
+def pyvmm_debug_write_registers(rmm: Rmm, rec: int, ptr: int) -> None:
     """Set the registers of a REC that stands still.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_WRITE_REGISTERS.
@@ -91,7 +89,7 @@ def pyvmm_debug_write_registers(rmm: "Rmm", rec: int, ptr: int) -> None:
 
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_READ_MEMORY)
-def pyvmm_debug_read_memory(rmm: "Rmm", pe: int, rec: int, va: int, size: int, ptr: int) -> None:
+def pyvmm_debug_read_memory(rmm: Rmm, pe: int, rec: int, va: int, size: int, ptr: int) -> None:
     """Show the host what a REC has at a virtual address, within a page.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_READ_MEMORY.
@@ -107,7 +105,7 @@ def pyvmm_debug_read_memory(rmm: "Rmm", pe: int, rec: int, va: int, size: int, p
 
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_WRITE_MEMORY)
-def pyvmm_debug_write_memory(rmm: "Rmm", pe: int, rec: int, va: int, size: int, ptr: int) -> None:
+def pyvmm_debug_write_memory(rmm: Rmm, pe: int, rec: int, va: int, size: int, ptr: int) -> None:
     """Change what a REC has at a virtual address, within a page.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_WRITE_MEMORY.
@@ -123,7 +121,7 @@ def pyvmm_debug_write_memory(rmm: "Rmm", pe: int, rec: int, va: int, size: int, 
 
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_SET_POINTS)
-def pyvmm_debug_set_points(rmm: "Rmm", rec: int, ptr: int) -> None:
+def pyvmm_debug_set_points(rmm: Rmm, rec: int, ptr: int) -> None:
     """Say what a REC that stands still is to stop at: then it leaves with a debug exception.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_SET_POINTS.
@@ -147,7 +145,7 @@ def pyvmm_debug_set_points(rmm: "Rmm", rec: int, ptr: int) -> None:
     stopped.step_from = stopped.context.pc if debug.step else None
 
 
-def _debuggable(rmm: "Rmm", pa: int) -> Rec:
+def _debuggable(rmm: Rmm, pa: int) -> Rec:
     """Return a REC whose registers are what the realm will go on with.
 
     Raises: RmiError(ERROR_INPUT) if there is none; (ERROR_REALM) if its realm allows no debugger;
@@ -161,7 +159,7 @@ def _debuggable(rmm: "Rmm", pa: int) -> Rec:
     return rec
 
 
-def _memory_at(rmm: "Rmm", pe: int, rec: Rec, va: int, size: int) -> tuple["Memory", int]:
+def _memory_at(rmm: Rmm, pe: int, rec: Rec, va: int, size: int) -> tuple[Memory, int]:
     """Return whose memory, and where in it, a part of a page of virtual memory is.
 
     Raises: RmiError(ERROR_INPUT) if it is not part of a page; (ERROR_RTT) if nothing is there.
@@ -174,7 +172,7 @@ def _memory_at(rmm: "Rmm", pe: int, rec: Rec, va: int, size: int) -> tuple["Memo
     return (rmm.memory if pas == Pas.REALM else rmm.ns), pa
 
 
-def _write_ns(rmm: "Rmm", pa: int, data: bytes) -> None:
+def _write_ns(rmm: Rmm, pa: int, data: bytes) -> None:
     rmm.granules.require(pa, UNDELEGATED)
     with _faults_as(RmiStatus.ERROR_INPUT):
         rmm.ns.write(pa, data)

@@ -1,17 +1,13 @@
 """RMI_VERSION and RMI_FEATURES: what this RMM is."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.rmi import RmiFid, RmiStatus
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
+from rmm.rmm import Rmm
 
 
 @rmi_command(RmiFid.RMI_VERSION)
-def version(rmm: "Rmm", req: int) -> tuple[int, ...]:
+def version(rmm: Rmm, req: int) -> tuple[int, ...]:
     """Choose a revision of the interface; the outputs are the lowest and the highest served.
 
     Spec: DEN0137 1.0, RMI_VERSION.
@@ -24,7 +20,7 @@ def version(rmm: "Rmm", req: int) -> tuple[int, ...]:
 
 
 @rmi_command(RmiFid.RMI_FEATURES)
-def features(rmm: "Rmm", index: int) -> tuple[int, ...]:
+def features(rmm: Rmm, index: int) -> tuple[int, ...]:
     """Read a feature register; those that do not exist read as zero.
 
     Spec: DEN0137 1.0, RMI_FEATURES.

@@ -1,22 +1,18 @@
 """RMI_GRANULE_*: memory enters and leaves the Realm PAS."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.rmi import RmiFid, RmiStatus
 from pyvmm.arch.rmmd import RmmdFid
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.granule import DELEGATED, UNDELEGATED
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
+from rmm.rmm import Rmm
 
 _GTSI_DELEGATE = int(RmmdFid.GTSI_DELEGATE)
 _GTSI_UNDELEGATE = int(RmmdFid.GTSI_UNDELEGATE)
 
 
 @rmi_command(RmiFid.RMI_GRANULE_DELEGATE)
-def granule_delegate(rmm: "Rmm", pe: int, addr: int) -> None:
+def granule_delegate(rmm: Rmm, pe: int, addr: int) -> None:
     """Move one granule from the Non-secure to the Realm PAS, where it reads as zeros.
 
     Spec: DEN0137 1.0, RMI_GRANULE_DELEGATE.
@@ -31,7 +27,7 @@ def granule_delegate(rmm: "Rmm", pe: int, addr: int) -> None:
 
 
 @rmi_command(RmiFid.RMI_GRANULE_UNDELEGATE)
-def granule_undelegate(rmm: "Rmm", pe: int, addr: int) -> None:
+def granule_undelegate(rmm: Rmm, pe: int, addr: int) -> None:
     """Give a granule back to the host; DELEGATED granules are zero, so there is none to scrub.
 
     Spec: DEN0137 1.0, RMI_GRANULE_UNDELEGATE.

@@ -1,7 +1,5 @@
 """RMI_ISLET_REALM_SET_METADATA: the host passes on what the owner of a realm says of it."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.islet import IsletRmiFid, RealmMetadata
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import RmiStatus
@@ -9,14 +7,12 @@ from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.granule import DELEGATED, METADATA
 from rmm.realm import RealmState
+from rmm.rmm import Rmm
 from rmm.sealing import is_valid
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
 
 
 @rmi_command(IsletRmiFid.RMI_ISLET_REALM_SET_METADATA)
-def islet_realm_set_metadata(rmm: "Rmm", rd: int, mdg: int, meta_ptr: int) -> None:
+def islet_realm_set_metadata(rmm: Rmm, rd: int, mdg: int, meta_ptr: int) -> None:
     """Give a new realm its metadata, once; ``mdg`` is lent to it for them.
 
     Spec: Islet, RMI_ISLET_REALM_SET_METADATA.

@@ -1,22 +1,18 @@
 """RMI_PSCI_COMPLETE: the host answers a PSCI call that names another REC."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.psci import AffinityState, PsciReturn
 from pyvmm.arch.rmi import RmiFid, RmiStatus
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.rec import Rec, reset
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
+from rmm.rmm import Rmm
 
 _SUCCESS = PsciReturn.SUCCESS.x0
 _DENIED = PsciReturn.DENIED.x0
 
 
 @rmi_command(RmiFid.RMI_PSCI_COMPLETE)
-def psci_complete(rmm: "Rmm", calling_rec: int, target_rec: int, status: int) -> None:
+def psci_complete(rmm: Rmm, calling_rec: int, target_rec: int, status: int) -> None:
     """Complete CPU_ON or AFFINITY_INFO: the host names the target's REC and may deny.
 
     Spec: DEN0137 1.0, RMI_PSCI_COMPLETE.

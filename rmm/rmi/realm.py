@@ -1,7 +1,5 @@
 """RMI_REALM_*: the life of a realm."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import HashAlgorithm, RealmFlags, RealmParams, RmiFid, RmiStatus
 from pyvmm.arch.stage2 import num_start_tables
@@ -9,11 +7,9 @@ from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.granule import DELEGATED, RD, RTT
 from rmm.realm import Limits, Realm, RealmState
+from rmm.rmm import Rmm
 from rmm.rtt import Rtt, RttTree
 from rmm.sealing import is_of
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
 
 _MIN_S2SZ = 32
 _PA_RANGE_44_BITS = 4  # a start level of 0 needs at least that many PA bits
@@ -21,7 +17,7 @@ _UNSUPPORTED_FLAGS = RealmFlags.LPA2 | RealmFlags.SVE | RealmFlags.PMU
 
 
 @rmi_command(RmiFid.RMI_REALM_CREATE)
-def realm_create(rmm: "Rmm", rd: int, params_ptr: int) -> None:
+def realm_create(rmm: Rmm, rd: int, params_ptr: int) -> None:
     """Create a realm in state NEW, with empty tables and a measurement of its parameters.
 
     Spec: DEN0137 1.0, RMI_REALM_CREATE.
@@ -75,7 +71,7 @@ def _is_legal_geometry(limits: Limits, params: RealmParams) -> bool:
 
 
 @rmi_command(RmiFid.RMI_REALM_ACTIVATE)
-def realm_activate(rmm: "Rmm", rd: int) -> None:
+def realm_activate(rmm: Rmm, rd: int) -> None:
     """End the construction of a realm: its RIM is final, its RECs may run.
 
     Spec: DEN0137 1.0, RMI_REALM_ACTIVATE.
@@ -91,7 +87,7 @@ def realm_activate(rmm: "Rmm", rd: int) -> None:
 
 
 @rmi_command(RmiFid.RMI_REALM_DESTROY)
-def realm_destroy(rmm: "Rmm", rd: int) -> None:
+def realm_destroy(rmm: Rmm, rd: int) -> None:
     """Destroy a realm that holds nothing any more.
 
     Spec: DEN0137 1.0, RMI_REALM_DESTROY.

@@ -1,7 +1,5 @@
 """RMI_REC_*: the life of a REC, and the way into the realm."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import (
     MAX_REC_AUX,
@@ -18,13 +16,11 @@ from rmm.errors import RmiError
 from rmm.granule import DELEGATED, REC, REC_AUX
 from rmm.realm import Limits, Realm, RealmState
 from rmm.rec import Rec, make_context
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
+from rmm.rmm import Rmm
 
 
 @rmi_command(RmiFid.RMI_REC_AUX_COUNT)
-def rec_aux_count(rmm: "Rmm", rd: int) -> tuple[int, ...]:
+def rec_aux_count(rmm: Rmm, rd: int) -> tuple[int, ...]:
     """Tell how many auxiliary granules each REC of a realm needs.
 
     Spec: DEN0137 1.0, RMI_REC_AUX_COUNT.
@@ -35,7 +31,7 @@ def rec_aux_count(rmm: "Rmm", rd: int) -> tuple[int, ...]:
 
 
 @rmi_command(RmiFid.RMI_REC_CREATE)
-def rec_create(rmm: "Rmm", rd: int, rec: int, params_ptr: int) -> None:
+def rec_create(rmm: Rmm, rd: int, rec: int, params_ptr: int) -> None:
     """Create a REC of a new realm; a runnable one is measured.
 
     Spec: DEN0137 1.0, RMI_REC_CREATE.
@@ -81,7 +77,7 @@ def _check_realm(limits: Limits, realm: Realm, params: RecParams) -> None:
 
 
 @rmi_command(RmiFid.RMI_REC_DESTROY)
-def rec_destroy(rmm: "Rmm", rec: int) -> None:
+def rec_destroy(rmm: Rmm, rec: int) -> None:
     """Destroy a REC.
 
     Spec: DEN0137 1.0, RMI_REC_DESTROY.
@@ -97,7 +93,7 @@ def rec_destroy(rmm: "Rmm", rec: int) -> None:
 
 
 @rmi_command(RmiFid.RMI_REC_ENTER)
-def rec_enter(rmm: "Rmm", pe: int, rec: int, run_ptr: int) -> None:
+def rec_enter(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
     """Run a REC on the calling PE until the host has something to do.
 
     Spec: DEN0137 1.0, RMI_REC_ENTER.

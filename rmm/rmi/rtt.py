@@ -4,8 +4,6 @@ A level that a command takes is a signed number in a register; all are checked a
 realm's own levels before anything else is derived from them.
 """
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import (
     HOST_DESCRIPTOR_MASK,
@@ -41,6 +39,7 @@ from rmm.errors import RmiError
 from rmm.granule import DELEGATED, RTT
 from rmm.realm import Realm, RealmState
 from rmm.rec import RipasChange
+from rmm.rmm import Rmm
 from rmm.rtt import (
     Rtt,
     RttTree,
@@ -50,9 +49,6 @@ from rmm.rtt import (
     ripas_of,
     unassigned_entry,
 )
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
 
 _OFFSET_MASK = GRANULE_SIZE - 1
 
@@ -86,7 +82,7 @@ def _find_table(rtt: RttTree, parent: Walk) -> Rtt | None:
 
 
 @rmi_command(RmiFid.RMI_RTT_CREATE)
-def rtt_create(rmm: "Rmm", rd: int, rtt: int, ipa: int, level: int) -> None:
+def rtt_create(rmm: Rmm, rd: int, rtt: int, ipa: int, level: int) -> None:
     """Put a table in the place of an entry; its entries say together what the entry said.
 
     Spec: DEN0137 1.0, RMI_RTT_CREATE.
@@ -111,7 +107,7 @@ def rtt_create(rmm: "Rmm", rd: int, rtt: int, ipa: int, level: int) -> None:
 
 
 @rmi_command(RmiFid.RMI_RTT_DESTROY)
-def rtt_destroy(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
+def rtt_destroy(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     """Take away a table that is not live; what its IPAs meant to the realm is DESTROYED.
 
     Shared memory that it mapped is unmapped.
@@ -135,7 +131,7 @@ def rtt_destroy(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
 
 
 @rmi_command(RmiFid.RMI_RTT_FOLD)
-def rtt_fold(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
+def rtt_fold(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     """Replace a table whose entries all say the same by one entry that says it.
 
     Output: the table's PA.
@@ -159,16 +155,14 @@ def rtt_fold(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
     return (table.pa,)
 
 
-def _replace_table(
-    rmm: "Rmm", tree: RttTree, parent: Walk, table: Rtt, ipa: int, entry: int
-) -> None:
+def _replace_table(rmm: Rmm, tree: RttTree, parent: Walk, table: Rtt, ipa: int, entry: int) -> None:
     tree.set_entry(parent, ipa, entry)
     del tree.tables[table.pa]
     rmm.release(table.pa)
 
 
 @rmi_command(RmiFid.RMI_RTT_READ_ENTRY)
-def rtt_read_entry(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
+def rtt_read_entry(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     """Read the entry of an IPA, as deep as there are tables down to ``level``.
 
     Outputs: level reached, RttEntryState, descriptor as the host may know it, RIPAS.
@@ -194,7 +188,7 @@ def rtt_read_entry(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]
 
 
 @rmi_command(RmiFid.RMI_RTT_MAP_UNPROTECTED)
-def rtt_map_unprotected(rmm: "Rmm", rd: int, ipa: int, level: int, desc: int) -> None:
+def rtt_map_unprotected(rmm: Rmm, rd: int, ipa: int, level: int, desc: int) -> None:
     """Share memory of the host with a realm, at an IPA in the upper half.
 
     Spec: DEN0137 1.0, RMI_RTT_MAP_UNPROTECTED.
@@ -218,7 +212,7 @@ def rtt_map_unprotected(rmm: "Rmm", rd: int, ipa: int, level: int, desc: int) ->
 
 
 @rmi_command(RmiFid.RMI_RTT_UNMAP_UNPROTECTED)
-def rtt_unmap_unprotected(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[int, ...]:
+def rtt_unmap_unprotected(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     """Take shared memory back; the output is the next live IPA of the table.
 
     Spec: DEN0137 1.0, RMI_RTT_UNMAP_UNPROTECTED.
@@ -237,7 +231,7 @@ def rtt_unmap_unprotected(rmm: "Rmm", rd: int, ipa: int, level: int) -> tuple[in
 
 
 @rmi_command(RmiFid.RMI_RTT_INIT_RIPAS)
-def rtt_init_ripas(rmm: "Rmm", rd: int, base: int, top: int) -> tuple[int, ...]:
+def rtt_init_ripas(rmm: Rmm, rd: int, base: int, top: int) -> tuple[int, ...]:
     """Make IPAs of a new realm RAM, entry by entry, and measure each.
 
     Output: where it stopped: at ``top``, at the end of a table, or before an entry that is not
@@ -276,7 +270,7 @@ def _check_protected_range(tree: RttTree, base: int, top: int) -> None:
 
 
 @rmi_command(RmiFid.RMI_RTT_SET_RIPAS)
-def rtt_set_ripas(rmm: "Rmm", rd: int, rec: int, base: int, top: int) -> tuple[int, ...]:
+def rtt_set_ripas(rmm: Rmm, rd: int, rec: int, base: int, top: int) -> tuple[int, ...]:
     """Do a part of the RIPAS change that a REC asked for, from where the last part ended.
 
     Output: where it stopped: at ``top``, at the end of a table, before an entry that reaches

@@ -8,7 +8,7 @@ What the token says is fixed by the first CONTINUE.  While it is being signed, C
 nothing and the realm calls again, so that its interrupts are taken.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmmd import TokenSignResponse
@@ -18,10 +18,8 @@ from rmm.commands import rsi_command
 from rmm.el3 import El3Refused
 from rmm.errors import RsiError
 from rmm.rec import Rec, TokenRequest
+from rmm.rmm import Rmm
 from rmm.rsi.measurement import REGISTERS
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
 
 DEFAULT_MAX_TOKEN_SIZE: Final = 4096  # bytes; what INIT promises without an attestation service
 _OFFSET_MASK: Final = GRANULE_SIZE - 1
@@ -29,7 +27,7 @@ _OFFSET_MASK: Final = GRANULE_SIZE - 1
 
 @rsi_command(RsiFid.RSI_ATTESTATION_TOKEN_INIT)
 def attestation_token_init(
-    rmm: "Rmm",
+    rmm: Rmm,
     rec: Rec,
     challenge_0: int,
     challenge_1: int,
@@ -62,7 +60,7 @@ def attestation_token_init(
 
 @rsi_command(RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE)
 def attestation_token_continue(
-    rmm: "Rmm", rec: Rec, pe: int, ipa: int, offset: int, size: int
+    rmm: Rmm, rec: Rec, pe: int, ipa: int, offset: int, size: int
 ) -> tuple[int, ...]:
     """Write the next part of the token to ``offset`` in the realm's page at ``ipa``.
 
@@ -100,7 +98,7 @@ def attestation_token_continue(
     return RsiStatus.SUCCESS, len(part)
 
 
-def _sign(rmm: "Rmm", pe: int, rec: Rec, request: TokenRequest) -> None:
+def _sign(rmm: Rmm, pe: int, rec: Rec, request: TokenRequest) -> None:
     """Bring the request nearer to its token, without the RMM's lock: EL3 takes its time."""
     attestation = rmm.attestation
     if attestation is None:
@@ -122,7 +120,7 @@ def _sign(rmm: "Rmm", pe: int, rec: Rec, request: TokenRequest) -> None:
         request.token = b""
 
 
-def _deliver(rmm: "Rmm", attestation: Attestation, response: TokenSignResponse) -> None:
+def _deliver(rmm: Rmm, attestation: Attestation, response: TokenSignResponse) -> None:
     """Give a signature to the request that it is for, unless nobody waits for it any more."""
     asker = rmm.recs.get(response.rec)
     request = asker.token_request if asker else None

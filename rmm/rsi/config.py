@@ -1,19 +1,15 @@
 """RSI_REALM_CONFIG: a realm learns how wide its IPA space is."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rsi import RealmConfig, RsiFid, RsiStatus
 from rmm.commands import rsi_command
 from rmm.errors import RsiError
-
-if TYPE_CHECKING:
-    from rmm.rec import Rec
-    from rmm.rmm import Rmm
+from rmm.rec import Rec
+from rmm.rmm import Rmm
 
 
 @rsi_command(RsiFid.RSI_REALM_CONFIG)
-def realm_config(rmm: "Rmm", rec: "Rec", ipa: int) -> tuple[int, ...]:
+def realm_config(rmm: Rmm, rec: Rec, ipa: int) -> tuple[int, ...]:
     """Write RsiRealmConfig to the realm's page at ``ipa``.
 
     Spec: DEN0137 1.0, RSI_REALM_CONFIG.

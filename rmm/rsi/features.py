@@ -1,17 +1,13 @@
 """RSI_VERSION and RSI_FEATURES: what this RMM is."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.rsi import VERSION_1_0, RsiFid, RsiStatus
 from rmm.commands import rsi_command
-
-if TYPE_CHECKING:
-    from rmm.rec import Rec
-    from rmm.rmm import Rmm
+from rmm.rec import Rec
+from rmm.rmm import Rmm
 
 
 @rsi_command(RsiFid.RSI_VERSION)
-def version(_rmm: "Rmm", _rec: "Rec", req: int) -> tuple[int, ...]:
+def version(_rmm: Rmm, _rec: Rec, req: int) -> tuple[int, ...]:
     """Tell the lowest and the highest revision of the interface, and whether ``req`` is served.
 
     Spec: DEN0137 1.0, RSI_VERSION.
@@ -21,7 +17,7 @@ def version(_rmm: "Rmm", _rec: "Rec", req: int) -> tuple[int, ...]:
 
 
 @rsi_command(RsiFid.RSI_FEATURES)
-def features(_rmm: "Rmm", _rec: "Rec", index: int) -> tuple[int, ...]:
+def features(_rmm: Rmm, _rec: Rec, index: int) -> tuple[int, ...]:
     """Read a feature register; RSI 1.0 defines none, so each reads as zero.
 
     Spec: DEN0137 1.0, RSI_FEATURES.

@@ -1,15 +1,13 @@
 """RSI_HOST_CALL: a realm calls its host and gives it registers of its choice."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.rmi import RecExitReason
 from pyvmm.arch.rsi import HOST_CALL_ALIGNMENT, HostCall, RsiFid, RsiStatus
 from rmm.commands import rsi_command
 from rmm.errors import RsiError
 from rmm.rec import HostExit, Rec
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
+from rmm.rmm import Rmm
 
 _CALL: Final = HostCall.packer()
 _GPRS: Final = HostCall.gprs
@@ -17,7 +15,7 @@ _IMM_MASK: Final = 0xFFFF
 
 
 @rsi_command(RsiFid.RSI_HOST_CALL)
-def host_call(rmm: "Rmm", rec: Rec, ipa: int) -> HostExit:
+def host_call(rmm: Rmm, rec: Rec, ipa: int) -> HostExit:
     """Show the host the RsiHostCall at ``ipa``; its answer is written there at the next entry.
 
     Spec: DEN0137 1.0, RSI_HOST_CALL.
@@ -35,7 +33,7 @@ def host_call(rmm: "Rmm", rec: Rec, ipa: int) -> HostExit:
     return leave
 
 
-def complete_host_call(rmm: "Rmm", rec: Rec, ipa: int, gprs: tuple[int, ...]) -> None:
+def complete_host_call(rmm: Rmm, rec: Rec, ipa: int, gprs: tuple[int, ...]) -> None:
     """Write the host's answer where the realm asked.
 
     Raises: RealmPageMissing or RsiError if the page is gone meanwhile.

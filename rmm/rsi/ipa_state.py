@@ -1,7 +1,5 @@
 """RSI_IPA_STATE_*: what IPAs mean to a realm: memory of its own, or nothing it would trust."""
 
-from typing import TYPE_CHECKING
-
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import RecExitReason, Ripas
 from pyvmm.arch.rsi import RipasChangeFlags, RsiFid, RsiStatus
@@ -9,10 +7,8 @@ from pyvmm.arch.stage2 import PAGE_LEVEL, TABLE_ENTRIES, is_table, level_size
 from rmm.commands import rsi_command
 from rmm.errors import RsiError
 from rmm.rec import HostExit, Rec, RipasChange
+from rmm.rmm import Rmm
 from rmm.rtt import RttTree, ripas_of
-
-if TYPE_CHECKING:
-    from rmm.rmm import Rmm
 
 
 def _check_range(rtt: RttTree, base: int, top: int) -> None:
@@ -21,7 +17,7 @@ def _check_range(rtt: RttTree, base: int, top: int) -> None:
 
 
 @rsi_command(RsiFid.RSI_IPA_STATE_SET)
-def ipa_state_set(_rmm: "Rmm", rec: Rec, base: int, top: int, ripas: int, flags: int) -> HostExit:
+def ipa_state_set(_rmm: Rmm, rec: Rec, base: int, top: int, ripas: int, flags: int) -> HostExit:
     """Ask the host to change the RIPAS of a range; it may do only a part.
 
     Outputs, after the next entry: where the host stopped, and whether it accepts.
@@ -41,7 +37,7 @@ def ipa_state_set(_rmm: "Rmm", rec: Rec, base: int, top: int, ripas: int, flags:
 
 
 @rsi_command(RsiFid.RSI_IPA_STATE_GET)
-def ipa_state_get(_rmm: "Rmm", rec: Rec, start: int, end: int) -> tuple[int, ...]:
+def ipa_state_get(_rmm: Rmm, rec: Rec, start: int, end: int) -> tuple[int, ...]:
     """Tell the RIPAS at ``start`` and how far, at most to ``end``, it is the same.
 
     The run may be cut at the end of a table.

@@ -1,21 +1,19 @@
 """RSI_MEASUREMENT_*: a realm reads its measurements and extends its own four."""
 
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.rsi import MEASUREMENT_SIZE, NUM_MEASUREMENTS, RsiFid, RsiStatus
 from rmm.commands import rsi_command
 from rmm.errors import RsiError
-
-if TYPE_CHECKING:
-    from rmm.rec import Rec
-    from rmm.rmm import Rmm
+from rmm.rec import Rec
+from rmm.rmm import Rmm
 
 REGISTERS: Final = Struct("<8Q")  # 64 bytes as eight registers carry them
 
 
 @rsi_command(RsiFid.RSI_MEASUREMENT_READ)
-def measurement_read(_rmm: "Rmm", rec: "Rec", index: int) -> tuple[int, ...]:
+def measurement_read(_rmm: Rmm, rec: Rec, index: int) -> tuple[int, ...]:
     """Read a measurement, zero padded: index 0 is the RIM, 1 to 4 are the REMs.
 
     Spec: DEN0137 1.0, RSI_MEASUREMENT_READ.
@@ -28,8 +26,8 @@ def measurement_read(_rmm: "Rmm", rec: "Rec", index: int) -> tuple[int, ...]:
 
 @rsi_command(RsiFid.RSI_MEASUREMENT_EXTEND)
 def measurement_extend(
-    _rmm: "Rmm",
-    rec: "Rec",
+    _rmm: Rmm,
+    rec: Rec,
     index: int,
     size: int,
     value_0: int,

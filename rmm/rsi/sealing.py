@@ -1,22 +1,20 @@
 """RSI_ISLET_REALM_SEALING_KEY: a realm gets a key that only it gets, here."""
 
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pyvmm.arch.islet import IsletRsiFid
 from pyvmm.arch.rsi import RsiStatus
 from rmm.commands import rsi_command
 from rmm.errors import RsiError
-
-if TYPE_CHECKING:
-    from rmm.rec import Rec
-    from rmm.rmm import Rmm
+from rmm.rec import Rec
+from rmm.rmm import Rmm
 
 _REGISTERS: Final = Struct("<4Q")
 
 
 @rsi_command(IsletRsiFid.RSI_ISLET_REALM_SEALING_KEY)
-def islet_realm_sealing_key(rmm: "Rmm", rec: "Rec", flags: int, svn: int) -> tuple[int, ...]:
+def islet_realm_sealing_key(rmm: Rmm, rec: Rec, flags: int, svn: int) -> tuple[int, ...]:
     """Derive the realm's sealing key, bound to what ``flags`` choose.
 
     Spec: Islet, RSI_ISLET_REALM_SEALING_KEY.

@@ -11,6 +11,7 @@ from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
 from rmm.protocols import PeDebug
+from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.host.fakes import DRAM_BASE, FakeBus, FakeContext, FakePe, Script
 
@@ -132,7 +133,7 @@ class RealmRig:
         self.machine = PlatformMachine(*scripts)
         self.monitor = Monitor(self.machine, stream)
         self.machine.gpi = self.monitor.gpi
-        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), stream)
+        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), REVISIONS, stream)
         assert self.monitor.boot(self.rmm) == 0
         self.ns = self.machine.memory(Pas.NS)
         self.dram = self.monitor.layout.ns_size

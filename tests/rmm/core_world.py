@@ -14,6 +14,7 @@ from pyvmm.core import Machine, PeContext
 from rmm import protocols
 from rmm.realm import Realm
 from rmm.rec import Rec, make_context
+from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.core.walk import Walker
 from tests.rmm.world import DRAM_BASE, DRAM_SIZE, NUM_PES, SHARED_PA, FakePe, Host
@@ -56,7 +57,7 @@ class CoreWorld(Host):
             self.machine = scripted = ScriptedMachine(self.machine)
             self.pes = scripted.pes
         self.monitor = Monitor(self.core)
-        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM))
+        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), REVISIONS)
         assert self.monitor.boot(self.rmm) == 0
         assert self.monitor.layout.shared_pa == SHARED_PA
         self._smc = self.monitor.conduit(Pas.NS).smc

@@ -11,7 +11,7 @@ from pyvmm.arch.rmi import RmiFeatureRegister0, RmiFid
 from pyvmm.arch.rmmd import BootError
 from pyvmm.arch.rsi import RsiFid
 from rmm.commands import rmi_command
-from rmm.rmi import RMI_1_0
+from rmm.rmi import REVISIONS, RMI_1_0
 from rmm.rmm import Rmm
 from tests.rmm.world import (
     DRAM_BASE,
@@ -32,7 +32,7 @@ def unbooted(manifest: bytes | bytearray) -> Rmm:
     """Make an RMM that has yet to boot."""
     machine = FakeMachine()
     machine.memory(Pas.REALM).write(SHARED_PA, manifest)
-    return Rmm(machine, FakeEl3(machine))
+    return Rmm(machine, FakeEl3(machine), REVISIONS)
 
 
 def poke(offset: int, value: int) -> bytearray:

@@ -32,6 +32,7 @@ from pyvmm.arch.stage2 import level_size
 from pyvmm.core import Machine
 from rmm import protocols
 from rmm.granule import GranuleState
+from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.hostile import DATA, RAM_BASE, Generator
 from tests.rmm.invariants import check_invariants
@@ -67,7 +68,7 @@ class HostileHost:
         self.machine = Machine(DRAM_BASE, DRAM_SIZE, NUM_PES)
         self.monitor = Monitor(self.machine)
         machine = cast("protocols.Machine", self.machine)  # cffi's structs have no Python type
-        self.rmm = Rmm(machine, self.monitor.conduit(Pas.REALM))
+        self.rmm = Rmm(machine, self.monitor.conduit(Pas.REALM), REVISIONS)
         assert self.monitor.boot(self.rmm) == 0
         self.conduit = self.monitor.conduit(Pas.NS)
         self.ns = self.machine.memory(Pas.NS)

@@ -18,6 +18,7 @@ from pyvmm.host.guest import RealmOptions
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
 from rmm import protocols
+from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.hostile import CURSOR, RAM_BASE, Generator
 
@@ -54,7 +55,7 @@ class Rig:
         self.machine = Machine(DRAM_BASE, DRAM_SIZE, NUM_CPUS)
         self.monitor = Monitor(self.machine)
         machine = cast("protocols.Machine", self.machine)  # cffi's structs have no Python type
-        self.rmm = Rmm(machine, self.monitor.conduit(Pas.REALM))
+        self.rmm = Rmm(machine, self.monitor.conduit(Pas.REALM), REVISIONS)
         assert self.monitor.boot(self.rmm) == 0
         self.firmware = self.monitor.conduit(Pas.NS)
         self.allocator = Allocator(DRAM_BASE, HOST_SIZE)

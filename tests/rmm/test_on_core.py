@@ -19,6 +19,7 @@ from pyvmm.arch.rmi import (
 from pyvmm.arch.rsi import HostCall, RealmConfig
 from pyvmm.core import Machine
 from rmm import protocols
+from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.core.program import assemble
 from tests.rmm.core_world import CoreWorld
@@ -59,7 +60,7 @@ class Host:
         self.machine = Machine(DRAM_BASE, 64 << 20, 2)
         monitor = Monitor(self.machine)
         machine = cast("protocols.Machine", self.machine)  # cffi's structs have no Python type
-        self.rmm = Rmm(machine, monitor.conduit(Pas.REALM))
+        self.rmm = Rmm(machine, monitor.conduit(Pas.REALM), REVISIONS)
         assert monitor.boot(self.rmm) == 0
         self.smc = monitor.conduit(Pas.NS).smc
         self.ns = self.machine.memory(Pas.NS)

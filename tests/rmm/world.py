@@ -15,6 +15,7 @@ from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import UNKNOWN
 from pyvmm.token.generations import Generation
 from rmm.protocols import Context, El3, Memory, PeDebug
+from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 
 DRAM_BASE = 0x8000_0000
@@ -390,7 +391,7 @@ class World(Host):
         self.machine = FakeMachine()
         self.pes = self.machine.pes
         self.el3 = make_el3(self.machine)
-        self.rmm = Rmm(self.machine, self.el3, token_generation=token_generation)
+        self.rmm = Rmm(self.machine, self.el3, REVISIONS, token_generation=token_generation)
         self.ns = self.machine.memory(Pas.NS)
         self.realm_memory = self.machine.memory(Pas.REALM)
         self.realm_memory.write(SHARED_PA, boot_manifest())
