@@ -1,8 +1,10 @@
 """Granules: what the RMM uses each 4 KB of memory for.
 
-Every granule of DRAM has one state.  All transitions start or end at DELEGATED::
+Every granule of DRAM has one state.  All moves start or end at DELEGATED::
 
     UNDELEGATED <-> DELEGATED <-> RD, REC, REC_AUX, DATA, RTT, METADATA
+
+``GranuleTable.move`` makes no other.
 
 The GPT says Realm exactly for the granules whose state is not UNDELEGATED, because only this
 RMM asks EL3 to move a granule and it keeps the state with each move.
@@ -50,7 +52,18 @@ DATA: Final = int(GranuleState.DATA)
 RTT: Final = int(GranuleState.RTT)
 METADATA: Final = int(GranuleState.METADATA)
 
+#: The moves that there are, by old state and new: the diagram above.
+_LEGAL_MOVES: Final = frozenset(
+    move
+    for state in (UNDELEGATED, RD, REC, REC_AUX, DATA, RTT, METADATA)
+    for move in ((DELEGATED, state), (state, DELEGATED))
+)
+
 _OFFSET_MASK: Final = GRANULE_SIZE - 1
+
+
+class IllegalMove(Exception):
+    """A bug of ours: a granule was about to change to a state that does not follow its own."""
 
 
 class GranuleTable:
@@ -89,8 +102,13 @@ class GranuleTable:
             raise RmiError(RmiStatus.ERROR_INPUT)
 
     def move(self, pa: int, state: int) -> None:
-        """Change the state of the granule at ``pa``; the caller has checked that it may."""
+        """Change the state of the granule at ``pa``; the caller has checked that it may.
+
+        Raises: IllegalMove, without a change, if no move leads from its state to ``state``.
+        """
         index = (pa - self.base) >> GRANULE_SHIFT
+        if (self.states[index], state) not in _LEGAL_MOVES:
+            raise IllegalMove(pa, self.states[index], state)
         if self._events.listener is not None:
             old, new = GranuleState(self.states[index]), GranuleState(state)
             self._events.listener(GranuleTransition(pa, old.name, new.name))

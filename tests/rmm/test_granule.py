@@ -5,7 +5,7 @@ import pytest
 from pyvmm.arch.islet import IsletRmiFid
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import RmiFid
-from rmm.granule import GranuleState
+from rmm.granule import GranuleState, IllegalMove
 from tests.rmm.metadata import realm_metadata
 from tests.rmm.world import DRAM_BASE, DRAM_SIZE, World
 
@@ -50,6 +50,26 @@ def granule_in(world: World, state: GranuleState) -> int:
 def test_states_are_different_ones() -> None:
     """No two share a number."""
     assert len(GranuleState) == len(GranuleState.__members__)
+
+
+@pytest.mark.parametrize("old", sorted(GranuleState))
+def test_moves_that_are_not_in_the_diagram_are_refused(world: World, old: GranuleState) -> None:
+    """Only DELEGATED has more than one neighbour, and no state is its own."""
+    pa, granules = granule_in(world, GranuleState.UNDELEGATED), world.rmm.granules
+    granules.states[(pa - DRAM_BASE) // GRANULE_SIZE] = old
+    real = set(GranuleState) - {GranuleState.NOT_DRAM}
+    neighbours = {
+        GranuleState.DELEGATED: real - {GranuleState.DELEGATED},
+        GranuleState.NOT_DRAM: set[GranuleState](),
+    }.get(old, {GranuleState.DELEGATED})
+    for new in GranuleState:
+        if new in neighbours:
+            granules.move(pa, new)
+            granules.states[(pa - DRAM_BASE) // GRANULE_SIZE] = old
+        else:
+            with pytest.raises(IllegalMove):
+                granules.move(pa, new)
+            assert granules.state(pa) is old
 
 
 def test_state_of_every_address(world: World) -> None:
