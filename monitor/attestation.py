@@ -12,10 +12,10 @@ from threading import Lock
 from typing import Final
 
 from monitor.hes import Hes, HesRefused
-from monitor.protocols import PhysicalMemory
 from monitor.token_sign import TokenSigner
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.islet import VhukId
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.psa import PsaStatus
 from pyvmm.arch.rmmd import (

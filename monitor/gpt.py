@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from monitor.layout import DramLayout, num_l1_tables
-from monitor.protocols import PhysicalMemory
 from pyvmm.arch import gpt
 from pyvmm.arch.gpt import Contig, Gpi, contiguous_descriptor, granules_descriptor
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SHIFT, GRANULE_SIZE
 
 #: How many L1 entries hold the descriptor of a contiguous region, smallest first.

@@ -3,20 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import Pas
-
-
-class PhysicalMemory(Protocol):
-    """Memory as one physical address space shows it; refuses with ``GranuleProtectionFault``."""
-
-    def read(self, pa: int, size: int) -> bytes:
-        """Return a copy of the bytes."""
-
-    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
-        """Store the bytes."""
-
-    def view(self, pa: int, size: int) -> memoryview:
-        """Return a writable window."""
 
 
 class Machine(Protocol):

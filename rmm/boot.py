@@ -7,6 +7,7 @@ from struct import unpack
 from typing import Final
 
 from pyvmm.arch.bits import MASK64, Layout
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault
 from pyvmm.arch.rmmd import (
     BANKS_OFFSET,
@@ -17,7 +18,6 @@ from pyvmm.arch.rmmd import (
     ConsoleInfo,
     DramBank,
 )
-from rmm.protocols import Memory
 
 MAX_CPUS: Final = 1024
 _BANK: Final = DramBank.packer()
@@ -33,7 +33,7 @@ class BootRefused(Exception):
 
 
 def dram_banks(
-    memory: Memory, version: int, num_cpus: int, shared_pa: int
+    memory: PhysicalMemory, version: int, num_cpus: int, shared_pa: int
 ) -> list[tuple[int, int]]:
     """Check the boot arguments and the manifest; return base and size of each DRAM bank.
 
@@ -80,7 +80,7 @@ def _compatible(offered: int, needed: int) -> bool:
     return offered >> 16 == needed >> 16 and offered & 0xFFFF >= needed & 0xFFFF
 
 
-def _shared_page(memory: Memory, shared_pa: int) -> bytes:
+def _shared_page(memory: PhysicalMemory, shared_pa: int) -> bytes:
     if shared_pa % GRANULE_SIZE:
         raise BootRefused(BootError.INVALID_SHARED_BUFFER)
     try:

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Final
 
 from pyvmm.arch.islet import VhukId
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmmd import (
     CURVE_P384,
@@ -20,7 +21,7 @@ from pyvmm.arch.rmmd import (
     TokenSignRequest,
     TokenSignResponse,
 )
-from rmm.protocols import El3, Memory
+from rmm.protocols import El3
 
 MAX_PLATFORM_TOKEN: Final = 4096  # bytes
 _KEY: Final = Struct("<4Q")  # 32 bytes as four registers carry them
@@ -40,7 +41,7 @@ class El3Services:
     Concurrency: one call at a time has the shared page.
     """
 
-    def __init__(self, el3: El3, memory: Memory, shared_pa: int) -> None:
+    def __init__(self, el3: El3, memory: PhysicalMemory, shared_pa: int) -> None:
         self._el3 = el3
         self._memory = memory
         self._shared_pa = shared_pa

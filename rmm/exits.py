@@ -25,6 +25,7 @@ from pyvmm.arch.esr import (
 from pyvmm.arch.events import PsciCall, RsiCall
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.islet import IsletRsiFid
+from pyvmm.arch.machine import PeExit
 from pyvmm.arch.psci import SMC64
 from pyvmm.arch.rmi import RecExitReason, Ripas
 from pyvmm.arch.smccc import FID_MASK, NOT_SUPPORTED
@@ -33,7 +34,6 @@ from rmm import sysregs
 from rmm.commands import RealmCommand
 from rmm.errors import RealmPageMissing, RsiError
 from rmm.inject import inject_protection_fault, inject_sea, inject_undefined
-from rmm.protocols import PeExit
 from rmm.rec import HostExit, Rec
 from rmm.rmm import Rmm
 from rmm.rsi import REALM_CALLS

@@ -7,7 +7,7 @@ from typing import Final
 
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.esr import EC_SHIFT, ESR_ABORT, IL, ExceptionClass, FaultStatus
-from rmm.protocols import Context
+from pyvmm.arch.machine import PeContext
 
 _PSTATE_MODE: Final = 0xF
 _PSTATE_AARCH32: Final = 1 << 4
@@ -25,12 +25,12 @@ _SEA: Final = ESR_ABORT.EA.mask | FaultStatus.SYNC_EXTERNAL
 _ABORT_KEPT: Final = ESR_ABORT.IL.mask | ESR_ABORT.CM.mask | ESR_ABORT.WnR.mask
 
 
-def inject_undefined(context: Context, pc: int) -> None:
+def inject_undefined(context: PeContext, pc: int) -> None:
     """Make the instruction at ``pc`` undefined."""
     _take_exception(context, pc, ExceptionClass.UNKNOWN << EC_SHIFT | IL)
 
 
-def inject_sea(context: Context, esr: int, far: int) -> None:
+def inject_sea(context: PeContext, esr: int, far: int) -> None:
     """Answer the access of an abort, of which ``esr`` is the full syndrome, with an SEA.
 
     The realm sees a synchronous external abort at the virtual address ``far``.
@@ -39,12 +39,12 @@ def inject_sea(context: Context, esr: int, far: int) -> None:
     _inject_abort(context, esr, far, _SEA)
 
 
-def inject_protection_fault(context: Context, esr: int, far: int) -> None:
+def inject_protection_fault(context: PeContext, esr: int, far: int) -> None:
     """Let the realm take the granule protection fault whose syndrome at EL2 is ``esr``."""
     _inject_abort(context, esr, far, esr & ESR_ABORT.FSC.mask)
 
 
-def _inject_abort(context: Context, esr: int, far: int, fault: int) -> None:
+def _inject_abort(context: PeContext, esr: int, far: int, fault: int) -> None:
     ec = esr >> EC_SHIFT & 0x3F  # from a lower level: 0x20 or 0x24; from EL1 one more
     if context.pstate & _PSTATE_MODE != _PSTATE_EL0:
         ec |= 1
@@ -52,7 +52,7 @@ def _inject_abort(context: Context, esr: int, far: int, fault: int) -> None:
     _take_exception(context, context.pc, ec << EC_SHIFT | esr & _ABORT_KEPT | fault)
 
 
-def _take_exception(context: Context, pc: int, esr: int) -> None:
+def _take_exception(context: PeContext, pc: int, esr: int) -> None:
     pstate = context.pstate
     context.esr_el1 = esr
     context.elr_el1 = pc & MASK64

@@ -4,10 +4,11 @@ from typing import Final
 
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.gic import NUM_LRS
+from pyvmm.arch.machine import PeContext, PeDebug
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import RecExitReason, RecParams
 from pyvmm.arch.stage2 import HCR_EL2, VTTBR_VMID_SHIFT, vtcr
-from rmm.protocols import Context, Machine, PeDebug
+from rmm.protocols import Machine
 from rmm.realm import Limits, Realm
 
 #: The realm's traps and routing; TWI and TWE are the host's choice at each entry.
@@ -110,7 +111,7 @@ class Rec:
         self.realm = realm
         self.index = index
         self.aux = params.aux[: params.num_aux]
-        self.context: Context
+        self.context: PeContext
         self.lrs = [0] * NUM_LRS  # list registers as the context has them, while not running
         self.runnable = bool(params.flags & 1)
         self.running = False
@@ -149,7 +150,7 @@ class Rec:
         self.context.pstate &= ~PSTATE_SS
 
 
-def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) -> Context:
+def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) -> PeContext:
     """Make the PE state that a new REC starts with."""
     realm = rec.realm
     context = machine.new_context()
@@ -173,7 +174,7 @@ def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) 
     return context
 
 
-def reset(rec: Rec, caller: Context, request: PsciRequest) -> None:
+def reset(rec: Rec, caller: PeContext, request: PsciRequest) -> None:
     """Set up the target of a CPU_ON: as after a reset, with the caller's endianness.
 
     Spec: DEN0137 1.0, RMI_PSCI_COMPLETE, success condition on_success.

@@ -12,6 +12,7 @@ from array import array
 from typing import Final
 
 from pyvmm.arch.events import EventStream, RttChange
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import Ripas
 from pyvmm.arch.rsi import RsiStatus
@@ -34,7 +35,7 @@ from pyvmm.arch.stage2 import (
     level_size,
 )
 from rmm.errors import RealmPageMissing, RsiError
-from rmm.protocols import Machine, Memory
+from rmm.protocols import Machine
 
 _INDEX_MASK: Final = TABLE_ENTRIES - 1
 _TYPE_MASK: Final = 0b11
@@ -52,7 +53,7 @@ class Rtt:
 
     __slots__ = ("_bytes", "entries", "live", "pa", "shared")
 
-    def __init__(self, pa: int, memory: Memory) -> None:
+    def __init__(self, pa: int, memory: PhysicalMemory) -> None:
         self.pa = pa
         self._bytes = memory.view(pa, GRANULE_SIZE).cast("B")
         self.entries = self._bytes.cast("Q")

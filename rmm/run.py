@@ -10,6 +10,7 @@ from pyvmm.arch.bits import MASK32, MASK64, U64, Layout, U64Array
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.events import RecExit as RecExitEvent
 from pyvmm.arch.gic import NUM_LRS
+from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.rmi import (
     EXIT_OFFSET,
@@ -27,7 +28,6 @@ from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
 from rmm import exits, vgic
 from rmm.errors import RealmPageMissing, RmiError, RsiError
 from rmm.inject import inject_sea
-from rmm.protocols import Context
 from rmm.realm import RealmState
 from rmm.rec import HCR, HostExit, Rec, RipasChange
 from rmm.rmm import Rmm
@@ -193,7 +193,7 @@ def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
         rec.running = False
 
 
-def timer_outputs(context: Context) -> tuple[bool, bool]:
+def timer_outputs(context: PeContext) -> tuple[bool, bool]:
     """Tell whether the virtual and the physical timer assert their interrupts."""
     return (
         context.cntv_ctl & CTL_FIELDS == CTL_ASSERTED,

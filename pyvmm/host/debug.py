@@ -15,9 +15,9 @@ from typing import Final, Protocol
 
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.machine import GuestRegisters, PeDebug, PeExit
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
-from pyvmm.host.machine import GuestRegisters, PeDebug, PeExit
 
 MASK64: Final = (1 << 64) - 1
 

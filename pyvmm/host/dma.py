@@ -3,8 +3,8 @@
 A refused access raises ``GranuleProtectionFault`` with the guest's address and moves no byte.
 """
 
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SHIFT, GranuleProtectionFault, Pas
-from pyvmm.host.machine import PhysicalMemory
 
 
 class LinearMemory:

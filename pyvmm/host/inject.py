@@ -6,7 +6,7 @@ Spec: Arm ARM DDI 0487, AArch64.TakeException.
 from typing import Final
 
 from pyvmm.arch.esr import ESR_EL2, ExceptionClass, FaultStatus
-from pyvmm.host.machine import PeContext
+from pyvmm.arch.machine import PeContext
 
 EL1H: Final = 0b0101
 SP_ELX: Final = 1

@@ -20,6 +20,7 @@ from pyvmm.arch.esr import (
 )
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
+from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import HCR_EL2, level_size
@@ -28,7 +29,7 @@ from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import LinearMemory
 from pyvmm.host.guest import Bus, ExitKind, GuestConfig, Outcome, Progress, Segment
-from pyvmm.host.machine import Machine, PeContext, PeExit, PhysicalMemory
+from pyvmm.host.machine import Machine
 from pyvmm.host.normal_debug import NormalDebug
 from pyvmm.host.psci import Psci
 from pyvmm.host.stage2 import Stage2

@@ -13,6 +13,7 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import mpidr_of
 from pyvmm.arch.islet import IsletRmiFid
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import (
     REC_CREATE_NUM_GPRS,
@@ -41,7 +42,7 @@ from pyvmm.host.guest import (
     RealmOptions,
     Segment,
 )
-from pyvmm.host.machine import Firmware, PhysicalMemory
+from pyvmm.host.machine import Firmware
 from pyvmm.host.realm_debug import RealmDebug
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rec import Rec

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from pyvmm.arch.machine import GuestRegisters, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi_debug import (
     MAX_BREAKPOINTS,
@@ -14,7 +15,6 @@ from pyvmm.arch.rmi_debug import (
     DebugRmiFid,
 )
 from pyvmm.host.debug import DebugFault, DebugPort, Holder, TooManyError, Watch
-from pyvmm.host.machine import GuestRegisters, PhysicalMemory
 from pyvmm.host.rmi import Rmi, RmiError
 
 _SCALARS: Final = tuple(m.name for m in DebugRegisters.members() if m.name not in {"x", "v"})

@@ -19,12 +19,12 @@ from enum import IntEnum
 from threading import RLock
 from typing import Final
 
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SHIFT
 from pyvmm.arch.rmi import DataFlags, Ripas, RmiFid, RmiStatus, unpack_status
 from pyvmm.arch.stage2 import PAGE_LEVEL, S2_DESCRIPTOR, level_size
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.dma import SharedMemory
-from pyvmm.host.machine import PhysicalMemory
 from pyvmm.host.rmi import Rmi, RmiError
 
 FAULT_AROUND: Final = 16  # granules given at once when one is missing

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.sysregs import SYSREGS, SysReg
-from pyvmm.host.machine import GuestRegisters
 
 MODE: Final = 0x1F  # PSTATE.M
 EL_SHIFT: Final = 2

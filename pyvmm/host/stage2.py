@@ -6,6 +6,7 @@ alignment of both addresses allows.  Everything unmapped is a device or nothing:
 
 from typing import Final
 
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.stage2 import (
     ADDRESS_MASK,
@@ -21,7 +22,6 @@ from pyvmm.arch.stage2 import (
     vtcr,
 )
 from pyvmm.host.allocator import Allocator
-from pyvmm.host.machine import PhysicalMemory
 
 IPA_BITS: Final = 39  # one start table at level 1
 START_LEVEL: Final = 1
@@ -49,7 +49,7 @@ class Stage2:
                 if not (ipa | pa) & level_size(level) - 1 and ipa + level_size(level) <= end
             )
             leaf = pa | RAM_ATTRIBUTES | block_or_page(level)
-            self._memory.write_u64(self._entry_pa(ipa, level), leaf)
+            self._memory.write(self._entry_pa(ipa, level), leaf.to_bytes(8, "little"))
             ipa += level_size(level)
             pa += level_size(level)
 
@@ -64,10 +64,10 @@ class Stage2:
         table = self._root
         for above in range(START_LEVEL, level):
             entry_pa = table + 8 * _index(ipa, above)
-            entry = self._memory.read_u64(entry_pa)
+            entry = int.from_bytes(self._memory.read(entry_pa, 8), "little")
             if not entry & VALID:
                 entry = self._new_table() | TABLE_TYPE
-                self._memory.write_u64(entry_pa, entry)
+                self._memory.write(entry_pa, entry.to_bytes(8, "little"))
             table = entry & ADDRESS_MASK
         return table + 8 * _index(ipa, level)
 

@@ -5,8 +5,8 @@ from typing import Final
 from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.machine import GuestRegisters
 from pyvmm.host.debug import DebugFault, DebugPort
-from pyvmm.host.machine import GuestRegisters
 from pyvmm.host.registers import GENERAL, PC, PSTATE, SP, SYSTEM, Register
 from pyvmm.vm.api import CodeLine, Vcpu
 

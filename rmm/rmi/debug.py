@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from pyvmm.arch.bits import Member
+from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import RmiStatus
 from pyvmm.arch.rmi_debug import (
@@ -19,7 +20,6 @@ from pyvmm.arch.sysregs import ALL_BITS, SYSREGS
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.granule import UNDELEGATED
-from rmm.protocols import Memory
 from rmm.realm import RealmState
 from rmm.rec import Rec
 from rmm.rmm import Rmm
@@ -159,7 +159,7 @@ def _debuggable(rmm: Rmm, pa: int) -> Rec:
     return rec
 
 
-def _memory_at(rmm: Rmm, pe: int, rec: Rec, va: int, size: int) -> tuple[Memory, int]:
+def _memory_at(rmm: Rmm, pe: int, rec: Rec, va: int, size: int) -> tuple[PhysicalMemory, int]:
     """Return whose memory, and where in it, a part of a page of virtual memory is.
 
     Raises: RmiError(ERROR_INPUT) if it is not part of a page; (ERROR_RTT) if nothing is there.

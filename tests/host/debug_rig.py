@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Self
 
+from pyvmm.arch.machine import GuestRegisters
 from pyvmm.host.debug import DebugPort, Resume, Stop
 from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
-from pyvmm.host.machine import GuestRegisters
 from pyvmm.host.vgic import Vgic
 from pyvmm.platform import Platform
 from tests.core.program import assemble

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.machine import PeDebug
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
-from pyvmm.host.machine import PeDebug
 
 DRAM_BASE = 0x8000_0000
 DRAM_SIZE = 8 << 20

@@ -5,12 +5,12 @@ from mmap import mmap
 
 from monitor.monitor import Monitor
 from pyvmm.arch.events import Event, EventStream
+from pyvmm.arch.machine import PeDebug
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
-from rmm.protocols import PeDebug
 from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.host.fakes import DRAM_BASE, FakeBus, FakeContext, FakePe, Script

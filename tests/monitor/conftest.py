@@ -25,6 +25,10 @@ class FakeMemory:
         """Copy in."""
         self.data[pa - DRAM_BASE : pa - DRAM_BASE + len(data)] = data
 
+    def zero(self, pa: int, size: int) -> None:
+        """Clear."""
+        self.write(pa, bytes(size))
+
     def view(self, pa: int, size: int) -> memoryview:
         """Return a window."""
         return memoryview(self.data)[pa - DRAM_BASE : pa - DRAM_BASE + size]

@@ -33,6 +33,10 @@ class Root:
         """Copy in."""
         self.data[pa - self.base : pa - self.base + len(data)] = data
 
+    def zero(self, pa: int, size: int) -> None:
+        """Clear."""
+        self.write(pa, bytes(size))
+
     def view(self, pa: int, size: int) -> memoryview:
         """Return a window."""
         return memoryview(self.data)[pa - self.base : pa - self.base + size]

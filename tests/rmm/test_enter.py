@@ -9,11 +9,11 @@ import pytest
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass, FaultStatus, hpfar_of
 from pyvmm.arch.events import Event
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import RecEnter, RecEnterFlags, RecExitReason, RmiFid
 from pyvmm.arch.rsi import RsiFid
 from pyvmm.arch.stage2 import HCR_EL2
-from rmm.protocols import Context
 from tests.rmm.world import DRAM_BASE, FakeExit, World, abort, smc, sysreg, trap
 
 ENTER: Final = RmiFid.RMI_REC_ENTER
@@ -116,7 +116,7 @@ def test_enter_loads_and_saves_gic_state(active: tuple[World, int]) -> None:
     enter = RecEnter.of(gicv3_hcr=0x40FE, gicv3_lrs=lrs + (0,) * 11)
     context = world.context(rec)
 
-    def realm(context: Context) -> FakeExit:
+    def realm(context: PeContext) -> FakeExit:
         context.ich_lr[0] = 27
         context.ich_hcr |= 5 << 27
         context.ich_misr, context.ich_vmcr = 3, 0xFF00
@@ -168,7 +168,7 @@ def test_exit_is_lost_when_the_host_takes_the_run_granule(active: tuple[World, i
     world, rec = active
     run = world.ns_granule()
 
-    def realm(_: Context) -> FakeExit:
+    def realm(_: PeContext) -> FakeExit:
         world.do(RmiFid.RMI_GRANULE_DELEGATE, run)  # the RMM's lock is free meanwhile
         return FakeExit()
 
@@ -221,7 +221,7 @@ def test_timer_output_that_changed_is_an_exit(
     setattr(context, timer, old)
     world.enter(rec)  # the host knows the old state
 
-    def version(context: Context) -> FakeExit:
+    def version(context: PeContext) -> FakeExit:
         setattr(context, timer, new)
         return smc(RsiFid.RSI_VERSION, 0x1_0000)(context)
 
@@ -363,7 +363,7 @@ def test_hvc_and_unknown_traps_are_undefined(active: tuple[World, int], ec: int)
     """A realm has no hypervisor to call."""
     world, rec = active
 
-    def realm(context: Context) -> FakeExit:
+    def realm(context: PeContext) -> FakeExit:
         context.pc += 4 if ec == ExceptionClass.HVC64 else 0
         return FakeExit(ExitReason.SYNC, ec << 26 | 1 << 25 | 0x77)
 
@@ -539,7 +539,7 @@ def test_other_commands_go_on_while_a_realm_runs(active: tuple[World, int]) -> N
     world, rec = active
     entered, leave = Flag(), Flag()
 
-    def realm(_: Context) -> FakeExit:
+    def realm(_: PeContext) -> FakeExit:
         entered.set()
         assert leave.wait(10)
         return FakeExit()

@@ -13,6 +13,7 @@ from typing import Final
 import pytest
 from pyvmm.core._core import ffi
 
+from pyvmm.arch import machine
 from pyvmm.arch.bits import MASK32
 from pyvmm.arch.esr import ExceptionClass, hpfar_of, sysreg_key
 from pyvmm.arch.exits import ExitReason
@@ -30,7 +31,6 @@ from pyvmm.arch.rsi import HostCall, RsiFid
 from pyvmm.arch.stage2 import HCR_EL2
 from pyvmm.arch.sysregs import EL1_READ, EL1_WRITE, SYSREGS, SysReg
 from pyvmm.core import PeContext
-from rmm.protocols import Context
 from tests.core.program import assemble
 from tests.rmm.core_world import CoreWorld
 from tests.rmm.world import FakeExit, Step, abort, smc, sysreg, trap
@@ -399,12 +399,12 @@ def test_realm_gets_what_the_specification_lists(name: str) -> None:
     world.do(RmiFid.RMI_REALM_ACTIVATE, rd)
     states: list[bytes] = []
 
-    def leave(context: Context) -> FakeExit:
+    def leave(context: machine.PeContext) -> FakeExit:
         result = step(context)
         states.append(bytes(ffi.buffer(context)))
         return result
 
-    def back(context: Context) -> FakeExit:
+    def back(context: machine.PeContext) -> FakeExit:
         states.append(bytes(ffi.buffer(context)))
         return FakeExit()
 

@@ -8,13 +8,14 @@ from typing import ClassVar
 from pyvmm.arch import rmmd
 from pyvmm.arch.esr import ESR_ABORT, ESR_SYSREG, ExceptionClass, hpfar_of
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.machine import PeContext, PeDebug, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import EXIT_OFFSET, RealmParams, RecEnter, RecExit, RecParams, RmiFid
 from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import UNKNOWN
 from pyvmm.token.generations import Generation
-from rmm.protocols import Context, El3, Memory, PeDebug
+from rmm.protocols import El3
 from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 
@@ -134,10 +135,12 @@ class FakeExit:
     esr: int = 0
     far: int = 0
     hpfar: int = 0
+    irq: int = 0
+    instructions: int = 0
 
 
 #: One stretch of guest code: what it does to its registers, and how it ends.
-Step = Callable[[Context], FakeExit]
+Step = Callable[[PeContext], FakeExit]
 
 
 @dataclass
@@ -170,13 +173,13 @@ class FakePe:
         self.steps: list[Step] = []
         self.translations: dict[int, tuple[int, Pas]] = {}  # of pages
 
-    def translate(self, _context: Context, va: int, access: int, /) -> tuple[int, int, Pas, bool]:
+    def translate(self, _context: PeContext, va: int, access: int, /) -> tuple[int, int, Pas, bool]:
         """Look a page up, for a debugger."""
         assert access == 3
         pa, pas = self.translations.get(va & -GRANULE_SIZE, (0, Pas.ROOT))
         return (0 if pa else 7), pa | va % GRANULE_SIZE, pas, False
 
-    def run(self, context: Context, budget: int, /) -> FakeExit:
+    def run(self, context: PeContext, budget: int, /) -> FakeExit:
         """Do the next step."""
         assert budget > 0
         return self.steps.pop(0)(context) if self.steps else FakeExit()
@@ -191,7 +194,7 @@ class FakeMachine:
         self.memories = {pas: FakeMemory(self, pas) for pas in (Pas.NS, Pas.REALM)}
         self.pes = [FakePe() for _ in range(NUM_PES)]
         self.tlbis: list[tuple[int, ...]] = []
-        self.lent: list[tuple[Context, PeDebug]] = []
+        self.lent: list[tuple[PeContext, PeDebug | None]] = []
 
     def memory(self, pas: Pas) -> FakeMemory:
         """Return one PAS."""
@@ -209,7 +212,7 @@ class FakeMachine:
         """Make a debugger that wants nothing."""
         return FakeDebug()
 
-    def lend_debug(self, context: Context, debug: PeDebug) -> None:
+    def lend_debug(self, context: PeContext, debug: PeDebug | None) -> None:
         """Note it."""
         self.lent.append((context, debug))
 
@@ -272,8 +275,8 @@ class Host:
     """
 
     rmm: Rmm
-    ns: Memory
-    realm_memory: Memory
+    ns: PhysicalMemory
+    realm_memory: PhysicalMemory
     pes: list[FakePe]
 
     def __init__(self) -> None:
@@ -452,7 +455,7 @@ def _rec_state(rmm: Rmm, pa: int) -> tuple[object, ...]:
 def smc(*args: int) -> Step:
     """Return a step that calls the RMM with x0.. = ``args``."""
 
-    def step(context: Context) -> FakeExit:
+    def step(context: PeContext) -> FakeExit:
         for index, value in enumerate(args):
             context.x[index] = value
         return FakeExit(ExitReason.SYNC, int(ESR_ABORT.of(EC=ExceptionClass.SMC64, IL=1)))

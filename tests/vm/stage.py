@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from pyvmm.arch.events import EventStream
+from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.bus import Bus
 from pyvmm.host.debug import DebugPort, Watch
 from pyvmm.host.guest import ExitKind, GuestConfig, Outcome, Progress, RealmOptions
-from pyvmm.host.machine import GuestRegisters, Usage
+from pyvmm.host.machine import Usage
 from pyvmm.host.vcpu import Vcpus
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm import machine
