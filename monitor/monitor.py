@@ -14,10 +14,11 @@ from monitor.layout import DramLayout
 from monitor.policy import moves_of
 from monitor.protocols import Machine, Mailbox, Rmm
 from pyvmm.arch import rmmd
+from pyvmm.arch.bits import MASK64
 from pyvmm.arch.events import EventStream, GptChange, Smc, WorldSwitch
 from pyvmm.arch.gpt import Gpi, gpi_of
 from pyvmm.arch.islet import IsletRmiFid
-from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, Pas
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import (
@@ -33,7 +34,6 @@ FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
 VENDOR_RMI = frozenset({*IsletRmiFid, *DebugRmiFid})
 SECRET = frozenset({RmmdFid.ISLET_GET_VHUK})  # whose results are no matter for a trace
-OFFSET_MASK = GRANULE_SIZE - 1
 REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)
 
@@ -137,7 +137,7 @@ class Monitor:
             version=rmmd.MANIFEST_VERSION,
             dram_num_banks=1,
             dram_banks=banks_pa,
-            dram_checksum=-sum(words) & (1 << 64) - 1,
+            dram_checksum=-sum(words) & MASK64,
         )
         manifest.data[rmmd.BANKS_OFFSET : rmmd.BANKS_OFFSET + bank.size] = bank.data
         return bytes(manifest)
@@ -183,7 +183,7 @@ class Monitor:
         When the new owner may use it, no PE can reach it as ``old`` any more, and it reads as
         zeros: what was dropped from ``new`` at the last transition was never written since.
         """
-        if pa & OFFSET_MASK or not self._first_pa <= pa < self._end_pa:
+        if pa & GRANULE_OFFSET or not self._first_pa <= pa < self._end_pa:
             return refuse(RmmdError.BAD_ADDR)
         with self._gpt_lock:
             if not self._gpt.move(pa, 0x8 | old, 0x8 | new):

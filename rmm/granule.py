@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Final
 
 from pyvmm.arch.events import EventStream, GranuleTransition
-from pyvmm.arch.pas import GRANULE_SHIFT, GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT
 from pyvmm.arch.rmi import RmiStatus
 from rmm.errors import RmiError
 
@@ -59,8 +59,6 @@ _LEGAL_MOVES: Final = frozenset(
     for move in ((DELEGATED, state), (state, DELEGATED))
 )
 
-_OFFSET_MASK: Final = GRANULE_SIZE - 1
-
 
 class IllegalMove(Exception):
     """A bug of ours: a granule was about to change to a state that does not follow its own."""
@@ -95,7 +93,7 @@ class GranuleTable:
         Raises: RmiError(ERROR_INPUT) otherwise.
         """
         if (
-            pa & _OFFSET_MASK
+            pa & GRANULE_OFFSET
             or not self.base <= pa < self.end
             or self.states[(pa - self.base) >> GRANULE_SHIFT] != state
         ):

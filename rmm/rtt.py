@@ -9,7 +9,7 @@ and RTT liveness".
 """
 
 from array import array
-from typing import Final
+from typing import Final, NamedTuple
 
 from pyvmm.arch.events import EventStream, RttChange
 from pyvmm.arch.machine import PhysicalMemory
@@ -79,8 +79,17 @@ class Rtt:
         self.shared = self.live if entry & NS else 0
 
 
-#: Where a walk ended: the table, the index of the entry in it, and the level.
-Walk = tuple[Rtt, int, int]
+class Walk(NamedTuple):
+    """Where a walk ended."""
+
+    table: Rtt
+    entry_index: int  # in the table
+    level: int  # of the table
+
+    @property
+    def entry(self) -> int:
+        """The entry, as it is now."""
+        return self.table.entries[self.entry_index]
 
 
 class RttTree:
@@ -146,7 +155,7 @@ class RttTree:
             reached += 1
             shift -= 9
             index = ipa >> shift & _INDEX_MASK
-        return table, index, reached
+        return Walk(table, index, reached)
 
     def set_entry(self, walk: Walk, ipa: int, entry: int) -> None:
         """Replace one entry; when it was valid, no PE uses it after the return."""
@@ -183,8 +192,7 @@ class RttTree:
         Raises: RsiError(ERROR_INPUT) if its RIPAS is EMPTY; RealmPageMissing if the host has
         to provide the page first.
         """
-        walk = self.walk(ipa, PAGE_LEVEL)
-        table, index, level = walk
+        table, index, level = self.walk(ipa, PAGE_LEVEL)
         entry = table.entries[index]
         if entry & VALID:
             offset_mask = level_size(level) - 1

@@ -12,6 +12,7 @@ VirtAddr = NewType("VirtAddr", int)
 
 GRANULE_SHIFT = 12
 GRANULE_SIZE = 1 << GRANULE_SHIFT
+GRANULE_OFFSET = GRANULE_SIZE - 1  # the bits of an address inside its granule
 
 
 class Pas(IntEnum):

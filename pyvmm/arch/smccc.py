@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
+from pyvmm.arch.bits import MASK64
+
 SVE_HINT: Final = 1 << 16  # "no live SVE state": not part of the function's name
 FID_MASK: Final = 0xFFFF_FFFF & ~SVE_HINT  # of x0: the function id is W0
-NOT_SUPPORTED: Final = (1 << 64) - 1  # unknown function: x0 = -1
+NOT_SUPPORTED: Final = MASK64  # unknown function: x0 = -1
 UNKNOWN: Final = (NOT_SUPPORTED,)  # the whole answer to an unknown function
 
 VERSION_1_2: Final = 0x1_0002

@@ -13,13 +13,12 @@ from enum import Enum, IntFlag
 from threading import Lock, RLock
 from typing import Final, Protocol
 
+from pyvmm.arch.bits import MASK64
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.machine import GuestRegisters, PeDebug, PeExit
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
-
-MASK64: Final = (1 << 64) - 1
 
 
 class DebugFault(Exception):

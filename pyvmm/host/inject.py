@@ -5,6 +5,7 @@ Spec: Arm ARM DDI 0487, AArch64.TakeException.
 
 from typing import Final
 
+from pyvmm.arch.bits import MASK64
 from pyvmm.arch.esr import ESR_EL2, ExceptionClass, FaultStatus
 from pyvmm.arch.machine import PeContext
 
@@ -26,7 +27,7 @@ def vector_of(context: PeContext) -> int:
     vector = CURRENT_SPX if context.pstate & SP_ELX else CURRENT_SP0
     if not context.pstate & MODE_EL:
         vector = LOWER_A64
-    return context.vbar_el1 + vector & (1 << 64) - 1
+    return context.vbar_el1 + vector & MASK64
 
 
 def skip(context: PeContext) -> None:

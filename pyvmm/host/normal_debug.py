@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Final
 
+from pyvmm.arch.bits import MASK64
 from pyvmm.arch.machine import GuestRegisters, PeContext, PhysicalMemory
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.host.debug import DebugFault, DebugPort, Holder, Watch, fill_debug
 from pyvmm.host.machine import Machine
 
 DEBUGGER: Final = 3  # as an access to translate
-MASK64: Final = (1 << 64) - 1
 
 
 class NormalDebug(DebugPort):

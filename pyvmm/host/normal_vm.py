@@ -8,6 +8,7 @@ go to the vGIC; what the guest may not do becomes an exception in the guest.
 from collections.abc import Sequence
 from typing import Final
 
+from pyvmm.arch.bits import MASK32, MASK64
 from pyvmm.arch.esr import (
     EC_SHIFT,
     ESR_ABORT,
@@ -21,7 +22,7 @@ from pyvmm.arch.esr import (
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
 from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
-from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import HCR_EL2, level_size
 from pyvmm.host import inject
@@ -39,8 +40,6 @@ from pyvmm.host.vgic import NO_LRS, Vgic
 BUDGET: Final = 1 << 40  # a run ends for a reason, not by its length
 RESET_PSTATE: Final = 0x3C5  # EL1h, DAIF masked
 RESET_SCTLR: Final = 0x30D0_0980  # MMU and caches off
-PAGE_MASK: Final = GRANULE_SIZE - 1
-MASK64: Final = (1 << 64) - 1
 
 #: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64.
 HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, FWB=1))
@@ -204,7 +203,7 @@ class NormalVm(VcpuGuest):
         match exception_class:
             case ExceptionClass.HVC64:
                 args = (context.x[1], context.x[2], context.x[3])
-                context.x[0] = self._psci.call(cpu, context.x[0] & 0xFFFF_FFFF, args)
+                context.x[0] = self._psci.call(cpu, context.x[0] & MASK32, args)
                 return ExitKind.PSCI
             case ExceptionClass.SMC64:  # no firmware behind it; the PC is still at the SMC
                 context.x[0] = NOT_SUPPORTED
@@ -237,7 +236,7 @@ class NormalVm(VcpuGuest):
         if esr & ACCESS_KIND != DEVICE_ACCESS:
             inject.external_abort(context, exit_.far, fetch=False)
             return ExitKind.OTHER
-        ipa = ipa_of(exit_.hpfar) | exit_.far & PAGE_MASK
+        ipa = ipa_of(exit_.hpfar) | exit_.far & GRANULE_OFFSET
         size = 1 << (esr >> 22 & 3)
         register = esr >> 16 & 0x1F
         if esr & WNR:
@@ -268,5 +267,5 @@ def extend(value: int, size: int, esr: int) -> int:
     """
     if esr & ESR_ABORT.SSE.mask and value >> 8 * size - 1:
         value |= MASK64 << 8 * size
-        value &= MASK64 if esr & ESR_ABORT.SF.mask else 0xFFFF_FFFF
+        value &= MASK64 if esr & ESR_ABORT.SF.mask else MASK32
     return value

@@ -10,7 +10,7 @@ from typing import Final
 
 from pyvmm.arch.esr import EC_SHIFT, ESR_ABORT, ESR_SYSREG, ExceptionClass, ipa_of
 from pyvmm.arch.gic import NUM_LRS
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_OFFSET
 from pyvmm.arch.psci import PsciFid, PsciReturn
 from pyvmm.arch.rmi import (
     EXIT_OFFSET,
@@ -31,7 +31,6 @@ from pyvmm.host.rmi import Rmi, RmiError
 from pyvmm.host.vcpu import TimerLines, Vcpus
 from pyvmm.host.vgic import NO_LRS, Vgic
 
-PAGE_MASK: Final = GRANULE_SIZE - 1
 NUM_GPRS: Final = 31
 
 # Indices of 64-bit words in the run granule.
@@ -199,7 +198,7 @@ class Rec:
                 return self._handle_private_fault(ipa)
             ipa ^= self._alias
             if not self._memory.is_ram(ipa):
-                return self._handle_mmio(words, esr, ipa | words[EXIT_FAR] & PAGE_MASK)
+                return self._handle_mmio(words, esr, ipa | words[EXIT_FAR] & GRANULE_OFFSET)
             self._exits[FAULT] += 1
             return 0 if self._memory.share(self._cpu, ipa) else INJECT_SEA
         if self._debug is not None and exception_class in STOP_KINDS:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from pyvmm.arch.bits import MASK64
 from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.sysregs import SYSREGS, SysReg
 
@@ -15,7 +16,6 @@ MODE: Final = 0x1F  # PSTATE.M
 EL_SHIFT: Final = 2
 EL0T, EL1T, EL1H = 0, 4, 5
 MASK32: Final = (1 << 32) - 1
-MASK64: Final = (1 << 64) - 1
 
 Getter = Callable[[GuestRegisters], int]
 Setter = Callable[[GuestRegisters, int], None]

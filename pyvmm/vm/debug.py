@@ -4,6 +4,7 @@ from typing import Final
 
 from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
 
+from pyvmm.arch.bits import MASK64
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.machine import GuestRegisters
 from pyvmm.host.debug import DebugFault, DebugPort
@@ -14,7 +15,6 @@ WORD: Final = 8
 INSTRUCTION: Final = 4
 STACK_WORDS: Final = 16
 CODE_BEFORE, CODE_AFTER = 6, 10  # instructions
-MASK64: Final = (1 << 64) - 1
 
 #: M[3:0] of PSTATE.
 _MODES: Final = {0: "EL0t", 4: "EL1t", 5: "EL1h"}

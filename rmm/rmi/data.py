@@ -1,6 +1,6 @@
 """RMI_DATA_*: the pages of a realm."""
 
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE
 from pyvmm.arch.rmi import DataFlags, RmiFid, RmiStatus
 from pyvmm.arch.stage2 import (
     ADDRESS_MASK,
@@ -19,14 +19,13 @@ from rmm.realm import Realm, RealmState
 from rmm.rmm import Rmm
 from rmm.rtt import Walk, assigned_entry, ram_entry
 
-_OFFSET_MASK = GRANULE_SIZE - 1
 _MEASURE_CONTENT = int(DataFlags.MEASURE_CONTENT)
 _NEW = RealmState.NEW
 
 
 def _page_walk(realm: Realm, ipa: int) -> Walk:
     """Walk to the page level; RmiError(ERROR_INPUT) unless ``ipa`` is a protected page."""
-    if ipa & _OFFSET_MASK or not realm.rtt.is_protected(ipa):
+    if ipa & GRANULE_OFFSET or not realm.rtt.is_protected(ipa):
         raise RmiError(RmiStatus.ERROR_INPUT)
     return realm.rtt.walk(ipa, PAGE_LEVEL)
 
@@ -76,7 +75,7 @@ def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
     rmm.granules.require(data, DELEGATED)
     realm = rmm.realm(rd)
     walk = _unassigned_page(realm, ipa)
-    ripas = walk[0].entries[walk[1]] >> RIPAS_SHIFT & 0b11
+    ripas = walk.entry >> RIPAS_SHIFT & 0b11
     rmm.granules.move(data, DATA)
     realm.rtt.set_entry(walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL))
 

@@ -4,7 +4,7 @@ A level that a command takes is a signed number in a register; all are checked a
 realm's own levels before anything else is derived from them.
 """
 
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE
 from pyvmm.arch.rmi import (
     HOST_DESCRIPTOR_MASK,
     HOST_DESCRIPTOR_MEMATTR,
@@ -49,8 +49,6 @@ from rmm.rtt import (
     ripas_of,
     unassigned_entry,
 )
-
-_OFFSET_MASK = GRANULE_SIZE - 1
 
 
 def _check_table_ipa(rtt: RttTree, ipa: int, level: int) -> None:
@@ -122,7 +120,7 @@ def rtt_destroy(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     parent = tree.walk(ipa, level - 1)
     table = _find_table(tree, parent)
     if table is None:
-        raise RmiError(RmiStatus.ERROR_RTT, parent[2], 0, tree.next_live(parent, ipa))
+        raise RmiError(RmiStatus.ERROR_RTT, parent.level, 0, tree.next_live(parent, ipa))
     if table.is_live:
         raise RmiError(RmiStatus.ERROR_RTT, level, 0, ipa)
     entry = UNASSIGNED_DESTROYED if tree.is_protected(ipa) else UNASSIGNED_NS
@@ -145,7 +143,7 @@ def rtt_fold(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     parent = tree.walk(ipa, level - 1)
     table = _find_table(tree, parent)
     if table is None:
-        raise RmiError(RmiStatus.ERROR_RTT, parent[2])
+        raise RmiError(RmiStatus.ERROR_RTT, parent.level)
     if table.live == TABLE_ENTRIES and level <= MIN_BLOCK_LEVEL:
         raise RmiError(RmiStatus.ERROR_RTT, level - 1)
     entry = folded(table.entries, level) if table.live in (0, TABLE_ENTRIES) else None
@@ -252,7 +250,7 @@ def rtt_init_ripas(rmm: Rmm, rd: int, base: int, top: int) -> tuple[int, ...]:
         while index < TABLE_ENTRIES and ipa + size <= top:
             entry = table.entries[index]
             if entry == UNASSIGNED_EMPTY:
-                tree.set_entry((table, index, level), ipa, UNASSIGNED_RAM)
+                tree.set_entry(Walk(table, index, level), ipa, UNASSIGNED_RAM)
             elif entry != UNASSIGNED_RAM:
                 break
             measurements.extend_ripas(ipa, ipa + size)
@@ -265,7 +263,7 @@ def rtt_init_ripas(rmm: Rmm, rd: int, base: int, top: int) -> tuple[int, ...]:
 
 def _check_protected_range(tree: RttTree, base: int, top: int) -> None:
     """RmiError(ERROR_INPUT) unless [base, top) is some granules of the protected half."""
-    if base >= top or (base | top) & _OFFSET_MASK or not tree.is_protected(top - GRANULE_SIZE):
+    if base >= top or (base | top) & GRANULE_OFFSET or not tree.is_protected(top - GRANULE_SIZE):
         raise RmiError(RmiStatus.ERROR_INPUT)
 
 
@@ -286,7 +284,7 @@ def rtt_set_ripas(rmm: Rmm, rd: int, rec: int, base: int, top: int) -> tuple[int
     if asking.running or asking.realm is not realm:
         raise RmiError(RmiStatus.ERROR_REC)
     change = asking.ripas_change
-    if change is None or base != change.base or top > change.top or top & _OFFSET_MASK:
+    if change is None or base != change.base or top > change.top or top & GRANULE_OFFSET:
         raise RmiError(RmiStatus.ERROR_INPUT)
     reached = _set_ripas(realm, change, top)
     change.base = reached
@@ -307,7 +305,9 @@ def _set_ripas(realm: Realm, change: RipasChange, top: int) -> int:
             if old == Ripas.DESTROYED and not change.change_destroyed:
                 break
             if old != change.ripas:
-                tree.set_entry((table, index, level), ipa, _with_ripas(entry, change.ripas, level))
+                tree.set_entry(
+                    Walk(table, index, level), ipa, _with_ripas(entry, change.ripas, level)
+                )
             ipa += size
             index += 1
     if ipa == change.base:

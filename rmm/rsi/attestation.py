@@ -10,7 +10,7 @@ nothing and the realm calls again, so that its interrupts are taken.
 
 from typing import Final
 
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE
 from pyvmm.arch.rmmd import TokenSignResponse
 from pyvmm.arch.rsi import RsiFid, RsiStatus
 from rmm.attestation import Attestation
@@ -22,7 +22,6 @@ from rmm.rmm import Rmm
 from rmm.rsi.measurement import REGISTERS
 
 DEFAULT_MAX_TOKEN_SIZE: Final = 4096  # bytes; what INIT promises without an attestation service
-_OFFSET_MASK: Final = GRANULE_SIZE - 1
 
 
 @rsi_command(RsiFid.RSI_ATTESTATION_TOKEN_INIT)
@@ -71,7 +70,7 @@ def attestation_token_continue(
     """
     rtt = rec.realm.rtt
     if (
-        ipa & _OFFSET_MASK
+        ipa & GRANULE_OFFSET
         or not rtt.is_protected(ipa)
         or offset >= GRANULE_SIZE
         or offset + size > GRANULE_SIZE

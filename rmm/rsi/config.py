@@ -1,6 +1,6 @@
 """RSI_REALM_CONFIG: a realm learns how wide its IPA space is."""
 
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_OFFSET
 from pyvmm.arch.rsi import RealmConfig, RsiFid, RsiStatus
 from rmm.commands import rsi_command
 from rmm.errors import RsiError
@@ -16,7 +16,7 @@ def realm_config(rmm: Rmm, rec: Rec, ipa: int) -> tuple[int, ...]:
     Raises: RsiError(ERROR_INPUT) if ``ipa`` is not a protected page or its RIPAS is EMPTY.
     """
     realm = rec.realm
-    if ipa & (GRANULE_SIZE - 1) or not realm.rtt.is_protected(ipa):
+    if ipa & GRANULE_OFFSET or not realm.rtt.is_protected(ipa):
         raise RsiError(RsiStatus.ERROR_INPUT)
     pa = realm.rtt.ram_page(ipa)
     config = RealmConfig.of(ipa_width=realm.rtt.ipa_bits, hash_algo=realm.hash_algo, rpv=realm.rpv)

@@ -1,6 +1,6 @@
 """RSI_IPA_STATE_*: what IPAs mean to a realm: memory of its own, or nothing it would trust."""
 
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_OFFSET
 from pyvmm.arch.rmi import RecExitReason, Ripas
 from pyvmm.arch.rsi import RipasChangeFlags, RsiFid, RsiStatus
 from pyvmm.arch.stage2 import PAGE_LEVEL, TABLE_ENTRIES, is_table, level_size
@@ -12,7 +12,7 @@ from rmm.rtt import RttTree, ripas_of
 
 
 def _check_range(rtt: RttTree, base: int, top: int) -> None:
-    if base >= top or (base | top) & (GRANULE_SIZE - 1) or not rtt.is_protected(top - 1):
+    if base >= top or (base | top) & GRANULE_OFFSET or not rtt.is_protected(top - 1):
         raise RsiError(RsiStatus.ERROR_INPUT)
 
 

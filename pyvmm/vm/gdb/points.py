@@ -4,10 +4,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from pyvmm.arch.bits import MASK64
 from pyvmm.host.debug import Access, Stop, Watch
 from pyvmm.vm.gdb.arguments import BadCommandError, numbers
-
-MASK64: Final = (1 << 64) - 1
 
 SOFTWARE, HARDWARE = 0, 1  # breakpoints, which are one to us
 #: Types of watchpoint: what they watch and what a stop calls them.
