@@ -9,7 +9,9 @@ from typing import Final
 import click
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.strict_json import Json
 from pyvmm.cli.verify import read_input
 from pyvmm.token.cbor import Malformed, Value
 from pyvmm.token.claims import (
@@ -21,7 +23,7 @@ from pyvmm.token.claims import (
     RealmKey,
     SwComponentKey,
 )
-from pyvmm.token.claimset import PLATFORM_NAME, REALM_NAME, Json, platform_json, realm_json
+from pyvmm.token.claimset import PLATFORM_NAME, REALM_NAME, platform_json, realm_json
 from pyvmm.token.compile import PROFILE_NAME, compile_token
 from pyvmm.token.cose import SEC1_UNCOMPRESSED, parse_cose_key
 from pyvmm.token.diag import diagnose
@@ -241,8 +243,8 @@ def compile_(  # noqa: D103  the help says it
     *, claims: str, cpak: Path, rak: Path, profile: str | None, output: Path | None, form: str
 ) -> None:
     try:
-        values: Json = json.loads(read_input(claims))
-    except (ValueError, RecursionError) as error:
+        values = strict_json.loads(read_input(claims))
+    except ValueError as error:
         raise UserError(f"{claims} is not JSON: {error}") from None
     data = compile_token(
         values,

@@ -7,9 +7,10 @@ What JSON or the claim tables have no word for is an object with one member: `{"
 
 import re
 from base64 import b64decode, b64encode
-from typing import Final, TypeAlias
+from typing import Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.strict_json import Json
 from pyvmm.token.cbor import Key, Tag, Value
 from pyvmm.token.claims import (
     EXTENSION_DEVICE,
@@ -20,8 +21,6 @@ from pyvmm.token.claims import (
 )
 from pyvmm.token.report import Payload
 from pyvmm.token.shapes import Array, Bytes, Either, Map, Member, Shape, Text
-
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 _KEY: Final = re.compile(r"-?[0-9]{1,20}")
 
@@ -125,6 +124,8 @@ def _from_json(json: Json, shape: Shape | None, where: str) -> Value:
     match json:
         case str():
             return _base64(json, where) if isinstance(shape, Bytes) else _text(json, where)
+        case bool():
+            return json
         case int():
             return _number(json, where)
         case list():
@@ -147,8 +148,8 @@ def _object(json: dict[str, Json], shape: Shape | None, where: str) -> Value:
         case {"float": str(text)}:
             return _float(text, where)
         case {"map": list(pairs)}:
-            return dict(_pair(pair, where) for pair in pairs)
-        case {"tag": [int(number), value]} if number >= 0:
+            return _map(pairs, where)
+        case {"tag": [int(number), value]} if number >= 0 and not isinstance(number, bool):
             return Tag(_number(number, where), _from_json(value, None, where))
         case _ if isinstance(shape, Map):
             return _members(json, shape, where)
@@ -164,7 +165,19 @@ def _members(json: dict[str, Json], shape: Map, where: str) -> Payload:
         if member is None and not _KEY.fullmatch(name):
             raise UserError(f"{where}: {name!r} is neither the name nor the key of a claim")
         key = _number(int(name), where) if member is None else int(member.key)
+        if key in payload:
+            raise UserError(f"{where}: the claim {name!r} is there twice")
         payload[key] = _from_json(value, member.shape if member else None, f"{where}.{name}")
+    return payload
+
+
+def _map(pairs: list[Json], where: str) -> Payload:
+    payload: Payload = {}
+    for pair in pairs:
+        key, value = _pair(pair, where)
+        if key in payload:
+            raise UserError(f"{where}: the key {key!r} is there twice")
+        payload[key] = value
     return payload
 
 

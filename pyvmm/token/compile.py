@@ -10,12 +10,12 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.strict_json import Json
 from pyvmm.token.cbor import encode
 from pyvmm.token.claims import HASH_SIZES, PlatformKey, RealmKey
 from pyvmm.token.claimset import (
     PLATFORM_NAME,
     REALM_NAME,
-    Json,
     platform_payload,
     realm_payload,
 )

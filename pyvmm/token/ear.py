@@ -9,6 +9,7 @@ Spec: draft-fv-rats-ear; draft-ietf-rats-ar4si; Veraison, "AR4SI for Arm CCA".
 from base64 import urlsafe_b64encode
 from typing import Final
 
+from pyvmm.arch.strict_json import Json
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import (
     Category,
@@ -22,7 +23,7 @@ from pyvmm.token.ar4si import (
     vector_of,
 )
 from pyvmm.token.claims import PLATFORM_PATHS, PlatformKey
-from pyvmm.token.claimset import Json, platform_json, realm_json
+from pyvmm.token.claimset import platform_json, realm_json
 from pyvmm.token.report import Check, Finding, Kind, Outcome, Report
 
 PROFILE: Final = "tag:github.com,2023:veraison/ear"

@@ -11,10 +11,11 @@ from uuid import NAMESPACE_URL, uuid5
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pyvmm.arch.strict_json import Json
 from pyvmm.token.cbor import Tag, Value, encode
 from pyvmm.token.claims import HASH_SIZES
 from pyvmm.token.ecdsa import load_public
-from pyvmm.token.reference import VERSION, ComponentValues, Json, PlatformValues, RealmValues
+from pyvmm.token.reference import VERSION, ComponentValues, PlatformValues, RealmValues
 
 Map = dict[int | str | bytes, Value]
 

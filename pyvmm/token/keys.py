@@ -1,6 +1,5 @@
 """Key files: public keys as SEC1 points, from PEM, DER or JWK."""
 
-import json
 from base64 import urlsafe_b64decode
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.strict_json import Json
 from pyvmm.token.claims import UEID_RANDOM
 from pyvmm.token.cose import SEC1_UNCOMPRESSED, Algorithm
 from pyvmm.token.ecdsa import CURVES, load_public, point_of, public_point
@@ -60,7 +61,7 @@ def load_public_key(data: bytes, source: str) -> bytes:
         raise UserError(f"{source} holds a private key; give the public one (openssl pkey -pubout)")
     try:
         return _load(data)
-    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
         what = " ".join(str(error).split())
         raise UserError(
             f"{source} is no public key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
@@ -75,7 +76,7 @@ def load_private_key(data: bytes, source: str) -> EllipticCurvePrivateKey:
     """
     try:
         return _load_private(data)
-    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
         what = " ".join(str(error).split())
         raise UserError(
             f"{source} is no private key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
@@ -105,21 +106,38 @@ def _load(data: bytes) -> bytes:
 
 
 def _load_private_jwk(text: bytes) -> EllipticCurvePrivateKey:
-    key = json.loads(text)
-    scalar = int.from_bytes(urlsafe_b64decode(key["d"] + "=="), "big")
-    return derive_private_key(scalar, CURVES[JWK_CURVES[key["crv"]]])
+    key = _jwk(text)
+    return derive_private_key(int.from_bytes(_octets(key, "d"), "big"), CURVES[_algorithm(key)])
 
 
 def _load_jwk(text: bytes) -> bytes:
-    key = json.loads(text)
+    key = _jwk(text)
     if key["kty"] != "EC" or "d" in key:
         raise ValueError("not a public JWK of type EC")
-    algorithm = JWK_CURVES[key["crv"]]
+    algorithm = _algorithm(key)
     point = bytes([SEC1_UNCOMPRESSED])
     for name in ("x", "y"):
-        coordinate = urlsafe_b64decode(key[name] + "==")
+        coordinate = _octets(key, name)
         if len(coordinate) != algorithm.coordinate_size:
             raise ValueError(f"{name} is not {algorithm.coordinate_size} bytes")
         point += coordinate
     load_public(point)
     return point
+
+
+def _jwk(text: bytes) -> dict[str, Json]:
+    key = strict_json.loads(text)
+    if not isinstance(key, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004  one kind of error
+    return key
+
+
+def _algorithm(key: dict[str, Json]) -> Algorithm:
+    return JWK_CURVES[str(key["crv"])]
+
+
+def _octets(key: dict[str, Json], name: str) -> bytes:
+    text = key[name]
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is not text")  # noqa: TRY004  one kind of error
+    return urlsafe_b64decode(text + "==")

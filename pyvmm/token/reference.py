@@ -3,17 +3,16 @@
 A file is JSON, described in docs/reference-values.schema.json; byte strings are hexadecimal.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
+from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.strict_json import Json
 from pyvmm.token.claims import HASH_SIZES, NUM_REMS, RPV_SIZE
 from pyvmm.token.keys import load_public_key, read_file
-
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 VERSION: Final = 1
 _DIGEST: Final = tuple(HASH_SIZES.values())
@@ -72,11 +71,12 @@ class ReferenceValues:
             UserError: it does not fit the schema.
         """
         try:
-            root: Json = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            root = strict_json.loads(data)
+        except ValueError as error:
             raise UserError(f"{source} is not JSON: {error}") from None
         members = _Members(root, source, {"version", "platform", "realm"})
-        if members.values.get("version") != VERSION:
+        version = members.values.get("version")
+        if version != VERSION or isinstance(version, bool):
             raise UserError(f"{source}: version is not {VERSION}")
         return cls(
             _platform(_Members(members.values.get("platform", {}), f"{source}: platform")),

@@ -4,17 +4,18 @@ The realm is built as for a run, by the real RMM, and no vCPU is started: so the
 right by construction, and the RMM tells each of its steps.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
+from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import RealmFlags, RealmParams
+from pyvmm.arch.strict_json import Json
 from pyvmm.devices.bus import Bus
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm.boot import make_config
@@ -118,20 +119,20 @@ def read_log(path: Path) -> list[Entry]:
     """
     try:
         with path.open("rb") as file:
-            log = json.loads(file.read(_MAX_LOG_SIZE))
+            log = strict_json.loads(file.read(_MAX_LOG_SIZE))
     except OSError as error:
         raise UserError(f"measurement log {path}: {error.strerror}: check the path") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         log = None
-    entries = log.get("log") if isinstance(log, dict) else None
-    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
-        raise UserError(
-            f"measurement log {path} is none: give what pyvmm measure --log --json wrote"
-        )
-    return entries
+    steps = log.get("log") if isinstance(log, dict) else None
+    if isinstance(steps, list):
+        entries = [step for step in steps if _is_entry(step)]
+        if len(entries) == len(steps):
+            return entries
+    raise UserError(f"measurement log {path} is none: give what pyvmm measure --log --json wrote")
 
 
-def _is_entry(entry: object) -> bool:
+def _is_entry(entry: Json) -> TypeGuard[Entry]:
     return (
         isinstance(entry, dict)
         and "step" in entry

@@ -195,6 +195,7 @@ def test_diff_sees_what_one_log_lacks(capsys: Capture, tmp_path: Path) -> None:
         b'{"log": 1}',
         b'{"log": [{}]}',
         b'{"log": [{"step": 1}]}',
+        b'{"log": [{"step": "a", "step": "b"}]}',
         b"\xff",
         b"[" * 9999,
     ],

@@ -276,6 +276,17 @@ def test_show_and_compile_go_round(run: Run) -> None:
     assert run(f"{line} --format hex")[1].startswith(b"d9018f")
 
 
+def test_compile_refuses_a_claim_that_is_there_twice(run: Run) -> None:
+    """One of them would be lost."""
+    _, claims, _ = run("token show --json token")
+    name = b'"cca-platform-config": '
+    twice = claims.replace(name, name + b'"", ' + name)
+    (run.where / "claims").write_bytes(twice)
+    code, out, err = run("token compile claims --cpak cpak.key --rak rak.key")
+    assert (code, out) == (2, b"")
+    assert err == "pyvmm: claims is not JSON: the member 'cca-platform-config' is there twice\n"
+
+
 def test_extract_gives_each_part(run: Run) -> None:
     """As the token carries them; the key as other tools take it."""
     _, platform, _ = run("token extract platform token")

@@ -128,6 +128,13 @@ def nested(depth: int) -> list[object]:
         ({PLATFORM_NAME: {"1": "\ud800"}, REALM_NAME: {}}, "is no text"),
         ({PLATFORM_NAME: {str(1 << 64): 1}, REALM_NAME: {}}, "64 bits"),
         ({PLATFORM_NAME: {"1": {"tag": [1 << 64, 1]}}, REALM_NAME: {}}, "64 bits"),
+        ({PLATFORM_NAME: {"1": {"tag": [True, 1]}}, REALM_NAME: {}}, "has one member"),
+        ({PLATFORM_NAME: {"1": 1, "01": 1}, REALM_NAME: {}}, "'01' is there twice"),
+        (
+            {PLATFORM_NAME: {"cca-platform-config": "", "2401": ""}, REALM_NAME: {}},
+            "'2401' is there twice",
+        ),
+        ({PLATFORM_NAME: {"1": {"map": [[7, 1], [7, 2]]}}, REALM_NAME: {}}, "key 7 is there twice"),
         ({PLATFORM_NAME: {}, REALM_NAME: {"1": nested(900)}}, "nested too deep"),
     ],
 )

@@ -84,6 +84,7 @@ def test_public_key_is_taken_on_each_curve(alg: Algorithm) -> None:
         (jwk(d="AA"), "not a public JWK"),
         (jwk(kty="RSA"), "not a public JWK"),
         (jwk(crv="secp256k1"), "secp256k1"),
+        (jwk().replace(b"{", b'{"crv": "P-256", '), "'crv' is there twice"),
         (jwk(x="AAAA"), "x is not 48 bytes"),
         (jwk(x=5), "is no public key"),
         (jwk(y=urlsafe_b64encode(bytes(48)).decode()), "is no public key"),
@@ -155,6 +156,13 @@ def test_private_key_is_taken_in_each_form() -> None:
         assert public_point(load_private_key(form, "key")) == POINT
 
 
+def test_private_key_with_a_member_twice_is_refused() -> None:
+    """Which of the two was meant?"""
+    twice = jwk(d="AA").replace(b"{", b'{"d": "AQ", ')
+    with pytest.raises(UserError, match=r"is no private key.*'d' is there twice"):
+        load_private_key(twice, "FILE")
+
+
 def test_private_key_behind_a_password_is_refused() -> None:
     """There is nobody to ask."""
     with pytest.raises(UserError, match="is no private key"):
@@ -209,6 +217,8 @@ def test_nothing_is_expected_where_nothing_is_said(root: dict[str, object]) -> N
         [],
         {},
         changed("version", 2),
+        changed("version", True),
+        changed("version", "1"),
         changed("misspelt", {}),
         changed("platform", []),
         changed("platform.implementation-id", "00" * 31),
@@ -237,6 +247,20 @@ def test_other_reference_values_are_one_line(root: object) -> None:
     assert str(error.value).startswith("FILE")
     assert "\n" not in str(error.value)
     assert not SCHEMA.is_valid(root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"version": 1, "version": 1}',
+        '{"version": 1, "realm": {"rim": "%s", "rim": "%s"}}' % ("00" * 32, "11" * 32),  # noqa: UP031
+        '{"version": 1, "platform": {"sw-components": [{"signer-id": "", "signer-id": ""}]}}',
+    ],
+)
+def test_a_member_that_is_there_twice_is_one_line(text: str) -> None:
+    """Other readers may see the one or the other."""
+    with pytest.raises(UserError, match=r"^FILE is not JSON: the member '.*' is there twice$"):
+        ReferenceValues.parse(text.encode(), "FILE")
 
 
 @given(st.binary(max_size=60))
