@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
@@ -34,6 +34,7 @@ from pyvmm.arch.psa import (
     PsaRequest,
     PsaStatus,
 )
+from pyvmm.arch.system import NoThreadError, connect_unix, start_thread
 
 TIMEOUT: Final = 30.0  # seconds: the HES answers in milliseconds, or something has stopped it
 _SIZE: Final = struct.Struct("<I")
@@ -74,7 +75,7 @@ class Mailbox:
                 return _exchange(self._stream, message)
             except TimeoutError:
                 self._stream.close()
-                raise HesError(f"the HES has not answered for {TIMEOUT:g} seconds") from None
+                raise _no_answer() from None
             except OSError:
                 self._stream.close()
                 raise HesError(f"the HES is gone (its last words are in {self._errors})") from None
@@ -112,6 +113,10 @@ class Mailbox:
         _trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _no_answer() -> HesError:
+    return HesError(f"the HES has not answered for {TIMEOUT:g} seconds")
 
 
 def _exchange(stream: socket.socket, message: bytes) -> bytes:
@@ -185,10 +190,13 @@ def _open(address: Path) -> socket.socket | None:
     stream.settimeout(TIMEOUT)
     try:
         with _short(address) as path:
-            stream.connect(path)
+            connect_unix(stream, path, TIMEOUT)
     except (FileNotFoundError, ConnectionRefusedError):
         stream.close()
         return None
+    except TimeoutError:
+        stream.close()
+        raise _no_answer() from None
     except BaseException:
         stream.close()
         raise
@@ -201,7 +209,7 @@ def _is_served(stream: socket.socket) -> bool:
         _exchange(stream, bytes(PsaRequest()))
     except TimeoutError:
         stream.close()
-        raise HesError(f"the HES has not answered for {TIMEOUT:g} seconds") from None
+        raise _no_answer() from None
     except ConnectionError:
         stream.close()
         return False
@@ -238,7 +246,8 @@ def _start(directory: Path, address: Path) -> socket.socket:
             theirs.close()
     ours.settimeout(TIMEOUT)
     # It may outlive this machine, for others; while we live, it leaves no zombie.
-    Thread(target=process.wait, name="hes", daemon=True).start()
+    with suppress(NoThreadError):
+        start_thread(Thread(target=process.wait, name="hes", daemon=True))
     return ours
 
 

@@ -9,8 +9,8 @@ import resource
 import selectors
 import socket
 import struct
+import time
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from hes.services import Outputs, serve
 from pyvmm.arch.psa import MAX_MESSAGE, PsaStatus
 
 _MAX_CLIENTS: Final = 256
+_PACE: Final = 0.01  # seconds until a client that could not be let in is tried again
 _OWN_FILES: Final = 32  # descriptors that we may need besides
 _SIZE: Final = struct.Struct("<I")
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid
@@ -148,8 +149,12 @@ class Server:
 
     def _accept(self) -> bool:
         """Take whoever waits; False if nobody does."""
-        with suppress(OSError):
+        try:
             self.add(self._listener.accept()[0])
+        except BlockingIOError:
+            pass
+        except OSError:  # out of descriptors: it waits
+            time.sleep(_PACE)
         return bool(self._connections)
 
     def _end(self) -> None:

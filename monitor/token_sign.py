@@ -18,6 +18,7 @@ from pyvmm.arch.rmmd import (
     TokenSignRequest,
     TokenSignResponse,
 )
+from pyvmm.arch.system import NoThreadError, start_thread
 
 MAX_REQUESTS: Final = 64
 _SHA384_SIZE: Final = 48
@@ -42,8 +43,8 @@ class TokenSigner:
                 return RmmdError.AGAIN
             self._num_requests += 1
         try:
-            Thread(target=self._sign, args=(request,), name="token-sign", daemon=True).start()
-        except RuntimeError:
+            start_thread(Thread(target=self._sign, args=(request,), name="token-sign", daemon=True))
+        except NoThreadError:
             with self._lock:
                 self._num_requests -= 1
             return RmmdError.AGAIN

@@ -5,6 +5,7 @@ conduit of the Non-secure state and the view of Non-secure memory, never an obje
 or the RMM.
 """
 
+import errno
 import json
 from collections.abc import Iterable
 from typing import Final
@@ -137,6 +138,8 @@ class Platform:
         try:
             self.machine = Machine(DRAM_BASE, dram_size(ram_size), num_cpus, clock)
         except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise  # told with all others of that kind
             raise UserError(
                 f"no memory for a guest of {ram_size // MIB}M ({error.strerror}): give less with -m"
             ) from error

@@ -13,6 +13,7 @@ from importlib import import_module
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import shortages
 from pyvmm.cli import streams
 from pyvmm.vm.exit_code import ExitCode, Failure
 
@@ -103,7 +104,8 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     streams.guard()
     try:
-        status = cli.main(prog_name="pyvmm", standalone_mode=False)
+        with shortages():
+            status = cli.main(prog_name="pyvmm", standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
         _refuse(str(error))

@@ -6,6 +6,7 @@ from typing import Unpack
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import check_open_files, shortage
 from pyvmm.cli.instances import code_of, directory, print_json
 from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
@@ -55,8 +56,10 @@ def create_instance(wish: Wish, place: Directory) -> None:
     """Make an instance; return when it is new.
 
     Raises:
+        UserError: something asked for is wrong, or not to be had.
         Failure: it could not be made; nothing of it is left.
     """
+    check_open_files()
     with Bar() as bar:
         for message in spawn(lambda tell: _own(wish, place, tell)):
             if message.is_ready:
@@ -102,4 +105,4 @@ def _take_name(owner: Owner, place: Directory) -> None:
         owner.log_to_file()
     except OSError as error:
         line = f"{place.path}: {error.strerror}: an instance needs some KiB there"
-        raise UserError(line) from None
+        raise UserError(shortage(error) or line) from None

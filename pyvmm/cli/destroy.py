@@ -1,5 +1,6 @@
 """pyvmm destroy: stop instances, by force if need be, and leave nothing of them."""
 
+import time
 from contextlib import suppress
 
 import click
@@ -33,15 +34,19 @@ def destroy(chosen: Chosen, *, timeout: float) -> int:
 
 def _destroy(directory: Directory, name: str, timeout: float) -> None:
     directory.find(name)
+    deadline = time.monotonic() + timeout
     try:
-        client = Client(directory.connect(name), name, timeout)
+        connection = directory.connect(name, timeout)
+    except TimeoutError:
+        process = directory.process(name)
+        if process is not None:
+            with process:
+                process.end(0)
     except OSError:
-        directory.clean_up(name)
-        return
-    with client:
-        with suppress(Failure):  # it ends just now, or hangs
-            client.api.destroy()
-        if not client.wait_gone(timeout):
-            client.kill()
-            client.wait_gone(None)
+        pass  # it is dead
+    else:
+        with Client(connection, name, max(deadline - time.monotonic(), 0)) as client:
+            with suppress(Failure):  # it ends just now, or hangs
+                client.api.destroy()
+            client.process.end(deadline - time.monotonic())
     directory.clean_up(name)

@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import start_thread
 from pyvmm.cli.instances import complete, directory, parse_variables, print_json
 from pyvmm.cli.streams import output_failure
 from pyvmm.vm.api import MUCH_FED
@@ -91,7 +92,7 @@ def exec_(
         if no_input or _is_in_background():
             client.api.exec_end_input(number)
         else:
-            threading.Thread(target=execution.type, args=(number,), daemon=True).start()
+            start_thread(threading.Thread(target=execution.type, args=(number,), daemon=True))
         code = execution.follow(number, timeout)
     if wants_json:
         print_json(execution.executed())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyvmm.arch.events import EventStream
+from pyvmm.arch.system import NoThreadError
 from pyvmm.cli.trace import Trace
 from pyvmm.vm import options as vm
 from pyvmm.vm.api import State, Status
@@ -52,13 +53,17 @@ class Owner:
         """Take the name and serve its socket, until the end of `live`.
 
         Raises:
-            UserError: the name is taken, or none.
+            UserError: the name is taken, or none; or there is no thread for the server.
             OSError: the directory takes nothing.
         """
         claim = self._claim = directory.claim(self.lifecycle.status)
         self._server = Server(claim.listener, self.lifecycle)
         self.lifecycle.subscribe(self._write)
-        self._server.start()
+        try:
+            self._server.start()
+        except NoThreadError:
+            self._release()
+            raise
 
     def log_to_file(self) -> None:
         """Say what is for nobody in a file of the instance, from now on.

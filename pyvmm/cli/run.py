@@ -4,6 +4,7 @@ from typing import Unpack
 
 import click
 
+from pyvmm.arch.system import check_open_files
 from pyvmm.cli.instances import told
 from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
@@ -45,6 +46,7 @@ def run_instance(wish: Wish) -> int:
         UserError: something asked for is wrong; nothing was started then.
         Failure: the guest could not be made.
     """
+    check_open_files()
     owner, terminal, bar = Owner(wish), Terminal(), Bar()
     try:
         owner.claim(Directory.of_user())

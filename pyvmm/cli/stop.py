@@ -34,7 +34,7 @@ def _stop(directory: Directory, name: str, timeout: float | None) -> None:
         with connect(directory, name, timeout) as client:
             with suppress(Gone):
                 client.api.stop()
-            has_ended = client.wait_gone(timeout)
+            has_ended = client.process.wait(timeout)
     except NoAnswer:
         has_ended = False
     except Gone:  # just now

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from pyvmm.arch.system import start_thread
+
 Callback = Callable[[], None]
 
 
@@ -61,8 +63,12 @@ class IoLoop:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start serving."""
-        self._thread.start()
+        """Start serving.
+
+        Raises:
+            NoThreadError: the system has no thread to spare.
+        """
+        start_thread(self._thread)
 
     def stop(self) -> None:
         """Stop serving; returns when no callback runs any more."""

@@ -12,6 +12,7 @@ from operator import ge
 from threading import Condition, Thread
 
 from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
+from pyvmm.arch.system import start_thread
 from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
 from pyvmm.host.guest import ExitKind, Outcome, Progress
 from pyvmm.host.vgic import Vgic
@@ -62,15 +63,17 @@ class Vcpus:
         self._threads: list[Thread] = []
 
     def start(self) -> None:
-        """Let CPU 0 run and park the others."""
+        """Let CPU 0 run and park the others.
+
+        Raises:
+            NoThreadError: not all of them have a thread; `finish` ends those that have.
+        """
         with self._changed:
             self._update()
-        self._threads = [
-            Thread(target=self._main, args=(cpu,), name=f"vcpu{cpu}", daemon=True)
-            for cpu in range(len(self.running))
-        ]
-        for thread in self._threads:
-            thread.start()
+        for cpu in range(len(self.running)):
+            thread = Thread(target=self._main, args=(cpu,), name=f"vcpu{cpu}", daemon=True)
+            start_thread(thread)
+            self._threads.append(thread)
 
     def power_on(self, cpu: int, prepare: Callable[[], None]) -> bool:
         """Turn a vCPU on after ``prepare`` set its registers; False if it was on."""

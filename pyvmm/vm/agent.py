@@ -12,6 +12,7 @@ from struct import Struct
 from typing import Final, Protocol
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import start_thread
 from pyvmm.vm.agent_command import (
     NUMBER_PAYLOAD,
     REASONS,
@@ -134,7 +135,7 @@ class AgentClient:
         """
         with self.start(argv, env) as command:
             feeder = threading.Thread(target=_feed, args=(command, stdin, timeout), daemon=True)
-            feeder.start()
+            start_thread(feeder)
             return collect(command, timeout)
 
     def attest(self, challenge: bytes, timeout: float | None = None) -> bytes:

@@ -1,14 +1,9 @@
 """A client of instances: the typed `Api` of one that lives, and what it tells unasked."""
 
-import os
-import select
-import signal
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
 from typing import Final, Self, cast
 
@@ -30,14 +25,18 @@ from pyvmm.vm.api import (
 )
 from pyvmm.vm.directory import Directory, check_name
 from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.process import Process, peer
 from pyvmm.vm.rpc import Id, Request, Response, Stream, message, parse
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 PATIENCE: Final = 30.0  # seconds for an answer
 
 
 class NoAnswer(Failure):
     """The instance lives, and does not answer."""
+
+    def __init__(self, name: str) -> None:
+        line = f"{name} does not answer: pyvmm destroy {name} ends it"
+        super().__init__(ExitCode.UNREACHABLE, line)
 
 
 class Gone(Failure):
@@ -57,7 +56,7 @@ class Client:
         self.patience = patience  # seconds for an answer; None: for ever
         self.api = cast("Api", Proxy(METHODS, self._call))
         self._stream = Stream(connection)
-        self._process = _process_behind(connection)
+        self.process = Process(peer(connection)[0])
         self._ids = count(1)
         self._posted: dict[Id, Callable[[], None]] = {}
         self._told: deque[Request] = deque()
@@ -76,9 +75,7 @@ class Client:
         """Hang up for good."""
         self._stream.hang_up()
         self._stream.close()
-        if self._process is not None:
-            os.close(self._process)
-            self._process = None
+        self.process.close()
 
     # --- calls ------------------------------------------------------------------------------
 
@@ -90,8 +87,7 @@ class Client:
             if isinstance(response, Response) and response.id == id_:
                 return self._result(method, response)
             if response is None:
-                line = f"{self.name} does not answer: pyvmm destroy {self.name} ends it"
-                raise NoAnswer(ExitCode.UNREACHABLE, line)
+                raise NoAnswer(self.name)
 
     def post(self, method: str, params: dict[str, object], then: Callable[[], None]) -> None:
         """Call without waiting; ``then`` is called by `listen` when the answer comes."""
@@ -157,22 +153,6 @@ class Client:
     def _gone(self) -> Gone:
         return Gone(ExitCode.UNREACHABLE, f"{self.name} has ended without an answer")
 
-    # --- the process ------------------------------------------------------------------------
-
-    def wait_gone(self, timeout: float | None) -> bool:
-        """Wait for the end of the process; tell whether it came in time."""
-        if self._process is None:
-            return True
-        poll = select.poll()
-        poll.register(self._process, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1000))
-
-    def kill(self) -> None:
-        """End the process by force; its guest loses what it has not written."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._process, signal.SIGKILL)
-
 
 def connect(directory: Directory, name: str, patience: float | None = PATIENCE) -> Client:
     """Connect to an instance that lives; ``patience`` is how long (seconds) answers may take.
@@ -182,8 +162,11 @@ def connect(directory: Directory, name: str, patience: float | None = PATIENCE) 
         Failure: it is dead, or of another age.
     """
     check_name(name)
+    promptly = PATIENCE if patience is None else patience  # it has nothing to wait for
     try:
-        client = Client(directory.connect(name), name, patience)
+        client = Client(directory.connect(name, promptly), name, promptly)
+    except TimeoutError:
+        raise NoAnswer(name) from None
     except OSError:
         raise _not_there(directory.find(name)) from None
     try:
@@ -195,6 +178,7 @@ def connect(directory: Directory, name: str, patience: float | None = PATIENCE) 
         client.close()
         line = f"{name} is of pyvmm {version.pyvmm}, which speaks another API: use that"
         raise Failure(ExitCode.UNREACHABLE, line)
+    client.patience = patience
     return client
 
 
@@ -203,13 +187,3 @@ def _not_there(status: Status) -> Exception:
     if status.state == State.STOPPED:
         return UserError(f"{name} is shut off: pyvmm destroy {name}, and create it anew")
     return Failure(ExitCode.UNREACHABLE, f"{name} is dead: pyvmm destroy {name} cleans up")
-
-
-def _process_behind(connection: socket.socket) -> int | None:
-    """Return a descriptor of the process at the other end; None if there is none any more."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, _, _ = _CREDENTIALS.unpack(raw)
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None

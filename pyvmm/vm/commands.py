@@ -6,6 +6,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import NoThreadError
 from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.agent_command import AgentError, Command, Output
 from pyvmm.vm.api import MUCH_FED, CommandNotifications
@@ -31,14 +32,19 @@ class Commands:
         """Start a command, and tell of it from now on; return its number.
 
         Raises:
-            UserError: the guest's agent does not, or there is none.
+            UserError: the guest's agent does not, there is none, or no thread for the command.
         """
         running = _Running(agent.start(argv, env, directory))
         self._last_number += 1
         number = self._last_number
         self._running[number] = running
-        self._pump(lambda: self._tell_output(number, running))
-        self._pump(lambda: running.feed(lambda size: self._tell.exec_taken(number, size)))
+        try:
+            self._pump(lambda: running.feed(lambda size: self._tell.exec_taken(number, size)))
+            self._pump(lambda: self._tell_output(number, running))
+        except NoThreadError:
+            running.close()
+            del self._running[number]
+            raise
         return number
 
     def write(self, number: int, data: bytes) -> None:

@@ -25,8 +25,10 @@ import msgspec
 from msgspec.structs import replace
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import connect_unix
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.leftover import SocketNote, remove_noted
+from pyvmm.vm.process import Process
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MAX_SOCKET_PATH: Final = 107  # bytes, by sockaddr_un
@@ -158,7 +160,7 @@ class Directory:
             if old is not None and old.state == State.STOPPED:
                 raise UserError(f"{name} is shut off: pyvmm destroy {name} first")
             if old is not None and old.state != State.DEAD:
-                raise UserError(f"{name} is {old.state} already: choose another --name")
+                raise UserError(f"{name} is {old.state} already: choose another name")
             self.remove(name)
             self.home(name).mkdir(mode=0o700)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -222,23 +224,32 @@ class Directory:
         except OSError:
             return None
 
-    def connect(self, name: str) -> socket.socket:
+    def connect(self, name: str, patience: float) -> socket.socket:
         """Connect to an instance.
 
         Raises:
+            TimeoutError: it lives, and has not taken anybody for so many seconds.
             OSError: it does not live.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._connect(connection, name)
+            self._connect(connection, name, patience)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _connect(self, connection: socket.socket, name: str) -> None:
+    def _connect(self, connection: socket.socket, name: str, patience: float) -> None:
         with _short(self.socket_path(name)) as path:
-            connection.connect(path)
+            connect_unix(connection, path, patience)
+
+    def process(self, name: str) -> Process | None:
+        """Return the process of an instance, by its state file; None if it does not live."""
+        process = Process(self.find(name).pid)
+        if self._lives(name):  # so nobody else can have got the number before we had the process
+            return process
+        process.close()
+        return None
 
     def clean_up(self, name: str) -> None:
         """Remove what is left of an instance whose process has ended.
@@ -282,10 +293,9 @@ class Directory:
 
     def _lives(self, name: str) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.setblocking(False)
             try:
-                self._connect(connection, name)
-            except BlockingIOError:
+                self._connect(connection, name, 0)
+            except TimeoutError:
                 return True  # it listens, and is too busy to answer
             except OSError:
                 return False

@@ -48,6 +48,7 @@ def remove_dead(path: Path) -> None:
     """
     if stat.S_ISSOCK(path.lstat().st_mode):
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)  # somebody may listen, and be too busy to answer
             if probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
                 path.unlink()
 

@@ -17,6 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import shortages
 from pyvmm.host.guest import ExitKind
 from pyvmm.host.machine import Usage
 from pyvmm.vm.agent import AgentClient
@@ -106,7 +107,7 @@ class Lifecycle:
         """
         code, reason = ExitCode.INTERNAL, "a defect of pyvmm"
         try:
-            with EndSignals(self.quit):
+            with shortages(), EndSignals(self.quit):
                 code, reason = self._live(assemble, timeout, report, is_started=is_started)
         except Failure as failure:
             code, reason = failure.code, str(failure)

@@ -6,7 +6,6 @@ Only processes of the same user, or of root, are heard.
 import os
 import select
 import socket
-import struct
 import threading
 import time
 import traceback
@@ -20,6 +19,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import NoThreadError, shortages, start_thread
 from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.api import (
     API_VERSION,
@@ -40,9 +40,9 @@ from pyvmm.vm.api import (
 from pyvmm.vm.commands import Commands
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.lifecycle import Lifecycle
+from pyvmm.vm.process import peer
 from pyvmm.vm.rpc import ErrorCode, Id, Request, Response, RpcError, Stream, message
 
-_CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _ROOT: Final = 0
 _CHUNK: Final = 64 << 10  # bytes of console output in a message at most
 _PACE: Final = 0.005  # seconds until a guest that was behind is looked at again
@@ -93,32 +93,45 @@ class Server:
         while all(fd != self._wakeup for fd, _ in poll.poll()):
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
+            except (OSError, MemoryError):
                 time.sleep(_PACE)  # out of descriptors: a client will go
                 continue
-            if not _is_friend(connection):
-                connection.close()
-                continue
-            session = Session(Stream(connection), self._lifecycle)
-            thread = threading.Thread(
-                target=self._serve, args=(session,), name="api-session", daemon=True
-            )
-            with self._lock:
-                self._sessions[session] = thread
-            thread.start()
+            try:
+                if _is_friend(connection):
+                    self._admit(connection)
+                    continue
+            except (OSError, MemoryError, NoThreadError):
+                pass  # what has run out costs this client
+            connection.close()
+
+    def _admit(self, connection: socket.socket) -> None:
+        """Start a client's thread; who cannot have one is hung up on."""
+        session = Session(Stream(connection), self._lifecycle)
+        thread = threading.Thread(
+            target=self._serve, args=(session,), name="api-session", daemon=True
+        )
+        with self._lock:
+            self._sessions[session] = thread
+        try:
+            start_thread(thread)
+        except BaseException:
+            self._forget(session)
+            raise
 
     def _serve(self, session: "Session") -> None:
         try:
             session.serve()
         finally:
-            with self._lock:
-                del self._sessions[session]
+            session.hang_up()
+            self._forget(session)
+
+    def _forget(self, session: "Session") -> None:
+        with self._lock:
+            del self._sessions[session]
 
 
 def _is_friend(connection: socket.socket) -> bool:
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(raw)
-    return uid in {_ROOT, os.geteuid()}
+    return peer(connection)[1] in {_ROOT, os.geteuid()}
 
 
 class Session:
@@ -187,7 +200,8 @@ class Session:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _refusal(id_, ErrorCode.INVALID_PARAMS, str(error))
         try:
-            result = getattr(self, method.name)(**asdict(params))
+            with shortages():
+                result = getattr(self, method.name)(**asdict(params))
         except UserError as error:
             return _refusal(id_, ExitCode.BAD_INPUT, str(error))
         except Failure as failure:
@@ -328,8 +342,9 @@ class Session:
                 tell()
 
         self._pumps = [pump for pump in self._pumps if pump.is_alive()]
-        self._pumps.append(threading.Thread(target=run, name="api-pump", daemon=True))
-        self._pumps[-1].start()
+        thread = threading.Thread(target=run, name="api-pump", daemon=True)
+        start_thread(thread)
+        self._pumps.append(thread)
 
     def _tell_states(self) -> None:
         while (status := self._states.get()) is not None:

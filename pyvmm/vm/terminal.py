@@ -18,6 +18,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
+from pyvmm.arch.system import NoThreadError, start_thread
 from pyvmm.vm.exit_code import ExitCode
 
 _ESCAPE: Final = 0x01  # Ctrl-A
@@ -137,10 +138,11 @@ class Terminal:
             self._saved = termios.tcgetattr(self._in_fd)
             self._is_raw = True
             tty.setraw(self._in_fd, termios.TCSADRAIN)
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._feed, args=(console, quit_, is_ready), name="pyvmm-terminal", daemon=True
         )
-        self._thread.start()
+        start_thread(thread)
+        self._thread = thread
 
     def stop(self) -> None:
         """End the feeding."""
@@ -245,7 +247,12 @@ class EndSignals:
             return
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread = threading.Thread(target=self._listen, name="pyvmm-signals", daemon=True)
-        self._thread.start()
+        try:
+            start_thread(self._thread)
+        except NoThreadError:
+            os.close(self._reader)
+            os.close(self._writer)
+            raise
         self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in self._numbers:
             self._old[number] = signal.signal(number, lambda *_: None)

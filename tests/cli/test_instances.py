@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import time
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.vm.exit_code import ExitCode
-from tests.boot.command import PYVMM, pyvmm
+from tests.boot.command import PYVMM, call, pyvmm
 from tests.boot.shell import PATIENCE
 from tests.cli.inside import verb
 from tests.cli.instance import (
@@ -80,15 +81,47 @@ def test_what_cannot_be_made_leaves_nothing(runtime: Path, tmp_path: Path) -> No
         assert left(runtime) == [] if runtime.exists() else True
 
 
+@pytest.mark.parametrize("arguments", ["run -m 64", "create r1 -m 64"])
+def test_too_few_open_files_are_one_line(runtime: Path, arguments: str) -> None:
+    """Told before anything is made."""
+    ended = call("sh", "-c", f"ulimit -n 8; exec {PYVMM} {arguments}")
+    line = "pyvmm: at most 8 open files: a guest needs 64 (ulimit -n 64)\n"
+    assert result(ended) == (ExitCode.BAD_INPUT, "", line)
+    assert not runtime.exists() or left(runtime) == []
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_destroy_ends_what_does_not_answer(runtime: Path, tmp_path: Path, *, is_full: bool) -> None:
+    """In its time, even where as many wait to be let in as may; other verbs say so."""
+    pid = create("r1", *VM, kernel(tmp_path, IDLE))
+    os.kill(pid, signal.SIGSTOP)
+    with ExitStack() as stack:
+        while is_full:
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            try:
+                waiting.connect(str(runtime / "r1.sock"))
+            except BlockingIOError:
+                break
+        assert status("r1")["state"] == "new"
+        line = "pyvmm: r1 has not ended in time: pyvmm destroy r1 uses force\n"
+        assert result(verb("stop", "r1", "--timeout", "0.2")) == (ExitCode.TIMEOUT, "", line)
+        start = time.monotonic()
+        assert result(verb("destroy", "r1", "--timeout", "1")) == DONE
+        assert 1 <= time.monotonic() - start < PATIENCE
+    assert is_gone(pid)
+    assert left(runtime) == []
+
+
 def test_one_of_two_gets_the_name(tmp_path: Path) -> None:
     """The other is told, whoever comes first."""
     with running("create", "r1", *VM) as one, running("create", "r1", *VM) as other:
         errors = [each.communicate(timeout=PATIENCE)[1] for each in (one, other)]
     assert {one.returncode, other.returncode} == {ExitCode.OK, ExitCode.BAD_INPUT}
-    line = rb"pyvmm: r1 is (building|new) already: choose another --name\n"
+    line = rb"pyvmm: r1 is (building|new) already: choose another name\n"
     assert re.fullmatch(line, max(errors))
     ended = pyvmm("run", "--name", "r1", kernel(tmp_path, IDLE))
-    assert result(ended) == (2, "", "pyvmm: r1 is new already: choose another --name\n")
+    assert result(ended) == (2, "", "pyvmm: r1 is new already: choose another name\n")
 
 
 def test_run_is_an_instance_like_any_other(runtime: Path, tmp_path: Path) -> None:

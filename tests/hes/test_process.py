@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 from hes import client
 from hes.client import HesError, Mailbox
 from pyvmm.arch.psa import HesService, PsaRequest
+from tests.shortage import refuse_threads
 
 PATIENCE = 60.0
 #: Connects, switches a machine on and off, as often as asked.
@@ -238,4 +240,31 @@ def test_hes_that_does_not_start_is_told(
         assert "\n" not in str(error.value)
     with Mailbox(directory) as mailbox:
         mailbox.ask(HesService.POWER_ON, b"g1")
+    wait_for_end(directory)
+
+
+def test_who_comes_when_too_many_wait_waits_as_well(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is told in one line that there was no answer."""
+    monkeypatch.setattr(client, "TIMEOUT", 0.3)
+    address = directory / client._address()
+    directory.mkdir(mode=0o700)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(address))
+        listener.listen(0)
+        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(address))
+        with pytest.raises(HesError, match="has not answered for"):
+            Mailbox(directory)
+
+
+@pytest.mark.filterwarnings("ignore:subprocess", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_machine_without_a_thread_to_spare_has_its_hes(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread only keeps the process table tidy."""
+    refuse_threads(monkeypatch, "hes")
+    with Mailbox(directory) as mailbox:
+        assert mailbox.ask(HesService.STATUS)
     wait_for_end(directory)

@@ -1,9 +1,11 @@
 """The loop: many mailboxes, bad ones among them, and nobody waits for another."""
 
+import errno
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +26,7 @@ from pyvmm.arch.psa import (
     PsaStatus,
 )
 from tests.hes.rig import Answer, parse_reply, request
+from tests.shortage import BusyListener
 
 PATIENCE = 30.0
 PUBLIC_KEY = request(
@@ -235,3 +238,20 @@ def test_address_of_another_is_left_alone(tmp_path: Path) -> None:
         loop.first.close()
         loop.thread.join(PATIENCE)
         assert loop.address.exists()
+
+
+def test_a_client_waits_while_it_cannot_be_let_in(tmp_path: Path) -> None:
+    """For a descriptor; and the processor is not kept busy meanwhile."""
+    loop = Loop(tmp_path)
+    busy = BusyListener(loop.server._listener, *[errno.EMFILE] * 20)
+    loop.thread.start()
+    with loop.first, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.server, "_listener", busy)
+        start = time.monotonic()
+        with loop.connect() as stream:
+            assert ask(stream, STATUS).status is PsaStatus.SUCCESS
+        assert time.monotonic() - start > 0.1
+        assert not busy.failures
+        patch.undo()
+    loop.thread.join(PATIENCE)
+    assert not loop.thread.is_alive()

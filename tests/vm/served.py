@@ -31,7 +31,7 @@ class Served:
 
     def raw(self) -> socket.socket:
         """Connect without a client."""
-        connection = self._stack.enter_context(self.directory.connect("r1"))
+        connection = self._stack.enter_context(self.directory.connect("r1", 10))
         connection.settimeout(10)
         return connection
 

@@ -11,6 +11,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.vm.api import MUCH_FED, State
 from pyvmm.vm.client import Client, Gone, connect
 from pyvmm.vm.directory import Directory
+from tests.shortage import refuse_threads
 from tests.vm.agent_instance import Running
 from tests.vm.agent_program import compile_here
 from tests.vm.stage import Living
@@ -202,3 +203,20 @@ def test_threads_of_commands_end_with_them(client: Client) -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_command_without_a_thread_is_refused_and_ended(
+    client: Client, running: Running, monkeypatch: pytest.MonkeyPatch, spare: int
+) -> None:
+    """Whichever of its threads is missing; the connection and the others go on."""
+    with monkeypatch.context() as patch:
+        refuse_threads(patch, "api-pump", spare)
+        with pytest.raises(UserError, match="no thread"):
+            client.api.exec_start(["sleep", "1000"])
+    assert client.api.status().state == State.RUNNING
+    agent = running.living.lifecycle.agent
+    deadline = time.monotonic() + PATIENCE
+    while agent._commands:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -21,6 +21,7 @@ from pyvmm.vm.client import Client, Gone, NoAnswer, connect
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.rpc import MAX_LINE
+from tests.shortage import ACCEPT_FAILURES, BusyListener, refuse_threads
 from tests.vm.served import Served
 from tests.vm.stage import show
 
@@ -277,7 +278,7 @@ def test_a_notification_gets_no_answer(served: Served) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_harm_the_instance(served: Served, noise: bytes) -> None:
     """Whatever comes, others are served."""
-    with served.directory.connect("r1") as connection:
+    with served.directory.connect("r1", 10) as connection:
         connection.sendall(noise)
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(10)
@@ -295,7 +296,7 @@ def test_clients_that_hang_up_at_once_leave_nothing(served: Served) -> None:
     """Not a thread, not a descriptor."""
     threads, files = threading.active_count(), num_files()
     for _ in range(50):
-        served.directory.connect("r1").close()
+        served.directory.connect("r1", 10).close()
     with connect(served.directory, "r1") as client:
         client.api.console_attach()
         client.api.watch()
@@ -303,3 +304,52 @@ def test_clients_that_hang_up_at_once_leave_nothing(served: Served) -> None:
     while (threading.active_count(), num_files()) != (threads, files):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_client_without_a_thread_costs_nobody_else(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is hung up on; the next one finds everything as it was."""
+    with monkeypatch.context() as patch:
+        refuse_threads(patch, "api-session")
+        with pytest.raises(Gone):
+            connect(served.directory, "r1")
+    assert served.client().api.status().state == State.NEW
+
+
+def test_a_client_waits_while_nobody_can_be_let_in(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a descriptor, or for memory."""
+    busy = BusyListener(served.claim.listener, *ACCEPT_FAILURES)
+    monkeypatch.setattr(served.server, "_listener", busy)
+    assert served.client().api.status().state == State.NEW
+    assert not busy.failures
+
+
+@pytest.mark.parametrize("method", ["watch", "console_attach"])
+def test_a_request_without_a_thread_is_refused(
+    served: Served, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """In one line; the connection goes on."""
+    client = served.client()
+    refuse_threads(monkeypatch, "api-pump")
+    with pytest.raises(UserError, match="no thread"):
+        getattr(client.api, method)()
+    assert client.api.status().state == State.NEW
+
+
+def test_who_takes_nobody_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verb waits some seconds for a place; the instance is there all the same."""
+    directory = Directory(tmp_path / "pyvmm")
+    monkeypatch.setattr("pyvmm.vm.directory._BACKLOG", 0)
+    status = Status(
+        name="r1", state=State.RUNNING, pid=1, kind="vm", num_cpus=1, ram_size=0, created=0
+    )
+    claim = directory.claim(status)
+    with directory.connect("r1", 0):
+        for patience in (0.1, 0):
+            with pytest.raises(NoAnswer, match="pyvmm destroy r1 ends it"):
+                connect(directory, "r1", patience)
+        assert directory.find("r1") == status
+    claim.listener.close()

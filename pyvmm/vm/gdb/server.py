@@ -5,6 +5,7 @@ running and without a trace.  Nothing that a peer sends ends anything but its ow
 """
 
 import socket
+import time
 from contextlib import suppress
 from typing import Final
 
@@ -19,6 +20,7 @@ from pyvmm.vm.options import GdbAddress
 
 LOOPBACK: Final = "127.0.0.1"
 _CHUNK: Final = 1 << 16
+_PACE: Final = 0.01  # seconds until a debugger that could not be let in is tried again
 #: Answers that wait for a peer that does not read; it asked for each of them.
 _MAX_UNSENT: Final = 1 << 20
 
@@ -88,7 +90,10 @@ class GdbServer:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it has gone again
+        except BlockingIOError:  # it has gone again
+            return
+        except OSError:  # out of descriptors: it waits
+            time.sleep(_PACE)
             return
         self._loop.remove_reader(self._listener.fileno())
         self._session = _Session(connection, self._loop, Stub(self._port, self._guest))

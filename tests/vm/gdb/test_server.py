@@ -1,8 +1,10 @@
 """The socket: who may connect, what a peer can do to it, and what is left when it is gone."""
 
+import errno
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from pyvmm.vm.gdb.server import GdbServer, listen
 from pyvmm.vm.gdb.stub import commands
 from pyvmm.vm.options import GdbAddress
 from tests.host.debug_rig import CODE, DATA, PATIENCE, STORE, Rig, wait_until
+from tests.shortage import BusyListener
 from tests.vm.gdb.client import Client, Stopped
 
 PC = 32
@@ -292,3 +295,16 @@ def test_a_server_leaves_nothing_behind(tmp_path: Path) -> None:
         served.server.close()
         assert "pyvmm-gdb" not in {thread.name for thread in threading.enumerate()}
         assert open_files() <= before
+
+
+def test_a_debugger_waits_while_it_cannot_be_let_in(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a descriptor; and the processor is not kept busy meanwhile."""
+    busy = BusyListener(served.server._listener, *[errno.EMFILE] * 20)
+    monkeypatch.setattr(served.server, "_listener", busy)
+    start = time.monotonic()
+    with served.connect() as client:
+        client.send("?")
+        assert client.receive()
+    assert time.monotonic() - start > 0.1
