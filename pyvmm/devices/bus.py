@@ -27,7 +27,10 @@ class MmioDevice(Protocol):
         ...
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Take the value; only its low ``size`` bytes count."""
+        """Take the value; only its low ``size`` bytes count.
+
+        Raises ``RepeatAccess`` if the vCPU has to write once more.
+        """
         ...
 
 

@@ -35,7 +35,10 @@ class Bus(Protocol):
         """Return the value of a read of 1, 2, 4 or 8 bytes."""
 
     def write(self, addr: int, size: int, value: int, /) -> None:
-        """Do a write of 1, 2, 4 or 8 bytes."""
+        """Do a write of 1, 2, 4 or 8 bytes.
+
+        Raises ``RepeatAccess`` if the vCPU has to do it again, once it may run.
+        """
 
 
 class GuestMemory(Protocol):
@@ -129,6 +132,10 @@ class Guest(Protocol):
     @property
     def outcome(self) -> Outcome | None:
         """How it ended; None while it runs."""
+
+    @property
+    def is_halting(self) -> bool:
+        """Whether vCPUs are to stand still: devices then hold up none for long."""
 
     @property
     def reason(self) -> str:

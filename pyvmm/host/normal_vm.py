@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pyvmm.arch.bits import MASK32, MASK64
+from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.esr import (
     EC_SHIFT,
     ESR_ABORT,
@@ -241,7 +242,10 @@ class NormalVm(VcpuGuest):
         register = esr >> 16 & 0x1F
         if esr & WNR:
             value = context.x[register] if register != 31 else 0
-            self._bus.write(ipa, size, value & (1 << 8 * size) - 1)
+            try:
+                self._bus.write(ipa, size, value & (1 << 8 * size) - 1)
+            except RepeatAccess:
+                return MMIO  # the PC is still at the store
         elif register != 31:
             context.x[register] = extend(self._bus.read(ipa, size), size, esr)
         else:

@@ -8,6 +8,7 @@ Spec: DEN0137 1.0, RmiRecRun, RMI_REC_ENTER.
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.esr import EC_SHIFT, ESR_ABORT, ESR_SYSREG, ExceptionClass, ipa_of
 from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.pas import GRANULE_OFFSET
@@ -228,7 +229,10 @@ class Rec:
             return INJECT_SEA
         size = 1 << (esr >> 22 & 3)
         if esr & WNR:
-            self._bus.write(addr, size, words[EXIT_GPRS] & (1 << 8 * size) - 1)
+            try:
+                self._bus.write(addr, size, words[EXIT_GPRS] & (1 << 8 * size) - 1)
+            except RepeatAccess:
+                return 0  # not emulated: the realm is entered at the store
         else:
             words[ENTER_GPRS] = self._bus.read(addr, size)
         return EMUL_MMIO

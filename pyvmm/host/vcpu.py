@@ -48,6 +48,7 @@ class Vcpus:
     ) -> None:
         """``run`` and ``kick`` take the index of a vCPU; CPU 0 begins powered on."""
         self.running = [False] * num_cpus
+        self.is_halting = False  # some are to stand still
         self.exits = [[0] * len(ExitKind) for _ in range(num_cpus)]  # by ExitKind
         self.outcome: Outcome | None = None
         self.reason = ""
@@ -171,6 +172,7 @@ class Vcpus:
     def _update(self) -> None:
         """Recompute who may run; the lock is held."""
         may_run = self.outcome is None and not self._is_paused
+        self.is_halting = not may_run or any(self._is_held)
         for cpu, is_on in enumerate(self._is_on):
             was_running = self.running[cpu]
             self.running[cpu] = is_on and may_run and not self._is_held[cpu]
@@ -214,6 +216,11 @@ class VcpuGuest(ABC):
     def outcome(self) -> Outcome | None:
         """How it ended; None while it runs."""
         return self._vcpus.outcome
+
+    @property
+    def is_halting(self) -> bool:
+        """Whether vCPUs are to stand still: devices then hold up none for long."""
+        return self._vcpus.is_halting
 
     @property
     def reason(self) -> str:

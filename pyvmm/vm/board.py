@@ -138,6 +138,7 @@ class Board:
             self.dma,
             self._irq(machine.VIRTIO_SPI + slot),
             access_platform=self._options.realm is not None,
+            is_halting=lambda: self._guest.is_halting,
         )
         self.devices[f"{name}{slot}"] = device
         self._bus.add(machine.virtio_base(slot), machine.VIRTIO_STRIDE, transport, f"{name}{slot}")

@@ -1,12 +1,13 @@
 """The driver's side of virtio: builds descriptor chains in a guest memory made of a bytearray."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from struct import pack, pack_into, unpack_from
 from typing import Self
 
 from pyvmm.devices.dma import DmaFault
 from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.queue import never
 from pyvmm.devices.virtio.transport import Feature, Register, Status, VirtioMmio
 
 RAM_BASE = 0x8000_0000
@@ -120,6 +121,18 @@ class Ring:
         self.offer(head)
         return Request(self.ram, head, targets)
 
+    def offer_table(self, buffers: Sequence[tuple[int, int, int]]) -> None:
+        """Offer buffers (address, size, flags) that are memory already, through a table."""
+        table = self.ram.alloc(16 * len(buffers))
+        for index, (addr, size, flags) in enumerate(buffers, 1):
+            has_next = NEXT * (index != len(buffers))
+            entry = pack("<QIHH", addr, size, flags | has_next, index)
+            self.ram.write(table + 16 * (index - 1), entry)
+        head = self.next_desc % self.size
+        self.put_desc(head, table, 16 * len(buffers), INDIRECT)
+        self.next_desc += 1
+        self.offer(head)
+
     def used_entries(self) -> list[tuple[int, int]]:
         """Return the (head, written) pairs that came back since the last call."""
         (idx,) = unpack_from("<H", self.ram.view(self.used + 2, 2))
@@ -155,11 +168,16 @@ class Driver:
     ring_size: int = 16
     refuse: int = 0  # feature bits not to take
     access_platform: bool = False
+    is_halting: Callable[[], bool] = never
     rings: list[Ring] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.mmio = VirtioMmio(
-            self.device, self.ram, self.irq, access_platform=self.access_platform
+            self.device,
+            self.ram,
+            self.irq,
+            access_platform=self.access_platform,
+            is_halting=self.is_halting,
         )
 
     def read(self, register: int) -> int:

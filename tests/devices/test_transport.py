@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.arch.errors import RepeatAccess
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.rng import MAX_REQUEST, VirtioRng
 from pyvmm.devices.virtio.transport import Feature, Register, Status
@@ -115,6 +116,50 @@ def test_transport_gives_a_new_edge_for_a_cause_that_is_left() -> None:
     assert (driver.config(0, 2), driver.config(2, 2), driver.config(4, 4)) == (100, 40, 1)
     assert driver.config(0, 4) == 40 << 16 | 100
     assert driver.config(0xF8, 8) == 0
+
+
+class EndlessDriver:
+    """A driver of an entropy device that offers another buffer for each one that is filled."""
+
+    def __init__(self) -> None:
+        self.num_filled = 0
+        self.is_wanted = False  # the vCPU, elsewhere
+        device = VirtioRng(self.fill)
+        self.driver = Driver(device, is_halting=lambda: self.is_wanted).start()
+        self.ring = self.driver.rings[0]
+
+    def fill(self, size: int) -> bytes:
+        """Fill a buffer; want the vCPU at every tenth."""
+        self.num_filled += 1
+        self.ring.add([], [4])  # as another vCPU does meanwhile
+        self.is_wanted = self.num_filled % 10 == 0
+        return bytes(size)
+
+
+@pytest.mark.parametrize("register", [Register.QUEUE_NOTIFY, Register.STATUS])
+def test_transport_gives_way_to_who_wants_the_vcpu(register: Register) -> None:
+    """However many buffers there are; the rest is served when the write is repeated."""
+    endless = EndlessDriver()
+    value = endless.driver.read(register)
+    endless.ring.add([], [4])
+    for _ in range(10):
+        before = endless.num_filled
+        with pytest.raises(RepeatAccess):
+            endless.driver.write(register, value)
+        assert endless.num_filled == before + 10
+        assert len(endless.ring.used_entries()) == 10
+
+
+def test_transport_makes_progress_while_the_vcpu_is_wanted() -> None:
+    """One buffer for each write."""
+    driver = Driver(VirtioRng(), is_halting=lambda: True).start()
+    for _ in range(3):
+        driver.rings[0].add([], [4])
+    for _ in range(3):
+        with pytest.raises(RepeatAccess):
+            driver.kick()
+        assert len(driver.rings[0].used_entries()) == 1
+    driver.kick()
 
 
 def test_rng_bounds_what_one_request_costs() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from threading import Event
 
+from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.machine import PeDebug
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
@@ -184,6 +185,7 @@ class FakeBus:
 
     def __init__(self, **answers: int) -> None:
         """Reads of address ``a<hex>`` give the keyword's value."""
+        self.num_repeats = 0  # writes that are to be repeated
         self.answers = {int(name[1:], 16): value for name, value in answers.items()}
         self.log: list[tuple[str, int, int, int]] = []
 
@@ -196,3 +198,6 @@ class FakeBus:
     def write(self, addr: int, size: int, value: int) -> None:
         """Take a write."""
         self.log.append(("write", addr, size, value))
+        if self.num_repeats:
+            self.num_repeats -= 1
+            raise RepeatAccess

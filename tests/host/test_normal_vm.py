@@ -122,6 +122,23 @@ def test_device_read_is_extended_into_its_register(fields: dict[str, int], expec
     assert rig.bus.log[0][:3] == ("read", UART, 1 << fields["SAS"])
 
 
+def test_device_write_is_repeated_when_the_device_says_so() -> None:
+    """The guest does not go on after the store until it is done."""
+    places = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        context.pc = 0x1000
+        for _ in range(2):
+            yield mmio(UART, SRT=31, WnR=1)
+            places.append(context.pc)
+        yield power_off(context)
+
+    rig = Rig(guest)
+    rig.bus.num_repeats = 1
+    assert rig.run() is Outcome.OFF
+    assert places == [0x1000, 0x1004]
+
+
 def test_device_write_is_cut_to_its_size_and_knows_xzr() -> None:
     """A byte store of x3, then an 8-byte store and a load of xzr."""
 

@@ -168,6 +168,22 @@ def test_device_accesses_are_seen_at_the_alias() -> None:
     assert values == [0xFFFF_FFFF_FFFF_FF80]
 
 
+def test_device_write_is_repeated_when_the_device_says_so() -> None:
+    """The realm does not go on after the store until it is done."""
+    places: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        for _ in range(2):
+            yield touch(ALIAS | UART, SRT=7, WnR=1)
+            places.append(context.pc - ENTRY)
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    rig.bus.num_repeats = 1
+    assert run(rig) is Outcome.OFF
+    assert places == [0, 4]
+
+
 def test_indescribable_device_access_is_an_external_abort() -> None:
     """Without a syndrome the host cannot emulate: the realm gets a SEA."""
     seen: list[int] = []

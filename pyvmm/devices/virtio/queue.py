@@ -6,7 +6,7 @@ Each descriptor is read exactly once, so a driver that changes it meanwhile gain
 Spec: virtio 1.2, "Split Virtqueues".
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 from threading import Lock
 
@@ -23,6 +23,11 @@ _write_used = Struct("<II").pack_into  # id, len
 #: Longest chain that is walked: what one preadv() takes (IOV_MAX), so that no request needs two.
 MAX_SEGMENTS = 1024
 MAX_QUEUE_SIZE = 1024
+
+
+def never() -> bool:
+    """Say no: nobody is in a hurry."""
+    return False
 
 
 class QueueFault(Exception):
@@ -112,14 +117,17 @@ class VirtQueue:
         "device_addr",
         "driver_addr",
         "index",
+        "is_cut",
         "is_ready",
         "max_size",
+        "must_leave",
         "size",
     )
 
     def __init__(self, index: int, max_size: int, dma: Dma) -> None:
         self.index = index
         self.max_size = max_size
+        self.must_leave: Callable[[], bool] = never  # whether `available` is to stop early
         self._dma = dma
         self._fence = Lock()
         self.reset()
@@ -129,6 +137,7 @@ class VirtQueue:
         self.size = self.max_size
         self.desc_addr = self.driver_addr = self.device_addr = 0
         self.is_ready = False
+        self.is_cut = False  # `available` has stopped early
         self._has_event_idx = self._has_indirect = False
         self._available = 0  # avail.idx as last read
         self._next = 0  # next avail entry to pop
@@ -151,9 +160,17 @@ class VirtQueue:
         self.is_ready = True
 
     def available(self) -> Iterator[Chain]:
-        """Pop chains until there is none, then ask the driver to notify of the next."""
+        """Pop chains until there is none, then ask the driver to notify of the next.
+
+        A driver may offer chains without end, so it stops early where it must leave; after the
+        first one at the soonest, so that trying again and again gets somewhere.
+        """
+        self.is_cut = False
         while (chain := self.pop()) is not None:
             yield chain
+            if self.must_leave():
+                self.is_cut = True
+                return
 
     def pop(self) -> Chain | None:
         """Take the next chain, or ask the driver to notify of the next and return None."""

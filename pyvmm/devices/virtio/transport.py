@@ -5,14 +5,16 @@ Spec: virtio 1.2, "Virtio Over MMIO" and "Basic Facilities of a Virtio Device".
 """
 
 import threading
+from collections.abc import Callable
 from enum import IntEnum
 from types import TracebackType
 from typing import Self
 
+from pyvmm.arch.errors import RepeatAccess
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.dma import Dma, DmaFault
 from pyvmm.devices.virtio.device import VirtioDevice
-from pyvmm.devices.virtio.queue import MAX_QUEUE_SIZE, QueueFault, VirtQueue
+from pyvmm.devices.virtio.queue import MAX_QUEUE_SIZE, QueueFault, VirtQueue, never
 
 MMIO_SIZE = 0x200
 
@@ -91,15 +93,23 @@ class VirtioMmio:
         irq: raised while InterruptStatus is not zero.
         access_platform: offer ACCESS_PLATFORM and insist on it: the device reaches only what the
             guest shares with it (a realm), so a driver that hands it any page could not work.
+        is_halting: says whether vCPUs are wanted elsewhere; a device that serves one gives way.
 
     Concurrency: any thread; ``with transport:`` makes an activity atomic.
     """
 
     def __init__(
-        self, device: VirtioDevice, dma: Dma, irq: IrqLine, *, access_platform: bool = False
+        self,
+        device: VirtioDevice,
+        dma: Dma,
+        irq: IrqLine,
+        *,
+        access_platform: bool = False,
+        is_halting: Callable[[], bool] = never,
     ) -> None:
         self._device = device
         self._irq = irq
+        self._is_halting = is_halting
         self._lock = threading.RLock()
         self._depth = 0
         self._required = Feature.VERSION_1 | (Feature.ACCESS_PLATFORM if access_platform else 0)
@@ -183,7 +193,11 @@ class VirtioMmio:
             return self._read_register(offset) if size == 4 else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write a register (32 bits), or the configuration space (any size)."""
+        """Write a register (32 bits), or the configuration space (any size).
+
+        Raises:
+            RepeatAccess: a queue was not served to its end, as vCPUs are wanted elsewhere.
+        """
         if offset >= _CONFIG:
             data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
             with self:
@@ -195,16 +209,29 @@ class VirtioMmio:
             with self._lock:
                 self._acknowledge(value)
             return
+        is_cut = False
         with self:
             if offset == _QUEUE_NOTIFY:
-                self._notify(value)
+                is_cut = self._notify(value)
+            elif offset == Register.STATUS:
+                is_cut = self._set_status(value & 0xFF)
             else:
                 self._write_register(offset, value & 0xFFFF_FFFF)
+        if is_cut:
+            raise RepeatAccess
 
-    def _notify(self, index: int) -> None:
+    def _notify(self, index: int) -> bool:
+        """Serve a queue, if there is such a one; return whether it was cut short."""
         is_working = self._status & _LIVE_OR_BROKEN == _LIVE
-        if is_working and index < len(self._queues) and self._queues[index].is_ready:
-            self._device.notify(self._queues[index])
+        if not is_working or index >= len(self._queues) or not self._queues[index].is_ready:
+            return False
+        queue = self._queues[index]
+        queue.must_leave = self._is_halting
+        try:
+            self._device.notify(queue)
+        finally:
+            queue.must_leave = never
+        return queue.is_cut
 
     def _acknowledge(self, causes: int) -> None:
         was_raised = self._interrupt_status
@@ -263,8 +290,6 @@ class VirtioMmio:
                 self._driver_features_sel = value
             case Register.QUEUE_SEL:
                 self._queue_sel = value
-            case Register.STATUS:
-                self._set_status(value & 0xFF)
             case _:
                 queue = self._selected()
                 if queue:
@@ -299,21 +324,21 @@ class VirtioMmio:
         elif not is_ready:
             queue.reset()
 
-    def _set_status(self, value: int) -> None:
+    def _set_status(self, value: int) -> bool:
+        """Go on with the driver, or reset; return whether serving its queues was cut short."""
         if not value:
             self._reset()
-            return
+            return False
         new = value & ~self._status
         if new & Status.FEATURES_OK and not self._accept_features():
             value &= ~Status.FEATURES_OK
         if not (self._status | value) & Status.FEATURES_OK:
             value &= ~Status.DRIVER_OK  # without an agreement nothing goes live
-        was_live = self._status & _LIVE_OR_BROKEN
         self._status |= value & ~Status.NEEDS_RESET  # only a reset clears a bit
-        if not was_live and self._status & _LIVE:
-            for queue in self._queues:  # a buffer may have been offered before the device was live
-                if queue.is_ready:
-                    self._device.notify(queue)
+        if not value & Status.DRIVER_OK:
+            return False
+        # A buffer may have been offered before the device was live.
+        return any(self._notify(index) for index in range(len(self._queues)))
 
     def _accept_features(self) -> bool:
         wanted = self._driver_features
