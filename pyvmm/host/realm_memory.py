@@ -28,6 +28,8 @@ from pyvmm.host.dma import SharedMemory
 from pyvmm.host.rmi import Rmi, RmiError
 
 FAULT_AROUND: Final = 16  # granules given at once when one is missing
+#: Bytes whose RIPAS is changed at once; the realm asks again for the rest, so it can be stopped.
+RIPAS_STEP: Final = 16 << 20
 BLOCK_LEVEL: Final = 2
 BLOCK_SIZE: Final = level_size(BLOCK_LEVEL)
 BLOCK_PAGES: Final = BLOCK_SIZE >> GRANULE_SHIFT
@@ -208,8 +210,8 @@ class RealmMemory:
     # --- RIPAS changes --------------------------------------------------------------------
 
     def change_ripas(self, pe: int, rec: int, base: int, top: int, ripas: int) -> bool:
-        """Do what the realm asked for with [base, top); False if it is to be refused."""
-        end = min(top, self._base + self._size)
+        """Do what the realm asked for at the beginning of [base, top); False if it is refused."""
+        end = min(top, self._base + self._size, (base & -RIPAS_STEP) + RIPAS_STEP)
         if not self.is_ram(base):
             return False
         with self._lock:

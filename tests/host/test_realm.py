@@ -12,6 +12,7 @@ from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.psci import PsciFid
+from pyvmm.host import realm_memory
 from pyvmm.host.guest import ExitKind, Guest, Outcome, RealmOptions, Segment
 from pyvmm.host.realm import Geometry, dram_needed, pages_of
 from tests.host.fakes import FakeContext, FakeExit
@@ -310,6 +311,24 @@ def test_large_shared_area_is_one_block_until_part_of_it_is_private_again() -> N
         ("MAP_UNPROTECTED", 0, 3),
         ("UNMAP_UNPROTECTED", 0, 3),
     ]
+
+
+def test_large_ripas_request_is_done_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The realm hears how far it got: between two steps it can be stopped."""
+    monkeypatch.setattr(realm_memory, "RIPAS_STEP", 0x10_0000)
+    base, top = RAM_BASE + 0x8_0000, RAM_BASE + 0x28_0000
+    reached: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        place = base
+        while place != top:
+            yield set_ripas(context, place, top, 0)
+            place = context.x[1]
+            reached.append(place - RAM_BASE)
+        yield power_off(context)
+
+    assert run(RealmRig(guest)) is Outcome.OFF
+    assert reached == [0x10_0000, 0x20_0000, 0x28_0000]
 
 
 def test_alias_of_an_untouched_page_is_shared_and_then_private() -> None:
