@@ -102,7 +102,12 @@ class Board:
         for disk in options.disks:
             image = RawDisk(disk.path, is_read_only=disk.is_read_only)
             self._resources.callback(_close_disk, image)
-            self._plug(VirtioBlk(image, on_failure=partial(self._tell_failure, disk.path)), "blk")
+            device = VirtioBlk(
+                image,
+                on_failure=partial(self._tell_failure, disk.path),
+                is_over=lambda: self._guest.outcome is not None,
+            )
+            self._plug(device, "blk")
         if options.network is not None:
             self._add_network(options.network)
         if options.console == "virtio":

@@ -46,6 +46,41 @@ class MemoryDisk:
         self._log("unmap" if may_unmap else "zero", offset, size)
 
 
+class VastDisk(MemoryDisk):
+    """A disk of 1 TiB that holds nothing: it only notes what is asked of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 1 << 40
+
+    def read(self, offset: int, buffers: list[memoryview]) -> None:
+        """Note it."""
+        self._log("read", offset, sum(map(len, buffers)))
+
+    def write(self, offset: int, buffers: list[memoryview]) -> None:
+        """Note it."""
+        self._log("write", offset, sum(map(len, buffers)))
+
+
+class Listener:
+    """The host side of a port, which remembers."""
+
+    def __init__(self) -> None:
+        self.calls: list[str | bytes] = []
+
+    def opened(self) -> None:
+        """Note it."""
+        self.calls.append("opened")
+
+    def received(self, data: bytes) -> None:
+        """Keep what was written."""
+        self.calls.append(data)
+
+    def closed(self) -> None:
+        """Note it."""
+        self.calls.append("closed")
+
+
 class Wire:
     """A backend that keeps what is sent, and can be busy."""
 

@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from pyvmm.arch.errors import UserError
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.virtio.blk import (
+    ERASE_STEP,
     MAX_DISCARD_SECTORS,
     MAX_DISCARD_SEGMENTS,
+    MAX_SEGMENT_SIZE,
+    STEP,
     BlkFeature,
     VirtioBlk,
 )
-from tests.devices.driver import Driver
-from tests.devices.hosts import NUM_SECTORS, MemoryDisk
+from tests.devices.driver import WRITE, Driver, Ram
+from tests.devices.hosts import NUM_SECTORS, MemoryDisk, VastDisk
 
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
@@ -61,7 +64,8 @@ def driver(disk: MemoryDisk) -> BlkDriver:
 def test_blk_describes_its_disk(driver: BlkDriver) -> None:
     """The configuration space, at the offsets the specification gives."""
     assert driver.config(0, 8) == NUM_SECTORS
-    assert (driver.config(12, 4), driver.config(20, 4), driver.config(32, 1)) == (254, 512, 1)
+    assert (driver.config(8, 4), driver.config(12, 4)) == (MAX_SEGMENT_SIZE, 254)
+    assert (driver.config(20, 4), driver.config(32, 1)) == (512, 1)
     assert (driver.config(36, 4), driver.config(40, 4)) == (
         MAX_DISCARD_SECTORS,
         MAX_DISCARD_SEGMENTS,
@@ -160,6 +164,38 @@ def test_blk_reports_a_failing_host_as_an_io_error(disk: MemoryDisk) -> None:
     disk.is_failing = False
     assert driver.request(IN, 1, into=512) == (OK, b"\x01" * 512)
     assert driver.device.counters["errors"] == 2
+
+
+@pytest.mark.parametrize("kind", [IN, OUT])
+def test_blk_moves_a_large_request_step_by_step(kind: int) -> None:
+    """In order; once the guest is over the rest is left."""
+    disk, ends = VastDisk(), [False, False, True]
+    device = VirtioBlk(disk, is_over=lambda: ends.pop(0))
+    driver = BlkDriver(device, Ram(2 * STEP)).start()
+    header, status = driver.ram.alloc(16), driver.ram.alloc(1)
+    piece = driver.ram.alloc(STEP)
+    driver.ram.write(header, pack("<IIQ", kind, 0, 8))
+    flags = WRITE if kind == IN else 0
+    driver.rings[0].offer_table([(header, 16, 0), *[(piece, STEP, flags)] * 4, (status, 1, WRITE)])
+    driver.kick()
+    name = "read" if kind == IN else "write"
+    assert disk.log == [(name, 4096, STEP), (name, 4096 + STEP, STEP)]
+    assert driver.ram.read(status, 1)[0] == IOERR
+
+
+@pytest.mark.parametrize(("kind", "name"), [(DISCARD, "discard"), (WRITE_ZEROES, "zero")])
+def test_blk_erases_a_large_range_step_by_step(kind: int, name: str) -> None:
+    """The end comes between two steps as well."""
+    disk, ends = VastDisk(), [False, False, False, True]
+    driver = BlkDriver(VirtioBlk(disk, is_over=lambda: ends.pop(0))).start()
+    num_sectors = 2 * ERASE_STEP // 512 + 1
+    segments = pack("<QII", 8, num_sectors, 0) * 2
+    assert driver.request(kind, 0, segments) == (IOERR, b"")
+    assert disk.log == [
+        (name, 4096, ERASE_STEP),
+        (name, 4096 + ERASE_STEP, ERASE_STEP),
+        (name, 4096 + 2 * ERASE_STEP, 512),
+    ]
 
 
 def test_blk_survives_requests_without_header_or_status(driver: BlkDriver) -> None:

@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.devices.dma import DmaFault
+from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.net import VirtioNet
+from pyvmm.devices.virtio.port import VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
-from tests.devices.driver import INDIRECT, NEXT, RAM_BASE, RAM_SIZE, WRITE, Driver
-from tests.devices.hosts import MemoryDisk, Wire
+from tests.devices.driver import INDIRECT, NEXT, RAM_BASE, RAM_SIZE, WRITE, Driver, Ram
+from tests.devices.hosts import Listener, MemoryDisk, VastDisk, Wire
 
 RING_SIZE: Final = 8
 CONTENT_SIZE: Final = 128  # at the start of RAM, where most buffers and indirect tables are
@@ -78,6 +81,29 @@ def rng() -> Subject:
     return Subject(driver, lambda: None, lambda: True, (0, [], [16]))
 
 
+def port() -> Subject:
+    """A port to a program; nobody opens it."""
+    device = VirtioPort("org.example.0", Listener())
+
+    def act() -> None:
+        device.send(b"sent")
+
+    driver = Driver(device, ring_size=RING_SIZE)
+    return Subject(driver, act, lambda: device.backlog < 64, (1, [b"written"], []))
+
+
+def balloon() -> Subject:
+    """A balloon that is resized; what is no memory cannot be lent."""
+
+    def release(addr: int, size: int) -> None:
+        if addr + size > RAM_SIZE:
+            raise DmaFault(addr, size)
+
+    device = VirtioBalloon(release)
+    driver = Driver(device, ring_size=RING_SIZE)
+    return Subject(driver, lambda: device.resize(4096), lambda: True, (0, [bytes(8)], []))
+
+
 Descriptor = tuple[int, int, int, int]  # address, size, flags, next
 RingContent = tuple[list[Descriptor], list[int], int | None]
 
@@ -129,7 +155,7 @@ rings = st.tuples(
 )
 
 
-@pytest.mark.parametrize("make", [blk, net, console, rng])
+@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon])
 @settings(max_examples=150, deadline=None)
 @given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=1, max_size=4))
 def test_device_survives_any_driver(
@@ -141,7 +167,7 @@ def test_device_survives_any_driver(
     for turn in turns:
         driver.ram.write(RAM_BASE, content)
         for index, ring in enumerate(driver.rings):
-            table, heads, avail_idx = turn[index]
+            table, heads, avail_idx = turn[index % 2]
             for number, descriptor in enumerate(table):
                 ring.put_desc(number, *descriptor)
             for head in heads:
@@ -160,3 +186,39 @@ def test_device_survives_any_driver(
     subject.act()  # a wire that was busy is not any more
     subject.act()
     assert len(driver.rings[queue].used_entries()) == 1
+
+
+MUCH: Final = 8 << 20  # bytes, named again and again by one chain
+MUCH_AT: Final = RAM_BASE + MUCH  # away from the rings
+NUM_REPEATS: Final = 1000
+
+
+@pytest.mark.parametrize("is_writable", [False, True])
+@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon])
+def test_device_answers_a_chain_of_more_than_4_gib(
+    make: Callable[[], Subject], is_writable: bool
+) -> None:
+    """A length in the used ring has 32 bits; the buffers may overlap, so memory is no limit."""
+    subject = make()
+    driver = Driver(subject.driver.device, Ram(2 * MUCH), ring_size=RING_SIZE).start()
+    for index, ring in enumerate(driver.rings):
+        head = driver.ram.alloc(16)  # a request to read sector 0, where the device is a disk
+        buffers = [(head, 16, 0), *[(MUCH_AT, MUCH, WRITE * is_writable)] * NUM_REPEATS]
+        buffers.append((driver.ram.alloc(1), 1, WRITE))
+        ring.offer_table(buffers)
+        driver.kick(index)
+        subject.act()
+    assert not driver.is_broken
+
+
+def test_disk_refuses_a_request_of_more_than_4_gib() -> None:
+    """Though the disk is as large: an I/O error, and the next request is served."""
+    driver = Driver(VirtioBlk(VastDisk()), Ram(2 * MUCH), ring_size=RING_SIZE).start()
+    (ring,) = driver.rings
+    head, status = driver.ram.alloc(16), driver.ram.alloc(1)
+    for count, expected in ((NUM_REPEATS, (1, 1)), (2, (0, 2 * MUCH + 1))):
+        data = [(MUCH_AT, MUCH, WRITE)] * count
+        ring.offer_table([(head, 16, 0), *data, (status, 1, WRITE)])
+        driver.kick()
+        ((_, written),) = ring.used_entries()
+        assert (driver.ram.read(status, 1)[0], written) == expected

@@ -8,31 +8,16 @@ from hypothesis import strategies as st
 
 from pyvmm.devices.virtio.port import MAX_OUTPUT, Event, PortFeature, VirtioPort
 from tests.devices.driver import NEXT, RAM_SIZE, Driver, Request
+from tests.devices.hosts import Listener
 
 RECEIVE, TRANSMIT, CONTROL_RECEIVE, CONTROL_TRANSMIT = range(4)
-
-
-class Log:
-    """A host side that remembers."""
-
-    def __init__(self) -> None:
-        self.calls: list[str | bytes] = []
-
-    def opened(self) -> None:
-        self.calls.append("opened")
-
-    def received(self, data: bytes) -> None:
-        self.calls.append(data)
-
-    def closed(self) -> None:
-        self.calls.append("closed")
 
 
 class Rig:
     """A port, its host side and its driver."""
 
     def __init__(self, refuse: int = 0) -> None:
-        self.log = Log()
+        self.log = Listener()
         self.port = VirtioPort("org.example.0", self.log)
         self.driver = Driver(self.port, refuse=refuse).start()
 

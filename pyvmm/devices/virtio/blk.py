@@ -9,7 +9,7 @@ from struct import Struct
 from typing import ClassVar, Protocol
 
 from pyvmm.devices.virtio.device import VirtioDevice
-from pyvmm.devices.virtio.queue import Chain, VirtQueue, fill, split
+from pyvmm.devices.virtio.queue import Chain, VirtQueue, fill, never, split
 
 SECTOR_SIZE = 512
 _HEADER_SIZE = 16
@@ -22,15 +22,25 @@ _OK, _IOERR, _UNSUPP = 0, 1, 2
 
 QUEUE_SIZE = 256
 MAX_DATA_SEGMENTS = QUEUE_SIZE - 2  # a direct chain also needs the header and the status
+MAX_SEGMENT_SIZE = 4 << 20
+#: Bytes of one request: no driver that keeps to the limits above has more.  Buffers may overlap, so
+#: that guest memory is no limit.
+MAX_REQUEST = 1 << 30
+#: Bytes that are moved, or erased, between two looks at whether the guest is over.
+STEP = 8 << 20
+ERASE_STEP = 64 << 20
 MAX_DISCARD_SECTORS = 1 << 22  # 2 GiB a segment: long enough to be few, short enough to return
 MAX_DISCARD_SEGMENTS = 64
 
 _config = Struct("<QII4xI BBHI Bx2x III II Bxxx").pack
+#: Reads or writes at an offset.
+Move = Callable[[int, list[memoryview]], None]
 
 
 class BlkFeature(IntEnum):
     """Feature bits on offer."""
 
+    SIZE_MAX = 1 << 1
     SEG_MAX = 1 << 2
     RO = 1 << 5
     BLK_SIZE = 1 << 6
@@ -105,6 +115,7 @@ class VirtioBlk(VirtioDevice):
         serial: what GET_ID answers, at most 20 bytes.
         on_failure: told when the host's storage fails, which the guest sees as an I/O error; from
             the thread of the vCPU.
+        is_over: says whether the guest is over: what it asked for last is given up then.
     """
 
     device_id = 2
@@ -119,12 +130,15 @@ class VirtioBlk(VirtioDevice):
         serial: bytes = b"pyvmm",
         *,
         on_failure: Callable[[OSError], None] = lambda _: None,
+        is_over: Callable[[], bool] = never,
     ) -> None:
         self._disk = disk
+        self._is_over = is_over
         self._on_failure = on_failure
         self._serial = serial[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
         self._num_sectors = disk.size // SECTOR_SIZE
-        self.features = BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY
+        self.features = BlkFeature.SIZE_MAX | BlkFeature.SEG_MAX
+        self.features |= BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY
         if disk.is_read_only:
             self.features |= BlkFeature.RO
         else:
@@ -133,7 +147,7 @@ class VirtioBlk(VirtioDevice):
     def config(self) -> bytes:
         """Return capacity and limits; blocks of 512 bytes that are best written eight at once."""
         return _config(
-            self._num_sectors, 0, MAX_DATA_SEGMENTS, SECTOR_SIZE,
+            self._num_sectors, MAX_SEGMENT_SIZE, MAX_DATA_SEGMENTS, SECTOR_SIZE,
             3, 0, 8, 0,  # physical_block_exp, alignment_offset, min_io_size, opt_io_size
             1,  # writeback
             MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 8,  # discard_sector_alignment
@@ -177,7 +191,7 @@ class VirtioBlk(VirtioDevice):
                 raise _Refused(_IOERR)
         kind, _, sector = _read_header(header)
         if kind == Request.IN:
-            self._disk.read(self._offset(sector, into_size), into)
+            self._move(self._disk.read, sector, into, into_size)
             self.counters["reads"] += 1
             self.counters["read_bytes"] += into_size
             return into_size
@@ -198,7 +212,7 @@ class VirtioBlk(VirtioDevice):
             raise _Refused(_IOERR)
         if kind == Request.OUT:
             size = sum(map(len, data))
-            self._disk.write(self._offset(sector, size), data)
+            self._move(self._disk.write, sector, data, size)
             self.counters["writes"] += 1
             self.counters["written_bytes"] += size
         else:
@@ -221,10 +235,30 @@ class VirtioBlk(VirtioDevice):
             size = num_sectors * SECTOR_SIZE
             segments.append((self._offset(sector, size), size, flags))
         for offset, size, flags in segments:
-            if kind == Request.DISCARD:
-                self._disk.discard(offset, size)
-            else:
-                self._disk.write_zeroes(offset, size, may_unmap=bool(flags))
+            for start in range(offset, offset + size, ERASE_STEP):
+                self._check_going()
+                part = min(ERASE_STEP, offset + size - start)
+                if kind == Request.DISCARD:
+                    self._disk.discard(start, part)
+                else:
+                    self._disk.write_zeroes(start, part, may_unmap=bool(flags))
+
+    def _move(self, move: Move, sector: int, buffers: list[memoryview], size: int) -> None:
+        """Read or write, step by step."""
+        if size > MAX_REQUEST:
+            raise _Refused(_IOERR)
+        offset = self._offset(sector, size)
+        while size > STEP:
+            self._check_going()
+            part, buffers = split(buffers, STEP)
+            move(offset, part)
+            offset, size = offset + STEP, size - STEP
+        move(offset, buffers)
+
+    def _check_going(self) -> None:
+        """Give the request up if nobody will see its end."""
+        if self._is_over():
+            raise _Refused(_IOERR)
 
     def _offset(self, sector: int, size: int) -> int:
         """Return the byte offset of an access, which must be whole sectors inside the disk."""

@@ -22,6 +22,10 @@ _write_used = Struct("<II").pack_into  # id, len
 
 #: Longest chain that is walked: what one preadv() takes (IOV_MAX), so that no request needs two.
 MAX_SEGMENTS = 1024
+#: Longest chain, in bytes, that a driver may make.  Buffers beyond it are cut to ``_REST`` bytes:
+#: the device can still answer in the last one, and mapping them costs little.
+MAX_CHAIN = 1 << 32
+_REST = 4096
 MAX_QUEUE_SIZE = 1024
 
 
@@ -189,7 +193,7 @@ class VirtQueue:
         self._next = (self._next - num_chains) & 0xFFFF
 
     def push_used(self, chain: Chain, written: int) -> None:
-        """Return a chain to the driver, ``written`` bytes of it filled.
+        """Return a chain to the driver, ``written`` bytes (fewer than 4 GiB) of it filled.
 
         The driver sees it when the activity ends, together with all others of that activity.
         """
@@ -246,6 +250,7 @@ class VirtQueue:
         readable, writable = chain.readable, chain.writable
         index, num_entries, is_indirect = head, self.size, False
         budget = num_entries  # a longer chain is a loop
+        room = MAX_CHAIN
         while True:
             if index >= num_entries or not budget:
                 raise QueueFault(f"queue {self.index}: chain {head} loops or leaves its table")
@@ -258,6 +263,8 @@ class VirtQueue:
                 num_entries = size // _DESC_SIZE
                 budget = min(num_entries, MAX_SEGMENTS - len(readable) - len(writable))
                 continue
+            size = min(size, max(room, _REST))
+            room -= size
             if flags & _DESC_WRITE:
                 writable.append(view(addr, size))
             elif writable:

@@ -1,0 +1,71 @@
+"""A guest whose requests are as large as its disk's driver can make them, and far larger."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pyvmm.host.guest import RealmOptions
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.machine import MIB
+from pyvmm.vm.options import DiskOptions, VmOptions
+from tests.boot.command import Running
+from tests.boot.greedy_guest import PIECE_SIZE, QUEUE_SIZE, greedy_guest
+from tests.boot.inside import Inside
+
+DISK_SIZE = 1 << 33
+TOO_MANY = (1 << 32) // PIECE_SIZE + 1
+MANY = (1 << 30) // PIECE_SIZE - 1
+#: Seconds; all that the queue holds would take a minute and more.
+SOON = 10.0
+
+KINDS = pytest.mark.parametrize("realm", [None, RealmOptions()], ids=["normal", "realm"])
+
+
+def options(
+    directory: Path, count: int, num_requests: int, realm: RealmOptions | None = None
+) -> VmOptions:
+    """Return a guest with a sparse disk."""
+    kernel, disk = directory / "kernel", directory / "disk"
+    kernel.write_bytes(greedy_guest(count, num_requests, is_realm=realm is not None))
+    disk.touch()
+    os.truncate(disk, DISK_SIZE)
+    return VmOptions(kernel=kernel, disks=(DiskOptions(disk),), ram_size=32 * MIB, realm=realm)
+
+
+@KINDS
+def test_a_request_of_more_than_4_gib_is_an_error(
+    tmp_path: Path, realm: RealmOptions | None
+) -> None:
+    """One of its own: the guest goes on."""
+    with Inside(options(tmp_path, TOO_MANY, 1, realm)) as guest:
+        guest.shell.expect(re.compile(b":1111"))
+
+
+@KINDS
+def test_a_busy_disk_holds_up_nobody(tmp_path: Path, realm: RealmOptions | None) -> None:
+    """A pause comes between two requests, the end in the middle of one."""
+    with Inside(options(tmp_path, MANY, QUEUE_SIZE, realm)) as guest:
+        while not guest.instance.counters().get("blk0", {}).get("reads"):
+            time.sleep(0.01)
+        start = time.monotonic()
+        guest.instance.pause()
+        guest.instance.resume()
+        guest.instance.quit()
+        assert guest.wait() is ExitCode.QUIT
+        assert time.monotonic() - start < SOON
+
+
+def test_a_signal_ends_a_guest_with_a_busy_disk(tmp_path: Path) -> None:
+    """As it ends any other."""
+    asked = options(tmp_path, MANY, QUEUE_SIZE)
+    with Running("run", "-k", tmp_path / "kernel", "-d", asked.disks[0].path, "-m", "32M") as guest:
+        guest.shell.expect(re.compile(b":"))
+        time.sleep(1)  # now it waits for its disk
+        start = time.monotonic()
+        os.kill(guest.pid, signal.SIGTERM)
+        assert guest.wait() == ExitCode.QUIT
+        assert time.monotonic() - start < SOON
