@@ -96,6 +96,9 @@ class Placement:
 def place(ram_size: int, initrd_size: int, kernel_end: int) -> Placement | None:
     """Place DTB and initrd at the top of RAM's first 256 MiB, or 1 GiB if they need it.
 
+    The addresses are kvmtool's to the byte, because they are measured: it goes down by the size and
+    one unit of alignment, then up to the next unit.  So there is always a gap below the DTB.
+
     Args:
         ram_size: bytes.
         initrd_size: bytes; 0 places it at the DTB.
@@ -104,9 +107,15 @@ def place(ram_size: int, initrd_size: int, kernel_end: int) -> Placement | None:
     Returns: None if there is not room for all three.
     """
     for window in _PAYLOAD_WINDOWS:
-        top = min(ram_size, window) - 1 - DTB_SIZE - _DTB_ALIGNMENT
-        dtb = RAM_BASE + -(-top // _DTB_ALIGNMENT) * _DTB_ALIGNMENT
-        initrd = (dtb - initrd_size) & -_INITRD_ALIGNMENT
-        if initrd >= -(-kernel_end // GRANULE_SIZE) * GRANULE_SIZE:  # no page holds both
+        top = RAM_BASE + min(ram_size, window) - 1
+        dtb = _align_up(top - DTB_SIZE - _DTB_ALIGNMENT, _DTB_ALIGNMENT)
+        initrd = dtb
+        if initrd_size:
+            initrd = _align_up(dtb - initrd_size - _INITRD_ALIGNMENT, _INITRD_ALIGNMENT)
+        if initrd >= _align_up(kernel_end, GRANULE_SIZE):  # no page holds both
             return Placement(dtb, initrd)
     return None
+
+
+def _align_up(address: int, alignment: int) -> int:
+    return -(-address // alignment) * alignment

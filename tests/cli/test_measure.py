@@ -85,6 +85,45 @@ def test_log_leads_to_the_rim(capsys: Capture, tmp_path: Path, algo: str) -> Non
     assert rim_of(steps, algo) == measure(capsys, *SMALL, *options)
 
 
+def kvmtool_rim(kernel: bytes, initrd: bytes, dtb: bytes) -> str:
+    """Compute the RIM of a realm of 64 MiB from its files alone, with kvmtool's map."""
+    dtb_ipa = 0x83E0_0000
+    initrd_ipa = dtb_ipa - (len(initrd) + 4 & ~3)
+    span = struct.pack(">QQ", initrd_ipa, initrd_ipa + len(initrd))
+    assert dtb.count(span[:8]) == dtb.count(span[8:]) == 1  # linux,initrd-start and -end
+    ram = bytearray(64 << 20)
+    pages = set()
+    for ipa, data in ((0x8008_0000, kernel), (initrd_ipa, initrd), (dtb_ipa, dtb)):
+        ram[ipa - 0x8000_0000 : ipa - 0x8000_0000 + len(data)] = data
+        pages |= set(range(ipa & -4096, ipa + len(data), 4096))
+    rim = hashlib.sha256(struct.pack("<8xQ8xQQ", 33, 1, 1).ljust(4096, b"\0")).digest()
+    for base in range(0x8000_0000, 0x8400_0000, 2 << 20):
+        span = struct.pack("<QQ", base, base + (2 << 20))
+        rim = hashlib.sha256(descriptor(2, rim, span)).digest()
+    for ipa in sorted(pages):
+        content = hashlib.sha256(ram[ipa - 0x8000_0000 :][:4096]).digest()
+        body = struct.pack("<QQ", ipa, 1) + content.ljust(64, b"\0")
+        rim = hashlib.sha256(descriptor(0, rim, body)).digest()
+    rec = bytearray(4096)
+    struct.pack_into("<Q", rec, 0, 1)
+    struct.pack_into("<Q", rec, 0x200, 0x8008_0000)
+    struct.pack_into("<Q", rec, 0x300, dtb_ipa)
+    rec_digest = hashlib.sha256(rec).digest().ljust(64, b"\0")
+    return hashlib.sha256(descriptor(1, rim, rec_digest)).hexdigest()
+
+
+@pytest.mark.parametrize("size", range(4096, 4106))
+def test_rim_is_that_of_kvmtool_whatever_the_size_of_the_initrd(
+    capsys: Capture, tmp_path: Path, size: int
+) -> None:
+    """An initial RAM disk lies 1 to 4 bytes below the device tree, which says the same."""
+    kernel, initrd, dtb = (tmp_path / name for name in ("kernel", "initrd", "dtb"))
+    kernel.write_bytes(0x1400_0000.to_bytes(4, "little") * 2000)
+    initrd.write_bytes(random.Random(size).randbytes(size))
+    rim = measure(capsys, *SMALL, "-k", str(kernel), "-i", str(initrd), "--dump-dtb", str(dtb))
+    assert rim == kvmtool_rim(kernel.read_bytes(), initrd.read_bytes(), dtb.read_bytes())
+
+
 def test_that_a_realm_may_be_debugged_is_a_step(capsys: Capture, tmp_path: Path) -> None:
     """The second one, on this machine and on another."""
     closed = save_log(capsys, tmp_path / "closed")

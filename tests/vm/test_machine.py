@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,28 @@ def test_dtb_lies_where_kvmtool_puts_it() -> None:
         assert placement is not None
         assert placement.dtb == 0x8FE0_0000
         assert placement.initrd == 0x8FDF_FFF8
+
+
+@pytest.mark.parametrize(
+    ("size", "gap"),
+    [
+        *((4096, 4), (4097, 3), (4098, 2), (4099, 1), (4100, 4)),
+        *((4101, 3), (4102, 2), (4103, 1), (4104, 4), (4105, 3)),
+        *((1, 3), (4, 4)),
+    ],
+)
+def test_initrd_lies_where_kvmtool_puts_it(size: int, gap: int) -> None:
+    """There is always a gap of 1 to 4 bytes between it and the device tree."""
+    placement = place(512 * MIB, size, RAM_BASE)
+    assert placement is not None
+    assert placement.initrd == 0x8FE0_0000 - size - gap
+
+
+def test_no_initrd_needs_no_room() -> None:
+    """A kernel may reach up to the device tree."""
+    placement = place(512 * MIB, 0, 0x8FE0_0000)
+    assert placement is not None
+    assert placement.dtb == 0x8FE0_0000
 
 
 @given(
