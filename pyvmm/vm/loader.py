@@ -4,18 +4,19 @@ Accepted: an arm64 Image, Image.gz, an arm64 ELF file, and a flat binary without
 else is named for what it is, with the way out, in a ``UserError``.
 """
 
-import io
 import math
 import shlex
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
-from pyvmm.vm.machine import GIB, MIB
+from pyvmm.vm.elf import open_elf
+from pyvmm.vm.machine import GIB, MIB, RAM_BASE
 
 FLAT_OFFSET: Final = 0x8_0000
 #: No kernel is larger; a small .gz that unpacks to more is a mistake or an attack.
@@ -24,7 +25,6 @@ MAX_KERNEL_SIZE: Final = GIB
 _IMAGE_MAGIC: Final = b"ARM\x64"  # at 56; Documentation/arch/arm64/booting.rst
 _IMAGE_MAGIC_OFFSET: Final = 56
 _IMAGE_HEADER_SIZE: Final = 64
-_EM_AARCH64: Final = 183
 
 #: (offset, magic, what it is, what to do): files that people take for an arm64 kernel.
 _OTHERS: Final = (
@@ -99,7 +99,7 @@ def load_kernel(path: Path, ram_size: int) -> Kernel:
     name = f"kernel {path}"
     data = unpack_kernel(read_file(path, "kernel", ram_size), name, ram_size)
     if data.startswith(b"\x7fELF"):
-        return _load_elf(data, name)
+        return _load_elf(data, name, ram_size)
     _refuse_others(data, name)
     if data[_IMAGE_MAGIC_OFFSET:_IMAGE_HEADER_SIZE].startswith(_IMAGE_MAGIC):
         return _load_image(data, name)
@@ -173,22 +173,23 @@ def _raw_size(data: bytes) -> int:
     return needed
 
 
-def _load_elf(data: bytes, name: str) -> Kernel:
-    from elftools.common.exceptions import ELFError  # noqa: PLC0415  slow to import, rarely needed
-    from elftools.construct.core import ConstructError  # noqa: PLC0415
-    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
-
-    try:
-        elf = ELFFile(io.BytesIO(data))
-        machine = int.from_bytes(data[18:20], "little")
-        if machine != _EM_AARCH64:
-            architecture = elf.get_machine_arch()
-            raise UserError(f"{name} is for {architecture}: build or download one for arm64")
-        rows = [segment.header for segment in elf.iter_segments("PT_LOAD")]
+def _load_elf(data: bytes, name: str, ram_size: int) -> Kernel:
+    with open_elf(data, name) as elf:
+        rows = [_LoadSegment.read(segment.header) for segment in elf.iter_segments("PT_LOAD")]
         entry = int(elf.header.e_entry)
-    except (ELFError, ConstructError, ValueError, KeyError, TypeError, OSError, OverflowError):
-        raise UserError(f"{name} is a damaged ELF file: build or copy it again") from None
-    return _layout_elf(data, name, entry, [_LoadSegment.read(row) for row in rows])
+    rows = sorted((row for row in rows if row.memory_size), key=lambda row: row.pa)
+    if not rows:
+        raise UserError(f"{name} has nothing to load: give the linked kernel, not an object file")
+    _check_segments(rows, name, len(data))
+    base = _load_base(rows, name, RAM_BASE + ram_size)
+    homes = [row for row in rows if row.va <= entry < row.va + row.memory_size]
+    if not homes:
+        raise UserError(f"{name} has an entry point outside its segments: link it again")
+    return Kernel(
+        tuple((row.pa - base, row.content(data)) for row in rows if row.file_size),
+        homes[0].pa - base + entry - homes[0].va,
+        rows[-1].end - base,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,32 +205,43 @@ class _LoadSegment:
         fields = ("p_vaddr", "p_paddr", "p_offset", "p_filesz", "p_memsz")
         return cls(*(row[field] for field in fields))
 
+    @property
+    def end(self) -> int:
+        return self.pa + self.memory_size
 
-def _layout_elf(data: bytes, name: str, entry: int, rows: list[_LoadSegment]) -> Kernel:
-    """Keep the distances between segments; the lowest goes to the start of RAM.
+    def content(self, data: bytes) -> bytes:
+        return data[self.file_offset : self.file_offset + self.file_size]
 
-    The physical addresses of a Linux ELF file are its virtual ones, which no RAM has, so only
-    their differences count.
-    """
-    rows = [row for row in rows if row.memory_size]
-    if not rows:
-        raise UserError(f"{name} has nothing to load: give the linked kernel, not an object file")
-    base = min(row.pa for row in rows)
-    end = max(row.pa + row.memory_size for row in rows) - base
-    if any(row.file_offset + row.file_size > len(data) for row in rows):
+
+def _check_segments(rows: list[_LoadSegment], name: str, file_size: int) -> None:
+    """Refuse segments, in the order of their addresses, that cannot be loaded side by side."""
+    if any(row.file_offset + row.file_size > file_size for row in rows):
         raise UserError(f"{name} is truncated: build or copy it again")
-    homes = [row for row in rows if row.va <= entry < row.va + row.memory_size]
-    if end > MAX_KERNEL_SIZE or not homes:
+    if any(row.file_size > row.memory_size for row in rows):
         raise UserError(f"{name} is a damaged ELF file: build or copy it again")
-    return Kernel(
-        tuple(
-            (row.pa - base, data[row.file_offset : row.file_offset + row.file_size])
-            for row in rows
-            if row.file_size
-        ),
-        homes[0].pa - base + entry - homes[0].va,
-        end,
-    )
+    for row, following in pairwise(rows):
+        if following.pa < row.end:
+            raise UserError(f"{name} has segments that overlap at {following.pa:#x}: link it again")
+
+
+def _load_base(rows: list[_LoadSegment], name: str, ram_end: int) -> int:
+    """Return the physical address that the start of RAM stands for.
+
+    A segment with a physical address in RAM goes there.  Those of a Linux ELF file are its virtual
+    addresses, which no RAM has: then only their differences count, and the lowest segment goes to
+    the start of RAM.
+    """
+    base = rows[0].pa
+    if any(RAM_BASE <= row.pa < ram_end for row in rows):
+        base = RAM_BASE
+    outside = [row for row in rows if not 0 <= row.pa - base <= row.end - base <= MAX_KERNEL_SIZE]
+    if outside:
+        low, high = outside[0].pa, outside[0].end
+        raise UserError(
+            f"{name} has a segment at {low:#x} to {high:#x}, which is not in the first"
+            f" {MAX_KERNEL_SIZE // MIB} MiB of guest memory: link it for {RAM_BASE:#x}"
+        )
+    return base
 
 
 def _refuse_others(data: bytes, name: str) -> None:

@@ -1,13 +1,12 @@
 """Whether a program in a tree of files could run in an arm64 guest: found out before it boots."""
 
-import io
 import stat
 from typing import Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.vm.elf import open_elf
 from pyvmm.vm.ext4 import Tree
 
-_EM_AARCH64: Final = 183
 _MAX_SCRIPTS: Final = 4  # whose interpreters are scripts: Linux goes no further
 
 
@@ -58,20 +57,12 @@ class ProgramFile:
             )
 
     def _check_elf(self, data: bytes) -> None:
-        from elftools.common.exceptions import ELFError  # noqa: PLC0415  slow to import
-        from elftools.construct.core import ConstructError  # noqa: PLC0415
-        from elftools.elf.dynamic import DynamicSegment  # noqa: PLC0415
-        from elftools.elf.elffile import ELFFile  # noqa: PLC0415
+        from elftools.elf.dynamic import DynamicSegment  # noqa: PLC0415  slow to import
         from elftools.elf.segments import InterpSegment  # noqa: PLC0415
 
         needed: list[str] = []
         interpreter = ""
-        try:
-            elf = ELFFile(io.BytesIO(data))
-            if int.from_bytes(data[18:20], "little") != _EM_AARCH64:
-                raise UserError(
-                    f"{self._path} is for {elf.get_machine_arch()}: build or copy one for arm64"
-                )
+        with open_elf(data, self._path) as elf:
             for segment in elf.iter_segments():
                 if isinstance(segment, InterpSegment):
                     interpreter = segment.get_interp_name()
@@ -79,8 +70,6 @@ class ProgramFile:
                     needed = [
                         str(getattr(tag, "needed", "")) for tag in segment.iter_tags("DT_NEEDED")
                     ]
-        except (ELFError, ConstructError, ValueError, KeyError, TypeError, OSError):
-            raise UserError(f"{self._path} is a damaged program: build or copy it again") from None
         if interpreter:
             self._check_there(interpreter, "the dynamic linker")
             present = {path.name for path in self._tree.entries}

@@ -5,6 +5,8 @@ import itertools
 import os
 import random
 import struct
+import tracemalloc
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
-from pyvmm.vm.loader import FLAT_OFFSET, load_kernel, read_file
+from pyvmm.vm.loader import FLAT_OFFSET, Kernel, load_kernel, read_file
 from pyvmm.vm.machine import MIB
 
 RAM = 64 * MIB
@@ -31,18 +33,53 @@ def image(
     return (head + pe + section).ljust(4096, b"\0") + CODE[: size - 4096]
 
 
-def elf(machine: int = 183, *, truncate: int = 0) -> bytes:
-    """Make an ELF file of two segments at kernel addresses."""
-    base = 0xFFFF_8000_8000_0000
+@dataclass(frozen=True)
+class Part:
+    """A segment of an ELF file: where it goes, its bytes, and how much memory it takes."""
+
+    pa: int
+    data: bytes
+    memory_size: int = 0  # 0: that of the data
+    va: int | None = None  # None: the same as pa
+    file_offset: int | None = None  # None: behind what comes before
+
+
+BASE = 0xFFFF_8000_8000_0000
+PARTS = (Part(BASE, CODE[:0x100]), Part(BASE + 0x2000, b"datadata", 0x1000))
+
+
+def elf(
+    machine: int = 183,
+    *parts: Part,
+    entry: int = BASE + 0x10,
+    num_headers: int | None = None,
+    header_size: int = 56,
+) -> bytes:
+    """Make an ELF file, by default of two segments at kernel addresses."""
+    parts = parts or PARTS
+    num_headers = len(parts) if num_headers is None else num_headers
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack(
-        "<HHIQQQIHHHHHH", 2, machine, 1, base + 0x10, 64, 0, 0, 64, 56, 2, 64, 0, 0
+        "<HHIQQQIHHHHHH",
+        *(2, machine, 1, entry, 64, 0, 0),
+        *(64, header_size, num_headers, 64, 0, 0),
     )
-    rows = [
-        struct.pack("<IIQQQQQQ", 1, 5, 0x1000, base, base, 0x100, 0x100, 0x1000),
-        struct.pack("<IIQQQQQQ", 1, 6, 0x1100, base + 0x2000, base + 0x2000, 8, 0x1000, 0x1000),
-    ]
-    whole = b"".join([header, *rows]).ljust(0x1000, b"\0") + CODE[:0x100] + b"datadata"
-    return whole[: len(whole) - truncate]
+    rows, content, start = b"", b"", 64 + 56 * len(parts)
+    for part in parts:
+        va, at = part.pa if part.va is None else part.va, part.file_offset
+        at = start + len(content) if at is None else at
+        size = part.memory_size or len(part.data)
+        rows += struct.pack("<IIQQQQQQ", 1, 5, at, va, part.pa, len(part.data), size, 0x1000)
+        content += part.data if part.file_offset is None else b""
+    return header + rows + content
+
+
+def endless_elf() -> bytes:
+    """Make an ELF file that claims billions of program headers, all of them the same."""
+    whole = bytearray(elf(num_headers=0xFFFF, header_size=0).ljust(0x1000, b"\0") + bytes(64))
+    struct.pack_into("<Q", whole, 0x28, 0x1000)  # the section table
+    struct.pack_into("<H", whole, 0x3C, 1)
+    struct.pack_into("<I", whole, 0x1000 + 0x2C, 0xFFFF_FFFF)  # sh_info of section 0
+    return bytes(whole)
 
 
 def load(tmp_path: Path, data: bytes) -> object:
@@ -76,6 +113,49 @@ def test_elf_keeps_the_distances_of_its_segments(tmp_path: Path) -> None:
     assert (kernel.entry, kernel.end) == (0x10, 0x3000)
 
 
+def load_elf(tmp_path: Path, *parts: Part, entry: int) -> Kernel:
+    """Load an ELF kernel with these segments."""
+    path = tmp_path / "vmlinux"
+    path.write_bytes(elf(183, *parts, entry=entry))
+    return load_kernel(path, RAM)
+
+
+def test_elf_segment_goes_to_its_physical_address_if_that_is_ram(tmp_path: Path) -> None:
+    """What was linked for an address finds itself there."""
+    low, high = Part(0x8020_0000, CODE[:64]), Part(0x8030_0000, b"data", 0x100)
+    kernel = load_elf(tmp_path, low, high, entry=0x8020_0008)
+    assert kernel.segments == ((0x20_0000, CODE[:64]), (0x30_0000, b"data"))
+    assert (kernel.entry, kernel.end) == (0x20_0008, 0x30_0100)
+
+
+def test_elf_segment_of_another_virtual_address_goes_to_its_physical_one(tmp_path: Path) -> None:
+    """The entry point is virtual, and moves with its segment."""
+    kernel = load_elf(tmp_path, Part(0x8020_0000, CODE[:64], va=BASE), entry=BASE + 4)
+    assert (kernel.segments, kernel.entry) == (((0x20_0000, CODE[:64]),), 0x20_0004)
+
+
+def test_elf_may_end_where_its_next_segment_begins_in_any_order(tmp_path: Path) -> None:
+    """Neighbours do not overlap."""
+    parts = Part(0x8000_1000, b"back"), Part(0x8000_0000, CODE[:4096])
+    kernel = load_elf(tmp_path, *parts, entry=0x8000_0000)
+    assert kernel.segments == ((0, CODE[:4096]), (0x1000, b"back"))
+
+
+def test_elf_segments_that_overlap_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    """Many that repeat one piece of a small file would be many times its size."""
+    count, data = 100, bytes(MIB)
+    parts = [Part(0x8000_0000, data, file_offset=64 + 56 * count) for _ in range(count)]
+    path = tmp_path / "vmlinux"
+    path.write_bytes(elf(183, *parts, entry=0x8000_0000) + data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="overlap at 0x80000000: link it again"):
+            load_kernel(path, 8 * MIB)
+        assert tracemalloc.get_traced_memory()[1] < 16 * MIB
+    finally:
+        tracemalloc.stop()
+
+
 def test_flat_binary_goes_to_its_fixed_place(tmp_path: Path) -> None:
     """Without a header it is code from its first byte on."""
     path = tmp_path / "flat.bin"
@@ -104,7 +184,17 @@ ZBOOT = b"MZ\0\0zimg" + struct.pack("<II8x", 0x1000, 0x2000) + b"gzip\0" + bytes
         (bytes(100_000), "text file|no arm64 kernel"),
         (X86, "x86 kernel"),
         (elf(62), "x64"),
-        (elf(truncate=4), "truncated"),
+        (elf()[:-4], "truncated"),
+        (elf(183, Part(0x8000_0000, CODE[:64], 32), entry=0x8000_0000), "damaged ELF"),
+        (elf(183, Part(BASE, CODE), Part(BASE + 4092, b"x")), "overlap at 0x"),
+        (elf(183, Part(BASE, CODE), Part(1 << 20, b"x")), "a segment at 0x.*: link it for 0x80000"),
+        (elf(183, Part(1 << 63, CODE, 1 << 63), entry=1 << 63), "a segment at 0x"),
+        (elf(183, Part(0x8000_0000, CODE), Part(0x7FFF_0000, b"x")), "a segment at 0x7fff0000"),
+        (elf(183, Part(0x8000_0000, CODE), Part(0xC000_0000, b"x")), "a segment at 0xc0000000"),
+        (elf(183, Part(BASE, CODE), entry=BASE - 4), "an entry point outside its segments"),
+        (elf(num_headers=1025), "1025 program headers"),
+        (elf(num_headers=2, header_size=0), "program headers of 0 bytes"),
+        (endless_elf(), "4294967295 program headers of 0 bytes"),
         (elf()[:100], "damaged|nothing to load|truncated"),
         (b"\x7fELF" + bytes(100), "damaged ELF"),
         (elf()[:32] + b"\xff" * 8 + elf()[40:], "damaged ELF"),  # headers behind the end

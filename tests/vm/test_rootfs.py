@@ -176,7 +176,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(root: Path, tmp_path: Path) ->
     ("content", "mode", "complaint"),
     [
         (make_elf(), 0o644, r"not executable: chmod \+x"),
-        (make_elf(EM_X86_64), 0o755, "is for x64: build or copy one for arm64"),
+        (make_elf(EM_X86_64), 0o755, "is for x64: build or download one for arm64"),
         (make_elf()[:70], 0o755, "damaged"),
         (b"\x7fELF", 0o755, "damaged"),
         (b"echo hello\n", 0o755, "neither ELF nor begins with #!"),

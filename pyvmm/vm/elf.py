@@ -1,0 +1,43 @@
+"""ELF files of arm64: opened, and refused where they are another machine's or damaged."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from pyvmm.arch.errors import UserError
+
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
+
+_EM_AARCH64: Final = 183
+_SEGMENT_HEADER_SIZE: Final = 56
+#: Linux loads no program with more; a damaged header may claim billions.
+_MAX_SEGMENTS: Final = 1024
+
+
+@contextmanager
+def open_elf(data: bytes, name: str) -> Iterator["ELFFile"]:
+    """Open a file that begins like an ELF file; what is damaged shows while it is read.
+
+    Raises:
+        UserError: it is damaged, or not for arm64.
+    """
+    from elftools.common.exceptions import ELFError  # noqa: PLC0415  slow to import, rarely needed
+    from elftools.construct.core import ConstructError  # noqa: PLC0415
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
+
+    try:
+        elf = ELFFile(io.BytesIO(data))
+        if int.from_bytes(data[18:20], "little") != _EM_AARCH64:
+            machine = elf.get_machine_arch()
+            raise UserError(f"{name} is for {machine}: build or download one for arm64")
+        num_segments, size = elf.num_segments(), elf.header.e_phentsize
+        if num_segments > _MAX_SEGMENTS or (num_segments and size != _SEGMENT_HEADER_SIZE):
+            raise UserError(
+                f"{name} has {num_segments} program headers of {size} bytes: link it again, with at"
+                f" most {_MAX_SEGMENTS} of {_SEGMENT_HEADER_SIZE}"
+            )
+        yield elf
+    except (ELFError, ConstructError, ValueError, KeyError, TypeError, OSError, OverflowError):
+        raise UserError(f"{name} is a damaged ELF file: build or copy it again") from None
