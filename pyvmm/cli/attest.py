@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import write_file
 from pyvmm.cli.instances import directory, named, one, print_json
 from pyvmm.cli.units import octets
 from pyvmm.vm.agent_protocol import CHALLENGE_SIZE
@@ -86,6 +87,6 @@ def _parse(text: str) -> bytes:
 
 def _write(path: Path, token: bytes) -> None:
     try:
-        path.write_bytes(token)
+        write_file(path, token)
     except OSError as error:
         raise UserError(f"-o {path}: {error.strerror}: choose another file") from None

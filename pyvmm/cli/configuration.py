@@ -13,10 +13,12 @@ from typing import Final, ParamSpec, TypeVar
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import read_file
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Value = str | int | float | bool | list[str]
+_MAX_FILE: Final = 1 << 20
 #: Options that name files, as some do after their own fashion.
 _FILES: Final = frozenset({"disk"})
 
@@ -69,11 +71,10 @@ def _load(context: click.Context, _option: click.Parameter, path: Path | None) -
 
 
 def _read(path: Path) -> dict[str, object]:
+    data = read_file(path, "--config", _MAX_FILE, takes_pipe=True)
     try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}: check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config {path}: not TOML: {error}") from None
 
 

@@ -7,6 +7,7 @@ from typing import Unpack
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import write_file
 from pyvmm.cli.options import GuestOptions, guest_options, no_life_options, vm_options
 from pyvmm.platform import Platform, boot_log
 from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust
@@ -80,7 +81,7 @@ def _write(directory: Path, files: dict[str, bytes]) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
-            (directory / name).write_bytes(data)
+            write_file(directory / name, data)
             click.echo(directory / name)
     except OSError as error:
         raise UserError(

@@ -10,6 +10,8 @@ from typing import Final
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.psa import MAX_PAYLOAD as MAX_BUNDLE
+from pyvmm.arch.user_file import read_file
 from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust, make_bundles
 
 _MAX_COUNTER: Final = (1 << 32) - 1
@@ -83,7 +85,7 @@ def provision(
         made = [str(path) for path in make_bundles(directory)]
         click.echo(json.dumps(made, indent=2) if as_json else "\n".join(made))
         return
-    contents = [_read(path) for path in bundles]
+    contents = [read_file(each, "bundle", MAX_BUNDLE, takes_pipe=True) for each in bundles]
     root_of_trust, states = start(), {}
     for path, content in zip(bundles, contents, strict=True):
         states[str(path)] = root_of_trust.provision(content)
@@ -91,13 +93,6 @@ def provision(
             click.echo(f"{path}: {states[str(path)]}")
     if as_json:
         click.echo(json.dumps(states, indent=2))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"bundle {path}: {error.strerror}") from None
 
 
 @hes.command(help="Show the lifecycle state and what may follow it; with STATE, go there.")

@@ -72,16 +72,23 @@ def measure(  # noqa: D103  the help says it
 
 def _check_is_realm(asked: GuestOptions) -> None:
     name = asked["positional"]
-    if not asked["realm"] and name is not None and not name.exists():
+    if not asked["realm"] and name is not None and not _exists(name):
         raise UserError(f"{name}: neither an instance (pyvmm list) nor a kernel (add --realm)")
 
 
 def _instance(name: Path | None) -> Status | None:
     """Return the instance of a name, if that is one and no file's."""
-    if name is None or name.exists():
+    if name is None or _exists(name):
         return None
     found = [status for status in directory().statuses() if status.name == str(name)]
     return found[0] if found else None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # too long, or in a directory that is not ours to look into
+        return False
 
 
 def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:

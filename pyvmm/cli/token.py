@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
+from pyvmm.arch.user_file import write_file
 from pyvmm.cli.verify import read_input
 from pyvmm.token.cbor import Malformed, Value
 from pyvmm.token.claims import (
@@ -30,7 +31,7 @@ from pyvmm.token.diag import diagnose
 from pyvmm.token.ecdsa import load_public
 from pyvmm.token.generations import Generation
 from pyvmm.token.intake import token_bytes
-from pyvmm.token.keys import load_private_key, read_file
+from pyvmm.token.keys import load_private_key, read_key
 from pyvmm.token.parse import Token, parse
 from pyvmm.token.report import Check, Kind, Payload, Report
 from pyvmm.token.trust import TrustStore
@@ -248,8 +249,8 @@ def compile_(  # noqa: D103  the help says it
         raise UserError(f"{claims} is not JSON: {error}") from None
     data = compile_token(
         values,
-        load_private_key(read_file(cpak), str(cpak)),
-        load_private_key(read_file(rak), str(rak)),
+        load_private_key(read_key(cpak), str(cpak)),
+        load_private_key(read_key(rak), str(rak)),
         Generation(profile) if profile is not None else None,
     )
     _write(data, output, form)
@@ -262,6 +263,6 @@ def _write(data: bytes, output: Path | None, form: str) -> None:
         click.echo(data, nl=False)
         return
     try:
-        output.write_bytes(data)
+        write_file(output, data)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}") from None

@@ -11,6 +11,7 @@ import click
 from pyvmm.arch import events
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event
+from pyvmm.arch.user_file import without_waiting
 
 #: What may be asked for, and the events that it shows.
 KINDS: Final[dict[str, tuple[type[Event], ...]]] = {
@@ -71,6 +72,7 @@ class Trace:
 
 def _open(path: Path) -> TextIO:
     try:
-        return path.open("w", buffering=1)  # by lines: who reads it meanwhile sees all of it
+        # By lines: who reads it meanwhile sees all of it.
+        return open(path, "w", buffering=1, opener=without_waiting)
     except OSError as error:
         raise UserError(f"--trace :{path}: {error.strerror}: choose another file") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import read_start
 from pyvmm.cli.units import octets
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import Category, Vector, status_of
@@ -18,7 +19,7 @@ from pyvmm.token.claims import CHALLENGE_SIZE, HASH_SIZES, NUM_REMS, RPV_SIZE
 from pyvmm.token.ear import ear, platform_vector, realm_vector, verdict
 from pyvmm.token.generations import Generation
 from pyvmm.token.intake import MAX_INPUT, token_bytes
-from pyvmm.token.keys import load_public_key, read_file
+from pyvmm.token.keys import load_public_key, read_key
 from pyvmm.token.reference import RealmValues, ReferenceValues
 from pyvmm.token.report import Check, Kind, Report
 from pyvmm.token.trust import Anchor, TrustStore, anchor_of, hes_anchors
@@ -102,7 +103,7 @@ def read_input(source: str) -> bytes:
     """
     if source == "-":
         return sys.stdin.buffer.read(MAX_INPUT + 1)
-    return read_file(Path(source), MAX_INPUT + 1)
+    return read_start(Path(source), "token", MAX_INPUT + 1, takes_pipe=True)
 
 
 def _verify(data: bytes, trust: TrustStore, policy: Policy) -> Report:
@@ -123,7 +124,7 @@ def _trust(cpak: Path | None, stores: tuple[Path, ...], values: ReferenceValues)
     if cpak is not None or stores:
         anchors = TrustStore.load(stores).anchors
         if cpak is not None:
-            anchors = (Anchor(load_public_key(read_file(cpak), str(cpak))), *anchors)
+            anchors = (Anchor(load_public_key(read_key(cpak), str(cpak))), *anchors)
         return TrustStore(anchors)
     if (anchor := anchor_of(values)) is not None:
         return TrustStore((anchor,))

@@ -5,10 +5,10 @@ import errno
 import fcntl
 import os
 import shlex
-import stat
 from pathlib import Path
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import open_file
 
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10  # fallocate(2) modes
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
@@ -38,10 +38,8 @@ class RawDisk:
     def __init__(self, path: str | os.PathLike[str], *, is_read_only: bool = False) -> None:
         self.is_read_only = is_read_only
         name = os.fspath(path)
-        if Path(name).is_dir():
-            raise UserError(f"disk {name}: is a directory; give a raw image file")
         try:
-            self._fd = os.open(name, (os.O_RDONLY if is_read_only else os.O_RDWR) | os.O_CLOEXEC)
+            self._fd = open_file(Path(name), "disk", os.O_RDONLY if is_read_only else os.O_RDWR)
         except OSError as error:
             hint = "" if is_read_only else f"; for reading only, say {name},ro"
             hint = hint if error.errno in (errno.EACCES, errno.EROFS) else ": check the path"
@@ -53,9 +51,6 @@ class RawDisk:
             raise
 
     def _lock_and_measure(self, name: str) -> int:
-        mode = os.fstat(self._fd).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            raise UserError(f"disk {name}: neither a file nor a block device")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_NB | (self._lock_kind()))
         except BlockingIOError:

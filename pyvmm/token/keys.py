@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
+from pyvmm.arch.user_file import read_file
 from pyvmm.token.claims import UEID_RANDOM
 from pyvmm.token.cose import SEC1_UNCOMPRESSED, Algorithm
 from pyvmm.token.ecdsa import CURVES, load_public, point_of, public_point
@@ -31,6 +32,7 @@ JWK_CURVES: Final = {
     "P-384": Algorithm.ES384,
     "P-521": Algorithm.ES512,
 }
+_MAX_KEY_FILE: Final = 64 << 10
 
 
 def instance_id_of(public: bytes) -> bytes:
@@ -38,17 +40,13 @@ def instance_id_of(public: bytes) -> bytes:
     return UEID_RANDOM + sha256(public).digest()
 
 
-def read_file(path: Path, max_size: int = -1) -> bytes:
-    """Return a file's content, or the start of it.
+def read_key(path: Path) -> bytes:
+    """Return the content of a key file.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, or is too large for one.
     """
-    try:
-        with path.open("rb") as file:
-            return file.read(max_size)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return read_file(path, "key", _MAX_KEY_FILE, takes_pipe=True, remedy="give a key file")
 
 
 def load_public_key(data: bytes, source: str) -> bytes:

@@ -11,10 +11,12 @@ from typing import Final, Self
 from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
+from pyvmm.arch.user_file import read_file
 from pyvmm.token.claims import HASH_SIZES, NUM_REMS, RPV_SIZE
-from pyvmm.token.keys import load_public_key, read_file
+from pyvmm.token.keys import load_public_key
 
 VERSION: Final = 1
+_MAX_FILE: Final = 4 << 20
 _DIGEST: Final = tuple(HASH_SIZES.values())
 
 
@@ -61,7 +63,8 @@ class ReferenceValues:
         Raises:
             UserError: it is not such a file.
         """
-        return cls.parse(read_file(path), str(path))
+        data = read_file(path, "reference file", _MAX_FILE, takes_pipe=True)
+        return cls.parse(data, str(path))
 
     @classmethod
     def parse(cls, data: bytes, source: str) -> Self:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from pyvmm.token.keys import instance_id_of, load_public_key, read_file
+from pyvmm.token.keys import instance_id_of, load_public_key, read_key
 from pyvmm.token.reference import ReferenceValues
 
 KEY_SUFFIXES: Final = (".pem", ".der", ".jwk")
@@ -78,7 +78,7 @@ def anchor_of(values: ReferenceValues) -> Anchor | None:
 
 def _anchor(path: Path) -> Anchor | None:
     if path.suffix in KEY_SUFFIXES:
-        public = load_public_key(read_file(path), str(path))
+        public = load_public_key(read_key(path), str(path))
         return Anchor(public, instance_id=instance_id_of(public))
     if path.suffix == REFERENCE_SUFFIX:
         return anchor_of(ReferenceValues.load(path))

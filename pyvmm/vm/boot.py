@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import read_file, write_file
 from pyvmm.host.guest import GuestConfig, Segment
 from pyvmm.vm import guests, machine
-from pyvmm.vm.loader import load_flat, load_kernel, read_file
+from pyvmm.vm.loader import load_flat, load_kernel, read_payload
 from pyvmm.vm.machine import MIB, RAM_BASE, MemoryMap, Placement
 from pyvmm.vm.options import VmOptions
 
@@ -23,7 +24,7 @@ def make_config(options: VmOptions) -> GuestConfig:
         if options.kernel is None
         else load_kernel(options.kernel, options.ram_size)
     )
-    initrd = read_file(options.initrd, "initrd", options.ram_size) if options.initrd else b""
+    initrd = read_payload(options.initrd, "initrd", options.ram_size) if options.initrd else b""
     placement = machine.place(options.ram_size, len(initrd), RAM_BASE + kernel.end)
     if placement is None:
         needed = kernel.end + len(initrd)
@@ -55,7 +56,7 @@ def _dtb(options: VmOptions, placement: Placement, initrd_size: int) -> bytes:
     blob = blob.ljust(machine.DTB_SIZE, b"\0")
     if options.dump_dtb is not None:
         try:
-            options.dump_dtb.write_bytes(blob)
+            write_file(options.dump_dtb, blob)
         except OSError as error:
             raise UserError(f"--dump-dtb {options.dump_dtb}: {error.strerror}") from None
     return blob

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import read_file
 from pyvmm.vm.elf import open_elf
 from pyvmm.vm.machine import GIB, MIB, RAM_BASE
 
 FLAT_OFFSET: Final = 0x8_0000
-#: No kernel is larger; a small .gz that unpacks to more is a mistake or an attack.
-MAX_KERNEL_SIZE: Final = GIB
+#: No kernel or initial RAM disk is larger; a .gz that unpacks to more is a mistake or an attack.
+MAX_PAYLOAD_SIZE: Final = GIB
 
 _IMAGE_MAGIC: Final = b"ARM\x64"  # at 56; Documentation/arch/arm64/booting.rst
 _IMAGE_MAGIC_OFFSET: Final = 56
@@ -66,25 +67,14 @@ class Kernel:
     end: int  # first byte after all of it, zero-initialised data included
 
 
-def read_file(path: Path, what: str, limit: int) -> bytes:
-    """Read a file that must fit into memory of ``limit`` bytes.
+def read_payload(path: Path, what: str, ram_size: int) -> bytes:
+    """Read a file that goes into guest memory of ``ram_size`` bytes.
 
     Raises:
-        UserError: it is missing, not a file, unreadable, empty or too large.
+        UserError: it is missing, no regular file, unreadable, empty or too large.
     """
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size > limit:
-                raise UserError(
-                    f"{what} {path}: its {size >> 20} MiB do not fit into the {limit >> 20} MiB of"
-                    " guest memory: give more with -m"
-                )
-            data = file.read(limit + 1)
-    except IsADirectoryError:
-        raise UserError(f"{what} {path} is a directory: give a file") from None
-    except OSError as error:
-        raise UserError(f"{what} {path}: {error.strerror}: check the path") from None
+    remedy = "give more with -m" if ram_size < MAX_PAYLOAD_SIZE else "no guest takes a larger one"
+    data = read_file(path, what, min(ram_size, MAX_PAYLOAD_SIZE), remedy=remedy)
     if not data:
         raise UserError(f"{what} {path} is empty: download or build it again")
     return data
@@ -97,7 +87,8 @@ def load_kernel(path: Path, ram_size: int) -> Kernel:
         UserError: it is no kernel that a guest with this RAM could run.
     """
     name = f"kernel {path}"
-    data = unpack_kernel(read_file(path, "kernel", ram_size), name, ram_size)
+    data = read_payload(path, "kernel", ram_size)
+    data = unpack_kernel(data, name, min(ram_size, MAX_PAYLOAD_SIZE))
     if data.startswith(b"\x7fELF"):
         return _load_elf(data, name, ram_size)
     _refuse_others(data, name)
@@ -106,7 +97,7 @@ def load_kernel(path: Path, ram_size: int) -> Kernel:
     return load_flat(data, name)
 
 
-def unpack_kernel(data: bytes, name: str, limit: int = MAX_KERNEL_SIZE) -> bytes:
+def unpack_kernel(data: bytes, name: str, limit: int = MAX_PAYLOAD_SIZE) -> bytes:
     """Return the kernel in a .gz file, of at most ``limit`` bytes; other data as it is.
 
     Raises:
@@ -148,7 +139,7 @@ def _load_image(data: bytes, name: str) -> Kernel:
     if len(data) < _raw_size(data):
         raise UserError(f"{name} is truncated: download or copy it again")
     size = max(image_size, len(data))
-    if size > MAX_KERNEL_SIZE or text_offset > MAX_KERNEL_SIZE:
+    if size > MAX_PAYLOAD_SIZE or text_offset > MAX_PAYLOAD_SIZE:
         raise UserError(f"{name} has a damaged header: download or build it again")
     return Kernel(((text_offset, data),), text_offset, text_offset + size)
 
@@ -234,12 +225,12 @@ def _load_base(rows: list[_LoadSegment], name: str, ram_end: int) -> int:
     base = rows[0].pa
     if any(RAM_BASE <= row.pa < ram_end for row in rows):
         base = RAM_BASE
-    outside = [row for row in rows if not 0 <= row.pa - base <= row.end - base <= MAX_KERNEL_SIZE]
+    outside = [row for row in rows if not 0 <= row.pa - base <= row.end - base <= MAX_PAYLOAD_SIZE]
     if outside:
         low, high = outside[0].pa, outside[0].end
         raise UserError(
             f"{name} has a segment at {low:#x} to {high:#x}, which is not in the first"
-            f" {MAX_KERNEL_SIZE // MIB} MiB of guest memory: link it for {RAM_BASE:#x}"
+            f" {MAX_PAYLOAD_SIZE // MIB} MiB of guest memory: link it for {RAM_BASE:#x}"
         )
     return base
 

@@ -16,6 +16,7 @@ from pyvmm.arch.events import Event, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import RealmFlags, RealmParams
 from pyvmm.arch.strict_json import Json
+from pyvmm.arch.user_file import read_file
 from pyvmm.devices.bus import Bus
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm.boot import make_config
@@ -117,11 +118,9 @@ def read_log(path: Path) -> list[Entry]:
     Raises:
         UserError: it cannot be read, or is no such log.
     """
+    data = read_file(path, "measurement log", _MAX_LOG_SIZE, takes_pipe=True)
     try:
-        with path.open("rb") as file:
-            log = strict_json.loads(file.read(_MAX_LOG_SIZE))
-    except OSError as error:
-        raise UserError(f"measurement log {path}: {error.strerror}: check the path") from None
+        log = strict_json.loads(data)
     except ValueError:
         log = None
     steps = log.get("log") if isinstance(log, dict) else None

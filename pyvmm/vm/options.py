@@ -9,10 +9,10 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.user_file import read_file
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.net_user import PortForward
 from pyvmm.host.guest import REALM_IS_CLOSED, RPV_SIZE, RealmOptions
-from pyvmm.vm.loader import read_file
 from pyvmm.vm.machine import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 DEFAULT_MAC: Final = bytes.fromhex("021515151515")

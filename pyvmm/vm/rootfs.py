@@ -18,7 +18,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
 from pyvmm.vm.cpio import CpioArchive
 from pyvmm.vm.ext4 import Entry, Tree, make_disk, scan_tree
-from pyvmm.vm.loader import read_file
+from pyvmm.vm.loader import read_payload
 from pyvmm.vm.program import ProgramFile
 
 _INIT: Final = "sbin/init"
@@ -64,11 +64,8 @@ def build_rootfs(
     Raises:
         UserError: no such directory, no program that a guest could run, or no space.
     """
-    if not directory.is_dir():
-        raise UserError(f"--from-dir {directory}: no such directory: give one with a program in it")
-    if output.resolve().is_relative_to(directory.resolve()):
-        raise UserError(f"{output} is in {directory}, which is to be packed: choose another -o")
-    begin = read_file(initrd, "initrd", _MAX_INITRD) if initrd is not None else b""
+    _check_places(directory, output)
+    begin = read_payload(initrd, "initrd", _MAX_INITRD) if initrd is not None else b""
     tree = scan_tree(directory, _newest())
     try:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=output.absolute().parent) as scratch:
@@ -83,6 +80,21 @@ def build_rootfs(
     except OSError as error:
         where = error.filename or output
         raise UserError(f"{where}: {error.strerror}: choose another -o") from None
+
+
+def _check_places(directory: Path, output: Path) -> None:
+    try:
+        is_directory = directory.is_dir()
+        is_inside = output.resolve().is_relative_to(directory.resolve())
+        is_special = output.exists() and not output.is_file()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that turn in circles
+        raise UserError(f"--from-dir {directory} -o {output}: {error}: check the paths") from None
+    if not is_directory:
+        raise UserError(f"--from-dir {directory}: no such directory: give one with a program in it")
+    if is_inside:
+        raise UserError(f"{output} is in {directory}, which is to be packed: choose another -o")
+    if is_special:  # it would be replaced
+        raise UserError(f"{output} is no regular file: choose another -o")
 
 
 def _archive(tree: Tree) -> bytes:

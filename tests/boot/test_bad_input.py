@@ -71,6 +71,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("bad")
     for name, content in FILES.items():
         (directory / name).write_bytes(content())
+    os.mkfifo(directory / "fifo")
     locked = directory / "locked"
     locked.write_bytes(bytes(4096))
     locked.chmod(0)
@@ -102,9 +103,15 @@ def check(ended: Ended, *words: str) -> None:
         ("-m 64M --kernel {}/bomb.gz", "unpacks to more than 64 MiB: give more with -m"),
         ("--kernel {}/empty", "empty: download"),
         ("--kernel {}/text", "text file: give a kernel"),
-        ("--kernel {}", "is a directory: give a file"),
+        ("--kernel {}", "is a directory: give a regular file"),
         ("--kernel {}/none", "No such file"),
-        ("--kernel /dev/null", "empty"),
+        ("--kernel /dev/zero", "is a character device: give a regular file"),
+        ("--kernel {}/fifo", "is a pipe: give a regular file"),
+        ("--initrd {}/fifo", "is a pipe: give a regular file"),
+        ("--disk {}/fifo", "is a pipe: give a regular file"),
+        ("--disk {}/fifo,ro", "is a pipe: give a regular file"),
+        ("--config {}/fifo", "is a pipe that nobody writes to"),
+        ("--dump-dtb {}/fifo", "No such device or address"),
         ("-m 16M --kernel {}/big", "more with -m"),
         ("-m 16M --initrd {}/big", "more with -m"),
         ("--initrd {}/none", "No such file"),

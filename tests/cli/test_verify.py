@@ -145,9 +145,9 @@ def test_verify_takes_the_key_of_the_reference_file(run: Run) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("verify absent", "cannot read absent: No such file or directory"),
-        ("verify .", "cannot read .: Is a directory"),
-        ("verify token --cpak absent", "cannot read absent"),
+        ("verify absent", "token absent: No such file or directory: check the path"),
+        ("verify .", "token . is a directory: give"),
+        ("verify token --cpak absent", "key absent: No such file"),
         ("verify token --cpak token", "token is no public key"),
         ("verify token --cpak cpak.key", "cpak.key holds a private key"),
         ("verify token --trust-store absent", "Directory 'absent' does not exist"),
@@ -166,11 +166,11 @@ def test_verify_takes_the_key_of_the_reference_file(run: Run) -> None:
         (f"verify token --rpv {'00' * 65}", "--rpv has 65 bytes"),
         ("verify token --profile g3", "'g3' is not one of"),
         ("verify", "Missing argument 'TOKEN'"),
-        ("token show absent", "cannot read absent"),
+        ("token show absent", "token absent: No such file"),
         ("token extract key token", "'key' is not one of"),
         ("token extract rak token -o absent/rak", "cannot write absent/rak"),
         ("token compile token --cpak cpak.key --rak rak.key", "token is not JSON"),
-        ("token compile absent --cpak cpak.key --rak rak.key", "cannot read absent"),
+        ("token compile absent --cpak cpak.key --rak rak.key", "token absent: No such file"),
         ("token compile token --cpak cpak.key", "Missing option '--rak'"),
     ],
 )

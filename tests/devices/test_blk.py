@@ -357,7 +357,7 @@ def test_raw_disk_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
     for path, words in (
         (tmp_path / "none", "No such file.*check the path"),
         (tmp_path, "directory"),
-        (Path("/dev/null"), "neither"),
+        (Path("/dev/null"), "is a character device: give a regular file or a block device"),
         (tmp_path / "empty", "smaller"),
     ):
         with pytest.raises(UserError, match=words) as error:

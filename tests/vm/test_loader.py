@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
-from pyvmm.vm.loader import FLAT_OFFSET, Kernel, load_kernel, read_file
+from pyvmm.vm.loader import FLAT_OFFSET, Kernel, load_kernel, read_payload
 from pyvmm.vm.machine import MIB
 
 RAM = 64 * MIB
@@ -233,14 +233,23 @@ def test_loading_never_fails_in_another_way(data: st.DataObject) -> None:
     assert 0 <= kernel.entry < kernel.end
 
 
-def test_read_file_refuses_what_is_no_readable_file_of_a_fitting_size(tmp_path: Path) -> None:
-    """A directory, a missing file and a file larger than guest memory."""
+def test_payload_is_a_readable_file_of_a_fitting_size(tmp_path: Path) -> None:
+    """No directory, no missing or empty file, and none larger than guest memory."""
     with pytest.raises(UserError, match="is a directory"):
-        read_file(tmp_path, "initrd", RAM)
+        read_payload(tmp_path, "initrd", RAM)
     with pytest.raises(UserError, match="No such file"):
-        read_file(tmp_path / "none", "initrd", RAM)
+        read_payload(tmp_path / "none", "initrd", RAM)
     huge = tmp_path / "huge"
-    with huge.open("wb") as file:
-        file.truncate(1 << 40)
-    with pytest.raises(UserError, match="do not fit"):
-        read_file(huge, "initrd", RAM)
+    huge.touch()
+    with pytest.raises(UserError, match="is empty: download or build it again"):
+        read_payload(huge, "initrd", RAM)
+    os.truncate(huge, 1 << 40)
+    with pytest.raises(UserError, match="has more than 64 MiB: give more with -m"):
+        read_payload(huge, "initrd", RAM)
+
+
+def test_file_is_read_into_memory_of_its_own_size(tmp_path: Path) -> None:
+    """Not of the guest's, which may be larger than this machine."""
+    path = tmp_path / "kernel"
+    path.write_bytes(image())
+    assert load_kernel(path, 1 << 45) == load_kernel(path, RAM)
