@@ -54,7 +54,8 @@ def endorse(  # noqa: D103  the help says it
 
 
 def _realm_values(options: VmOptions) -> RealmValues:
-    steps = RealmPlan(options).measure(Platform(options.ram_size, options.num_cpus))
+    plan = RealmPlan(options)
+    steps = plan.measure(Platform(plan.memory_size, options.num_cpus))
     personalization = options.realm.personalization if options.realm else b""
     return RealmValues(rim=steps[-1].rim, rpv=personalization.ljust(64, b"\0"))
 

@@ -63,7 +63,7 @@ def measure(  # noqa: D103  the help says it
     plan = vm.RealmPlan(options)
     from pyvmm.platform import Platform, replay  # noqa: PLC0415  after the input is known to be good
 
-    steps = plan.measure(Platform(options.ram_size, options.num_cpus))
+    steps = plan.measure(Platform(plan.memory_size, options.num_cpus))
     if parameters:
         steps = replay([vm.on_host(steps[0], parameters), *steps[1:]])
     _print(steps[-1].rim.hex(), plan.log(steps) if wants_log else None, wants_json=wants_json)

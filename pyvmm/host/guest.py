@@ -77,6 +77,12 @@ class GuestConfig:
     segments: Sequence[Segment]
     entry: int
     args: tuple[int, int, int, int] = (0, 0, 0, 0)  # x0..x3 of the boot vCPU
+    backed_size: int | None = None  # of RAM with memory behind it; all, but for measuring
+
+    @property
+    def ram_end(self) -> int:
+        """The first address after RAM."""
+        return self.ram_base + self.ram_size
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,13 +111,13 @@ class Realm(VcpuGuest):
         self._config = config
         self._options = options or RealmOptions()
         self._vmid = vmid
-        self.geometry = Geometry.of(config.ram_base + config.ram_size)
+        self.geometry = Geometry.of(config.ram_end)
         self._memory = RealmMemory(
             self._rmi,
             memory,
             allocator,
             ram_base=config.ram_base,
-            ram_size=config.ram_size,
+            ram_size=config.ram_size if config.backed_size is None else config.backed_size,
             alias=self.geometry.alias,
             start_level=self.geometry.start_level,
         )
@@ -153,7 +153,7 @@ class Realm(VcpuGuest):
             self._rmi.call(0, DebugRmiFid.RMI_PYVMM_DEBUG_ALLOW, self._rd or 0)
         if self._options.metadata:
             self._set_metadata(self._options.metadata)
-        self._memory.init_ripas()
+        self._memory.init_ripas(self._config.ram_end)
         self._load(self._config.segments, progress)
         for cpu in range(self._config.num_cpus):
             self._create_rec(cpu)

@@ -100,9 +100,12 @@ class RealmMemory:
 
     # --- building -------------------------------------------------------------------------
 
-    def init_ripas(self) -> None:
-        """Declare all RAM as RAM, measured, in the largest entries that the tables have."""
-        base, top = self._base, self._base + self._size
+    def init_ripas(self, top: int) -> None:
+        """Declare all up to ``top`` as RAM, measured, in the largest entries of the tables.
+
+        There may be more of it than has memory: that of a realm which never runs.
+        """
+        base = self._base
         while base < top:
             base = self._change_ripas(0, (RmiFid.RMI_RTT_INIT_RIPAS, self._rd, base, top))
 

@@ -42,6 +42,9 @@ _NOT_MEASURED: Final = frozenset({"step", "of", "rim"})
 class RealmPlan:
     """A realm as it would be built.
 
+    Only its payload needs memory, ``memory_size`` bytes of it: the rest of its RAM is declared, and
+    never touched.
+
     Raises:
         UserError: it is no realm, or its payload is not to be had.
     """
@@ -50,7 +53,10 @@ class RealmPlan:
         if options.realm is None:
             raise UserError("only a realm is measured: add --realm")
         self._realm = replace(options.realm, metadata=b"")  # they are made for the RIM
-        self._config = make_config(options)
+        config = make_config(options)
+        dtb = config.segments[-1]  # the last of the payload, of whole granules
+        self.memory_size = dtb.ipa + len(dtb.data) - config.ram_base
+        self._config = replace(config, backed_size=self.memory_size)
 
     def measure(self, platform: Platform) -> list[RimExtension]:
         """Build the realm; return the steps that were measured, the last one has the RIM.

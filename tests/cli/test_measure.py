@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import random
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,13 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import RimExtension
 from pyvmm.arch.rmi import RealmParams
 from pyvmm.cli import cli
-from pyvmm.platform import replay
+from pyvmm.devices.bus import Bus
+from pyvmm.host.guest import RealmOptions
+from pyvmm.host.vgic import Vgic
+from pyvmm.platform import Platform, replay
+from pyvmm.vm.boot import make_config
+from pyvmm.vm.options import VmOptions, parse_ram_size
+from tests.boot.command import PYVMM
 
 SMALL = ("--realm", "-m", "64M")
 Capture = pytest.CaptureFixture[str]
@@ -177,6 +185,33 @@ def test_port_of_the_agent_is_measured(capsys: Capture) -> None:
     ]
     assert len(set(rims)) == 4
     assert rims[3] == rims[4]
+
+
+def peak_memory(*arguments: str) -> int:
+    """Run the verb; return how much memory (KiB) it had at most."""
+    with subprocess.Popen([PYVMM, "measure", *arguments], stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss
+
+
+def test_measuring_takes_memory_by_the_size_of_the_payload(tmp_path: Path) -> None:
+    """Not of the guest: 512 GiB take no more than 64 MiB."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(0x1400_0000.to_bytes(4, "little") * 2000)
+    small = peak_memory(*SMALL, "-k", str(kernel))
+    assert peak_memory("--realm", "-m", "512G", "-k", str(kernel)) < small + (8 << 10)
+
+
+@pytest.mark.parametrize("size", ["4M", "66M", "2G"])
+def test_rim_is_that_of_the_realm_that_is_run(capsys: Capture, size: str) -> None:
+    """Although that has all of its memory."""
+    options = VmOptions(ram_size=parse_ram_size(size), realm=RealmOptions())
+    platform = Platform(options.ram_size, options.num_cpus)
+    bus, vgic = Bus(platform.events), Vgic(options.num_cpus)
+    platform.new_guest(make_config(options), bus, vgic, options.realm).build()
+    assert measure(capsys, "--realm", "-m", size) == platform.rim().hex()
 
 
 def test_guest_may_be_larger_than_this_machine(capsys: Capture) -> None:
