@@ -18,7 +18,7 @@ from pyvmm.arch.user_file import read_file
 P = ParamSpec("P")
 R = TypeVar("R")
 Value = str | int | float | bool | list[str]
-_MAX_FILE: Final = 1 << 20
+_MAX_FILE: Final = 64 << 10
 #: Options that name files, as some do after their own fashion.
 _FILES: Final = frozenset({"disk"})
 
@@ -74,7 +74,9 @@ def _read(path: Path) -> dict[str, object]:
     data = read_file(path, "--config", _MAX_FILE, takes_pipe=True)
     try:
         return tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"--config {path}: not TOML: nested too deep") from None
+    except ValueError as error:  # also a number of too many digits, and what is not UTF-8
         raise UserError(f"--config {path}: not TOML: {error}") from None
 
 
@@ -86,6 +88,8 @@ def _value(path: Path, name: str, option: click.Option, value: object) -> Value:
         if isinstance(each, bool) or not isinstance(each, str | int | float):
             kind = "a list of strings" if option.multiple else "a string"
             raise UserError(f"--config {path}: {name} = {each!r}: give {kind}")
+        if "\0" in str(each):
+            raise UserError(f"--config {path}: {name} = {each!r}: it cannot hold a NUL character")
         return str(path.parent / str(each)) if is_file else str(each)
 
     if option.is_flag:

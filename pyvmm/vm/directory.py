@@ -27,6 +27,7 @@ from msgspec.structs import replace
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import connect_unix
 from pyvmm.vm.api import State, Status
+from pyvmm.vm.json_text import decode
 from pyvmm.vm.leftover import SocketNote, remove_noted
 from pyvmm.vm.process import Process
 
@@ -282,7 +283,7 @@ class Directory:
         lives = self._lives(name)
         try:
             data = (self.home(name) / "state").read_bytes()
-            status = msgspec.json.decode(data, type=Status)
+            status = decode(data, Status)
         except (OSError, msgspec.DecodeError):
             if not self.home(name).exists() and not self.socket_path(name).exists():
                 return None

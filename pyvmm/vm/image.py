@@ -131,7 +131,7 @@ class Image:
         """Tell whether all files are there and were made by this recipe."""
         try:
             made_from = json.loads(self.manifest.read_text())["recipe"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
         return made_from == recipe and all(
             path.exists() for path in (self.kernel, self.initrd, self.rootfs)

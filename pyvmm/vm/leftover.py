@@ -13,6 +13,8 @@ from typing import Self
 
 import msgspec
 
+from pyvmm.vm.json_text import decode
+
 
 class SocketNote(msgspec.Struct, frozen=True):
     """A Unix socket: where it is, and which one it is among all that have been there."""
@@ -56,4 +58,4 @@ def remove_dead(path: Path) -> None:
 def remove_noted(file: Path) -> None:
     """Remove the socket that a file has a note of, if it has one."""
     with suppress(OSError, msgspec.DecodeError):
-        msgspec.json.decode(file.read_bytes(), type=SocketNote).remove()
+        decode(file.read_bytes(), SocketNote).remove()

@@ -13,6 +13,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from pyvmm.vm.json_text import decode
+
 MAX_LINE: Final = 1 << 20  # bytes; more than any message of ours
 _NEWLINE: Final = b"\n"
 _CHUNK: Final = 64 << 10
@@ -139,6 +141,6 @@ def parse(line: bytes) -> Request | Response:
     Raises:
         msgspec.DecodeError: it is none.
     """
-    if msgspec.json.decode(line, type=_Anything).method is msgspec.UNSET:
-        return msgspec.json.decode(line, type=Response)
-    return msgspec.json.decode(line, type=Request)
+    if decode(line, _Anything).method is msgspec.UNSET:
+        return decode(line, Response)
+    return decode(line, Request)

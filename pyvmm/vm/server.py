@@ -39,6 +39,7 @@ from pyvmm.vm.api import (
 )
 from pyvmm.vm.commands import Commands
 from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.json_text import decode
 from pyvmm.vm.lifecycle import Lifecycle
 from pyvmm.vm.process import peer
 from pyvmm.vm.rpc import ErrorCode, Id, Request, Response, RpcError, Stream, message
@@ -182,10 +183,10 @@ class Session:
 
     def _answer(self, line: bytes) -> Response | None:
         try:
-            request = msgspec.json.decode(line, type=Request)
+            request = decode(line, Request)
         except msgspec.ValidationError as error:
             return _refusal(None, ErrorCode.INVALID_REQUEST, str(error))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except msgspec.DecodeError as error:
             return _refusal(None, ErrorCode.PARSE_ERROR, str(error))
         id_ = None if request.id is msgspec.UNSET else request.id
         response = self._execute(request, id_)
@@ -196,8 +197,8 @@ class Session:
         if method is None:
             return _refusal(id_, ErrorCode.METHOD_NOT_FOUND, f"no method {request.method}")
         try:
-            params = msgspec.json.decode(request.params, type=method.params)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            params = decode(request.params, method.params)
+        except msgspec.DecodeError as error:
             return _refusal(id_, ErrorCode.INVALID_PARAMS, str(error))
         try:
             with shortages():

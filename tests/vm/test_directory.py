@@ -16,6 +16,8 @@ from pyvmm.vm.api import State, Status
 from pyvmm.vm.directory import Claim, Directory, check_name
 from pyvmm.vm.leftover import remove_noted
 
+DEEP = b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
 
 def status(name: str = "r1", state: State = State.NEW) -> Status:
     """Return the status of an instance."""
@@ -146,7 +148,7 @@ def test_what_others_have_put_there_stays(
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("note", [b"", b"\xff", b"{}", b'{"path": 1}'])
+@pytest.mark.parametrize("note", [b"", b"\xff", b"{}", b'{"path": 1}', DEEP])
 def test_a_note_that_cannot_be_read_is_nobody_s(
     directory: Directory, claims: list[Claim], note: bytes
 ) -> None:
@@ -185,7 +187,13 @@ def test_status_that_cannot_be_read_is_that_of_a_dead(
     """Garbage, nothing, or only a socket: it can be seen and cleaned up."""
     claims[0].listener.close()
     state = directory.home("r1") / "state"
-    for damage in (lambda: state.write_bytes(b"\xff{"), state.unlink, directory.home("r1").rmdir):
+    damages = (
+        lambda: state.write_bytes(b"\xff{"),
+        lambda: state.write_bytes(DEEP),
+        state.unlink,
+        directory.home("r1").rmdir,
+    )
+    for damage in damages:
         damage()
         assert [(each.name, each.state) for each in directory.statuses()] == [("r1", State.DEAD)]
     directory.clean_up("r1")

@@ -82,8 +82,9 @@ def test_build_does_nothing_when_the_files_are_there(
     monkeypatch.setattr(image, "_build", lambda *_: pytest.fail("built again"))
     assert build_debian(tmp_path, tmp_path / "cache", lambda *_: None) == made
     assert image._recipe(["a", "b"]) == image._recipe(["b", "a"]) != image._recipe([])
-    made.manifest.write_text('{"recipe": "old"}')
-    assert not made.is_made_from(image._recipe([]))
+    for manifest in ('{"recipe": "old"}', "[" * 100_000, "old"):
+        made.manifest.write_text(manifest)
+        assert not made.is_made_from(image._recipe([]))
 
 
 def test_build_names_the_files_to_bring_where_there_is_no_apt(

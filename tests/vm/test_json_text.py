@@ -1,0 +1,31 @@
+"""JSON of others: whatever is wrong with it is one kind of error."""
+
+import msgspec
+import pytest
+
+from pyvmm.vm.json_text import decode
+from pyvmm.vm.rpc import Request
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff",
+        b'{"method": "\xff"}',
+        b"[]",
+        b'{"jsonrpc": "2.0", "method": 1}',
+        b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"x": ' + b'{"a":' * 100_000,
+    ],
+)
+def test_what_is_not_of_the_kind_is_a_decode_error(text: bytes) -> None:
+    """No text, not UTF-8, another type, nested too deep."""
+    with pytest.raises(msgspec.DecodeError):
+        decode(text, Request)
+
+
+def test_what_is_of_the_kind_is_returned() -> None:
+    """What another version adds is passed over."""
+    text = b'{"jsonrpc": "2.0", "method": "status", "more": [[]]}'
+    assert decode(text, Request).method == "status"
