@@ -9,7 +9,7 @@ import io
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import IO, TYPE_CHECKING, Final, TextIO, cast
 
 from pyvmm.vm.exit_code import ExitCode, Failure
 
@@ -24,7 +24,8 @@ def guard() -> None:
     for name, fd in _NUMBERS.items():
         if not _is_open(fd):
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number: this one
-            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115
+            # By lines: an instance's log may take its place.
+            setattr(sys, name, open(fd, "w" if fd else "r", 1, closefd=False))  # noqa: SIM115
     if _is_own(sys.stdout, 1):
         sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
     if _is_own(sys.stderr, 2):
@@ -54,12 +55,15 @@ def _is_own(stream: TextIO, fd: int) -> bool:
         return False
 
 
-def _text(raw: io.FileIO, like: TextIO) -> TextIO:
+def _text(raw: "_Stream", like: TextIO) -> TextIO:
+    """Return a stream that buffers as much, or as little, as the one in whose place it is."""
+    is_unbuffered = isinstance(like, io.TextIOWrapper) and like.write_through
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        cast("IO[bytes]", raw) if is_unbuffered else io.BufferedWriter(raw),
         encoding=like.encoding,
         errors=like.errors,
         line_buffering=bool(like.line_buffering),
+        write_through=is_unbuffered,
     )
 
 
@@ -67,10 +71,16 @@ class _Stream(io.FileIO):
     """Takes all that is written, however long that takes."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Write, and return how much was written."""
-        while (written := super().write(data)) is None:  # somebody made it non-blocking
-            select.select([], [self], [])
-        return written
+        """Write all of it: without a buffer nobody would come back with the rest."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            written = super().write(left)
+            if written is None:  # somebody made it non-blocking
+                select.select([], [self], [])
+            else:
+                left = left[written:]
+        return size
 
 
 class _Output(_Stream):

@@ -8,6 +8,7 @@ command is gone, what it reports has nowhere to go, and it ends.
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -70,6 +71,9 @@ def _become_daemon(writer: int, main: Callable[[Tell], int]) -> None:
     except BaseException:  # noqa: BLE001  nobody above may see the command twice
         sys.excepthook(*sys.exc_info())
     finally:
+        for each in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # nobody is left to be told
+                each.flush()
         os._exit(code)
 
 

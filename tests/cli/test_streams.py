@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,37 @@ def test_an_output_that_does_not_block_is_written_whole(tmp_path: Path) -> None:
         assert process.wait(PATIENCE) == ExitCode.OK
     assert output.endswith(b"}\n")
     assert len(output) > 1 << 16
+
+
+def test_unbuffered_output_is_written_at_once(runtime: Path) -> None:
+    """A trace is there as it happens, and what was traced when the process is killed."""
+    created = pyvmm("create", "r1", *REALM, "--trace", "rmi", env={"PYTHONUNBUFFERED": "1"})
+    assert result(created) == DONE
+    log = runtime / "r1.d" / "log"
+    assert log.read_text().splitlines()[-1].startswith("RMI_REC_CREATE ")
+    assert result(verb("start", "r1")) == DONE
+    assert result(verb("wait", "r1")) == DONE
+    assert "RMI_REC_ENTER" in log.read_text()
+
+
+def test_the_log_of_an_instance_is_written_at_once_whatever_its_maker_had(runtime: Path) -> None:
+    """Its standard error takes the place of one that was closed."""
+    arguments = ("create", "r1", *REALM, "--trace", "rmi")
+    assert closed(*arguments, redirections="2>&-") == (ExitCode.OK, b"")
+    log = runtime / "r1.d" / "log"
+    assert log.read_text().splitlines()[-1].startswith("RMI_REC_CREATE ")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_verb_that_is_killed_has_written_its_lines(unbuffered: str) -> None:
+    """To a pipe on standard error, whatever Python was told about buffers."""
+    program = (
+        "import os, sys; from pyvmm.cli import streams; streams.guard();"
+        "sys.stderr.write('told\\n'); sys.stdout.write('half'); {} os._exit(0)"
+    )
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    flush = "" if unbuffered else "sys.stdout.flush();"
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(flush)], env=env, capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"half", b"told\n")
