@@ -21,6 +21,7 @@ from pyvmm.vm.exit_code import ExitCode
 
 _SBIN: Final = "/usr/sbin:/sbin"  # not on everybody's PATH
 _GIB: Final = 1 << 30
+_MEMINFO: Final = "/proc/meminfo"
 _HELP = """Say what is missing on this machine, and how to get it.
 
 What is optional is needed for one thing only, which is named.
@@ -98,11 +99,18 @@ def _check_core() -> Finding:
 
 
 def _check_memory() -> Finding:
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    found = f"{pages / _GIB:.1f} GiB free; guests' memory is memfd's, /dev/shm is not used"
-    if pages < _GIB // 2:
+    available = _available_memory()
+    found = f"{available / _GIB:.1f} GiB available; guests' memory is memfd's, not in /dev/shm"
+    if available < _GIB // 2:
         return Finding("memory", Verdict.OPTIONAL, found, "give guests less with -m")
     return Finding("memory", Verdict.OK, found)
+
+
+def _available_memory() -> int:
+    """Return the bytes that can be had without swapping: free ones, and caches that can go."""
+    lines = Path(_MEMINFO).read_text().splitlines()
+    (kilobytes,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kilobytes) << 10
 
 
 def _check_apt() -> Finding:

@@ -64,3 +64,19 @@ def test_a_full_or_foreign_root_of_trust_is_told(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PYVMM_HES_DIR", str(tmp_path / "file" / "hes"))
     assert look()["root of trust"][0] == "optional"
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "verdict", "shown"),
+    [(21 << 20, "ok", "21.0 GiB"), (256 << 10, "optional", "0.2 GiB")],
+)
+def test_memory_is_what_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kilobytes: int, verdict: str, shown: str
+) -> None:
+    """Not what nobody uses at the moment: a cache makes room."""
+    (tmp_path / "meminfo").write_text(
+        f"MemTotal: {32 << 20} kB\nMemFree: 1024 kB\nMemAvailable: {kilobytes} kB\n"
+    )
+    monkeypatch.setattr("pyvmm.cli.doctor._MEMINFO", str(tmp_path / "meminfo"))
+    assert look()["memory"][0] == verdict
+    assert f"{shown} available" in verb("doctor").output
