@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import click
 
-from pyvmm.cli.instances import Chosen, several
+from pyvmm.cli.instances import Chosen, several_or_gone
 from pyvmm.vm.client import Client
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import Failure
@@ -18,7 +18,7 @@ left of dead instances is cleaned up.
 
 
 @click.command(help=_HELP)
-@several
+@several_or_gone
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),

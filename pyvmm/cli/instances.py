@@ -142,6 +142,7 @@ class Chosen:
 
     names: tuple[str, ...]
     every: bool
+    gone_too: bool = False
 
     def each(self, act: Callable[[Client], object]) -> int:
         """Do something with each that lives; return the exit code of the first failure."""
@@ -158,7 +159,8 @@ class Chosen:
             raise UserError("give names of instances, or --all: pyvmm list shows what there is")
         place, code, names = directory(), ExitCode.OK, self.names
         if self.every:
-            names = tuple(each.name for each in place.statuses() if each.state not in GONE)
+            statuses = place.statuses()
+            names = tuple(e.name for e in statuses if self.gone_too or e.state not in GONE)
         for name in dict.fromkeys(names):
             try:
                 act(place, name)
@@ -169,14 +171,22 @@ class Chosen:
 
 
 def several(verb: Callable[Concatenate[Chosen, P], int]) -> Callable[P, int]:
-    """Give a verb the arguments that name any number of instances."""
+    """Give a verb the arguments that name any number of instances; all are those that live."""
+    return _several(verb, gone_too=False)
 
+
+def several_or_gone(verb: Callable[Concatenate[Chosen, P], int]) -> Callable[P, int]:
+    """Give a verb the same arguments; all are also those that are shut off or dead."""
+    return _several(verb, gone_too=True)
+
+
+def _several(verb: Callable[Concatenate[Chosen, P], int], *, gone_too: bool) -> Callable[P, int]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
         names = _taken(kwargs, "names") + _taken(kwargs, "more")
-        return verb(Chosen(names, bool(kwargs.pop("every"))), *args, **kwargs)
+        return verb(Chosen(names, bool(kwargs.pop("every")), gone_too), *args, **kwargs)
 
     made: Callable[P, int] = update_wrapper(wrapped, verb)
-    for option in reversed(_SEVERAL):
+    for option in (_MORE, _EVERY_ONE if gone_too else _EVERY_LIVING, _NAMES):
         made = option(made)
     return made
 
@@ -186,10 +196,13 @@ def _taken(kwargs: dict[str, object], key: str) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, tuple) else ()
 
 
-_SEVERAL: Final = (
-    click.argument("names", metavar="NAME...", nargs=-1, shell_complete=complete),
-    click.option("-a", "--all", "every", is_flag=True, help="every instance that lives"),
-    click.option(
-        "-n", "--name", "more", metavar="NAME", multiple=True, shell_complete=complete, help=_ALSO
-    ),
+_NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, shell_complete=complete)
+_EVERY_LIVING: Final = click.option(
+    "-a", "--all", "every", is_flag=True, help="every instance that lives"
+)
+_EVERY_ONE: Final = click.option(
+    "-a", "--all", "every", is_flag=True, help="every instance, also those shut off or dead"
+)
+_MORE: Final = click.option(
+    "-n", "--name", "more", metavar="NAME", multiple=True, shell_complete=complete, help=_ALSO
 )

@@ -263,6 +263,19 @@ def test_several_at_once(runtime: Path, tmp_path: Path) -> None:
         assert verb(*wrong).code == ExitCode.BAD_INPUT
 
 
+def test_destroying_all_leaves_none(runtime: Path, tmp_path: Path) -> None:
+    """Those that live, those that are shut off, and those that died; other verbs mean the first."""
+    for name in ("r1", "r2"):
+        create(name, *VM, kernel(tmp_path, IDLE))
+    create("r3", *VM)
+    os.kill(int(status("r1")["pid"]), signal.SIGKILL)
+    assert result(verb("stop", "r2")) == DONE
+    assert result(verb("start", "--all")) == DONE
+    assert result(verb("destroy", "--all")) == DONE
+    assert left(runtime) == []
+    assert result(verb("destroy", "--all")) == DONE
+
+
 def test_a_lost_command_leaves_no_instance(runtime: Path, tmp_path: Path) -> None:
     """What create was making when it was killed is for nobody: it ends by itself."""
     (tmp_path / "payload").write_bytes(bytes(48 << 20))
