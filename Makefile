@@ -53,7 +53,8 @@ $(VENV)/.core: $(VENV)/.packages $(CORE_SOURCES) setup.py
 run: setup
 	@$(PYVMM) image build debian --output $(GUEST)
 	@$(PYVMM) run --realm --kernel $(GUEST)/Image --initrd $(GUEST)/initrd.img \
-	    --disk $(GUEST)/rootfs.img $(ARGS)
+	    --disk $(GUEST)/rootfs.img $(ARGS) \
+	    || { code=$$?; [ $$code -eq 5 ] || exit $$code; } # 5: quit, as by Ctrl-A x
 
 test: lint
 	@$(PY) -m pytest
