@@ -115,9 +115,7 @@ def main() -> None:
         error.show()
         sys.exit(ExitCode.BAD_INPUT)
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "pyvmm"
-        _refuse(f"{' '.join(error.format_message().split())} (see {path} --help)")
+        _refuse(f"{' '.join(error.format_message().split())} (see {_path(error)} --help)")
     except click.Abort:
         if sys.stderr.isatty():
             click.echo(err=True)  # the line has a ^C already
@@ -127,6 +125,21 @@ def main() -> None:
         sys.exit(ExitCode.INTERNAL)
     else:
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _path(error: click.ClickException) -> str:
+    """Return the command that a mistake was made with, as it is typed."""
+    context = getattr(error, "ctx", None)
+    if isinstance(context, click.Context):
+        return context.command_path
+    context = click.Context(cli, info_name="pyvmm")  # the parser names no command
+    for word in sys.argv[1:]:
+        group = context.command
+        command = group.get_command(context, word) if isinstance(group, click.Group) else None
+        if command is None:
+            break
+        context = click.Context(command, context, word)
+    return context.command_path
 
 
 def _refuse(line: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:

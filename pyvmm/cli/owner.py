@@ -119,8 +119,7 @@ class Owner:
     ) -> Instance:
         options, trace, enter = self._wish.options, self._wish.trace, self._resources.enter_context
         events = EventStream(enter(Trace(trace)) if trace else None)
-        for disk in options.disks:
-            vm.check_disk(disk)
+        vm.check_disks(options.disks)
         root_of_trust = enter(_start_hes(options)) if options.has_hes else None
         config = make_config(options)
         from pyvmm.platform import Platform  # noqa: PLC0415  after the input is known to be good

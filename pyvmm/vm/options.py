@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
@@ -203,13 +205,20 @@ def parse_disk(text: str) -> DiskOptions:
     return DiskOptions(Path(path), option == "ro")
 
 
-def check_disk(options: DiskOptions) -> None:
-    """Open and close a disk, so that a mistake is told before anything is started.
+def check_disks(disks: Sequence[DiskOptions]) -> None:
+    """Open and close each disk, so that a mistake is told before anything is started.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: one cannot be had, or the guest would have it twice and write to it.
     """
-    RawDisk(options.path, is_read_only=options.is_read_only).close()
+    for disk in disks:
+        RawDisk(disk.path, is_read_only=disk.is_read_only).close()
+    for one, other in combinations(disks, 2):
+        is_written = not (one.is_read_only and other.is_read_only)
+        if is_written and one.path.samefile(other.path):
+            raise UserError(
+                f"disk {other.path}: given twice: copy the image, or give it with ,ro both times"
+            )
 
 
 def parse_network(text: str) -> NetworkOptions:

@@ -77,6 +77,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --disk {}", "is a directory"),
         ("run --disk {}/none", "No such file"),
         ("run --disk {}/text,direct", "only ro or rw"),
+        ("run -d {}/text -d {}/text,ro", "/text: given twice: copy the image"),
         ("run --realm-pv x", "add --realm"),
         ("run --realm --balloon", "not the host's to take"),
         ("run --realm-debug", "--realm-debug is for realms: add --realm"),
@@ -132,6 +133,50 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("pyvmm: ")
     assert complaint in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        ("run -k", "pyvmm run"),
+        ("run --colour", "pyvmm run"),
+        ("run --name", "pyvmm run"),
+        ("create", "pyvmm create"),
+        ("exec r1 --env", "pyvmm exec"),
+        ("token compile --cpak", "pyvmm token compile"),
+        ("token --what", "pyvmm token"),
+        ("image build debian --output", "pyvmm image build debian"),
+        ("--what", "pyvmm"),
+        ("fly --what", "pyvmm"),
+    ],
+)
+def test_a_mistake_refers_to_the_help_of_its_verb(arguments: str, path: str) -> None:
+    """Whatever of it click knows."""
+    ended = verb(*arguments.split())
+    assert (ended.code, ended.output, ended.errors.count("\n")) == (ExitCode.BAD_INPUT, "", 1)
+    assert ended.errors.endswith(f" (see {path} --help)\n")
+
+
+def test_a_disk_may_be_there_twice_if_it_is_only_read(tmp_path: Path) -> None:
+    """No writer, no harm; under another name it is the same disk."""
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    disk, link = (f"{tmp_path / name}" for name in ("disk", "link"))
+    assert verb("run", "-m", "64", "-d", f"{disk},ro", "-d", f"{link},ro").code == ExitCode.OK
+    ended = verb("run", "-m", "64", "-d", disk, "-d", link)
+    line = f"pyvmm: disk {link}: given twice: copy the image, or give it with ,ro both times\n"
+    assert (ended.code, ended.errors) == (ExitCode.BAD_INPUT, line)
+
+
+def test_the_package_can_be_run() -> None:
+    """For who has its Python, and not its directory on the path."""
+    command = [sys.executable, "-m", "pyvmm", "version"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout == verb("version").output
+    command = [sys.executable, "-m", "pyvmm", "fly"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == ExitCode.BAD_INPUT
+    assert ended.stderr.startswith("pyvmm: ")
 
 
 def test_trace_writes_the_kinds_asked_for(tmp_path: Path) -> None:
