@@ -1,7 +1,7 @@
 """Appraise what a token says against what was expected: a policy and reference values."""
 
 import hmac
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from pyvmm.token.cbor import Value, describe
@@ -45,9 +45,7 @@ def appraise(report: Report, policy: Policy) -> None:
         _sw_components(report, report.platform, policy)
         _platform_values(report, report.platform, policy)
     if policy.is_strict:
-        report.findings = [
-            replace(f, kind=Kind.REFUSED) if f.kind is Kind.WARNING else f for f in report.findings
-        ]
+        report.refuse_warnings()
 
 
 def _refuse(report: Report, check: Check, path: str, expected: str, actual: str) -> None:

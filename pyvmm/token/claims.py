@@ -13,6 +13,7 @@ from typing import Final
 from pyvmm.token.cbor import Value, describe
 from pyvmm.token.generations import PlatformProfile, RealmProfile
 from pyvmm.token.shapes import (
+    AdvisedText,
     Array,
     Bool,
     Bytes,
@@ -121,7 +122,24 @@ class Claim:
 
 
 _DIGEST: Final = Bytes(sizes=(32, 48, 64))
-_HASH_NAME: Final = Text(values=tuple(HASH_SIZES))
+#: Drafts only recommend that a hash is named as IANA's registry of named information does.
+_HASH_NAME: Final = AdvisedText(
+    frozenset(
+        {
+            *HASH_SIZES,
+            *(f"sha-256-{bits}" for bits in (128, 120, 96, 64, 32)),
+            *(f"sha3-{bits}" for bits in (224, 256, 384, 512)),
+            "blake2s-256",
+            "blake2b-256",
+            "blake2b-512",
+            "k12-256",
+            "k12-512",
+        }
+    ),
+    "a hash name that IANA has registered",
+)
+#: The hash that binds the two tokens: one that a verifier can compute.
+_BINDING_HASH: Final = Text(values=tuple(HASH_SIZES))
 _UEID: Final = Bytes(sizes=(33,), prefix=UEID_RANDOM)
 
 #: Members that RMM 2.0 added are here for all profiles: before, they do not occur.
@@ -229,7 +247,7 @@ REALM_CLAIMS: Final = (
     Claim(RealmKey.RPV, "cca-realm-personalization-value", Bytes((RPV_SIZE,)), _REALM),
     Claim(RealmKey.RAK, "cca-realm-public-key", Bytes(), _REALM),
     Claim(RealmKey.HASH_ALGORITHM, "cca-realm-hash-algo-id", _HASH_NAME, _REALM),
-    Claim(RealmKey.RAK_HASH_ALGORITHM, "cca-realm-public-key-hash-algo-id", _HASH_NAME, _REALM),
+    Claim(RealmKey.RAK_HASH_ALGORITHM, "cca-realm-public-key-hash-algo-id", _BINDING_HASH, _REALM),
     Claim(
         RealmKey.MEC_POLICY,
         "cca-realm-mec-policy",

@@ -1,7 +1,7 @@
 """What a verification found: checks, findings, and the exit code that they give."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, StrEnum
 from typing import Final
 
@@ -104,6 +104,13 @@ class Report:
         self.findings.append(Finding(check, kind, path, expected, actual))
         if kind is not Kind.WARNING:
             self.outcomes[check] = Outcome.FAILED
+
+    def refuse_warnings(self) -> None:
+        """Turn every warning into a refusal."""
+        for index, finding in enumerate(self.findings):
+            if finding.kind is Kind.WARNING:
+                self.findings[index] = replace(finding, kind=Kind.REFUSED)
+                self.outcomes[finding.check] = Outcome.FAILED
 
     def malformed(self, check: Check, error: Malformed) -> None:
         """Add what a parser refused."""

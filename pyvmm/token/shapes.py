@@ -14,6 +14,7 @@ class Mismatch:
     path: str
     expected: str
     actual: str
+    is_advice: bool = False  # the shape is only recommended
 
 
 class Shape(Protocol):
@@ -39,6 +40,22 @@ class Text:
 
     def __str__(self) -> str:
         return " or ".join(map(repr, self.values)) or "text"
+
+
+@dataclass(frozen=True, slots=True)
+class AdvisedText:
+    """Text that should be one of some values, and need not."""
+
+    values: frozenset[str]
+    what: str
+
+    def check(self, value: Value, path: str) -> Iterator[Mismatch]:
+        """Yield what is wrong with a value."""
+        if not isinstance(value, str) or value not in self.values:
+            yield Mismatch(path, str(self), describe(value), is_advice=isinstance(value, str))
+
+    def __str__(self) -> str:
+        return self.what
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,8 @@ def _claims(
     if payload is None or profile is None:
         return
     for mismatch in check_claims(payload, table, profile, part):
-        report.add(Check.CLAIMS, Kind.MALFORMED, mismatch.path, mismatch.expected, mismatch.actual)
+        kind = Kind.WARNING if mismatch.is_advice else Kind.MALFORMED
+        report.add(Check.CLAIMS, kind, mismatch.path, mismatch.expected, mismatch.actual)
     known = {claim.key for claim in table if profile in claim.must | claim.may}
     for key in payload:
         if key not in known:

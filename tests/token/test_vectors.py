@@ -52,4 +52,6 @@ def test_vector(
     assert sorted(failures) == vector["failures"], findings
     assert sorted(warnings) == vector["warnings"], findings
     assert code == vector["exit-code"] == result["pyvmm.exit-code"]
+    failed = {check for check, outcome in result["pyvmm.checks"].items() if outcome == "failed"}
+    assert failed == {f["check"] for f in findings if f["kind"] != "warning"}
     assert all(f["expected"] and f["actual"] for f in findings)

@@ -16,8 +16,10 @@ from tests.token.vectors.cases import (
     G1B,
     G2,
     G2B,
+    PARTS,
     Case,
     both,
+    component,
     no_platform_claim,
     nothing,
     platform,
@@ -66,9 +68,9 @@ def all_optional(draft: Draft) -> None:
     }
     components = draft.platform.claims[int(P.SW_COMPONENTS)]
     assert isinstance(components, list)
-    for component in components:
-        assert isinstance(component, dict)
-        component |= {6: "sha-256", 7: False, 8: [DIGEST, bytes(64)]}
+    for part in components:
+        assert isinstance(part, dict)
+        part |= {6: "sha-256", 7: False, 8: [DIGEST, bytes(64)]}
     draft.realm.claims |= {int(R.LFA_POLICY): 1, int(R.DEVICES_HASH): DIGEST}
 
 
@@ -123,6 +125,11 @@ CASES = [
     Case("mec-policy-before-its-time", (G1,), realm_claim(R.MEC_POLICY, 0), warnings=("realm[44243]",)),
     Case("mec-policy-as-text", (G2, G2B), realm_claim(R.MEC_POLICY, "shared"), warnings=("realm.cca-realm-mec-policy",)),
     Case("mec-policy-private", (G2,), realm_claim(R.MEC_POLICY, 1)),
+    Case("component-hash-no-registered-name", (G0, G1, G2B), component(algorithm="SHA256"), warnings=(f"{PARTS}[1].measurement-description",)),
+    Case("component-hash-name-empty", (G1,), component(algorithm=""), warnings=(f"{PARTS}[1].measurement-description",)),
+    Case("component-hash-registered", (G1,), component(algorithm="sha3-384")),
+    Case("platform-hash-no-registered-name", (G1, G2B), platform_claim(P.HASH_ALGORITHM, "md5"), warnings=("platform.cca-platform-hash-algo-id",)),
+    Case("realm-hash-no-registered-name", (G0, G2), realm_claim(R.HASH_ALGORITHM, "sha256"), warnings=("realm.cca-realm-hash-algo-id",)),
     Case("measured-by-no-name", (G1,), realm_claim(R.HASH_ALGORITHM, "sha-512"), warnings=(RIM_PATH,)),
     Case("old-claims-in-new-form", (G0,), whole(outer_tag=907, entries=lambda e: {k: [263, v] for k, v in e.items()}), warnings=("token",)),
     Case("new-claims-in-old-form", (G2, G2B), in_old_form, warnings=("token",)),

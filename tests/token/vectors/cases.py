@@ -4,12 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyvmm.token.cbor import Key, Value
+from pyvmm.token.claims import PlatformKey
 from pyvmm.token.generations import Generation
 from tests.token.draft import CHALLENGE, Draft, Part
 
 G0, G1, G1B, G2, G2B = Generation
 ALL = (G0, G1, G1B, G2, G2B)
 WITH_COSE_KEY = (G1, G1B, G2, G2B)
+
+PARTS = "platform.cca-platform-sw-components"
 
 CPAK = ("--cpak", "cpak.pem")
 #: All that the good token is expected to be.
@@ -71,6 +74,20 @@ def no_platform_claim(key: int) -> Spoil:
 def no_realm_claim(key: int) -> Spoil:
     """Leave a claim of the realm token out."""
     return lambda draft: draft.realm.claims.__delitem__(int(key))
+
+
+def component(**members: Value) -> Spoil:
+    """Change members of the second software component; None leaves one out."""
+    keys = {"type": 1, "measurement": 2, "signer": 5, "algorithm": 6, "live": 7, "counter": 8}
+
+    def spoil(draft: Draft) -> None:
+        components = draft.platform.claims[int(PlatformKey.SW_COMPONENTS)]
+        assert isinstance(components, list)
+        assert isinstance(components[1], dict)
+        changed = components[1] | {keys[name]: value for name, value in members.items()}
+        components[1] = {k: v for k, v in changed.items() if v is not None}
+
+    return spoil
 
 
 def both(*spoils: Spoil) -> Spoil:

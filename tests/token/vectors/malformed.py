@@ -8,7 +8,7 @@ from pyvmm.token.claims import RealmKey as R
 from pyvmm.token.cose import Algorithm, cose_key
 from pyvmm.token.ecdsa import public_point
 from pyvmm.token.generations import PLATFORM_TOKEN, REALM_TOKEN, Generation
-from tests.token.draft import REMS, Draft, Map
+from tests.token.draft import REMS, Map
 from tests.token.keys import key
 from tests.token.vectors.accepted import DEVICE, DIGEST
 from tests.token.vectors.cases import (
@@ -19,9 +19,11 @@ from tests.token.vectors.cases import (
     G1B,
     G2,
     G2B,
+    PARTS,
     Case,
     Spoil,
     both,
+    component,
     no_platform_claim,
     no_realm_claim,
     platform,
@@ -58,20 +60,6 @@ def key_with(**members: Value) -> Spoil:
     return realm_claim(R.RAK, encode({k: v for k, v in value.items() if v is not None}))
 
 
-def component(**members: Value) -> Spoil:
-    """Change members of the second software component; None leaves one out."""
-    keys = {"type": 1, "measurement": 2, "signer": 5, "algorithm": 6, "live": 7, "counter": 8}
-
-    def spoil(draft: Draft) -> None:
-        components = draft.platform.claims[int(P.SW_COMPONENTS)]
-        assert isinstance(components, list)
-        assert isinstance(components[1], dict)
-        changed = components[1] | {keys[name]: value for name, value in members.items()}
-        components[1] = {k: v for k, v in changed.items() if v is not None}
-
-    return spoil
-
-
 def longer_head(data: bytes) -> bytes:
     """Write the number of a map's members in one byte more than it takes."""
     assert data[0] >> 5 == 5
@@ -98,7 +86,6 @@ def deep(levels: int) -> Value:
 
 RAK_PATH = "realm.cca-realm-public-key"
 REMS_PATH = "realm.cca-realm-extensible-measurements"
-PARTS = "platform.cca-platform-sw-components"
 
 ENCODING = [
     bad("trailing-byte", ALL, whole(token=lambda data: data + b"\0"), "token"),
@@ -203,7 +190,10 @@ CLAIMS = [
         for name, value in (("0x3100", 0x3100), ("0x7000", 0x7000), ("0x13000", 0x13000),
                             ("negative", -1), ("text", "secured"), ("true", True))
     ),
-    bad("platform-hash-md5", (G1,), platform_claim(P.HASH_ALGORITHM, "md5"), "platform.cca-platform-hash-algo-id"),
+    bad("platform-hash-number", (G1,), platform_claim(P.HASH_ALGORITHM, -16), "platform.cca-platform-hash-algo-id"),
+    bad("realm-hash-in-bytes", (G2,), realm_claim(R.HASH_ALGORITHM, b"sha-256"), "realm.cca-realm-hash-algo-id"),
+    bad("binding-by-md5", (G1, G2B), realm_claim(R.RAK_HASH_ALGORITHM, "md5"), "realm.cca-realm-public-key-hash-algo-id"),
+    bad("component-hash-number", (G0, G2B), component(algorithm=-16), f"{PARTS}[1].measurement-description"),
     bad("no-components", (G1,), platform_claim(P.SW_COMPONENTS, []), PARTS),
     bad("components-in-a-map", (G2,), platform_claim(P.SW_COMPONENTS, {}), PARTS),
     bad("component-no-map", (G1,), platform_claim(P.SW_COMPONENTS, [b"RMM"]), f"{PARTS}[0]"),

@@ -18,9 +18,11 @@ from tests.token.vectors.cases import (
     G1B,
     G2,
     G2B,
+    PARTS,
     Case,
     Spoil,
     both,
+    component,
     nothing,
     platform,
     platform_claim,
@@ -28,9 +30,8 @@ from tests.token.vectors.cases import (
     realm_claim,
     whole,
 )
-from tests.token.vectors.malformed import RAK, component
+from tests.token.vectors.malformed import RAK
 
-PARTS = "platform.cca-platform-sw-components"
 BINDING = "platform.cca-platform-challenge"
 
 
@@ -132,6 +133,7 @@ REFUSED = [
     refused("another-config", (G0,), platform_claim(P.CONFIG, b"\0"), "platform.cca-platform-config"),
     refused("another-profile-than-asked", (G1,), nothing, "token", arguments=(*CPAK, "--profile", "g0", "--profile", "g2b")),
     refused("unknown-claim-and-strict", ALL, realm_claim(99999, 1), "realm[99999]", arguments=(*EXPECTED, "--strict")),
+    refused("hash-no-registered-name-and-strict", (G1,), component(algorithm="md5"), f"{PARTS}[1].measurement-description", arguments=(*EXPECTED, "--strict")),
     refused("debug-allowed-and-strict", (G1,), platform_claim(P.LIFECYCLE, 0x4000), "platform.cca-platform-lifecycle", arguments=(*CPAK, "--strict", "--allow-debug")),
     refused("all-wrong", (G1,), both(realm_claim(R.CHALLENGE, bytes(64)), realm_claim(R.RIM, b"x" * 32), platform_claim(P.LIFECYCLE, 0x4000), platform_claim(P.CONFIG, b"\0"), one_more ), "realm.cca-realm-challenge", "platform.cca-platform-lifecycle", f"{PARTS}[3]", "platform.cca-platform-config", "realm.cca-realm-initial-measurement"),
 ]  # fmt: skip
