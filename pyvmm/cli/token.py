@@ -14,7 +14,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
 from pyvmm.arch.user_file import write_file
 from pyvmm.cli.verify import read_input
-from pyvmm.token.cbor import Malformed, Value
+from pyvmm.token.cbor import Malformed, Value, ignore
 from pyvmm.token.claims import (
     PLATFORM_CLAIMS,
     REALM_CLAIMS,
@@ -214,7 +214,9 @@ def _rak(parts: Token) -> bytes:
         raise Malformed(path, "absent, or no byte string")
     is_raw = encoded[:1] == bytes([SEC1_UNCOMPRESSED])
     try:
-        key = load_public(encoded if is_raw else parse_cose_key(encoded, path=path))
+        key = load_public(
+            encoded if is_raw else parse_cose_key(encoded, path=path, tolerate=ignore)
+        )
     except ValueError as error:
         raise Malformed(path, f"not a point on its curve: {error}") from None
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,12 +1,19 @@
 """CBOR without its liberties: one value has one encoding, and nothing else decodes.
 
-cbor2 refuses indefinite lengths, duplicate keys and deep nesting.  Two things it does not look at,
-heads longer than they need be and bytes behind the value, show when the value is encoded again.
+Who reads a stranger's token may tolerate variants: heads longer than they need be, and floating
+point numbers likewise.  They say the same and endanger no verdict, as signatures are over the bytes
+as they are carried.  Whatever leaves room for two meanings is refused always: indefinite lengths,
+keys that are there twice (in whatever form), bytes behind the value.
+
+cbor2 refuses indefinite lengths, duplicate keys and deep nesting.  What it does not look at shows
+when the value is encoded again.
 
 Spec: RFC 8949, 4.1 "preferred serialization"; the order of a map's keys is free.
+draft-ffm-rats-cca-token, "Token Encoding and Signing".
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from io import BytesIO
 from typing import Final, TypeAlias
 
 import cbor2
@@ -18,10 +25,12 @@ __all__ = [
     "Key",
     "Malformed",
     "Tag",
+    "Tolerate",
     "Value",
     "decode",
     "describe",
     "encode",
+    "ignore",
 ]
 
 Key: TypeAlias = int | str | bytes
@@ -47,6 +56,15 @@ class Malformed(Exception):
         super().__init__(f"{path}: {self.what}" if path else self.what)
 
 
+#: Told of a variant that is let pass.
+Tolerate: TypeAlias = Callable[[Malformed], None]
+
+
+def ignore(variant: Malformed) -> None:
+    """Let any variant pass."""
+    del variant
+
+
 class _PlainTags(dict[int, cbor2.SemanticDecoderCallback]):
     """Keeps cbor2 from making dates, regular expressions or references out of tags."""
 
@@ -67,7 +85,12 @@ def encode(value: Value) -> bytes:
 
 
 def decode(
-    data: bytes, *, path: str = "", max_size: int = MAX_SIZE, max_depth: int = MAX_DEPTH
+    data: bytes,
+    *,
+    path: str = "",
+    max_size: int = MAX_SIZE,
+    max_depth: int = MAX_DEPTH,
+    tolerate: Tolerate | None = None,
 ) -> Value:
     """Decode exactly one value.
 
@@ -76,6 +99,7 @@ def decode(
         path: what the bytes are, for the text of a refusal.
         max_size: in bytes.
         max_depth: arrays, maps and tags inside one another.
+        tolerate: told of a variant of the encoding, which is taken then; otherwise it is refused.
 
     Raises:
         Malformed: the bytes are not the encoding of a value.
@@ -86,20 +110,26 @@ def decode(
     """
     if len(data) > max_size:
         raise Malformed(path, f"{len(data)} bytes, more than {max_size}")
+    decoder = cbor2.CBORDecoder(
+        BytesIO(data),
+        semantic_decoders=_PLAIN_TAGS,
+        read_size=1,  # it reads no further than the value goes
+        max_depth=max_depth,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+    )
     try:
-        value: Value = cbor2.loads(
-            data,
-            semantic_decoders=_PLAIN_TAGS,
-            max_depth=max_depth,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-        )
+        value: Value = decoder.decode()
     except cbor2.CBORDecodeError as error:
         raise Malformed(path, f"not strict CBOR: {str(error)[:200]}") from None
     _check(value, path)
-    again = encode(value)
-    if again != data:
-        raise Malformed(path, _difference(again, data))
+    if (behind := len(data) - decoder.fp.tell()) > 0:
+        raise Malformed(path, f"{behind} bytes follow the value")
+    if (again := encode(value)) != data:
+        variant = Malformed(path, _difference(again, data))
+        if tolerate is None:
+            raise variant
+        tolerate(variant)
     return value
 
 
@@ -123,8 +153,6 @@ def _encode_float(encoder: cbor2.CBOREncoder, value: float) -> None:
 
 
 def _difference(again: bytes, data: bytes) -> str:
-    if data.startswith(again):
-        return f"{len(data) - len(again)} bytes follow the value"
     pairs = zip(again, data, strict=False)
     at = next((at for at, (one, other) in enumerate(pairs) if one != other), len(data))
     return f"byte {at}: not the shortest encoding"

@@ -1,5 +1,8 @@
 """COSE_Sign1 and COSE_Key as CCA tokens use them; no cryptography here.
 
+Headers are empty but for the signature's algorithm.  Who tolerates variants also takes an
+unprotected header that says which key has signed: nobody looks at it, so it endangers nothing.
+
 Spec: RFC 9052, 4.2 and 4.4; RFC 9053, 2.1 and 7.1.1.
 """
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
-from pyvmm.token.cbor import Malformed, Tag, Value, decode, describe, encode
+from pyvmm.token.cbor import Key, Malformed, Tag, Tolerate, Value, decode, describe, encode, ignore
 
 COSE_SIGN1: Final = 18  # CBOR tag
 SEC1_UNCOMPRESSED: Final = 0x04
@@ -63,6 +66,15 @@ class HeaderLabel(IntEnum):
 
     ALG = 1
     CRIT = 2
+    KID = 4
+    X5BAG = 32
+    X5CHAIN = 33
+    X5T = 34
+    X5U = 35
+
+
+#: Parameters that say which key has signed.
+_KEY_NAMES: Final = frozenset(HeaderLabel) - {HeaderLabel.ALG, HeaderLabel.CRIT}
 
 
 class KeyLabel(IntEnum):
@@ -95,14 +107,14 @@ def sig_structure(protected: bytes, payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Sign1:
-    """A COSE_Sign1 with an empty unprotected header; the signature is r || s."""
+    """A COSE_Sign1, without its unprotected header; the signature is r || s."""
 
     protected: bytes
     payload: bytes
     signature: bytes
 
     def encode(self) -> bytes:
-        """Return it with its tag."""
+        """Return it with its tag and an empty unprotected header."""
         return encode(Tag(COSE_SIGN1, [self.protected, {}, self.payload, self.signature]))
 
     @property
@@ -111,32 +123,33 @@ class Sign1:
         return sig_structure(self.protected, self.payload)
 
     @classmethod
-    def parse(cls, data: bytes, *, path: str = "") -> Self:
+    def parse(cls, data: bytes, *, path: str = "", tolerate: Tolerate | None = None) -> Self:
         """Return what the bytes hold; the protected header and the payload stay encoded.
 
         Raises:
-            Malformed: they are not a tagged COSE_Sign1 with an empty unprotected header.
+            Malformed: they are not a tagged COSE_Sign1, or its unprotected header says more than
+                is tolerated.
         """
-        value = decode(data, path=path)
+        value = decode(data, path=path, tolerate=tolerate)
         if not isinstance(value, Tag) or value.tag != COSE_SIGN1:
             raise Malformed(path, "not a COSE_Sign1: tag 18 is missing")
         match value.value:
             case [bytes(protected), dict(unprotected), bytes(payload), bytes(signature)]:
                 if unprotected:
-                    raise Malformed(f"{path}.unprotected", "not empty, and nobody has signed it")
+                    _check_unprotected(unprotected, f"{path}.unprotected", tolerate)
                 return cls(protected, payload, signature)
             case _:
                 what = "not a COSE_Sign1: not [protected, unprotected, payload, signature]"
                 raise Malformed(path, what)
 
-    def algorithm(self, *, path: str = "") -> Algorithm:
+    def algorithm(self, *, path: str = "", tolerate: Tolerate | None = None) -> Algorithm:
         """Return the algorithm that the protected header names.
 
         Raises:
             Malformed: it names none, one of no use here, or has critical parameters; or the
                 signature has not the algorithm's size.
         """
-        algorithm = _algorithm_of(self.protected, f"{path}.protected")
+        algorithm = _algorithm_of(self.protected, f"{path}.protected", tolerate)
         size = 2 * algorithm.coordinate_size
         if len(self.signature) != size:
             what = f"{len(self.signature)} bytes, not the {size} of {algorithm.name}"
@@ -145,17 +158,29 @@ class Sign1:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the protected header holds an algorithm and nothing else."""
-        return self.protected in _PLAIN_HEADERS
+        """Whether the protected header, which has been looked at, holds an algorithm only."""
+        if self.protected in _PLAIN_HEADERS:
+            return True
+        header = decode(self.protected, tolerate=ignore)
+        return isinstance(header, dict) and header.keys() == {HeaderLabel.ALG}
 
 
 _PLAIN_HEADERS: Final = {protected(algorithm): algorithm for algorithm in Algorithm}
 
 
-def _algorithm_of(encoded: bytes, path: str) -> Algorithm:
+def _check_unprotected(header: dict[Key, Value], path: str, tolerate: Tolerate | None) -> None:
+    """Refuse a header that is not empty, unless it only says which key has signed."""
+    if tolerate is None or not header.keys() <= _KEY_NAMES:
+        raise Malformed(path, "not empty, and nobody has signed it")
+    if not isinstance(header.get(HeaderLabel.KID, b""), bytes):
+        raise Malformed(path, f"a key id that is no byte string: {describe(header[4])}")
+    tolerate(Malformed(path, "the name of a key, which nobody has signed"))
+
+
+def _algorithm_of(encoded: bytes, path: str, tolerate: Tolerate | None) -> Algorithm:
     if encoded in _PLAIN_HEADERS:
         return _PLAIN_HEADERS[encoded]
-    header = decode(encoded, path=path)
+    header = decode(encoded, path=path, tolerate=tolerate)
     if not isinstance(header, dict):
         raise Malformed(path, "not a map")
     if HeaderLabel.CRIT in header:
@@ -185,19 +210,20 @@ def cose_key(public: bytes) -> bytes:
     )
 
 
-def parse_cose_key(data: bytes, *, path: str = "") -> bytes:
+def parse_cose_key(data: bytes, *, path: str = "", tolerate: Tolerate | None = None) -> bytes:
     """Return the SEC1 point of a COSE_Key; members that are not needed may be there.
 
     Raises:
         Malformed: it is not a public elliptic curve key, or holds the private part.
     """
-    key = decode(data, path=path)
+    key = decode(data, path=path, tolerate=tolerate)
     if not isinstance(key, dict):
         raise Malformed(path, "not a COSE_Key: not a map")
     if KeyLabel.D in key:
         raise Malformed(path, "holds a private key")
-    if key.get(KeyLabel.KTY) != KTY_EC2:
-        raise Malformed(path, f"key type {describe(key.get(KeyLabel.KTY))}, not 2 (EC2)")
+    kty = key.get(KeyLabel.KTY)
+    if type(kty) is not int or kty != KTY_EC2:
+        raise Malformed(path, f"key type {describe(kty)}, not 2 (EC2)")
     algorithm = _key_algorithm(key, path)
     point = bytes([SEC1_UNCOMPRESSED])
     for label in (KeyLabel.X, KeyLabel.Y):
@@ -209,11 +235,12 @@ def parse_cose_key(data: bytes, *, path: str = "") -> bytes:
     return point
 
 
-def _key_algorithm(key: dict[int | str | bytes, Value], path: str) -> Algorithm:
+def _key_algorithm(key: dict[Key, Value], path: str) -> Algorithm:
     crv = key.get(KeyLabel.CRV)
     if type(crv) is not int or crv not in list(Curve):
         raise Malformed(path, f"curve {describe(crv)}, not P-256, P-384 or P-521")
     algorithm = Algorithm[Curve(crv).name]
-    if key.get(KeyLabel.ALG, algorithm.value) != algorithm.value:
-        raise Malformed(path, f"algorithm {describe(key[KeyLabel.ALG])} does not fit its curve")
+    alg = key.get(KeyLabel.ALG, algorithm.value)
+    if type(alg) is not int or alg != algorithm.value:
+        raise Malformed(path, f"algorithm {describe(alg)} does not fit its curve")
     return algorithm

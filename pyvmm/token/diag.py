@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from pyvmm.token.cbor import Malformed, Tag, Value, decode
+from pyvmm.token.cbor import Malformed, Tag, Value, decode, ignore
 from pyvmm.token.claims import (
     EXTENSION_DEVICE,
     PLATFORM_CLAIMS,
@@ -52,7 +52,7 @@ def _claims(
     return Names({claim.key: claim.name for claim in table}, inner, embedded)
 
 
-_HEADER: Final = Names({1: "alg", 2: "crit"}, {})
+_HEADER: Final = Names({1: "alg", 2: "crit", 4: "kid"}, {})
 _COSE_KEY: Final = Names({1: "kty", 3: "alg", -1: "crv", -2: "x", -3: "y", -4: "d"}, {})
 _PAYLOADS: Final = {
     PLATFORM_TOKEN: _claims(
@@ -76,9 +76,9 @@ def diagnose(data: bytes) -> str:
     """Return a token in diagnostic notation, on several lines.
 
     Raises:
-        Malformed: it is not strict CBOR.
+        Malformed: it is not CBOR of definite lengths with each key once.
     """
-    return _value(decode(data, path="token"), _TOKEN, "", is_embedded=False)
+    return _value(decode(data, path="token", tolerate=ignore), _TOKEN, "", is_embedded=False)
 
 
 def _value(value: Value, names: Names, indent: str, *, is_embedded: bool) -> str:
@@ -131,7 +131,7 @@ def _lines(start: str, items: list[str], end: str, indent: str) -> str:
 def _bytes(value: bytes, names: Names, indent: str, *, is_embedded: bool) -> str:
     if is_embedded:
         try:
-            inner = decode(value)
+            inner = decode(value, tolerate=ignore)
         except Malformed:
             return _scalar(value)
         if isinstance(inner, dict | Tag):  # a raw key may look like a number

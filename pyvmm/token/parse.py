@@ -1,13 +1,15 @@
 """Take a token apart: outer form, the two COSE_Sign1, their headers and payloads.
 
-What is wrong goes into a report, and what can still be read is read.
+What is wrong goes into a report, what is only encoded in another way as a warning, and what can
+still be read is read.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
-from pyvmm.token.cbor import Malformed, Tag, Value, decode, describe
+from pyvmm.token.cbor import Malformed, Tag, Tolerate, Value, decode, describe
 from pyvmm.token.cose import Algorithm, Sign1
 from pyvmm.token.generations import EAT_CWT, PLATFORM_TOKEN, REALM_TOKEN, OuterTag
 from pyvmm.token.report import Check, Kind, Payload, Report
@@ -38,7 +40,9 @@ class Token:
 def parse(data: bytes, report: Report) -> Token:
     """Take a token apart; the report gets what is wrong with it."""
     outer_tag, entries = None, None
-    decoded = _attempt(report, Check.ENCODING, lambda: (decode(data, path="token"),))
+    decoded = _attempt(
+        report, Check.ENCODING, lambda tolerate: (decode(data, path="token", tolerate=tolerate),)
+    )
     if decoded is not None:
         outer_tag, entries = _outer(*decoded, report)
     return Token(
@@ -48,10 +52,10 @@ def parse(data: bytes, report: Report) -> Token:
     )
 
 
-def _attempt(report: Report, check: Check, read: Callable[[], T]) -> T | None:
-    """Return what `read` returns, or nothing and a finding."""
+def _attempt(report: Report, check: Check, read: Callable[[Tolerate], T]) -> T | None:
+    """Return what `read` returns, or nothing and a finding; what it tolerates is a warning."""
     try:
-        result = read()
+        result = read(partial(report.variant, check))
     except Malformed as error:
         report.malformed(check, error)
         return None
@@ -89,14 +93,20 @@ def _part(
     encoded = _entry(name, entries, key, tag, report)
     if encoded is None:
         return Part(name)
-    sign1 = _attempt(report, Check.SIGN1, lambda: Sign1.parse(encoded, path=name))
+    sign1 = _attempt(
+        report, Check.SIGN1, lambda tolerate: Sign1.parse(encoded, path=name, tolerate=tolerate)
+    )
     if sign1 is None:
         return Part(name, encoded)
-    algorithm = _attempt(report, Check.SIGN1, lambda: sign1.algorithm(path=name))
+    algorithm = _attempt(
+        report, Check.SIGN1, lambda tolerate: sign1.algorithm(path=name, tolerate=tolerate)
+    )
     if algorithm is not None and not sign1.is_plain:
         actual = f"{len(sign1.protected)} bytes {sign1.protected.hex()}"
         report.add(Check.SIGN1, Kind.WARNING, f"{name}.protected", "an algorithm only", actual)
-    payload = _attempt(report, Check.CLAIMS, lambda: _payload(name, sign1.payload))
+    payload = _attempt(
+        report, Check.CLAIMS, lambda tolerate: _payload(name, sign1.payload, tolerate)
+    )
     return Part(name, encoded, sign1, algorithm, payload)
 
 
@@ -119,8 +129,8 @@ def _entry(
     return None
 
 
-def _payload(name: str, encoded: bytes) -> Payload:
-    payload = decode(encoded, path=f"{name}.payload")
+def _payload(name: str, encoded: bytes, tolerate: Tolerate) -> Payload:
+    payload = decode(encoded, path=f"{name}.payload", tolerate=tolerate)
     if not isinstance(payload, dict):
         raise Malformed(f"{name}.payload", f"not a map: {describe(payload)}")
     return payload

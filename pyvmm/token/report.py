@@ -112,6 +112,10 @@ class Report:
                 self.findings[index] = replace(finding, kind=Kind.REFUSED)
                 self.outcomes[finding.check] = Outcome.FAILED
 
+    def variant(self, check: Check, variant: Malformed) -> None:
+        """Add what a parser let pass."""
+        self.add(check, Kind.WARNING, variant.path, "the strict form", variant.what)
+
     def malformed(self, check: Check, error: Malformed) -> None:
         """Add what a parser refused."""
         self.add(check, Kind.MALFORMED, error.path, _MALFORMED_EXPECTED[check], error.what)

@@ -9,12 +9,12 @@ import hmac
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from hashlib import new as new_hash
 from typing import Final
 
 from pyvmm.token.appraise import Policy, appraise
-from pyvmm.token.cbor import Malformed, Value, describe
+from pyvmm.token.cbor import Malformed, Tolerate, Value, describe
 from pyvmm.token.claims import (
     HASH_SIZES,
     MEC_POLICIES,
@@ -198,15 +198,15 @@ def _rak(report: Report, profile: RealmProfile | None) -> bytes | None:
         return None
     path = REALM_PATHS[RealmKey.RAK]
     try:
-        return _point(encoded, profile, path)
+        return _point(encoded, profile, path, partial(report.variant, Check.CLAIMS))
     except Malformed as error:
         report.malformed(Check.CLAIMS, error)
         return None
 
 
-def _point(encoded: bytes, profile: RealmProfile, path: str) -> bytes:
+def _point(encoded: bytes, profile: RealmProfile, path: str, tolerate: Tolerate) -> bytes:
     is_raw = profile is RealmProfile.LEGACY
-    point = encoded if is_raw else parse_cose_key(encoded, path=path)
+    point = encoded if is_raw else parse_cose_key(encoded, path=path, tolerate=tolerate)
     try:
         load_public(point)
     except ValueError as error:

@@ -21,11 +21,13 @@ from pyvmm.cli import main
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE
 from pyvmm.token.cbor import decode, encode
 from pyvmm.token.claims import PlatformKey
+from pyvmm.token.cose import cose_key
 from pyvmm.token.ecdsa import public_point
 from pyvmm.token.generations import Generation
 from pyvmm.token.keys import instance_id_of
 from tests.token.draft import CHALLENGE, RIM, Draft
 from tests.token.keys import key
+from tests.token.vectors.cases import longer_head
 from tests.token.vectors.make import HERE
 
 TOKEN = Draft.good(Generation.G1).encode()
@@ -100,6 +102,27 @@ def test_verify_names_all_that_is_wrong(run: Run) -> None:
     assert f"realm.cca-realm-challenge: expected {'00' * 64}, found {CHALLENGE.hex()}\n" in text
     expected = f"realm.cca-realm-initial-measurement: expected {'00' * 32}, found {RIM.hex()}\n"
     assert expected in text
+
+
+def test_verify_warns_of_a_variant_and_refuses_it_strictly(run: Run) -> None:
+    """A longer head, and a key id that nobody has signed; other verbs read such a token, too."""
+    draft = Draft.good(Generation.G1)
+    draft.platform.unprotected = {4: b"cpak"}
+    draft.realm.payload = longer_head
+    draft.realm.claims[44237] = longer_head(cose_key(public_point(draft.realm.key)))
+    token = draft.encode()
+    code, out, err = run("verify - --cpak cpak.pem", stdin=token)
+    assert (code, err) == (0, "")
+    text = out.decode()
+    assert "warning: platform.unprotected: expected the strict form, found the name of a" in text
+    assert "warning: realm.payload: expected the strict form, found byte 0: not the short" in text
+    assert text.endswith("verified (profile g1)\n")
+    code, out, _ = run("verify - --cpak cpak.pem --strict", stdin=token)
+    assert code == 4
+    assert "failed   COSE_Sign1\n         platform.unprotected: expected" in out.decode()
+    assert run("token show -", stdin=token)[0] == 0
+    assert b"/ kid / 4: h'6370616b'" in run("token show --cbor-diag -", stdin=token)[1]
+    assert run("token extract rak -", stdin=token)[0] == 0
 
 
 def test_verify_says_that_a_profile_is_not_supported(run: Run) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.token.cbor import MAX_DEPTH, Malformed, Tag, Value, decode, describe, encode
+from pyvmm.token.cbor import MAX_DEPTH, Malformed, Tag, Value, decode, describe, encode, ignore
 from tests.token.strategies import unless_malformed, values
 
 
@@ -57,6 +57,70 @@ def test_decode_refuses(data: str, what: str) -> None:
     with pytest.raises(Malformed) as error:
         decode(bytes.fromhex(data))
     assert what in str(error.value)
+
+
+VARIANTS: list[tuple[str, Value]] = [
+    ("1817", 23),
+    ("81190001", [1]),
+    ("a1180102", {1: 2}),
+    ("d81200", Tag(18, 0)),
+    ("5801ff", b"\xff"),
+    ("78026869", "hi"),
+    ("b80100f6", {0: None}),
+    ("9b000000000000000120", [-1]),
+    ("fb3ff8000000000000", 1.5),
+]
+
+
+@pytest.mark.parametrize(("data", "value"), VARIANTS)
+def test_a_variant_is_taken_by_who_tolerates_it(data: str, value: Value) -> None:
+    """And by nobody else; it is told where it is."""
+    told: list[Malformed] = []
+    assert decode(bytes.fromhex(data), path="here", tolerate=told.append) == value
+    assert len(told) == 1
+    with pytest.raises(Malformed) as refused:
+        decode(bytes.fromhex(data), path="here")
+    assert str(refused.value) == str(told[0])
+    assert told[0].what.endswith("not the shortest encoding")
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        ("181700", "1 bytes follow the value"),
+        ("18171817", "2 bytes follow the value"),
+        ("a20000180001", "Duplicate map key"),
+        ("a261610078016101", "Duplicate map key"),
+        ("a241000058010000", "Duplicate map key"),
+        ("a200001b000000000000000001", "Duplicate map key"),
+        ("a20100020000", "1 bytes follow the value"),
+        ("a100bf00010203ff", "indefinite length"),
+        ("5f5801ffff", "indefinite length"),
+        ("a1f93c0000", "a key of type float"),
+        ("a1f500", "a key of type bool"),
+        ("6180", "not strict CBOR"),
+        ("f8ff", "a value of type CBORSimpleValue"),
+        ("f818", "not strict CBOR"),
+        ("81" * (MAX_DEPTH + 1) + "00", "maximum container nesting depth"),
+    ],
+)
+def test_what_has_two_meanings_nobody_tolerates(data: str, what: str) -> None:
+    """A key twice, in whatever form; bytes behind the value; a length that is not told."""
+    with pytest.raises(Malformed) as error:
+        decode(bytes.fromhex(data), tolerate=ignore)
+    assert what in str(error.value)
+
+
+@given(st.binary(max_size=200))
+def test_a_variant_means_what_its_strict_form_does(data: bytes) -> None:
+    """Any bytes: the value is encoded in one way."""
+    told: list[Malformed] = []
+    value = unless_malformed(lambda: [decode(data, path="here", tolerate=told.append)], "here")
+    if value is not None:
+        again = encode(value[0])
+        assert (again == data) == (not told)
+        assert len(again) <= len(data)
+        assert encode(decode(again)) == again
 
 
 @pytest.mark.parametrize("tag", [0, 1, 2, 4, 5, 25, 28, 29, 30, 35, 36, 37, 256, 258, 260, 55799])

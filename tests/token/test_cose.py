@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pycose.keys.cosekey import CoseKey
 from pycose.messages.sign1message import Sign1Message
 
-from pyvmm.token.cbor import Tag, decode, encode
+from pyvmm.token.cbor import Malformed, Tag, decode, encode
 from pyvmm.token.cose import Algorithm, Sign1, cose_key, parse_cose_key
 from pyvmm.token.ecdsa import is_signature, public_point, sign
 from tests.token.keys import key, signed
@@ -72,6 +72,22 @@ def test_parse_takes_or_refuses_any_bytes(data: bytes) -> None:
     if parsed is not None:
         assert parsed.encode() == data
         unless_malformed(lambda: parsed.algorithm(path="part"), "part")
+
+
+def test_pycose_s_key_id_is_tolerated_and_named() -> None:
+    """In the unprotected header, where a library puts it; who asks for strictness refuses it."""
+    private = key("someone")
+    scalar = private.private_numbers().private_value.to_bytes(48, "big")
+    point = public_point(private)
+    message = Sign1Message(phdr={"ALG": "ES384"}, uhdr={"KID": b"cpak"}, payload=b"payload")
+    message.key = CoseKey.from_dict({1: 2, -1: 2, -2: point[1:49], -3: point[49:], -4: scalar})
+    encoded = message.encode()
+    told: list[Malformed] = []
+    parsed = Sign1.parse(encoded, path="part", tolerate=told.append)
+    assert [error.path for error in told] == ["part.unprotected"]
+    assert is_signature(point, parsed.algorithm(), parsed.to_be_signed, parsed.signature)
+    with pytest.raises(Malformed, match="nobody has signed"):
+        Sign1.parse(encoded)
 
 
 @given(

@@ -1,10 +1,13 @@
 """Tokens that a verifier accepts."""
 
+from collections.abc import Callable
+
 from pyvmm.token.cbor import decode, encode
 from pyvmm.token.claims import PlatformKey as P
 from pyvmm.token.claims import RealmKey as R
 from pyvmm.token.cose import Algorithm, cose_key
 from pyvmm.token.ecdsa import public_point
+from pyvmm.token.generations import REALM_TOKEN
 from tests.token.draft import REMS, RIM, RPV, Draft, Map
 from tests.token.keys import key
 from tests.token.vectors.cases import (
@@ -20,10 +23,12 @@ from tests.token.vectors.cases import (
     Case,
     both,
     component,
+    longer_head,
     no_platform_claim,
     nothing,
     platform,
     platform_claim,
+    realm,
     realm_claim,
     whole,
 )
@@ -88,6 +93,24 @@ def small_component(draft: Draft) -> None:
     draft.platform.claims[int(P.SW_COMPONENTS)] = [{2: b"m" * 48, 5: b"s" * 64}]
 
 
+def longer(old: str, new: str) -> Callable[[bytes], bytes]:
+    """Return what writes a head, in hexadecimal, in more bytes than it takes."""
+
+    def change(data: bytes) -> bytes:
+        assert bytes.fromhex(old) in data
+        return data.replace(bytes.fromhex(old), bytes.fromhex(new))
+
+    return change
+
+
+def longer_sign1(entries: Map) -> Map:
+    """Write the number of the parts of the realm's COSE_Sign1 in two bytes."""
+    return {
+        k: longer("d284", "d29804")(v) if k == REALM_TOKEN and isinstance(v, bytes) else v
+        for k, v in entries.items()
+    }
+
+
 def in_old_form(draft: Draft) -> None:
     """Put byte strings instead of records behind tag 399, as TF-RMM does when built for it."""
     draft.outer_tag = 399
@@ -104,7 +127,26 @@ def signed_by(alg: Algorithm) -> Case:
     return Case(f"platform-{alg.name.lower()}", (G1, G2B), spoil, arguments=arguments)
 
 
+#: What a verifier takes with a warning: variants of an encoding, and names of the signing key.
+VARIANTS = [
+    Case("long-head", (G1, G2B), whole(token=lambda d: d[:3] + longer_head(d[3:])), warnings=("token",)),
+    Case("long-tag", (G1,), whole(token=lambda d: b"\xda\0\0" + d[1:]), warnings=("token",)),
+    Case("long-sign1", (G0, G1), whole(entries=longer_sign1), warnings=("realm",)),
+    Case("long-head-in-claims", (G1, G2), realm(payload=longer_head), warnings=("realm.payload",)),
+    Case("long-integer", (G0, G1, G2B), platform(payload=longer("193003", "1a00003003")), warnings=("platform.payload",)),
+    Case("long-claim-key", (G1,), platform(payload=longer("19095b", "1b000000000000095b")), warnings=("platform.payload",)),
+    Case("long-byte-strings", (G1, G2B), realm(payload=longer("5820", "5a00000020")), warnings=("realm.payload",)),
+    Case("long-text", (G1,), realm(payload=longer("677368612d", "78077368612d")), warnings=("realm.payload",)),
+    Case("long-array", (G1,), realm(payload=longer("19accf84", "19accf9804")), warnings=("realm.payload",)),
+    Case("long-float", (G1,), both(realm_claim(99999, 1.5), realm(payload=longer("f93e00", "fb3ff8000000000000"))), warnings=("realm.payload", "realm[99999]")),
+    Case("header-in-long-form", (G1,), realm(header=bytes.fromhex("a101390022")), warnings=("realm.protected",)),
+    Case("key-in-long-form", (G1, G2B), realm_claim(R.RAK, longer_head(cose_key(public_point(key("rak"))))), warnings=("realm.cca-realm-public-key",)),
+    Case("key-id-nobody-signed", ALL, both(platform(unprotected={4: b"cpak"}), realm(unprotected={4: b"rak"})), warnings=("platform.unprotected", "realm.unprotected")),
+    Case("certificate-nobody-signed", (G1,), platform(unprotected={33: b"x5chain", 34: [-16, b"x5t"]}), warnings=("platform.unprotected",)),
+]  # fmt: skip
+
 CASES = [
+    *VARIANTS,
     Case("good", ALL, nothing),
     Case("good-with-jwk-key", (G2,), nothing, arguments=("--cpak", "cpak.jwk")),
     Case("good-with-der-key", (G1,), nothing, arguments=("--cpak", "cpak.der")),

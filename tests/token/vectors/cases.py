@@ -90,6 +90,12 @@ def component(**members: Value) -> Spoil:
     return spoil
 
 
+def longer_head(data: bytes) -> bytes:
+    """Write the number of a map's members in one byte more than it takes."""
+    assert data[0] >> 5 == 5
+    return bytes([0xB8, data[0] & 31]) + data[1:]
+
+
 def both(*spoils: Spoil) -> Spoil:
     """Do one after the other."""
 

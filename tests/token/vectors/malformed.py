@@ -8,7 +8,7 @@ from pyvmm.token.claims import RealmKey as R
 from pyvmm.token.cose import Algorithm, cose_key
 from pyvmm.token.ecdsa import public_point
 from pyvmm.token.generations import PLATFORM_TOKEN, REALM_TOKEN, Generation
-from tests.token.draft import REMS, Map
+from tests.token.draft import REMS, Map, same
 from tests.token.keys import key
 from tests.token.vectors.accepted import DEVICE, DIGEST
 from tests.token.vectors.cases import (
@@ -24,6 +24,7 @@ from tests.token.vectors.cases import (
     Spoil,
     both,
     component,
+    longer_head,
     no_platform_claim,
     no_realm_claim,
     platform,
@@ -52,18 +53,13 @@ def no_entry(number: int) -> Spoil:
     return whole(entries=lambda entries: {k: v for k, v in entries.items() if k != number})
 
 
-def key_with(**members: Value) -> Spoil:
-    """Change members of the realm's COSE_Key."""
+def key_with(change: Callable[[bytes], bytes] = same, **members: Value) -> Spoil:
+    """Change members of the realm's COSE_Key, and then its encoding."""
     labels = {"kty": 1, "alg": 3, "crv": -1, "x": -2, "y": -3, "d": -4}
     value: Map = {1: 2, -1: 2, -2: RAK[1:49], -3: RAK[49:]}
     value |= {labels[name]: member for name, member in members.items()}
-    return realm_claim(R.RAK, encode({k: v for k, v in value.items() if v is not None}))
-
-
-def longer_head(data: bytes) -> bytes:
-    """Write the number of a map's members in one byte more than it takes."""
-    assert data[0] >> 5 == 5
-    return bytes([0xB8, data[0] & 31]) + data[1:]
+    encoded = encode({k: v for k, v in value.items() if v is not None})
+    return realm_claim(R.RAK, change(encoded))
 
 
 def endless(data: bytes) -> bytes:
@@ -74,6 +70,11 @@ def endless(data: bytes) -> bytes:
 def twice(data: bytes) -> bytes:
     """Give a map its claim 10 a second time."""
     return bytes([data[0] + 1]) + data[1:] + encode(10) + encode(bytes(64))
+
+
+def twice_in_two_forms(data: bytes) -> bytes:
+    """Give a map its claim 10 a second time, with a longer head."""
+    return bytes([data[0] + 1]) + data[1:] + b"\x18\x0a" + encode(bytes(64))
 
 
 def deep(levels: int) -> Value:
@@ -91,10 +92,11 @@ ENCODING = [
     bad("trailing-byte", ALL, whole(token=lambda data: data + b"\0"), "token"),
     bad("cut-off", (G0, G2B), whole(token=lambda data: data[:-1]), "token"),
     bad("cut-off-early", (G1,), whole(token=lambda data: data[:2]), "token"),
-    bad("long-head", (G1,), whole(token=lambda d: d[:3] + longer_head(d[3:])), "token"),
     bad("endless-map", (G1B,), whole(token=lambda d: d[:3] + endless(d[3:])), "token"),
-    bad("long-head-in-claims", (G1,), realm(payload=longer_head), "realm.payload"),
     bad("endless-claims", (G0, G2), platform(payload=endless), "platform.payload"),
+    bad("claim-twice-in-two-forms", (G1, G2), realm(payload=twice_in_two_forms), "realm.payload"),
+    bad("byte-after-claims-in-long-form", (G1,), realm(payload=lambda d: longer_head(d) + b"\0"), "realm.payload"),
+    bad("byte-after-token-in-long-form", (G2B,), whole(token=lambda d: d[:3] + longer_head(d[3:]) + b"\0"), "token"),
     bad("claim-twice", ALL, realm(payload=twice), "realm.payload"),
     bad("platform-claim-twice", (G2B,), platform(payload=twice), "platform.payload"),
     bad("byte-after-claims", (G0,), realm(payload=lambda d: d + b"\0"), "realm.payload"),
@@ -132,12 +134,17 @@ SIGN1 = [
     bad("sign1-of-three", (G1,), sign1(lambda parts: Tag(18, parts[:3])), "realm"),
     bad("sign1-of-five", (G2,), sign1(lambda parts: Tag(18, [*parts, b""])), "realm"),
     bad("detached-payload", (G1,), sign1(lambda p: Tag(18, [*p[:2], None, p[3]])), "realm"),
-    bad("key-id-nobody-signed", (G1,), realm(unprotected={4: b"kid"}), "realm.unprotected"),
+    bad("key-id-of-text", (G1,), realm(unprotected={4: "kid"}), "realm.unprotected"),
+    bad("parameter-nobody-signed", (G0, G2B), realm(unprotected={99: 1}), "realm.unprotected"),
+    bad("parameter-beside-key-id", (G1,), platform(unprotected={4: b"kid", "x": 1}), "platform.unprotected"),
+    bad("critical-parameter-nobody-signed", (G1,), realm(unprotected={2: [4], 4: b"kid"}), "realm.unprotected"),
+    bad("endless-header", (G1,), realm(header=bytes.fromhex("bf013822ff")), "realm.protected"),
+    bad("algorithm-twice-in-two-forms", (G1,), realm(header=bytes.fromhex("a201382218013822")), "realm.protected"),
+    Case("critical-parameter-in-long-form", (G1,), realm(header=bytes.fromhex("a20138221802811863")), 3, ("realm.protected",), ("realm.protected",), CPAK),
     bad("algorithm-only-unprotected", (G1, G2B), realm(header=b"", unprotected={1: -35}), "realm.unprotected"),
     bad("no-algorithm", (G1,), realm(header=b"\xa0"), "realm.protected"),
     bad("empty-header", (G2,), platform(header=b""), "platform.protected"),
     bad("header-no-map", (G1,), realm(header=b"\x80"), "realm.protected"),
-    bad("header-in-long-form", (G1,), realm(header=bytes.fromhex("a10139000022"[:6] + "390022")), "realm.protected"),
     bad("critical-parameter", (G0, G1B), realm(header=encode({1: -35, 2: [99], 99: 1})), "realm.protected"),
     bad("critical-parameter-empty", (G2,), platform(header=encode({1: -35, 2: []})), "platform.protected"),
     bad("algorithm-eddsa", (G1,), realm(header=encode({1: -8})), "realm.protected"),
@@ -190,6 +197,8 @@ CLAIMS = [
         for name, value in (("0x3100", 0x3100), ("0x7000", 0x7000), ("0x13000", 0x13000),
                             ("negative", -1), ("text", "secured"), ("true", True))
     ),
+    bad("lifecycle-as-bignum", (G1,), platform_claim(P.LIFECYCLE, Tag(2, b"\x30\x03")), "platform.cca-platform-lifecycle"),
+    bad("lifecycle-as-float", (G1,), platform_claim(P.LIFECYCLE, 12291.0), "platform.cca-platform-lifecycle"),
     bad("platform-hash-number", (G1,), platform_claim(P.HASH_ALGORITHM, -16), "platform.cca-platform-hash-algo-id"),
     bad("realm-hash-in-bytes", (G2,), realm_claim(R.HASH_ALGORITHM, b"sha-256"), "realm.cca-realm-hash-algo-id"),
     bad("binding-by-md5", (G1, G2B), realm_claim(R.RAK_HASH_ALGORITHM, "md5"), "realm.cca-realm-public-key-hash-algo-id"),
@@ -221,6 +230,10 @@ CLAIMS = [
 
 KEYS = [
     bad("key-with-its-private-part", (G1, G2B), key_with(d=bytes(48)), RAK_PATH),
+    Case("key-with-its-private-part-in-long-form", (G1,), key_with(d=bytes(48), change=longer_head), 3, (RAK_PATH,), (RAK_PATH,), CPAK),
+    bad("key-type-as-float", (G1,), key_with(kty=2.0), RAK_PATH),
+    bad("key-algorithm-as-float", (G1,), key_with(alg=-35.0), RAK_PATH),
+    bad("endless-key", (G2,), key_with(change=endless), RAK_PATH),
     bad("key-of-another-type", (G1,), key_with(kty=1), RAK_PATH),
     bad("key-on-no-curve-of-ours", (G1,), key_with(crv=6), RAK_PATH),
     bad("key-of-another-curve-s-size", (G2,), key_with(crv=1), RAK_PATH),

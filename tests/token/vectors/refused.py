@@ -1,5 +1,6 @@
 """Tokens that are well formed, and not authentic (exit code 1) or not as expected (4)."""
 
+from dataclasses import replace
 from hashlib import sha256
 
 from pyvmm.token.cbor import encode
@@ -9,6 +10,7 @@ from pyvmm.token.cose import Algorithm
 from pyvmm.token.generations import Generation
 from tests.token.draft import CHALLENGE, Draft
 from tests.token.keys import key
+from tests.token.vectors.accepted import VARIANTS
 from tests.token.vectors.cases import (
     ALL,
     CPAK,
@@ -138,4 +140,11 @@ REFUSED = [
     refused("all-wrong", (G1,), both(realm_claim(R.CHALLENGE, bytes(64)), realm_claim(R.RIM, b"x" * 32), platform_claim(P.LIFECYCLE, 0x4000), platform_claim(P.CONFIG, b"\0"), one_more ), "realm.cca-realm-challenge", "platform.cca-platform-lifecycle", f"{PARTS}[3]", "platform.cca-platform-config", "realm.cca-realm-initial-measurement"),
 ]  # fmt: skip
 
-CASES = [*FORGED, *REFUSED]
+#: What is taken with a warning is refused if one asks for it.
+STRICT = [
+    replace(case, name=f"{case.name}-and-strict", generations=case.generations[:1], exit_code=4,
+            failures=case.warnings, warnings=(), arguments=(*case.arguments, "--strict"))
+    for case in VARIANTS
+]  # fmt: skip
+
+CASES = [*FORGED, *REFUSED, *STRICT]
