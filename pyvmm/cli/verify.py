@@ -10,16 +10,17 @@ from pathlib import Path
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.strict_json import Json
 from pyvmm.arch.user_file import read_start
 from pyvmm.cli.units import octets
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import Category, Vector, status_of
 from pyvmm.token.cbor import Malformed
 from pyvmm.token.claims import CHALLENGE_SIZE, HASH_SIZES, NUM_REMS, RPV_SIZE
-from pyvmm.token.ear import ear, platform_vector, realm_vector, verdict
+from pyvmm.token.ear import PLATFORM_SUBMOD, REALM_SUBMOD, ear, signed, vectors_of, verdict
 from pyvmm.token.generations import Generation
 from pyvmm.token.intake import MAX_INPUT, token_bytes
-from pyvmm.token.keys import load_public_key, read_key
+from pyvmm.token.keys import load_private_key, load_public_key, read_key
 from pyvmm.token.reference import RealmValues, ReferenceValues
 from pyvmm.token.report import Check, Kind, Report
 from pyvmm.token.trust import Anchor, TrustStore, anchor_of, hes_anchors
@@ -61,6 +62,7 @@ Exit code: 0 verified, 1 not authentic, 2 bad input, 3 malformed or of no suppor
 @click.option("--strict", is_flag=True, help="refuse what would be a warning, as unknown claims")
 @click.option("--allow-debug", is_flag=True, help="take a platform that is being debugged")
 @click.option("--json", "as_json", is_flag=True, help="print the result as an EAR, in JSON")
+@click.option("--ear-key", type=_FILE, help="print the EAR as a JWT, signed with this private key")
 def verify(  # noqa: D103  the help says it
     *,
     source: str,
@@ -75,6 +77,7 @@ def verify(  # noqa: D103  the help says it
     strict: bool,
     allow_debug: bool,
     as_json: bool,
+    ear_key: Path | None,
 ) -> int:
     values = ReferenceValues.load(reference) if reference is not None else ReferenceValues()
     realm = _realm_values(values.realm, rim, rems, rpv)
@@ -86,10 +89,12 @@ def verify(  # noqa: D103  the help says it
         allow_debug=allow_debug,
     )
     trust = _trust(cpak, stores, values)
+    signer = load_private_key(read_key(ear_key), str(ear_key)) if ear_key is not None else None
     report = _verify(read_input(source), trust, policy)
-    if as_json:
-        build = installed_version("pyvmm")
-        click.echo(json.dumps(ear(report, policy, now=int(time.time()), build=build), indent=2))
+    if signer is not None:
+        click.echo(signed(_ear(report, policy), signer))
+    elif as_json:
+        click.echo(json.dumps(_ear(report, policy), indent=2))
     else:
         _show(report, policy)
     return report.exit_code
@@ -170,6 +175,10 @@ def _padded(option: str, text: str | None, size: int) -> bytes | None:
 # --- output -----------------------------------------------------------------------------------
 
 
+def _ear(report: Report, policy: Policy) -> dict[str, Json]:
+    return ear(report, policy, now=int(time.time()), build=installed_version("pyvmm"))
+
+
 def _show(report: Report, policy: Policy) -> None:
     for check in Check:
         outcome = report.outcomes[check].value
@@ -178,8 +187,9 @@ def _show(report: Report, policy: Policy) -> None:
             if finding.check is check:
                 mark = "warning: " if finding.kind is Kind.WARNING else ""
                 click.echo(f"         {mark}{finding}")
-    _show_vector("platform", platform_vector(report, policy))
-    _show_vector("realm", realm_vector(report, policy))
+    vectors = vectors_of(report, policy)
+    _show_vector("platform", vectors[PLATFORM_SUBMOD])
+    _show_vector("realm", vectors[REALM_SUBMOD])
     profile = f" (profile {report.generation})" if report.generation else ""
     click.echo(f"{verdict(report)}{profile}")
 

@@ -139,6 +139,7 @@ def tier_of(value: int) -> Tier:
     return Tier.WARNING if -96 <= value <= 95 else Tier.CONTRAINDICATED
 
 
-def status_of(vector: Vector) -> Tier:
-    """Return the worst tier of a vector."""
-    return max(map(tier_of, vector.values()), key=list(Tier).index)
+def status_of(*vectors: Vector) -> Tier:
+    """Return the worst tier of some vectors."""
+    tiers = (tier_of(value) for vector in vectors for value in vector.values())
+    return max(tiers, key=list(Tier).index)

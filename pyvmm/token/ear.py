@@ -1,13 +1,16 @@
 """The result of a verification as an EAT attestation result (EAR) with AR4SI vectors.
 
-The vectors follow what the Veraison verifier says of CCA tokens.  An EAR is signed by who issues
-it; this one is not, it is for the reader on this machine.
+The vectors follow what the Veraison verifier says of CCA tokens.  They never say more than the
+verdict: a token is one answer to one challenge, so unless it is authentic and fresh as a whole, no
+part of it is affirmed.
 
-Spec: draft-fv-rats-ear; draft-ietf-rats-ar4si; Veraison, "AR4SI for Arm CCA".
+Spec: draft-ietf-rats-ear-04; draft-ietf-rats-ar4si; Veraison, "AR4SI for Arm CCA".
 """
 
 from base64 import urlsafe_b64encode
 from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from pyvmm.arch.strict_json import Json
 from pyvmm.token.appraise import Policy
@@ -24,12 +27,22 @@ from pyvmm.token.ar4si import (
 )
 from pyvmm.token.claims import PLATFORM_PATHS, PlatformKey
 from pyvmm.token.claimset import platform_json, realm_json
+from pyvmm.token.cose import Algorithm
+from pyvmm.token.ecdsa import public_point
 from pyvmm.token.report import Check, Finding, Kind, Outcome, Report
 
-PROFILE: Final = "tag:github.com,2023:veraison/ear"
+PROFILE: Final = "tag:ietf.org,2026:rats/ear#04"
 PLATFORM_SUBMOD: Final = "CCA_SSD_PLATFORM"
 REALM_SUBMOD: Final = "CCA_REALM"
 POLICY_ID: Final = "pyvmm:arm-cca"
+#: What proves that the token as a whole is an answer of this platform to this challenge.
+_PROOFS: Final = (
+    Check.PLATFORM_SIGNATURE,
+    Check.BINDING,
+    Check.REALM_SIGNATURE,
+    Check.CHALLENGE,
+)
+_FORM: Final = (Check.ENCODING, Check.OUTER_FORM, Check.SIGN1, Check.CLAIMS, Check.PROFILE)
 _VERDICTS: Final = {0: "verified", 1: "not authentic", 3: "malformed", 4: "refused"}
 
 
@@ -38,7 +51,7 @@ def verdict(report: Report) -> str:
     return _VERDICTS[report.exit_code]
 
 
-def ear(report: Report, policy: Policy, *, now: int, build: str) -> Json:
+def ear(report: Report, policy: Policy, *, now: int, build: str) -> dict[str, Json]:
     """Return the result as JSON.
 
     Args:
@@ -47,29 +60,39 @@ def ear(report: Report, policy: Policy, *, now: int, build: str) -> Json:
         now: seconds since 1970.
         build: the version of this verifier.
     """
-    platform, realm = report.platform, report.realm
+    vectors = vectors_of(report, policy)
+    evidence = {
+        PLATFORM_SUBMOD: platform_json(report.platform) if report.platform else None,
+        REALM_SUBMOD: realm_json(report.realm) if report.realm else None,
+    }
     result: dict[str, Json] = {
         "eat_profile": PROFILE,
+        "ear_status": status_of(*vectors.values()).value,
         "iat": now,
-        "ear.verifier-id": {"developer": "pyvmm", "build": build},
-        "submods": {
-            PLATFORM_SUBMOD: _submod(
-                platform_vector(report, policy),
-                platform_json(platform) if platform is not None else None,
-            ),
-            REALM_SUBMOD: _submod(
-                realm_vector(report, policy), realm_json(realm) if realm is not None else None
-            ),
+        "ear_verifier_id": {"developer": "pyvmm", "build": build},
+        "submods": {name: _submod(vectors[name], evidence[name]) for name in vectors},
+        "pyvmm_report": {
+            "verdict": verdict(report),
+            "exit-code": report.exit_code,
+            "token-profile": report.generation,
+            "checks": {check.value: report.outcomes[check].value for check in Check},
+            "findings": [_finding(finding) for finding in report.findings],
         },
-        "pyvmm.verdict": verdict(report),
-        "pyvmm.exit-code": report.exit_code,
-        "pyvmm.token-profile": report.generation,
-        "pyvmm.checks": {check.value: report.outcomes[check].value for check in Check},
-        "pyvmm.findings": [_finding(finding) for finding in report.findings],
     }
-    if report.outcomes[Check.CHALLENGE] is Outcome.PASSED and policy.challenge is not None:
-        result["eat_nonce"] = urlsafe_b64encode(policy.challenge).decode().rstrip("=")
+    if report.outcomes[Check.CHALLENGE] is Outcome.PASSED and _failure(report) is None:
+        result["eat_nonce"] = urlsafe_b64encode(policy.challenge or b"").decode().rstrip("=")
     return result
+
+
+def signed(result: dict[str, Json], key: EllipticCurvePrivateKey) -> str:
+    """Return the result as a JWT, signed with the algorithm of the key's curve.
+
+    Raises:
+        ValueError: the key is on no curve of ours.
+    """
+    import jwt  # noqa: PLC0415  few results are signed
+
+    return jwt.encode(result, key, Algorithm.of_public(public_point(key)).name)
 
 
 def _finding(finding: Finding) -> Json:
@@ -84,29 +107,40 @@ def _finding(finding: Finding) -> Json:
 
 def _submod(vector: Vector, evidence: Json) -> Json:
     submod: dict[str, Json] = {
-        "ear.status": status_of(vector).value,
-        "ear.trustworthiness-vector": {c.value: v.value for c, v in vector.items()},
-        "ear.appraisal-policy-id": POLICY_ID,
+        "ear_status": status_of(vector).value,
+        "ear_trustworthiness_vector": {c.value: v.value for c, v in vector.items()},
+        "ear_appraisal_policy_ids": [POLICY_ID],
     }
-    return submod | ({"ear.veraison.annotated-evidence": evidence} if evidence else {})
+    return submod | ({"ear_attester_claims": evidence} if evidence else {})
 
 
 # --- vectors ----------------------------------------------------------------------------------
 
 
-def platform_vector(report: Report, policy: Policy) -> Vector:
-    """Return what can be said of the platform."""
-    if _is_malformed(report, "platform"):
-        return vector_of(General.UNEXPECTED_EVIDENCE)
-    if report.outcomes[Check.PLATFORM_SIGNATURE] is Outcome.FAILED:
-        return vector_of(General.CRYPTO_VALIDATION_FAILED)
+def vectors_of(report: Report, policy: Policy) -> dict[str, Vector]:
+    """Return what can be said of the platform and of the realm, by the submodules' names."""
+    if (failure := _failure(report)) is not None:
+        return {name: vector_of(failure) for name in (PLATFORM_SUBMOD, REALM_SUBMOD)}
+    return {
+        PLATFORM_SUBMOD: _platform_vector(report, policy),
+        REALM_SUBMOD: _realm_vector(report, policy),
+    }
+
+
+def _failure(report: Report) -> General | None:
+    """Return what there is to say of all parts where the token is no good as a whole."""
+    if any(report.outcomes[check] is Outcome.FAILED for check in _PROOFS):
+        return General.CRYPTO_VALIDATION_FAILED
+    if report.kinds(*_FORM) & {Kind.MALFORMED, Kind.REFUSED}:
+        return General.UNEXPECTED_EVIDENCE
+    return None
+
+
+def _platform_vector(report: Report, policy: Policy) -> Vector:
     vector = vector_of(General.NO_CLAIM)
     refused = {f.path for f in report.findings if f.kind is Kind.REFUSED}
-    is_known = (
-        report.outcomes[Check.TRUST_ANCHOR] is Outcome.PASSED
-        and PLATFORM_PATHS[PlatformKey.IMPLEMENTATION_ID] not in refused
-    )
-    if not is_known:
+    ids = {PLATFORM_PATHS[key] for key in (PlatformKey.IMPLEMENTATION_ID, PlatformKey.INSTANCE_ID)}
+    if report.outcomes[Check.TRUST_ANCHOR] is not Outcome.PASSED or ids & refused:
         vector[Category.INSTANCE_IDENTITY] = InstanceIdentity.UNRECOGNIZED
         return vector
     vector[Category.INSTANCE_IDENTITY] = InstanceIdentity.TRUSTWORTHY
@@ -133,19 +167,10 @@ def _firmware(report: Report, vector: Vector) -> None:
         vector[Category.HARDWARE] = Hardware.UNSAFE
 
 
-def realm_vector(report: Report, policy: Policy) -> Vector:
+def _realm_vector(report: Report, policy: Policy) -> Vector:
     """Return what can be said of the realm; nothing, if the platform may be any."""
-    if _is_malformed(report, "realm"):
-        return vector_of(General.UNEXPECTED_EVIDENCE)
-    if report.outcomes[Check.REALM_SIGNATURE] is Outcome.FAILED:
-        return vector_of(General.CRYPTO_VALIDATION_FAILED)
-    if report.outcomes[Check.CHALLENGE] is Outcome.FAILED:
-        return vector_of(General.UNEXPECTED_EVIDENCE)  # the answer to another question
     vector = vector_of(General.NO_CLAIM)
     if report.outcomes[Check.PLATFORM_SIGNATURE] is not Outcome.PASSED:
-        return vector
-    if report.outcomes[Check.BINDING] is not Outcome.PASSED:
-        vector[Category.INSTANCE_IDENTITY] = InstanceIdentity.UNRECOGNIZED
         return vector
     vector[Category.INSTANCE_IDENTITY] = InstanceIdentity.TRUSTWORTHY
     values = policy.reference.realm
@@ -156,11 +181,3 @@ def realm_vector(report: Report, policy: Policy) -> Vector:
             Executables.APPROVED_BOOT if None in values.rems else Executables.APPROVED_RUNTIME
         )
     return vector
-
-
-def _is_malformed(report: Report, part: str) -> bool:
-    """Tell whether a part, or what is around it, could not be read."""
-    return any(
-        finding.kind is Kind.MALFORMED and finding.path.startswith((part, "token"))
-        for finding in report.findings
-    )

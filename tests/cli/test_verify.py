@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
+from joserfc import jwt
+from joserfc.jwk import ECKey
 
 from pyvmm.cli import main
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE
@@ -165,6 +167,31 @@ def test_verify_takes_the_key_of_the_reference_file(run: Run) -> None:
     assert run("verify token --reference reference.json --trust-store empty")[0] == 1
 
 
+def test_verify_of_a_replay_affirms_nothing(run: Run) -> None:
+    """The platform token is no fresher than the realm token that carries the challenge."""
+    code, out, _ = run(f"verify token --cpak cpak.pem --challenge {'00' * 64} --json")
+    result = json.loads(out)
+    assert (code, result["ear_status"]) == (4, "contraindicated")
+    assert "eat_nonce" not in result
+    for submod in result["submods"].values():
+        assert submod["ear_status"] == "contraindicated"
+        assert {*submod["ear_trustworthiness_vector"].values()} == {99}
+    _, out, _ = run(f"verify token --cpak cpak.pem --challenge {'00' * 64}")
+    assert "platform: contraindicated: crypto_validation_failed\n" in out.decode()
+
+
+@pytest.mark.parametrize(("challenge", "code"), [(CHALLENGE.hex(), 0), ("00", 4)])
+def test_verify_signs_its_result(run: Run, challenge: str, code: int) -> None:
+    """Whatever it is: with --json or without, what is printed is a JWT."""
+    line = f"verify token --cpak cpak.pem --challenge {challenge} --ear-key rak.key"
+    for json_too in ("", " --json"):
+        found, out, err = run(line + json_too)
+        assert (found, err) == (code, "")
+        public = ECKey.import_key((run.where / "rak.key").read_bytes())
+        claims = jwt.decode(out.decode().strip(), public, algorithms=["ES384"]).claims
+        assert claims["pyvmm_report"]["exit-code"] == code
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -173,6 +200,8 @@ def test_verify_takes_the_key_of_the_reference_file(run: Run) -> None:
         ("verify token --cpak absent", "key absent: No such file"),
         ("verify token --cpak token", "token is no public key"),
         ("verify token --cpak cpak.key", "cpak.key holds a private key"),
+        ("verify token --ear-key absent", "cannot read absent"),
+        ("verify token --ear-key cpak.pem", "cpak.pem is no private key"),
         ("verify token --trust-store absent", "Directory 'absent' does not exist"),
         ("verify token --reference token", "token is not JSON"),
         ("verify token --challenge xyz", "--challenge xyz: give hexadecimal digits"),
@@ -212,6 +241,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run: Run, line: str, complaint: s
         "verify token --trust-store .",
         "token compile claims --cpak {0}.key --rak rak.key",
         "token compile claims --cpak cpak.key --rak {0}.key",
+        "verify token --cpak cpak.pem --ear-key {0}.key",
     ],
 )
 @pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP384R1()], ids=lambda c: c.name)
@@ -235,7 +265,7 @@ def test_what_is_no_token_is_malformed(run: Run, stdin: bytes) -> None:
     assert run("verify -", stdin=stdin)[0] == 3
     code, out, _ = run("verify - --json", stdin=stdin)
     assert code == 3
-    assert json.loads(out)["pyvmm.findings"][0]["check"] == "encoding"
+    assert json.loads(out)["pyvmm_report"]["findings"][0]["check"] == "encoding"
     assert run("token show -", stdin=stdin)[0] == 3
     assert run("token extract realm -", stdin=stdin)[0] == 3
 

@@ -46,12 +46,15 @@ def test_vector(
     arguments = [str(token), "--json", *str(vector["arguments"]).split()]
     code = command.main(arguments, standalone_mode=False)
     result = json.loads(capsys.readouterr().out)
-    findings = result["pyvmm.findings"]
+    ours = result["pyvmm_report"]
+    findings = ours["findings"]
     warnings = [f["path"] for f in findings if f["kind"] == "warning"]
     failures = [f["path"] for f in findings if f["kind"] != "warning"]
     assert sorted(failures) == vector["failures"], findings
     assert sorted(warnings) == vector["warnings"], findings
-    assert code == vector["exit-code"] == result["pyvmm.exit-code"]
-    failed = {check for check, outcome in result["pyvmm.checks"].items() if outcome == "failed"}
+    assert code == vector["exit-code"] == ours["exit-code"]
+    failed = {check for check, outcome in ours["checks"].items() if outcome == "failed"}
     assert failed == {f["check"] for f in findings if f["kind"] != "warning"}
     assert all(f["expected"] and f["actual"] for f in findings)
+    assert not code or result["ear_status"] != "affirming"
+    assert code != 1 or result["ear_status"] == "contraindicated"
