@@ -8,6 +8,10 @@
  * PE lets a store to it pass unseen (write_tag unset).  Such a store resets the slots it touches; many of them reset the
  * whole page and give the granule back to plain stores.  Other PEs and the host are told through INVAL_CODE_PAGE; between
  * PEs the guest's own IC IVAU and DSB make the change visible, as the architecture asks (CTR_EL0.DIC = 0).
+ *
+ * All of this may happen while an instruction of the page is being executed: by its own store, its IC, or an invalidation
+ * that it serves while it waits.  Its handler goes on to read its operands, so forgetting a slot changes nothing but `op`.
+ * Operands are replaced by decoding alone, which the interpreter does between two instructions.
  */
 #include <stddef.h>
 #include <stdlib.h>
@@ -83,7 +87,9 @@ static uint16_t *find(const struct code_cache *cache, const uint8_t *host) {
 }
 
 static void reset(struct cpu *cpu, struct code_page *page) {
-    memset(page->ops, 0, SLOTS * sizeof(struct insn)); /* OP_DECODE is 0 */
+    for (unsigned slot = 0; slot < SLOTS; slot++) {
+        page->ops[slot].op = OP_DECODE;
+    }
     page->ops[SLOTS].op = OP_NEXT_PAGE;
     page->writes = 0;
     if (page->live) {

@@ -90,10 +90,7 @@ def draw(bench: Bench, row: Row, rng: random.Random) -> list[words.Case]:
 
 def execute(engine: Subject | Oracle, bench: Bench, cases: list[words.Case]) -> tuple[bytes, bytes]:
     """Run the cases.  Returns the output records and the scratch window."""
-    records = bytearray(bench.records[: len(cases) * values.RECORD_SIZE])
-    for index, case in enumerate(cases):
-        for register, value in case.registers.items():
-            struct.pack_into("<Q", records, index * values.RECORD_SIZE + 8 * register, value)
+    records = words.register_files(bench.records, cases)
     engine.write(program.SLOTS, program.slots([(case.prefix, case.word) for case in cases]))
     engine.write(program.CURSOR, program.cursor(len(cases)))
     engine.write(program.SCRATCH, bench.scratch)

@@ -7,11 +7,13 @@ the row's name, so a new row is fuzzed without a word here.
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pyvmm.core.gen import Row
 from tests.core import program
+from tests.core.values import RECORD_SIZE
 
 #: Rows that no EL0 case can show, with the reason.  Each has its own test elsewhere.
 EXCLUDED = {
@@ -101,6 +103,20 @@ def needs_alignment(word: int) -> bool:
     atomic = is_single(word, indexed=True) and bits(word, 10, 2) == 0
     ordered_unscaled = bits(word, 24, 6) == 0b011001
     return is_exclusive(word) or atomic or ordered_unscaled
+
+
+def is_store(word: int) -> bool:
+    """Tell whether a load or store stores; an atomic or a compare and swap does."""
+    kind, opc = bits(word, 27, 3), bits(word, 22, 2)
+    if is_literal(word):
+        return False
+    if is_single(word, indexed=True) and bits(word, 10, 2) == 0:
+        return bits(word, 12, 4) != 0b1100  # LDAPR
+    if is_compare_and_swap_pair(word) or (is_exclusive(word) and bits(word, 23, 1) & word >> 21):
+        return True
+    if kind == 0b111:
+        return opc & 1 == 0 if bits(word, 26, 1) else opc == 0
+    return opc & 1 == 0
 
 
 def is_unpredictable(word: int) -> bool:
@@ -220,6 +236,15 @@ def case_of(rng: random.Random, row: Row, word: int, pc: int) -> Case | None:
     if is_unpredictable(word) or is_narrow_signed_extreme(word):
         return None
     return memory_case(rng, word, pc)
+
+
+def register_files(records: bytes, cases: list[Case]) -> bytearray:
+    """Return a register file for each case: the given ones, but for the registers it needs."""
+    files = bytearray(records[: len(cases) * RECORD_SIZE])
+    for index, case in enumerate(cases):
+        for register, value in case.registers.items():
+            struct.pack_into("<Q", files, index * RECORD_SIZE + 8 * register, value)
+    return files
 
 
 def branch_case(rng: random.Random, row: Row, word: int, pc: int) -> Case:
