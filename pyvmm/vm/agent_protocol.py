@@ -23,7 +23,7 @@ _counts = Struct("<HH")
 _number = Struct("<I")
 _status = Struct("<HH")  # exit status, signal
 _MAX_STATUS: Final = 255
-_MAX_SIGNAL: Final = 64
+MAX_SIGNAL: Final = 64
 
 
 class Request(IntEnum):
@@ -94,7 +94,7 @@ class Frame:
             ProtocolError: Linux has no such status, or no such signal.
         """
         status, signal = self.numbers(_status)
-        if status > _MAX_STATUS or signal > _MAX_SIGNAL:
+        if status > _MAX_STATUS or signal > MAX_SIGNAL:
             raise ProtocolError(f"exit status {status}, signal {signal}")
         return status, signal
 

@@ -9,6 +9,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import NoThreadError
 from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.agent_command import AgentError, Command, Output
+from pyvmm.vm.agent_protocol import MAX_SIGNAL
 from pyvmm.vm.api import MUCH_FED, CommandNotifications
 
 _END_OF_INPUT: Final = b""
@@ -60,7 +61,13 @@ class Commands:
         self._find(number).write(_END_OF_INPUT)
 
     def signal(self, number: int, signal: int) -> None:
-        """Send it a signal."""
+        """Send it a signal.
+
+        Raises:
+            UserError: Linux has no such signal; no such command.
+        """
+        if not 0 < signal <= MAX_SIGNAL:
+            raise UserError(f"signal {signal}: give 1 to {MAX_SIGNAL}")
         self._find(number).command.signal(signal)
 
     def close(self) -> None:

@@ -326,7 +326,7 @@ class Session:
 
     def attest(self, challenge: bytes, *, patience: float = 60.0) -> bytes:
         """Have the guest's agent ask for a token."""
-        return self._agent(patience).attest(challenge, patience)
+        return self._agent(patience).attest(challenge, min(patience, threading.TIMEOUT_MAX))
 
     def _agent(self, patience: float) -> AgentClient:
         """Return the guest's agent, there or not after so many seconds."""

@@ -124,6 +124,20 @@ def test_signal_reaches_a_command(client: Client) -> None:
         client.api.exec_signal(number, 15)
 
 
+@pytest.mark.parametrize("signal", [-1, 0, 65, 1 << 32])
+def test_signal_that_linux_does_not_have_is_refused(client: Client, signal: int) -> None:
+    """Whatever number a client sends, it is a mistake of the client's."""
+    number = client.api.exec_start(["cat"])
+    with pytest.raises(UserError, match=f"signal {signal}: give 1 to 64"):
+        client.api.exec_signal(number, signal)
+
+
+def test_token_may_take_any_time(client: Client) -> None:
+    """The agent here gives none; no number of seconds is too large to wait for that."""
+    with pytest.raises(UserError, match="no token"):
+        client.api.attest(bytes(64), patience=1e300)
+
+
 def test_commands_end_with_their_client(running: Running) -> None:
     """Whoever hangs up leaves nothing running; others are not concerned."""
     with connect(running.directory, "r1") as other, connect(running.directory, "r1") as client:
