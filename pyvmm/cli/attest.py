@@ -11,7 +11,7 @@ import msgspec
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
 from pyvmm.cli.instances import directory, named, one, print_json
-from pyvmm.cli.units import octets
+from pyvmm.cli.units import Seconds, octets
 from pyvmm.vm.agent_protocol import CHALLENGE_SIZE
 from pyvmm.vm.client import connect
 
@@ -44,7 +44,7 @@ class Attested(msgspec.Struct, frozen=True):
 @click.option(
     "--wait",
     "patience",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=60,
     show_default=True,
     metavar="SECONDS",

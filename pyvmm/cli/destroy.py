@@ -6,6 +6,7 @@ from contextlib import suppress
 import click
 
 from pyvmm.cli.instances import Chosen, several_or_gone
+from pyvmm.cli.units import Seconds
 from pyvmm.vm.client import Client
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import Failure
@@ -21,7 +22,7 @@ left of dead instances is cleaned up.
 @several_or_gone
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     metavar="SECONDS",
     default=10,
     show_default=True,

@@ -15,6 +15,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import start_thread
 from pyvmm.cli.instances import complete, directory, parse_variables, print_json
 from pyvmm.cli.streams import output_failure
+from pyvmm.cli.units import Seconds
 from pyvmm.vm.api import MUCH_FED
 from pyvmm.vm.client import Client, Gone, connect
 from pyvmm.vm.exit_code import ExitCode, Failure
@@ -64,13 +65,13 @@ class _Exec(click.Command):
 @click.option(
     "--wait",
     "patience",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=10,
     show_default=True,
     metavar="SECONDS",
     help="how long to wait for the agent, while the guest boots",
 )
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="kill it then")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="kill it then")
 @click.option("--json", "wants_json", is_flag=True, help="print status and output as JSON")
 def exec_(
     *,

@@ -18,6 +18,7 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.configuration import config_option
 from pyvmm.cli.trace import KINDS
+from pyvmm.cli.units import Seconds
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
 from pyvmm.vm.directory import check_name
@@ -93,7 +94,7 @@ _OPTIONS: Final = (
 _LIFE_OPTIONS: Final = (
     click.option(
         "--timeout",
-        type=click.FloatRange(min=0),
+        type=Seconds(),
         metavar="SECONDS",
         help="stop the guest so long after its start",
     ),

@@ -6,6 +6,7 @@ import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import Chosen, several
+from pyvmm.cli.units import Seconds
 from pyvmm.vm.api import State
 from pyvmm.vm.client import Gone, NoAnswer, connect
 from pyvmm.vm.directory import Directory
@@ -21,7 +22,7 @@ Exit code: 0 they are shut off, 2 there is no such instance, 8 it is dead, 124 -
 
 @click.command(help=_HELP)
 @several
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="how long to wait")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="how long to wait")
 def stop(chosen: Chosen, *, timeout: float | None) -> int:
     """Do it with each of them."""
     return chosen.each_name(lambda directory, name: _stop(directory, name, timeout))

@@ -11,7 +11,7 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import GONE, directory
-from pyvmm.cli.units import count, size
+from pyvmm.cli.units import Seconds, count, size
 from pyvmm.vm.api import Statistics, Status
 from pyvmm.vm.client import Client, connect
 from pyvmm.vm.directory import Directory
@@ -44,7 +44,7 @@ class Reading(msgspec.Struct, frozen=True):
 @click.option(
     "-d",
     "--delay",
-    type=click.FloatRange(min=0.05),
+    type=Seconds(least=0.05),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

@@ -1,10 +1,32 @@
 """Numbers and bytes as people read and write them."""
 
+import math
 from typing import Final
+
+import click
 
 from pyvmm.arch.errors import UserError
 
+#: Seconds: poll(2) counts milliseconds in 31 bits.
+_MAX_SECONDS: Final = 2_000_000
+
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class Seconds(click.FloatRange):
+    """How long to wait: a number that every way of waiting takes."""
+
+    def __init__(self, least: float = 0) -> None:
+        super().__init__(min=least, max=_MAX_SECONDS)
+
+    def convert(
+        self, value: float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read the number."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
 
 
 def size(number: float) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import directory, either, named, one, print_json
+from pyvmm.cli.units import Seconds
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.client import Client
 from pyvmm.vm.exit_code import ExitCode, Failure
@@ -49,7 +50,7 @@ class Matched(msgspec.Struct, frozen=True):
     help=f"what to wait for; a state is one of {', '.join(_STATES)}",
 )
 @click.option("--new", "only_new", is_flag=True, help="only what the console says from now on")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="no longer than")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="no longer than")
 @click.option("--json", "wants_json", is_flag=True, help="print the status, or what matched")
 def wait(
     name: str | None,
