@@ -22,6 +22,7 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.terminal import EndSignals
 
 _CHUNK: Final = 32 << 10
+_MAX_KEPT: Final = 32 << 20  # bytes of a stream, for one JSON object
 _HELP = """Run a command inside an instance, by the agent in its image; see docs/agent.md.
 
 Standard input, output and error are the command's; Ctrl-C interrupts it, a second one leaves it.
@@ -181,10 +182,18 @@ class Execution:
     # --- what the instance tells ----------------------------------------------------------------
 
     def exec_output(self, number: int, stream: str, data: bytes) -> None:
-        """Show it, or keep it."""
+        """Show it, or keep it.
+
+        Raises:
+            UserError: there is too much to be kept.
+        """
         del number
         if self._kept is not None:
             self._kept[stream] += data
+            if len(self._kept[stream]) > _MAX_KEPT:
+                raise UserError(
+                    f"--json: the command wrote more than {_MAX_KEPT >> 20} MiB: leave --json out"
+                )
             return
         _write(2 if stream == "stderr" else 1, data)
 

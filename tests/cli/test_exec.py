@@ -62,6 +62,13 @@ def test_json_has_it_all() -> None:
     assert (ended.code, json.loads(ended.output), ended.errors) == (0, answer, "")
 
 
+def test_json_has_no_endless_output() -> None:
+    """What a guest writes is not to fill the host's memory."""
+    ended = pyvmm("exec", "r1", "--no-input", "--json", "--", "cat", "/dev/zero")
+    complaint = "pyvmm: --json: the command wrote more than 32 MiB: leave --json out\n"
+    assert (ended.code, ended.output, ended.errors) == (ExitCode.BAD_INPUT, "", complaint)
+
+
 def test_much_goes_through(tmp_path: Path) -> None:
     """Both ways at once, byte for byte."""
     data = os.urandom(3 << 20)
