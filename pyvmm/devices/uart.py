@@ -1,7 +1,8 @@
 """The 16550A serial port (8250 family), as kvmtool gives four of them to a guest.
 
 The line is infinitely fast: a written byte has left at once, so the transmitter is always empty.
-Not modelled: baud rate, parity, line errors other than a break, modem lines outside loopback.
+Not modelled: baud rate, parity, line errors other than a break and, in loopback, an overrun; modem
+lines outside loopback.
 Source: National Semiconductor PC16550D data sheet.
 """
 
@@ -14,13 +15,13 @@ from pyvmm.devices.bus import IrqLine
 # Register offsets; the first two are the divisor latch while LCR.DLAB is set.
 _RBR_THR, _IER, _IIR_FCR, _LCR, _MCR, _LSR, _MSR, _SCR = range(8)
 
-_IER_RDI, _IER_THRI, _IER_MSI, _IER_WRITABLE = 0x01, 0x02, 0x08, 0x0F
-_IIR_NONE, _IIR_MSI, _IIR_THRI, _IIR_RDI, _IIR_TIMEOUT = 0x01, 0x00, 0x02, 0x04, 0x0C
+_IER_RDI, _IER_THRI, _IER_RLSI, _IER_MSI, _IER_WRITABLE = 0x01, 0x02, 0x04, 0x08, 0x0F
+_IIR_NONE, _IIR_MSI, _IIR_THRI, _IIR_RDI, _IIR_RLSI, _IIR_TIMEOUT = 1, 0, 2, 4, 6, 0x0C
 _IIR_FIFO_ENABLED = 0xC0
 _FCR_ENABLE, _FCR_CLEAR_RX, _FCR_TRIGGER_SHIFT = 0x01, 0x02, 6
 _LCR_DLAB = 0x80
 _MCR_DTR, _MCR_RTS, _MCR_OUT1, _MCR_OUT2, _MCR_LOOP, _MCR_WRITABLE = 1, 2, 4, 8, 0x10, 0x1F
-_LSR_DR, _LSR_BI, _LSR_TX_EMPTY = 0x01, 0x10, 0x60  # the last: THRE and TEMT
+_LSR_DR, _LSR_OE, _LSR_BI, _LSR_TX_EMPTY = 0x01, 0x02, 0x10, 0x60  # the last: THRE and TEMT
 _MSR_CTS, _MSR_DSR, _MSR_RI, _MSR_DCD, _MSR_DELTAS = 0x10, 0x20, 0x40, 0x80, 0x0F
 _MSR_CONNECTED = _MSR_CTS | _MSR_DSR | _MSR_DCD
 
@@ -29,6 +30,9 @@ _MANY_POLLS = 16  # a guest that reads LSR so often in a row waits for input wit
 _TRIGGER_LEVELS = (1, 4, 8, 14)
 _NEWLINE = 0x0A
 _BREAK = 0x100  # in a FIFO: a zero that came with a break condition
+_LOOPED = 0x200  # in a FIFO: not from the line
+#: Bytes that wait for a guest that does not read; more are lost.
+MAX_BACKLOG = 1 << 20
 
 
 class Uart:
@@ -75,13 +79,14 @@ class Uart:
         before the guest opens the port is not lost to the driver's clearing of the FIFO.
         """
         with self._lock:
-            self._waiting.extend(data)
+            self._waiting.extend(data[: max(MAX_BACKLOG - len(self._waiting), 0)])
             self._fill()
 
     def receive_break(self, data: bytes) -> None:
         """Take a break condition, then bytes."""
         with self._lock:
-            self._waiting.append(_BREAK)
+            if len(self._waiting) < MAX_BACKLOG:
+                self._waiting.append(_BREAK)
             self.receive(data)
 
     def flush(self) -> None:
@@ -121,9 +126,7 @@ class Uart:
     def _transmit(self, byte: int) -> None:
         self._polls = 0
         if self._mcr & _MCR_LOOP:
-            if len(self._fifo) < _FIFO_SIZE:
-                self._fifo.append(byte)
-                self._lsr |= _LSR_DR
+            self._loop_back(byte)
         else:
             out = self._transmitted
             out.append(byte)
@@ -132,6 +135,24 @@ class Uart:
         self._thr_interrupt = True
         if self._ier:
             self._update_irq()
+
+    def _loop_back(self, byte: int) -> None:
+        """Receive what was transmitted; what there is no room for is an overrun.
+
+        A FIFO keeps what it has, the receive register of a port without one is written over.
+        """
+        if len(self._fifo) >= self._room:
+            self._lsr |= _LSR_OE
+            if self._fcr & _FCR_ENABLE:
+                return
+            self._fifo.clear()
+        self._fifo.append(byte | _LOOPED)
+        self._lsr |= _LSR_DR
+
+    @property
+    def _room(self) -> int:
+        """How many received bytes the port holds."""
+        return _FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
 
     def _pop(self) -> int:
         if not self._fifo:
@@ -148,19 +169,22 @@ class Uart:
         is_listening = self._ier & _IER_RDI or self._polls >= _MANY_POLLS
         if not self._waiting or not is_listening or self._mcr & _MCR_LOOP:
             return
-        room = (_FIFO_SIZE if self._fcr & _FCR_ENABLE else 1) - len(self._fifo)
-        for _ in range(min(room, len(self._waiting))):
+        for _ in range(min(self._room - len(self._fifo), len(self._waiting))):
             self._fifo.append(self._waiting.popleft())
         if self._fifo:
             self._lsr |= _LSR_DR
         self._update_irq()
 
     def _read_lsr(self) -> int:
-        """Return LSR; a break is shown once, when its character is the next."""
+        """Return LSR; an overrun is shown once, a break when its character is the next."""
+        value = self._lsr
+        if value & _LSR_OE:
+            self._lsr &= ~_LSR_OE
+            self._update_irq()
         if self._fifo and self._fifo[0] == _BREAK:
             self._fifo[0] = 0
-            return self._lsr | _LSR_BI
-        return self._lsr
+            value |= _LSR_BI
+        return value
 
     def _read_register(self, offset: int) -> int:
         if offset == _IIR_FCR:
@@ -207,10 +231,8 @@ class Uart:
 
     def _write_fcr(self, value: int) -> None:
         if value & _FCR_CLEAR_RX or (value ^ self._fcr) & _FCR_ENABLE:
-            if not self._mcr & _MCR_LOOP:
-                self._waiting.extendleft(
-                    reversed(self._fifo)
-                )  # not lost: a driver starts like that
+            # What came from the line is not lost: a driver starts like that.
+            self._waiting.extendleft(each for each in reversed(self._fifo) if each < _LOOPED)
             self._fifo.clear()
             self._lsr &= ~_LSR_DR
         self._fcr = value if value & _FCR_ENABLE else 0
@@ -227,6 +249,8 @@ class Uart:
 
     def _source(self) -> int:
         """Return the IIR identification of the most urgent enabled interrupt."""
+        if self._ier & _IER_RLSI and self._lsr & _LSR_OE:
+            return _IIR_RLSI
         if self._ier & _IER_RDI and self._fifo:
             level = _TRIGGER_LEVELS[self._fcr >> _FCR_TRIGGER_SHIFT]
             is_below = self._fcr & _FCR_ENABLE and len(self._fifo) < level

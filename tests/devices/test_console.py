@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyvmm.devices.virtio.console import VirtioConsole
+from pyvmm.devices.virtio.console import MAX_BACKLOG, VirtioConsole
 from tests.devices.driver import Driver
 
 
@@ -46,6 +46,13 @@ def test_console_keeps_input_until_the_guest_has_buffers(terminal: Terminal) -> 
     assert ring.used_entries() == []
     terminal.console.receive(b"x")
     assert ring.used_entries() == [(2, 1)]
+
+
+def test_console_takes_no_more_than_it_can_keep(terminal: Terminal) -> None:
+    """A guest that reads nothing costs a bounded amount of memory, whoever types."""
+    for _ in range(3):
+        terminal.console.receive(bytes(MAX_BACKLOG - 1))
+    assert terminal.console.backlog == MAX_BACKLOG
 
 
 def test_console_keeps_input_over_a_reset(terminal: Terminal) -> None:

@@ -2,13 +2,13 @@
 
 import pytest
 
-from pyvmm.devices.uart import Uart
+from pyvmm.devices.uart import MAX_BACKLOG, Uart
 from tests.devices.driver import IrqRecorder
 
 RBR = THR = 0
 IER, IIR, LCR, MCR, LSR, MSR, SCR = range(1, 8)
 FCR = IIR
-NO_INT, THRI, RDI, TIMEOUT = 0x01, 0x02, 0x04, 0x0C
+NO_INT, THRI, RDI, LINE_STATUS, TIMEOUT = 0x01, 0x02, 0x04, 0x06, 0x0C
 
 
 class Port:
@@ -69,6 +69,45 @@ def test_uart_loops_modem_lines_and_data_back(port: Port) -> None:
     port.out(MCR, 0)
     assert port.inp(MSR) & 0xF0 == 0xB0
     assert port.bursts == []
+
+
+def test_uart_forgets_what_was_looped_back(port: Port) -> None:
+    """Clearing the FIFO loses it, as on the chip; only the line's input waits outside."""
+    port.open()
+    port.uart.receive(b"line")
+    for _ in range(100):
+        port.out(MCR, 0x10)
+        for _ in range(20):
+            port.out(THR, 0x55)
+        port.out(MCR, 0x0B)
+        port.out(FCR, 0x83)
+    assert port.uart.backlog == 0
+    assert bytes(port.inp(RBR) for _ in range(5)) == b"line\0"
+
+
+@pytest.mark.parametrize(("fcr", "room", "kept"), [(0x01, 16, 0x20), (0x00, 1, 0x30)])
+def test_uart_overruns_in_loopback(port: Port, fcr: int, room: int, kept: int) -> None:
+    """LSR.OE until it is read, and an interrupt; a FIFO keeps the old, a register has the new."""
+    port.out(FCR, fcr)
+    port.out(IER, 0x04)
+    port.out(MCR, 0x10)
+    for count in range(room):
+        port.out(THR, 0x20 + count)
+    assert (port.irq.is_high(), port.inp(LSR)) == (False, 0x61)
+    port.out(THR, 0x30)
+    assert port.irq.is_high()
+    assert port.inp(IIR) & 0x0F == LINE_STATUS
+    assert (port.inp(LSR), port.inp(LSR)) == (0x63, 0x61)
+    assert not port.irq.is_high()
+    assert port.inp(RBR) == kept
+
+
+def test_uart_takes_no_more_than_it_can_keep(port: Port) -> None:
+    """A guest that reads nothing costs a bounded amount of memory, whoever types."""
+    for _ in range(3):
+        port.uart.receive(bytes(MAX_BACKLOG))
+        port.uart.receive_break(b"h")
+    assert port.uart.backlog == MAX_BACKLOG
 
 
 def test_uart_reasserts_thre_each_time_it_is_enabled(port: Port) -> None:

@@ -16,6 +16,8 @@ _config = Struct("<HHII").pack  # cols, rows, max_nr_ports, emerg_wr
 
 #: Longest output taken from one chain: its buffers may overlap and claim more than guest memory.
 MAX_OUTPUT = 1 << 20
+#: Bytes that wait for a guest that does not read; more are lost.
+MAX_BACKLOG = 1 << 20
 
 
 class ConsoleFeature(IntEnum):
@@ -51,7 +53,7 @@ class VirtioConsole(VirtioDevice):
     def receive(self, data: bytes) -> None:
         """Take bytes from the terminal; they wait until the guest offers buffers."""
         with self.transport:
-            self._waiting += data
+            self._waiting += data[: max(MAX_BACKLOG - len(self._waiting), 0)]
             if self.queues:
                 self._deliver(self.queues[_RECEIVE])
 
