@@ -13,6 +13,7 @@ from pyvmm.arch.user_file import open_file
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10  # fallocate(2) modes
 _CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 _ZEROS = bytes(1 << 20)
+_SECTOR = 512
 
 #: (offset, magic, format): images that are no plain copy of a disk's content.
 _FORMATS = (
@@ -29,7 +30,8 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 class RawDisk:
     """A raw image, read and written in place through the host's page cache.
 
-    Locked while open: by one writer, or by any number of readers.
+    Locked while open: by one writer, or by any number of readers.  A last sector that the file has
+    only a part of is whole for the guest: the rest reads as zeros, and is there once it is written.
 
     Raises: UserError if it cannot be opened, is no file or block device, is empty, in another
     format, or in use.
@@ -55,11 +57,11 @@ class RawDisk:
             fcntl.flock(self._fd, fcntl.LOCK_NB | (self._lock_kind()))
         except BlockingIOError:
             raise UserError(f"disk {name}: in use by another instance; stop that first") from None
-        size = os.lseek(self._fd, 0, os.SEEK_END) & ~511
-        if not size:
-            raise UserError(f"disk {name}: smaller than one sector of 512 bytes")
+        self._end = os.lseek(self._fd, 0, os.SEEK_END)
+        if not self._end:
+            raise UserError(f"disk {name}: is empty; give it a size: truncate -s 1G {name}")
         self._refuse_others(name)
-        return size
+        return self._end + -self._end % _SECTOR
 
     def _refuse_others(self, name: str) -> None:
         head = os.pread(self._fd, 512, 0)
@@ -84,8 +86,12 @@ class RawDisk:
             done = os.preadv(self._fd, buffers, offset)
             if done == size:
                 return
-            if not done:
+            if not done and offset < self._end:
                 raise OSError(errno.EIO, "the image has become shorter")
+            if not done:  # in the last sector
+                for buffer in buffers:
+                    buffer[:] = bytes(len(buffer))
+                return
             size, offset, buffers = size - done, offset + done, _after(buffers, done)
 
     def write(self, offset: int, buffers: list[memoryview]) -> None:

@@ -61,7 +61,6 @@ FILES: dict[str, Callable[[], bytes]] = {
     "empty": bytes,
     "text": lambda: b"this is not a kernel\n" * 100,
     "big": lambda: bytes(20 * MIB),
-    "small": lambda: bytes(100),
 }
 
 
@@ -118,7 +117,7 @@ def check(ended: Ended, *words: str) -> None:
         ("--initrd {}", "is a directory"),
         ("--disk {}/none", "No such file"),
         ("--disk {}", "is a directory"),
-        ("--disk {}/small", "smaller than one sector"),
+        ("--disk {}/empty", "is empty; give it a size"),
         ("--disk {}/text --disk {}/text", "in use"),
         ("--disk {}/text,fast", "only ro or rw"),
         ("--dtb {}/random", "device tree"),

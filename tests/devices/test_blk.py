@@ -337,6 +337,22 @@ def test_raw_disk_fails_a_read_behind_the_end_of_a_shrunken_image(image: Path) -
     disk.close()
 
 
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_raw_disk_has_a_whole_last_sector(image: Path, is_read_only: bool) -> None:
+    """Of a size that is no multiple of 512, nothing is lost: what is missing reads as zeros."""
+    with image.open("ab") as file:
+        file.write(b"tail" * 25)
+    disk = RawDisk(image, is_read_only=is_read_only)
+    driver = BlkDriver(VirtioBlk(disk)).start()
+    assert driver.config(0, 8) == 2049
+    tail = (b"tail" * 25).ljust(512, b"\0")
+    assert driver.request(IN, 2047, into=1024) == (OK, b"\xff" * 512 + tail)
+    assert driver.request(OUT, 2048, tail[::-1])[0] == (IOERR if is_read_only else OK)
+    assert driver.request(IN, 2048, into=512) == (OK, tail if is_read_only else tail[::-1])
+    disk.close()
+    assert image.stat().st_size == (1 << 20) + (100 if is_read_only else 512)
+
+
 def test_raw_disk_has_one_writer_or_many_readers(image: Path) -> None:
     """Two guests that write one image would destroy it."""
     first = RawDisk(image)
@@ -358,7 +374,7 @@ def test_raw_disk_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
         (tmp_path / "none", "No such file.*check the path"),
         (tmp_path, "directory"),
         (Path("/dev/null"), "is a character device: give a regular file or a block device"),
-        (tmp_path / "empty", "smaller"),
+        (tmp_path / "empty", "is empty.*truncate"),
     ):
         with pytest.raises(UserError, match=words) as error:
             RawDisk(path)
