@@ -36,7 +36,12 @@ _OPTIONS: Final = (
     ),
     click.option("-i", "--initrd", type=FILE, help="initial RAM disk"),
     click.option(
-        "-d", "--disk", "disks", multiple=True, metavar="FILE[,ro]", help="raw disk image"
+        "-d",
+        "--disk",
+        "disks",
+        multiple=True,
+        metavar="FILE[,ro][,serial=TEXT]",
+        help="raw disk image or block device",
     ),
     click.option("-m", "--mem", default="512M", metavar="SIZE", show_default=True, help="memory"),
     click.option("-c", "--cpus", default="1", metavar="N", show_default=True, help="CPUs"),
@@ -57,7 +62,7 @@ _OPTIONS: Final = (
         "-n",
         "--network",
         metavar="KEY=VALUE,...",
-        help="network card: mode=user|tap, tapif=NAME, backend=passt|slirp, guest_mac=MAC,"
+        help="network card: mode=user|tap|none, tapif=NAME, backend=passt|slirp, guest_mac=MAC,"
         " hostfwd=tcp:8080-:80",
     ),
     click.option("--rng", is_flag=True, help="entropy device"),
@@ -188,7 +193,7 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         name=f"guest-{os.getpid()}" if asked["name"] is None else check_name(asked["name"]),
         kernel=kernel or positional,
         initrd=asked["initrd"],
-        disks=tuple(map(vm.parse_disk, asked["disks"])),
+        disks=vm.parse_disks(asked["disks"]),
         ram_size=vm.parse_ram_size(asked["mem"], is_run=is_run),
         num_cpus=vm.parse_num_cpus(asked["cpus"]),
         params=asked["params"],

@@ -30,7 +30,7 @@ from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import machine
 from pyvmm.vm.agent_protocol import PORT_NAME
 from pyvmm.vm.machine import MemoryMap
-from pyvmm.vm.options import NetworkOptions, VmOptions
+from pyvmm.vm.options import NetworkOptions, VmOptions, disk_serials
 
 
 class Board:
@@ -99,11 +99,12 @@ class Board:
         self, sink: Callable[[bytes], None], size: tuple[int, int], agent: PortUser
     ) -> None:
         options = self._options
-        for disk in options.disks:
+        for disk, serial in zip(options.disks, disk_serials(options.disks), strict=True):
             image = RawDisk(disk.path, is_read_only=disk.is_read_only)
             self._resources.callback(_close_disk, image)
             device = VirtioBlk(
                 image,
+                serial.encode(),
                 on_failure=partial(self._tell_failure, disk.path),
                 is_over=lambda: self._guest.outcome is not None,
             )

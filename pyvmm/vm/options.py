@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 from typing import Final
@@ -20,7 +22,9 @@ from pyvmm.vm.machine import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 DEFAULT_MAC: Final = bytes.fromhex("021515151515")
 MAX_PORT: Final = 65535
 MAX_SOCKET_PATH: Final = 107
+MAX_SERIAL: Final = 20
 CONSOLES: Final = ("serial", "virtio")
+MODES: Final = ("user", "tap", "none")
 BACKENDS: Final = ("passt", "slirp")
 MEASUREMENT_ALGOS: Final = ("sha256", "sha512")
 
@@ -31,10 +35,11 @@ _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class DiskOptions:
-    """A disk: an image file or a block device."""
+    """A disk: an image file or a block device; without a serial number it has one by its path."""
 
     path: Path
     is_read_only: bool = False
+    serial: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +196,61 @@ def parse_num_cpus(text: str) -> int:
     return int(text)
 
 
-def parse_disk(text: str) -> DiskOptions:
-    """Read FILE[,ro].
+def parse_disks(texts: Sequence[str]) -> tuple[DiskOptions, ...]:
+    """Read FILE[,ro][,serial=TEXT], each with a serial number of its own.
 
     Raises:
-        UserError: an unknown option after the comma.
+        UserError: an unknown option, or no such serial number.
     """
-    path, comma, option = text.rpartition(",")
-    if not comma:
-        return DiskOptions(Path(text))
-    if option not in {"ro", "rw"}:
-        raise UserError(f"--disk {text}: after the comma only ro or rw may follow")
-    return DiskOptions(Path(path), option == "ro")
+    disks = tuple(map(parse_disk, texts))
+    for serial, count in Counter(disk.serial for disk in disks).items():
+        if serial and count > 1:
+            raise UserError(f"--disk: two have serial={serial}: give each its own")
+    return disks
+
+
+def parse_disk(text: str) -> DiskOptions:
+    """Read FILE[,ro][,serial=TEXT].
+
+    Raises:
+        UserError: an unknown option after a comma, or no such serial number.
+    """
+    disk, path = DiskOptions(Path()), text
+    while True:
+        rest, comma, option = path.rpartition(",")
+        if option in {"ro", "rw"} and comma:
+            disk = replace(disk, is_read_only=option == "ro")
+        elif option.startswith("serial=") and comma:
+            disk = replace(disk, serial=_check_serial(text, option.removeprefix("serial=")))
+        elif comma and path == text:
+            raise UserError(
+                f"--disk {text}: after a comma give ro, rw or serial=TEXT;"
+                " if the name has one, end it with ,rw"
+            )
+        else:
+            return replace(disk, path=Path(path))
+        path = rest
+
+
+def _check_serial(text: str, serial: str) -> str:
+    if not 0 < len(serial) <= MAX_SERIAL or not serial.isascii() or not serial.isprintable():
+        raise UserError(f"--disk {text}: a serial has 1 to {MAX_SERIAL} printable ASCII characters")
+    return serial
+
+
+def disk_serials(disks: Sequence[DiskOptions]) -> list[str]:
+    """Return the disks' serial numbers; the same path has the same one, in every guest.
+
+    A path that a guest has several times has several numbers.
+    """
+    seen: Counter[str] = Counter()
+    serials = []
+    for disk in disks:
+        path = os.path.normpath(disk.path.absolute())  # a link stays: it is the name that lasts
+        digest = sha256(os.fsencode(path) + b"\0" * seen[path]).hexdigest()
+        seen[path] += 1
+        serials.append(disk.serial or f"pyvmm-{digest[: MAX_SERIAL - len('pyvmm-')]}")
+    return serials
 
 
 def check_disks(disks: Sequence[DiskOptions]) -> None:
@@ -221,18 +269,21 @@ def check_disks(disks: Sequence[DiskOptions]) -> None:
             )
 
 
-def parse_network(text: str) -> NetworkOptions:
-    """Read mode=user|tap[,tapif=NAME][,backend=passt|slirp][,guest_mac=MAC][,hostfwd=...]...
+def parse_network(text: str) -> NetworkOptions | None:
+    """Read mode=user|tap|none[,tapif=NAME][,backend=passt|slirp][,guest_mac=MAC][,hostfwd=...]...
+
+    Returns: None for mode=none, which is no network card.
 
     Raises:
         UserError: an unknown key, or a value that the key cannot have.
     """
     mode, tap, backend, mac = "user", "", "", DEFAULT_MAC
     forwards = []
-    for word in filter(None, text.split(",")):
+    words = list(filter(None, text.split(",")))
+    for word in words:
         key, _, value = word.partition("=")
         match key:
-            case "mode" if value in {"user", "tap"}:
+            case "mode" if value in MODES:
                 mode = value
             case "tapif" if value:
                 tap = value
@@ -244,9 +295,13 @@ def parse_network(text: str) -> NetworkOptions:
                 forwards.append(PortForward.parse(value))
             case _:
                 raise UserError(
-                    f"-n {word}: give mode=user or mode=tap, tapif=NAME, backend=passt or"
+                    f"-n {word}: give mode={'|'.join(MODES)}, tapif=NAME, backend=passt or"
                     " backend=slirp, guest_mac=MAC, hostfwd=tcp:8080-:80"
                 )
+    if mode == "none":
+        if len(words) > 1:
+            raise UserError(f"-n {text}: mode=none is no network card: give nothing else with it")
+        return None
     if (mode == "tap") != bool(tap):
         raise UserError(f"-n {text}: mode=tap and tapif=NAME go together")
     if tap and (forwards or backend):

@@ -119,7 +119,7 @@ def check(ended: Ended, *words: str) -> None:
         ("--disk {}", "is a directory"),
         ("--disk {}/empty", "is empty; give it a size"),
         ("--disk {}/text --disk {}/text", "in use"),
-        ("--disk {}/text,fast", "only ro or rw"),
+        ("--disk {}/text,fast", "give ro, rw or serial=TEXT"),
         ("--dtb {}/random", "device tree"),
         ("--dtb {}/none", "No such file"),
         ("--dump-dtb {}/none/dtb", "No such file"),

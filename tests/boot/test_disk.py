@@ -9,6 +9,7 @@ import pytest
 
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
+from pyvmm.vm.options import disk_serials, parse_disks
 from tests.boot.command import PYVMM, Running, call, guest_options, is_clean, read_from, recover
 
 pytestmark = pytest.mark.boot
@@ -32,6 +33,28 @@ def test_what_was_flushed_outlives_the_process(debian: Image, disk: Path) -> Non
     recover(disk)
     assert is_clean(disk)
     assert read_from(disk, "/root/numbers") == "".join(f"{n}\n" for n in range(1, 100_001))
+
+
+@pytest.mark.parametrize("kind", [(), ("--realm", "--no-hes")], ids=["normal", "realm"])
+def test_each_disk_has_its_serial_and_all_its_bytes(
+    debian: Image, tmp_path: Path, kind: tuple[str, ...]
+) -> None:
+    """Linux names the disks by it; one of a size that is no multiple of 512 has its tail."""
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    first.write_bytes(bytes(1 << 20) + b"tail" * 25)
+    second.write_bytes(bytes(1 << 20))
+    third.write_bytes(bytes(1 << 20))
+    disks = ("--disk", first, "--disk", f"{second},ro", "--disk", f"{third},serial=my disk")
+    with Running("run", *kind, *guest_options(debian, None), *disks) as guest:
+        guest.shell.log_in()
+        said = guest.shell.run("grep -h . /sys/block/vd?/serial").output.splitlines()
+        assert said == disk_serials(parse_disks(list(map(str, disks[1::2]))))
+        assert len(set(said)) == 3
+        assert guest.shell.run("cat /sys/block/vda/size").output == "2049"
+        tail = guest.shell.run("dd if=/dev/vda bs=512 skip=2048 2>/dev/null | tr '\\0' .").output
+        assert tail == "tail" * 25 + "." * 412
+        guest.shell.type("poweroff -f\n")
+        assert guest.wait() == ExitCode.OK
 
 
 def test_full_host_is_an_io_error_of_the_guest(debian: Image, tmp_path: Path) -> None:

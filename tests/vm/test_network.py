@@ -10,9 +10,16 @@ from pyvmm.devices import libslirp
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.net_stream import StreamBackend
 from pyvmm.vm.network import open_backend
-from pyvmm.vm.options import parse_network
+from pyvmm.vm.options import NetworkOptions, parse_network
 
 needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
+
+
+def card(text: str) -> NetworkOptions:
+    """Read options of a network card."""
+    network = parse_network(text)
+    assert network is not None
+    return network
 
 
 @pytest.fixture
@@ -34,16 +41,16 @@ def test_passt_that_does_not_start_leaves_a_way_out(programs: Path, loop: IoLoop
     put_passt(programs, "echo Not permitted >&2; exit 1")
     words = "^passt: Not permitted; backend=slirp does without passt$"
     with pytest.raises(UserError, match=words):
-        open_backend(parse_network("mode=user"), loop)
+        open_backend(card("mode=user"), loop)
     with pytest.raises(UserError, match=r"^passt: Not permitted$"):
-        open_backend(parse_network("backend=passt"), loop)
+        open_backend(card("backend=passt"), loop)
 
 
 @pytest.mark.parametrize("options", ["mode=user", "backend=passt"])
 def test_passt_is_first(programs: Path, loop: IoLoop, options: str) -> None:
     """It is made for this, and fast."""
     put_passt(programs, f"echo started >{programs}/log")
-    with closing(open_backend(parse_network(options), loop)):
+    with closing(open_backend(card(options), loop)):
         assert (programs / "log").read_text() == "started\n"
 
 
@@ -53,7 +60,7 @@ def test_libslirp_is_second(programs: Path, loop: IoLoop, options: str) -> None:
     """Where there is no passt, or it is asked for."""
     if options == "backend=slirp":
         put_passt(programs, f"echo started >{programs}/log")
-    with closing(open_backend(parse_network(options), loop)) as backend:
+    with closing(open_backend(card(options), loop)) as backend:
         assert isinstance(backend, StreamBackend)
     assert not (programs / "log").exists()
 
@@ -73,4 +80,4 @@ def test_neither_is_refused_in_one_line(
     """It says which package to install."""
     monkeypatch.setattr(libslirp, "_LIBRARY", "libslirp.so.none")
     with pytest.raises(UserError, match=f"{words}$"):
-        open_backend(parse_network(options), loop)
+        open_backend(card(options), loop)

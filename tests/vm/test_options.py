@@ -10,8 +10,11 @@ from pyvmm.vm.machine import GIB, MIB
 from pyvmm.vm.options import (
     DiskOptions,
     GdbAddress,
+    NetworkOptions,
     VmOptions,
+    disk_serials,
     parse_disk,
+    parse_disks,
     parse_gdb,
     parse_network,
     parse_num_cpus,
@@ -71,23 +74,63 @@ def test_disk_may_be_read_only() -> None:
     """The option stands after a comma, as in kvmtool."""
     assert parse_disk("a.img,ro") == DiskOptions(Path("a.img"), is_read_only=True)
     assert parse_disk("a.img") == DiskOptions(Path("a.img"))
-    with pytest.raises(UserError, match="only ro or rw"):
+    assert parse_disk("a,b.img,rw") == DiskOptions(Path("a,b.img"))
+    with pytest.raises(UserError, match="give ro, rw or serial=TEXT"):
         parse_disk("a.img,direct")
+
+
+def test_disk_may_have_a_serial_number() -> None:
+    """In any order with the other option; any text that udev can make a name of."""
+    named = DiskOptions(Path("a.img"), is_read_only=True, serial="WD 40=x")
+    assert parse_disk("a.img,ro,serial=WD 40=x") == named
+    assert parse_disk("a.img,serial=WD 40=x,ro") == named
+
+
+@pytest.mark.parametrize("serial", ["", "x" * 21, "é", "a\tb", "a\0"])
+def test_impossible_serial_number_is_refused(serial: str) -> None:
+    """Virtio has 20 bytes for it."""
+    with pytest.raises(UserError, match="1 to 20 printable ASCII characters"):
+        parse_disk(f"a.img,serial={serial}")
+
+
+def test_two_disks_have_two_serial_numbers() -> None:
+    """What would name two disks names none."""
+    assert [disk.serial for disk in parse_disks(["a,serial=x", "b,serial=y", "c"])] == [
+        "x",
+        "y",
+        "",
+    ]
+    with pytest.raises(UserError, match="two have serial=x"):
+        parse_disks(["a,serial=x", "b,serial=x"])
+
+
+def test_serial_number_stays_with_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever other disks there are, and however it is named; the same path twice differs."""
+    monkeypatch.chdir(tmp_path)
+    (first,) = disk_serials(parse_disks(["a.img"]))
+    disks = parse_disks(["b.img", f"{tmp_path}/x/../a.img,ro", "./a.img,ro", "c,serial=mine"])
+    serials = disk_serials(disks)
+    assert (serials[1], serials[3]) == (first, "mine")
+    assert len(set(serials)) == 4
+    assert all(0 < len(serial) <= 20 and serial.isascii() for serial in serials)
 
 
 def test_network_reads_its_keys() -> None:
     """User mode with forwards, or a tap interface."""
     user = parse_network("mode=user,guest_mac=02:00:00:00:00:01,hostfwd=tcp:8080-:80")
+    assert user is not None
     assert user.mac == bytes.fromhex("020000000001")
     assert [forward.guest_port for forward in user.forwards] == [80]
-    assert parse_network("mode=tap,tapif=tap0").tap == "tap0"
-    assert (user.backend, parse_network("backend=slirp").backend) == ("", "slirp")
+    assert parse_network("mode=tap,tapif=tap0") == NetworkOptions(tap="tap0")
+    assert parse_network("backend=slirp") == NetworkOptions(backend="slirp")
+    assert parse_network("mode=none") is None
 
 
 @pytest.mark.parametrize(
     "text",
     ["mode=vhost", "mode=tap", "tapif=tap0", "guest_mac=1", "hostfwd=80", "colour=red",
-     "mode=tap,tapif=t,hostfwd=tcp:1-:2", "backend=qemu", "mode=tap,tapif=t,backend=passt"],
+     "mode=tap,tapif=t,hostfwd=tcp:1-:2", "backend=qemu", "mode=tap,tapif=t,backend=passt",
+     "mode=none,hostfwd=tcp:1-:2"],
 )  # fmt: skip
 def test_impossible_network_is_refused(text: str) -> None:
     """An unknown key, a value it cannot have, or keys that do not go together."""

@@ -127,7 +127,7 @@ class VirtioBlk(VirtioDevice):
     def __init__(
         self,
         disk: Disk,
-        serial: bytes = b"pyvmm",
+        serial: bytes = b"",
         *,
         on_failure: Callable[[OSError], None] = lambda _: None,
         is_over: Callable[[], bool] = never,
