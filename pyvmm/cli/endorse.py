@@ -11,7 +11,7 @@ from pyvmm.arch.user_file import write_file
 from pyvmm.cli.options import GuestOptions, guest_options, no_life_options, vm_options
 from pyvmm.platform import Platform, boot_log
 from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust
-from pyvmm.token.endorse import platform_corim, realm_corim, reference_json
+from pyvmm.token.endorse import CorimDraft, platform_corim, realm_corim, reference_json
 from pyvmm.token.reference import ComponentValues, PlatformValues, RealmValues
 from pyvmm.vm.measure import RealmPlan
 from pyvmm.vm.options import VmOptions
@@ -30,11 +30,18 @@ file that `pyvmm verify --reference` reads.
     type=click.Path(path_type=Path, file_okay=False),
     help="write platform.cbor, and realm.cbor with --realm, there instead: CoRIM for others",
 )
+@click.option(
+    "--corim-draft",
+    type=click.Choice([draft.value for draft in CorimDraft]),
+    help="draft of the CCA profiles that --corim follows: 03 for today's Veraison  [default: 03]",
+)
 @click.option("--json", is_flag=True, expose_value=False, help="print JSON: it does so anyway")
 @no_life_options
 def endorse(  # noqa: D103  the help says it
-    *, corim: Path | None, **asked: Unpack[GuestOptions]
+    *, corim: Path | None, corim_draft: str | None, **asked: Unpack[GuestOptions]
 ) -> None:
+    if corim_draft is not None and corim is None:
+        raise UserError("--corim-draft is for CoRIMs: add --corim DIR")
     options = vm_options(asked, is_run=False)
     if asked["no_hes"]:
         raise UserError("--no-hes: without a root of trust there is nothing to endorse")
@@ -47,9 +54,10 @@ def endorse(  # noqa: D103  the help says it
     if corim is None:
         click.echo(reference_json(platform, realm))
         return
-    files = {"platform.cbor": platform_corim(platform)}
+    draft = CorimDraft(corim_draft or CorimDraft.D03)
+    files = {"platform.cbor": platform_corim(platform, draft)}
     if realm is not None:
-        files["realm.cbor"] = realm_corim(realm)
+        files["realm.cbor"] = realm_corim(realm, draft)
     _write(corim, files)
 
 

@@ -1,6 +1,6 @@
 """Endorsements: what a verifier is to expect, as a file of reference values and as CoRIM.
 
-Spec: draft-ietf-rats-corim-10; draft-ydb-rats-cca-endorsements-04.
+Spec: draft-ietf-rats-corim-10; draft-ydb-rats-cca-endorsements-03 and -04.
 """
 
 import json
@@ -20,11 +20,21 @@ from pyvmm.token.reference import VERSION, ComponentValues, PlatformValues, Real
 Map = dict[int | str | bytes, Value]
 
 
-class Profile(StrEnum):
-    """Profile of a CoRIM."""
+class CorimDraft(StrEnum):
+    """The draft of the CCA profiles that a CoRIM follows."""
 
-    PLATFORM = "tag:arm.com,2025:endorsements/cca_platform#1.0.0"
-    REALM = "tag:arm.com,2025:endorsements/cca_realm#1.0.0"
+    D03 = "03"  # as the Veraison verifier reads it
+    D04 = "04"
+
+
+_PLATFORM_PROFILES: Final = {
+    CorimDraft.D03: "tag:arm.com,2025:cca_platform#1.0.0",
+    CorimDraft.D04: "tag:arm.com,2025:endorsements/cca_platform#1.0.0",
+}
+_REALM_PROFILES: Final = {
+    CorimDraft.D03: "tag:arm.com,2025:cca_realm#1.0.0",
+    CorimDraft.D04: "tag:arm.com,2025:endorsements/cca_realm#1.0.0",
+}
 
 
 class CborTag(IntEnum):
@@ -66,6 +76,7 @@ class MeasurementValue(IntEnum):
 
     DIGESTS = 2
     RAW_VALUE = 4
+    RAW_VALUE_MASK = 5  # deprecated since CoRIM knows masked values
     NAME = 11
     CRYPTOKEYS = 13
 
@@ -125,7 +136,7 @@ def _component_json(component: ComponentValues) -> Json:
 # --- CoRIM ------------------------------------------------------------------------------------
 
 
-def platform_corim(platform: PlatformValues) -> bytes:
+def platform_corim(platform: PlatformValues, draft: CorimDraft) -> bytes:
     """Return the CoRIM of a platform: its software, its configuration and its key.
 
     Raises:
@@ -138,14 +149,12 @@ def platform_corim(platform: PlatformValues) -> bytes:
     class_of_platform: Map = {_CLASS: _class(platform.implementation_id)}
     instance: Map = {**class_of_platform, _INSTANCE: Tag(CborTag.UEID, platform.instance_id)}
     key: Value = Tag(CborTag.PKIX_KEY, public_pem(platform.cpak))
-    mask = b"\xff" * len(platform.config)
-    config: Value = Tag(CborTag.MASKED_VALUE, [platform.config, mask])
     measurements: list[Value] = [
         *(_measurement("cca.software-component", _component(each)) for each in platform.components),
-        _measurement("cca.platform-config", {MeasurementValue.RAW_VALUE.value: config}),
+        _measurement("cca.platform-config", _config(platform.config, draft)),
     ]
     return _corim(
-        Profile.PLATFORM,
+        _PLATFORM_PROFILES[draft],
         {
             Triples.REFERENCE.value: [[class_of_platform, measurements]],
             Triples.ATTEST_KEY.value: [[instance, [key]]],
@@ -153,7 +162,7 @@ def platform_corim(platform: PlatformValues) -> bytes:
     )
 
 
-def realm_corim(realm: RealmValues) -> bytes:
+def realm_corim(realm: RealmValues, draft: CorimDraft) -> bytes:
     """Return the CoRIM of a realm: its measurements and its personalization value.
 
     Raises:
@@ -171,7 +180,7 @@ def realm_corim(realm: RealmValues) -> bytes:
         rpv: Value = Tag(CborTag.BYTES, realm.rpv)
         measurements.append(_measurement("cca.rpv", {MeasurementValue.RAW_VALUE.value: rpv}))
     environment: Map = {_CLASS: _class(realm.rim)}
-    return _corim(Profile.REALM, {Triples.REFERENCE.value: [[environment, measurements]]})
+    return _corim(_REALM_PROFILES[draft], {Triples.REFERENCE.value: [[environment, measurements]]})
 
 
 def _class(class_id: bytes) -> Map:
@@ -180,6 +189,20 @@ def _class(class_id: bytes) -> Map:
 
 def _measurement(name: str, values: Map) -> Map:
     return {_MKEY: name, _MVAL: values}
+
+
+def _config(config: bytes, draft: CorimDraft) -> Map:
+    """Return the configuration, of which every bit counts.
+
+    Both drafts have a masked value; Veraison's profile of draft -03 asks for value and mask apart.
+    """
+    mask = b"\xff" * len(config)
+    if draft is CorimDraft.D03:
+        return {
+            MeasurementValue.RAW_VALUE.value: Tag(CborTag.BYTES, config),
+            MeasurementValue.RAW_VALUE_MASK.value: mask,
+        }
+    return {MeasurementValue.RAW_VALUE.value: Tag(CborTag.MASKED_VALUE, [config, mask])}
 
 
 def _component(component: ComponentValues) -> Map:
@@ -196,7 +219,7 @@ def _digests(value: bytes) -> Value:
     return [[_HASH_NAMES[len(value)], value]]
 
 
-def _corim(profile: Profile, triples: Map) -> bytes:
+def _corim(profile: str, triples: Map) -> bytes:
     """Wrap triples; the ids follow from the content, so that the same one is the same file."""
     content = sha256(encode(triples)).hexdigest()
     tag_id, corim_id = (
@@ -206,6 +229,6 @@ def _corim(profile: Profile, triples: Map) -> bytes:
     corim: Map = {
         CorimKey.ID.value: corim_id,
         CorimKey.TAGS.value: [Tag(CborTag.COMID, encode(comid))],
-        CorimKey.PROFILE.value: Tag(CborTag.URI, profile.value),
+        CorimKey.PROFILE.value: Tag(CborTag.URI, profile),
     }
     return encode(Tag(CborTag.CORIM, corim))

@@ -89,7 +89,8 @@ def test_token_of_each_profile_verifies(
     assert [rem == bytes(size) for rem in rems] == [True, False, True, True]
 
 
-def test_what_is_endorsed_is_what_is_attested(tmp_path: Path, hes_directory: Path) -> None:
+@pytest.mark.usefixtures("hes_directory")
+def test_what_is_endorsed_is_what_is_attested(tmp_path: Path) -> None:
     """Every value, by the command line alone; another realm's token is authentic, and refused."""
     token, reference = tmp_path / "token", tmp_path / "reference.json"
     token.write_bytes(token_of(tmp_path, rsi_guest(INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS))))
@@ -108,10 +109,22 @@ def test_what_is_endorsed_is_what_is_attested(tmp_path: Path, hes_directory: Pat
     other = rsi_guest(EXTENDED, INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS))
     token.write_bytes(token_of(tmp_path, other))
     assert pyvmm("verify", token, *checks).code == 4
-    files = pyvmm("endorse", "--hes-dir", hes_directory, "--corim", tmp_path / "corim")
-    assert files.output.splitlines() == [str(tmp_path / "corim/platform.cbor")]
-    assert (tmp_path / "corim/platform.cbor").read_bytes().startswith(b"\xd9\x01\xf5")
     assert pyvmm("endorse", "--no-hes").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix"),
+    [((), ""), (("--corim-draft", "03"), ""), (("--corim-draft", "04"), "endorsements/")],
+)
+def test_endorse_writes_corims_by_either_draft(
+    tmp_path: Path, hes_directory: Path, options: tuple[str, ...], prefix: str
+) -> None:
+    """Draft -03 if none is asked for: what today's Veraison reads."""
+    file = tmp_path / "corim/platform.cbor"
+    files = pyvmm("endorse", "--hes-dir", hes_directory, "--corim", file.parent, *options)
+    assert files.output.splitlines() == [str(file)]
+    assert file.read_bytes().startswith(b"\xd9\x01\xf5")
+    assert file.read_bytes().endswith(f"tag:arm.com,2025:{prefix}cca_platform#1.0.0".encode())
 
 
 def test_endorsing_a_new_platform_says_that_it_is_new(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_verify_signs_its_result(run: Run, challenge: str, code: int) -> None:
         ("verify token --cpak absent", "key absent: No such file"),
         ("verify token --cpak token", "token is no public key"),
         ("verify token --cpak cpak.key", "cpak.key holds a private key"),
-        ("verify token --ear-key absent", "cannot read absent"),
+        ("verify token --ear-key absent", "key absent: No such file"),
         ("verify token --ear-key cpak.pem", "cpak.pem is no private key"),
         ("verify token --trust-store absent", "Directory 'absent' does not exist"),
         ("verify token --reference token", "token is not JSON"),
