@@ -39,7 +39,7 @@ from pyvmm.token.verify import verify
 
 _FILE: Final = click.Path(path_type=Path, readable=False)  # who opens it says what to do
 _MALFORMED: Final = 3
-_WIDE: Final = 240  # a digest of 64 bytes in a line
+_NAME_WIDTH: Final = 40  # of a claim that we know; a stranger's may be longer
 _FORMATS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "raw": bytes,
     "hex": lambda data: data.hex().encode() + b"\n",
@@ -113,20 +113,15 @@ def _claims(report: Report) -> Json:
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console  # noqa: PLC0415  slow to import
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDE
+    """Print a line for each claim, however long: a key is copied whole."""
     parts = (("platform", report.platform, PLATFORM_CLAIMS), ("realm", report.realm, REALM_CLAIMS))
     for name, payload, claims in parts:
-        table = Table(title=f"{name} token", title_justify="left", show_header=False, box=None)
-        for claim, value in _rows(payload or {}, claims):
-            table.add_row(Text(claim), Text(value, overflow="fold"))
-        console.print(table)
-    console.print(f"profile: {report.generation or 'not supported'}")
+        rows = list(_rows(payload or {}, claims))
+        width = min(max((len(claim) for claim, _ in rows), default=0), _NAME_WIDTH)
+        click.echo(f"{name} token")
+        for claim, value in rows:
+            click.echo(f"{claim:<{width}}  {value}".rstrip())
+    click.echo(f"profile: {report.generation or 'not supported'}")
 
 
 def _rows(payload: Payload, claims: tuple[Claim, ...]) -> Iterator[tuple[str, str]]:

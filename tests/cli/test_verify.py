@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from base64 import b64decode, b64encode
@@ -27,6 +30,9 @@ from pyvmm.token.cose import cose_key
 from pyvmm.token.ecdsa import public_point
 from pyvmm.token.generations import Generation
 from pyvmm.token.keys import instance_id_of
+from pyvmm.vm.exit_code import ExitCode
+from tests.boot.command import PYVMM
+from tests.boot.shell import PATIENCE, Shell
 from tests.token.draft import CHALLENGE, RIM, Draft
 from tests.token.keys import key
 from tests.token.vectors.cases import longer_head
@@ -292,6 +298,22 @@ def test_show_prints_claims(run: Run) -> None:
     assert "  - measurement-type" in text
     assert RIM.hex() in text
     assert "profile: g1\n" in text
+
+
+def test_show_prints_a_line_for_each_claim(run: Run) -> None:
+    """A key is whole, and nothing is there that nobody sees; on a terminal, too."""
+    (key,) = re.findall(b"cca-realm-public-key +([0-9a-f]+)\n", run("token show token")[1])
+    assert len(key) > 2 * 96
+    lines = run("token show token")[1].decode().splitlines()
+    assert all(line == line.rstrip() for line in lines)
+    ours, theirs = pty.openpty()
+    command = [PYVMM, "token", "show", "token"]
+    with subprocess.Popen(command, cwd=run.where, stdout=theirs) as process:
+        os.close(theirs)
+        shown = Shell(ours, ours).read_all()
+        assert process.wait(PATIENCE) == ExitCode.OK
+    os.close(ours)
+    assert shown.splitlines() == lines
 
 
 def test_show_prints_diagnostic_notation(run: Run) -> None:
