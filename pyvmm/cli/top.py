@@ -1,34 +1,25 @@
 """pyvmm top: watch what the instances do."""
 
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import GONE, directory
-from pyvmm.cli.units import Seconds, count, size
+from pyvmm.cli.screen import COLUMNS, Keys, layout
+from pyvmm.cli.units import Seconds, count, plural, short_size
 from pyvmm.vm.api import Statistics, Status
 from pyvmm.vm.client import Client, connect
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import Failure
 from pyvmm.vm.rates import Rates
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_COLUMNS: Final = (
-    "NAME", "STATE", "KIND", "CPUS", "MIPS", "EXITS/s", "BY-REASON", "NS", "REALM", "DISK/s",
-    "NET/s",
-)  # fmt: skip
-_NUMBERS: Final = frozenset({"CPUS", "MIPS", "EXITS/s", "NS", "REALM", "DISK/s", "NET/s"})
 _HELP = """Watch what the instances do: instructions, exits by reason, memory, I/O.
 
-On a terminal it is drawn anew; in a pipe each reading is lines of its own.
+On a terminal it is drawn anew, until q or Ctrl-C; in a pipe each reading is lines of its own.
 """
 
 
@@ -54,8 +45,9 @@ class Reading(msgspec.Struct, frozen=True):
 @click.option("--json", "wants_json", is_flag=True, help="print a line of JSON each time")
 def top(delay: float, limit: int | None, *, wants_json: bool) -> None:
     """Read until there is no need to."""
-    with ExitStack() as connections, suppress(KeyboardInterrupt):  # the way to leave
-        readings = _readings(Observer(directory(), connections), delay, limit)
+    with ExitStack() as stack, suppress(KeyboardInterrupt):  # a way to leave
+        keys = stack.enter_context(Keys())
+        readings = _readings(Observer(directory(), stack), keys.want_out, delay, limit)
         if wants_json:
             for reading in readings:
                 click.echo(msgspec.json.encode(reading).decode())
@@ -63,15 +55,16 @@ def top(delay: float, limit: int | None, *, wants_json: bool) -> None:
             _draw(readings)
         else:
             for reading in readings:
-                click.echo("\n".join(" ".join(row) for row in (_COLUMNS, *map(_row, reading))))
+                click.echo("\n".join(" ".join(row) for row in (COLUMNS, *map(_row, reading))))
 
 
-def _readings(observer: "Observer", delay: float, limit: int | None) -> Iterator[list[Reading]]:
-    """Read all instances, time and again."""
+def _readings(
+    observer: "Observer", want_out: Callable[[float], bool], delay: float, limit: int | None
+) -> Iterator[list[Reading]]:
+    """Read all instances, time and again, until the user has seen enough."""
     observer.read()  # so that the next has rates
     number = 0
-    while limit is None or number < limit:
-        time.sleep(delay)
+    while (limit is None or number < limit) and not want_out(delay):
         yield observer.read()
         number += 1
 
@@ -113,7 +106,7 @@ def _row(reading: Reading) -> tuple[str, ...]:
     what = (status.name, str(status.state).replace(" ", "-"), status.kind, str(status.num_cpus))
     if statistics is None:
         return (*what, *["-"] * 7)
-    memory = [size(statistics.memory[pas].resident).replace(" ", "") for pas in ("ns", "realm")]
+    memory = [short_size(statistics.memory[pas].resident) for pas in ("ns", "realm")]
     if rates is None:
         return (*what, "-", "-", "-", *memory, "-", "-")
     most = [f"{kind}:{count(number)}" for kind, number in rates.exits.items() if number >= 1]
@@ -123,26 +116,27 @@ def _row(reading: Reading) -> tuple[str, ...]:
         count(sum(rates.exits.values())),
         ",".join(most[:3]) or "-",
         *memory,
-        size(rates.disk_bytes).replace(" ", ""),
-        size(rates.network_bytes).replace(" ", ""),
+        short_size(rates.disk_bytes),
+        short_size(rates.network_bytes),
     )
 
 
 def _draw(readings: Iterator[list[Reading]]) -> None:
     from rich.live import Live  # noqa: PLC0415  slow to import
+    from rich.text import Text  # noqa: PLC0415
 
-    with Live(_table([]), auto_refresh=False, screen=True) as live:
+    with Live(auto_refresh=False, screen=True) as live:
         for reading in readings:
-            live.update(_table(reading), refresh=True)
+            text = Text(no_wrap=True, overflow="crop")
+            for line, style in _screen(reading, live.console.width):
+                text.append(f"{line}\n", style)
+            live.update(text, refresh=True)
 
 
-def _table(readings: list[Reading]) -> "Table":
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(box=None, header_style="bold", title=f"pyvmm top: {len(readings)} instances")
-    for column in _COLUMNS:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left", no_wrap=True)
-    for reading in readings:
-        style = "dim" if reading.status.state in GONE else None
-        table.add_row(*_row(reading), style=style)
-    return table
+def _screen(readings: Sequence[Reading], width: int) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a screen, and how each is shown."""
+    yield f"pyvmm top: {plural(len(readings), 'instance')}   (q quits)", ""
+    header, *rows = layout([_row(reading) for reading in readings], width)
+    yield header, "bold"
+    for reading, row in zip(readings, rows, strict=True):
+        yield row, "dim" if reading.status.state in GONE else ""

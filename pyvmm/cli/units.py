@@ -42,6 +42,28 @@ def size(number: float) -> str:
     return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
 
 
+def short_size(number: float) -> str:
+    """Return a number of bytes in four characters at most.
+
+    >>> short_size(0), short_size(4096), short_size(512 << 20), short_size(1_600_000_000)
+    ('0', '4.0K', '512M', '1.5G')
+    """
+    for suffix in ("", "K", "M", "G", "T"):
+        if number < 999.5 or suffix == "T":
+            break
+        number /= 1024
+    return f"{number:.0f}{suffix}" if not suffix or number >= 9.95 else f"{number:.1f}{suffix}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> plural(1, "instance"), plural(0, "byte")
+    ('1 instance', '0 bytes')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def count(number: float) -> str:
     """Return a number with a suffix.
 

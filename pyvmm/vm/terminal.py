@@ -43,6 +43,14 @@ class Console(Protocol):
         """Take bytes."""
 
 
+def is_foreground(fd: int) -> bool:
+    """Tell whether someone types there: a terminal whose foreground we are in."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False
+
+
 class Escapes:
     """Finds Ctrl-A x in what is typed; Ctrl-A Ctrl-A is one Ctrl-A for the guest."""
 

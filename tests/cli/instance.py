@@ -1,15 +1,20 @@
 """Instances as tests make and see them."""
 
 import json
+import os
+import pty
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fcntl import ioctl
 from pathlib import Path
 
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import PYVMM, Ended, pyvmm
-from tests.boot.shell import PATIENCE
+from tests.boot.shell import PATIENCE, Shell
 from tests.cli.inside import verb
 
 REALM = ("--realm", "--no-hes", "-m", "64")
@@ -31,6 +36,26 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def at_terminal(*arguments: str) -> Iterator[tuple[Shell, "subprocess.Popen[bytes]"]]:
+    """Run a command on a terminal of 80 columns; it is killed at the latest."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(
+        ["setsid", "-c", PYVMM, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        try:
+            yield Shell(ours, ours), process
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 def create(name: str, *options: str | Path) -> int:
