@@ -85,6 +85,7 @@ class Terminal:
         self._is_raw = False
         self._saved: list[int | list[bytes | int]] = []
         self._has_reader = True
+        self._is_at_start = True  # of a line
         self.code = ExitCode.OK  # of whoever only shows what the guest says
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
         self._hurry = os.eventfd(0, os.EFD_CLOEXEC)
@@ -93,11 +94,8 @@ class Terminal:
 
     @property
     def is_interactive(self) -> bool:
-        """Whether someone types here: a terminal whose foreground we are in."""
-        try:
-            return os.tcgetpgrp(self._in_fd) == os.getpgrp()
-        except OSError:
-            return False
+        """Whether someone types here."""
+        return is_foreground(self._in_fd)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -120,6 +118,8 @@ class Terminal:
         _trace: TracebackType | None,
     ) -> None:
         self.stop()
+        if self._is_raw and not self._is_at_start and os.isatty(self._out_fd):
+            self.write(b"\r\n")  # what comes next, a shell's prompt, is a line of its own
         os.close(self._wakeup)
         os.close(self._hurry)
         if self._old_winch is not None:
@@ -166,6 +166,7 @@ class Terminal:
     def write(self, data: bytes) -> None:
         """Show what the guest writes; once nobody reads it, it is dropped."""
         view = memoryview(data)
+        self._is_at_start = data.endswith(b"\n") if data else self._is_at_start
         while view and self._has_reader and self._wait_room():
             try:
                 view = view[os.write(self._out_fd, view[:_ROOM]) :]

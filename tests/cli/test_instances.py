@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import termios
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.cli.instance import (
     DONE,
     REALM,
     VM,
+    at_terminal,
     create,
     is_gone,
     left,
@@ -220,6 +222,22 @@ def test_the_console_carries_both_ways(tmp_path: Path) -> None:
     assert pyvmm("console", "r1", "--log").output == text
 
 
+def test_who_detaches_has_a_line_of_its_own(tmp_path: Path) -> None:
+    """Wherever the guest was; and so has who quits."""
+    create("r1", *VM, kernel(tmp_path, ECHO))
+    assert result(verb("start", "r1")) == DONE
+    run = ("run", "--name", "r2", *VM, str(kernel(tmp_path, ECHO)))
+    for arguments, code in ((("console", "r1"), ExitCode.OK), (run, ExitCode.QUIT)):
+        with at_terminal(*arguments) as (shell, process):
+            wait_until(lambda: not termios.tcgetattr(shell._in_fd)[3] & termios.ICANON)
+            shell.type("login: ")
+            shell.expect(re.compile(rb"login: $"))
+            shell.type("\x01x")
+            assert process.wait(PATIENCE) == code
+            shell.read_all()
+            assert shell.log.endswith(b"login: \r\n")
+
+
 def test_waiting_for_words(tmp_path: Path) -> None:
     """Said before or still to come; what cannot come ends the waiting, too."""
     create("r1", *VM, kernel(tmp_path, ECHO))
@@ -235,7 +253,7 @@ def test_waiting_for_words(tmp_path: Path) -> None:
     assert json.loads(out) == {"text": "login: root ", "groups": ["root", None]}
     assert result(verb("wait", "r1", "--for", "console:login")) == DONE
     late = verb("wait", "r1", "--for", "console:login", "--new", "--timeout", "0.1")
-    assert result(late) == (124, "", "pyvmm: r1: no console:login in 0.1 seconds\n")
+    assert result(late) == (124, "", "pyvmm: r1: no console:login within 0.1 s\n")
     bad = verb("wait", "r1", "--for", "console:(")
     assert (bad.code, bad.errors.count("\n")) == (2, 1)
     assert verb("wait", "r1", "--for", "state:flying").code == 2

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import termios
 import threading
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.vm.terminal import EndSignals, Escapes, Terminal
+from tests.boot.shell import Shell
 
 
 class RecordingConsole:
@@ -136,6 +138,23 @@ def test_ctrl_a_x_typed_at_the_terminal_quits(pseudo_terminal: tuple[int, int]) 
         os.write(user, b"\x03a\x01x")
         assert has_quit.wait(5)
     assert console.data == b"\x03a"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"), [(b"login: ", b"login: \r\n"), (b"bye\r\n", b"bye\r\n"), (b"", b"")]
+)
+def test_who_leaves_finds_the_cursor_at_the_start_of_a_line(
+    pseudo_terminal: tuple[int, int], said: bytes, shown: bytes
+) -> None:
+    """Whatever the guest was about to say."""
+    user, ours = pseudo_terminal
+    with Terminal(ours, ours) as terminal:
+        terminal.start(RecordingConsole(), lambda: None)
+        terminal.write(said)
+    os.write(ours, b"$")
+    shell = Shell(user, user)
+    shell.expect(re.compile(rb"\$"))
+    assert shell.log == shown + b"$"
 
 
 def test_output_waits_for_its_reader_until_there_is_no_time() -> None:
