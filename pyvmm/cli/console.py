@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from pyvmm.cli.instances import directory, either, named, one
+from pyvmm.cli.units import plural
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.client import Client, Gone
 from pyvmm.vm.exit_code import ExitCode
@@ -119,8 +120,8 @@ class Attached:
     def console_output(self, position: int, data: bytes) -> None:
         """Show it."""
         if position > self._position:
-            lost = position - self._position
-            click.echo(f"pyvmm: {lost} bytes came too fast to be shown", err=True)
+            lost = plural(position - self._position, "byte")
+            click.echo(f"pyvmm: {lost} came too fast to be shown", err=True)
         self._position = position + len(data)
         self._terminal.write(data)
 

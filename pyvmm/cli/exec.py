@@ -143,7 +143,7 @@ class Execution:
                 while self._ended is None:
                     left = None if deadline is None else max(deadline - time.monotonic(), 0)
                     if not self._client.listen(self, left):
-                        line = f"the command was killed after {timeout:g} seconds"
+                        line = f"the command was killed after {timeout:g} s"
                         raise Failure(ExitCode.TIMEOUT, line)
         except Gone:
             if self._num_interrupts < 2:

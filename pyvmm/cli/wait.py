@@ -68,7 +68,7 @@ def wait(
     def live(client: Client) -> None:
         waiter.begin(client, scrollback=not only_new)
         if not waiter.hear(client, timeout):
-            raise Failure(ExitCode.TIMEOUT, f"{name}: no {goal} in {timeout:g} seconds")
+            raise Failure(ExitCode.TIMEOUT, f"{name}: no {goal} within {timeout:g} s")
 
     def off(status: Status) -> None:
         waiter.state_changed(status)

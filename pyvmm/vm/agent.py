@@ -173,7 +173,7 @@ class AgentClient:
             if not self._changed.wait_for(
                 lambda: self._last_pong >= number or not self.is_ready, timeout
             ):
-                raise AgentError(f"the guest's agent has not answered for {timeout:g} seconds")
+                raise AgentError(f"the guest's agent has not answered for {timeout:g} s")
             self._check_ready()
         return time.monotonic() - start
 

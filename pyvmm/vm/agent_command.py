@@ -120,7 +120,7 @@ class Command:
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._output or self._is_over, timeout):
-                raise AgentError(f"the command has said nothing for {timeout:g} seconds")
+                raise AgentError(f"the command has said nothing for {timeout:g} s")
             if not self._output:
                 return self._outcome()
             stream, data = self._output.popleft()
@@ -145,7 +145,7 @@ class Command:
         while left:
             with self._changed:
                 if not self._changed.wait_for(lambda: self._credit or self._is_over, timeout):
-                    raise AgentError(f"the command has read nothing for {timeout:g} seconds")
+                    raise AgentError(f"the command has read nothing for {timeout:g} s")
                 if self._is_over:
                     self._outcome()
                     return

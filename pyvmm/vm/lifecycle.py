@@ -367,7 +367,7 @@ def _reason(code: ExitCode, instance: Instance | None, timeout: float | None) ->
     if code is ExitCode.CRASHED and instance is not None:
         return instance.crash_reason
     if code is ExitCode.TIMEOUT:
-        return f"stopped after {timeout:g} seconds"
+        return f"stopped after {timeout:g} s"
     return ""
 
 

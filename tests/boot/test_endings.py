@@ -106,7 +106,7 @@ def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...]) -> None:
     kernel.write_bytes(IDLE)
     ended = pyvmm("run", *kind, "--timeout", "0.5", kernel)
     assert ended.code == ExitCode.TIMEOUT
-    assert ended.errors == "pyvmm: stopped after 0.5 seconds\n"
+    assert ended.errors == "pyvmm: stopped after 0.5 s\n"
 
 
 def test_crash_has_its_code(tmp_path: Path) -> None:

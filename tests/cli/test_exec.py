@@ -118,7 +118,7 @@ def test_output_that_nobody_reads_ends_it(running: Running) -> None:
 def test_timeout_kills_it() -> None:
     """And says so in one line."""
     ended = pyvmm("exec", "r1", "--timeout", "0.3", "--", "sleep", "1000")
-    line = "pyvmm: the command was killed after 0.3 seconds\n"
+    line = "pyvmm: the command was killed after 0.3 s\n"
     assert (ended.code, ended.output, ended.errors) == (ExitCode.TIMEOUT, "", line)
 
 

@@ -92,7 +92,7 @@ def test_a_guest_goes_on_when_its_console_is_full(tmp_path: Path) -> None:
     assert to_full("run", *VM) == (ExitCode.STORAGE, SAID)
     code, said = to_full("run", *VM, "--timeout", "0.5", str(kernel(tmp_path, CHATTER)))
     assert code == ExitCode.TIMEOUT
-    assert said == SAID + b"pyvmm: stopped after 0.5 seconds\n"
+    assert said == SAID + b"pyvmm: stopped after 0.5 s\n"
     create("r1", *VM, kernel(tmp_path, CHATTER))
     assert result(verb("start", "r1")) == DONE
     assert result(verb("wait", "r1", "--for", "console:a")) == DONE

@@ -172,7 +172,7 @@ def test_timeout_counts_from_the_start() -> None:
         assert living._thread.is_alive()
         living.lifecycle.start()
         assert living.end() is ExitCode.TIMEOUT
-    assert living.lifecycle.status.reason == "stopped after 0.05 seconds"
+    assert living.lifecycle.status.reason == "stopped after 0.05 s"
 
 
 def test_building_is_reported_and_can_be_stopped() -> None:
