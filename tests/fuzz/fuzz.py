@@ -34,6 +34,7 @@ TARGETS: Final[dict[str, Callable[[Path], Fuzzed]]] = {
     "bundle": lambda _: Fuzzed(hes_targets.bundle(), hes_targets.bundle_seeds()),
     "otp": lambda _: Fuzzed(hes_targets.otp, hes_targets.otp_seeds()),
     "token": lambda _: Fuzzed(token_targets.token, token_targets.token_seeds()),
+    "user_file": lambda _: Fuzzed(token_targets.user_file, token_targets.user_file_seeds()),
 }
 
 

@@ -1,4 +1,4 @@
-"""What reads a stranger's token: intake, CBOR, verifier, diagnostic notation, JSON."""
+"""What reads a stranger's token, and a user's keys and reference values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from base64 import b64decode
 from contextlib import suppress
 from typing import Final
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from pyvmm.arch.errors import UserError
 from pyvmm.token.appraise import Policy
 from pyvmm.token.cbor import Malformed, decode, encode, ignore
 from pyvmm.token.claimset import platform_json, platform_payload, realm_json, realm_payload
@@ -16,7 +19,9 @@ from pyvmm.token.ear import ear
 from pyvmm.token.ecdsa import public_point
 from pyvmm.token.generations import Generation
 from pyvmm.token.intake import token_bytes
+from pyvmm.token.keys import load_private_key, load_public_key
 from pyvmm.token.parse import parse
+from pyvmm.token.reference import ReferenceValues
 from pyvmm.token.report import Kind, Report
 from pyvmm.token.trust import Anchor, TrustStore
 from pyvmm.token.verify import verify
@@ -66,3 +71,22 @@ def token(data: bytes) -> None:
         assert encode(platform_payload(platform_json(report.platform))) == encode(report.platform)
     if report.realm is not None:
         assert encode(realm_payload(realm_json(report.realm))) == encode(report.realm)
+
+
+def user_file(data: bytes) -> None:
+    """Read a key file and reference values: each is taken, or refused in one line."""
+    for read in (load_public_key, load_private_key, ReferenceValues.parse):
+        text = "FILE"
+        try:
+            read(data, "FILE")
+        except UserError as error:
+            text = str(error)
+        assert text.startswith("FILE")
+        assert "\n" not in text
+
+
+def user_file_seeds() -> list[bytes]:
+    """Return the keys and the reference values of the test vectors, and a private key."""
+    names = ("cpak.pem", "cpak.der", "cpak.jwk", "cpak-es512.pem", "reference.json")
+    private = key("cpak").private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return [private, *((HERE / name).read_bytes() for name in names)]
