@@ -21,9 +21,9 @@ from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.mmio import VirtioMmio
 from pyvmm.devices.virtio.port import PortUser, VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
-from pyvmm.devices.virtio.transport import VirtioMmio
 from pyvmm.host.guest import Guest
 from pyvmm.host.vgic import Vgic
 from pyvmm.host.vgic_mmio import Distributor, Redistributor

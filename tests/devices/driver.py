@@ -7,8 +7,9 @@ from typing import Self
 
 from pyvmm.devices.dma import DmaFault
 from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.mmio import Register, VirtioMmio
 from pyvmm.devices.virtio.queue import never
-from pyvmm.devices.virtio.transport import Feature, Register, Status, VirtioMmio
+from pyvmm.devices.virtio.state import Feature, Status
 
 RAM_BASE = 0x8000_0000
 RAM_SIZE = 1 << 20

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.devices.virtio.console import VirtioConsole
+from pyvmm.devices.virtio.mmio import Register
 from pyvmm.devices.virtio.rng import MAX_REQUEST, VirtioRng
-from pyvmm.devices.virtio.transport import Feature, Register, Status
+from pyvmm.devices.virtio.state import Feature, Status
 from tests.devices.driver import Driver
 
 

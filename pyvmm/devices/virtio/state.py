@@ -1,0 +1,220 @@
+"""A virtio device behind any transport: status, features, queues, and the activities on them.
+
+A transport is a window: it translates its registers to calls of ``DeviceState`` and turns what
+``Interrupts`` is told into interrupts of its bus.
+
+Spec: virtio 1.2, "Basic Facilities of a Virtio Device".
+"""
+
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+from types import TracebackType
+from typing import Protocol, Self
+
+from pyvmm.arch.bits import MASK32
+from pyvmm.devices.dma import Dma, DmaFault
+from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.queue import MAX_QUEUE_SIZE, QueueFault, VirtQueue, never
+
+
+class Feature(IntEnum):
+    """Feature bits that belong to no device type."""
+
+    RING_INDIRECT_DESC = 1 << 28
+    RING_EVENT_IDX = 1 << 29
+    VERSION_1 = 1 << 32
+    ACCESS_PLATFORM = 1 << 33
+
+
+class Status(IntEnum):
+    """Bits of the device status."""
+
+    ACKNOWLEDGE = 1
+    DRIVER = 2
+    DRIVER_OK = 4
+    FEATURES_OK = 8
+    NEEDS_RESET = 64
+    FAILED = 128
+
+
+_LIVE = int(Status.DRIVER_OK)
+_LIVE_OR_BROKEN = Status.DRIVER_OK | Status.NEEDS_RESET
+
+
+class Interrupts(Protocol):
+    """How a transport tells the driver; each method is called inside an activity."""
+
+    def queue_used(self, index: int, /) -> None:
+        """Interrupt for used buffers of one queue."""
+
+    def config_changed(self) -> None:
+        """Interrupt for a change of the configuration space or the status."""
+
+
+class DeviceState:
+    """The state of one device that its driver sees through a transport.
+
+    Args:
+        device: attached to this state from now on.
+        dma: the memory that queues and buffers are in.
+        interrupts: of the transport.
+        access_platform: offer ACCESS_PLATFORM and insist on it: the device reaches only what the
+            guest shares with it (a realm), so a driver that hands it any page could not work.
+        is_halting: says whether vCPUs are wanted elsewhere; a device that serves one gives way.
+
+    Concurrency: any thread; ``with state:`` makes an activity atomic.  Methods that say so are
+    called inside one.
+    """
+
+    def __init__(
+        self,
+        device: VirtioDevice,
+        dma: Dma,
+        interrupts: Interrupts,
+        *,
+        access_platform: bool = False,
+        is_halting: Callable[[], bool] = never,
+    ) -> None:
+        self.device = device
+        self.queues = tuple(
+            VirtQueue(index, min(size, MAX_QUEUE_SIZE), dma)
+            for index, size in enumerate(device.queue_sizes)
+        )
+        self.config_generation = 0
+        self.status = 0
+        self._interrupts = interrupts
+        self._is_halting = is_halting
+        self.lock = threading.RLock()  # for what is no activity, and publishes nothing
+        self._depth = 0
+        self._required = Feature.VERSION_1 | (Feature.ACCESS_PLATFORM if access_platform else 0)
+        self._offered = int(
+            device.features | self._required | Feature.RING_INDIRECT_DESC | Feature.RING_EVENT_IDX
+        )
+        self._driver_features = 0
+        device.attach(self, self.queues)
+
+    # --- activities ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.lock.acquire()
+        self._depth += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        is_fault = isinstance(fault, QueueFault | DmaFault)
+        try:
+            if is_fault:
+                self._break()
+            self._depth -= 1
+            if not self._depth:
+                self._publish()
+        finally:
+            self.lock.release()
+        return is_fault
+
+    def config_changed(self) -> None:
+        """Tell the driver that the configuration space changed; inside an activity."""
+        self.config_generation = (self.config_generation + 1) & MASK32
+        if self.status & _LIVE:
+            self._interrupts.config_changed()
+
+    def _publish(self) -> None:
+        for queue in self.queues:
+            if queue.publish():
+                self._interrupts.queue_used(queue.index)
+
+    def _break(self) -> None:
+        """Stop serving the driver until it resets the device."""
+        self.status |= Status.NEEDS_RESET
+        if self.status & _LIVE:
+            self._interrupts.config_changed()
+
+    # --- features -----------------------------------------------------------------------------
+
+    def offered_features(self, half: int) -> int:
+        """Return 32 of the feature bits on offer; 0 beyond the second half."""
+        return self._offered >> 32 * half & MASK32 if half < 2 else 0
+
+    def set_driver_features(self, half: int, value: int) -> None:
+        """Take 32 feature bits of the driver, until the two have agreed; inside an activity."""
+        if not self.status & Status.FEATURES_OK and half < 2:
+            self._driver_features &= ~(MASK32 << 32 * half)
+            self._driver_features |= value << 32 * half
+
+    def _accept_features(self) -> bool:
+        wanted = self._driver_features
+        if wanted & ~self._offered or self._required & ~wanted:
+            return False
+        self.device.acked_features = wanted & self.device.features
+        return True
+
+    # --- status -------------------------------------------------------------------------------
+
+    def set_status(self, value: int) -> bool:
+        """Take a status that is not 0; return whether serving a queue was cut short.
+
+        Inside an activity.
+        """
+        new = value & ~self.status
+        if new & Status.FEATURES_OK and not self._accept_features():
+            value &= ~Status.FEATURES_OK
+        if not (self.status | value) & Status.FEATURES_OK:
+            value &= ~Status.DRIVER_OK  # without an agreement nothing goes live
+        self.status |= value & ~Status.NEEDS_RESET  # only a reset clears a bit
+        if not value & Status.DRIVER_OK:
+            return False
+        # A buffer may have been offered before the device was live.
+        return any(self.notify(index) for index in range(len(self.queues)))
+
+    def reset(self) -> None:
+        """Return to the state before the driver came; inside an activity."""
+        for queue in self.queues:
+            queue.reset()
+        self.status = 0
+        self._driver_features = 0
+        self.device.reset()
+
+    # --- queues -------------------------------------------------------------------------------
+
+    def set_ready(self, queue: VirtQueue, is_ready: bool) -> None:
+        """Enable a queue where the driver has put it, or disable it; inside an activity."""
+        if is_ready and not queue.is_ready:
+            queue.enable(
+                event_idx=bool(self._driver_features & Feature.RING_EVENT_IDX),
+                indirect=bool(self._driver_features & Feature.RING_INDIRECT_DESC),
+            )
+        elif not is_ready:
+            queue.reset()
+
+    def notify(self, index: int) -> bool:
+        """Serve a queue, if it exists and is ready; return whether that was cut short.
+
+        Inside an activity.
+        """
+        is_working = self.status & _LIVE_OR_BROKEN == _LIVE
+        if not is_working or index >= len(self.queues) or not self.queues[index].is_ready:
+            return False
+        queue = self.queues[index]
+        queue.must_leave = self._is_halting
+        try:
+            self.device.notify(queue)
+        finally:
+            queue.must_leave = never
+        return queue.is_cut
+
+    # --- configuration space ------------------------------------------------------------------
+
+    def read_config(self, offset: int, size: int) -> int:
+        """Read the configuration space, zeros beyond its end; inside an activity."""
+        return int.from_bytes(self.device.config()[offset : offset + size], "little")
+
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Write the configuration space; inside an activity."""
+        data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+        self.device.write_config(offset, data)
