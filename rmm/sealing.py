@@ -98,8 +98,8 @@ def _is_signed(metadata: RealmMetadata) -> bool:
         return False
 
 
-def is_of(metadata: RealmMetadata, realm: Realm) -> bool:
-    """Tell whether a block that is valid is about a realm as it was built."""
+def matches_realm(metadata: RealmMetadata, realm: Realm) -> bool:
+    """Check whether a valid block describes the realm as it was built."""
     return _HASHES[
         MetadataHash(metadata.hash_algo)
     ] == realm.hash_algo and metadata.rim == realm.measurements.padded(0)

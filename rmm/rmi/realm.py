@@ -9,7 +9,7 @@ from rmm.granule import DELEGATED, RD, RTT
 from rmm.realm import Limits, Realm, RealmState
 from rmm.rmm import Rmm
 from rmm.rtt import Rtt, RttTree
-from rmm.sealing import is_of
+from rmm.sealing import matches_realm
 
 _MIN_S2SZ = 32
 _PA_RANGE_44_BITS = 4  # a start level of 0 needs at least that many PA bits
@@ -81,7 +81,7 @@ def realm_activate(rmm: Rmm, rd: int) -> None:
     realm = rmm.realm(rd)
     if realm.state is not RealmState.NEW:
         raise RmiError(RmiStatus.ERROR_REALM)
-    if realm.metadata is not None and not is_of(realm.metadata, realm):
+    if realm.metadata is not None and not matches_realm(realm.metadata, realm):
         raise RmiError(RmiStatus.ERROR_REALM)
     realm.state = RealmState.ACTIVE
 
