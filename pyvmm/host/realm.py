@@ -46,7 +46,7 @@ from pyvmm.host.machine import Firmware
 from pyvmm.host.realm_debug import RealmDebug
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rec import Rec
-from pyvmm.host.rmi import Rmi, RmiError
+from pyvmm.host.rmi import Rmi, RmiFailed
 from pyvmm.host.vcpu import VcpuGuest, Vcpus
 from pyvmm.host.vgic import Vgic
 
@@ -143,7 +143,7 @@ class Realm(VcpuGuest):
         raise GranuleProtectionFault(ipa, Pas.REALM)
 
     def _build(self, progress: Progress | None) -> None:
-        """Build the realm and load the payload, up to its state NEW; RmiError if refused.
+        """Build the realm and load the payload, up to its state NEW; RmiFailed if refused.
 
         UserError if it cannot have its metadata.
         """
@@ -216,7 +216,7 @@ class Realm(VcpuGuest):
         page = metadata.ljust(GRANULE_SIZE, b"\0")
         try:
             self._call_with_page(page, fid, self._rd or 0, mdg)
-        except RmiError as refusal:
+        except RmiFailed as refusal:
             if refusal.status != RmiStatus.ERROR_INPUT:
                 raise
             raise UserError("--metadata: not valid or not signed: make them again") from None
@@ -224,7 +224,7 @@ class Realm(VcpuGuest):
     def _activate(self) -> None:
         try:
             self._rmi.call(0, RmiFid.RMI_REALM_ACTIVATE, self._rd or 0)
-        except RmiError as refusal:
+        except RmiFailed as refusal:
             if refusal.status != RmiStatus.ERROR_REALM or not self._options.metadata:
                 raise
             raise UserError(

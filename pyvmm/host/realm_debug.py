@@ -15,7 +15,7 @@ from pyvmm.arch.rmi_debug import (
     DebugRmiFid,
 )
 from pyvmm.host.debug import DebugFault, DebugPort, Holder, TooManyError, Watch
-from pyvmm.host.rmi import Rmi, RmiError
+from pyvmm.host.rmi import Rmi, RmiFailed
 
 _SCALARS: Final = tuple(m.name for m in DebugRegisters.members() if m.name not in {"x", "v"})
 
@@ -118,7 +118,7 @@ class RealmDebug(DebugPort):
             self._memory.write(self._page_pa, given)
         try:
             self._rmi.call(cpu, fid, self._recs[cpu], *args, self._page_pa)
-        except RmiError:
+        except RmiFailed:
             raise DebugFault from None
 
     def _stopped(self) -> None:

@@ -25,7 +25,7 @@ from pyvmm.arch.rmi import DataFlags, Ripas, RmiFid, RmiStatus, unpack_status
 from pyvmm.arch.stage2 import PAGE_LEVEL, S2_DESCRIPTOR, level_size
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.dma import SharedMemory
-from pyvmm.host.rmi import Rmi, RmiError
+from pyvmm.host.rmi import Rmi, RmiFailed
 
 FAULT_AROUND: Final = 16  # granules given at once when one is missing
 #: Bytes whose RIPAS is changed at once; the realm asks again for the rest, so it can be stopped.
@@ -122,7 +122,7 @@ class RealmMemory:
         self._rmi.delegate(0, data)
         try:
             self._rmi.call(0, DATA_CREATE, self._rd, data, ipa, source_pa, MEASURED)
-        except RmiError:
+        except RmiFailed:
             self._rmi.undelegate(0, data)
             raise
         self._state[page] = PRIVATE
@@ -147,7 +147,7 @@ class RealmMemory:
         self._rmi.delegate(pe, data)
         try:
             self._rmi.call(pe, DATA_CREATE_UNKNOWN, self._rd, data, ipa)
-        except RmiError:
+        except RmiFailed:
             self._rmi.undelegate(pe, data)
             raise
         self._state[page] = PRIVATE
@@ -248,7 +248,7 @@ class RealmMemory:
             if status != RmiStatus.ERROR_RTT or level >= PAGE_LEVEL:
                 break
             self._make_tables(pe, base, level + 1)
-        raise RmiError(RmiFid(call[0]), call[1:], result)
+        raise RmiFailed(RmiFid(call[0]), call[1:], result)
 
     def _pages(self, base: int, top: int, state: int) -> Iterator[int]:
         """Yield the pages of a range that are in a state; they may be changed on the way."""
@@ -276,7 +276,7 @@ class RealmMemory:
                 self._rmi.delegate(pe, table)
                 try:
                     self._rmi.call(pe, RmiFid.RMI_RTT_CREATE, self._rd, table, start, each)
-                except RmiError:
+                except RmiFailed:
                     self._rmi.undelegate(pe, table)
                     self._allocator.free(table)
                     raise

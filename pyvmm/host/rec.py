@@ -28,7 +28,7 @@ from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.host.debug import STOP_KINDS, DebugPort, Stop
 from pyvmm.host.guest import Bus, ExitKind, Outcome
 from pyvmm.host.realm_memory import RealmMemory
-from pyvmm.host.rmi import Rmi, RmiError
+from pyvmm.host.rmi import Rmi, RmiFailed
 from pyvmm.host.vcpu import TimerLines, Vcpus
 from pyvmm.host.vgic import NO_LRS, Vgic
 
@@ -267,6 +267,6 @@ class Rec:
         ripas = words[EXIT_RIPAS_VALUE] & 0xFF
         try:
             is_done = self._memory.change_ripas(self._cpu, self.rec_pa, base, top, ripas)
-        except RmiError as error:
+        except RmiFailed as error:
             return self._crash(str(error))
         return 0 if is_done else RecEnterFlags.RIPAS_RESPONSE

@@ -14,7 +14,7 @@ _DELEGATE = RmiFid.RMI_GRANULE_DELEGATE
 _UNDELEGATE = RmiFid.RMI_GRANULE_UNDELEGATE
 
 
-class RmiError(Exception):
+class RmiFailed(Exception):
     """An RMI command that the RMM refused; ``status`` and ``index`` are its result."""
 
     def __init__(
@@ -40,18 +40,18 @@ class Rmi:
         self.smc = firmware.smc
 
     def call(self, pe: int, fid: RmiFid | IsletRmiFid | DebugRmiFid, *args: int) -> tuple[int, ...]:
-        """Call on a PE; return x1.. padded to four; RmiError unless RMI_SUCCESS."""
+        """Call on a PE; return x1.. padded to four; RmiFailed unless RMI_SUCCESS."""
         results = self.smc(pe, (fid, *args))
         if results[0] != _SUCCESS:
-            raise RmiError(fid, args, results[0])
+            raise RmiFailed(fid, args, results[0])
         return (*results[1:], 0, 0, 0, 0)
 
     def delegate(self, pe: int, pa: int) -> None:
         """Give a granule to the Realm world."""
         if self.smc(pe, (_DELEGATE, pa))[0]:
-            raise RmiError(_DELEGATE, (pa,), RmiStatus.ERROR_INPUT)
+            raise RmiFailed(_DELEGATE, (pa,), RmiStatus.ERROR_INPUT)
 
     def undelegate(self, pe: int, pa: int) -> None:
         """Take a granule back; it reads as zeros."""
         if self.smc(pe, (_UNDELEGATE, pa))[0]:
-            raise RmiError(_UNDELEGATE, (pa,), RmiStatus.ERROR_INPUT)
+            raise RmiFailed(_UNDELEGATE, (pa,), RmiStatus.ERROR_INPUT)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pyvmm.arch.rmi import STATUS_MEANINGS, status_name
-from pyvmm.host.rmi import RmiError
+from pyvmm.host.rmi import RmiFailed
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 
@@ -13,7 +13,7 @@ def refusals() -> Iterator[None]:
     """Turn a refusal of the RMM, and a lack of memory, into a failure."""
     try:
         yield
-    except RmiError as error:
+    except RmiFailed as error:
         meaning = STATUS_MEANINGS.get(error.status, "it is no status of RMI 1.0")
         line = f"the RMM refused {error.fid.name}: {status_name(error.x0)}, {meaning}"
         raise Failure(ExitCode.REFUSED, line) from error

@@ -131,7 +131,7 @@ class Instance:
         """Load the payload, and measure a realm by that; once.
 
         Raises:
-            RmiError: the RMM refused it.
+            RmiFailed: the RMM refused it.
         """
         self._guest.build(progress)
         if self._gdb is not None:
@@ -141,7 +141,7 @@ class Instance:
         """Let the guest run; once.
 
         Raises:
-            RmiError: the RMM refused it.
+            RmiFailed: the RMM refused it.
         """
         self._guest.start()
         if self._terminal is not None:

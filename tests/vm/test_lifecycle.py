@@ -11,7 +11,7 @@ from pyvmm.arch.rmi import RmiFid, RmiStatus
 from pyvmm.devices.bus import Bus
 from pyvmm.devices.disk import RawDisk
 from pyvmm.host.guest import Outcome, RealmOptions
-from pyvmm.host.rmi import RmiError
+from pyvmm.host.rmi import RmiFailed
 from pyvmm.vm import machine
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.exit_code import ExitCode, Failure
@@ -200,7 +200,7 @@ def test_building_is_reported_and_can_be_stopped() -> None:
     ("error", "code", "line"),
     [
         (
-            RmiError(RmiFid.RMI_REALM_CREATE, (1, 2), RmiStatus.ERROR_INPUT),
+            RmiFailed(RmiFid.RMI_REALM_CREATE, (1, 2), RmiStatus.ERROR_INPUT),
             ExitCode.REFUSED,
             "the RMM refused RMI_REALM_CREATE: ERROR_INPUT, an argument is not what it has to be",
         ),
@@ -275,7 +275,7 @@ def test_a_realm_that_cannot_be_activated_ends(living: Living) -> None:
     """Who starts it is told why, and so is its owner."""
 
     def refuse(_bus: Bus) -> None:
-        raise RmiError(RmiFid.RMI_REALM_ACTIVATE, (1,), RmiStatus.ERROR_REALM)
+        raise RmiFailed(RmiFid.RMI_REALM_ACTIVATE, (1,), RmiStatus.ERROR_REALM)
 
     living.stage.guest._script = refuse  # type: ignore[union-attr]
     with pytest.raises(Failure, match="RMI_REALM_ACTIVATE: ERROR_REALM, the realm is in a state"):
