@@ -4,10 +4,11 @@ from typing import Final
 
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.gic import NUM_LRS
+from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.machine import PeContext, PeDebug
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import RecExitReason, RecParams
-from pyvmm.arch.stage2 import HCR_EL2, VTTBR_VMID_SHIFT, vtcr
+from pyvmm.arch.stage2 import VTTBR_VMID_SHIFT, vtcr
 from rmm.protocols import Machine
 from rmm.realm import Limits, Realm
 

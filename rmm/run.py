@@ -10,6 +10,7 @@ from pyvmm.arch.bits import MASK32, MASK64, U64, Layout, U64Array
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.events import RecExit as RecExitEvent
 from pyvmm.arch.gic import NUM_LRS
+from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.rmi import (
@@ -23,7 +24,6 @@ from pyvmm.arch.rmi import (
     RmiStatus,
 )
 from pyvmm.arch.rsi import RsiStatus
-from pyvmm.arch.stage2 import HCR_EL2
 from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
 from rmm import exits, vgic
 from rmm.errors import RealmPageMissing, RmiError, RsiError

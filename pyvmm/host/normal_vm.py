@@ -22,10 +22,11 @@ from pyvmm.arch.esr import (
 )
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
+from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.smccc import NOT_SUPPORTED
-from pyvmm.arch.stage2 import HCR_EL2, level_size
+from pyvmm.arch.stage2 import level_size
 from pyvmm.host import inject
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort

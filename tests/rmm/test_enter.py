@@ -9,11 +9,11 @@ import pytest
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass, FaultStatus, hpfar_of
 from pyvmm.arch.events import Event
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import RecEnter, RecEnterFlags, RecExitReason, RmiFid
 from pyvmm.arch.rsi import RsiFid
-from pyvmm.arch.stage2 import HCR_EL2
 from tests.rmm.world import DRAM_BASE, FakeExit, World, abort, smc, sysreg, trap
 
 ENTER: Final = RmiFid.RMI_REC_ENTER

@@ -17,6 +17,7 @@ from pyvmm.arch import machine
 from pyvmm.arch.bits import MASK32
 from pyvmm.arch.esr import ExceptionClass, hpfar_of, sysreg_key
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rmi import (
@@ -28,7 +29,6 @@ from pyvmm.arch.rmi import (
     RmiFid,
 )
 from pyvmm.arch.rsi import HostCall, RsiFid
-from pyvmm.arch.stage2 import HCR_EL2
 from pyvmm.arch.sysregs import EL1_READ, EL1_WRITE, SYSREGS, SysReg
 from pyvmm.core import PeContext
 from tests.core.program import assemble
