@@ -7,7 +7,11 @@ a write to the time is accepted and forgotten, as kvmtool does.  No alarms.
 import time
 from collections.abc import Callable
 
+from pyvmm.devices.tree import Place, TreeWriter, Trigger
+
 Clock = Callable[[], float]
+
+_PL031_CLOCK_HZ = 24_000_000
 
 # MC146818 registers and bits.  Source: Motorola MC146818A data sheet.
 _SECONDS, _MINUTES, _HOURS, _WEEKDAY, _DAY, _MONTH, _YEAR = 0, 2, 4, 6, 7, 8, 9
@@ -104,3 +108,26 @@ class Pl031:
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Accept and forget: neither the time nor an alarm can be set."""
+
+
+def describe_mc146818(tree: TreeWriter, place: Place) -> None:
+    """Write the node of the PC's clock."""
+    with tree.node(f"rtc@{place.base:x}"):
+        tree.text("compatible", "motorola,mc146818")
+        tree.wide_cells("reg", place.base, place.size)
+
+
+def describe_pl031(tree: TreeWriter, place: Place) -> None:
+    """Write the node of a PL031, and of the clock that its binding asks for."""
+    clock = tree.new_phandle()
+    with tree.node(f"rtc@{place.base:x}"):
+        tree.text("compatible", "arm,pl031", "arm,primecell")
+        tree.wide_cells("reg", place.base, place.size)
+        tree.interrupts(place.spis, Trigger.LEVEL_HIGH)
+        tree.cells("clocks", clock)
+        tree.text("clock-names", "apb_pclk")
+    with tree.node("apb-pclk"):
+        tree.text("compatible", "fixed-clock")
+        tree.cells("#clock-cells", 0)
+        tree.cells("clock-frequency", _PL031_CLOCK_HZ)
+        tree.cells("phandle", clock)

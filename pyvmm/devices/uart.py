@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pyvmm.devices.bus import IrqLine
+from pyvmm.devices.tree import Place, TreeWriter, Trigger
 
 # Register offsets; the first two are the divisor latch while LCR.DLAB is set.
 _RBR_THR, _IER, _IIR_FCR, _LCR, _MCR, _LSR, _MSR, _SCR = range(8)
@@ -24,6 +25,9 @@ _MCR_DTR, _MCR_RTS, _MCR_OUT1, _MCR_OUT2, _MCR_LOOP, _MCR_WRITABLE = 1, 2, 4, 8,
 _LSR_DR, _LSR_OE, _LSR_BI, _LSR_TX_EMPTY = 0x01, 0x02, 0x10, 0x60  # the last: THRE and TEMT
 _MSR_CTS, _MSR_DSR, _MSR_RI, _MSR_DCD, _MSR_DELTAS = 0x10, 0x20, 0x40, 0x80, 0x0F
 _MSR_CONNECTED = _MSR_CTS | _MSR_DSR | _MSR_DCD
+
+_NODE_NAME = "U6_16550A"  # kvmtool's
+_CLOCK_HZ = 1_843_200
 
 _FIFO_SIZE = 16
 _MANY_POLLS = 16  # a guest that reads LSR so often in a row waits for input without interrupts
@@ -276,3 +280,17 @@ def _looped_lines(mcr: int) -> int:
         | (_MSR_RI if mcr & _MCR_OUT1 else 0)
         | (_MSR_DCD if mcr & _MCR_OUT2 else 0)
     )
+
+
+def node_path(place: Place) -> str:
+    """Return the path of a port's node in the device tree."""
+    return f"/{_NODE_NAME}@{place.base:x}"
+
+
+def describe(tree: TreeWriter, place: Place) -> None:
+    """Write the node of a port."""
+    with tree.node(f"{_NODE_NAME}@{place.base:x}"):
+        tree.text("compatible", "ns16550a")
+        tree.wide_cells("reg", place.base, place.size)
+        tree.cells("clock-frequency", _CLOCK_HZ)
+        tree.interrupts(place.spis, Trigger.LEVEL_HIGH)

@@ -1,7 +1,6 @@
 """The devices of a guest, each at its place in the machine's map, and what they are backed by.
 
-The device tree (`pyvmm.vm.fdt`) tells a guest of the same places: virtio devices take their slots
-in the order in which they are plugged here.
+The places are those of the plan (`pyvmm.vm.plan`), which the device tree describes to the guest.
 """
 
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault
-from pyvmm.devices.bus import Bus, IrqLine
+from pyvmm.devices.bus import Bus, IrqLine, MmioDevice
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.dma import DmaFault, GuestDma
 from pyvmm.devices.ioloop import IoLoop
@@ -30,7 +29,8 @@ from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import machine
 from pyvmm.vm.agent_protocol import PORT_NAME
 from pyvmm.vm.machine import MemoryMap
-from pyvmm.vm.options import NetworkOptions, VmOptions, disk_serials
+from pyvmm.vm.options import VmOptions, disk_serials
+from pyvmm.vm.plan import Kind, PlannedDevice, device_plan
 
 
 class Board:
@@ -61,7 +61,8 @@ class Board:
         notify: Callable[[str], None],
     ) -> None:
         self.dma = GuestDma(guest.dma)
-        self.devices: dict[str, VirtioDevice] = {}  # by name and slot
+        self.devices: dict[str, VirtioDevice] = {}  # by name on the bus
+        self.uart: Uart
         self.hvc: VirtioConsole | None = None
         self.balloon: VirtioBalloon | None = None
         self.port: VirtioPort | None = None
@@ -70,15 +71,19 @@ class Board:
         self._bus = bus
         self._vgic = vgic
         self._resources = resources
+        self._sink = sink
+        self._size = size
+        self._agent = agent
         self._notify = notify
         self._told: set[str] = set()
         self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
-        self.uart = self._add_uarts(sink)
-        bus.add(machine.RTC_BASE, machine.RTC_SIZE, Mc146818(), "rtc")
-        bus.add(machine.PL031_BASE, machine.PL031_SIZE, Pl031(), "pl031")
-        self._add_virtio(sink, size, agent)
+        for device in device_plan(options):
+            place = device.place
+            bus.add(place.base, place.size, self._make(device), device.name)
 
-    def _irq(self, spi: int) -> IrqLine:
+    def _irq(self, device: PlannedDevice) -> IrqLine:
+        """Return the line of a device with one interrupt."""
+        (spi,) = device.place.spis
         return partial(self._vgic.set_spi, machine.NUM_PRIVATE_INTIDS + spi)
 
     def _add_gic(self, memory_map: MemoryMap) -> None:
@@ -87,67 +92,76 @@ class Board:
             base = memory_map.gicr_base + cpu * GICR_SIZE
             self._bus.add(base, GICR_SIZE, Redistributor(self._vgic, cpu), f"gicr{cpu}")
 
-    def _add_uarts(self, sink: Callable[[bytes], None]) -> Uart:
-        """Add the serial ports; return the first, which is the console."""
-        sinks = [sink] + [_drop] * (machine.NUM_UARTS - 1)
-        uarts = [Uart(self._irq(machine.UART_SPI + n), each) for n, each in enumerate(sinks)]
-        for index, uart in enumerate(uarts):
-            self._bus.add(machine.uart_base(index), machine.UART_SIZE, uart, f"uart{index}")
-        return uarts[0]
+    def _make(self, device: PlannedDevice) -> MmioDevice:
+        """Make a device, with its host side."""
+        match device.kind:
+            case Kind.UART:
+                return self._serial_port(device)
+            case Kind.RTC:
+                return Mc146818()
+            case Kind.PL031:
+                return Pl031()
+            case Kind.BLK:
+                return self._plug(device, self._disk(device.index))
+            case Kind.NET:
+                return self._card(device)
+            case Kind.HVC:
+                self.hvc = VirtioConsole(self._sink, self._size)
+                return self._plug(device, self.hvc)
+            case Kind.RNG:
+                return self._plug(device, VirtioRng())
+            case Kind.BALLOON:
+                self.balloon = VirtioBalloon(self._release)
+                return self._plug(device, self.balloon)
+            case Kind.AGENT:
+                self.port = VirtioPort(PORT_NAME, self._agent)
+                return self._plug(device, self.port)
 
-    def _add_virtio(
-        self, sink: Callable[[bytes], None], size: tuple[int, int], agent: PortUser
-    ) -> None:
-        options = self._options
-        for disk, serial in zip(options.disks, disk_serials(options.disks), strict=True):
-            image = RawDisk(disk.path, is_read_only=disk.is_read_only)
-            self._resources.callback(_close_disk, image)
-            device = VirtioBlk(
-                image,
-                serial.encode(),
-                on_failure=partial(self._tell_failure, disk.path),
-                is_over=lambda: self._guest.outcome is not None,
-            )
-            self._plug(device, "blk")
-        if options.network is not None:
-            self._add_network(options.network)
-        if options.console == "virtio":
-            self.hvc = VirtioConsole(sink, size)
-            self._plug(self.hvc, "hvc")
-        if options.has_rng:
-            self._plug(VirtioRng(), "rng")
-        if options.has_balloon:
-            self.balloon = VirtioBalloon(self._release)
-            self._plug(self.balloon, "balloon")
-        if options.has_agent:
-            self.port = VirtioPort(PORT_NAME, agent)
-            self._plug(self.port, "agent")
+    def _serial_port(self, device: PlannedDevice) -> Uart:
+        """Make a serial port: the first is the console, the others go nowhere."""
+        uart = Uart(self._irq(device), _drop if device.index else self._sink)
+        if not device.index:
+            self.uart = uart
+        return uart
 
-    def _add_network(self, network: NetworkOptions) -> None:
+    def _disk(self, index: int) -> VirtioBlk:
+        disks = self._options.disks
+        path, serial = disks[index].path, disk_serials(disks)[index]
+        image = RawDisk(path, is_read_only=disks[index].is_read_only)
+        self._resources.callback(_close_disk, image)
+        return VirtioBlk(
+            image,
+            serial.encode(),
+            on_failure=partial(self._tell_failure, path),
+            is_over=lambda: self._guest.outcome is not None,
+        )
+
+    def _card(self, device: PlannedDevice) -> VirtioMmio:
         from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415  only with a network
         from pyvmm.vm.network import open_backend  # noqa: PLC0415
 
+        network = self._options.network
+        assert network is not None  # noqa: S101  the plan has a card
         loop = IoLoop()
         loop.start()
         self._resources.callback(loop.stop)
         backend = open_backend(network, loop)
         self._resources.callback(backend.close)
         card = VirtioNet(backend, network.mac)
-        self._plug(card, "net")
+        window = self._plug(device, card)
         backend.start(card)
+        return window
 
-    def _plug(self, device: VirtioDevice, name: str) -> None:
-        """Put a virtio device into the next slot; the device tree counts them in the same order."""
-        slot = len(self.devices)
-        transport = VirtioMmio(
-            device,
+    def _plug(self, device: PlannedDevice, virtio: VirtioDevice) -> VirtioMmio:
+        """Put a virtio device behind its window."""
+        self.devices[device.name] = virtio
+        return VirtioMmio(
+            virtio,
             self.dma,
-            self._irq(machine.VIRTIO_SPI + slot),
+            self._irq(device),
             access_platform=self._options.realm is not None,
             is_halting=lambda: self._guest.is_halting,
         )
-        self.devices[f"{name}{slot}"] = device
-        self._bus.add(machine.virtio_base(slot), machine.VIRTIO_STRIDE, transport, f"{name}{slot}")
 
     def _release(self, addr: int, size: int) -> None:
         try:

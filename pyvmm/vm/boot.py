@@ -9,6 +9,7 @@ from pyvmm.vm import guests, machine
 from pyvmm.vm.loader import load_flat, load_kernel, read_payload
 from pyvmm.vm.machine import MIB, RAM_BASE, MemoryMap, Placement
 from pyvmm.vm.options import VmOptions
+from pyvmm.vm.plan import device_plan
 
 _FDT_MAGIC = b"\xd0\x0d\xfe\xed"
 
@@ -78,7 +79,7 @@ def _build_dtb(options: VmOptions, placement: Placement, initrd_size: int) -> by
             map=MemoryMap(options.ram_size, options.num_cpus),
             bootargs=options.bootargs,
             initrd=span,
-            num_virtio=options.num_virtio,
+            devices=device_plan(options),
             is_realm=options.realm is not None,
         )
     )

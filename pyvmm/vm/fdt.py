@@ -14,19 +14,16 @@ import libfdt
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import affinity_of
+from pyvmm.devices import uart
+from pyvmm.devices.tree import Trigger
 from pyvmm.vm import machine
 from pyvmm.vm.machine import MemoryMap
+from pyvmm.vm.plan import Kind, PlannedDevice
 
 _GIC_PHANDLE: Final = 1
-_CLOCK_PHANDLE: Final = 2
 _SPI, _PPI = 0, 1
-_EDGE_RISING, _LEVEL_HIGH, _LEVEL_LOW = 1, 4, 8
 #: Secure physical, non-secure physical, virtual and hypervisor timer.
 _TIMER_PPIS: Final = (13, 14, 11, 10)
-_UART_CLOCK_HZ: Final = 1_843_200
-_PL031_CLOCK_HZ: Final = 24_000_000
-_SERIAL: Final = "U6_16550A"
-_PL031_SPI: Final = 96 - 1  # an alarm that never rings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class Description:
     map: MemoryMap
     bootargs: str
     initrd: tuple[int, int] | None = None  # first IPA, and the first after it
-    num_virtio: int = 0
+    devices: tuple[PlannedDevice, ...] = ()
     is_realm: bool = False
 
 
@@ -57,15 +54,13 @@ def build_fdt(description: Description) -> bytes:
         _cpus(tree, description.map.num_cpus)
         _gic(tree, description.map)
         _timer(tree)
-        for index in range(description.num_virtio):
-            _virtio(tree, index)
-        for index in range(machine.NUM_UARTS):
-            _uart(tree, index)
-        _clocks(tree)
+        for device in description.devices:
+            device.describe(tree, device.place)
         _psci(tree, "smc" if description.is_realm else "hvc")
         with tree.node("aliases"):
-            for index in range(machine.NUM_UARTS):
-                tree.text(f"serial{index}", f"/{_SERIAL}@{machine.uart_base(index):x}")
+            for device in description.devices:
+                if device.kind is Kind.UART:
+                    tree.text(f"serial{device.index}", uart.node_path(device.place))
     return tree.finish()
 
 
@@ -75,6 +70,7 @@ class _Tree:
     def __init__(self) -> None:
         self._writer = libfdt.FdtSw()
         self._writer.finish_reservemap()
+        self._last_phandle = _GIC_PHANDLE
 
     @contextmanager
     def node(self, name: str) -> Iterator[None]:
@@ -93,8 +89,12 @@ class _Tree:
     def flag(self, name: str) -> None:
         self._writer.property(name, b"")
 
-    def interrupts(self, *lines: tuple[int, int, int]) -> None:
-        self.cells("interrupts", *(cell for line in lines for cell in line))
+    def interrupts(self, spis: tuple[int, ...], trigger: Trigger) -> None:
+        self.cells("interrupts", *(cell for spi in spis for cell in (_SPI, spi, trigger)))
+
+    def new_phandle(self) -> int:
+        self._last_phandle += 1
+        return self._last_phandle
 
     def finish(self) -> bytes:
         fdt = self._writer.as_fdt()
@@ -151,43 +151,9 @@ def _gic(tree: _Tree, memory_map: MemoryMap) -> None:
 def _timer(tree: _Tree) -> None:
     with tree.node("timer"):
         tree.text("compatible", "arm,armv8-timer")
-        tree.interrupts(*((_PPI, ppi, _LEVEL_LOW) for ppi in _TIMER_PPIS))
+        lines = ((_PPI, ppi, Trigger.LEVEL_LOW) for ppi in _TIMER_PPIS)
+        tree.cells("interrupts", *(cell for line in lines for cell in line))
         tree.flag("always-on")
-
-
-def _virtio(tree: _Tree, index: int) -> None:
-    base = machine.virtio_base(index)
-    with tree.node(f"virtio@{base:x}"):
-        tree.text("compatible", "virtio,mmio")
-        tree.wide_cells("reg", base, machine.VIRTIO_STRIDE)
-        tree.flag("dma-coherent")
-        tree.interrupts((_SPI, machine.VIRTIO_SPI + index, _EDGE_RISING))
-
-
-def _uart(tree: _Tree, index: int) -> None:
-    base = machine.uart_base(index)
-    with tree.node(f"{_SERIAL}@{base:x}"):
-        tree.text("compatible", "ns16550a")
-        tree.wide_cells("reg", base, machine.UART_SIZE)
-        tree.cells("clock-frequency", _UART_CLOCK_HZ)
-        tree.interrupts((_SPI, machine.UART_SPI + index, _LEVEL_HIGH))
-
-
-def _clocks(tree: _Tree) -> None:
-    with tree.node(f"rtc@{machine.RTC_BASE:x}"):
-        tree.text("compatible", "motorola,mc146818")
-        tree.wide_cells("reg", machine.RTC_BASE, machine.RTC_SIZE)
-    with tree.node(f"rtc@{machine.PL031_BASE:x}"):
-        tree.text("compatible", "arm,pl031", "arm,primecell")
-        tree.wide_cells("reg", machine.PL031_BASE, machine.PL031_SIZE)
-        tree.interrupts((_SPI, _PL031_SPI, _LEVEL_HIGH))
-        tree.cells("clocks", _CLOCK_PHANDLE)
-        tree.text("clock-names", "apb_pclk")
-    with tree.node("apb-pclk"):
-        tree.text("compatible", "fixed-clock")
-        tree.cells("#clock-cells", 0)
-        tree.cells("clock-frequency", _PL031_CLOCK_HZ)
-        tree.cells("phandle", _CLOCK_PHANDLE)
 
 
 def _psci(tree: _Tree, method: str) -> None:

@@ -94,19 +94,6 @@ class VmOptions:
     gdb: GdbOptions | None = None
 
     @property
-    def num_virtio(self) -> int:
-        """How many virtio devices it has."""
-        has_console = self.console == "virtio"
-        others = (
-            self.network is not None,
-            has_console,
-            self.has_rng,
-            self.has_balloon,
-            self.has_agent,
-        )
-        return len(self.disks) + sum(others)
-
-    @property
     def bootargs(self) -> str:
         """The kernel's command line.
 

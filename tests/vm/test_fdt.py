@@ -9,8 +9,11 @@ from pyvmm.arch.errors import UserError
 from pyvmm.vm import machine
 from pyvmm.vm.fdt import Description, build_fdt
 from pyvmm.vm.machine import MIB, MemoryMap
+from pyvmm.vm.options import VmOptions
+from pyvmm.vm.plan import device_plan
 
-SMALL = Description(MemoryMap(512 * MIB, 2), "console=ttyS0", (0x8FC0_0000, 0x8FC0_0123), 2)
+DEVICES = device_plan(VmOptions(console="virtio", has_rng=True))
+SMALL = Description(MemoryMap(512 * MIB, 2), "console=ttyS0", (0x8FC0_0000, 0x8FC0_0123), DEVICES)
 
 
 class Tree:

@@ -13,6 +13,7 @@ from pyvmm.host.guest import Outcome
 from pyvmm.vm import machine
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.plan import device_plan
 from tests.vm.stage import END_OF_PANIC, Stage, show
 
 
@@ -103,7 +104,10 @@ def test_virtio_devices_take_slots_in_a_fixed_order(stage: Stage, tmp_path: Path
     options = VmOptions(disks=disks, console="virtio", has_rng=True, has_agent=True)
     stage.run(options)
     assert found == [2, 3, 4, 3, 0]
-    assert options.num_virtio == 4
+    assert [device.name for device in device_plan(options)][:5] == [
+        *("blk0", "hvc1", "rng2", "agent3"),
+        "uart0",
+    ]
 
 
 def test_disk_in_use_leaves_nothing_behind(stage: Stage, tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from pyvmm.arch.bits import MASK32
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.dma import Dma
+from pyvmm.devices.tree import Place, TreeWriter, Trigger
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue, never
 from pyvmm.devices.virtio.state import DeviceState
-
-MMIO_SIZE = 0x200
 
 _MAGIC = 0x7472_6976  # "virt"
 _VENDOR = 0x4D4D_5650  # "PVMM"
@@ -231,3 +230,12 @@ def _set_half(addr: int, offset: int, value: int) -> int:
     """Replace the low or (register offset + 4) the high half of a 64-bit address."""
     shift = 32 if offset & 4 else 0
     return addr & ~(MASK32 << shift) | value << shift
+
+
+def describe(tree: TreeWriter, place: Place) -> None:
+    """Write the node of a window."""
+    with tree.node(f"virtio@{place.base:x}"):
+        tree.text("compatible", "virtio,mmio")
+        tree.wide_cells("reg", place.base, place.size)
+        tree.flag("dma-coherent")
+        tree.interrupts(place.spis, Trigger.EDGE_RISING)

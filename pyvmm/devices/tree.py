@@ -1,0 +1,51 @@
+"""What a device writes into the device tree about itself: a node with its window and interrupts.
+
+Source: Devicetree Specification 0.4; the binding of each node's `compatible` in Linux.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+
+class Trigger(IntEnum):
+    """How an interrupt is signalled, as the GIC's binding encodes it."""
+
+    EDGE_RISING = 1
+    LEVEL_HIGH = 4
+    LEVEL_LOW = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a device is: the IPA and size (bytes) of its window, and its shared interrupts."""
+
+    base: int
+    size: int
+    spis: tuple[int, ...] = ()  # numbered from the first shared one
+
+
+class TreeWriter(Protocol):
+    """A device tree being written, at the node that is open."""
+
+    def node(self, name: str, /) -> AbstractContextManager[None]:
+        """Open a node inside the open one, until the context ends."""
+
+    def text(self, name: str, /, *values: str) -> None:
+        """Add a property of strings."""
+
+    def cells(self, name: str, /, *values: int) -> None:
+        """Add a property of 32-bit numbers."""
+
+    def wide_cells(self, name: str, /, *values: int) -> None:
+        """Add a property of 64-bit numbers, two cells each."""
+
+    def flag(self, name: str, /) -> None:
+        """Add a property without a value."""
+
+    def interrupts(self, spis: tuple[int, ...], trigger: Trigger, /) -> None:
+        """Add the `interrupts` property of a device with shared interrupts."""
+
+    def new_phandle(self) -> int:
+        """Return a phandle that no node has yet."""
