@@ -46,6 +46,7 @@ _DRIVERS: Final = {
     "virtio:d00000001": "virtio_net",
     "virtio:d00000002": "virtio_blk",
     "virtio:d00000004": "virtio_rng",
+    "virtio:d00000005": "virtio_balloon",
     "platform:arm-cca-dev": "arm_cca_guest",  # attestation, where the guest is a realm
 }
 _INITRD_COMMANDS: Final = (

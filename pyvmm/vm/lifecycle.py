@@ -309,7 +309,7 @@ class Lifecycle:
         """Ask the guest to lend so many bytes more, or less; say how its memory does.
 
         Raises:
-            UserError: it has no balloon, or not that much memory.
+            UserError: it has no balloon, no driver for it, or not that much memory.
         """
         with self._control:
             instance, status = self._in(*_LIVE), self._status
@@ -318,6 +318,11 @@ class Lifecycle:
             balloon = instance.board.balloon
             if balloon is None:
                 raise UserError(f"{status.name} has no balloon: create it with --balloon")
+            if status.state != State.NEW and not balloon.has_driver:
+                raise UserError(
+                    f"{status.name} has no driver for its balloon: wait until it has booted, or"
+                    " load virtio_balloon there"
+                )
             target = balloon.target + change
             if not 0 <= target <= status.ram_size:
                 raise UserError(

@@ -32,7 +32,7 @@ def test_a_guest_lends_memory_and_takes_it_back(debian: Image, disk: Path) -> No
         balloon = guest.instance.board.balloon
         assert balloon is not None
         guest.shell.log_in()
-        assert guest.shell.run("modprobe virtio_balloon").status == 0
+        assert balloon.has_driver
         dirty = f"head -c {DIRT} /dev/zero >/dev/shm/dirt && rm /dev/shm/dirt"
         assert guest.shell.run(dirty).status == 0
         before = guest.platform.usage().resident[Pas.NS]

@@ -399,6 +399,20 @@ def test_list_is_quick() -> None:
     assert min(pyvmm("list").cpu_time for _ in range(3)) < 0.2
 
 
+def test_a_balloon_without_a_driver_lends_nothing(tmp_path: Path) -> None:
+    """The verb says so; what a guest that has not begun is to lend may be said before."""
+    create("v1", *VM, "--balloon", "-k", kernel(tmp_path, IDLE))
+    assert (
+        verb("balloon", "v1", "-i", "8").output == "lent                 0 B of 8.0 MiB asked for\n"
+    )
+    assert result(verb("start", "v1")) == DONE
+    for words in ((), ("-i", "8"), ("--json",)):
+        ended = verb("balloon", "v1", *words)
+        complaint = "pyvmm: v1 has no driver for its balloon: wait until it has booted, or load"
+        assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
+        assert ended.errors.startswith(complaint)
+
+
 def test_debug_looks_into_a_normal_vm_and_not_into_a_realm(tmp_path: Path) -> None:
     """Registers, stack and code, as text and as JSON; a realm says why not."""
     create("r1", *VM, "-c", "2", "--kernel", kernel(tmp_path, IDLE))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pyvmm.devices.dma import DmaFault
 from pyvmm.devices.virtio.balloon import MAX_LIST, Tag, VirtioBalloon, parse_statistics, runs
+from pyvmm.devices.virtio.transport import Register
 from tests.devices.driver import Driver, Request
 
 INFLATE, DEFLATE, STATISTICS = range(3)
@@ -49,6 +50,14 @@ class Rig:
 def rig() -> Rig:
     """Return a live balloon."""
     return Rig()
+
+
+def test_a_driver_is_there_from_its_queues_to_its_reset(rig: Rig) -> None:
+    """Without one nobody answers."""
+    assert not VirtioBalloon(rig.release).has_driver
+    assert rig.balloon.has_driver
+    rig.driver.write(Register.STATUS, 0)
+    assert not rig.balloon.has_driver
 
 
 def test_a_new_size_is_told_and_answered(rig: Rig) -> None:

@@ -296,6 +296,10 @@ def test_balloon_is_resized_within_the_memory() -> None:
             with pytest.raises(UserError, match="r1 lends 5 of 64 MiB: that cannot become"):
                 balloon(change)
         assert balloon(0).target == 5 << 20
+        living.lifecycle.start()
+        for change in (0, 1 << 20):
+            with pytest.raises(UserError, match="r1 has no driver for its balloon: wait until"):
+                balloon(change)
     with Living(VmOptions(name="r1", realm=RealmOptions())) as living:
         living.until(State.NEW)
         with pytest.raises(UserError, match="not the host's to take"):

@@ -78,6 +78,11 @@ class VirtioBalloon(VirtioDevice):
         self._answered = Condition()
 
     @property
+    def has_driver(self) -> bool:
+        """Whether the guest has a driver that takes pages."""
+        return bool(self.queues) and self.queues[_INFLATE].is_ready
+
+    @property
     def target(self) -> int:
         """Bytes that the guest is asked to lend."""
         return self._target * PAGE_SIZE
