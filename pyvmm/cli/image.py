@@ -8,7 +8,7 @@ import platformdirs
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import parse_variables
-from pyvmm.vm.image import Image, build_debian
+from pyvmm.vm.image import Image, Recipe, build_debian
 from pyvmm.vm.options import parse_size
 from pyvmm.vm.rootfs import EntryPoint, build_rootfs
 
@@ -43,14 +43,24 @@ def build() -> None:
 @click.option(
     "--with", "packages", multiple=True, metavar="PACKAGE", help="a Debian package more, unpacked"
 )
+@click.option(
+    "--size",
+    help="the disk's size, such as 2G  [default: 512M, or more to leave 256M free]",
+)
 @click.option("-f", "--force", is_flag=True, help="make it anew, from the packages of today")
 @_as_json
 def debian(
-    output: Path | None, packages: tuple[str, ...], force: bool, *, wants_json: bool
+    *,
+    output: Path | None,
+    packages: tuple[str, ...],
+    size: str | None,
+    force: bool,
+    wants_json: bool,
 ) -> None:
     """Make a guest's files and say where they are."""
     cache = platformdirs.user_cache_path("pyvmm")
-    made = _with_progress(output or cache / "debian", cache, packages, force=force)
+    recipe = Recipe(packages, _disk_size(size))
+    made = _with_progress(output or cache / "debian", cache, recipe, force=force)
     paths = {"kernel": made.kernel, "initrd": made.initrd, "rootfs": made.rootfs}
     _print(paths, wants_json=wants_json)
 
@@ -91,9 +101,16 @@ def rootfs(
     if size is not None and initrd is not None:
         raise UserError("--size is that of a disk, and --initrd makes none: give one of them")
     made = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")
-    num_bytes = parse_size(size, "--size") if size is not None else 0
-    build_rootfs(from_dir, made, EntryPoint(init or "", args, env), num_bytes, initrd)
+    build_rootfs(from_dir, made, EntryPoint(init or "", args, env), _disk_size(size), initrd)
     _print({"rootfs" if initrd is None else "initrd": made}, wants_json=wants_json)
+
+
+def _disk_size(text: str | None) -> int:
+    """Return the bytes that a disk is to have; 0 for what its files need."""
+    size = parse_size(text, "--size") if text is not None else 0
+    if text is not None and not size:
+        raise UserError(f"--size {text}: give a size such as 512M, or leave it out")
+    return size
 
 
 def _print(made: dict[str, Path], *, wants_json: bool) -> None:
@@ -105,7 +122,7 @@ def _print(made: dict[str, Path], *, wants_json: bool) -> None:
         click.echo(path)
 
 
-def _with_progress(output: Path, cache: Path, packages: tuple[str, ...], *, force: bool) -> Image:
+def _with_progress(output: Path, cache: Path, recipe: Recipe, *, force: bool) -> Image:
     from rich.console import Console  # noqa: PLC0415  slow to import
     from rich.progress import Progress  # noqa: PLC0415
 
@@ -116,6 +133,6 @@ def _with_progress(output: Path, cache: Path, packages: tuple[str, ...], *, forc
             output,
             cache,
             lambda what, percent: progress.update(task, description=what, completed=percent),
-            packages=packages,
+            recipe=recipe,
             force=force,
         )

@@ -190,21 +190,34 @@ class PrivateApt:
 
     def download_closure(self, packages: Sequence[str], progress: Progress) -> list[Path]:
         """Download these packages and what they depend on."""
-        command = ["install", "--download-only", "--no-install-recommends", "--yes", *packages]
-        return self._fetch(command, progress)
+        return self._fetch(self._closure(packages), progress)
+
+    def _closure(self, packages: Sequence[str]) -> list[str]:
+        return ["install", "--download-only", "--no-install-recommends", "--yes", *packages]
+
+    def installed_size(self, packages: Sequence[str]) -> int:
+        """Return how many bytes packages and what they depend on take, as the lists have it."""
+        names = [name.partition("_")[0] for name in self._list(self._closure(packages))]
+        shown = self._run(["apt-cache", "show", "--no-all-versions", *names])
+        return sum(
+            int(kib) << 10 for kib in re.findall(r"^Installed-Size: (\d+)$", shown, re.MULTILINE)
+        )
 
     def _fetch(self, arguments: Sequence[str], progress: Progress) -> list[Path]:
+        paths = [self.archives / name for name in self._list(arguments)]
+        if not all(path.exists() for path in paths):  # apt puts a file there only once it is whole
+            self._run(["apt-get", *arguments], progress)
+        return paths
+
+    def _list(self, arguments: Sequence[str]) -> list[str]:
+        """Return the names of the files that a command is about."""
         # apt lists only what it would fetch, so it is shown an empty place.
         nowhere = self.home / "empty"
         place = f"Dir::Cache::archives={nowhere}"
         listing = self._run(
             ["apt-get", "-qq", "--print-uris", "-o", place, *arguments], cwd=nowhere
         )
-        names = re.findall(r"^'\S+' (\S+\.deb) ", listing, re.MULTILINE)
-        paths = [self.archives / name for name in names]
-        if not all(path.exists() for path in paths):  # apt puts a file there only once it is whole
-            self._run(["apt-get", *arguments], progress)
-        return paths
+        return re.findall(r"^'\S+' (\S+\.deb) ", listing, re.MULTILINE)
 
     @property
     def _sources(self) -> Path:

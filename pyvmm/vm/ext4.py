@@ -24,6 +24,7 @@ _BLOCK: Final = 4096
 _INODE: Final = 256
 _JOURNAL: Final = 4 << 20
 _TABLES: Final = 2 << 20
+_MIB: Final = 1 << 20
 _MIN_SIZE: Final = 16 << 20  # or mke2fs finds the journal too large
 _BYTES_PER_INODE: Final = 16384
 _MIN_INODES: Final = 1024  # besides those of the tree
@@ -153,6 +154,28 @@ def _walk(directory: Path) -> Iterator[Path]:
         yield directory / name
         if is_directory:
             yield from _walk(directory / name)
+
+
+def choose_size(asked: int, needed: int, what: str, *, room: int, least: int = 0) -> int:
+    """Return the size of a disk, in bytes.
+
+    Args:
+        asked: what the user wants; 0 for what is needed, and some room.
+        needed: what the files need.
+        what: they are.
+        room: for what the guest writes; it costs nothing until then.
+        least: that the disk has, where nothing is asked for.
+
+    Raises:
+        UserError: the files need more than was asked for.
+    """
+    if not asked:
+        return max(least, -(-(needed + room) // _MIB) * _MIB)
+    if asked < needed:
+        raise UserError(
+            f"--size: {what} needs {-(-needed // _MIB)}M: give at least that, or no size"
+        )
+    return asked
 
 
 def make_disk(disk: Path, tree: Tree, size: int, label: str) -> None:

@@ -22,7 +22,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
 from pyvmm.vm.apt import PrivateApt, find_tool, require_tools
 from pyvmm.vm.cpio import CpioArchive
-from pyvmm.vm.ext4 import EPOCH, make_disk, scan_tree
+from pyvmm.vm.ext4 import EPOCH, choose_size, make_disk, scan_tree
 from pyvmm.vm.loader import unpack_kernel
 
 #: Told what is being done and how far the whole build is, in percent.
@@ -60,7 +60,8 @@ _BUSYBOX_COMMANDS: Final = (
 )
 _SIGNATURE_MAGIC: Final = b"~Module signature appended~\n"
 _SIGNATURE_INFO_SIZE: Final = 12  # struct module_signature; its last word is the signature's size
-_ROOTFS_SIZE: Final = 512 << 20
+_LEAST_DISK: Final = 512 << 20
+_ROOM: Final = 256 << 20
 
 
 def _fstab(*mounts: tuple[str, str, str]) -> str:
@@ -139,12 +140,41 @@ class Image:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is asked of an image: packages to unpack beside ours, with all they depend on.
+
+    ``size`` is that of the disk in bytes; 0 for what the packages need, and some room.
+    """
+
+    packages: tuple[str, ...] = ()
+    size: int = 0
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of everything here that shapes an image."""
+        scripts = (_script(name) for name in sorted(_script_names()))
+        asked = [*sorted(self.packages), str(self.size)]
+        texts = [Path(__file__).read_text(), *scripts, *asked]
+        parts = [*map(str.encode, texts), guests.agent()]
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+    def choose_size(self, needed: int) -> int:
+        """Return the disk's size if its files need so many bytes.
+
+        Raises:
+            UserError: that is more than was asked for.
+        """
+        what = "Debian with these packages" if self.packages else "Debian"
+        return choose_size(self.size, needed, what, room=_ROOM, least=_LEAST_DISK)
+
+
 def build_debian(
     output: Path,
     cache: Path,
     report: Report,
     *,
-    packages: Sequence[str] = (),
+    recipe: Recipe | None = None,
     force: bool = False,
 ) -> Image:
     """Make the Debian guest, unless it is there already.
@@ -153,15 +183,15 @@ def build_debian(
         output: directory for the files.
         cache: directory for package lists and packages.
         report: told what is going on.
-        packages: what else to unpack, with all it depends on.
+        recipe: what is in it.
         force: make it anew, from the packages of today.
 
     Raises:
         UserError: no apt, no packages, a missing tool, or no space.
     """
     image = Image(output)
-    recipe = _recipe(packages)
-    if not force and image.is_made_from(recipe):
+    recipe = recipe or Recipe()
+    if not force and image.is_made_from(recipe.digest):
         return image
     if find_tool("apt-get") is None:
         raise UserError(
@@ -173,22 +203,22 @@ def build_debian(
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".build-", dir=output) as scratch:
-            _build(image, Path(scratch), cache, packages, report)
+            _build(image, Path(scratch), cache, recipe, report)
     except OSError as error:
         raise UserError(f"{error.filename or output}: {error.strerror}: choose --output") from error
     return image
 
 
-def _build(
-    image: Image, scratch: Path, cache: Path, packages: Sequence[str], report: Report
-) -> None:
+def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Report) -> None:
     apt = PrivateApt(cache / "apt-arm64", "arm64")
     apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.2))
+    packages = (*_USERLAND, *recipe.packages)
+    recipe.choose_size(apt.installed_size(packages))  # before the rest takes minutes
     kernel_debs = apt.download(
         _kernel_packages(apt), lambda percent: report("kernel", 20 + percent * 0.2)
     )
     userland_debs = apt.download_closure(
-        (*_USERLAND, *packages), lambda percent: report("userland", 40 + percent * 0.2)
+        packages, lambda percent: report("userland", 40 + percent * 0.2)
     )
 
     made = Image(scratch)
@@ -206,11 +236,11 @@ def _build(
     made.initrd.write_bytes(make_initrd(modules, _busybox(root)))
     report("root file system", 88)
     complete_root(root, modules)
-    make_rootfs(root, made.rootfs)
+    make_rootfs(root, made.rootfs, recipe)
     made.manifest.write_text(
         json.dumps(
             {
-                "recipe": _recipe(packages),
+                "recipe": recipe.digest,
                 "kernel": modules.release,
                 "packages": sorted(deb.stem for deb in [*kernel_debs, *userland_debs]),
             },
@@ -220,14 +250,6 @@ def _build(
     for path in (made.kernel, made.initrd, made.rootfs, made.manifest):
         path.replace(image.directory / path.name)
     report("done", 100)
-
-
-def _recipe(packages: Sequence[str]) -> str:
-    """Return a digest of everything here that shapes an image."""
-    scripts = (_script(name) for name in sorted(_script_names()))
-    texts = [Path(__file__).read_text(), *scripts, *sorted(packages)]
-    parts = [*map(str.encode, texts), guests.agent()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def _script_names() -> Iterator[str]:
@@ -405,6 +427,7 @@ def _link(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
-def make_rootfs(root: Path, disk: Path) -> None:
+def make_rootfs(root: Path, disk: Path, recipe: Recipe) -> None:
     """Write a tree into a new ext4 disk; the same packages give the same bytes."""
-    make_disk(disk, scan_tree(root, newest=EPOCH), _ROOTFS_SIZE, "debian")
+    tree = scan_tree(root, newest=EPOCH)
+    make_disk(disk, tree, recipe.choose_size(tree.needed_size), "debian")

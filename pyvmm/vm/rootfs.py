@@ -17,7 +17,7 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
 from pyvmm.vm.cpio import CpioArchive
-from pyvmm.vm.ext4 import Entry, Tree, make_disk, scan_tree
+from pyvmm.vm.ext4 import Entry, Tree, choose_size, make_disk, scan_tree
 from pyvmm.vm.loader import read_payload
 from pyvmm.vm.program import ProgramFile
 
@@ -25,9 +25,8 @@ _INIT: Final = "sbin/init"
 _OWN: Final = ".pyvmm"
 #: What the init mounts something on: their content would only be hidden.
 _MOUNTED: Final = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777}
-#: Room for what the program writes; it costs nothing until then.
+#: Bytes for what the program writes.
 _ROOM: Final = 64 << 20
-_MIB: Final = 1 << 20
 _MAX_INITRD: Final = 1 << 30
 _IN_INITRD: Final = "rootfs"
 _MAX_TEXT: Final = 32767  # of arguments and of variables; init.c has the same
@@ -72,7 +71,7 @@ def build_rootfs(
             _complete(tree, Path(scratch), entry_point)
             made = Path(scratch, "made")
             if initrd is None:
-                size = _check_size(size, tree.needed_size, directory)
+                size = choose_size(size, tree.needed_size, str(directory), room=_ROOM)
                 make_disk(made, tree, size, "pyvmm-rootfs")
             else:
                 made.write_bytes(begin + bytes(-len(begin) % 4) + _archive(tree))
@@ -120,15 +119,6 @@ def _newest() -> int:
     """Return the time that no file may be newer than: what reproducible builds agreed on."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     return int(text) if text.isdecimal() else 0xFFFF_FFFF
-
-
-def _check_size(size: int, needed: int, directory: Path) -> int:
-    if not size:
-        return -(-(needed + _ROOM) // _MIB) * _MIB
-    if size < needed:
-        least = f"{-(-needed // _MIB)}M"
-        raise UserError(f"--size: {directory} needs {least}: give at least that, or no size")
-    return size
 
 
 def _complete(tree: Tree, scratch: Path, entry_point: EntryPoint) -> None:

@@ -112,6 +112,8 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("attest r1 --challenge xyz", "--challenge xyz: give hexadecimal digits"),
         ("attest r1 --challenge=", "--challenge is empty: give hexadecimal digits"),
         ("attest r1 --challenge 00ff", "2 bytes: give 32 to 64"),
+        ("image build debian --size big", "--size big: give a size"),
+        ("image build debian --size 0", "--size 0: give a size such as 512M"),
         ("image build rootfs", "--from-dir"),
         ("image build rootfs --from-dir {}/none", "no such directory"),
         ("image build rootfs --from-dir {} --size big", "--size big: give a size"),

@@ -95,3 +95,38 @@ def test_archive_out_of_reach_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "\n" not in str(refusal.value)
     (tmp_path / "state/lists/archive_dists_stable_main_binary-arm64_Packages").touch()
     private.update(["stable"], {}, lambda _: None)
+
+
+PACKAGES = """\
+Package: small
+Version: 1:2
+Architecture: arm64
+Depends: large
+Installed-Size: 10
+Filename: pool/small.deb
+Size: 4
+SHA256: {0}
+
+Package: large
+Version: 3
+Architecture: arm64
+Installed-Size: 2000
+Filename: pool/large.deb
+Size: 4
+SHA256: {0}
+""".format("0" * 64)
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="no apt here")
+def test_installed_size_is_that_of_all_that_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the package lists have it: nothing is fetched for it."""
+    lists = tmp_path / "archive/dists/stable/main/binary-arm64"
+    lists.mkdir(parents=True)
+    (lists / "Packages").write_text(PACKAGES)
+    source = Source(f"file:{tmp_path}/archive", ("stable",), ("main",), (("Trusted", "yes"),))
+    monkeypatch.setattr(apt, "machine_sources", lambda: [source])
+    private = PrivateApt(tmp_path / "apt", "arm64")
+    private.update(["stable"], {}, lambda _: None)
+    assert private.installed_size(["small"]) == 2010 << 10

@@ -9,7 +9,9 @@ import pytest
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests, image
-from pyvmm.vm.image import Image, Modules, build_debian, make_initrd
+from pyvmm.vm.apt import PrivateApt
+from pyvmm.vm.image import Image, Modules, Recipe, build_debian, make_initrd
+from pyvmm.vm.machine import MIB
 
 
 @pytest.fixture
@@ -78,13 +80,35 @@ def test_build_does_nothing_when_the_files_are_there(
     made = Image(tmp_path)
     for path in (made.kernel, made.initrd, made.rootfs):
         path.touch()
-    made.manifest.write_text(f'{{"recipe": "{image._recipe([])}"}}')
+    made.manifest.write_text(f'{{"recipe": "{Recipe().digest}"}}')
     monkeypatch.setattr(image, "_build", lambda *_: pytest.fail("built again"))
     assert build_debian(tmp_path, tmp_path / "cache", lambda *_: None) == made
-    assert image._recipe(["a", "b"]) == image._recipe(["b", "a"]) != image._recipe([])
+    assert Recipe(("a", "b")).digest == Recipe(("b", "a")).digest
+    assert len({Recipe(("a",)).digest, Recipe(size=1).digest, Recipe().digest}) == 3
     for manifest in ('{"recipe": "old"}', "[" * 100_000, "old"):
         made.manifest.write_text(manifest)
-        assert not made.is_made_from(image._recipe([]))
+        assert not made.is_made_from(Recipe().digest)
+
+
+@pytest.mark.parametrize(
+    ("asked", "needed", "size"),
+    [(0, 100 * MIB, 512 * MIB), (0, 600 * MIB + 1, 857 * MIB), (700 * MIB, 600 * MIB, 700 * MIB)],
+)
+def test_disk_grows_with_the_packages(asked: int, needed: int, size: int) -> None:
+    """Unless the user says how large it is to be."""
+    assert Recipe(("gcc",), asked).choose_size(needed) == size
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the package lists say; the files stay as they are."""
+    monkeypatch.setattr(PrivateApt, "update", lambda *_: None)
+    monkeypatch.setattr(PrivateApt, "installed_size", lambda *_: 600 * MIB)
+    monkeypatch.setattr(PrivateApt, "candidate", lambda *_: pytest.fail("went on"))
+    with pytest.raises(UserError, match="--size: Debian with these packages needs 600M"):
+        build_debian(tmp_path, tmp_path, lambda *_: None, recipe=Recipe(("gcc",), 512 * MIB))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_build_names_the_files_to_bring_where_there_is_no_apt(
