@@ -93,7 +93,7 @@ class Mailbox:
         sizes = (*map(len, inputs), MAX_PAYLOAD, *(0,) * (MAX_VECTORS - 1 - len(inputs)))
         request = PsaRequest.of(handle=PsaHandle.HES, ctrl=control, io_size=sizes)
         reply = self.call(bytes(request) + b"".join(inputs))
-        text = reply[PsaReply.size :].decode(errors="replace")
+        text = reply[PsaReply.size :].decode(errors="surrogateescape")
         status = PsaStatus(PsaReply(reply[: PsaReply.size]).status)
         if status is not PsaStatus.SUCCESS:
             raise HesError(text or f"the HES answers {status.name}")

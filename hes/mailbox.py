@@ -75,5 +75,5 @@ def _check_outputs(outputs: tuple[bytes, ...], rooms: tuple[int, ...]) -> None:
 
 def _text(text: str, rooms: tuple[int, ...]) -> tuple[bytes, ...]:
     """Return what the caller has room for of a line of text."""
-    data = text.encode()[: min(rooms[0], MAX_PAYLOAD)] if rooms else b""
+    data = text.encode(errors="surrogateescape")[: min(rooms[0], MAX_PAYLOAD)] if rooms else b""
     return (data,) if data else ()

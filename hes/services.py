@@ -203,7 +203,8 @@ def power_on(hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
     name = _text(generation)
     if name not in list(Generation):
         raise PsaError(PsaStatus.INVALID_ARGUMENT, "no such token profile")
-    return (hes.power_on(cycle, Generation(name)).encode(),)
+    notice = hes.power_on(cycle, Generation(name))  # it has a path in it
+    return (notice.encode(errors="surrogateescape"),)
 
 
 @service(PsaHandle.HES, HesService.STATUS, num_inputs=0)

@@ -16,9 +16,11 @@ import platformdirs
 from hes.client import HesError, Mailbox
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.psa import MAX_PAYLOAD, HesService
+from pyvmm.arch.text import printable
 from pyvmm.token.generations import Generation
 
 DIRECTORY_VARIABLE: Final = "PYVMM_HES_DIR"
+MAX_BUNDLE: Final = MAX_PAYLOAD  # bytes of one that is provisioned
 
 
 def hes_directory() -> Path:
@@ -100,14 +102,12 @@ class RootOfTrust:
             events += (BootEvent(**event) for event in more)
 
     def provision(self, bundle: bytes) -> str:
-        """Have a bundle taken; return the lifecycle state after it."""
-        if len(bundle) > MAX_PAYLOAD:
-            raise UserError(f"a bundle of {len(bundle)} bytes: it has at most {MAX_PAYLOAD}")
+        """Have a bundle of at most MAX_BUNDLE bytes taken; return the lifecycle state after it."""
         return self._ask(HesService.PROVISION, bundle)
 
     def set_lifecycle(self, state: str) -> str:
         """Go to another lifecycle state; return it."""
-        return self._ask(HesService.SET_LIFECYCLE, state.encode())
+        return self._ask(HesService.SET_LIFECYCLE, printable(state).encode())
 
     def advance_counter(self, name: str, value: int) -> None:
         """Advance a non-volatile counter."""

@@ -1,8 +1,16 @@
 """Exceptions that cross packages."""
 
+from pyvmm.arch.text import printable
+
 
 class UserError(Exception):
-    """A user's mistake: its text says what is wrong and what to do; exit code 2."""
+    """A user's mistake: its text says what is wrong and what to do; exit code 2.
+
+    The text can be printed and sent, whatever bytes the names in it have.
+    """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(printable(line))
 
 
 class RepeatAccess(Exception):

@@ -22,6 +22,9 @@ def loads(text: bytes | str) -> Json:
     """
     try:
         value: Json = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a surrogate pair is no character") from None
     except RecursionError:
         raise ValueError("nested too deep") from None
     return value

@@ -14,6 +14,7 @@ import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import shortages
+from pyvmm.arch.text import printable
 from pyvmm.cli import streams
 from pyvmm.vm.exit_code import ExitCode, Failure
 
@@ -144,5 +145,5 @@ def _path(error: click.ClickException) -> str:
 
 def _refuse(line: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
     if line:
-        click.echo(f"pyvmm: {line}", err=True)
+        click.echo(f"pyvmm: {printable(line)}", err=True)
     sys.exit(code)

@@ -6,6 +6,8 @@ import click
 import tomli_w
 from click.core import ParameterSource
 
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.text import is_unicode
 from pyvmm.cli.configuration import Value, long_name, named_options
 from pyvmm.cli.options import guest_options, life_options
 
@@ -33,6 +35,11 @@ def show(context: click.Context, /, only_set: bool, wants_json: bool, **asked: o
         effective[long_name(option)] = _plain(value)
     if asked["positional"] is not None:
         effective["kernel"] = str(asked["positional"])
+    for name, value in effective.items():
+        if not is_unicode(str(value)):
+            raise UserError(
+                f"{name} = {value}: neither TOML nor JSON holds bytes that are not UTF-8"
+            )
     if wants_json:
         click.echo(json.dumps(effective, indent=1))
     else:

@@ -7,6 +7,7 @@ import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import check_open_files, shortage
+from pyvmm.arch.text import printable
 from pyvmm.cli.instances import code_of, directory, print_json
 from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
@@ -86,14 +87,14 @@ def _own(wish: Wish, place: Directory, tell: Tell) -> int:
         )
         code = owner.live(
             report=lambda doing, share: tell(Message(doing=doing, share=share)),
-            notify=lambda line: tell(Message(notice=line)),
+            notify=lambda line: tell(Message(notice=printable(line))),
             keeps_name=True,
         )
         line = f"{wish.options.name} was stopped while it was made"
     except (UserError, Failure) as error:
         code, line = code_of(error), str(error)
     except Exception:  # noqa: BLE001  ours: who asked for the instance may report it
-        code, line = ExitCode.INTERNAL, traceback.format_exc().rstrip()
+        code, line = ExitCode.INTERNAL, printable(traceback.format_exc().rstrip())
         click.echo(line, err=True)
     tell(Message(code=code, line=line))  # unless it has been new: then nobody listens
     return code

@@ -5,6 +5,7 @@ from typing import Final
 
 import click
 
+from pyvmm.arch.text import printable
 from pyvmm.cli.instances import directory, named, one, print_json
 from pyvmm.vm.api import Vcpu
 from pyvmm.vm.client import connect
@@ -41,7 +42,7 @@ def debug(
     """Do what is asked for, then show."""
     with connect(directory(), one(name, option)) as client:
         if sysrq is not None:
-            client.api.sysrq(sysrq)
+            client.api.sysrq(printable(sysrq))
         if nmi is not None:
             client.api.nmi(nmi)
         if not dump and not wants_json and (sysrq is not None or nmi is not None):

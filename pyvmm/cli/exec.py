@@ -5,6 +5,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -13,6 +14,7 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import start_thread
+from pyvmm.arch.text import is_unicode
 from pyvmm.cli.instances import complete, directory, parse_variables, print_json
 from pyvmm.cli.streams import output_failure
 from pyvmm.cli.units import Seconds
@@ -90,7 +92,7 @@ def exec_(
     with connect(directory(), name) as client:
         client.patience = None
         execution = Execution(client, is_kept=wants_json)
-        number = client.api.exec_start(list(argv), env=variables, directory=cwd, patience=patience)
+        number = _start(client, argv, variables, cwd, patience)
         if no_input or _is_in_background():
             client.api.exec_end_input(number)
         else:
@@ -99,6 +101,25 @@ def exec_(
     if wants_json:
         print_json(execution.executed())
     return code
+
+
+def _start(
+    client: Client, argv: Sequence[str], env: Mapping[str, str], cwd: str, patience: float
+) -> int:
+    """Start the command with the very bytes of its arguments; return its number."""
+    if all(map(is_unicode, (*argv, *env, *env.values(), cwd))):
+        return client.api.exec_start([*argv], env={**env}, directory=cwd, patience=patience)
+    return client.api.exec_start(
+        [*map(_as_bytes, argv)],
+        env={_as_bytes(name): _as_bytes(each) for name, each in env.items()},
+        directory=_as_bytes(cwd),
+        patience=patience,
+        encoding="latin-1",
+    )
+
+
+def _as_bytes(text: str) -> str:
+    return os.fsencode(text).decode("latin-1")
 
 
 def _is_in_background() -> bool:

@@ -10,9 +10,9 @@ from typing import Final
 import click
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.psa import MAX_PAYLOAD as MAX_BUNDLE
+from pyvmm.arch.text import printable
 from pyvmm.arch.user_file import read_file
-from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust, make_bundles
+from pyvmm.root_of_trust import MAX_BUNDLE, BootEvent, HesStatus, RootOfTrust, make_bundles
 
 _MAX_COUNTER: Final = (1 << 32) - 1
 _ADVANCE: Final = re.compile(r"([a-z-]+)=(\d{1,10})")
@@ -43,7 +43,11 @@ def status(start: Start, as_json: bool) -> None:
     """Print the status."""
     found = start().status()
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), default=str, indent=2))
+        click.echo(
+            json.dumps(
+                dataclasses.asdict(found), default=lambda path: printable(str(path)), indent=2
+            )
+        )
         return
     for name, value in _lines(found):
         click.echo(f"{name:18} {value}")
@@ -83,14 +87,14 @@ def provision(
         raise UserError("give the bundles to take, or --make DIRECTORY")
     if directory is not None:
         made = [str(path) for path in make_bundles(directory)]
-        click.echo(json.dumps(made, indent=2) if as_json else "\n".join(made))
+        click.echo(json.dumps([*map(printable, made)], indent=2) if as_json else "\n".join(made))
         return
     contents = [read_file(each, "bundle", MAX_BUNDLE, takes_pipe=True) for each in bundles]
     root_of_trust, states = start(), {}
     for path, content in zip(bundles, contents, strict=True):
-        states[str(path)] = root_of_trust.provision(content)
+        state = states[printable(str(path))] = root_of_trust.provision(content)
         if not as_json:
-            click.echo(f"{path}: {states[str(path)]}")
+            click.echo(f"{path}: {state}")
     if as_json:
         click.echo(json.dumps(states, indent=2))
 

@@ -7,6 +7,7 @@ import click
 import platformdirs
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.text import printable
 from pyvmm.cli.instances import parse_variables
 from pyvmm.vm.image import Image, Recipe, build_debian
 from pyvmm.vm.options import parse_size
@@ -116,7 +117,9 @@ def _disk_size(text: str | None) -> int:
 def _print(made: dict[str, Path], *, wants_json: bool) -> None:
     """Say where the files are; for a program by what `pyvmm run` takes them for."""
     if wants_json:
-        click.echo(json.dumps(made, default=str, indent=1))
+        click.echo(
+            json.dumps({name: printable(str(path)) for name, path in made.items()}, indent=1)
+        )
         return
     for path in made.values():
         click.echo(path)

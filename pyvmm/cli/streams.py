@@ -5,6 +5,7 @@ standard output does not take ends the verb with a line and a code; what standar
 take is lost, as there is nowhere left to say so.
 """
 
+import codecs
 import io
 import os
 import select
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _NUMBERS: Final = {"stdin": 0, "stdout": 1, "stderr": 2}
+_ANY_TEXT: Final = "pyvmm.any-text"
 
 
 def guard() -> None:
@@ -28,6 +30,8 @@ def guard() -> None:
             setattr(sys, name, open(fd, "w" if fd else "r", 1, closefd=False))  # noqa: SIM115
     if _is_own(sys.stdout, 1):
         sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
+        codecs.register_error(_ANY_TEXT, _encode_any)
+        sys.stdout.reconfigure(errors=_ANY_TEXT)
     if _is_own(sys.stderr, 2):
         sys.stderr = _text(_Errors(2, "w", closefd=False), sys.stderr)
 
@@ -55,7 +59,7 @@ def _is_own(stream: TextIO, fd: int) -> bool:
         return False
 
 
-def _text(raw: "_Stream", like: TextIO) -> TextIO:
+def _text(raw: "_Stream", like: TextIO) -> io.TextIOWrapper:
     """Return a stream that buffers as much, or as little, as the one in whose place it is."""
     is_unbuffered = isinstance(like, io.TextIOWrapper) and like.write_through
     return io.TextIOWrapper(
@@ -65,6 +69,17 @@ def _text(raw: "_Stream", like: TextIO) -> TextIO:
         line_buffering=bool(like.line_buffering),
         write_through=is_unbuffered,
     )
+
+
+def _encode_any(error: UnicodeError) -> tuple[bytes | str, int]:
+    """Print a byte of a file's name as it is; write out what the terminal has no character for."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    try:
+        return character.encode("ascii", "surrogateescape"), error.start + 1
+    except UnicodeEncodeError:
+        return ascii(character)[1:-1], error.start + 1
 
 
 class _Stream(io.FileIO):

@@ -1,5 +1,6 @@
 """pyvmm wait: wait for a state of an instance, or for words of its console."""
 
+import os
 import re
 import time
 from typing import Final
@@ -173,6 +174,6 @@ def _parse(goal: str) -> Waiter:
     if kind != "console" or not what:
         raise UserError(f"--for {goal}: give console:REGEX or state:{'|'.join(_STATES)}")
     try:
-        return ConsoleWaiter(re.compile(what.encode()))
+        return ConsoleWaiter(re.compile(os.fsencode(what)))
     except re.error as error:
         raise UserError(f"--for {goal}: no regular expression: {error}") from None

@@ -89,7 +89,7 @@ class TapBackend:
 
 
 def _open(interface: str) -> int:
-    name = interface.encode()
+    name = os.fsencode(interface)
     if not name or len(name) >= _NAME_SIZE:
         raise UserError(f"tap interface {interface!r}: a name has 1 to {_NAME_SIZE - 1} bytes")
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from types import FunctionType
-from typing import Final, Protocol, get_type_hints
+from typing import Final, Literal, Protocol, get_type_hints
 
 import msgspec
 
@@ -21,6 +21,10 @@ API_VERSION: Final = 1
 MUCH_TYPED: Final = 4096
 #: Bytes of input that may wait for a command; `exec_taken` tells what it has taken.
 MUCH_FED: Final = 256 << 10
+
+
+#: What a command's texts are in; in latin-1 each character is a byte, of whatever is not UTF-8.
+Encoding = Literal["utf-8", "latin-1"]
 
 
 class State(StrEnum):
@@ -196,6 +200,7 @@ class Api(Protocol):
         env: dict[str, str] | None = None,
         directory: str = "",
         patience: float = 10.0,
+        encoding: Encoding = "utf-8",
     ) -> int:
         """Start a command by the guest's agent, awaited some seconds; return its number."""
         ...

@@ -1,12 +1,13 @@
 """The payload of a guest: kernel, initial RAM disk and device tree, each at its place in RAM."""
 
+import os
 from pathlib import Path
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import read_file, write_file
 from pyvmm.host.guest import GuestConfig, Segment
 from pyvmm.vm import guests, machine
-from pyvmm.vm.loader import load_flat, load_kernel, read_payload
+from pyvmm.vm.loader import Kernel, load_flat, load_kernel, read_payload
 from pyvmm.vm.machine import MIB, RAM_BASE, MemoryMap, Placement
 from pyvmm.vm.options import VmOptions
 from pyvmm.vm.plan import device_plan
@@ -36,6 +37,8 @@ def make_config(options: VmOptions) -> GuestConfig:
     segments = [Segment(RAM_BASE + offset, data, "kernel") for offset, data in kernel.segments]
     if initrd:
         segments.append(Segment(placement.initrd, initrd, "initrd"))
+    if options.dtb is None:
+        _check_parameters(options, kernel)
     dtb = _dtb(options, placement, len(initrd))
     segments.append(Segment(placement.dtb, dtb, "device tree"))
     return GuestConfig(
@@ -46,6 +49,17 @@ def make_config(options: VmOptions) -> GuestConfig:
         entry=RAM_BASE + kernel.entry,
         args=(placement.dtb, 0, 0, 0),
     )
+
+
+def _check_parameters(options: VmOptions, kernel: Kernel) -> None:
+    size, limit = len(os.fsencode(options.bootargs)), kernel.max_parameters
+    if limit is not None and size > limit:
+        added = size - len(os.fsencode(options.params or ""))
+        defaults = f", {added} of them the default ones (--nodefaults leaves those out)"
+        raise UserError(
+            f"the kernel parameters have {size} bytes{defaults if added else ''}: Linux takes"
+            f" {limit}, give fewer with -p"
+        )
 
 
 def _dtb(options: VmOptions, placement: Placement, initrd_size: int) -> bytes:

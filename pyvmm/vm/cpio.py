@@ -3,6 +3,7 @@
 Source: Documentation/driver-api/early-userspace/buffer-format.rst of Linux.
 """
 
+import os
 import stat
 from dataclasses import dataclass, field
 
@@ -27,7 +28,7 @@ class CpioArchive:
 
     def add_symlink(self, path: str, target: str) -> None:
         """Add a symbolic link."""
-        self._add(path, stat.S_IFLNK | 0o777, target.encode())
+        self._add(path, stat.S_IFLNK | 0o777, os.fsencode(target))
 
     def add_char_device(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
         """Add a character device."""
@@ -43,7 +44,7 @@ class CpioArchive:
         return bytes(self._data)
 
     def _add(self, path: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0)) -> None:
-        name = path.encode() + b"\0"
+        name = os.fsencode(path) + b"\0"
         self._num_entries += 1
         fields = (
             self._num_entries,  # inode

@@ -6,6 +6,8 @@
 from enum import IntEnum
 from typing import Final
 
+from pyvmm.arch.text import printable
+
 
 class ExitCode(IntEnum):
     """What a verb, and with it an instance, ends with; part of its interface."""
@@ -48,5 +50,5 @@ class Failure(Exception):
     """What could not be done, in one line, and the exit code that says so."""
 
     def __init__(self, code: ExitCode, line: str) -> None:
-        super().__init__(line)
+        super().__init__(printable(line))
         self.code = code

@@ -4,6 +4,7 @@ The same description gives the same bytes, so a realm's measurement can be compu
 Source: Devicetree Specification 0.4; the bindings of each node's `compatible` in Linux.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ class _Tree:
             yield
 
     def text(self, name: str, *values: str) -> None:
-        self._writer.property(name, b"".join(value.encode() + b"\0" for value in values))
+        self._writer.property(name, b"".join(os.fsencode(value) + b"\0" for value in values))
 
     def cells(self, name: str, *values: int) -> None:
         self._writer.property(name, struct.pack(f">{len(values)}I", *values))

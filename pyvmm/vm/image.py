@@ -31,6 +31,8 @@ Report = Callable[[str, float], None]
 #: Realms need Linux's arm64 RSI support.
 OLDEST_KERNEL: Final = (6, 13)
 _KERNEL: Final = "linux-image-cloud-arm64"
+#: A package as apt-get takes it, with a version or a release.
+_PACKAGE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9+.:=/~_-]*")
 _SUITES: Final = ("stable", "stable-backports", "testing")
 #: The newest kernel of any suite; everything else from one release.
 _PREFERENCES: Final = {"linux-*": "version *", "*": "release a=stable"}
@@ -187,8 +189,11 @@ def build_debian(
         force: make it anew, from the packages of today.
 
     Raises:
-        UserError: no apt, no packages, a missing tool, or no space.
+        UserError: no such package, no apt, a missing tool, or no space.
     """
+    for name in packages:
+        if not _PACKAGE.fullmatch(name):
+            raise UserError(f"--with {name}: not a name that a Debian package can have")
     image = Image(output)
     recipe = recipe or Recipe()
     if not force and image.is_made_from(recipe.digest):

@@ -19,7 +19,7 @@ from pyvmm.vm.json_text import decode
 class SocketNote(msgspec.Struct, frozen=True):
     """A Unix socket: where it is, and which one it is among all that have been there."""
 
-    path: str
+    path: bytes
     device: int
     inode: int
     changed: int  # nanoseconds since 1970: numbers of inodes come again
@@ -32,11 +32,11 @@ class SocketNote(msgspec.Struct, frozen=True):
             OSError: there is none.
         """
         status = path.lstat()
-        return cls(os.fspath(path), status.st_dev, status.st_ino, status.st_ctime_ns)
+        return cls(os.fsencode(path), status.st_dev, status.st_ino, status.st_ctime_ns)
 
     def remove(self) -> None:
         """Remove the socket if it is still the same, and nobody listens."""
-        path = Path(self.path)
+        path = Path(os.fsdecode(self.path))
         with suppress(OSError):
             if SocketNote.of(path) == self:
                 remove_dead(path)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import shortages
+from pyvmm.arch.text import printable
 from pyvmm.host.guest import ExitKind
 from pyvmm.host.machine import Usage
 from pyvmm.vm.agent import AgentClient
@@ -79,7 +80,7 @@ class Lifecycle:
             kind="vm" if options.realm is None else "realm",
             num_cpus=options.num_cpus,
             ram_size=options.ram_size,
-            kernel=str(options.kernel.absolute()) if options.kernel else None,
+            kernel=printable(str(options.kernel.absolute())) if options.kernel else None,
             created=time.time(),
         )
 

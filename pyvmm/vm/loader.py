@@ -26,6 +26,8 @@ MAX_PAYLOAD_SIZE: Final = GIB
 _IMAGE_MAGIC: Final = b"ARM\x64"  # at 56; Documentation/arch/arm64/booting.rst
 _IMAGE_MAGIC_OFFSET: Final = 56
 _IMAGE_HEADER_SIZE: Final = 64
+#: COMMAND_LINE_SIZE of arm64 without the zero byte; Linux cuts off what is more without a word.
+_LINUX_PARAMETERS: Final = 2047
 
 #: (offset, magic, what it is, what to do): files that people take for an arm64 kernel.
 _OTHERS: Final = (
@@ -65,6 +67,7 @@ class Kernel:
     segments: tuple[tuple[int, bytes], ...]
     entry: int
     end: int  # first byte after all of it, zero-initialised data included
+    max_parameters: int | None = None  # bytes of parameters that it takes, if there is a limit
 
 
 def read_payload(path: Path, what: str, ram_size: int) -> bytes:
@@ -141,7 +144,7 @@ def _load_image(data: bytes, name: str) -> Kernel:
     size = max(image_size, len(data))
     if size > MAX_PAYLOAD_SIZE or text_offset > MAX_PAYLOAD_SIZE:
         raise UserError(f"{name} has a damaged header: download or build it again")
-    return Kernel(((text_offset, data),), text_offset, text_offset + size)
+    return Kernel(((text_offset, data),), text_offset, text_offset + size, _LINUX_PARAMETERS)
 
 
 def _raw_size(data: bytes) -> int:

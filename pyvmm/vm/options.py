@@ -311,7 +311,7 @@ def parse_realm(
     """
     if personalization == "":
         raise UserError("--realm-pv is empty: give a value, or leave the option out")
-    value = (personalization or "").encode()
+    value = os.fsencode(personalization or "")
     if len(value) > RPV_SIZE:
         raise UserError(f"--realm-pv has {len(value)} bytes: give at most {RPV_SIZE}")
     block = _read_metadata(metadata) if metadata else b""

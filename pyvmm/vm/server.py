@@ -29,6 +29,7 @@ from pyvmm.vm.api import (
     Balloon,
     CommandNotifications,
     ConsolePlace,
+    Encoding,
     Method,
     Notifications,
     Proxy,
@@ -308,9 +309,14 @@ class Session:
         env: dict[str, str] | None = None,
         directory: str = "",
         patience: float = 10.0,
+        encoding: Encoding = "utf-8",
     ) -> int:
         """Start a command in the guest."""
-        return self._commands.start(self._agent(patience), argv, env or {}, directory)
+        words, variables = argv, env or {}
+        if encoding == "latin-1":
+            words, directory = [*map(_of_bytes, argv)], _of_bytes(directory)
+            variables = {_of_bytes(name): _of_bytes(each) for name, each in variables.items()}
+        return self._commands.start(self._agent(patience), words, variables, directory)
 
     def exec_write(self, number: int, data: bytes) -> None:
         """Give a command input."""
@@ -363,6 +369,14 @@ class Session:
             position += len(data)
         if not self._is_leaving.is_set():
             self._tell.console_closed()
+
+
+def _of_bytes(text: str) -> str:
+    """Return a text whose characters are bytes as the agent's client takes it."""
+    try:
+        return text.encode("latin-1").decode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise UserError(f"{text!r} has characters that are not in latin-1") from None
 
 
 def _refusal(id_: Id, code: int, line: str) -> Response:

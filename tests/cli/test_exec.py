@@ -54,6 +54,19 @@ def test_streams_and_status_are_the_command_s() -> None:
     assert (ended.code, ended.output, ended.errors) == (128 + 9, "", "")
 
 
+def test_arguments_are_passed_on_as_they_are(tmp_path: Path) -> None:
+    """Whatever their bytes, those of variables and of the directory too."""
+    there = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    Path(there).mkdir()
+    for word in (b"\xe9\xff", b"\xc3\xa9"):
+        text = os.fsdecode(word)
+        with start(
+            "-e", f"X={text}", "--cwd", there, "--", "sh", "-c", 'echo "$0$X$PWD"', text
+        ) as ran:
+            output, errors = ran.communicate(timeout=PATIENCE)
+        assert (output, errors) == (word + word + os.fsencode(there) + b"\n", b"")
+
+
 def test_json_has_it_all() -> None:
     """One object, and nothing else."""
     words = ("-e", "X=1", "--cwd", "/", "--no-input", "--json")

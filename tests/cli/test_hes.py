@@ -161,7 +161,7 @@ def test_counter_does_not_go_back(cli: Cli) -> None:
     ("content", "complaint"),
     [
         (b"no bundle", "not a bundle: "),
-        (bytes(5000), "a bundle of 5000 bytes: it has at most 4096"),
+        (bytes(5000), "bundle has more than 4096 bytes: give a smaller one"),
     ],
 )
 def test_what_is_no_bundle_is_refused(

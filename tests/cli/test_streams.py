@@ -208,3 +208,15 @@ def test_a_verb_that_is_killed_has_written_its_lines(unbuffered: str) -> None:
         [sys.executable, "-c", program.format(flush)], env=env, capture_output=True, check=True
     )
     assert (done.stdout, done.stderr) == (b"half", b"told\n")
+
+
+def test_output_takes_any_text() -> None:
+    """Bytes of a name as they are; what the terminal has no character for is written out."""
+    program = r"from pyvmm.cli import streams; streams.guard(); print('\u2026 \udcff \xe9')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1:strict"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == b"\\u2026 \xff \xe9\n"

@@ -35,6 +35,7 @@ INPUTS = [
     "verify FILE",
     "verify token --cpak FILE",
     "verify token --reference FILE",
+    "verify token --json --ear-key FILE",
     "token show FILE",
     "token extract rak FILE",
     "token compile FILE --cpak cpak.key --rak cpak.key",

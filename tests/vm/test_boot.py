@@ -1,10 +1,13 @@
 """How the payload is put together."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pyvmm.arch.errors import UserError
+from pyvmm.host.guest import RealmOptions
 from pyvmm.vm import guests, machine
 from pyvmm.vm.boot import make_config
 from pyvmm.vm.machine import MIB
@@ -40,6 +43,44 @@ def test_dumped_tree_is_what_the_guest_gets_and_can_be_given_back(tmp_path: Path
     assert len(dump.read_bytes()) == machine.DTB_SIZE
     again = make_config(VmOptions(ram_size=SMALL, dtb=dump, params="second"))
     assert again.segments[-1].data == dump.read_bytes()
+
+
+def linux(path: Path) -> Path:
+    """Write a file with the header of an arm64 Image."""
+    path.write_bytes(bytes(56) + b"ARM\x64" + bytes(4096))
+    return path
+
+
+def test_parameters_are_bytes() -> None:
+    """Of whatever encoding, as the user typed them."""
+    params = os.fsdecode(b"caf\xe9=\xc3\xa9")
+    for options in (VmOptions(params=params), VmOptions(params=params, has_defaults=False)):
+        dtb = make_config(replace(options, ram_size=SMALL)).segments[-1].data
+        assert b"caf\xe9=\xc3\xa9\0" in dtb
+
+
+def test_parameters_that_linux_would_cut_are_refused(tmp_path: Path) -> None:
+    """All of them count, and as bytes; it takes 2047."""
+    kernel = linux(tmp_path / "Image")
+    for options, taken in (
+        (VmOptions(has_defaults=False), 2047),
+        (VmOptions(), 2047 - len("console=ttyS0 ")),
+        (VmOptions(realm=RealmOptions()), 2047),
+    ):
+        whole = replace(options, ram_size=SMALL, kernel=kernel)
+        assert make_config(replace(whole, params="x" * taken)).segments
+        assert make_config(replace(whole, params="x" + "\u00e9" * (taken // 2))).segments
+        for params in ("x" * (taken + 1), "xx" + "\u00e9" * (taken // 2)):
+            with pytest.raises(UserError, match=r"parameters have 2048 bytes.*: Linux takes 2047"):
+                make_config(replace(whole, params=params))
+
+
+def test_limit_of_linux_is_not_that_of_others(tmp_path: Path) -> None:
+    """A flat kernel takes what there is room for; a device tree of the user's says its own."""
+    long = VmOptions(ram_size=SMALL, params="x" * 5000)
+    dtb = tmp_path / "dtb"
+    assert make_config(replace(long, dump_dtb=dtb)).segments
+    assert make_config(replace(long, dtb=dtb, kernel=linux(tmp_path / "Image"))).segments
 
 
 def test_payload_that_does_not_fit_is_refused(tmp_path: Path) -> None:

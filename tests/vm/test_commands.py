@@ -97,6 +97,19 @@ def test_commands_run_side_by_side(client: Client) -> None:
     assert heard.output[second]["stdout"] == b"/\n"
 
 
+def test_arguments_may_be_any_bytes(client: Client) -> None:
+    """In latin-1 each character is one."""
+    heard = Heard(client)
+    script = 'printf "%s %s %s" "$0" "$X" "$PWD"'
+    number = client.api.exec_start(
+        ["sh", "-c", script, "caf\u00e9"], env={"X": "\u00ff"}, directory="/", encoding="latin-1"
+    )
+    assert heard.end(number) == (0, 0, "")
+    assert heard.output[number]["stdout"] == b"caf\xe9 \xff /"
+    with pytest.raises(UserError, match="not in latin-1"):
+        client.api.exec_start(["\u20ac"], encoding="latin-1")
+
+
 def test_input_is_taken_at_the_command_s_pace(client: Client) -> None:
     """As much as may wait, then more as it is taken; its end comes behind it."""
     heard = Heard(client)

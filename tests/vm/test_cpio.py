@@ -1,5 +1,7 @@
 """The initial RAM disk's container."""
 
+import os
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +34,15 @@ def test_archive_gives_back_every_file(files: dict[str, bytes]) -> None:
     for name, content in files.items():
         archive.add_file(name, content)
     assert {name: content for name, (_, content) in entries(archive.finish()).items()} == files
+
+
+def test_name_may_be_any_bytes() -> None:
+    """That of a link's target, too."""
+    archive = CpioArchive()
+    archive.add_symlink(os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xff"))
+    data = archive.finish()
+    assert b"caf\xe9\0" in data
+    assert b"\xff" in data
 
 
 def test_archive_keeps_the_kind_of_an_entry() -> None:

@@ -1,5 +1,6 @@
 """What a user may ask for."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,7 @@ def test_impossible_network_is_refused(text: str) -> None:
 
 def test_personalization_value_has_64_bytes() -> None:
     """Bytes, not characters."""
+    assert parse_realm("sha256", os.fsdecode(b"\xe9\xff")).personalization == b"\xe9\xff"
     assert parse_realm("sha256", "é" * 32).personalization == "é".encode() * 32
     with pytest.raises(UserError, match="65 bytes"):
         parse_realm("sha256", "x" + "é" * 32)
