@@ -1,7 +1,7 @@
-"""JSON without its liberties: no member is there twice, and a number is a number.
+"""Strict JSON: no duplicate members, and no NaN or infinity.
 
-RFC 8259 leaves open which of two members with one name counts, so two readers of a file may see
-different things in it.
+RFC 8259 leaves open which of two members with the same name counts, so two readers of a file could
+disagree about its content.
 """
 
 import json
@@ -11,14 +11,14 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | Non
 
 
 def loads(text: bytes | str) -> Json:
-    """Return what a text says.
+    """Parse a text.
 
     >>> loads('{"rim": "00", "rim": "ff"}')
     Traceback (most recent call last):
-    ValueError: the member 'rim' is there twice
+    ValueError: duplicate member 'rim'
 
     Raises:
-        ValueError: it is not such JSON; in one line.
+        ValueError: it is not strict JSON; the text is one line.
     """
     try:
         value: Json = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
@@ -26,7 +26,7 @@ def loads(text: bytes | str) -> Json:
     except UnicodeEncodeError:
         raise ValueError("half a surrogate pair is no character") from None
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError("nested too deeply") from None
     return value
 
 
@@ -34,7 +34,7 @@ def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     members: dict[str, Json] = {}
     for name, value in pairs:
         if name in members:
-            raise ValueError(f"the member {name!r} is there twice")
+            raise ValueError(f"duplicate member {name!r}")
         members[name] = value
     return members
 

@@ -59,7 +59,7 @@ def read_file(
     data = read_start(path, what, limit + 1, takes_pipe=takes_pipe)
     if len(data) > limit:
         size = f"{limit // _MIB} MiB" if limit % _MIB == 0 else f"{limit} bytes"
-        raise UserError(f"{what} {path} has more than {size}: {remedy}")
+        raise UserError(f"{what} {path} is larger than {size}: {remedy}")
     return data
 
 

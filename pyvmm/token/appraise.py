@@ -1,4 +1,4 @@
-"""Appraise what a token says against what was expected: a policy and reference values."""
+"""Appraise a token's claims against the expectations: a policy and reference values."""
 
 import hmac
 from dataclasses import dataclass, field
@@ -25,17 +25,17 @@ _DEBUG: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a relying party expects of a token; what it does not name is not checked."""
+    """What a relying party expects of a token; a value that is not given is not checked."""
 
     challenge: bytes | None = None  # 64 bytes
     reference: ReferenceValues = field(default_factory=ReferenceValues)
     generations: frozenset[Generation] = frozenset(Generation)
-    is_strict: bool = False  # a warning refuses the token
+    is_strict: bool = False  # reject a token that gives a warning
     allow_debug: bool = False
 
 
 def appraise(report: Report, policy: Policy) -> None:
-    """Check what a token says; what is not as expected goes into the report."""
+    """Check a token's claims; report every deviation from the policy."""
     _generation(report, policy)
     if report.realm is not None:
         _challenge(report, report.realm, policy)
@@ -61,7 +61,7 @@ def _generation(report: Report, policy: Policy) -> None:
 def _compare(
     report: Report, check: Check, path: str, expected: bytes | None, actual: Value
 ) -> None:
-    """Check a claim against a value, if there is one."""
+    """Check a claim against an expected value, if given."""
     if expected is None:
         return
     if not isinstance(actual, bytes) or not hmac.compare_digest(expected, actual):
@@ -93,13 +93,13 @@ def _realm_values(report: Report, realm: Payload, policy: Policy) -> None:
 def _lifecycle(report: Report, platform: Payload, policy: Policy) -> None:
     value = platform.get(PlatformKey.LIFECYCLE)
     if type(value) is not int or value >> 8 not in list(LifecycleState):
-        return  # malformed: reported as such
+        return  # malformed, and reported as such
     state = LifecycleState(value >> 8)
     path = PLATFORM_PATHS[PlatformKey.LIFECYCLE]
     actual = f"0x{value:04x} ({state.name.lower()})"
     if state in _DEBUG:
         kind = Kind.WARNING if policy.allow_debug else Kind.REFUSED
-        report.add(Check.LIFECYCLE, kind, path, "0x30xx (secured)", f"{actual}: debugged")
+        report.add(Check.LIFECYCLE, kind, path, "0x30xx (secured)", f"{actual}: debug state")
     elif state is not LifecycleState.SECURED:
         _refuse(report, Check.LIFECYCLE, path, "0x30xx (secured)", actual)
     report.passed(Check.LIFECYCLE)
@@ -116,7 +116,7 @@ def _platform_values(report: Report, platform: Payload, policy: Policy) -> None:
 
 
 def _sw_components(report: Report, platform: Payload, policy: Policy) -> None:
-    """Each component must have a reference value, and each reference value a component."""
+    """Require a reference value for each component, and a component for each reference value."""
     expected = policy.reference.platform.components
     path = PLATFORM_PATHS[PlatformKey.SW_COMPONENTS]
     value = platform.get(PlatformKey.SW_COMPONENTS)
@@ -124,13 +124,13 @@ def _sw_components(report: Report, platform: Payload, policy: Policy) -> None:
         return
     components = [component for component in value if isinstance(component, dict)]
     for index, component in enumerate(components):
-        if not any(_is(component, candidate) for candidate in expected):
+        if not any(_matches(component, candidate) for candidate in expected):
             _sw_component(report, component, expected, f"{path}[{index}]")
     types = {_type(component) for component in components}
     for candidate in expected:
         is_there = candidate.sw_type is not None and candidate.sw_type in types
-        if not is_there and not any(_is(component, candidate) for component in components):
-            types.add(candidate.sw_type)  # its alternatives are not missing too
+        if not is_there and not any(_matches(component, candidate) for component in components):
+            types.add(candidate.sw_type)  # do not report its alternatives as well
             _refuse(report, Check.SW_COMPONENTS, path, _name(candidate), "absent")
     report.passed(Check.SW_COMPONENTS)
 
@@ -144,7 +144,7 @@ def _name(candidate: ComponentValues) -> str:
     return f"{candidate.sw_type or 'a component'} {candidate.measurement.hex()}"
 
 
-def _is(component: Payload, candidate: ComponentValues) -> bool:
+def _matches(component: Payload, candidate: ComponentValues) -> bool:
     return (
         candidate.sw_type in {None, _type(component)}
         and candidate.measurement == component.get(SwComponentKey.MEASUREMENT)
@@ -155,7 +155,7 @@ def _is(component: Payload, candidate: ComponentValues) -> bool:
 def _sw_component(
     report: Report, component: Payload, expected: tuple[ComponentValues, ...], path: str
 ) -> None:
-    """Say what differs between a component and the reference values of its type."""
+    """Report how a component differs from the reference values of its type."""
     check = Check.SW_COMPONENTS
     measurement = component.get(SwComponentKey.MEASUREMENT)
     signer_id = component.get(SwComponentKey.SIGNER_ID)

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 
 class Tier(StrEnum):
-    """What a claim, or the worst of several, means to a relying party."""
+    """What a claim, or the worst of several claims, means to a relying party."""
 
     NONE = "none"
     AFFIRMING = "affirming"
@@ -17,7 +17,7 @@ class Tier(StrEnum):
 
 
 class General(IntEnum):
-    """Values that a claim of any category may have."""
+    """Values for claims of every category."""
 
     VERIFIER_MALFUNCTION = -1
     NO_CLAIM = 0
@@ -26,7 +26,7 @@ class General(IntEnum):
 
 
 class InstanceIdentity(IntEnum):
-    """Whether this very instance of an attester is known."""
+    """Whether this instance of an attester is known."""
 
     TRUSTWORTHY = 2
     UNTRUSTWORTHY = 96
@@ -62,7 +62,7 @@ class FileSystem(IntEnum):
 
 
 class Hardware(IntEnum):
-    """What hardware and firmware it is."""
+    """Which hardware and firmware the attester has."""
 
     GENUINE = 2
     UNSAFE = 32
@@ -71,7 +71,7 @@ class Hardware(IntEnum):
 
 
 class RuntimeOpaque(IntEnum):
-    """Who sees the attester's memory."""
+    """Who can read the attester's memory."""
 
     ENCRYPTED_MEMORY = 2
     ISOLATED_MEMORY = 32
@@ -122,12 +122,12 @@ Vector: TypeAlias = dict[Category, IntEnum]
 
 
 def vector_of(value: General) -> Vector:
-    """Return a vector that says the same in every category."""
+    """Return a vector with the same value in every category."""
     return dict.fromkeys(Category, value)
 
 
 def tier_of(value: int) -> Tier:
-    """Return the tier of a claim; negative values are those of a verifier's own.
+    """Return the tier of a claim; a verifier defines its own negative values.
 
     >>> [tier_of(value).value for value in (1, 3, -40, 97)]
     ['none', 'affirming', 'warning', 'contraindicated']

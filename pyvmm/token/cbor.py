@@ -1,12 +1,12 @@
-"""CBOR without its liberties: one value has one encoding, and nothing else decodes.
+"""Strict CBOR: each value has exactly one encoding; anything else is rejected.
 
-Who reads a stranger's token may tolerate variants: heads longer than they need be, and floating
-point numbers likewise.  They say the same and endanger no verdict, as signatures are over the bytes
-as they are carried.  Whatever leaves room for two meanings is refused always: indefinite lengths,
-keys that are there twice (in whatever form), bytes behind the value.
+A reader of foreign tokens may tolerate variants: heads and floating point numbers that are longer
+than necessary.  They mean the same and cannot change a verdict, because signatures cover the bytes
+as transmitted.  Anything ambiguous is always rejected: indefinite lengths, duplicate keys (in any
+encoding), bytes after the value.
 
-cbor2 refuses indefinite lengths, duplicate keys and deep nesting.  What it does not look at shows
-when the value is encoded again.
+cbor2 rejects indefinite lengths, duplicate keys and deep nesting.  Encoding the value again and
+comparing finds the rest.
 
 Spec: RFC 8949, 4.1 "preferred serialization"; the order of a map's keys is free.
 draft-ffm-rats-cca-token, "Token Encoding and Signing".
@@ -43,11 +43,11 @@ _LEAVES: Final = _KEYS | {bool, float, type(None)}
 
 
 class Malformed(Exception):
-    """Bytes that are not what they should be; its text is one line.
+    """Bytes that do not have the expected form; the text is one line.
 
     Args:
-        path: where, as names from the outside in; empty for the whole.
-        what: what is wrong there.
+        path: names from the outside in; empty for the whole value.
+        what: the defect.
     """
 
     def __init__(self, path: str, what: str) -> None:
@@ -56,17 +56,17 @@ class Malformed(Exception):
         super().__init__(f"{path}: {self.what}" if path else self.what)
 
 
-#: Told of a variant that is let pass.
+#: Called with each variant that is accepted.
 Tolerate: TypeAlias = Callable[[Malformed], None]
 
 
 def ignore(variant: Malformed) -> None:
-    """Let any variant pass."""
+    """Accept any variant."""
     del variant
 
 
 class _PlainTags(dict[int, cbor2.SemanticDecoderCallback]):
-    """Keeps cbor2 from making dates, regular expressions or references out of tags."""
+    """Prevents cbor2 from converting tags to dates, regular expressions or references."""
 
     def __missing__(self, tag: int) -> cbor2.SemanticDecoderCallback:
         return lambda value, _immutable: Tag(tag, value)
@@ -95,11 +95,12 @@ def decode(
     """Decode exactly one value.
 
     Args:
-        data: all of its encoding.
-        path: what the bytes are, for the text of a refusal.
-        max_size: in bytes.
-        max_depth: arrays, maps and tags inside one another.
-        tolerate: told of a variant of the encoding, which is taken then; otherwise it is refused.
+        data: the complete encoding.
+        path: a name for the bytes, for the error text.
+        max_size: limit in bytes.
+        max_depth: limit for nested arrays, maps and tags.
+        tolerate: called with a variant of the encoding, which is then accepted; without it,
+            variants are rejected.
 
     Raises:
         Malformed: the bytes are not the encoding of a value.
@@ -109,11 +110,11 @@ def decode(
     pyvmm.token.cbor.Malformed: token: byte 0: not the shortest encoding
     """
     if len(data) > max_size:
-        raise Malformed(path, f"{len(data)} bytes, more than {max_size}")
+        raise Malformed(path, f"{len(data)} bytes; the limit is {max_size}")
     decoder = cbor2.CBORDecoder(
         BytesIO(data),
         semantic_decoders=_PLAIN_TAGS,
-        read_size=1,  # it reads no further than the value goes
+        read_size=1,  # do not read beyond the value
         max_depth=max_depth,
         allow_indefinite=False,
         allow_duplicate_keys=False,
@@ -134,7 +135,7 @@ def decode(
 
 
 def describe(value: Value) -> str:
-    """Return a value for a line of text, long ones cut."""
+    """Return a value as one line of text, shortened if long."""
     match value:
         case bytes():
             text = value[:16].hex() + ("…" if len(value) > 16 else "")
@@ -159,7 +160,7 @@ def _difference(again: bytes, data: bytes) -> str:
 
 
 def _check(value: object, path: str) -> None:
-    """Refuse what has no place in a token: simple values, keys that are not int, text or bytes."""
+    """Reject what a token must not contain: simple values, keys that are not int, text or bytes."""
     match value:
         case list():
             for index, item in enumerate(value):

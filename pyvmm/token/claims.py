@@ -1,6 +1,6 @@
-"""The claims of the platform and the realm token, once, in the order in which makers emit them.
+"""The claims of the platform and the realm token, in the order in which makers emit them.
 
-Names are those of the drafts' CDDL and of other verifiers' JSON.
+The names come from the drafts' CDDL and from the JSON of other verifiers.
 
 Spec: Arm DEN0137 (RMM), "Attestation token format"; draft-ffm-rats-cca-token.
 """
@@ -112,7 +112,7 @@ class Lifecycle:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim: its key, name and shape, and the profiles under which it must or may be there."""
+    """A claim: its key, name and shape, and the profiles that require or allow it."""
 
     key: int
     name: str
@@ -122,7 +122,7 @@ class Claim:
 
 
 _DIGEST: Final = Bytes(sizes=(32, 48, 64))
-#: Drafts only recommend that a hash is named as IANA's registry of named information does.
+#: The drafts only recommend the hash names of IANA's registry of named information.
 _HASH_NAME: Final = AdvisedText(
     frozenset(
         {
@@ -136,13 +136,13 @@ _HASH_NAME: Final = AdvisedText(
             "k12-512",
         }
     ),
-    "a hash name that IANA has registered",
+    "a hash name registered with IANA",
 )
 #: The hash that binds the two tokens: one that a verifier can compute.
 _BINDING_HASH: Final = Text(values=tuple(HASH_SIZES))
 _UEID: Final = Bytes(sizes=(33,), prefix=UEID_RANDOM)
 
-#: Members that RMM 2.0 added are here for all profiles: before, they do not occur.
+#: Members added by RMM 2.0 are allowed in all profiles: older tokens do not contain them.
 SW_COMPONENT: Final = Map(
     (
         Member(SwComponentKey.TYPE, "measurement-type", Text()),
@@ -178,7 +178,7 @@ _SPDM: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ExtensionDevice:
-    """The shape of a device that was added to the platform at run time."""
+    """The shape of a device added to the platform at run time."""
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
         """Yield what is wrong with a value."""
@@ -251,7 +251,7 @@ REALM_CLAIMS: Final = (
     Claim(
         RealmKey.MEC_POLICY,
         "cca-realm-mec-policy",
-        Either(Uint((0, 1)), Text(MEC_POLICIES)),  # the RMM says int, the drafts text
+        Either(Uint((0, 1)), Text(MEC_POLICIES)),  # number: RMM specification, text: drafts
         _REALM_V2,
     ),
     Claim(RealmKey.LFA_POLICY, "cca-realm-lfa-policy", Uint((0, 1)), _NONE, _REALM_V2),

@@ -1,8 +1,8 @@
 """A token's claims as JSON, with the names and the base64 of the Veraison tools.
 
-What JSON or the claim tables have no word for is an object with one member: `{"base64": …}`,
+A value that JSON or the claim tables cannot express is an object with one member: `{"base64": …}`,
 `{"text": …}`, `{"float": …}`, `{"null": true}`, `{"map": [[key, value], …]}`,
-`{"tag": [number, value]}`.  So every payload has a JSON form, and that gives the payload again.
+`{"tag": [number, value]}`.  So every payload has a JSON form, which converts back to the payload.
 """
 
 import re
@@ -39,19 +39,19 @@ def realm_json(payload: Payload) -> Json:
 
 
 def platform_payload(claims: Json) -> Payload:
-    """Return the payload of a platform token with these claims, whatever they are.
+    """Return the payload of a platform token with any claims.
 
     Raises:
-        UserError: a member is no claim, or no JSON form of a value.
+        UserError: a member is not a claim, or not the JSON form of a value.
     """
     return _payload(claims, PLATFORM_CLAIMS, PLATFORM_NAME)
 
 
 def realm_payload(claims: Json) -> Payload:
-    """Return the payload of a realm token with these claims, whatever they are.
+    """Return the payload of a realm token with any claims.
 
     Raises:
-        UserError: a member is no claim, or no JSON form of a value.
+        UserError: a member is not a claim, or not the JSON form of a value.
     """
     return _payload(claims, REALM_CLAIMS, REALM_NAME)
 
@@ -64,14 +64,14 @@ def _payload(claims: Json, table: tuple[Claim, ...], where: str) -> Payload:
     try:
         payload = _from_json(claims, _map_of(table), where)
     except RecursionError:
-        raise UserError(f"{where} is nested too deep") from None
+        raise UserError(f"{where} is nested too deeply") from None
     if not isinstance(payload, dict):
         raise UserError(f"{where} is not a JSON object")
     return payload
 
 
 def _shape(shape: Shape | None) -> Shape | None:
-    """Return the shape that says how a value is written."""
+    """Return the shape that determines the JSON form of a value."""
     match shape:
         case Either(one=_, other=Text()):
             return Text()
@@ -154,7 +154,7 @@ def _object(json: dict[str, Json], shape: Shape | None, where: str) -> Value:
         case _ if isinstance(shape, Map):
             return _members(json, shape, where)
         case _:
-            raise UserError(f"{where}: an object here has one member: base64, text, map or tag")
+            raise UserError(f"{where}: give an object with one member: base64, text, map or tag")
 
 
 def _members(json: dict[str, Json], shape: Map, where: str) -> Payload:
@@ -166,7 +166,7 @@ def _members(json: dict[str, Json], shape: Map, where: str) -> Payload:
             raise UserError(f"{where}: {name!r} is neither the name nor the key of a claim")
         key = _number(int(name), where) if member is None else int(member.key)
         if key in payload:
-            raise UserError(f"{where}: the claim {name!r} is there twice")
+            raise UserError(f"{where}: duplicate claim {name!r}")
         payload[key] = _from_json(value, member.shape if member else None, f"{where}.{name}")
     return payload
 
@@ -176,29 +176,29 @@ def _map(pairs: list[Json], where: str) -> Payload:
     for pair in pairs:
         key, value = _pair(pair, where)
         if key in payload:
-            raise UserError(f"{where}: the key {key!r} is there twice")
+            raise UserError(f"{where}: duplicate key {key!r}")
         payload[key] = value
     return payload
 
 
 def _pair(pair: Json, where: str) -> tuple[Key, Value]:
     if not isinstance(pair, list) or len(pair) != 2:
-        raise UserError(f"{where}: a map is an array of [key, value]")
+        raise UserError(f"{where}: a map must be an array of [key, value]")
     key = _from_json(pair[0], None, where)
     if not isinstance(key, int | str | bytes):
-        raise UserError(f"{where}: the key of a map is an integer, text or bytes")
+        raise UserError(f"{where}: a map's key must be an integer, text or bytes")
     return key, _from_json(pair[1], None, where)
 
 
 def _number(value: int, where: str) -> int:
     if not -(1 << 64) <= value < 1 << 64:
-        raise UserError(f"{where}: an integer has at most 64 bits")
+        raise UserError(f"{where}: an integer must fit in 64 bits")
     return value
 
 
 def _text(value: str, where: str) -> str:
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{where} is no text: half a surrogate pair")
+        raise UserError(f"{where} is not text: it has half a surrogate pair")
     return value
 
 

@@ -1,7 +1,7 @@
-"""Make a signed token from claims in JSON and two private keys: any token, also a bad one.
+"""Make a signed token from claims in JSON and two private keys: any token, even an invalid one.
 
-What the claims leave out and the keys or the profile say is filled in: the profiles, the realm's
-key, and the platform's challenge that binds it.  A claim that is null is left out for good.
+Missing claims that follow from the keys or the profile are filled in: the profiles, the realm's
+key, and the platform's challenge that binds it.  A claim that is null stays out.
 """
 
 from hashlib import new as new_hash
@@ -40,10 +40,10 @@ def compile_token(
         claims: as `pyvmm token show --json` prints them.
         cpak: signs the platform token.
         rak: signs the realm token.
-        generation: the form of the token; without one, that of the claims.
+        generation: the form of the token; by default, that of the claims.
 
     Raises:
-        UserError: the claims are no JSON form of claims.
+        UserError: the JSON does not describe claims.
     """
     if not isinstance(claims, dict):
         raise UserError("the claims are not a JSON object")

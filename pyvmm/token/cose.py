@@ -1,7 +1,7 @@
 """COSE_Sign1 and COSE_Key as CCA tokens use them; no cryptography here.
 
-Headers are empty but for the signature's algorithm.  Who tolerates variants also takes an
-unprotected header that says which key has signed: nobody looks at it, so it endangers nothing.
+Headers contain only the signature's algorithm.  A reader that tolerates variants also accepts an
+unprotected header that names the signing key: the header is ignored, so it does no harm.
 
 Spec: RFC 9052, 4.2 and 4.4; RFC 9053, 2.1 and 7.1.1.
 """
@@ -25,20 +25,20 @@ class Algorithm(IntEnum):
 
     @property
     def coordinate_size(self) -> int:
-        """Size of a coordinate of its curve, and of r and s, in bytes."""
+        """Size in bytes of a coordinate of its curve, and of r and s."""
         return _COORDINATE_SIZE[self]
 
     @property
     def curve(self) -> "Curve":
-        """The curve that a token's key for this algorithm is on."""
+        """The curve of a token's key for this algorithm."""
         return Curve[self.name]
 
     @classmethod
     def of_public(cls, public: bytes) -> Self:
-        """Return the algorithm that a SEC1 point is a key for.
+        """Return the algorithm for which a SEC1 point is a key.
 
         Raises:
-            ValueError: it is not an uncompressed point of a curve's size.
+            ValueError: the point is compressed, or fits no curve.
         """
         for algorithm in cls:
             if len(public) == 1 + 2 * algorithm.coordinate_size:
@@ -51,7 +51,7 @@ class Algorithm(IntEnum):
 
 
 class Curve(IntEnum):
-    """COSE elliptic curve, by the algorithm that uses it."""
+    """COSE elliptic curve, named by the algorithm that uses it."""
 
     ES256 = 1  # P-256
     ES384 = 2  # P-384
@@ -73,7 +73,7 @@ class HeaderLabel(IntEnum):
     X5U = 35
 
 
-#: Parameters that say which key has signed.
+#: Parameters that name the signing key.
 _KEY_NAMES: Final = frozenset(HeaderLabel) - {HeaderLabel.ALG, HeaderLabel.CRIT}
 
 
@@ -101,7 +101,7 @@ def protected(alg: Algorithm) -> bytes:
 
 
 def sig_structure(protected: bytes, payload: bytes) -> bytes:
-    """Return the bytes that a COSE_Sign1's signature is over."""
+    """Return the bytes that a COSE_Sign1's signature covers."""
     return encode(["Signature1", protected, b"", payload])
 
 
@@ -114,21 +114,21 @@ class Sign1:
     signature: bytes
 
     def encode(self) -> bytes:
-        """Return it with its tag and an empty unprotected header."""
+        """Encode with the tag and an empty unprotected header."""
         return encode(Tag(COSE_SIGN1, [self.protected, {}, self.payload, self.signature]))
 
     @property
     def to_be_signed(self) -> bytes:
-        """The bytes that the signature is over."""
+        """The bytes that the signature covers."""
         return sig_structure(self.protected, self.payload)
 
     @classmethod
     def parse(cls, data: bytes, *, path: str = "", tolerate: Tolerate | None = None) -> Self:
-        """Return what the bytes hold; the protected header and the payload stay encoded.
+        """Decode a COSE_Sign1; the protected header and the payload stay encoded.
 
         Raises:
-            Malformed: they are not a tagged COSE_Sign1, or its unprotected header says more than
-                is tolerated.
+            Malformed: the bytes are not a tagged COSE_Sign1, or the unprotected header contains
+                more than is tolerated.
         """
         value = decode(data, path=path, tolerate=tolerate)
         if not isinstance(value, Tag) or value.tag != COSE_SIGN1:
@@ -143,11 +143,11 @@ class Sign1:
                 raise Malformed(path, what)
 
     def algorithm(self, *, path: str = "", tolerate: Tolerate | None = None) -> Algorithm:
-        """Return the algorithm that the protected header names.
+        """Return the algorithm in the protected header.
 
         Raises:
-            Malformed: it names none, one of no use here, or has critical parameters; or the
-                signature has not the algorithm's size.
+            Malformed: the algorithm is missing or not supported, the header has critical
+                parameters, or the signature does not have the algorithm's size.
         """
         algorithm = _algorithm_of(self.protected, f"{path}.protected", tolerate)
         size = 2 * algorithm.coordinate_size
@@ -158,7 +158,7 @@ class Sign1:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the protected header, which has been looked at, holds an algorithm only."""
+        """Whether the protected header, already checked, contains only an algorithm."""
         if self.protected in _PLAIN_HEADERS:
             return True
         header = decode(self.protected, tolerate=ignore)
@@ -169,12 +169,12 @@ _PLAIN_HEADERS: Final = {protected(algorithm): algorithm for algorithm in Algori
 
 
 def _check_unprotected(header: dict[Key, Value], path: str, tolerate: Tolerate | None) -> None:
-    """Refuse a header that is not empty, unless it only says which key has signed."""
+    """Reject a header that is not empty, unless it only names the signing key."""
     if tolerate is None or not header.keys() <= _KEY_NAMES:
-        raise Malformed(path, "not empty, and nobody has signed it")
+        raise Malformed(path, "not empty, although not signed")
     if not isinstance(header.get(HeaderLabel.KID, b""), bytes):
-        raise Malformed(path, f"a key id that is no byte string: {describe(header[4])}")
-    tolerate(Malformed(path, "the name of a key, which nobody has signed"))
+        raise Malformed(path, f"the key id is not a byte string: {describe(header[4])}")
+    tolerate(Malformed(path, "an unsigned key name"))
 
 
 def _algorithm_of(encoded: bytes, path: str, tolerate: Tolerate | None) -> Algorithm:
@@ -211,16 +211,16 @@ def cose_key(public: bytes) -> bytes:
 
 
 def parse_cose_key(data: bytes, *, path: str = "", tolerate: Tolerate | None = None) -> bytes:
-    """Return the SEC1 point of a COSE_Key; members that are not needed may be there.
+    """Return the SEC1 point of a COSE_Key, which may contain other members.
 
     Raises:
-        Malformed: it is not a public elliptic curve key, or holds the private part.
+        Malformed: it is not a public elliptic curve key, or contains the private part.
     """
     key = decode(data, path=path, tolerate=tolerate)
     if not isinstance(key, dict):
         raise Malformed(path, "not a COSE_Key: not a map")
     if KeyLabel.D in key:
-        raise Malformed(path, "holds a private key")
+        raise Malformed(path, "contains a private key")
     kty = key.get(KeyLabel.KTY)
     if type(kty) is not int or kty != KTY_EC2:
         raise Malformed(path, f"key type {describe(kty)}, not 2 (EC2)")

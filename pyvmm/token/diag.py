@@ -1,6 +1,6 @@
 """A token in CBOR diagnostic notation, with the claims' names as comments.
 
-Byte strings that hold CBOR are shown as `<< … >>`.
+Byte strings that contain CBOR are shown as `<< … >>`.
 
 Spec: RFC 8949, 8; RFC 8610, appendix G.
 """
@@ -31,11 +31,11 @@ _INDENT: Final = "  "
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the keys of a map mean, and what their values are in turn."""
+    """The names of a map's keys, and those inside its values."""
 
     names: Mapping[int, str]
     inner: Mapping[int, "Names"]
-    embedded: frozenset[int] = frozenset()  # keys whose byte strings hold CBOR
+    embedded: frozenset[int] = frozenset()  # keys whose byte strings contain CBOR
 
 
 _NOTHING: Final = Names({}, {})
@@ -76,13 +76,13 @@ def diagnose(data: bytes) -> str:
     """Return a token in diagnostic notation, on several lines.
 
     Raises:
-        Malformed: it is not CBOR of definite lengths with each key once.
+        Malformed: it is not CBOR with definite lengths and unique keys.
     """
     return _value(decode(data, path="token", tolerate=ignore), _TOKEN, "", is_embedded=False)
 
 
 def _value(value: Value, names: Names, indent: str, *, is_embedded: bool) -> str:
-    """Return a value; a byte string is opened if it should hold CBOR, and does."""
+    """Return a value; decode a byte string that should contain CBOR, and does."""
     match value:
         case bytes():
             return _bytes(value, names, indent, is_embedded=is_embedded)
@@ -113,7 +113,7 @@ def _sign1(parts: list[Value], names: Names, indent: str) -> str:
 def _map(value: dict[int | str | bytes, Value], names: Names, indent: str) -> str:
     items = []
     for key, item in value.items():
-        number = key if isinstance(key, int) else 0  # no key of ours is 0
+        number = key if isinstance(key, int) else 0  # no known key is 0
         comment = f"/ {names.names[number]} / " if number in names.names else ""
         inner = names.inner.get(number, _NOTHING)
         text = _value(item, inner, indent + _INDENT, is_embedded=number in names.embedded)

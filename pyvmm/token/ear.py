@@ -1,8 +1,8 @@
 """The result of a verification as an EAT attestation result (EAR) with AR4SI vectors.
 
-The vectors follow what the Veraison verifier says of CCA tokens.  They never say more than the
-verdict: a token is one answer to one challenge, so unless it is authentic and fresh as a whole, no
-part of it is affirmed.
+The vectors follow those of the Veraison verifier for CCA tokens.  They never claim more than the
+verdict: a token is one answer to one challenge, so no part of it is affirmed unless the whole token
+is authentic and fresh.
 
 Spec: draft-ietf-rats-ear-04; draft-ietf-rats-ar4si; Veraison, "AR4SI for Arm CCA".
 """
@@ -35,7 +35,7 @@ PROFILE: Final = "tag:ietf.org,2026:rats/ear#04"
 PLATFORM_SUBMOD: Final = "CCA_SSD_PLATFORM"
 REALM_SUBMOD: Final = "CCA_REALM"
 POLICY_ID: Final = "pyvmm:arm-cca"
-#: What proves that the token as a whole is an answer of this platform to this challenge.
+#: The checks that prove that the whole token is this platform's answer to this challenge.
 _PROOFS: Final = (
     Check.PLATFORM_SIGNATURE,
     Check.BINDING,
@@ -56,7 +56,7 @@ def ear(report: Report, policy: Policy, *, now: int, build: str) -> dict[str, Js
 
     Args:
         report: what `verify` returned.
-        policy: what it was asked to expect.
+        policy: what `verify` expected.
         now: seconds since 1970.
         build: the version of this verifier.
     """
@@ -88,7 +88,7 @@ def signed(result: dict[str, Json], key: EllipticCurvePrivateKey) -> str:
     """Return the result as a JWT, signed with the algorithm of the key's curve.
 
     Raises:
-        ValueError: the key is on no curve of ours.
+        ValueError: the key's curve is not supported.
     """
     import jwt  # noqa: PLC0415  few results are signed
 
@@ -118,7 +118,7 @@ def _submod(vector: Vector, evidence: Json) -> Json:
 
 
 def vectors_of(report: Report, policy: Policy) -> dict[str, Vector]:
-    """Return what can be said of the platform and of the realm, by the submodules' names."""
+    """Return the vectors of the platform and of the realm, by submodule name."""
     if (failure := _failure(report)) is not None:
         return {name: vector_of(failure) for name in (PLATFORM_SUBMOD, REALM_SUBMOD)}
     return {
@@ -128,7 +128,7 @@ def vectors_of(report: Report, policy: Policy) -> dict[str, Vector]:
 
 
 def _failure(report: Report) -> General | None:
-    """Return what there is to say of all parts where the token is no good as a whole."""
+    """Return the value for every category if the token as a whole is unusable."""
     if any(report.outcomes[check] is Outcome.FAILED for check in _PROOFS):
         return General.CRYPTO_VALIDATION_FAILED
     if report.kinds(*_FORM) & {Kind.MALFORMED, Kind.REFUSED}:
@@ -154,7 +154,7 @@ def _platform_vector(report: Report, policy: Policy) -> Vector:
 
 
 def _firmware(report: Report, vector: Vector) -> None:
-    """Set what the components and the lifecycle say."""
+    """Set the categories that follow from the components and the lifecycle."""
     if report.outcomes[Check.SW_COMPONENTS] is Outcome.PASSED:
         vector[Category.EXECUTABLES] = Executables.APPROVED_BOOT
         vector[Category.HARDWARE] = Hardware.GENUINE
@@ -168,7 +168,7 @@ def _firmware(report: Report, vector: Vector) -> None:
 
 
 def _realm_vector(report: Report, policy: Policy) -> Vector:
-    """Return what can be said of the realm; nothing, if the platform may be any."""
+    """Return the realm's vector; without claims if the platform is not authentic."""
     vector = vector_of(General.NO_CLAIM)
     if report.outcomes[Check.PLATFORM_SIGNATURE] is not Outcome.PASSED:
         return vector

@@ -40,10 +40,10 @@ def point_of(public: ec.EllipticCurvePublicKey) -> bytes:
     """Return the SEC1 point of a key.
 
     Raises:
-        ValueError: it is on no curve of ours; other curves have points of the same size.
+        ValueError: its curve is not supported; other curves have points of the same size.
     """
     if public.curve.name not in _CURVE_NAMES:
-        raise ValueError(f"a key on {public.curve.name}")
+        raise ValueError(f"a key on {public.curve.name}, which is not supported")
     return public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
@@ -51,7 +51,7 @@ def public_point(private: ec.EllipticCurvePrivateKey) -> bytes:
     """Return the SEC1 point of a key's public part.
 
     Raises:
-        ValueError: the key is on no curve of ours.
+        ValueError: the key's curve is not supported.
     """
     return point_of(private.public_key())
 
@@ -64,7 +64,7 @@ def sign(private: ec.EllipticCurvePrivateKey, alg: Algorithm, data: bytes) -> by
 
 
 def is_signature(public: bytes, alg: Algorithm, data: bytes, signature: bytes) -> bool:
-    """Tell whether r || s is the key's signature of data; a key of another curve's is not.
+    """Check whether r || s is the key's signature of data; False for a key of another curve.
 
     Raises:
         ValueError: the key is not a point on its curve.

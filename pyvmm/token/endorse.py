@@ -1,4 +1,4 @@
-"""Endorsements: what a verifier is to expect, as a file of reference values and as CoRIM.
+"""Endorsements: what a verifier should expect, as a file of reference values and as CoRIM.
 
 Spec: draft-ietf-rats-corim-10; draft-ydb-rats-cca-endorsements-03 and -04.
 """
@@ -76,7 +76,7 @@ class MeasurementValue(IntEnum):
 
     DIGESTS = 2
     RAW_VALUE = 4
-    RAW_VALUE_MASK = 5  # deprecated since CoRIM knows masked values
+    RAW_VALUE_MASK = 5  # deprecated since CoRIM has masked values
     NAME = 11
     CRYPTOKEYS = 13
 
@@ -143,9 +143,9 @@ def platform_corim(platform: PlatformValues, draft: CorimDraft) -> bytes:
         ValueError: an id, the configuration or the key is missing.
     """
     if not (platform.implementation_id and platform.instance_id and platform.config):
-        raise ValueError("a platform without its ids or its configuration")
+        raise ValueError("the platform has no ids or no configuration")
     if platform.cpak is None:
-        raise ValueError("a platform without its key")
+        raise ValueError("the platform has no key")
     class_of_platform: Map = {_CLASS: _class(platform.implementation_id)}
     instance: Map = {**class_of_platform, _INSTANCE: Tag(CborTag.UEID, platform.instance_id)}
     key: Value = Tag(CborTag.PKIX_KEY, public_pem(platform.cpak))
@@ -169,7 +169,7 @@ def realm_corim(realm: RealmValues, draft: CorimDraft) -> bytes:
         ValueError: the RIM is missing.
     """
     if realm.rim is None:
-        raise ValueError("a realm without its initial measurement")
+        raise ValueError("the realm has no initial measurement")
     measured = {"cca.rim": realm.rim, **{f"cca.rem{n}": rem for n, rem in enumerate(realm.rems)}}
     measurements: list[Value] = [
         _measurement(name, {MeasurementValue.DIGESTS.value: _digests(value)})
@@ -192,9 +192,10 @@ def _measurement(name: str, values: Map) -> Map:
 
 
 def _config(config: bytes, draft: CorimDraft) -> Map:
-    """Return the configuration, of which every bit counts.
+    """Return the configuration, with a mask that covers every bit.
 
-    Both drafts have a masked value; Veraison's profile of draft -03 asks for value and mask apart.
+    Both drafts have a masked value; Veraison's profile of draft -03 requires value and mask in
+    separate members.
     """
     mask = b"\xff" * len(config)
     if draft is CorimDraft.D03:
@@ -220,7 +221,7 @@ def _digests(value: bytes) -> Value:
 
 
 def _corim(profile: str, triples: Map) -> bytes:
-    """Wrap triples; the ids follow from the content, so that the same one is the same file."""
+    """Wrap triples; derive the ids from the content, so that equal contents give equal files."""
     content = sha256(encode(triples)).hexdigest()
     tag_id, corim_id = (
         uuid5(NAMESPACE_URL, f"{profile}:{w}:{content}").bytes for w in ("tag", "rim")

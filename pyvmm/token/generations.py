@@ -1,4 +1,4 @@
-"""The generations of the CCA attestation token: a maker picks one, a verifier takes the list.
+"""The generations of the CCA attestation token: a maker picks one, a verifier accepts all.
 
 Spec: Arm DEN0137 (RMM), "Realm attestation"; draft-ffm-rats-cca-token.
 """
@@ -20,7 +20,7 @@ class Generation(StrEnum):
 
 
 class OuterTag(IntEnum):
-    """CBOR tag around the whole token, and with it the form of its two entries."""
+    """CBOR tag around the whole token; it determines the form of the two entries."""
 
     COLLECTION = 399  # entries are byte strings
     CMW = 907  # entries are records [content format, byte string]
@@ -51,7 +51,7 @@ class RakEncoding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What differs from generation to generation; the claims differ by profile."""
+    """What differs between generations; the claims differ by profile."""
 
     outer_tag: OuterTag
     platform: PlatformProfile

@@ -1,4 +1,4 @@
-"""Read a token that comes as bytes, or as text: hexadecimal, base64, with or without PEM lines."""
+"""Read a token given as bytes or as text: hexadecimal or base64, with or without PEM lines."""
 
 import re
 from base64 import b64decode
@@ -16,20 +16,20 @@ _TAG: Final = 6  # CBOR major type
 
 
 def token_bytes(data: bytes) -> bytes:
-    """Return a token as its bytes.
+    """Return a token as bytes.
 
     Raises:
-        Malformed: it is neither CBOR with a tag nor text that stands for bytes.
+        Malformed: the input is neither tagged CBOR nor text that encodes it.
     """
     if len(data) > MAX_INPUT:
-        raise Malformed("token", f"more than {MAX_INPUT} bytes of input")
+        raise Malformed("token", f"the input exceeds the limit of {MAX_INPUT} bytes")
     if not data.strip():
         raise Malformed("token", "empty input")
     if data[0] >> 5 == _TAG:
         return data
     token = _from_text(data)
     if not token or token[0] >> 5 != _TAG:
-        raise Malformed("token", "neither CBOR with a tag, nor that in hexadecimal or base64")
+        raise Malformed("token", "not tagged CBOR, raw or in hexadecimal or base64")
     return token
 
 

@@ -44,7 +44,7 @@ def read_key(path: Path) -> bytes:
     """Return the content of a key file.
 
     Raises:
-        UserError: it cannot be read, or is too large for one.
+        UserError: the file cannot be read, or is too large.
     """
     return read_file(path, "key", _MAX_KEY_FILE, takes_pipe=True, remedy="give a key file")
 
@@ -53,16 +53,16 @@ def load_public_key(data: bytes, source: str) -> bytes:
     """Return the SEC1 point of a public key in PEM, DER or JWK.
 
     Raises:
-        UserError: it is none, or on no curve of ours.
+        UserError: it is not a public key on a supported curve.
     """
     if b"PRIVATE KEY" in data:
-        raise UserError(f"{source} holds a private key; give the public one (openssl pkey -pubout)")
+        raise UserError(f"{source} is a private key: give the public one (openssl pkey -pubout)")
     try:
         return _load(data)
     except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
         what = " ".join(str(error).split())
         raise UserError(
-            f"{source} is no public key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
+            f"{source} is not a public key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
         ) from None
 
 
@@ -70,14 +70,14 @@ def load_private_key(data: bytes, source: str) -> EllipticCurvePrivateKey:
     """Return the private key in PEM, DER or JWK.
 
     Raises:
-        UserError: it is none, is encrypted, or on no curve of ours.
+        UserError: it is not a private key on a supported curve, or it is encrypted.
     """
     try:
         return _load_private(data)
     except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
         what = " ".join(str(error).split())
         raise UserError(
-            f"{source} is no private key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
+            f"{source} is not a private key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
         ) from None
 
 
@@ -88,7 +88,7 @@ def _load_private(data: bytes) -> EllipticCurvePrivateKey:
     load = load_pem_private_key if text.startswith(b"-----BEGIN") else load_der_private_key
     key = load(data, None)
     if not isinstance(key, EllipticCurvePrivateKey):
-        raise ValueError("not an elliptic curve key")  # noqa: TRY004  one kind of error
+        raise ValueError("not an elliptic curve key")  # noqa: TRY004  callers expect one kind of error
     public_point(key)
     return key
 
@@ -99,7 +99,7 @@ def _load(data: bytes) -> bytes:
         return _load_jwk(text)
     key = (load_pem_public_key if text.startswith(b"-----BEGIN") else load_der_public_key)(data)
     if not isinstance(key, EllipticCurvePublicKey):
-        raise ValueError("not an elliptic curve key")  # noqa: TRY004  one kind of error
+        raise ValueError("not an elliptic curve key")  # noqa: TRY004  callers expect one kind of error
     return point_of(key)
 
 
@@ -126,7 +126,7 @@ def _load_jwk(text: bytes) -> bytes:
 def _jwk(text: bytes) -> dict[str, Json]:
     key = strict_json.loads(text)
     if not isinstance(key, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004  one kind of error
+        raise ValueError("not a JSON object")  # noqa: TRY004  callers expect one kind of error
     return key
 
 
@@ -137,5 +137,5 @@ def _algorithm(key: dict[str, Json]) -> Algorithm:
 def _octets(key: dict[str, Json], name: str) -> bytes:
     text = key[name]
     if not isinstance(text, str):
-        raise ValueError(f"{name} is not text")  # noqa: TRY004  one kind of error
+        raise ValueError(f"{name} is not text")  # noqa: TRY004  callers expect one kind of error
     return urlsafe_b64decode(text + "==")

@@ -1,8 +1,8 @@
-"""Make the parts of a token; who holds the keys signs them.
+"""Make the parts of a token; the owners of the keys sign them.
 
-A token is made from the inside out: `rak_encoding` and `binding` say what the platform token must
-attest, `platform_payload` and `realm_payload` what each part says, `cose.Sign1` signs a part, and
-`cca_token` puts the two together.
+A token is made from the inside out: `rak_encoding` and `binding` return what the platform token
+must attest, `platform_payload` and `realm_payload` the payload of each part, `cose.Sign1` holds a
+signed part, and `cca_token` joins the two.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ CLIENT_ID: Final = 1  # the Realm Management Security Domain
 
 @dataclass(frozen=True, slots=True)
 class SwComponent:
-    """A measured part of the platform; a text that is empty is left out."""
+    """A measured part of the platform; empty texts are omitted."""
 
     measurement: bytes
     signer_id: bytes
@@ -48,11 +48,11 @@ class SwComponent:
 
 @dataclass(frozen=True, slots=True)
 class PlatformClaims:
-    """What the platform token says."""
+    """The claims of the platform token."""
 
     challenge: bytes  # what `binding` returns
     implementation_id: bytes  # 32 bytes
-    instance_id: bytes  # 33 bytes, the first of them 1
+    instance_id: bytes  # 33 bytes, the first one is 1
     config: bytes
     lifecycle: int
     components: tuple[SwComponent, ...]
@@ -63,7 +63,7 @@ class PlatformClaims:
 
 @dataclass(frozen=True, slots=True)
 class RealmClaims:
-    """What the realm token says."""
+    """The claims of the realm token."""
 
     challenge: bytes  # 64 bytes
     rpv: bytes  # 64 bytes
@@ -71,15 +71,15 @@ class RealmClaims:
     rak: bytes  # SEC1 point
     rim: bytes
     rems: tuple[bytes, ...]  # 4, each as long as the RIM
-    instance_id: bytes = b""  # 33 bytes, the first of them 1; from G2 on
-    mec_policy: int = 0  # 0 shared, 1 private; from G2 on
+    instance_id: bytes = b""  # 33 bytes, the first one is 1; since G2
+    mec_policy: int = 0  # 0 shared, 1 private; since G2
 
 
 def platform_payload(claims: PlatformClaims, generation: Generation) -> bytes:
     """Return the payload of the platform token.
 
     Raises:
-        ValueError: a claim has not the shape that the generation asks for.
+        ValueError: a claim does not have the shape that the generation requires.
     """
     profile = FORMS[generation].platform
     values: dict[int, Value] = {
@@ -104,12 +104,12 @@ def realm_payload(claims: RealmClaims, generation: Generation) -> bytes:
     """Return the payload of the realm token.
 
     Raises:
-        ValueError: a claim has not the shape that the generation asks for.
+        ValueError: a claim does not have the shape that the generation requires.
     """
     profile = FORMS[generation].realm
     rems: list[Value] = list(claims.rems)
     if {len(rem) for rem in claims.rems} != {len(claims.rim)}:
-        raise ValueError("the REMs are not as long as the RIM")
+        raise ValueError("the REMs do not have the RIM's size")
     values: dict[int, Value] = {
         RealmKey.CHALLENGE: claims.challenge,
         RealmKey.INSTANCE_ID: claims.instance_id,
@@ -126,13 +126,13 @@ def realm_payload(claims: RealmClaims, generation: Generation) -> bytes:
 
 
 def rak_encoding(public_sec1: bytes, generation: Generation) -> bytes:
-    """Return the realm attestation key as the realm token carries it.
+    """Return the realm attestation key as encoded in the realm token.
 
     Raises:
         ValueError: the key is not an uncompressed point of P-384.
     """
     if Algorithm.of_public(public_sec1) is not Algorithm.ES384:
-        raise ValueError("a realm attestation key is a point of P-384")
+        raise ValueError("the realm attestation key is not a point of P-384")
     if FORMS[generation].rak is RakEncoding.SEC1:
         return public_sec1
     return cose_key(public_sec1)
@@ -144,7 +144,7 @@ def binding(public_sec1: bytes, generation: Generation) -> bytes:
 
 
 def cca_token(platform: bytes, realm: bytes, generation: Generation) -> bytes:
-    """Return the whole token, of the signed platform and realm tokens."""
+    """Return the whole token, made from the signed platform and realm tokens."""
     tag = FORMS[generation].outer_tag
     parts: dict[int | str | bytes, Value] = {PLATFORM_TOKEN: platform, REALM_TOKEN: realm}
     if tag is OuterTag.CMW:
@@ -166,7 +166,7 @@ def _sw_component(part: SwComponent) -> dict[int | str | bytes, Value]:
 def _payload(
     values: dict[int, Value], table: tuple[Claim, ...], profile: Profile, path: str
 ) -> bytes:
-    """Encode the claims that a profile has, in the order of the table."""
+    """Encode the claims of a profile, in the order of the table."""
     payload: dict[int | str | bytes, Value] = {
         claim.key: values[claim.key]
         for claim in table

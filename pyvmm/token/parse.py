@@ -1,7 +1,6 @@
-"""Take a token apart: outer form, the two COSE_Sign1, their headers and payloads.
+"""Parse a token: outer form, the two COSE_Sign1, their headers and payloads.
 
-What is wrong goes into a report, what is only encoded in another way as a warning, and what can
-still be read is read.
+Defects go into a report, mere encoding variants as warnings; the parser reads on as far as it can.
 """
 
 from collections.abc import Callable
@@ -38,7 +37,7 @@ class Token:
 
 
 def parse(data: bytes, report: Report) -> Token:
-    """Take a token apart; the report gets what is wrong with it."""
+    """Parse a token; add its defects to the report."""
     outer_tag, entries = None, None
     decoded = _attempt(
         report, Check.ENCODING, lambda tolerate: (decode(data, path="token", tolerate=tolerate),)
@@ -53,7 +52,7 @@ def parse(data: bytes, report: Report) -> Token:
 
 
 def _attempt(report: Report, check: Check, read: Callable[[Tolerate], T]) -> T | None:
-    """Return what `read` returns, or nothing and a finding; what it tolerates is a warning."""
+    """Return the result of `read`, or report why there is none; report variants as warnings."""
     try:
         result = read(partial(report.variant, check))
     except Malformed as error:
@@ -64,7 +63,7 @@ def _attempt(report: Report, check: Check, read: Callable[[Tolerate], T]) -> T |
 
 
 def _outer(value: Value, report: Report) -> tuple[OuterTag | None, Payload | None]:
-    """Return the outer tag and the entries behind it."""
+    """Return the outer tag and the entries inside it."""
     known = " or ".join(str(tag.value) for tag in OuterTag)
     if not isinstance(value, Tag):
         report.add(Check.OUTER_FORM, Kind.MALFORMED, "token", f"CBOR tag {known}", describe(value))
@@ -77,7 +76,7 @@ def _outer(value: Value, report: Report) -> tuple[OuterTag | None, Payload | Non
         report.add(Check.OUTER_FORM, Kind.MALFORMED, "token", "a map", describe(value.value))
         return OuterTag(value.tag), None
     for key in value.value:
-        if key not in {PLATFORM_TOKEN, REALM_TOKEN}:  # nobody has signed it
+        if key not in {PLATFORM_TOKEN, REALM_TOKEN}:  # it is not signed
             report.add(
                 Check.OUTER_FORM, Kind.MALFORMED, f"token[{key!r}]", "absent", "an unknown entry"
             )

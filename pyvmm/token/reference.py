@@ -1,4 +1,4 @@
-"""Reference values: what a verifier expects a platform and a realm to be.
+"""Reference values: the platform and the realm that a verifier expects.
 
 A file is JSON, described in docs/reference-values.schema.json; byte strings are hexadecimal.
 """
@@ -22,7 +22,7 @@ _DIGEST: Final = tuple(HASH_SIZES.values())
 
 @dataclass(frozen=True, slots=True)
 class ComponentValues:
-    """A software component that may run; without a type it may be any of the token's."""
+    """A permitted software component; without a type, it matches components of any type."""
 
     measurement: bytes
     signer_id: bytes
@@ -31,7 +31,7 @@ class ComponentValues:
 
 @dataclass(frozen=True, slots=True)
 class PlatformValues:
-    """What a platform is expected to be; nothing where there is no value."""
+    """The expected platform; values that are not given are not checked."""
 
     implementation_id: bytes | None = None
     instance_id: bytes | None = None
@@ -42,7 +42,7 @@ class PlatformValues:
 
 @dataclass(frozen=True, slots=True)
 class RealmValues:
-    """What a realm is expected to be; nothing where there is no value."""
+    """The expected realm; values that are not given are not checked."""
 
     rim: bytes | None = None
     rems: tuple[bytes | None, ...] = (None,) * NUM_REMS
@@ -51,24 +51,24 @@ class RealmValues:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceValues:
-    """What a token is appraised against."""
+    """The values against which a token is appraised."""
 
     platform: PlatformValues = field(default_factory=PlatformValues)
     realm: RealmValues = field(default_factory=RealmValues)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Return what a file says.
+        """Read a file.
 
         Raises:
-            UserError: it is not such a file.
+            UserError: it is not a reference file.
         """
         data = read_file(path, "reference file", _MAX_FILE, takes_pipe=True)
         return cls.parse(data, str(path))
 
     @classmethod
     def parse(cls, data: bytes, source: str) -> Self:
-        """Return what JSON says.
+        """Read JSON.
 
         Raises:
             UserError: it does not fit the schema.
@@ -88,7 +88,7 @@ class ReferenceValues:
 
 
 class _Members:
-    """A JSON object whose members are taken one by one; what nobody takes is a mistake."""
+    """A JSON object whose members are read one by one; unknown members are errors."""
 
     def __init__(self, value: Json, where: str, known: set[str] | None = None) -> None:
         if not isinstance(value, dict):
@@ -99,13 +99,13 @@ class _Members:
             self.only(known)
 
     def only(self, known: set[str]) -> None:
-        """Refuse members that nobody knows: a misspelt one would check nothing."""
+        """Reject unknown members: a misspelt one would check nothing."""
         unknown = sorted(self.values.keys() - known)
         if unknown:
             raise UserError(f"{self.where}: unknown member {unknown[0]!r}")
 
     def octets(self, name: str, sizes: tuple[int, ...] = ()) -> bytes | None:
-        """Return a byte string of one of some sizes, or nothing if it is not there."""
+        """Return a byte string of one of some sizes, or None if it is absent."""
         return self._hex(self.values.get(name), f"{self.where}: {name}", sizes)
 
     def rems(self, name: str) -> tuple[bytes | None, ...]:
@@ -114,7 +114,7 @@ class _Members:
         if values is None:
             return (None,) * NUM_REMS
         if not isinstance(values, list) or len(values) != NUM_REMS:
-            raise UserError(f"{self.where}: {name} is not an array of {NUM_REMS}")
+            raise UserError(f"{self.where}: {name} is not an array of {NUM_REMS} values")
         return tuple(
             self._hex(value, f"{self.where}: {name}[{index}]", _DIGEST)
             for index, value in enumerate(values)
@@ -160,7 +160,7 @@ def _component(members: _Members) -> ComponentValues:
     signer_id = members.octets("signer-id", _DIGEST)
     sw_type = members.values.get("measurement-type")
     if measurement is None or signer_id is None:
-        raise UserError(f"{members.where}: measurement-value and signer-id must be there")
+        raise UserError(f"{members.where}: measurement-value and signer-id are required")
     if not isinstance(sw_type, str | None):
         raise UserError(f"{members.where}: measurement-type is not text")
     return ComponentValues(measurement, signer_id, sw_type)

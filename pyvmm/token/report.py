@@ -1,4 +1,4 @@
-"""What a verification found: checks, findings, and the exit code that they give."""
+"""The result of a verification: checks, findings, and the exit code that follows from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ Payload = dict[Key, Value]
 
 
 class Check(StrEnum):
-    """The checks of a token, in the order in which they are made."""
+    """The checks of a token, in order."""
 
     ENCODING = "encoding"
     OUTER_FORM = "outer form"
@@ -30,7 +30,7 @@ class Check(StrEnum):
     REALM_VALUES = "realm values"
 
 
-#: A token is authentic when these have passed.
+#: A token is authentic if these have passed.
 AUTHENTICITY: Final = (
     Check.ENCODING,
     Check.OUTER_FORM,
@@ -65,12 +65,12 @@ class Outcome(Enum):
 
     PASSED = "passed"
     FAILED = "failed"
-    SKIPPED = "skipped"  # not asked for, or what it looks at is not there
+    SKIPPED = "skipped"  # not requested, or its input is missing
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be: where, what should be there and what is."""
+    """A deviation: where it is, what was expected and what was found."""
 
     check: Check
     kind: Kind
@@ -84,7 +84,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """All that a verification found out."""
+    """All results of a verification."""
 
     findings: list[Finding] = field(default_factory=list)
     outcomes: dict[Check, Outcome] = field(
@@ -95,12 +95,12 @@ class Report:
     realm: Payload | None = None
 
     def passed(self, check: Check) -> None:
-        """Say that a check was made; one that has failed stays failed."""
+        """Record that a check was made; a failed check stays failed."""
         if self.outcomes[check] is Outcome.SKIPPED:
             self.outcomes[check] = Outcome.PASSED
 
     def add(self, check: Check, kind: Kind, path: str, expected: str, actual: str) -> None:
-        """Add a finding; all but a warning fail the check."""
+        """Add a finding; any finding but a warning fails the check."""
         self.findings.append(Finding(check, kind, path, expected, actual))
         if kind is not Kind.WARNING:
             self.outcomes[check] = Outcome.FAILED
@@ -113,11 +113,11 @@ class Report:
                 self.outcomes[finding.check] = Outcome.FAILED
 
     def variant(self, check: Check, variant: Malformed) -> None:
-        """Add what a parser let pass."""
+        """Add a variant that a parser accepted."""
         self.add(check, Kind.WARNING, variant.path, "the strict form", variant.what)
 
     def malformed(self, check: Check, error: Malformed) -> None:
-        """Add what a parser refused."""
+        """Add a defect that a parser rejected."""
         self.add(check, Kind.MALFORMED, error.path, _MALFORMED_EXPECTED[check], error.what)
 
     def kinds(self, *checks: Check) -> set[Kind]:
@@ -126,7 +126,7 @@ class Report:
 
     @property
     def is_authentic(self) -> bool:
-        """Whether the token is what it says, from the platform that it says."""
+        """Whether the token is genuine and comes from the platform that it names."""
         were_made = all(self.outcomes[check] is not Outcome.SKIPPED for check in AUTHENTICITY)
         return were_made and not self.kinds() & {Kind.MALFORMED, Kind.NOT_AUTHENTIC}
 

@@ -1,4 +1,4 @@
-"""The shapes that a claim's value can have, and the check against them."""
+"""The shapes of claim values, and the checks against them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pyvmm.token.cbor import Value, describe
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A value that has not its shape: where, what should be there and what is."""
+    """A value without the required shape: where it is, what was expected and what was found."""
 
     path: str
     expected: str
@@ -21,7 +21,7 @@ class Shape(Protocol):
     """What a value must look like."""
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         ...
 
     def __str__(self) -> str: ...
@@ -29,12 +29,12 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text; one of some values, if it says which."""
+    """Text; one of the given values, if any are given."""
 
     values: tuple[str, ...] = ()
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         if not isinstance(value, str) or (self.values and value not in self.values):
             yield Mismatch(path, str(self), describe(value))
 
@@ -44,13 +44,13 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class AdvisedText:
-    """Text that should be one of some values, and need not."""
+    """Text that should be one of the given values, but need not be."""
 
     values: frozenset[str]
     what: str
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         if not isinstance(value, str) or value not in self.values:
             yield Mismatch(path, str(self), describe(value), is_advice=isinstance(value, str))
 
@@ -60,13 +60,13 @@ class AdvisedText:
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """A byte string of one of some sizes, or of any but 0; it may have to start with a prefix."""
+    """A non-empty byte string, optionally of one of some sizes and with a prefix."""
 
     sizes: tuple[int, ...] = ()
     prefix: bytes = b""
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         if (
             not isinstance(value, bytes)
             or (len(value) not in self.sizes if self.sizes else not value)
@@ -76,17 +76,17 @@ class Bytes:
 
     def __str__(self) -> str:
         size = " or ".join(map(str, self.sizes)) or "1 or more"
-        return f"{size} bytes" + (f" that start {self.prefix.hex()}" if self.prefix else "")
+        return f"{size} bytes" + (f" starting with {self.prefix.hex()}" if self.prefix else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Uint:
-    """An integer; one of some values, if it says which."""
+    """An integer; one of the given values, if any are given."""
 
     values: tuple[int, ...] = ()
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         if type(value) is not int or (value not in self.values if self.values else value < 0):
             yield Mismatch(path, str(self), describe(value))
 
@@ -99,7 +99,7 @@ class Bool:
     """True or false."""
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         if not isinstance(value, bool):
             yield Mismatch(path, str(self), describe(value))
 
@@ -109,13 +109,13 @@ class Bool:
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array of one shape, of an exact size or of at least one."""
+    """An array whose items have one shape; of an exact size, or not empty."""
 
     item: Shape
     size: int = 0
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         if not isinstance(value, list) or not value or (self.size and len(value) != self.size):
             yield Mismatch(path, str(self), describe(value))
             return
@@ -134,7 +134,7 @@ class Either:
     other: Shape
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         if all(any(shape.check(value, path)) for shape in (self.one, self.other)):
             yield Mismatch(path, str(self), describe(value))
 
@@ -144,7 +144,7 @@ class Either:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a map: its key, its name, and whether it must be there."""
+    """A member of a map: its key, its name, and whether it is required."""
 
     key: int
     name: str
@@ -154,12 +154,12 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A map with known members; others may be there."""
+    """A map with known members; others are allowed."""
 
     members: tuple[Member, ...]
 
     def check(self, value: Value, path: str) -> Iterator[Mismatch]:
-        """Yield what is wrong with a value."""
+        """Yield the defects of a value."""
         if not isinstance(value, dict):
             yield Mismatch(path, str(self), describe(value))
             return

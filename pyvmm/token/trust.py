@@ -1,4 +1,4 @@
-"""Trust anchors: which key (CPAK) speaks for which platform."""
+"""Trust anchors: which key (CPAK) may sign for which platform."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from pyvmm.token.reference import ReferenceValues
 
 KEY_SUFFIXES: Final = (".pem", ".der", ".jwk")
 REFERENCE_SUFFIX: Final = ".json"
-HES_KEY: Final = "cpak.pem"  # what a HES of ours writes beside its state
+HES_KEY: Final = "cpak.pem"  # written by our HES beside its state
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A platform's key, and which platforms it may speak for: any, where there is no id."""
+    """A key, and the platforms it may sign for; an id that is None matches all."""
 
     public: bytes  # SEC1 point
     implementation_id: bytes | None = None
     instance_id: bytes | None = None
 
-    def speaks_for(self, implementation_id: bytes, instance_id: bytes) -> bool:
-        """Tell whether it may sign for a platform."""
+    def may_sign_for(self, implementation_id: bytes, instance_id: bytes) -> bool:
+        """Check whether the key may sign for a platform."""
         return self.implementation_id in {None, implementation_id} and self.instance_id in {
             None,
             instance_id,
@@ -31,24 +31,24 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class TrustStore:
-    """The anchors to choose from."""
+    """A set of anchors."""
 
     anchors: tuple[Anchor, ...] = ()
 
     def find(self, implementation_id: bytes, instance_id: bytes) -> Anchor | None:
         """Return the anchor of a platform."""
-        fitting = (a for a in self.anchors if a.speaks_for(implementation_id, instance_id))
+        fitting = (a for a in self.anchors if a.may_sign_for(implementation_id, instance_id))
         return next(fitting, None)
 
     @classmethod
     def load(cls, directories: Iterable[Path]) -> Self:
-        """Return the anchors in the files of directories.
+        """Return the anchors from the files in some directories.
 
-        A bare key speaks for the instance id that its hash gives; a file of reference values
-        with a key for the platform that it names.
+        A bare key signs for the instance id derived from its hash; the key in a file of
+        reference values signs for the platform named there.
 
         Raises:
-            UserError: a file has the name of one of them, and is none.
+            UserError: a file is not what its suffix says.
         """
         paths = [
             path
@@ -60,7 +60,7 @@ class TrustStore:
 
 
 def hes_anchors(directory: Path) -> TrustStore:
-    """Return the anchors of the platforms whose HES keep their state in a directory."""
+    """Return the anchors of the platforms whose HES state is in or below a directory."""
     paths = [directory / HES_KEY, *sorted(directory.glob(f"*/{HES_KEY}"))]
     return TrustStore(
         tuple(anchor for path in paths if path.is_file() and (anchor := _anchor(path)) is not None)
@@ -68,7 +68,7 @@ def hes_anchors(directory: Path) -> TrustStore:
 
 
 def anchor_of(values: ReferenceValues) -> Anchor | None:
-    """Return the anchor that reference values hold."""
+    """Return the anchor in reference values."""
     platform = values.platform
     if platform.cpak is None:
         return None

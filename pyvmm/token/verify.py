@@ -1,6 +1,6 @@
-"""Verify a token: is it well formed, authentic, fresh, and what was expected?
+"""Verify that a token is well formed, authentic, fresh, and as expected.
 
-All checks are made whose input is there, and all that is wrong is reported.
+Every check that has its input is made, and every defect is reported.
 
 Spec: draft-ffm-rats-cca-token, "Verification"; Arm DEN0137, "Realm attestation".
 """
@@ -45,7 +45,7 @@ _UNSUPPORTED: Final = "unsupported profile: "
 
 
 def verify(data: bytes, trust: TrustStore, policy: Policy | None = None) -> Report:
-    """Verify a token; whatever it is, the report says what is wrong with it."""
+    """Verify a token, which may be any bytes; the report lists its defects."""
     report = Report()
     token = parse(data, report)
     report.platform, report.realm = token.platform.payload, token.realm.payload
@@ -53,7 +53,7 @@ def verify(data: bytes, trust: TrustStore, policy: Policy | None = None) -> Repo
     cpak = anchor.public if anchor is not None else None
     platform_profile, realm_profile = _profiles(token, report)
     rak = _rak(report, realm_profile)
-    # Nearly all of the time goes by in the two signatures, which are checked side by side.
+    # The two signatures take nearly all of the time, so they are checked in parallel.
     is_platform = _threads().submit(_is_signed, token.platform, cpak, _is_platform_signature)
     is_realm = _is_signed(token.realm, rak, is_signature)
     _claims(report, report.platform, PLATFORM_CLAIMS, platform_profile, "platform")
@@ -71,7 +71,7 @@ def verify(data: bytes, trust: TrustStore, policy: Policy | None = None) -> Repo
 
 
 def _profiles(token: Token, report: Report) -> tuple[PlatformProfile | None, RealmProfile | None]:
-    """Return both profiles, those that there are, and set the report's generation."""
+    """Return the profiles found, and set the report's generation."""
     platform, realm = None, None
     if (payload := token.platform.payload) is not None:
         value = payload.get(PlatformKey.PROFILE)
@@ -100,7 +100,7 @@ def _unsupported(report: Report, path: str, known: list[str], value: Value) -> N
 def _generation(
     report: Report, tag: OuterTag | None, platform: PlatformProfile, realm: RealmProfile
 ) -> Generation | None:
-    """Return the generation of a pair of profiles; of two, that with the outer tag."""
+    """Return the generation of a pair of profiles; the outer tag decides between two."""
     fitting = [g for g, form in FORMS.items() if (form.platform, form.realm) == (platform, realm)]
     if not fitting:
         expected = f"a realm profile that goes with {platform.value!r}"
@@ -125,7 +125,7 @@ def _claims(
     profile: Profile | None,
     part: str,
 ) -> None:
-    """Check the claims of a part, and name those that its profile does not know."""
+    """Check the claims of a part; warn of claims that its profile does not define."""
     if payload is None or profile is None:
         return
     for mismatch in check_claims(payload, table, profile, part):
@@ -141,7 +141,7 @@ def _claims(
 
 
 def _measurements(report: Report) -> None:
-    """Check what claims say about one another: measurements and their hash algorithm."""
+    """Check that the measurements agree with one another and with their hash algorithm."""
     realm = report.realm
     if realm is None:
         return
@@ -150,12 +150,12 @@ def _measurements(report: Report) -> None:
         for index, rem in enumerate(rems):
             if isinstance(rem, bytes) and len(rem) != len(rim):
                 path = f"{REALM_PATHS[RealmKey.REMS]}[{index}]"
-                expected = f"{len(rim)} bytes, as the initial measurement has"
+                expected = f"{len(rim)} bytes, the size of the initial measurement"
                 report.add(Check.CLAIMS, Kind.MALFORMED, path, expected, describe(rem))
     name = realm.get(RealmKey.HASH_ALGORITHM)
     size = HASH_SIZES.get(name) if isinstance(name, str) else None
     if isinstance(rim, bytes) and size not in {None, len(rim)} and len(rim) in HASH_SIZES.values():
-        expected = f"{size} bytes, by {name!r}"
+        expected = f"{size} bytes, the size of {name!r}"
         report.add(Check.CLAIMS, Kind.WARNING, REALM_PATHS[RealmKey.RIM], expected, describe(rim))
     if (policy := realm.get(RealmKey.MEC_POLICY)) in MEC_POLICIES:
         path = REALM_PATHS[RealmKey.MEC_POLICY]
@@ -216,7 +216,7 @@ def _point(encoded: bytes, profile: RealmProfile, path: str, tolerate: Tolerate)
     return point
 
 
-#: A machine's tokens carry the same platform token until it is switched off.
+#: All tokens of a machine contain the same platform token until it is switched off.
 _is_platform_signature: Final = lru_cache(maxsize=64)(is_signature)
 
 
@@ -225,22 +225,22 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(thread_name_prefix="verify")
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)  # they stay with the parent
+os.register_at_fork(after_in_child=_threads.cache_clear)  # threads do not survive a fork
 
 
 def _is_signed(
-    part: Part, public: bytes | None, is_good: Callable[[bytes, Algorithm, bytes, bytes], bool]
+    part: Part, public: bytes | None, is_valid: Callable[[bytes, Algorithm, bytes, bytes], bool]
 ) -> bool | None:
-    """Tell whether a part is signed with a key; None if there is too little to tell."""
+    """Check whether a part is signed with a key; None if the key or the part is missing."""
     if part.sign1 is None or part.algorithm is None or public is None:
         return None
-    return is_good(public, part.algorithm, part.sign1.to_be_signed, part.sign1.signature)
+    return is_valid(public, part.algorithm, part.sign1.to_be_signed, part.sign1.signature)
 
 
 def _signature(
     report: Report, check: Check, part: Part, public: bytes | None, is_signed: bool | None
 ) -> None:
-    """Report on the signature of a part."""
+    """Report the result for the signature of a part."""
     if is_signed is None or part.algorithm is None or public is None:
         return
     fitting = Algorithm.of_public(public)
@@ -249,12 +249,12 @@ def _signature(
         report.add(check, Kind.NOT_AUTHENTIC, path, expected, part.algorithm.name)
     elif not is_signed:
         expected = f"a signature by the key {public[1:9].hex()}…"
-        report.add(check, Kind.NOT_AUTHENTIC, f"{part.name}.signature", expected, "another")
+        report.add(check, Kind.NOT_AUTHENTIC, f"{part.name}.signature", expected, "another one")
     report.passed(check)
 
 
 def _binding(report: Report) -> None:
-    """Check that the platform vouches for the realm attestation key, as it is carried."""
+    """Check that the platform vouches for the realm attestation key, as encoded in the token."""
     if report.platform is None or report.realm is None:
         return
     challenge = report.platform.get(PlatformKey.CHALLENGE)

@@ -29,7 +29,7 @@ def test_regular_file_is_read(tmp_path: Path) -> None:
     path.write_bytes(b"x" * 1000)
     assert read_file(path, "file", 1000) == b"x" * 1000
     assert read_start(path, "file", 10) == b"x" * 10
-    with pytest.raises(UserError, match=f"file {path} has more than 999 bytes: give a smaller one"):
+    with pytest.raises(UserError, match=f" {path} is larger than 999 bytes: give a smaller one"):
         read_file(path, "file", 999)
 
 
@@ -48,7 +48,7 @@ def test_reading_takes_the_memory_of_the_content(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         read_file(small, "file", 1 << 40)
-        with pytest.raises(UserError, match="has more than 2 MiB"):
+        with pytest.raises(UserError, match="is larger than 2 MiB"):
             read_file(huge, "file", 2 * MIB)
         assert tracemalloc.get_traced_memory()[1] < 4 * MIB
     finally:

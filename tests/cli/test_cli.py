@@ -73,7 +73,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run {}/x86", "x86 kernel"),
         ("run {}/x86 -k {}/x86", "two kernels"),
         ("run --initrd {}/none", "No such file"),
-        ("run -m 16 --initrd {}/huge", "has more than 16 MiB: give more with -m"),
+        ("run -m 16 --initrd {}/huge", "is larger than 16 MiB: give more with -m"),
         ("run --disk {}", "is a directory"),
         ("run --disk {}/none", "No such file"),
         ("run --disk {}/text,direct", "give ro, rw or serial=TEXT"),

@@ -107,7 +107,7 @@ def test_what_is_shown_shows_the_same(path: Path, tmp_path: Path) -> None:
         ("mem =", "not TOML"),
         ("mem = " + "[" * 30_000, "not TOML: nested too deep"),
         ("mem = " + "{a=" * 20_000, "not TOML: nested too deep"),
-        ("#" * 70_000, "has more than 65536 bytes"),
+        ("#" * 70_000, "is larger than 65536 bytes"),
         ("mem = " + "1" * 5000, "not TOML: Exceeds the limit"),
         ('kernel = "a\\u0000b"', "kernel = 'a\\x00b': it cannot hold a NUL character"),
         ('disk = ["a\\u0000b"]', "disk = 'a\\x00b': it cannot hold a NUL character"),

@@ -89,7 +89,7 @@ def test_what_is_no_file_is_one_line(line: str) -> None:
 def test_what_is_too_large_is_not_read(line: str) -> None:
     """A disk may be as large as it likes, and a token is malformed."""
     if " -d " not in line and not line.startswith(("verify FILE", "token")):
-        refused(line.replace("FILE", "huge"), "huge has more than ")
+        refused(line.replace("FILE", "huge"), "huge is larger than ")
 
 
 @pytest.mark.parametrize("name", ["x.pem", "x.der", "x.jwk", "x.json"])

@@ -122,7 +122,7 @@ def test_verify_warns_of_a_variant_and_refuses_it_strictly(run: Run) -> None:
     code, out, err = run("verify - --cpak cpak.pem", stdin=token)
     assert (code, err) == (0, "")
     text = out.decode()
-    assert "warning: platform.unprotected: expected the strict form, found the name of a" in text
+    assert "warning: platform.unprotected: expected the strict form, found an unsigned" in text
     assert "warning: realm.payload: expected the strict form, found byte 0: not the short" in text
     assert text.endswith("verified (profile g1)\n")
     code, out, _ = run("verify - --cpak cpak.pem --strict", stdin=token)
@@ -204,10 +204,10 @@ def test_verify_signs_its_result(run: Run, challenge: str, code: int) -> None:
         ("verify absent", "token absent: No such file or directory: check the path"),
         ("verify .", "token . is a directory: give"),
         ("verify token --cpak absent", "key absent: No such file"),
-        ("verify token --cpak token", "token is no public key"),
-        ("verify token --cpak cpak.key", "cpak.key holds a private key"),
+        ("verify token --cpak token", "token is not a public key"),
+        ("verify token --cpak cpak.key", "cpak.key is a private key"),
         ("verify token --ear-key absent", "key absent: No such file"),
-        ("verify token --ear-key cpak.pem", "cpak.pem is no private key"),
+        ("verify token --ear-key cpak.pem", "cpak.pem is not a private key"),
         ("verify token --trust-store absent", "Directory 'absent' does not exist"),
         ("verify token --reference token", "token is not JSON"),
         ("verify token --challenge xyz", "--challenge xyz: give hexadecimal digits"),
@@ -359,7 +359,7 @@ def test_compile_refuses_a_claim_that_is_there_twice(run: Run) -> None:
     (run.where / "claims").write_bytes(twice)
     code, out, err = run("token compile claims --cpak cpak.key --rak rak.key")
     assert (code, out) == (2, b"")
-    assert err == "pyvmm: claims is not JSON: the member 'cca-platform-config' is there twice\n"
+    assert err == "pyvmm: claims is not JSON: duplicate member 'cca-platform-config'\n"
 
 
 def test_extract_gives_each_part(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""A token in the making: good unless a test spoils one of its parts."""
+"""A draft of a token: valid unless a test spoils one of its parts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Part:
     claims: Map
     key: EllipticCurvePrivateKey
     algorithm: Algorithm = Algorithm.ES384  # signs
-    header: bytes | None = None  # protected; None: what the algorithm says
+    header: bytes | None = None  # protected; None: derived from the algorithm
     unprotected: Value = field(default_factory=dict)
     payload: Callable[[bytes], bytes] = same  # before it is signed
     after: Callable[[bytes], bytes] = same  # the payload after it was signed
@@ -86,13 +86,13 @@ class Draft:
     platform: Part
     realm: Part
     outer_tag: int
-    is_bound: bool = True  # the platform's challenge is made to fit in the end
+    is_bound: bool = True  # finally set the platform's challenge to bind the realm's key
     entries: Callable[[Map], Map] = lambda entries: entries
     token: Callable[[bytes], bytes] = same
 
     @classmethod
     def good(cls, generation: Generation) -> "Draft":
-        """Return a token with nothing wrong."""
+        """Return a valid token."""
         rak = key("rak")
         point = public_point(rak)
         platform = PlatformClaims(
@@ -133,7 +133,7 @@ class Draft:
         return self.token(encode(Tag(self.outer_tag, self.entries(entries))))
 
     def bind(self) -> None:
-        """Let the platform vouch for the key that the realm token carries."""
+        """Make the platform vouch for the key in the realm token."""
         name = self.realm.claims.get(int(RealmKey.RAK_HASH_ALGORITHM))
         carried = self.realm.claims.get(int(RealmKey.RAK))
         if isinstance(carried, bytes) and isinstance(name, str) and name in HASH_SIZES:

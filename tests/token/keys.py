@@ -1,4 +1,4 @@
-"""Keys that sign the tests' tokens: derived from a name, and signing the same way each time."""
+"""Keys that sign the tests' tokens: derived from a name, with deterministic signatures."""
 
 from functools import cache
 from hashlib import sha512

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: CBOR values, and what happens to bytes on their way."""
+"""Hypothesis strategies: CBOR values, and bytes damaged in transit."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,7 +13,7 @@ _BIG = (1 << 64) - 1
 
 
 def unless_malformed(read: Callable[[], T], path: str) -> T | None:
-    """Return what `read` returns; nothing if it refuses, in one line that starts with a path."""
+    """Return what `read` returns; None if it fails with one line that starts with a path."""
     try:
         return read()
     except Malformed as error:

@@ -1,4 +1,4 @@
-"""Strict CBOR: one value has one encoding, and nothing else decodes."""
+"""Strict CBOR: each value has exactly one encoding; anything else is rejected."""
 
 import pytest
 from hypothesis import given
@@ -49,7 +49,7 @@ def test_what_decodes_encodes_to_the_same_bytes(data: bytes) -> None:
         ("9bffffffffffffffff", "not strict CBOR"),
         ("81" * (MAX_DEPTH + 1) + "00", "maximum container nesting depth"),
         ("c1" * (MAX_DEPTH + 1) + "00", "maximum container nesting depth"),
-        ("00" * (64 * 1024 + 1), "65537 bytes, more than 65536"),
+        ("00" * (64 * 1024 + 1), "65537 bytes; the limit is 65536"),
     ],
 )
 def test_decode_refuses(data: str, what: str) -> None:
@@ -73,8 +73,8 @@ VARIANTS: list[tuple[str, Value]] = [
 
 
 @pytest.mark.parametrize(("data", "value"), VARIANTS)
-def test_a_variant_is_taken_by_who_tolerates_it(data: str, value: Value) -> None:
-    """And by nobody else; it is told where it is."""
+def test_a_variant_is_accepted_if_tolerated(data: str, value: Value) -> None:
+    """Otherwise it is rejected; the variant's position is reported."""
     told: list[Malformed] = []
     assert decode(bytes.fromhex(data), path="here", tolerate=told.append) == value
     assert len(told) == 1
@@ -104,8 +104,8 @@ def test_a_variant_is_taken_by_who_tolerates_it(data: str, value: Value) -> None
         ("81" * (MAX_DEPTH + 1) + "00", "maximum container nesting depth"),
     ],
 )
-def test_what_has_two_meanings_nobody_tolerates(data: str, what: str) -> None:
-    """A key twice, in whatever form; bytes behind the value; a length that is not told."""
+def test_ambiguous_encodings_are_never_tolerated(data: str, what: str) -> None:
+    """A duplicate key in any encoding, bytes after the value, an indefinite length."""
     with pytest.raises(Malformed) as error:
         decode(bytes.fromhex(data), tolerate=ignore)
     assert what in str(error.value)
@@ -113,7 +113,7 @@ def test_what_has_two_meanings_nobody_tolerates(data: str, what: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_a_variant_means_what_its_strict_form_does(data: bytes) -> None:
-    """Any bytes: the value is encoded in one way."""
+    """Any bytes: the value has one strict encoding."""
     told: list[Malformed] = []
     value = unless_malformed(lambda: [decode(data, path="here", tolerate=told.append)], "here")
     if value is not None:
@@ -125,7 +125,7 @@ def test_a_variant_means_what_its_strict_form_does(data: bytes) -> None:
 
 @pytest.mark.parametrize("tag", [0, 1, 2, 4, 5, 25, 28, 29, 30, 35, 36, 37, 256, 258, 260, 55799])
 def test_tags_stay_tags(tag: int) -> None:
-    """No number, date, regular expression or reference is made of what a token holds."""
+    """They never become a number, date, regular expression or reference."""
     for content in ("((", b"\x01", [1, 2], 0):
         assert decode(encode(Tag(tag, content))) == Tag(tag, content)
 

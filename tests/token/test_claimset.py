@@ -71,7 +71,7 @@ def test_claims_have_the_names_of_the_veraison_tools(generation: Generation) -> 
 
 @GENERATIONS
 def test_compile_makes_the_same_claims_again(generation: Generation) -> None:
-    """What show prints, compile takes."""
+    """Compile accepts what show prints."""
     token = full(generation)
     before = verify(token, TrustStore())
     assert before.platform is not None
@@ -91,7 +91,7 @@ def test_compile_makes_the_same_claims_again(generation: Generation) -> None:
         assert mine.sign1.protected == theirs.sign1.protected
 
 
-def test_compile_fills_in_what_the_keys_say_and_leaves_out_what_is_null() -> None:
+def test_compile_fills_in_missing_claims_and_omits_null_ones() -> None:
     """The key, its hash, the binding and the profiles."""
     claims: dict[str, object] = {PLATFORM_NAME: {}, REALM_NAME: {"cca-realm-profile": None}}
     token = compile_token(json.loads(json.dumps(claims)), key("cpak"), key("rak"), Generation.G2)
@@ -103,7 +103,7 @@ def test_compile_fills_in_what_the_keys_say_and_leaves_out_what_is_null() -> Non
 
 
 def nested(depth: int) -> list[object]:
-    """Return arrays in one another."""
+    """Return nested arrays."""
     value: list[object] = []
     for _ in range(depth - 1):
         value = [value]
@@ -121,24 +121,24 @@ def nested(depth: int) -> list[object]:
         ({PLATFORM_NAME: {"cca-platform-lifecyle": 1}, REALM_NAME: {}}, "neither the name nor"),
         ({PLATFORM_NAME: {"cca-platform-config": "*"}, REALM_NAME: {}}, "is not base64"),
         ({PLATFORM_NAME: {"1": {"map": [1]}}, REALM_NAME: {}}, r"array of \[key, value\]"),
-        ({PLATFORM_NAME: {"1": {"map": [[[], 1]]}}, REALM_NAME: {}}, "key of a map"),
+        ({PLATFORM_NAME: {"1": {"map": [[[], 1]]}}, REALM_NAME: {}}, "a map.s key must be"),
         ({PLATFORM_NAME: {"1": {"float": "x"}}, REALM_NAME: {}}, "is not a number"),
-        ({PLATFORM_NAME: {"1": {"bytes": "x"}}, REALM_NAME: {}}, "has one member"),
+        ({PLATFORM_NAME: {"1": {"bytes": "x"}}, REALM_NAME: {}}, "object with one member"),
         ({PLATFORM_NAME: {"1": 1 << 64}, REALM_NAME: {}}, "64 bits"),
-        ({PLATFORM_NAME: {"1": "\ud800"}, REALM_NAME: {}}, "is no text"),
+        ({PLATFORM_NAME: {"1": "\ud800"}, REALM_NAME: {}}, "is not text"),
         ({PLATFORM_NAME: {str(1 << 64): 1}, REALM_NAME: {}}, "64 bits"),
         ({PLATFORM_NAME: {"1": {"tag": [1 << 64, 1]}}, REALM_NAME: {}}, "64 bits"),
-        ({PLATFORM_NAME: {"1": {"tag": [True, 1]}}, REALM_NAME: {}}, "has one member"),
-        ({PLATFORM_NAME: {"1": 1, "01": 1}, REALM_NAME: {}}, "'01' is there twice"),
+        ({PLATFORM_NAME: {"1": {"tag": [True, 1]}}, REALM_NAME: {}}, "object with one member"),
+        ({PLATFORM_NAME: {"1": 1, "01": 1}, REALM_NAME: {}}, "duplicate claim '01'"),
         (
             {PLATFORM_NAME: {"cca-platform-config": "", "2401": ""}, REALM_NAME: {}},
-            "'2401' is there twice",
+            "duplicate claim '2401'",
         ),
-        ({PLATFORM_NAME: {"1": {"map": [[7, 1], [7, 2]]}}, REALM_NAME: {}}, "key 7 is there twice"),
-        ({PLATFORM_NAME: {}, REALM_NAME: {"1": nested(900)}}, "nested too deep"),
+        ({PLATFORM_NAME: {"1": {"map": [[7, 1], [7, 2]]}}, REALM_NAME: {}}, "duplicate key 7"),
+        ({PLATFORM_NAME: {}, REALM_NAME: {"1": nested(900)}}, "nested too deeply"),
     ],
 )
-def test_compile_says_what_is_wrong(claims: object, what: str) -> None:
+def test_compile_reports_bad_claims(claims: object, what: str) -> None:
     """In one line."""
     with pytest.raises(UserError, match=what) as error:
         compile_token(json.loads(json.dumps(claims)), key("cpak"), key("rak"))
@@ -150,7 +150,7 @@ def test_compile_says_what_is_wrong(claims: object, what: str) -> None:
 
 @GENERATIONS
 def test_diagnostic_notation_names_all_claims_and_opens_all_parts(generation: Generation) -> None:
-    """The key too, where it is encoded; no value is left out."""
+    """Including the encoded key; no value is omitted."""
     token = full(generation)
     text = diagnose(token)
     report = verify(token, TrustStore())
@@ -166,7 +166,7 @@ def test_diagnostic_notation_names_all_claims_and_opens_all_parts(generation: Ge
 
 @given(values)
 def test_diagnostic_notation_is_text_for_any_value(value: Value) -> None:
-    """Printable, on whatever lines."""
+    """Printable, on any number of lines."""
     text = diagnose(encode(value))
     assert all(line.isprintable() and line.isascii() for line in text.splitlines())
     assert decode(encode(value)) == value

@@ -46,8 +46,8 @@ def test_we_take_pycose_s_sign1(alg: Algorithm) -> None:
 
 
 @BOTH
-def test_signature_of_another_size_is_none(alg: Algorithm) -> None:
-    """Neither are one for another curve, zeros, nor values above the order."""
+def test_signature_of_another_size_is_invalid(alg: Algorithm) -> None:
+    """So are one for another curve, zeros, and values above the order."""
     private = key("someone", alg)
     point, good = public_point(private), sign(private, alg, b"data")
     assert is_signature(point, alg, b"data", good)
@@ -66,8 +66,8 @@ def test_signature_of_another_size_is_none(alg: Algorithm) -> None:
         ),
     )
 )
-def test_parse_takes_or_refuses_any_bytes(data: bytes) -> None:
-    """What it takes, it writes again."""
+def test_parse_accepts_or_rejects_any_bytes(data: bytes) -> None:
+    """Accepted bytes are encoded identically."""
     parsed = unless_malformed(lambda: Sign1.parse(data, path="part"), "part")
     if parsed is not None:
         assert parsed.encode() == data
@@ -75,18 +75,18 @@ def test_parse_takes_or_refuses_any_bytes(data: bytes) -> None:
 
 
 def test_pycose_s_key_id_is_tolerated_and_named() -> None:
-    """In the unprotected header, where a library puts it; who asks for strictness refuses it."""
+    """In the unprotected header, where the library puts it; a strict reader rejects it."""
     private = key("someone")
     scalar = private.private_numbers().private_value.to_bytes(48, "big")
     point = public_point(private)
     message = Sign1Message(phdr={"ALG": "ES384"}, uhdr={"KID": b"cpak"}, payload=b"payload")
     message.key = CoseKey.from_dict({1: 2, -1: 2, -2: point[1:49], -3: point[49:], -4: scalar})
     encoded = message.encode()
-    told: list[Malformed] = []
-    parsed = Sign1.parse(encoded, path="part", tolerate=told.append)
-    assert [error.path for error in told] == ["part.unprotected"]
+    reported: list[Malformed] = []
+    parsed = Sign1.parse(encoded, path="part", tolerate=reported.append)
+    assert [error.path for error in reported] == ["part.unprotected"]
     assert is_signature(point, parsed.algorithm(), parsed.to_be_signed, parsed.signature)
-    with pytest.raises(Malformed, match="nobody has signed"):
+    with pytest.raises(Malformed, match="although not signed"):
         Sign1.parse(encoded)
 
 
@@ -102,7 +102,7 @@ def test_pycose_s_key_id_is_tolerated_and_named() -> None:
         ),
     )
 )
-def test_parse_cose_key_takes_or_refuses_any_bytes(data: bytes) -> None:
-    """A point of the size of its curve, or a line."""
+def test_parse_cose_key_accepts_or_rejects_any_bytes(data: bytes) -> None:
+    """A point of the size of its curve, or one line."""
     point = unless_malformed(lambda: parse_cose_key(data, path="key"), "key")
     assert point is None or Algorithm.of_public(point)

@@ -69,7 +69,7 @@ def said(**claims: int) -> dict[str, int]:
 
 
 def everywhere(value: int) -> dict[str, int]:
-    """Return a vector that says the same of everything."""
+    """Return a vector with the same value in every category."""
     return {category.value: value for category in Category}
 
 
@@ -124,7 +124,7 @@ def test_vectors(
     platform_vector: dict[str, int],
     realm_vector: dict[str, int],
 ) -> None:
-    """None says more than the verdict: a token that is refused is not affirmed."""
+    """None claims more than the verdict: a refused token is not affirmed."""
     draft = Draft.good(Generation.G1)
     spoil(draft)
     report = verify(draft.encode(), trust, policy)
@@ -141,7 +141,7 @@ def test_vectors(
 
 
 def test_ear_is_json_with_the_profile_the_nonce_and_the_evidence() -> None:
-    """The nonce only when it was the one that was asked for."""
+    """The nonce is present only if it is the requested one."""
     token = Draft.good(Generation.G2).encode()
     for policy, has_nonce in ((FULL, True), (replace(FULL, challenge=bytes(64)), False)):
         report = verify(token, TRUST, policy)
@@ -157,7 +157,7 @@ def test_ear_is_json_with_the_profile_the_nonce_and_the_evidence() -> None:
 
 
 def test_ear_has_the_members_of_its_profile_and_one_map_of_ours() -> None:
-    """An extension is a map, and no floating point number stands for a time."""
+    """An extension is a map, and times are integers."""
     report = verify(Draft.good(Generation.G1).encode(), TRUST, FULL)
     result = ear(report, FULL, now=7, build="1.2")
     assert set(result) == {

@@ -30,7 +30,7 @@ REALM = RealmValues(rim=b"\x07" * 64, rpv=b"\x08" * 64)
 
 
 def test_file_for_our_verifier_says_the_same() -> None:
-    """It is read as what it was made of."""
+    """Reading it returns the original values."""
     text = reference_json(PLATFORM, REALM).encode()
     assert ReferenceValues.parse(text, "it") == ReferenceValues(PLATFORM, REALM)
     alone = ReferenceValues.parse(reference_json(PLATFORM).encode(), "it")
@@ -46,7 +46,7 @@ REALM_PROFILE = {
     D03: "tag:arm.com,2025:cca_realm#1.0.0",
     D04: "tag:arm.com,2025:endorsements/cca_realm#1.0.0",
 }
-#: The configuration as the draft has it, and as the Veraison verifier reads that of draft -03.
+#: The configuration as in draft -04, and as the Veraison verifier reads it in draft -03.
 CONFIG: dict[CorimDraft, Value] = {
     D03: {4: Tag(560, b"config"), 5: b"\xff" * 6},
     D04: {4: Tag(563, [b"config", b"\xff" * 6])},
@@ -105,7 +105,7 @@ def test_corim_of_a_platform(draft: CorimDraft) -> None:
 
 @DRAFTS
 def test_corim_of_a_realm(draft: CorimDraft) -> None:
-    """The RIM names it; of the REMs there are those that are known."""
+    """The RIM names it; only known REMs are included."""
     realm = replace(REALM, rems=(b"\x09" * 64, None, None, None))
     triples = unwrap(realm_corim(realm, draft), REALM_PROFILE[draft])
     assert triples == {
@@ -123,7 +123,7 @@ def test_corim_of_a_realm(draft: CorimDraft) -> None:
 
 
 def test_same_values_are_the_same_file() -> None:
-    """And others another one, with other ids."""
+    """Other values give another file with other ids."""
     assert platform_corim(PLATFORM, D04) == platform_corim(PLATFORM, D04)
     other = replace(PLATFORM, config=b"another")
     ids = [platform_corim(*said)[:22] for said in ((PLATFORM, D03), (PLATFORM, D04), (other, D04))]
@@ -156,7 +156,7 @@ realms = st.sampled_from((32, 48, 64)).flatmap(
 
 
 def tagged(value: object, number: int) -> object:
-    """Return what is behind a tag."""
+    """Return the value inside a tag."""
     assert isinstance(value, CBORTag)
     assert value.tag == number
     return value.value
@@ -170,7 +170,7 @@ def members(value: object, must: set[int], may: set[int] | None = None) -> dict[
 
 
 def array(value: object) -> tuple[object, ...]:
-    """Return an array's items; behind a tag, cbor2 gives what cannot be changed."""
+    """Return an array's items; inside a tag, cbor2 returns immutable values."""
     assert isinstance(value, list | tuple)
     return tuple(value)
 
@@ -212,7 +212,7 @@ def measurements_of(triples: dict[int, object], *id_sizes: int) -> list[tuple[st
 @DRAFTS
 @given(platform=platforms)
 def test_platform_fits_the_cddl(draft: CorimDraft, platform: PlatformValues) -> None:
-    """Also what the Veraison profiles check: one config, one signer, one key of the instance."""
+    """Including the Veraison profiles' checks: one config, one signer, one key of the instance."""
     triples = triples_of(platform_corim(platform, draft), PLATFORM_PROFILE[draft])
     found = measurements_of(triples, 32)
     assert [name for name, _ in found].count("cca.platform-config") == 1
@@ -266,7 +266,7 @@ def test_realm_fits_the_cddl(draft: CorimDraft, realm: RealmValues) -> None:
 )
 def test_incomplete_platform_is_not_endorsed(incomplete: PlatformValues) -> None:
     """A verifier could not find it."""
-    with pytest.raises(ValueError, match="without its"):
+    with pytest.raises(ValueError, match="the platform has no"):
         platform_corim(incomplete, D03)
-    with pytest.raises(ValueError, match="without its"):
+    with pytest.raises(ValueError, match="the realm has no"):
         realm_corim(RealmValues(), D03)

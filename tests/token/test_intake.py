@@ -1,4 +1,4 @@
-"""A token in whatever form it comes."""
+"""A token in every input form."""
 
 from base64 import b64encode, encodebytes, urlsafe_b64encode
 
@@ -33,13 +33,13 @@ HEX = TOKEN.hex().encode()
     ],
 )
 def test_form_is_recognised(text: bytes) -> None:
-    """Raw, hexadecimal, base64 of both alphabets, on lines, between PEM's lines."""
+    """Raw, hexadecimal, base64 in both alphabets, on several lines, between PEM lines."""
     assert token_bytes(text) == TOKEN
 
 
 @given(st.binary(min_size=1, max_size=300))
 def test_every_form_of_any_tagged_bytes_is_recognised(data: bytes) -> None:
-    """As long as they start as a token does: then base64 of it is never hexadecimal."""
+    """If they start like a token: then their base64 is never hexadecimal."""
     token = b"\xd9\x01" + data
     for text in (token, token.hex().encode(), b64encode(token), urlsafe_b64encode(token)):
         assert token_bytes(text) == token
@@ -57,10 +57,10 @@ def test_other_input_is_malformed(data: bytes) -> None:
 
 
 def test_input_has_a_limit() -> None:
-    """Twice the largest token and some line ends go, more does not."""
+    """Twice the largest token and some line ends fit; more does not."""
     largest = b"d9" * MAX_SIZE
     assert len(token_bytes(largest)) == MAX_SIZE
-    with pytest.raises(Malformed, match=f"more than {MAX_INPUT}"):
+    with pytest.raises(Malformed, match=f"the limit of {MAX_INPUT} bytes"):
         token_bytes(b"\xd9" * (MAX_INPUT + 1))
 
 

@@ -1,4 +1,4 @@
-"""Key files, reference values and the trust store: what they take, and one line for the rest."""
+"""Key files, reference values and the trust store: what they accept, and one line otherwise."""
 
 import json
 from base64 import urlsafe_b64encode
@@ -43,7 +43,7 @@ def private(
     form: PrivateFormat = PrivateFormat.PKCS8,
     encryption: KeySerializationEncryption | None = None,
 ) -> bytes:
-    """Return the private key as a file has it."""
+    """Return the private key as the content of a file."""
     return CPAK.private_bytes(encoding, form, encryption or NoEncryption())
 
 
@@ -73,24 +73,24 @@ def test_public_key_is_taken_on_each_curve(alg: Algorithm) -> None:
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"", "is no public key"),
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "is no public key"),
-        (private(), "holds a private key; give the public one"),
-        (private(form=PrivateFormat.TraditionalOpenSSL), "holds a private key"),
-        (private(Encoding.DER), "is no public key"),
-        (b"{}", "is no public key"),
-        (b"[" * 100_000, "is no public key"),
-        (b'{"a":' * 100_000, "is no public key"),
+        (b"", "is not a public key"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "is not a public key"),
+        (private(), "is a private key: give the public one"),
+        (private(form=PrivateFormat.TraditionalOpenSSL), "is a private key"),
+        (private(Encoding.DER), "is not a public key"),
+        (b"{}", "is not a public key"),
+        (b"[" * 100_000, "is not a public key"),
+        (b'{"a":' * 100_000, "is not a public key"),
         (jwk(d="AA"), "not a public JWK"),
         (jwk(kty="RSA"), "not a public JWK"),
         (jwk(crv="secp256k1"), "secp256k1"),
-        (jwk().replace(b"{", b'{"crv": "P-256", '), "'crv' is there twice"),
+        (jwk().replace(b"{", b'{"crv": "P-256", '), "duplicate member 'crv'"),
         (jwk(x="AAAA"), "x is not 48 bytes"),
-        (jwk(x=5), "is no public key"),
-        (jwk(y=urlsafe_b64encode(bytes(48)).decode()), "is no public key"),
+        (jwk(x=5), "is not a public key"),
+        (jwk(y=urlsafe_b64encode(bytes(48)).decode()), "is not a public key"),
     ],
 )
-def test_what_is_no_public_key_is_one_line(data: bytes, what: str) -> None:
+def test_other_data_than_a_public_key_is_one_line(data: bytes, what: str) -> None:
     """With the file's name."""
     with pytest.raises(UserError, match=what) as error:
         load_public_key(data, "FILE")
@@ -106,32 +106,32 @@ def test_rsa_key_is_refused() -> None:
         load_public_key(pem, "FILE")
 
 
-#: Curves of others; the first three have keys as long as those on ours.
+#: Unsupported curves; the first three have keys of the same sizes as the supported ones.
 FOREIGN = (ec.SECP256K1(), ec.BrainpoolP256R1(), ec.BrainpoolP384R1(), ec.BrainpoolP512R1())
 
 
 @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
 @pytest.mark.parametrize("curve", FOREIGN, ids=lambda curve: curve.name)
 def test_key_on_a_foreign_curve_is_refused(curve: ec.EllipticCurve, encoding: Encoding) -> None:
-    """By its curve: its length says nothing."""
+    """Because of its curve: its size would be valid."""
     foreign = ec.generate_private_key(curve)
     private_key = foreign.private_bytes(encoding, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(UserError, match=f"FILE is no private key on P-256.*{curve.name}"):
+    with pytest.raises(UserError, match=f"FILE is not a private key on P-256.*{curve.name}"):
         load_private_key(private_key, "FILE")
     public_key = foreign.public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
-    with pytest.raises(UserError, match=f"FILE is no public key on P-256.*{curve.name}"):
+    with pytest.raises(UserError, match=f"FILE is not a public key on P-256.*{curve.name}"):
         load_public_key(public_key, "FILE")
 
 
-def test_key_on_a_foreign_curve_is_refused_wherever_one_is_kept(tmp_path: Path) -> None:
+def test_key_on_a_foreign_curve_is_refused_in_other_files(tmp_path: Path) -> None:
     """In a trust store and in reference values."""
     foreign = ec.generate_private_key(ec.BrainpoolP384R1()).public_key()
     pem = foreign.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     root = json.dumps(changed("platform.cpak", pem.decode())).encode()
-    with pytest.raises(UserError, match=r"FILE: platform: cpak is no public key.*brainpool"):
+    with pytest.raises(UserError, match=r"FILE: platform: cpak is not a public key.*brainpool"):
         ReferenceValues.parse(root, "FILE")
     (tmp_path / "foreign.pem").write_bytes(pem)
-    with pytest.raises(UserError, match=r"foreign\.pem is no public key.*brainpool"):
+    with pytest.raises(UserError, match=r"foreign\.pem is not a public key.*brainpool"):
         TrustStore.load([tmp_path])
 
 
@@ -156,16 +156,16 @@ def test_private_key_is_taken_in_each_form() -> None:
         assert public_point(load_private_key(form, "key")) == POINT
 
 
-def test_private_key_with_a_member_twice_is_refused() -> None:
-    """Which of the two was meant?"""
+def test_private_key_with_a_duplicate_member_is_refused() -> None:
+    """Because it is ambiguous."""
     twice = jwk(d="AA").replace(b"{", b'{"d": "AQ", ')
-    with pytest.raises(UserError, match=r"is no private key.*'d' is there twice"):
+    with pytest.raises(UserError, match=r"is not a private key.*duplicate member 'd'"):
         load_private_key(twice, "FILE")
 
 
-def test_private_key_behind_a_password_is_refused() -> None:
-    """There is nobody to ask."""
-    with pytest.raises(UserError, match="is no private key"):
+def test_encrypted_private_key_is_refused() -> None:
+    """There is no prompt for a password."""
+    with pytest.raises(UserError, match="is not a private key"):
         load_private_key(private(encryption=BestAvailableEncryption(b"secret")), "FILE")
 
 
@@ -188,7 +188,7 @@ def changed(path: str, value: object) -> dict[str, object]:
 
 
 def test_reference_values_say_what_the_file_says() -> None:
-    """All of it, and the schema agrees."""
+    """All values are read, and the schema agrees."""
     values = ReferenceValues.parse(
         json.dumps(REFERENCE | changed("platform.cpak", PEM.decode())).encode(), "FILE"
     )
@@ -205,7 +205,7 @@ def test_reference_values_say_what_the_file_says() -> None:
 
 
 @pytest.mark.parametrize("root", [{"version": 1}, {"version": 1, "realm": {}}])
-def test_nothing_is_expected_where_nothing_is_said(root: dict[str, object]) -> None:
+def test_missing_values_are_not_expected(root: dict[str, object]) -> None:
     """Every part may be left out."""
     assert ReferenceValues.parse(json.dumps(root).encode(), "FILE") == ReferenceValues()
     SCHEMA.validate(root)
@@ -241,7 +241,7 @@ def test_nothing_is_expected_where_nothing_is_said(root: dict[str, object]) -> N
     ],
 )
 def test_other_reference_values_are_one_line(root: object) -> None:
-    """What the reader refuses, the schema does too."""
+    """The schema rejects what the reader rejects."""
     with pytest.raises(UserError) as error:
         ReferenceValues.parse(json.dumps(root).encode(), "FILE")
     assert str(error.value).startswith("FILE")
@@ -257,9 +257,9 @@ def test_other_reference_values_are_one_line(root: object) -> None:
         '{"version": 1, "platform": {"sw-components": [{"signer-id": "", "signer-id": ""}]}}',
     ],
 )
-def test_a_member_that_is_there_twice_is_one_line(text: str) -> None:
-    """Other readers may see the one or the other."""
-    with pytest.raises(UserError, match=r"^FILE is not JSON: the member '.*' is there twice$"):
+def test_a_duplicate_member_is_one_line(text: str) -> None:
+    """Readers differ in which of the two they use."""
+    with pytest.raises(UserError, match=r"^FILE is not JSON: duplicate member '.*'$"):
         ReferenceValues.parse(text.encode(), "FILE")
 
 
@@ -273,8 +273,8 @@ def test_any_bytes_are_no_reference_values(data: bytes) -> None:
 # --- trust store ------------------------------------------------------------------------------
 
 
-def test_a_key_speaks_for_the_instance_of_its_hash(tmp_path: Path) -> None:
-    """And for no other; files of other kinds are left alone."""
+def test_a_key_signs_for_the_instance_of_its_hash(tmp_path: Path) -> None:
+    """And for no other; files of other kinds are ignored."""
     (tmp_path / "one.pem").write_bytes(PEM)
     (tmp_path / "README").write_text("keys")
     store = TrustStore.load([tmp_path])
@@ -295,7 +295,7 @@ def test_reference_values_with_a_key_are_an_anchor(tmp_path: Path) -> None:
     assert store.find(IMPLEMENTATION_ID, instance_id_of(POINT)) is None
 
 
-def test_reference_values_without_an_instance_speak_for_their_key_s() -> None:
+def test_reference_values_without_an_instance_sign_for_their_key_s() -> None:
     """As a bare key does."""
     root = json.dumps({"version": 1, "platform": {"cpak": PEM.decode()}}).encode()
     assert anchor_of(ReferenceValues.parse(root, "FILE")) == Anchor(
@@ -304,9 +304,9 @@ def test_reference_values_without_an_instance_speak_for_their_key_s() -> None:
 
 
 def test_a_bad_key_in_the_store_is_named(tmp_path: Path) -> None:
-    """It would be looked for in vain."""
+    """Ignoring it would leave the user wondering why the key is not found."""
     (tmp_path / "broken.pem").write_text("nothing")
-    with pytest.raises(UserError, match=r"broken\.pem is no public key"):
+    with pytest.raises(UserError, match=r"broken\.pem is not a public key"):
         TrustStore.load([tmp_path])
 
 

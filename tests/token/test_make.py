@@ -1,4 +1,4 @@
-"""Makers: the bytes that the formats ask for, and no token that breaks them."""
+"""Makers: the exact bytes of the formats, and no token that violates them."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -140,11 +140,11 @@ def test_platform_payload_refuses_claims_that_no_verifier_takes(
     ("change", "what"),
     [
         ({"rems": (bytes(32),) * 3}, "extensible-measurements: not array of 4"),
-        ({"rems": (bytes(64),) * 4}, "not as long as the RIM"),
+        ({"rems": (bytes(64),) * 4}, "not have the RIM"),
         ({"challenge": bytes(32)}, "challenge: not 64 bytes"),
         ({"rak": public_point(key("rak", Algorithm.ES256))}, "a point of P-384"),
         ({"rak": b"\x02" + RAK[1:]}, "not an uncompressed point"),
-        ({"instance_id": b""}, "instance-id: not 33 bytes that start 01: 0 bytes"),
+        ({"instance_id": b""}, "instance-id: not 33 bytes starting with 01: 0 bytes"),
     ],
 )
 def test_realm_payload_refuses_claims_that_no_verifier_takes(

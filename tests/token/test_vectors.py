@@ -27,7 +27,7 @@ def test_there_are_enough_vectors() -> None:
 
 
 def test_vectors_are_what_the_script_makes() -> None:
-    """`python -m tests.token.vectors.make` repeats."""
+    """`python -m tests.token.vectors.make` gives the same files."""
     stale = [name for name, data in files().items() if (HERE / name).read_bytes() != data]
     assert not stale
 
@@ -39,7 +39,7 @@ def test_vector(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Exit code, and every path that is wrong and no other."""
+    """The exit code and exactly the expected paths."""
     token = tmp_path / "token"
     token.write_bytes(b64decode(str(vector["token"])))
     monkeypatch.chdir(HERE)

@@ -1,4 +1,4 @@
-"""The verifier as a function: total, quick, and taken in by no change of a token."""
+"""The verifier as a function: total, fast, and not fooled by any change of a token."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ generations = st.sampled_from(Generation)
 
 
 def accepted_flips(token: bytes, trust: TrustStore) -> list[int]:
-    """Return the bits that can be flipped with the token still taken as authentic."""
+    """Return the bits that can be flipped while the token stays authentic."""
     return [
         bit for bit in range(8 * len(token)) if verify(flipped(token, bit), trust).exit_code == 0
     ]
@@ -69,7 +69,7 @@ def test_every_flip_of_a_bit_is_refused_in_all_generations(generation: Generatio
     assert not accepted_flips(TOKENS[generation], TRUST)
 
 
-def test_every_cut_is_refused() -> None:
+def test_every_truncation_is_refused() -> None:
     """A token that ends early, at any byte."""
     token = TOKENS[Generation.G1]
     for size in range(len(token)):
@@ -86,8 +86,8 @@ def test_any_bytes_are_malformed(data: bytes) -> None:
 
 @given(generations.flatmap(lambda g: st.tuples(st.just(TOKENS[g]), changed(TOKENS[g]))))
 @settings(deadline=timedelta(milliseconds=500))
-def test_no_change_is_taken(tokens: tuple[bytes, bytes]) -> None:
-    """Bytes cut out, put in and overwritten: what is taken says the same, and strictly nothing."""
+def test_no_change_is_accepted(tokens: tuple[bytes, bytes]) -> None:
+    """Bytes removed, inserted or overwritten: an accepted token means the same; strict: none is."""
     good, bad = tokens
     report = verify(bad, TRUST, POLICY)
     if report.exit_code == 0 and bad != good:
@@ -98,7 +98,7 @@ def test_no_change_is_taken(tokens: tuple[bytes, bytes]) -> None:
 
 
 def longer_heads(data: bytes) -> bytes:
-    """Write the outer heads of a G1 token in as many bytes as can be."""
+    """Write the outer heads of a G1 token with as many bytes as possible."""
     value = decode(data)
     assert isinstance(value, Tag)
     entries = b"".join(
@@ -108,8 +108,8 @@ def longer_heads(data: bytes) -> bytes:
     return b"\xdb" + value.tag.to_bytes(8) + b"\xbb" + (2).to_bytes(8) + entries
 
 
-def test_a_token_with_the_longest_heads_is_taken_as_it_is() -> None:
-    """The signatures are over the bytes that came; nothing is encoded anew to check them."""
+def test_a_token_with_the_longest_heads_is_accepted() -> None:
+    """Signatures are checked over the received bytes; nothing is encoded again."""
     token = TOKENS[Generation.G1]
     report = verify(longer_heads(token), TRUST, POLICY)
     assert report.exit_code == 0
@@ -122,7 +122,7 @@ def test_a_token_with_the_longest_heads_is_taken_as_it_is() -> None:
 def test_claims_of_any_value_are_judged(
     generation: Generation, platform: PlatformKey, realm: RealmKey, one: Value, other: Value
 ) -> None:
-    """Signed by the right keys: whatever they say, nothing raises and nothing hides."""
+    """Signed by the right keys: no value raises, and every defect is found."""
     draft = Draft.good(generation)
     before = dict(draft.realm.claims)
     draft.platform.claims[int(platform)] = one
@@ -142,7 +142,7 @@ def test_any_entries_are_malformed(entries: dict[int, Value]) -> None:
 
 
 def test_parts_of_two_tokens_do_not_make_one() -> None:
-    """A realm token goes with the platform token that vouches for its key, and with no other."""
+    """A realm token belongs to the platform token that vouches for its key."""
     other = Draft.good(Generation.G1)
     other.realm.key = key("rak of another boot")
     point = public_point(other.realm.key)
@@ -157,7 +157,7 @@ def test_parts_of_two_tokens_do_not_make_one() -> None:
     assert report.exit_code == Kind.NOT_AUTHENTIC
 
 
-def test_a_platform_token_seen_before_is_judged_as_the_first_time() -> None:
+def test_a_platform_token_seen_before_gets_the_same_result() -> None:
     """Good and bad, by the right key and by another."""
     bad = Draft.good(Generation.G2)
     bad.platform.key = key("mallory")
@@ -168,7 +168,7 @@ def test_a_platform_token_seen_before_is_judged_as_the_first_time() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_server_that_forks_verifies_on() -> None:
+def test_a_server_that_forks_can_still_verify() -> None:
     """The thread that checks one of the signatures stays with the parent."""
     assert verify(TOKENS[Generation.G1], TRUST).exit_code == 0
     child = os.fork()
@@ -179,7 +179,7 @@ def test_a_server_that_forks_verifies_on() -> None:
 
 
 def test_findings_come_in_the_order_of_the_checks() -> None:
-    """Whatever was looked at first."""
+    """Whatever was checked first."""
     bad = Draft.good(Generation.G1)
     bad.realm.key = bad.platform.key = key("mallory")
     bad.realm.claims[int(RealmKey.RIM)] = b"short"
@@ -192,8 +192,8 @@ def test_findings_come_in_the_order_of_the_checks() -> None:
     ]
 
 
-def test_a_check_that_was_not_made_is_no_success() -> None:
-    """A report of nothing verifies nothing."""
+def test_a_skipped_check_is_not_a_success() -> None:
+    """An empty report is not authentic."""
     report = Report()
     assert not report.is_authentic
     assert report.exit_code == Kind.NOT_AUTHENTIC

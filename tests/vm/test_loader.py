@@ -244,7 +244,7 @@ def test_payload_is_a_readable_file_of_a_fitting_size(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is empty: download or build it again"):
         read_payload(huge, "initrd", RAM)
     os.truncate(huge, 1 << 40)
-    with pytest.raises(UserError, match="has more than 64 MiB: give more with -m"):
+    with pytest.raises(UserError, match="is larger than 64 MiB: give more with -m"):
         read_payload(huge, "initrd", RAM)
 
 

@@ -89,12 +89,12 @@ def many_components(draft: Draft) -> None:
 
 
 def small_component(draft: Draft) -> None:
-    """Measure one part, and say no more than one must."""
+    """Measure one part, with the required claims only."""
     draft.platform.claims[int(P.SW_COMPONENTS)] = [{2: b"m" * 48, 5: b"s" * 64}]
 
 
 def longer(old: str, new: str) -> Callable[[bytes], bytes]:
-    """Return what writes a head, in hexadecimal, in more bytes than it takes."""
+    """Return a function that writes a head, in hexadecimal, with more bytes than necessary."""
 
     def change(data: bytes) -> bytes:
         assert bytes.fromhex(old) in data
@@ -112,7 +112,7 @@ def longer_sign1(entries: Map) -> Map:
 
 
 def in_old_form(draft: Draft) -> None:
-    """Put byte strings instead of records behind tag 399, as TF-RMM does when built for it."""
+    """Put byte strings instead of records inside tag 399, as some builds of TF-RMM do."""
     draft.outer_tag = 399
     draft.entries = lambda entries: {k: v[1] for k, v in entries.items() if isinstance(v, list)}
 
@@ -127,7 +127,7 @@ def signed_by(alg: Algorithm) -> Case:
     return Case(f"platform-{alg.name.lower()}", (G1, G2B), spoil, arguments=arguments)
 
 
-#: What a verifier takes with a warning: variants of an encoding, and names of the signing key.
+#: Accepted with a warning: variants of an encoding, and names of the signing key.
 VARIANTS = [
     Case("long-head", (G1, G2B), whole(token=lambda d: d[:3] + longer_head(d[3:])), warnings=("token",)),
     Case("long-tag", (G1,), whole(token=lambda d: b"\xda\0\0" + d[1:]), warnings=("token",)),

@@ -1,4 +1,4 @@
-"""What a case of the test vectors is, and ways to spoil a token."""
+"""Cases of the test vectors, and ways to spoil a token."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ WITH_COSE_KEY = (G1, G1B, G2, G2B)
 PARTS = "platform.cca-platform-sw-components"
 
 CPAK = ("--cpak", "cpak.pem")
-#: All that the good token is expected to be.
+#: All expected values of the valid token.
 EXPECTED = (*CPAK, "--challenge", CHALLENGE.hex(), "--reference", "reference.json")
 
 Spoil = Callable[[Draft], None]
@@ -23,9 +23,9 @@ Spoil = Callable[[Draft], None]
 
 @dataclass(frozen=True)
 class Case:
-    """One thing done to a good token of some generations, and what a verifier must say of it.
+    """A change to a valid token of some generations, and what a verifier must report.
 
-    What it must say is written by hand: the exit code, and the paths of all findings.
+    The expected report is written by hand: the exit code, and the paths of all findings.
     """
 
     name: str
@@ -67,17 +67,17 @@ def realm_claim(key: Key, value: Value) -> Spoil:
 
 
 def no_platform_claim(key: int) -> Spoil:
-    """Leave a claim of the platform token out."""
+    """Remove a claim of the platform token."""
     return lambda draft: draft.platform.claims.__delitem__(int(key))
 
 
 def no_realm_claim(key: int) -> Spoil:
-    """Leave a claim of the realm token out."""
+    """Remove a claim of the realm token."""
     return lambda draft: draft.realm.claims.__delitem__(int(key))
 
 
 def component(**members: Value) -> Spoil:
-    """Change members of the second software component; None leaves one out."""
+    """Change members of the second software component; None removes one."""
     keys = {"type": 1, "measurement": 2, "signer": 5, "algorithm": 6, "live": 7, "counter": 8}
 
     def spoil(draft: Draft) -> None:
@@ -91,7 +91,7 @@ def component(**members: Value) -> Spoil:
 
 
 def longer_head(data: bytes) -> bytes:
-    """Write the number of a map's members in one byte more than it takes."""
+    """Write the number of a map's members with one byte more than necessary."""
     assert data[0] >> 5 == 5
     return bytes([0xB8, data[0] & 31]) + data[1:]
 

@@ -1,4 +1,4 @@
-"""Make the files of test vectors anew: `python -m tests.token.vectors.make`.
+"""Regenerate the files of test vectors: `python -m tests.token.vectors.make`.
 
 Each file holds the vectors of a generation; keys and reference values stand beside them.
 """

@@ -39,7 +39,7 @@ PROFILE = "tag:arm.com,2026:cca_platform#2.0.0"
 
 
 def bad(name: str, generations: tuple[Generation, ...], spoil: Spoil, *failures: str) -> Case:
-    """Return a case that is refused as malformed."""
+    """Return a malformed case."""
     return Case(name, generations, spoil, 3, failures, arguments=CPAK)
 
 
@@ -49,7 +49,7 @@ def entry(number: int, value: Value) -> Spoil:
 
 
 def no_entry(number: int) -> Spoil:
-    """Leave one of the two parts out."""
+    """Remove one of the two parts."""
     return whole(entries=lambda entries: {k: v for k, v in entries.items() if k != number})
 
 
@@ -78,7 +78,7 @@ def twice_in_two_forms(data: bytes) -> bytes:
 
 
 def deep(levels: int) -> Value:
-    """Return arrays in arrays."""
+    """Return nested arrays."""
     value: Value = 0
     for _ in range(levels):
         value = [value]
@@ -156,7 +156,7 @@ SIGN1 = [
 
 
 def absent(generation: Generation, number: int, name: str) -> Case:
-    """Return a token without a claim that it must have."""
+    """Return a token without a required claim."""
     part, _, claim = name.partition(".")
     leave_out = no_platform_claim if part == "platform" else no_realm_claim
     return bad(f"no-{claim}", (generation,), leave_out(number), name)

@@ -1,4 +1,4 @@
-"""Tokens that are well formed, and not authentic (exit code 1) or not as expected (4)."""
+"""Well-formed tokens that are not authentic (exit code 1) or not as expected (4)."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -56,7 +56,7 @@ def refused(
     arguments: tuple[str, ...] = EXPECTED,
     warnings: tuple[str, ...] = (),
 ) -> Case:
-    """Return a case that is authentic, and not as expected."""
+    """Return a case that is authentic but not as expected."""
     return Case(name, generations, spoil, 4, failures, warnings, arguments)
 
 
@@ -83,7 +83,7 @@ def other_components(*numbers: int) -> Spoil:
 
 
 def one_more(draft: Draft) -> None:
-    """Measure a part that nobody knows."""
+    """Measure an unknown part."""
     components = draft.platform.claims[int(P.SW_COMPONENTS)]
     assert isinstance(components, list)
     components.append({1: "ROOTKIT", 2: b"?" * 32, 5: b"s" * 32})
@@ -140,7 +140,7 @@ REFUSED = [
     refused("all-wrong", (G1,), both(realm_claim(R.CHALLENGE, bytes(64)), realm_claim(R.RIM, b"x" * 32), platform_claim(P.LIFECYCLE, 0x4000), platform_claim(P.CONFIG, b"\0"), one_more ), "realm.cca-realm-challenge", "platform.cca-platform-lifecycle", f"{PARTS}[3]", "platform.cca-platform-config", "realm.cca-realm-initial-measurement"),
 ]  # fmt: skip
 
-#: What is taken with a warning is refused if one asks for it.
+#: With --strict, a token with a warning is refused.
 STRICT = [
     replace(case, name=f"{case.name}-and-strict", generations=case.generations[:1], exit_code=4,
             failures=case.warnings, warnings=(), arguments=(*case.arguments, "--strict"))
