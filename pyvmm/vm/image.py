@@ -191,11 +191,11 @@ def build_debian(
     Raises:
         UserError: no such package, no apt, a missing tool, or no space.
     """
-    for name in packages:
+    recipe = recipe or Recipe()
+    for name in recipe.packages:
         if not _PACKAGE.fullmatch(name):
             raise UserError(f"--with {name}: not a name that a Debian package can have")
     image = Image(output)
-    recipe = recipe or Recipe()
     if not force and image.is_made_from(recipe.digest):
         return image
     if find_tool("apt-get") is None:

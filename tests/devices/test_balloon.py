@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyvmm.devices.dma import DmaFault
 from pyvmm.devices.virtio.balloon import MAX_LIST, Tag, VirtioBalloon, parse_statistics, runs
-from pyvmm.devices.virtio.transport import Register
+from pyvmm.devices.virtio.mmio import Register
 from tests.devices.driver import Driver, Request
 
 INFLATE, DEFLATE, STATISTICS = range(3)
