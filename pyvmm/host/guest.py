@@ -78,6 +78,7 @@ class GuestConfig:
     entry: int
     args: tuple[int, int, int, int] = (0, 0, 0, 0)  # x0..x3 of the boot vCPU
     backed_size: int | None = None  # of RAM with memory behind it; all, but for measuring
+    stolen_time: int | None = None  # where a normal VM reads its stolen time (IPA); None: nowhere
 
     @property
     def ram_end(self) -> int:

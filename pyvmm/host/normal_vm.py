@@ -36,6 +36,7 @@ from pyvmm.host.machine import Machine
 from pyvmm.host.normal_debug import NormalDebug
 from pyvmm.host.psci import Psci
 from pyvmm.host.stage2 import Stage2
+from pyvmm.host.stolen_time import StolenTime
 from pyvmm.host.vcpu import TimerLines, VcpuGuest, Vcpus
 from pyvmm.host.vgic import NO_LRS, Vgic
 
@@ -91,7 +92,8 @@ class NormalVm(VcpuGuest):
         self._stage2.map(config.ram_base, self._ram_pa, config.ram_size)
         self.dma = LinearMemory(memory, config.ram_base, config.ram_size, self._ram_pa)
         self._vcpus = Vcpus(config.num_cpus, self._run, self._kick)
-        self._psci = Psci(self._vcpus, config.num_cpus, self._prepare)
+        self._stolen_time = self._new_stolen_time()
+        self._psci = Psci(self._vcpus, config.num_cpus, self._prepare, self._stolen_time)
         self._timers = [TimerLines(vgic, cpu) for cpu in range(config.num_cpus)]
         self._debug: NormalDebug | None = None
         self._contexts = [self._new_context(cpu) for cpu in range(config.num_cpus)]
@@ -126,6 +128,8 @@ class NormalVm(VcpuGuest):
             self._machine.tlbi_vmid(self._vmid)
             self._machine.punch(Pas.NS, self._ram_pa, self._config.ram_size)
             self._stage2.close()
+            if self._stolen_time is not None:
+                self._stolen_time.close()
             self._allocator.free(self._ram_pa, self._config.ram_size)
 
     def _load(self, segments: Sequence[Segment], progress: Progress | None) -> None:
@@ -160,6 +164,13 @@ class NormalVm(VcpuGuest):
             self._debug.adopt(cpu, context)
         return context
 
+    def _new_stolen_time(self) -> StolenTime | None:
+        base = self._config.stolen_time
+        if base is None:
+            return None
+        num_cpus = self._config.num_cpus
+        return StolenTime(self._memory, self._allocator, self._stage2, base, num_cpus)
+
     def _prepare(self, cpu: int, entry: int, argument: int) -> None:
         """Set a vCPU to start at ``entry`` with x0 = ``argument``, as after reset."""
         context = self._contexts[cpu] = self._new_context(cpu)
@@ -172,6 +183,7 @@ class NormalVm(VcpuGuest):
         """Run one vCPU while it may."""
         vgic, running, timers = self._vgic, self._vcpus.running, self._timers[cpu]
         pe, exits, debug = self._machine.pe(cpu), self._vcpus.exits[cpu], self._debug
+        stolen_time = self._stolen_time
         loaded: list[int] | None = None
         while running[cpu]:
             context = self._contexts[cpu]  # CPU_ON may have come before this thread has parked
@@ -184,6 +196,8 @@ class NormalVm(VcpuGuest):
             exit_ = pe.run(context, BUDGET)
             vgic.sync_lrs(cpu, context.ich_lr, context.ich_hcr)
             timers.sample(context.cntv_ctl, context.cntp_ctl)
+            if stolen_time is not None:
+                stolen_time.update(cpu)
             reason = exit_.reason
             if reason == SYNC:
                 exits[self._handle_sync(cpu, context, exit_)] += 1

@@ -1,14 +1,17 @@
-"""PSCI and SMCCC of a normal VM, called by HVC.
+"""The calls of a normal VM by HVC: PSCI, SMCCC and stolen time.
 
-Spec: Arm DEN0022 1.1, DEN0028 1.2.
+Spec: Arm DEN0022 1.1, DEN0028 1.2, DEN0057A.
 """
 
 from collections.abc import Callable, Sequence
 
+from pyvmm.arch.bits import MASK32
 from pyvmm.arch.gic import mpidr_of
 from pyvmm.arch.psci import SMC64, VERSION_1_1, AffinityState, PsciFid, PsciReturn
+from pyvmm.arch.pv_time import PvTimeFid
 from pyvmm.arch.smccc import NOT_SUPPORTED, VERSION_1_2, SmcccFid
 from pyvmm.host.guest import Outcome
+from pyvmm.host.stolen_time import StolenTime
 from pyvmm.host.vcpu import Vcpus
 
 MPIDR_RES1 = 1 << 31
@@ -22,20 +25,27 @@ Prepare = Callable[[int, int, int], None]
 class Psci:
     """Answers one VM's calls."""
 
-    def __init__(self, vcpus: Vcpus, num_cpus: int, prepare: Prepare) -> None:
+    def __init__(
+        self,
+        vcpus: Vcpus,
+        num_cpus: int,
+        prepare: Prepare,
+        stolen_time: StolenTime | None = None,
+    ) -> None:
         self._vcpus = vcpus
+        self._stolen_time = stolen_time
         self._prepare = prepare
         self._cpu_of = {mpidr_of(cpu) & ~MPIDR_RES1: cpu for cpu in range(num_cpus)}
 
     def call(self, cpu: int, fid: int, args: Sequence[int]) -> int:
         """Return x0 of a call with x1..x3 = ``args``; an unknown function is not supported."""
         if not fid & SMC64:
-            args = [arg & 0xFFFF_FFFF for arg in args]
+            args = [arg & MASK32 for arg in args]
         match fid:
             case PsciFid.PSCI_VERSION:
                 return VERSION_1_1
             case PsciFid.PSCI_FEATURES:
-                return 0 if args[0] & 0xFFFF_FFFF in FEATURES else NOT_SUPPORTED
+                return 0 if args[0] & MASK32 in FEATURES else NOT_SUPPORTED
             case PsciFid.CPU_ON_32 | PsciFid.CPU_ON_64:
                 return self._cpu_on(*args[:3])
             case PsciFid.AFFINITY_INFO_32 | PsciFid.AFFINITY_INFO_64:
@@ -53,10 +63,18 @@ class Psci:
             case SmcccFid.SMCCC_VERSION:
                 return VERSION_1_2
             case SmcccFid.SMCCC_ARCH_FEATURES:
-                return 0 if args[0] in set(SmcccFid) else NOT_SUPPORTED
+                return self._arch_features(args[0])
+            case PvTimeFid.PV_TIME_FEATURES | PvTimeFid.PV_TIME_ST if self._stolen_time:
+                return self._stolen_time.call(cpu, fid, args[0] & MASK32)
             case _:
                 return NOT_SUPPORTED
         return PsciReturn.SUCCESS.x0
+
+    def _arch_features(self, fid: int) -> int:
+        is_known = fid in set(SmcccFid) or (
+            fid == PvTimeFid.PV_TIME_FEATURES and self._stolen_time is not None
+        )
+        return 0 if is_known else NOT_SUPPORTED
 
     def _cpu_on(self, target: int, entry: int, context: int) -> int:
         cpu = self._cpu_of.get(target)

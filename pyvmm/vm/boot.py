@@ -48,6 +48,7 @@ def make_config(options: VmOptions) -> GuestConfig:
         segments=tuple(segments),
         entry=RAM_BASE + kernel.entry,
         args=(placement.dtb, 0, 0, 0),
+        stolen_time=machine.PV_TIME_BASE,
     )
 
 

@@ -48,6 +48,11 @@ def test_all_cpus_are_up(shell: Shell) -> None:
     assert cpus == f"0-{NUM_CPUS - 1}"
 
 
+def test_stolen_time_is_read(shell: Shell) -> None:
+    """The kernel finds it, so that what the host takes away counts as `steal`."""
+    assert "using stolen time PV" in shell.run("dmesg | grep arm-pv")
+
+
 def test_kernel_complains_about_nothing(shell: Shell) -> None:
     """No warning with a trace, no stall, no unhandled access."""
     log = shell.run("dmesg --color=never").output
