@@ -50,7 +50,7 @@ def test_all_cpus_are_up(shell: Shell) -> None:
 
 def test_stolen_time_is_read(shell: Shell) -> None:
     """The kernel finds it, so that what the host takes away counts as `steal`."""
-    assert "using stolen time PV" in shell.run("dmesg | grep arm-pv")
+    assert "using stolen time PV" in shell.run("dmesg | grep arm-pv").output
 
 
 def test_kernel_complains_about_nothing(shell: Shell) -> None:
