@@ -36,7 +36,7 @@ static bool at_decode(const struct cpu *cpu, unsigned op, struct walk *w) {
 }
 
 enum step at_insn(struct cpu *cpu, unsigned op, uint64_t va) {
-    struct walk w = {.va = va, .aligned = true, .no_update = true};
+    struct walk w = {.va = va, .no_update = true};
     struct stage1 s1;
     if (!at_decode(cpu, op, &w)) {
         raise_undefined(cpu);

@@ -226,14 +226,19 @@ struct translation {
     uint8_t block_shift; /* log2 of the stage-1 mapping's size */
 };
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
-/* Stage 1, stage 2 and GPC for one access of the given kind at mmu index.  @return false with cpu->exc raised. */
-bool mmu_translate(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index,
-                   struct translation *t);
+/* How an access passes the alignment checks of SCTLR_EL1.A and of Device memory. */
+enum alignment {
+    ALIGNED,   /* both: every element is aligned to its size */
+    ZEROING,   /* DC ZVA: the first; Device memory it cannot zero */
+    UNALIGNED, /* neither */
+};
+/* Stage 1, stage 2 and GPC for one byte at mmu index.  @return false with cpu->exc raised. */
+bool mmu_translate(struct cpu *cpu, uint64_t va, enum access access, enum mmu_index index, struct translation *t);
 /* Whatever the permissions say, and nothing in the tables changes; *t holds on success. */
 bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation *t);
-/* Same as mmu_translate(), and fills the TLB entry; @return the host address of va, NULL with cpu->exc raised (also for an access outside DRAM:
- * synchronous external abort).  Handles alignment checks (Device memory, SCTLR_EL1.A) for `size`; the access must not cross a page. */
-uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index);
+/* Same as mmu_translate() for an access, or its part, within one page; fills the TLB entry.  @return the host address of va,
+ * NULL with cpu->exc raised (also outside DRAM: synchronous external abort). */
+uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, enum alignment alignment, enum access access, enum mmu_index index);
 /* Fetch: fills the fetch TLB; @return the decoded page of va's page, NULL with cpu->exc raised. */
 struct insn *mmu_fetch(struct cpu *cpu, uint64_t va);
 void mmu_flush_all(struct cpu *cpu);

@@ -394,7 +394,7 @@ int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *st
     load_state(cpu, state);
     memset(&cpu->exc, 0, sizeof cpu->exc);
     bool ok = access == 3 ? mmu_translate_for_debugger(cpu, va, &t)
-                          : mmu_translate(cpu, va, 1, (enum access)(access % 3), mmu_index(cpu), &t);
+                          : mmu_translate(cpu, va, (enum access)(access % 3), mmu_index(cpu), &t);
     cpu_leave_guest(cpu);
     *stage2 = !ok && cpu->exc.target_el == 2;
     if (!ok) {

@@ -37,26 +37,26 @@ static void store(uint8_t *host, const void *data, unsigned size) {
 }
 
 /* Host address, through the TLB of any index. */
-static uint8_t *host_of(struct cpu *cpu, uint64_t va, bool aligned, enum access access, enum mmu_index index) {
+static uint8_t *host_of(struct cpu *cpu, uint64_t va, enum alignment alignment, enum access access, enum mmu_index index) {
     const struct tlb_entry *e = &cpu->tlbs[index][(va >> GRANULE_SHIFT) & (TLB_SIZE - 1)];
     if ((access == ACCESS_WRITE ? e->write_tag : e->read_tag) == (va & PAGE_MASK)) {
         return (uint8_t *)(va + e->addend);
     }
-    return mmu_fill_part(cpu, va, aligned, access, index);
+    return mmu_fill(cpu, va, alignment, access, index);
 }
 
 /* Translate all of an access before any of it is done.  parts[1].size is 0 unless it crosses a page. */
-static bool parts_of(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index,
-                     struct part parts[2]) {
-    bool aligned = !(va & (size - 1));
+static bool parts_of(struct cpu *cpu, uint64_t va, unsigned size, unsigned element, enum access access,
+                     enum mmu_index index, struct part parts[2]) {
+    enum alignment alignment = va & (element - 1) ? UNALIGNED : ALIGNED;
     unsigned room = GRANULE_SIZE - (va & ~PAGE_MASK);
     parts[0].size = size <= room ? size : room;
     parts[1].size = size - parts[0].size;
-    parts[0].host = host_of(cpu, va, aligned, access, index);
+    parts[0].host = host_of(cpu, va, alignment, access, index);
     if (!parts[0].host || !parts[1].size) {
         return parts[0].host;
     }
-    parts[1].host = host_of(cpu, va + room, aligned, access, index);
+    parts[1].host = host_of(cpu, va + room, alignment, access, index);
     return parts[1].host;
 }
 
@@ -65,9 +65,10 @@ static bool is_watched(struct cpu *cpu, uint64_t va, unsigned size, bool read, b
     return unlikely(cpu->debug.num_watched) && debug_watch(cpu, va, size, read, write, index);
 }
 
-bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, enum mmu_index index) {
+bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, unsigned element, enum mmu_index index) {
     struct part parts[2];
-    if (!parts_of(cpu, va, size, ACCESS_READ, index, parts) || is_watched(cpu, va, size, true, false, index)) {
+    if (!parts_of(cpu, va, size, element, ACCESS_READ, index, parts) ||
+        is_watched(cpu, va, size, true, false, index)) {
         return false;
     }
     load(data, parts[0].host, parts[0].size);
@@ -91,9 +92,10 @@ static void stored(struct cpu *cpu, const uint8_t *host, unsigned size) {
     }
 }
 
-bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, enum mmu_index index) {
+bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, unsigned element, enum mmu_index index) {
     struct part parts[2];
-    if (!parts_of(cpu, va, size, ACCESS_WRITE, index, parts) || is_watched(cpu, va, size, false, true, index)) {
+    if (!parts_of(cpu, va, size, element, ACCESS_WRITE, index, parts) ||
+        is_watched(cpu, va, size, false, true, index)) {
         return false;
     }
     store(parts[0].host, data, parts[0].size);
@@ -112,16 +114,16 @@ void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size, bool reads) {
         raise_alignment(cpu, va, true);
         return NULL;
     }
-    if (reads && !host_of(cpu, va, true, ACCESS_READ, index)) {
+    if (reads && !host_of(cpu, va, ALIGNED, ACCESS_READ, index)) {
         return NULL;
     }
-    void *host = host_of(cpu, va, true, ACCESS_WRITE, index);
+    void *host = host_of(cpu, va, ALIGNED, ACCESS_WRITE, index);
     return !host || is_watched(cpu, va, size, reads, true, index) ? NULL : host;
 }
 
 bool mem_zero64_slow(struct cpu *cpu, uint64_t va) {
     enum mmu_index index = mmu_index(cpu);
-    uint8_t *host = host_of(cpu, va, true, ACCESS_WRITE, index);
+    uint8_t *host = host_of(cpu, va, ZEROING, ACCESS_WRITE, index);
     if (!host || is_watched(cpu, va, 64, false, true, index)) {
         return false;
     }

@@ -9,8 +9,9 @@
 
 #include "guest.h"
 
-bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, enum mmu_index index);
-bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, enum mmu_index index);
+/* Elements side by side, at most a page of them; their size is what alignment checks ask for. */
+bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, unsigned element, enum mmu_index index);
+bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, unsigned element, enum mmu_index index);
 /* Host address for an atomic access of `size` bytes, a read-modify-write or (not `reads`) a store exclusive; unaligned:
  * alignment fault.  NULL: exception raised. */
 void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size, bool reads);
@@ -45,7 +46,7 @@ static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned
             return true;                                                                                              \
         }                                                                                                             \
         uint##bits##_t slow; /* its own variable, so that *value need not live in memory */                           \
-        if (!mem_read_slow(cpu, va, &slow, bits / 8, mmu_index(cpu))) {                                               \
+        if (!mem_read_slow(cpu, va, &slow, bits / 8, bits / 8, mmu_index(cpu))) {                                               \
             return false;                                                                                             \
         }                                                                                                             \
         *value = slow;                                                                                                \
@@ -58,7 +59,7 @@ static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned
             return true;                                                                                              \
         }                                                                                                             \
         uint##bits##_t slow = value;                                                                                  \
-        return mem_write_slow(cpu, va, &slow, bits / 8, mmu_index(cpu));                                              \
+        return mem_write_slow(cpu, va, &slow, bits / 8, bits / 8, mmu_index(cpu));                                              \
     }
 
 MEM_ACCESS(8)
@@ -73,7 +74,7 @@ static INLINE bool mem_read128(struct cpu *cpu, uint64_t va, union v128 *value) 
         *value = guest_load128((const void *)(va + e->addend));
         return true;
     }
-    return mem_read_slow(cpu, va, value, 16, mmu_index(cpu));
+    return mem_read_slow(cpu, va, value, 16, 16, mmu_index(cpu));
 }
 
 static INLINE bool mem_write128(struct cpu *cpu, uint64_t va, const union v128 *value) {
@@ -82,7 +83,7 @@ static INLINE bool mem_write128(struct cpu *cpu, uint64_t va, const union v128 *
         guest_store128((void *)(va + e->addend), *value);
         return true;
     }
-    return mem_write_slow(cpu, va, value, 16, mmu_index(cpu));
+    return mem_write_slow(cpu, va, value, 16, 16, mmu_index(cpu));
 }
 
 #endif

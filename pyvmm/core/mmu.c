@@ -26,7 +26,12 @@ static bool combined_device(const struct stage1 *s1, const struct stage2 *s2) {
 static bool translate(struct cpu *cpu, const struct walk *w, struct result *r) {
     struct stage1 s1;
     struct stage2 s2;
-    if (!stage1_translate(cpu, w, &s1) || !stage2_translate(cpu, w, s1.ipa, -1, false, &s2)) {
+    if (!stage1_translate(cpu, w, &s1)) {
+        return false;
+    }
+    struct walk second = *w;
+    second.alignment = s1.device ? ALIGNED : w->alignment; /* the first stage that says Device asks for alignment */
+    if (!stage2_translate(cpu, &second, s1.ipa, -1, false, &s2)) {
         return false;
     }
     struct translation *t = &r->t;
@@ -38,7 +43,7 @@ static bool translate(struct cpu *cpu, const struct walk *w, struct result *r) {
     t->ng = s1.ng;
     t->block_shift = s1.block_shift;
     r->readable = s2.permissions & S2_READ;
-    if (t->device && !w->aligned && w->access != ACCESS_FETCH) {
+    if (s1.device && t->device && w->alignment != ALIGNED) { /* with HCR_EL2.FWB only stage 2 could tell */
         return raise_alignment(cpu, w->va, w->access == ACCESS_WRITE);
     }
     return true;
@@ -48,25 +53,23 @@ static bool external_abort(struct cpu *cpu, const struct walk *w) {
     return raise_abort(cpu, w->access == ACCESS_FETCH, w->access == ACCESS_WRITE, w->va, FSC_EXTERNAL, false, 0, false);
 }
 
-bool mmu_translate(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index,
-                   struct translation *t) {
-    struct walk w = {.va = va, .access = access, .index = index, .aligned = !(va & (size - 1))};
+static bool translate_byte(struct cpu *cpu, const struct walk *w, struct translation *t) {
     struct result r;
-    if (!translate(cpu, &w, &r)) {
+    if (!translate(cpu, w, &r)) {
         return false;
     }
     *t = r.t;
     return true;
 }
 
+bool mmu_translate(struct cpu *cpu, uint64_t va, enum access access, enum mmu_index index, struct translation *t) {
+    struct walk w = {.va = va, .access = access, .index = index};
+    return translate_byte(cpu, &w, t);
+}
+
 bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation *t) {
-    struct walk w = {.va = va, .index = MMU_EL1, .aligned = true, .no_update = true, .any_permission = true};
-    struct result r;
-    if (!translate(cpu, &w, &r)) {
-        return false;
-    }
-    *t = r.t;
-    return true;
+    struct walk w = {.va = va, .index = MMU_EL1, .no_update = true, .any_permission = true};
+    return translate_byte(cpu, &w, t);
 }
 
 /* ---- second-level TLB ---- */
@@ -216,8 +219,8 @@ static void tlb_install(struct cpu *cpu, uint64_t va, enum mmu_index index, cons
     note_block(cpu, va, t->block_shift);
 }
 
-uint8_t *mmu_fill_part(struct cpu *cpu, uint64_t va, bool aligned, enum access access, enum mmu_index index) {
-    struct walk w = {.va = va, .access = access, .index = index, .aligned = aligned};
+uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, enum alignment alignment, enum access access, enum mmu_index index) {
+    struct walk w = {.va = va, .access = access, .index = index, .alignment = alignment};
     struct result r;
     if (!translate_cached(cpu, &w, &r)) {
         return NULL;
@@ -229,12 +232,8 @@ uint8_t *mmu_fill_part(struct cpu *cpu, uint64_t va, bool aligned, enum access a
     return r.t.host;
 }
 
-uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, unsigned size, enum access access, enum mmu_index index) {
-    return mmu_fill_part(cpu, va, !(va & (size - 1)), access, index);
-}
-
 struct insn *mmu_fetch(struct cpu *cpu, uint64_t va) {
-    struct walk w = {.va = va, .access = ACCESS_FETCH, .index = cpu->el ? MMU_EL1 : MMU_EL0, .aligned = true};
+    struct walk w = {.va = va, .access = ACCESS_FETCH, .index = cpu->el ? MMU_EL1 : MMU_EL0};
     struct result r;
     if (!translate_cached(cpu, &w, &r)) {
         return NULL;

@@ -40,9 +40,9 @@ struct walk {
     uint64_t va;
     enum access access;
     enum mmu_index index;
-    bool aligned;   /* of the whole access, to its size */
-    bool no_update; /* address translation instruction: no access flag or dirty state update, no alignment check */
-    bool any_permission; /* debugger: neither stage-1 permissions nor the access flag are asked */
+    enum alignment alignment; /* of the whole access */
+    bool no_update;           /* address translation: no access flag or dirty state update */
+    bool any_permission;      /* debugger: neither stage-1 permissions nor the access flag are asked */
 };
 
 /* What stage 1 says of one address to accesses at one mmu index. */
@@ -109,9 +109,7 @@ bool stage2_translate(struct cpu *cpu, const struct walk *w, uint64_t ipa, int s
 /* gpc.c: mark the granule as possibly cached, then check it; code as gpc_check() */
 int gpc_admit(struct machine *machine, enum pas pas, uint64_t pa);
 
-/* mmu.c: as mmu_fill(), for a part of an access; `aligned` speaks of the whole */
-uint8_t *mmu_fill_part(struct cpu *cpu, uint64_t va, bool aligned, enum access access, enum mmu_index index);
-/* Another ASID or TTBR0_EL1 is in use: what is not global leaves the first-level TLBs, not the tagged second level. */
+/* mmu.c.  Another ASID or TTBR0_EL1 is in use: what is not global leaves the first-level TLBs, not the tagged second level. */
 void mmu_switch_asid(struct cpu *cpu);
 void mmu_flush_asid(struct cpu *cpu, uint16_t asid);
 void mmu_flush_stage1(struct cpu *cpu); /* everything but stage-2 results */

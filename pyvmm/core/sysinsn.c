@@ -91,7 +91,7 @@ static enum step tlbi(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t 
 
 /* Translate as a read; faults are marked as those of a maintenance operation. */
 static bool maintain(struct cpu *cpu, uint64_t va, struct translation *t) {
-    if (mmu_translate(cpu, va, 1, ACCESS_READ, mmu_index(cpu), t)) {
+    if (mmu_translate(cpu, va, ACCESS_READ, mmu_index(cpu), t)) {
         return true;
     }
     cpu->exc.iss |= ISS_CM | ISS_WNR;

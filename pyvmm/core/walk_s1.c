@@ -185,7 +185,7 @@ static enum s1_outcome s1_attempt(struct cpu *cpu, const struct walk *w, struct 
         return S1_FAULT;
     }
     s1_attributes(cpu, leaf.descriptor, out);
-    if (out->device && !w->aligned && w->access != ACCESS_FETCH && !(cpu->st.hcr_el2 & HCR_FWB)) {
+    if (out->device && w->alignment != ALIGNED && !(cpu->st.hcr_el2 & HCR_FWB)) {
         s1_fault(cpu, w, FSC_ALIGNMENT);
         return S1_FAULT;
     }
@@ -221,14 +221,14 @@ static bool s1_flat(struct cpu *cpu, const struct walk *w, struct stage1 *out) {
     *out = (struct stage1){
         .ipa = ipa, .writable = true, .block_shift = GRANULE_SHIFT, .attr = cacheable ? 0xff : 0, .sh = 2};
     out->device = w->access != ACCESS_FETCH && !cacheable;
-    if (out->device && !w->aligned && !(cpu->st.hcr_el2 & HCR_FWB)) {
+    if (out->device && w->alignment != ALIGNED && !(cpu->st.hcr_el2 & HCR_FWB)) {
         return s1_fault(cpu, w, FSC_ALIGNMENT);
     }
     return true;
 }
 
 bool stage1_translate(struct cpu *cpu, const struct walk *w, struct stage1 *out) {
-    if (cpu->st.sctlr_el1 & SCTLR_A && !w->aligned && w->access != ACCESS_FETCH) {
+    if (cpu->st.sctlr_el1 & SCTLR_A && w->alignment == UNALIGNED) {
         return s1_fault(cpu, w, FSC_ALIGNMENT);
     }
     if (!(cpu->st.sctlr_el1 & SCTLR_M) || cpu->st.hcr_el2 & HCR_DC) {

@@ -167,6 +167,9 @@ bool stage2_translate(struct cpu *cpu, const struct walk *w, uint64_t ipa, int s
     } else if (!s2_walk(cpu, &s, out)) {
         return false;
     }
+    if (s1_level < 0 && out->memory == S2_DEVICE && w->alignment != ALIGNED) {
+        return s2_fault(cpu, &s, FSC_ALIGNMENT);
+    }
     if (!s2_permitted(cpu, &s, out)) {
         return s2_fault(cpu, &s, FSC_PERMISSION + out->level);
     }

@@ -28,7 +28,6 @@ from tests.core.system import (
     USER,
     Bench,
     ec,
-    guest_fsc,
 )
 
 MMIO = 0x0900_0000
@@ -229,16 +228,6 @@ def test_forced_write_back_makes_device_memory_of_stage1_normal() -> None:
     bench.state.x[1] = DATA + 1
     assert ec(bench.run("ldr w0, [x1]\n hvc #0")) == EC_HVC
     assert bench.state.x[0] == 0x4455_6677
-
-
-def test_device_memory_of_stage2_faults_on_unaligned_accesses(bench: Bench) -> None:
-    """The combined type is Device if either stage says so; the fault is EL1's."""
-    bench.mmu_on()
-    bench.map(0x4000_0000, BASE + SIZE)
-    bench.map_stage2(BASE + SIZE, DATA, AF | S2_READ | S2_WRITE)
-    bench.state.x[1] = 0x4000_0001
-    bench.run("ldr w0, [x1]\n hvc #99")
-    assert guest_fsc(bench.state) == 0x21
 
 
 # --- realms and granule protection --------------------------------------------------------------

@@ -78,9 +78,18 @@ def is_exclusive(word: int) -> bool:
     return bits(word, 24, 6) == 0b001000
 
 
+def is_compare_and_swap(word: int) -> bool:
+    """Tell whether the word is CAS, which shares the class of the exclusives."""
+    return is_exclusive(word) and bits(word, 23, 1) == bits(word, 21, 1) == 1
+
+
 def is_compare_and_swap_pair(word: int) -> bool:
     """Tell whether the word is CASP, which shares the class of the exclusives."""
-    return is_exclusive(word) and bits(word, 31, 1) == 0 and bits(word, 21, 1) == 1
+    return (
+        is_exclusive(word)
+        and bits(word, 31, 1) == bits(word, 23, 1) == 0
+        and bits(word, 21, 1) == 1
+    )
 
 
 def is_pair(word: int) -> bool:
@@ -112,7 +121,7 @@ def is_store(word: int) -> bool:
         return False
     if is_single(word, indexed=True) and bits(word, 10, 2) == 0:
         return bits(word, 12, 4) != 0b1100  # LDAPR
-    if is_compare_and_swap_pair(word) or (is_exclusive(word) and bits(word, 23, 1) & word >> 21):
+    if is_compare_and_swap_pair(word) or is_compare_and_swap(word):
         return True
     if kind == 0b111:
         return opc & 1 == 0 if bits(word, 26, 1) else opc == 0
