@@ -234,6 +234,8 @@ enum alignment {
 };
 /* Stage 1, stage 2 and GPC for one byte at mmu index.  @return false with cpu->exc raised. */
 bool mmu_translate(struct cpu *cpu, uint64_t va, enum access access, enum mmu_index index, struct translation *t);
+/* For cache maintenance by address, which asks for fewer permissions; `invalidates`: DC IVAC. */
+bool mmu_translate_for_maintenance(struct cpu *cpu, uint64_t va, bool invalidates, struct translation *t);
 /* Whatever the permissions say, and nothing in the tables changes; *t holds on success. */
 bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation *t);
 /* Same as mmu_translate() for an access, or its part, within one page; fills the TLB entry.  @return the host address of va,

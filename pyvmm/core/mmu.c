@@ -72,6 +72,16 @@ bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation
     return translate_byte(cpu, &w, t);
 }
 
+/* Invalidating takes the permission to write; cleaning takes the one to read, at EL0 only.  PSTATE.PAN is for neither. */
+bool mmu_translate_for_maintenance(struct cpu *cpu, uint64_t va, bool invalidates, struct translation *t) {
+    struct walk w = {.va = va,
+                     .access = invalidates ? ACCESS_WRITE : ACCESS_READ,
+                     .index = cpu->el ? MMU_EL1 : MMU_EL0,
+                     .no_update = true,
+                     .any_permission = cpu->el && !invalidates};
+    return translate_byte(cpu, &w, t);
+}
+
 /* ---- second-level TLB ---- */
 
 /* The page without the tag that TBI ignores, so that an address has one set whatever its tag. */

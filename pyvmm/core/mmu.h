@@ -41,8 +41,8 @@ struct walk {
     enum access access;
     enum mmu_index index;
     enum alignment alignment; /* of the whole access */
-    bool no_update;           /* address translation: no access flag or dirty state update */
-    bool any_permission;      /* debugger: neither stage-1 permissions nor the access flag are asked */
+    bool no_update;           /* address translation, cache maintenance: no access flag or dirty state update */
+    bool any_permission;      /* debugger, cleaning of a cache: neither permissions to read nor the access flag are asked */
 };
 
 /* What stage 1 says of one address to accesses at one mmu index. */

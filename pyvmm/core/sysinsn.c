@@ -89,9 +89,9 @@ static enum step tlbi(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t 
 
 /* ---- caches ---- */
 
-/* Translate as a read; faults are marked as those of a maintenance operation. */
-static bool maintain(struct cpu *cpu, uint64_t va, struct translation *t) {
-    if (mmu_translate(cpu, va, ACCESS_READ, mmu_index(cpu), t)) {
+/* Translate; faults are marked as those of a maintenance operation. */
+static bool maintain(struct cpu *cpu, uint64_t va, bool invalidates, struct translation *t) {
+    if (mmu_translate_for_maintenance(cpu, va, invalidates, t)) {
         return true;
     }
     cpu->exc.iss |= ISS_CM | ISS_WNR;
@@ -101,7 +101,7 @@ static bool maintain(struct cpu *cpu, uint64_t va, struct translation *t) {
 /* IC IVAU: forget what was decoded from the page, here and on the other PEs. */
 static enum step ic_ivau(struct cpu *cpu, uint64_t va) {
     struct translation t;
-    if (!maintain(cpu, va, &t)) {
+    if (!maintain(cpu, va, false, &t)) {
         return STEP_FAULT;
     }
     const uint8_t *page = t.host ? t.host - (va & ~PAGE_MASK) : NULL;
@@ -123,9 +123,9 @@ static enum step ic_all(struct cpu *cpu, bool broadcast) {
     return STEP_NEXT;
 }
 
-static enum step dc_address(struct cpu *cpu, uint64_t va) {
+static enum step dc_address(struct cpu *cpu, uint64_t va, bool invalidates) {
     struct translation t;
-    return maintain(cpu, va, &t) ? STEP_NEXT : STEP_FAULT;
+    return maintain(cpu, va, invalidates, &t) ? STEP_NEXT : STEP_FAULT;
 }
 
 bool sys_zva_allowed(const struct cpu *cpu) {
@@ -188,7 +188,7 @@ static enum step maintenance(struct cpu *cpu, uint32_t encoding, unsigned rt, ui
     case DC_ISW:
     case DC_CSW:
     case DC_CISW: return STEP_NEXT;
-    default: return dc_address(cpu, value);
+    default: return dc_address(cpu, value, op == DC_IVAC);
     }
 }
 

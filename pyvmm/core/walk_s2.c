@@ -139,7 +139,7 @@ static bool s2_permitted(const struct cpu *cpu, const struct s2_walk *s, const s
         return t->permissions & S2_READ && (!s->update || t->permissions & S2_WRITE);
     }
     switch (s->w->access) {
-    case ACCESS_READ: return t->permissions & S2_READ;
+    case ACCESS_READ: return s->w->any_permission || t->permissions & S2_READ;
     case ACCESS_WRITE: return t->permissions & S2_WRITE;
     default: return t->permissions & (s->w->index == MMU_EL0 ? S2_EXEC_EL0 : S2_EXEC_EL1);
     }
