@@ -69,27 +69,40 @@ static enum step poll(struct cpu *cpu) {
     return STEP_JUMP;
 }
 
-/* The instruction at cpu->pc, decoded page and all.  NULL: an exception was raised. */
+/* Is there a breakpoint at the instruction `i` at cpu->pc?  Then it is raised. */
+static bool breaks(struct cpu *cpu, const struct insn *i) {
+    unsigned slot = (unsigned)(i - cpu->ops);
+    return cpu->debug.break_slots[slot / 64] >> slot % 64 & 1 && debug_break(cpu, cpu->pc);
+}
+
+/* The instruction at cpu->pc, decoded page and all.  NULL: an exception was raised, by priority (DDI 0487, "Prioritization
+ * of Synchronous exceptions"): PC alignment, Instruction Abort, breakpoint, Illegal Execution state. */
 static const struct insn *fetch(struct cpu *cpu) {
     cpu->page_va = cpu->pc & PAGE_MASK;
     if (unlikely(cpu->pc & 3)) {
         raise_pc_alignment(cpu);
         return NULL;
     }
-    if (unlikely(cpu->il)) {
-        raise_illegal_state(cpu);
-        return NULL;
-    }
     const struct fetch_entry *e = &cpu->fetch[(cpu->pc >> GRANULE_SHIFT) & (FETCH_SIZE - 1)];
     cpu->ops = e->tag == cpu->page_va ? e->ops : mmu_fetch(cpu, cpu->pc);
-    return cpu->ops ? cpu->ops + ((cpu->pc & 0xfff) >> 2) : NULL;
+    if (unlikely(!cpu->ops)) {
+        return NULL;
+    }
+    const struct insn *i = cpu->ops + ((cpu->pc & 0xfff) >> 2);
+    if (unlikely(cpu->il)) {
+        if (!breaks(cpu, i)) {
+            raise_illegal_state(cpu);
+        }
+        return NULL;
+    }
+    return i;
 }
 
 /* Do but the instruction `i`: in the step page, and what it branches to is fetched in full. */
 static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
     static const struct fetch_entry nothing[FETCH_SIZE] = {[0 ... FETCH_SIZE - 1] = {.tag = FETCH_NONE}};
     unsigned slot = (unsigned)(i - cpu->ops);
-    if (cpu->debug.break_slots[slot / 64] >> slot % 64 & 1 && debug_break(cpu, cpu->pc)) {
+    if (breaks(cpu, i)) {
         return NULL;
     }
     debug_step(cpu, code_word(cpu->ops, slot));

@@ -26,6 +26,15 @@ static enum step trapped(struct cpu *cpu, unsigned el, uint32_t encoding, unsign
     return STEP_FAULT;
 }
 
+/* An instruction that is not here, unless EL2 wants to know of those that are IMPLEMENTATION DEFINED. */
+static enum step unknown(struct cpu *cpu, uint32_t encoding, unsigned rt, bool read) {
+    if (cpu->el == 0 || !is_implementation_defined(encoding) || !(cpu->st.hcr_el2 & HCR_TIDCP)) {
+        return undefined(cpu);
+    }
+    raise_exception(cpu, 2, EC_SYSREG, sysreg_iss(encoding, rt, read));
+    return STEP_FAULT;
+}
+
 /* ---- TLBI ---- */
 
 /* CRm says which PEs and whether a range is meant; op2 what. */
@@ -199,10 +208,15 @@ enum step sys_insn(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t val
         return maintenance(cpu, encoding, rt, value);
     }
     if (cpu->el == 0 || op1 != 0 || encoding >> 14 != 1) {
-        return undefined(cpu);
+        return unknown(cpu, encoding, rt, false);
     }
     if (is_at) {
         return at_insn(cpu, (crm & 1) << 3 | (encoding & 7), value);
     }
-    return crn == 8 ? tlbi(cpu, encoding, rt, value) : undefined(cpu);
+    return crn == 8 ? tlbi(cpu, encoding, rt, value) : unknown(cpu, encoding, rt, false);
+}
+
+/* No SYSL instruction is implemented. */
+enum step sysl_insn(struct cpu *cpu, uint32_t encoding, unsigned rt) {
+    return unknown(cpu, encoding, rt, true);
 }

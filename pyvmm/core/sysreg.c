@@ -29,7 +29,6 @@ struct sysreg_row {
 #define HCR_TID1 (1ull << 16)
 #define HCR_TID2 (1ull << 17)
 #define HCR_TID3 (1ull << 18)
-#define HCR_TIDCP (1ull << 20)
 #define HCR_TACR (1ull << 21)
 #define HCR_TVM (1ull << 26)
 #define HCR_TRVM (1ull << 30)
@@ -58,11 +57,6 @@ static uint64_t *storage_of(struct cpu *cpu, const struct sysreg_row *row) {
 static bool in_id_space(uint32_t encoding) {
     unsigned crm = encoding >> 3 & 15;
     return (encoding & ~0x7fu) == ENCODE(3, 0, 0, 0, 0) && crm >= 1 && crm <= 7;
-}
-
-static bool is_implementation_defined(uint32_t encoding) {
-    unsigned crn = encoding >> 7 & 15;
-    return encoding >> 14 == 3 && (crn == 11 || crn == 15);
 }
 
 uint32_t sysreg_iss(uint32_t encoding, unsigned rt, bool read) {

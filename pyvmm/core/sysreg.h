@@ -23,6 +23,14 @@
 #define MDSCR_KDE (1ull << 13)
 #define MDSCR_MDE (1ull << 15)
 
+#define HCR_TIDCP (1ull << 20)
+
+/* Encodings that are left to implementations, for registers and instructions; this one has none. */
+static inline bool is_implementation_defined(uint32_t encoding) {
+    unsigned op0 = encoding >> 14, crn = encoding >> 7 & 15;
+    return op0 & 1 && (crn == 11 || crn == 15);
+}
+
 /* sysreg.c */
 enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t *value);
 enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value);
@@ -33,6 +41,7 @@ uint32_t sysreg_iss(uint32_t encoding, unsigned rt, bool read); /* of EC 0x18 */
 
 /* sysinsn.c */
 enum step sys_insn(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value);
+enum step sysl_insn(struct cpu *cpu, uint32_t encoding, unsigned rt);
 bool sys_zva_allowed(const struct cpu *cpu); /* DC ZVA neither traps nor is prohibited at this EL */
 /* at.c: address translation instruction `op` = CRm[0]<<3 | op2 */
 enum step at_insn(struct cpu *cpu, unsigned op, uint64_t va);
