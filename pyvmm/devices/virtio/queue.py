@@ -263,8 +263,9 @@ class VirtQueue:
                 num_entries = size // _DESC_SIZE
                 budget = min(num_entries, MAX_SEGMENTS - len(readable) - len(writable))
                 continue
-            size = min(size, max(room, _REST))
             room -= size
+            if room < 0:
+                size = min(size, max(room + size, _REST))
             if flags & _DESC_WRITE:
                 writable.append(view(addr, size))
             elif writable:
