@@ -1,5 +1,5 @@
-"""The hardware-enforced security module: root of trust of the platform, a process of its own.
+"""The hardware-enforced security module (HES): the platform's root of trust, in its own process.
 
-It holds the keys, measures what boots and signs the platform token.  Start reading at
-``services.py``; ``client.py`` is the only module that others import, and knows no key.
+It holds the keys, measures the boot and signs the platform token.  Start reading at
+``services.py``; ``client.py`` is the only module that others import, and contains no key.
 """

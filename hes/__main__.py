@@ -1,7 +1,7 @@
-"""The process of the HES: `python -m hes DIRECTORY ADDRESS LISTENER FIRST`, by ``client.py``.
+"""The HES process, started by ``client.py``: `python -m hes DIRECTORY ADDRESS LISTENER FIRST`.
 
-DIRECTORY holds the state, ADDRESS is the listening socket's; LISTENER and FIRST are open file
-descriptors: the socket itself, and the mailbox of the machine that we are started for.
+DIRECTORY contains the state; ADDRESS is the path of the listening socket.  LISTENER and FIRST are
+open file descriptors: the socket, and the mailbox of the machine that started the process.
 """
 
 import resource
@@ -15,8 +15,8 @@ from hes.server import Server
 
 
 def main(directory: str, address: str, listener: str, first: str) -> None:
-    """Serve until nobody is left."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold every key
+    """Serve until the last client has gone."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain every key
     hes = Hes(Path(directory), installation())
     server = Server(hes, socket.socket(fileno=int(listener)), Path(address))
     server.add(socket.socket(fileno=int(first)))

@@ -1,11 +1,10 @@
-"""The Monitor's end of the mailbox, and how the HES comes to life.
+"""The Monitor's end of the mailbox, and the start of the HES process.
 
-Knows no key and nothing of what the messages mean, but that a machine leaves reset with one.
+This module contains no key, and does not interpret the messages.
 
-The first machine that needs a HES starts one and holds a lock meanwhile, so that there is one
-process for all machines of a user and an installation.  It ends by itself when its last mailbox
-is closed.  A mailbox that was opened in that very moment meets the end of the stream before its
-machine is on; then the machine looks for a HES once more.
+The first machine that needs a HES starts one under a lock, so that one process serves all machines
+of a user and an installation.  It ends when its last mailbox is closed.  A mailbox opened at that
+moment reads the end of the stream before its machine is on; the machine then tries again.
 """
 
 import fcntl
@@ -36,7 +35,7 @@ from pyvmm.arch.psa import (
 )
 from pyvmm.arch.system import NoThreadError, connect_unix, start_thread
 
-TIMEOUT: Final = 30.0  # seconds: the HES answers in milliseconds, or something has stopped it
+TIMEOUT: Final = 30.0  # seconds; the HES answers in milliseconds unless something has stopped it
 _SIZE: Final = struct.Struct("<I")
 _BACKLOG: Final = 128
 _LOCK_FILE: Final = "start.lock"
@@ -44,19 +43,19 @@ ERROR_FILE: Final = "errors"
 
 
 class HesError(OSError):
-    """There is no HES, or it refuses; the text is one line."""
+    """The HES is missing, or refuses a call; the text is one line."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class Mailbox:
-    """A connection to the HES: a machine's power cycle, from reset on.
+    """A connection to the HES: one power cycle of a machine, beginning at reset.
 
     Every method may be called from any thread.
 
     Raises:
-        HesError: there is no HES, and none could be started.
+        HesError: no HES is running, and none could be started.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -68,26 +67,26 @@ class Mailbox:
         """Send a request and return the reply.
 
         Raises:
-            HesError: the HES is gone, or does not answer; it never will then.
+            HesError: the HES has ended, or does not answer; the mailbox is closed.
         """
         with self._lock:
             try:
                 return _exchange(self._stream, message)
             except TimeoutError:
                 self._stream.close()
-                raise _no_answer() from None
+                raise _timeout_error() from None
             except OSError:
                 self._stream.close()
-                raise HesError(f"the HES is gone (its last words are in {self._errors})") from None
+                raise HesError(f"the HES has ended (its errors are in {self._errors})") from None
             except BaseException:
-                self._stream.close()  # the reply would be taken for the next one's
+                self._stream.close()  # the late reply would be taken for the next one
                 raise
 
     def ask(self, service: HesService, *inputs: bytes) -> str:
-        """Call the HES about itself; return its text.
+        """Call the HES service; return its text.
 
         Raises:
-            HesError: it refuses, and says why; or it is gone.
+            HesError: it refuses, with the reason, or has ended.
         """
         control = Control.of(TYPE=service, IN_LEN=len(inputs), OUT_LEN=1)
         sizes = (*map(len, inputs), MAX_PAYLOAD, *(0,) * (MAX_VECTORS - 1 - len(inputs)))
@@ -96,7 +95,7 @@ class Mailbox:
         text = reply[PsaReply.size :].decode(errors="surrogateescape")
         status = PsaStatus(PsaReply(reply[: PsaReply.size]).status)
         if status is not PsaStatus.SUCCESS:
-            raise HesError(text or f"the HES answers {status.name}")
+            raise HesError(text or f"the HES answered {status.name}")
         return text
 
     def close(self) -> None:
@@ -115,7 +114,7 @@ class Mailbox:
         self.close()
 
 
-def _no_answer() -> HesError:
+def _timeout_error() -> HesError:
     return HesError(f"the HES has not answered for {TIMEOUT:g} seconds")
 
 
@@ -137,11 +136,11 @@ def _receive(stream: socket.socket, size: int) -> bytes:
     return data
 
 
-# --- finding one, or starting one ----------------------------------------------------------------
+# --- find or start a HES -------------------------------------------------------------------------
 
 
 def _connect(directory: Path) -> socket.socket:
-    """Return a connection to a HES that knows of it, and so will not end."""
+    """Return a connection that the HES has accepted, so that the HES does not end."""
     try:
         _prepare(directory)
         address = directory / _address()
@@ -164,19 +163,21 @@ def _prepare(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = directory.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise HesError(f"{directory} must be yours alone: chmod 700, or choose another directory")
+        raise HesError(
+            f"{directory} must be accessible only to you: chmod 700, or choose another directory"
+        )
 
 
 def _address() -> str:
-    """Return the name of the socket: another installation has another, and so has another HES."""
+    """Return the socket's name: it differs between installations and HES versions."""
     root = image.installation()
     own = hashlib.sha256(str(root).encode() + b"\0" + image.digest(root, image.HES_FILES))
     return f"{own.hexdigest()[:16]}.socket"
 
 
 @contextmanager
-def _short(address: Path) -> Iterator[str]:
-    """Give the address by a path that is short enough for a socket."""
+def _short_path(address: Path) -> Iterator[str]:
+    """Provide a path to the address that is short enough for a socket."""
     parent = os.open(address.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{parent}/{address.name}"
@@ -185,18 +186,18 @@ def _short(address: Path) -> Iterator[str]:
 
 
 def _open(address: Path) -> socket.socket | None:
-    """Connect; None if nobody is there."""
+    """Connect; None if nobody listens."""
     stream = socket.socket(socket.AF_UNIX)
     stream.settimeout(TIMEOUT)
     try:
-        with _short(address) as path:
+        with _short_path(address) as path:
             connect_unix(stream, path, TIMEOUT)
     except (FileNotFoundError, ConnectionRefusedError):
         stream.close()
         return None
     except TimeoutError:
         stream.close()
-        raise _no_answer() from None
+        raise _timeout_error() from None
     except BaseException:
         stream.close()
         raise
@@ -204,12 +205,12 @@ def _open(address: Path) -> socket.socket | None:
 
 
 def _is_served(stream: socket.socket) -> bool:
-    """Tell whether the HES answers: any request will do.  If not, the connection is closed."""
+    """Check whether the HES answers a request; if not, close the connection."""
     try:
         _exchange(stream, bytes(PsaRequest()))
     except TimeoutError:
         stream.close()
-        raise _no_answer() from None
+        raise _timeout_error() from None
     except ConnectionError:
         stream.close()
         return False
@@ -230,10 +231,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _start(directory: Path, address: Path) -> socket.socket:
-    """Start a HES with us as its first client; return our mailbox."""
+    """Start a HES with this process as its first client; return the mailbox."""
     with socket.socket(socket.AF_UNIX) as listener:
-        address.unlink(missing_ok=True)  # of one that was killed
-        with _short(address) as path:
+        address.unlink(missing_ok=True)  # left by a killed HES
+        with _short_path(address) as path:
             listener.bind(path)
         listener.listen(_BACKLOG)
         ours, theirs = socket.socketpair()
@@ -245,7 +246,7 @@ def _start(directory: Path, address: Path) -> socket.socket:
         finally:
             theirs.close()
     ours.settimeout(TIMEOUT)
-    # It may outlive this machine, for others; while we live, it leaves no zombie.
+    # The HES may outlive this machine to serve others; the thread only prevents a zombie.
     with suppress(NoThreadError):
         start_thread(Thread(target=process.wait, name="hes", daemon=True))
     return ours

@@ -1,4 +1,4 @@
-"""The HES: what it keeps, and how a machine leaves reset."""
+"""The HES: its state, and how a machine leaves reset."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +16,10 @@ from pyvmm.token.claims import LifecycleState
 from pyvmm.token.generations import Generation
 
 CPAK_FILE: Final = "cpak.pem"
-#: Raised when a fault of the trusted parts must not come back; the counter `firmware` follows.
+#: Increased when a fixed fault of the trusted parts must not return; `firmware` counts it.
 SECURITY_VERSION: Final = 1
 
-#: Slot, type and files of what the HES measures by itself: itself, the machine and EL3.
+#: Slot, type and files of the parts that the HES measures: itself, the machine and EL3.
 _PARTS: Final = (
     (0, "RT_0", image.HES_FILES),
     (5, "SYS_CTRL_2", image.MACHINE_FILES),
@@ -28,12 +28,12 @@ _PARTS: Final = (
 
 
 class Hes:
-    """The root of trust behind one directory, for the machines of one installation."""
+    """The root of trust with its state in one directory, for the machines of one installation."""
 
     def __init__(
         self, directory: Path, root: Path, security_version: int = SECURITY_VERSION
     ) -> None:
-        """Measure ourselves now: that is what runs, whatever is installed later."""
+        """Measure the HES now: this code runs, whatever is installed later."""
         self.store = Store(directory)
         self.cycles: list[PowerCycle] = []
         self._root = root
@@ -48,22 +48,22 @@ class Hes:
         return cycle
 
     def disconnect(self, cycle: PowerCycle) -> None:
-        """End a power cycle: nothing of it remains."""
+        """End a power cycle and forget it."""
         self.cycles.remove(cycle)
 
     def power_on(self, cycle: PowerCycle, generation: Generation) -> str:
-        """Let a machine leave reset, measured; return what the user should know.
+        """Measure a machine and let it leave reset; return a notice for the user, or "".
 
-        Raises: PsaError(BAD_STATE), with the reason, if there is nothing to attest with.
+        Raises: PsaError(BAD_STATE), with the reason, if the platform cannot attest.
         """
         if cycle.is_on:
-            raise PsaError(PsaStatus.BAD_STATE, "the machine is on already")
+            raise PsaError(PsaStatus.BAD_STATE, "the machine is already on")
         is_first = False
 
         def ready(otp: Otp | None) -> Otp:
             nonlocal is_first
             is_first = otp is None
-            return self._ready(otp or self._renamed(Otp(), _development()))
+            return self._ready(otp or self._with_new_identity(Otp(), _development()))
 
         otp = self.store.update(ready)
         measured = [
@@ -81,7 +81,7 @@ class Hes:
         return f"made a random development identity in {self.store.directory}" if is_first else ""
 
     def _ready(self, otp: Otp) -> Otp:
-        """Return the memory as it is when a machine leaves reset."""
+        """Check that a machine may leave reset; return the memory with the counter advanced."""
         if otp.lifecycle not in lifecycle.ATTESTING:
             raise PsaError(
                 PsaStatus.BAD_STATE,
@@ -90,15 +90,15 @@ class Hes:
         if self._security_version < otp.counters["firmware"]:
             raise PsaError(
                 PsaStatus.BAD_STATE,
-                f"this pyvmm has security version {self._security_version}, and"
-                f" {otp.counters['firmware']} was seen before: install a newer one",
+                f"this pyvmm has security version {self._security_version}, but version"
+                f" {otp.counters['firmware']} has run before: install a newer pyvmm",
             )
         return replace(otp, counters=otp.advanced("firmware", self._security_version))
 
     def _measure(self, parts: tuple[str, ...]) -> bytes:
-        """Return the hash of installed files; hashed again only if one has changed.
+        """Return the hash of installed files; recompute it only if a file has changed.
 
-        Raises: PsaError(BAD_STATE) if one cannot be read.
+        Raises: PsaError(BAD_STATE) if a file cannot be read.
         """
         try:
             fingerprint = image.fingerprint(self._root, parts)
@@ -108,18 +108,18 @@ class Hes:
                 self._digests[parts] = fingerprint, digest
         except OSError as error:
             raise PsaError(
-                PsaStatus.BAD_STATE, f"{error.filename}: {error.strerror}: install pyvmm anew"
+                PsaStatus.BAD_STATE, f"{error.filename}: {error.strerror}: reinstall pyvmm"
             ) from None
         return digest
 
-    def _renamed(self, old: Otp, new: Otp) -> Otp:
-        """Return the new memory; the key of another identity is not left where verifiers look."""
+    def _with_new_identity(self, old: Otp, new: Otp) -> Otp:
+        """Return the new memory; if the identity changes, remove the old published key first."""
         if new.guk != old.guk:
             self.store.withdraw(CPAK_FILE)
         return new
 
     def _publish(self, otp: Otp) -> None:
-        """Leave the public key where verifiers find it."""
+        """Write the public key to where verifiers look for it."""
         from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415  slow to import
             Encoding,
             PublicFormat,
@@ -129,28 +129,30 @@ class Hes:
         pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         self.store.publish(CPAK_FILE, pem)
 
-    # --- what is kept --------------------------------------------------------------------------
+    # --- state ---------------------------------------------------------------------------------
 
     def provision(self, bundle: bytes) -> Otp:
-        """Take a provisioning bundle.
+        """Accept a provisioning bundle.
 
-        Raises: PsaError if it is refused.
+        Raises: PsaError if it is rejected.
         """
-        otp = self._update(lambda otp: self._renamed(otp, provisioning.provision(otp, bundle)))
+        otp = self._update(
+            lambda otp: self._with_new_identity(otp, provisioning.provision(otp, bundle))
+        )
         if otp.lifecycle is LifecycleState.SECURED:
             self._publish(otp)
         return otp
 
     def set_lifecycle(self, state: LifecycleState) -> Otp:
-        """Go to another lifecycle state; the last one takes the keys with it.
+        """Change the lifecycle state; the last state erases the keys.
 
-        Raises: PsaError(NOT_PERMITTED) if it may not follow the present one.
+        Raises: PsaError(NOT_PERMITTED) if it cannot follow the current state.
         """
 
         def change(otp: Otp) -> Otp:
             if state not in lifecycle.TRANSITIONS[otp.lifecycle]:
                 now, then = lifecycle.name(otp.lifecycle), lifecycle.name(state)
-                raise PsaError(PsaStatus.NOT_PERMITTED, f"{then} does not follow {now}")
+                raise PsaError(PsaStatus.NOT_PERMITTED, f"{then} cannot follow {now}")
             if state is LifecycleState.DECOMMISSIONED:
                 otp = replace(otp, huk=b"", guk=b"")
             return replace(otp, lifecycle=state)
@@ -160,7 +162,7 @@ class Hes:
     def advance(self, counter: str, value: int) -> Otp:
         """Advance a counter.
 
-        Raises: PsaError(INVALID_ARGUMENT) if there is no such one, (NOT_PERMITTED) to go back.
+        Raises: PsaError(INVALID_ARGUMENT) if it is unknown, (NOT_PERMITTED) if it would decrease.
         """
         return self._update(lambda otp: replace(otp, counters=otp.advanced(counter, value)))
 
@@ -169,7 +171,7 @@ class Hes:
 
 
 def _development() -> Otp:
-    """Provision an identity that no maker stands behind."""
+    """Provision a random identity that no manufacturer vouches for."""
     otp = Otp()
     for bundle in provisioning.development_bundles():
         otp = provisioning.provision(otp, bundle)
@@ -177,10 +179,10 @@ def _development() -> Otp:
 
 
 _ADVICE: Final = {
-    LifecycleState.UNKNOWN: "remove it",
+    LifecycleState.UNKNOWN: "remove its directory",
     LifecycleState.ASSEMBLY_AND_TEST: "give it the chip maker's bundle with `pyvmm hes provision`",
     LifecycleState.CCA_PLATFORM_ROT_PROVISIONING: (
         "give it the device maker's bundle with `pyvmm hes provision`"
     ),
-    LifecycleState.DECOMMISSIONED: "its keys are gone; choose another directory, or remove it",
+    LifecycleState.DECOMMISSIONED: "its keys are erased; remove it, or choose another directory",
 }

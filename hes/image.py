@@ -1,6 +1,6 @@
-"""What is measured of an installation: the files that run, packed as one image.
+"""The measured part of an installation: the files that run, packed as one image.
 
-Paths count as much as contents, so that no file can stand in for another.
+The image contains paths as well as contents, so that no file can replace another.
 """
 
 import hashlib
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
 
-#: Who answers for our files: no release is signed yet, so this is a name, hashed, and not a key.
+#: The signer of our files: releases are not signed yet, so this is a hashed name, not a key.
 SIGNER_ID: Final = hashlib.sha256(b"pyvmm development signer").digest()
 
-#: What changes when a file does.
+#: Changes whenever a file changes.
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int, int], ...]
 
 _CHUNK: Final = 1 << 18
 
-#: What the interpreter loads.
+#: Files that the interpreter loads.
 _SUFFIXES: Final = {".py", ".so"}
 
-#: Firmware: its files, and those of ours that it is made with.
+#: Firmware: its files, and the files of ours that it uses.
 HES_FILES: Final = ("hes", "pyvmm/arch", "pyvmm/token")
 MONITOR_FILES: Final = ("monitor", "pyvmm/arch")
 RMM_FILES: Final = ("rmm", "pyvmm/arch", "pyvmm/token")
@@ -28,24 +28,24 @@ MACHINE_FILES: Final = ("pyvmm/core", "pyvmm/platform.py")
 
 
 def installation() -> Path:
-    """Return the directory that holds our packages."""
+    """Return the directory that contains our packages."""
     return Path(__file__).resolve().parent.parent
 
 
 def pack(root: Path, parts: tuple[str, ...]) -> bytes:
-    """Return the files below some paths as one image.
+    """Return all files below some paths as one image.
 
     Raises:
-        OSError: a path is not there.
+        OSError: a path does not exist.
     """
     return b"".join(_pieces(root, parts))
 
 
 def digest(root: Path, parts: tuple[str, ...]) -> bytes:
-    """Return the SHA-256 of an image without having it in memory.
+    """Return the SHA-256 of an image without building it in memory.
 
     Raises:
-        OSError: a path is not there.
+        OSError: a path does not exist.
     """
     image = hashlib.sha256()
     for piece in _pieces(root, parts):
@@ -64,10 +64,10 @@ def _pieces(root: Path, parts: tuple[str, ...]) -> Iterator[bytes]:
 
 
 def fingerprint(root: Path, parts: tuple[str, ...]) -> Fingerprint:
-    """Return what tells, without reading the files, whether their image is still the same.
+    """Return a value that changes with the image, without reading the files.
 
     Raises:
-        OSError: a path is not there.
+        OSError: a path does not exist.
     """
     statuses = ((str(path), path.stat()) for path in _all_files(root, parts))
     return tuple(

@@ -1,11 +1,11 @@
-"""Keys out of keys: what HUK and GUK become.
+"""Key derivation from HUK and GUK.
 
 ::
 
     GUK --(boot state)--> CPAK              signs platform tokens; its hash names the platform
     GUK --(boot state)--> seed --(measurements)--> RAK (the DAK)   signs realm tokens
     HUK --(signers, lifecycle)------------> VHUK_A                 survives firmware updates
-    HUK --(measurements, lifecycle)-------> VHUK_M                 bound to this very firmware
+    HUK --(measurements, lifecycle)-------> VHUK_M                 bound to exactly this firmware
 
 Spec: NIST SP 800-108 in counter mode, as TF-M's RSE and Islet do it; RFC 5869.
 """
@@ -28,7 +28,7 @@ SCALAR_SIZE: Final = 48  # P-384
 ORDER: Final = (1 << 384) - 0x389CB27E_0BC8D220_A7E5F24D_B74F5885_1313E695_333AD68D
 
 LCS_SECURED: Final = 3
-REPROVISIONING_BITS: Final = 0  # no key of ours was ever provisioned a second time
+REPROVISIONING_BITS: Final = 0  # our keys are never provisioned a second time
 _CPAK_LABEL: Final = b"BL1_CPAK_SEED_DERIVATION"
 _DAK_LABEL: Final = b"BL1_DAK_SEED_DERIVATION"
 
@@ -41,37 +41,37 @@ def derive_seed(key: bytes, label: bytes, context: bytes, lcs: int = LCS_SECURED
     """Derive 32 bytes from a 32-byte key, for one purpose and in one boot state."""
     state = context + _u32(lcs) + _u32(REPROVISIONING_BITS)
     digest = hashlib.sha256(_u32(1) + label + b"\0" + state + _u32(KEY_SIZE)).digest()
-    # Two blocks, one hash: as block cipher mode this is as good as the hash is.
+    # ECB is safe here: it encrypts a single hash of two blocks.
     return Cipher(algorithms.AES256(key), modes.ECB()).encryptor().update(digest)  # noqa: S305
 
 
 def derive_private_key(seed: bytes, info: bytes = b"") -> ec.EllipticCurvePrivateKey:
-    """Derive a P-384 key: any number is as good as a seed, so none is refused."""
+    """Derive a P-384 key; every seed gives a valid one."""
     number = int.from_bytes(HKDF(SHA256(), SCALAR_SIZE, None, info).derive(seed), "big")
     return ec.derive_private_key(number % (ORDER - 1) + 1, ec.SECP384R1())
 
 
 def derive_cpak(guk: bytes, boot_hash: bytes) -> ec.EllipticCurvePrivateKey:
-    """Derive the CCA platform attestation key; debug states do not change it."""
+    """Derive the CCA platform attestation key, which is the same in debug states."""
     return derive_private_key(derive_seed(guk, _CPAK_LABEL, boot_hash))
 
 
 def derive_rak(
     guk: bytes, boot_hash: bytes, lifecycle: int, slots: list[Slot]
 ) -> ec.EllipticCurvePrivateKey:
-    """Derive the realm attestation key of these measurements in this lifecycle state."""
+    """Derive the realm attestation key for these measurements and this lifecycle state."""
     seed = derive_seed(guk, _DAK_LABEL, boot_hash, lcs=lifecycle >> 12)
     return derive_private_key(seed, info=encode_slots(slots))
 
 
 def derive_vhuk_a(huk: bytes, lifecycle: int, slots: list[Slot]) -> bytes:
-    """Derive the virtual HUK of the authorities behind the firmware."""
+    """Derive the virtual HUK of the firmware's signers."""
     authorities = b"".join(slot.signer_id + slot.sw_type.encode() for slot in slots)
     return derive_seed(huk, b"VHUK_A", authorities + _u32(lifecycle))
 
 
 def derive_vhuk_m(huk: bytes, lifecycle: int, slots: list[Slot]) -> bytes:
-    """Derive the virtual HUK of exactly these measurements."""
+    """Derive the virtual HUK of these measurements."""
     return derive_seed(huk, b"VHUK_M", encode_slots(slots) + _u32(lifecycle))
 
 

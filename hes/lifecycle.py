@@ -1,10 +1,10 @@
-"""The security lifecycle: which states there are, which follow which, and what each allows.
+"""The security lifecycle: its states, the transitions, and what each state allows.
 
 ::
 
     ASSEMBLY_AND_TEST --CM bundle--> ..._ROT_PROVISIONING --DM bundle--> SECURED
     SECURED <--> NON_..._DEBUG, SECURED <--> RECOVERABLE_..._DEBUG
-    every state --> DECOMMISSIONED, which is the last one
+    every state --> DECOMMISSIONED, which is final
 
 Spec: Arm CCA security model, "CCA platform lifecycle"; PSA security model.
 """
@@ -21,7 +21,7 @@ _DEBUG: Final = LifecycleState.NON_CCA_PLATFORM_ROT_DEBUG
 _ROT_DEBUG: Final = LifecycleState.RECOVERABLE_CCA_PLATFORM_ROT_DEBUG
 _END: Final = LifecycleState.DECOMMISSIONED
 
-#: What may be asked for; provisioning bundles do the rest.
+#: Transitions on request; provisioning bundles cause the others.
 TRANSITIONS: Final[Mapping[LifecycleState, frozenset[LifecycleState]]] = {
     LifecycleState.UNKNOWN: frozenset(),
     _ASSEMBLY: frozenset({_END}),
@@ -32,7 +32,7 @@ TRANSITIONS: Final[Mapping[LifecycleState, frozenset[LifecycleState]]] = {
     _END: frozenset(),
 }
 
-#: States with keys to attest with; a debug state shows in the token.
+#: States in which the platform can attest; the token contains the debug states.
 ATTESTING: Final = frozenset({_SECURED, _DEBUG, _ROT_DEBUG})
 
 
@@ -46,7 +46,7 @@ def claim(state: LifecycleState) -> int:
 
 
 def name(state: LifecycleState) -> str:
-    """Return a state's name for a user.
+    """Return the user-visible name of a state.
 
     >>> name(LifecycleState.NON_CCA_PLATFORM_ROT_DEBUG)
     'non-cca-platform-rot-debug'
@@ -54,5 +54,5 @@ def name(state: LifecycleState) -> str:
     return state.name.lower().replace("_", "-")
 
 
-#: What a user calls the states.
+#: The states by their user-visible names.
 STATES: Final = {name(state): state for state in LifecycleState}

@@ -1,4 +1,4 @@
-"""The server's end of the mailbox: bytes in, bytes out, whatever the bytes are.
+"""The server's end of the mailbox: any bytes in, one reply out.
 
 Spec: TF-M, "RSE communication design", "embed" protocol.
 """
@@ -15,15 +15,15 @@ _RESERVED: Final = ~(Control.IN_LEN.mask | Control.OUT_LEN.mask | Control.TYPE.m
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that is well formed."""
+    """A well-formed request."""
 
     handle: int
     type: int
     inputs: tuple[bytes, ...]
-    rooms: tuple[int, ...]  # bytes that each output may have
+    limits: tuple[int, ...]  # maximum size of each output in bytes
 
 
-#: Does a call and returns its outputs; raises PsaError.
+#: Performs a call and returns its outputs; raises PsaError.
 Serve = Callable[[Call], tuple[bytes, ...]]
 
 
@@ -33,15 +33,15 @@ def answer(message: bytes, serve: Serve) -> bytes:
         return bytes(PsaReply.of(status=PsaStatus.PROGRAMMER_ERROR))
     head = PsaRequest(message[: PsaRequest.size])
     reply = PsaReply(bytes(head.data[: PsaReply.status.offset]).ljust(PsaReply.size, b"\0"))
-    rooms: tuple[int, ...] = ()
+    limits: tuple[int, ...] = ()
     try:
         call = parse(head, message[PsaRequest.size :])
-        rooms = call.rooms
+        limits = call.limits
         outputs = serve(call)
-        _check_outputs(outputs, rooms)
+        _check_outputs(outputs, limits)
     except PsaError as error:
         reply.status = error.status
-        outputs = _text(error.text, rooms)
+        outputs = _text(error.text, limits)
     reply.out_size = (*map(len, outputs), *(0,) * (MAX_VECTORS - len(outputs)))
     return bytes(reply) + b"".join(outputs)
 
@@ -49,7 +49,7 @@ def answer(message: bytes, serve: Serve) -> bytes:
 def parse(head: PsaRequest, payload: bytes) -> Call:
     """Return the call of a request.
 
-    Raises: PsaError(PROGRAMMER_ERROR) if head and payload do not fit each other.
+    Raises: PsaError(PROGRAMMER_ERROR) if head and payload do not match.
     """
     control = Control(head.ctrl)
     num_in, num_out = control.IN_LEN, control.OUT_LEN
@@ -65,15 +65,15 @@ def parse(head: PsaRequest, payload: bytes) -> Call:
     return Call(head.handle, control.TYPE, tuple(inputs), sizes[num_in : num_in + num_out])
 
 
-def _check_outputs(outputs: tuple[bytes, ...], rooms: tuple[int, ...]) -> None:
-    if len(outputs) > len(rooms):
+def _check_outputs(outputs: tuple[bytes, ...], limits: tuple[int, ...]) -> None:
+    if len(outputs) > len(limits):
         raise PsaError(PsaStatus.PROGRAMMER_ERROR)
-    fits = all(len(output) <= room for output, room in zip(outputs, rooms, strict=False))
+    fits = all(len(output) <= limit for output, limit in zip(outputs, limits, strict=False))
     if not fits or sum(map(len, outputs)) > MAX_PAYLOAD:
         raise PsaError(PsaStatus.BUFFER_TOO_SMALL)
 
 
-def _text(text: str, rooms: tuple[int, ...]) -> tuple[bytes, ...]:
-    """Return what the caller has room for of a line of text."""
-    data = text.encode(errors="surrogateescape")[: min(rooms[0], MAX_PAYLOAD)] if rooms else b""
+def _text(text: str, limits: tuple[int, ...]) -> tuple[bytes, ...]:
+    """Return a line of text, cut to the caller's limit."""
+    data = text.encode(errors="surrogateescape")[: min(limits[0], MAX_PAYLOAD)] if limits else b""
     return (data,) if data else ()

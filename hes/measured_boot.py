@@ -1,7 +1,7 @@
-"""The measurement slots of one machine, and the log of how they came to their values.
+"""The measurement slots of one machine, and the log of their extensions.
 
-A slot is empty until it is extended first; extending hashes the new digest into the old value,
-and nothing but a reset goes back.  The log replays to the slots' values.
+A slot is empty until its first extension.  Extending hashes the new digest into the old value; only
+a reset clears it.  Replaying the log gives the slots' values.
 Spec: TF-M, measured boot partition.
 """
 
@@ -19,14 +19,14 @@ from pyvmm.arch.psa import (
     PsaStatus,
 )
 
-#: Extensions of one power cycle: a boot needs a handful, and memory is bounded.
+#: Maximum number of extensions in a power cycle, to bound memory; a boot needs a handful.
 MAX_EVENTS: Final = 256
 HASHES: Final = {
     PsaHash.SHA_256: hashlib.sha256,
     PsaHash.SHA_384: hashlib.sha384,
     PsaHash.SHA_512: hashlib.sha512,
 }
-#: As tokens name them.
+#: Names in tokens.
 HASH_NAMES: Final = {
     PsaHash.SHA_256: "sha-256",
     PsaHash.SHA_384: "sha-384",
@@ -36,7 +36,7 @@ HASH_NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What is measured: its digest, and who answers for it."""
+    """The digest of a measured part, and its signer."""
 
     algorithm: PsaHash
     digest: bytes
@@ -60,7 +60,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class BootEvent:
-    """An extension that was done, and the slot's value since."""
+    """An extension, and the slot's value after it."""
 
     index: int
     measurement: Measurement
@@ -69,7 +69,7 @@ class BootEvent:
 
 
 class MeasuredBoot:
-    """The slots of one power cycle; all are empty after reset."""
+    """The slots of one power cycle, all empty after reset."""
 
     def __init__(self) -> None:
         self._slots: dict[int, Slot] = {}
@@ -77,7 +77,7 @@ class MeasuredBoot:
 
     @property
     def slots(self) -> list[Slot]:
-        """The slots that have a value, by their index."""
+        """The slots that have a value, in the order of their indices."""
         return [self._slots[index] for index in sorted(self._slots)]
 
     def read(self, index: int) -> Slot:
@@ -93,10 +93,10 @@ class MeasuredBoot:
         return self._slots[index]
 
     def extend(self, index: int, measurement: Measurement, *, lock: bool) -> None:
-        """Extend a slot, and lock it for the rest of the power cycle if so told.
+        """Extend a slot; with ``lock``, lock it for the rest of the power cycle.
 
-        A second extension clears version and type: they speak for one measurement only.
-        Raises: PsaError, and nothing has changed.
+        A second extension clears version and type, which describe one measurement only.
+        Raises: PsaError, without a change.
         """
         self._check(index, measurement)
         old = self._slots.get(index)

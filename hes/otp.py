@@ -1,7 +1,7 @@
-"""What survives power-off: keys, identity, lifecycle and counters, as one file.
+"""The state that survives power-off: keys, identity, lifecycle and counters, in one file.
 
-Writers hold a lock and replace the file as a whole, so that whoever is killed, and whenever, the
-file is the one before or the one after.  Nobody mends a damaged file: it is refused.
+Writers hold a lock and replace the whole file, so that a process killed at any time leaves either
+the old file or the new one.  A damaged file is rejected, never repaired.
 """
 
 import fcntl
@@ -24,18 +24,18 @@ LOCK_FILE: Final = "otp.lock"
 _VERSION: Final = 1
 MAX_COUNTER: Final = (1 << 32) - 1
 
-#: Non-volatile counters: the lowest version that is still accepted.
+#: Non-volatile counters: the lowest version still accepted.
 COUNTERS: Final = ("firmware", "cm-bundle", "dm-bundle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Otp:
-    """The one-time programmable memory and the counters; empty where not provisioned."""
+    """The one-time programmable memory and the counters; fields are empty until provisioned."""
 
     lifecycle: LifecycleState = LifecycleState.ASSEMBLY_AND_TEST
     huk: bytes = field(default=b"", repr=False)
     guk: bytes = field(default=b"", repr=False)
-    boot_hash: bytes = b""  # of the immutable boot code that the keys are bound to
+    boot_hash: bytes = b""  # of the immutable boot code, to which the keys are bound
     implementation_id: bytes = b""
     cm_rotpk: bytes = b""  # hash of the chip maker's key
     dm_rotpk: bytes = b""  # hash of the device maker's key
@@ -44,25 +44,25 @@ class Otp:
     counters: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
     def advanced(self, counter: str, value: int) -> Mapping[str, int]:
-        """Return the counters with one advanced.
+        """Return the counters after advancing one.
 
-        Raises: PsaError(INVALID_ARGUMENT) if there is no such counter, (NOT_PERMITTED) if it would
-        go back.
+        Raises: PsaError(INVALID_ARGUMENT) if the counter is unknown, (NOT_PERMITTED) if it would
+        decrease.
         """
         if counter not in self.counters:
             raise PsaError(
-                PsaStatus.INVALID_ARGUMENT, f"no counter {counter}: give {', '.join(COUNTERS)}"
+                PsaStatus.INVALID_ARGUMENT, f"unknown counter {counter}: give {', '.join(COUNTERS)}"
             )
         now = self.counters[counter]
         if value < now:
             raise PsaError(
-                PsaStatus.NOT_PERMITTED, f"the counter {counter} is at {now} and never goes back"
+                PsaStatus.NOT_PERMITTED, f"counter {counter} is at {now} and cannot decrease"
             )
         return {**self.counters, counter: value}
 
 
 def encode_otp(otp: Otp) -> bytes:
-    """Return the file of a content: a hash against accidents, and the content."""
+    """Encode the content as a file: a hash that detects damage, then the content."""
     counters: list[Value] = [otp.counters[name] for name in COUNTERS]
     fields: list[Value] = [
         _VERSION,
@@ -82,7 +82,7 @@ def encode_otp(otp: Otp) -> bytes:
 
 
 def decode_otp(data: bytes) -> Otp:
-    """Return the content of a file.
+    """Decode the content of a file.
 
     Raises: Malformed if it is damaged.
     """
@@ -90,8 +90,8 @@ def decode_otp(data: bytes) -> Otp:
     if hashlib.sha256(body).digest() != digest:
         raise Malformed("otp", "damaged")
     otp = _content(decode(body, path="otp"))
-    if encode_otp(otp) != data:  # True for 1, say
-        raise Malformed("otp", "not as this HES writes it")
+    if encode_otp(otp) != data:  # for example, True instead of 1
+        raise Malformed("otp", "not in the form that this HES writes")
     return otp
 
 
@@ -123,31 +123,31 @@ def _content(fields: Value) -> Otp:
                 counters=_counters(counters),
             )
         case _:
-            raise Malformed("otp", "not of a version that this HES knows")
+            raise Malformed("otp", "unknown version")
 
 
 def _sized(value: bytes) -> bytes:
     if len(value) not in {0, KEY_SIZE}:
-        raise Malformed("otp", f"a value of {len(value)} bytes")
+        raise Malformed("otp", f"a value has {len(value)} bytes")
     return value
 
 
 def _counters(counters: list[Value]) -> Mapping[str, int]:
     values = [value for value in counters if type(value) is int and 0 <= value <= MAX_COUNTER]
     if len(values) != len(counters) or len(values) != len(COUNTERS):
-        raise Malformed("otp", "a counter is missing or of no use")
+        raise Malformed("otp", "a counter is missing or invalid")
     return dict(zip(COUNTERS, values, strict=True))
 
 
 class Store:
-    """The file in its directory."""
+    """The file and its directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._path = directory / OTP_FILE
 
     def load(self) -> Otp | None:
-        """Return the content; None if nothing was ever written.
+        """Return the content; None if there is no file yet.
 
         Raises: PsaError(BAD_STATE) if it cannot be read or is damaged.
         """
@@ -160,11 +160,11 @@ class Store:
         except Malformed:
             raise PsaError(
                 PsaStatus.BAD_STATE,
-                f"{self._path} is damaged: put back a copy, or remove it and with it the identity",
+                f"{self._path} is damaged: restore a copy, or remove it to lose the identity",
             ) from None
 
     def update(self, change: Callable[[Otp | None], Otp]) -> Otp:
-        """Change the content, and return it as it is then; what ``change`` raises changes nothing.
+        """Change and return the content; an exception from ``change`` leaves it as it is.
 
         Raises: PsaError(BAD_STATE) if it cannot be read or written.
         """
@@ -176,7 +176,7 @@ class Store:
             return new
 
     def publish(self, name: str, data: bytes) -> None:
-        """Write a file beside it that is no secret.
+        """Write a public file beside it.
 
         Raises: PsaError(BAD_STATE) if it cannot be written.
         """
@@ -184,7 +184,7 @@ class Store:
             self._write(name, data, mode=0o644)
 
     def withdraw(self, name: str) -> None:
-        """Remove such a file, if it is there.
+        """Remove a public file if it exists.
 
         Raises: PsaError(BAD_STATE) if it cannot be removed.
         """
@@ -195,7 +195,7 @@ class Store:
             raise PsaError(PsaStatus.BAD_STATE, f"{path}: {error.strerror}") from None
 
     def _write(self, name: str, data: bytes, mode: int) -> None:
-        """Replace a file as a whole and for good; if that fails, the old one is still there."""
+        """Replace a file durably and as a whole; on failure, the old file remains."""
         path = self.directory / name
         try:
             new = path.with_name(f"{name}.new")

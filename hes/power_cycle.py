@@ -1,6 +1,6 @@
-"""One machine from its reset to power-off: what was measured, and the keys that follow from it.
+"""One machine from reset to power-off: its measurements, and the keys derived from them.
 
-Keys, lifecycle and counters are those at reset; what changes in the HES meanwhile is for the next.
+Keys, lifecycle and counters are those at reset; later changes in the HES affect the next cycle.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ _SCHEMES: Final[dict[PsaHash, HashAlgorithm]] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The platform as it was at reset."""
+    """The platform's identity at reset."""
 
     otp: Otp = field(repr=False)
     generation: Generation
@@ -42,14 +42,14 @@ class Identity:
 
 
 class PowerCycle:
-    """What the HES holds for a machine that is on."""
+    """The state of the HES for one machine."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.boot = MeasuredBoot()
         self._identity: Identity | None = None
         self._rak: ec.EllipticCurvePrivateKey | None = None
-        self._rak_hash = PsaHash.UNKNOWN  # as GET_KEY was told; unknown: any
+        self._rak_hash = PsaHash.UNKNOWN  # given to GET_KEY; unknown: any
 
     @property
     def is_on(self) -> bool:
@@ -62,7 +62,7 @@ class PowerCycle:
 
     @property
     def identity(self) -> Identity:
-        """The platform.
+        """The platform's identity.
 
         Raises: PsaError(BAD_STATE) before the machine is on.
         """
@@ -71,9 +71,9 @@ class PowerCycle:
         return self._identity
 
     def extend(self, index: int, measurement: Measurement, *, lock: bool) -> None:
-        """Extend a slot; a realm attestation key of the measurements so far is no longer any.
+        """Extend a slot; this invalidates the realm attestation key.
 
-        Raises: PsaError; (BAD_STATE) before the machine is on: the HES measures first.
+        Raises: PsaError; (BAD_STATE) before the machine is on, because the HES measures first.
         """
         _ = self.identity
         self.boot.extend(index, measurement, lock=lock)
@@ -82,7 +82,7 @@ class PowerCycle:
     # --- the realm attestation key -------------------------------------------------------------
 
     def rak(self) -> ec.EllipticCurvePrivateKey:
-        """Return the realm attestation key of what is measured now."""
+        """Return the realm attestation key for the current measurements."""
         if self._rak is None:
             otp = self.identity.otp
             slots = self.boot.slots
@@ -90,7 +90,7 @@ class PowerCycle:
         return self._rak
 
     def give_rak(self, algorithm: PsaHash) -> bytes:
-        """Return the private scalar, to be attested by a hash of this algorithm."""
+        """Return the private scalar; platform tokens must then use this hash algorithm."""
         number = self.rak().private_numbers().private_value
         self._rak_hash = algorithm
         return number.to_bytes(keys.SCALAR_SIZE, "big")
@@ -106,7 +106,7 @@ class PowerCycle:
     def platform_token(self, challenge: bytes) -> bytes:
         """Return a platform token that vouches for the realm attestation key.
 
-        Raises: PsaError(BAD_STATE) if nobody has asked for that key, (INVALID_ARGUMENT) if the
+        Raises: PsaError(BAD_STATE) if that key was not requested before, (INVALID_ARGUMENT) if the
         challenge is not its hash.
         """
         identity = self.identity
@@ -151,14 +151,14 @@ class PowerCycle:
             verification_service=otp.verification_service,
         )
 
-    # --- keys to seal with ---------------------------------------------------------------------
+    # --- sealing keys --------------------------------------------------------------------------
 
     def vhuk_a(self) -> bytes:
-        """Return the virtual HUK of the authorities behind the firmware."""
+        """Return the virtual HUK of the firmware's signers."""
         identity = self.identity
         return keys.derive_vhuk_a(identity.otp.huk, identity.lifecycle, self.boot.slots)
 
     def vhuk_m(self) -> bytes:
-        """Return the virtual HUK of exactly this firmware."""
+        """Return the virtual HUK of the firmware's measurements."""
         identity = self.identity
         return keys.derive_vhuk_m(identity.otp.huk, identity.lifecycle, self.boot.slots)

@@ -1,9 +1,9 @@
-"""Provisioning: what the chip maker (CM) and the device maker (DM) put into the HES, in this order.
+"""Provisioning of the HES by the chip maker (CM), then by the device maker (DM).
 
-A bundle is a COSE_Sign1 (ES384) over a CBOR map and carries its maker's public key.  The HES has
-never seen the chip maker's key before, so the first bundle that fits is believed and its key's hash
-is kept; it names the device maker's key, and only that one's bundles are taken from then on.
-The HUK is in no bundle: the HES draws it.
+A bundle is a COSE_Sign1 (ES384) over a CBOR map that contains its maker's public key.  The HES does
+not know the chip maker's key in advance, so it trusts the first valid bundle and stores the hash of
+its key.  That bundle names the device maker's key, and from then on the HES accepts only bundles
+signed with it.  No bundle contains the HUK: the HES generates it.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ MAX_CONFIG: Final = 64  # bytes
 MAX_URL: Final = 256  # bytes
 _CM, _DM = "cm", "dm"
 
-#: Of the makers that we play ourselves.
+#: For the makers that we simulate.
 _IMPLEMENTATION_ID: Final = b"pyvmm".ljust(32, b"\0")
 _CONFIG: Final = b"development"
 
@@ -37,15 +37,15 @@ class BundleKey(IntEnum):
     """Keys of a bundle's map."""
 
     KIND = 1  # "cm" or "dm"
-    VERSION = 2  # refused below the counter of its kind
+    VERSION = 2  # rejected below the counter of its kind
     PUBLIC_KEY = 3  # of the maker, SEC1
     IMPLEMENTATION_ID = 4  # CM
     GUK = 5  # CM
     BOOT_HASH = 6  # CM
     DM_ROTPK = 7  # CM: SHA-256 of the device maker's key
     CONFIG = 8  # DM
-    VERIFICATION_SERVICE = 9  # DM, may be absent
-    COUNTERS = 10  # DM, may be absent: lowest versions accepted
+    VERIFICATION_SERVICE = 9  # DM, optional
+    COUNTERS = 10  # DM, optional: lowest accepted versions
 
 
 _CM_KEYS: Final = frozenset(
@@ -68,11 +68,11 @@ Fields = Mapping[Key, Value]
 T = TypeVar("T", bytes, str)
 
 
-# --- making ------------------------------------------------------------------------------------
+# --- make bundles ------------------------------------------------------------------------------
 
 
 def make_bundle(fields: Mapping[BundleKey, Value], key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return a bundle with these fields, signed by its maker, whose key is added."""
+    """Return a bundle with these fields and the maker's public key, signed by the maker."""
     values: dict[Key, Value] = {key.value: value for key, value in fields.items()}
     values[BundleKey.PUBLIC_KEY.value] = public_bytes(key)
     header, payload = protected(Algorithm.ES384), encode(values)
@@ -127,12 +127,12 @@ def make_dm_bundle(
 
 
 def development_bundles() -> tuple[bytes, bytes]:
-    """Return bundles of makers who exist for this moment only, with random keys."""
+    """Return bundles of two makers whose random keys are not kept."""
     return _bundles(*_new_keys())
 
 
 def makers_files() -> dict[str, bytes]:
-    """Return the files of makers with random keys: their keys, and a bundle of each."""
+    """Return the files of two makers with random keys: the keys, and a bundle of each."""
     from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415  slow to import
         Encoding,
         NoEncryption,
@@ -164,14 +164,14 @@ def _bundles(
     return cm_bundle, make_dm_bundle(dm_key, version=1, config=_CONFIG)
 
 
-# --- taking ------------------------------------------------------------------------------------
+# --- accept bundles ----------------------------------------------------------------------------
 
 
 def provision(otp: Otp, bundle: bytes) -> Otp:
-    """Return what a bundle makes of the memory.
+    """Return the memory after a bundle.
 
     Raises: PsaError(INVALID_ARGUMENT) if it is not a bundle, (NOT_PERMITTED) if its maker or
-    version is refused, (BAD_STATE) if it is not its turn.
+    version is rejected, (BAD_STATE) if the lifecycle state does not allow it.
     """
     try:
         fields = _authentic(bundle)
@@ -182,11 +182,11 @@ def provision(otp: Otp, bundle: bytes) -> Otp:
             return _provision_dm(otp, fields)
     except Malformed as error:
         raise PsaError(PsaStatus.INVALID_ARGUMENT, f"not a bundle: {error}") from None
-    raise PsaError(PsaStatus.INVALID_ARGUMENT, f"a bundle of kind {kind!r}, not cm or dm")
+    raise PsaError(PsaStatus.INVALID_ARGUMENT, f"the bundle's kind is {kind!r}, not cm or dm")
 
 
 def _authentic(bundle: bytes) -> Fields:
-    """Return a bundle's fields once its own key has verified it."""
+    """Return a bundle's fields after verifying it with its own key."""
     sign1 = Sign1.parse(bundle, path="bundle")
     if sign1.algorithm(path="bundle") is not Algorithm.ES384:
         raise Malformed("bundle", "not signed with ES384")
@@ -201,14 +201,14 @@ def _authentic(bundle: bytes) -> Fields:
     except ValueError:
         raise Malformed("bundle", "its key is not a point of P-384") from None
     if not is_authentic:
-        raise PsaError(PsaStatus.NOT_PERMITTED, "the bundle is not signed by its maker")
+        raise PsaError(PsaStatus.NOT_PERMITTED, "the bundle's signature is not its maker's")
     return fields
 
 
 def _provision_cm(otp: Otp, fields: Fields) -> Otp:
     _check_keys(fields, _CM_KEYS)
     if otp.lifecycle is not LifecycleState.ASSEMBLY_AND_TEST:
-        raise PsaError(PsaStatus.BAD_STATE, "the chip maker's bundle was taken before")
+        raise PsaError(PsaStatus.BAD_STATE, "the HES already has a chip maker's bundle")
     return replace(
         otp,
         lifecycle=LifecycleState.CCA_PLATFORM_ROT_PROVISIONING,
@@ -223,15 +223,15 @@ def _provision_cm(otp: Otp, fields: Fields) -> Otp:
 
 
 def _provision_dm(otp: Otp, fields: Fields) -> Otp:
-    """Take a device maker's bundle; in the secured state it brings the configuration up to date."""
+    """Accept a device maker's bundle; in the secured state, it updates the configuration."""
     _check_keys(fields, _DM_KEYS, _DM_OPTIONAL)
     if otp.lifecycle not in {
         LifecycleState.CCA_PLATFORM_ROT_PROVISIONING,
         LifecycleState.SECURED,
     }:
-        raise PsaError(PsaStatus.BAD_STATE, "not the turn of a device maker's bundle")
+        raise PsaError(PsaStatus.BAD_STATE, "this state accepts no device maker's bundle")
     if _rotpk(fields) != otp.dm_rotpk:
-        raise PsaError(PsaStatus.NOT_PERMITTED, "the bundle is of another device maker")
+        raise PsaError(PsaStatus.NOT_PERMITTED, "the bundle comes from another device maker")
     counters = otp.advanced("dm-bundle", _version(fields))
     for name, value in _counters(fields).items():
         counters = replace(otp, counters=counters).advanced(name, value)
@@ -240,7 +240,7 @@ def _provision_dm(otp: Otp, fields: Fields) -> Otp:
     if BundleKey.VERIFICATION_SERVICE in fields:
         url = _field(fields, BundleKey.VERIFICATION_SERVICE, str)
     if not 0 < len(config) <= MAX_CONFIG or len(url.encode()) > MAX_URL:
-        raise Malformed("bundle", f"config of 1 to {MAX_CONFIG} bytes, URL of at most {MAX_URL}")
+        raise Malformed("bundle", f"not config of 1 to {MAX_CONFIG} bytes, URL of up to {MAX_URL}")
     return replace(
         otp,
         lifecycle=LifecycleState.SECURED,
@@ -254,7 +254,7 @@ def _check_keys(
     fields: Fields, must: frozenset[BundleKey], may: frozenset[BundleKey] = frozenset()
 ) -> None:
     if not must <= fields.keys() <= must | may:
-        raise Malformed("bundle", "a field is missing, or one too many")
+        raise Malformed("bundle", "a field is missing or unknown")
 
 
 def _field(fields: Fields, key: BundleKey, kind: type[T]) -> T:

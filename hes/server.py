@@ -1,7 +1,8 @@
-"""The process: one loop over the listening socket and the mailboxes of the machines.
+"""The server: one loop over the listening socket and the mailboxes of the machines.
 
-A connection is a machine's power cycle.  When the last one has gone, the process takes its address
-away and ends; who had connected in that moment meets the end of the stream, and starts another.
+Each connection is the power cycle of a machine.  After the last connection has closed, the process
+removes its address and ends; a client that connects at that moment reads the end of the stream, and
+starts another HES.
 """
 
 import os
@@ -22,14 +23,14 @@ from hes.services import Outputs, serve
 from pyvmm.arch.psa import MAX_MESSAGE, PsaStatus
 
 _MAX_CLIENTS: Final = 256
-_PACE: Final = 0.01  # seconds until a client that could not be let in is tried again
-_OWN_FILES: Final = 32  # descriptors that we may need besides
+_RETRY_INTERVAL: Final = 0.01  # seconds until another attempt to accept a waiting client
+_OWN_FILES: Final = 32  # descriptors reserved for the HES itself
 _SIZE: Final = struct.Struct("<I")
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid
 
 
 class Connection:
-    """One mailbox: what was received of a request, and what is not sent yet of a reply."""
+    """One mailbox: the received part of a request, and the unsent part of a reply."""
 
     def __init__(self, stream: socket.socket, cycle: PowerCycle, hes: Hes) -> None:
         stream.setblocking(False)
@@ -41,13 +42,13 @@ class Connection:
 
     @property
     def interest(self) -> int:
-        """What to wait for: who does not take a reply gets no other."""
+        """The events to wait for; no request is read before the reply is sent."""
         return selectors.EVENT_WRITE if self._unsent else selectors.EVENT_READ
 
-    def move(self) -> bool:
-        """Receive of one message, or send of one reply, what goes at once; False at the end.
+    def transfer(self) -> bool:
+        """Receive or send without waiting; return False at the end of the connection.
 
-        One message at a time, and no byte of the next, so that nobody keeps others waiting.
+        At most one message at a time, so that no client delays the others.
         """
         try:
             if not self._unsent and not self._receive():
@@ -61,7 +62,7 @@ class Connection:
         return True
 
     def _receive(self) -> bool:
-        """Take bytes; when they are a message, prepare its reply."""
+        """Receive bytes; when the message is complete, prepare its reply."""
         data = self.stream.recv(self._missing())
         self._received += data
         missing = self._missing()
@@ -72,7 +73,7 @@ class Connection:
         return bool(data) and missing <= MAX_MESSAGE
 
     def _missing(self) -> int:
-        """Return how many bytes the message lacks, as far as one can know."""
+        """Return how many bytes are missing, first of the size, then of the message."""
         have = len(self._received)
         if have < _SIZE.size:
             return _SIZE.size - have
@@ -80,7 +81,7 @@ class Connection:
         return _SIZE.size + size - have
 
     def _call(self, call: Call) -> Outputs:
-        """Do a call; a bug of ours ends that call, and not what others have here."""
+        """Perform a call; a bug of ours fails that call only, not the other machines."""
         try:
             return serve(self._hes, self.cycle, call)
         except PsaError:
@@ -91,7 +92,7 @@ class Connection:
 
 
 class Server:
-    """Serves until nobody is left."""
+    """Serves until the last client has gone."""
 
     def __init__(self, hes: Hes, listener: socket.socket, address: Path) -> None:
         self._hes = hes
@@ -112,7 +113,7 @@ class Server:
             self._selector.unregister(self._listener)
 
     def add(self, stream: socket.socket) -> None:
-        """Take a connection, if it is one of our own user's."""
+        """Accept a connection if it comes from the same user."""
         pid, uid, _ = _UCRED.unpack(
             stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
         )
@@ -141,25 +142,25 @@ class Server:
                     self._accept()
                     continue
                 connection: Connection = key.data
-                if not connection.move():
+                if not connection.transfer():
                     self._remove(connection)
                 else:
                     self._selector.modify(connection.stream, connection.interest, connection)
-        self._end()
+        self._shut_down()
 
     def _accept(self) -> bool:
-        """Take whoever waits; False if nobody does."""
+        """Accept a waiting client; return False if no client is left."""
         try:
             self.add(self._listener.accept()[0])
         except BlockingIOError:
             pass
-        except OSError:  # out of descriptors: it waits
-            time.sleep(_PACE)
+        except OSError:  # out of descriptors: the client waits
+            time.sleep(_RETRY_INTERVAL)
         return bool(self._connections)
 
-    def _end(self) -> None:
-        # In this order: as long as the address is there, somebody answers.  If it is another's by
-        # now, ours was removed by hand, and we are not missed.
+    def _shut_down(self) -> None:
+        # In this order: as long as the address exists, somebody answers.  If the address belongs to
+        # another HES now, the user removed ours.
         if _inode(self._address) == self._inode:
             self._address.unlink(missing_ok=True)
         self._selector.close()

@@ -1,4 +1,4 @@
-"""The calls of the HES: which there are, and what each takes, checks and gives.
+"""The calls of the HES: their inputs, checks and outputs.
 
 A function takes the HES, the caller's power cycle and the inputs, and returns the outputs.  It
 checks everything before it changes anything.
@@ -43,7 +43,7 @@ L = TypeVar("L", bound=Layout)
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A call: how many inputs it takes, how many outputs it gives, and what does it."""
+    """A call: its number of inputs, its number of outputs, and its function."""
 
     num_inputs: int
     num_outputs: int
@@ -66,14 +66,14 @@ def service(
 
 
 def serve(hes: Hes, cycle: PowerCycle, call: Call) -> Outputs:
-    """Do a call.
+    """Perform a call.
 
     Raises: PsaError.
     """
     found = SERVICES.get((call.handle, call.type))
     if found is None:
         raise PsaError(PsaStatus.NOT_SUPPORTED)
-    if len(call.inputs) != found.num_inputs or len(call.rooms) < found.num_outputs:
+    if len(call.inputs) != found.num_inputs or len(call.limits) < found.num_outputs:
         raise PsaError(PsaStatus.PROGRAMMER_ERROR)
     return found.function(hes, cycle, call.inputs)
 
@@ -147,7 +147,7 @@ def extend(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
 
 @service(PsaHandle.DELEGATED_ATTESTATION, DelegatedAttestation.GET_KEY, num_inputs=3)
 def get_key(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
-    """Give the realm attestation key away: for an RMM that signs by itself."""
+    """Return the private realm attestation key, for an RMM that signs by itself."""
     curve, bits, algorithm = inputs
     if len(curve) != 1:
         raise PsaError(PsaStatus.PROGRAMMER_ERROR)
@@ -161,7 +161,7 @@ def get_key(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
 
 @service(PsaHandle.DELEGATED_ATTESTATION, DelegatedAttestation.GET_TOKEN, num_inputs=1)
 def get_token(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
-    """Give a platform token for the realm attestation key with this hash."""
+    """Return a platform token for the realm attestation key with this hash."""
     (challenge,) = inputs
     return (cycle.platform_token(challenge),)
 
@@ -178,13 +178,13 @@ def sign_hash(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
 
 @service(PsaHandle.DELEGATED_ATTESTATION, DelegatedAttestation.GET_PUBLIC_KEY, num_inputs=0)
 def get_public_key(_hes: Hes, cycle: PowerCycle, _inputs: Inputs) -> Outputs:
-    """Give the public part of the realm attestation key."""
+    """Return the public realm attestation key."""
     return (keys.public_bytes(cycle.rak()),)
 
 
 @service(PsaHandle.VHUK, Vhuk.GET, num_inputs=1)
 def get_vhuk(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
-    """Give a virtual HUK."""
+    """Return a virtual HUK."""
     (which,) = inputs
     if len(which) != 1:
         raise PsaError(PsaStatus.PROGRAMMER_ERROR)
@@ -193,23 +193,23 @@ def get_vhuk(_hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
     return (cycle.vhuk_a() if which[0] == VhukId.VHUK_A else cycle.vhuk_m(),)
 
 
-# --- the HES itself: outputs are text, JSON where there is more than a line ----------------------
+# --- the HES service: outputs are text, either one line or JSON ----------------------------------
 
 
 @service(PsaHandle.HES, HesService.POWER_ON, num_inputs=1)
 def power_on(hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
-    """Let the machine leave reset, with tokens of a generation; say what the user should know."""
+    """Let the machine leave reset, with tokens of a generation; return a notice for the user."""
     (generation,) = inputs
     name = _text(generation)
     if name not in list(Generation):
-        raise PsaError(PsaStatus.INVALID_ARGUMENT, "no such token profile")
-    notice = hes.power_on(cycle, Generation(name))  # it has a path in it
+        raise PsaError(PsaStatus.INVALID_ARGUMENT, f"{name!r} is not a token profile")
+    notice = hes.power_on(cycle, Generation(name))  # it contains a path
     return (notice.encode(errors="surrogateescape"),)
 
 
 @service(PsaHandle.HES, HesService.STATUS, num_inputs=0)
 def status(hes: Hes, _cycle: PowerCycle, _inputs: Inputs) -> Outputs:
-    """Say what the HES is and whom it serves."""
+    """Return the state of the HES and the machines that it serves."""
     otp = hes.store.load() or Otp()
     cpak = keys.derive_cpak(otp.guk, otp.boot_hash) if otp.guk else None
     shown = {
@@ -229,13 +229,13 @@ def status(hes: Hes, _cycle: PowerCycle, _inputs: Inputs) -> Outputs:
 
 @service(PsaHandle.HES, HesService.LOG, num_inputs=2)
 def log(hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
-    """Give the event log of a machine from an event on, as far as it fits; 0 is the caller's."""
+    """Return the part of a machine's event log that fits, from an event on; 0 is the caller."""
     pid, first = inputs
     wanted, at = _u32(pid), _u32(first)
     if wanted:
         found = [other for other in hes.cycles if other.pid == wanted and other.is_on]
         if not found:
-            raise PsaError(PsaStatus.DOES_NOT_EXIST, f"no machine of process {wanted} is on")
+            raise PsaError(PsaStatus.DOES_NOT_EXIST, f"process {wanted} has no machine that is on")
         cycle = found[0]
     lines = []
     size = len("[]")
@@ -249,7 +249,7 @@ def log(hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
 
 
 def _json(value: object) -> str:
-    import json  # noqa: PLC0415  no machine waits for it
+    import json  # noqa: PLC0415  not needed to boot a machine
 
     return json.dumps(value)
 
@@ -270,24 +270,25 @@ def _shown(event: BootEvent) -> Mapping[str, object]:
 
 @service(PsaHandle.HES, HesService.PROVISION, num_inputs=1)
 def provision(hes: Hes, _cycle: PowerCycle, inputs: Inputs) -> Outputs:
-    """Take a provisioning bundle; say in which state that leaves the HES."""
+    """Accept a provisioning bundle; return the lifecycle state after it."""
     (bundle,) = inputs
     return (lifecycle.name(hes.provision(bundle).lifecycle).encode(),)
 
 
 @service(PsaHandle.HES, HesService.SET_LIFECYCLE, num_inputs=1)
 def set_lifecycle(hes: Hes, _cycle: PowerCycle, inputs: Inputs) -> Outputs:
-    """Go to another lifecycle state."""
+    """Change the lifecycle state; return the new one."""
     (state,) = inputs
-    chosen = lifecycle.STATES.get(_text(state))
+    name = _text(state)
+    chosen = lifecycle.STATES.get(name)
     if chosen is None:
-        raise PsaError(PsaStatus.INVALID_ARGUMENT, "no such lifecycle state")
+        raise PsaError(PsaStatus.INVALID_ARGUMENT, f"{name!r} is not a lifecycle state")
     return (lifecycle.name(hes.set_lifecycle(chosen).lifecycle).encode(),)
 
 
 @service(PsaHandle.HES, HesService.ADVANCE_COUNTER, num_inputs=2)
 def advance_counter(hes: Hes, _cycle: PowerCycle, inputs: Inputs) -> Outputs:
-    """Advance a non-volatile counter."""
+    """Advance a non-volatile counter; return its value."""
     counter, value = inputs
     number = _u32(value)
     return (str(hes.advance(_text(counter), number).counters[_text(counter)]).encode(),)

@@ -1,8 +1,8 @@
 """The composition root: one machine, its firmware, and the hypervisor half of the normal world.
 
-The only module that imports every world.  What it hands on is the waists: the host gets the SMC
-conduit of the Non-secure state and the view of Non-secure memory, never an object of the Monitor
-or the RMM.
+The only module that imports every world.  It passes on narrow interfaces only: the host gets the
+SMC conduit of the Non-secure state and the view of Non-secure memory, never an object of the
+Monitor or the RMM.
 """
 
 import errno
@@ -36,24 +36,24 @@ GIB: Final = 1 << 30
 MIB: Final = 1 << 20
 DRAM_BASE: Final = GIB
 
-#: Measurement slots of what EL3 measures, as the RD-V3 platform has them.
+#: Slots for EL3's measurements, as on the RD-V3 platform.
 HW_CONFIG_SLOT: Final = 12
 RMM_SLOT: Final = 14
 
 
 def dram_size(ram_size: int) -> int:
-    """Return the DRAM (bytes) for a guest of ``ram_size``.
+    """Return the DRAM size (bytes) for a guest of ``ram_size``.
 
-    Besides the RAM there are tables, and up to 1 GiB goes into its alignment.  DRAM is sparse: what
-    nobody touches costs nothing.
+    Tables need memory besides the RAM, and its alignment takes up to 1 GiB.  DRAM is sparse:
+    untouched memory costs nothing.
     """
     return (ram_size + ram_size // 64 + 2 * GIB + 64 * MIB) & -(2 * MIB)
 
 
 def replay(steps: Iterable[RimExtension]) -> list[RimExtension]:
-    """Do the RMM's arithmetic over the steps of a realm's construction once more.
+    """Repeat the RMM's computation over the steps of a realm's construction.
 
-    ValueError if that is no construction: it has no REALM_CREATE, or that is not the first step.
+    ValueError if REALM_CREATE is missing or not the first step.
     """
     again: list[RimExtension] = []
 
@@ -82,10 +82,10 @@ def replay(steps: Iterable[RimExtension]) -> list[RimExtension]:
 
 
 def boot_images(clock: Clock) -> list[FirmwareImage]:
-    """Return what EL3 measures: the platform's configuration and the RMM as it is installed.
+    """Return the images that EL3 measures: the platform's configuration and the installed RMM.
 
-    DRAM and the number of PEs are the guest's and no matter of trust: they are not part of it, so
-    that a platform's reference values are the same for all guests.
+    The configuration excludes DRAM size and number of PEs, which depend on the guest and do not
+    affect trust, so that a platform's reference values are the same for all guests.
     """
     config = {
         "clock": clock.name.lower(),
@@ -104,10 +104,10 @@ def boot_images(clock: Clock) -> list[FirmwareImage]:
 
 
 def boot_log(root_of_trust: RootOfTrust, clock: Clock = Clock.REAL) -> list[BootEvent]:
-    """Measure a boot without a machine; return the log of it.
+    """Measure a boot without a machine; return its log.
 
     Raises:
-        UserError: the HES is gone, or has nothing to attest with.
+        UserError: the HES has ended, or the platform cannot attest.
     """
     root_of_trust.power_on()
     try:
@@ -120,10 +120,10 @@ def boot_log(root_of_trust: RootOfTrust, clock: Clock = Clock.REAL) -> list[Boot
 
 
 class Platform:
-    """A machine with its Monitor and RMM, ready to make guests; without a HES it cannot attest.
+    """A machine with its Monitor and RMM, ready to create guests; without a HES it cannot attest.
 
     Raises:
-        UserError: the host has not the memory, or the HES is not to be had.
+        UserError: the host has too little memory, or the HES is not available.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Platform:
             self.machine = Machine(DRAM_BASE, dram_size(ram_size), num_cpus, clock)
         except OSError as error:
             if error.errno in {errno.EMFILE, errno.ENFILE}:
-                raise  # told with all others of that kind
+                raise  # reported with other errors of this kind
             raise UserError(
                 f"no memory for a guest of {ram_size // MIB}M ({error.strerror}): give less with -m"
             ) from error
@@ -157,7 +157,7 @@ class Platform:
         self._rmm = Rmm(self.machine, el3, REVISIONS, self.events, generation)
         self._monitor.boot(self._rmm)
         if root_of_trust is not None and self._rmm.attestation is None:
-            raise no_realm(OSError("it gave the RMM no platform token"))
+            raise no_realm(OSError("the HES gave the RMM no platform token"))
         self._memory = self.machine.memory(Pas.NS)
         layout = self._monitor.layout
         self._allocator = Allocator(layout.dram_base, layout.ns_size)
@@ -165,7 +165,7 @@ class Platform:
     def new_guest(
         self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None
     ) -> Guest:
-        """Make a guest: a realm if there are options for one, else a normal VM."""
+        """Create a guest: a realm if its options are given, otherwise a normal VM."""
         if realm is None:
             return NormalVm(
                 self.machine, self._memory, self._allocator, bus=bus, vgic=vgic, config=config
@@ -182,7 +182,7 @@ class Platform:
         )
 
     def usage(self) -> Usage:
-        """Say what the machine has done so far and what it takes; any thread."""
+        """Return the machine's activity and memory use so far; may be called from any thread."""
         machine = self.machine
         return Usage(
             tuple(machine.pe(index).instructions for index in range(machine.num_pes)),
@@ -191,12 +191,12 @@ class Platform:
         )
 
     def rim(self) -> bytes:
-        """Return the initial measurement of the realm; empty if there is none.
+        """Return the realm's initial measurement; empty for a normal VM.
 
-        No host gets it from an RMM; but it follows from what the host has given: it is no secret.
+        An RMM does not tell it to the host, but the host can compute it: it is not secret.
         """
         return next((realm.measurements.values[0] for realm in self._rmm.realms.values()), b"")
 
     def leak_check(self) -> list[int]:
-        """Return the granules that are not Non-secure again although their realm is gone."""
+        """Return the granules that are still not Non-secure after their realm was destroyed."""
         return self._monitor.leak_check()

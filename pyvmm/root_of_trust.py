@@ -1,7 +1,7 @@
-"""The part of the composition root that comes before the machine: it brings the HES to life.
+"""The part of the composition root before the machine: it connects to the HES.
 
-It is apart from ``platform.py`` so that the HES starts while all the rest is still being loaded,
-and so that what only asks the HES needs no machine.
+It is separate from ``platform.py`` so that the HES starts while everything else is still loading,
+and so that commands that only call the HES need no machine.
 """
 
 import json
@@ -24,30 +24,30 @@ MAX_BUNDLE: Final = MAX_PAYLOAD  # bytes of one that is provisioned
 
 
 def hes_directory() -> Path:
-    """Return where the HES keeps its state unless told otherwise."""
+    """Return the default directory of the HES's state."""
     chosen = os.environ.get(DIRECTORY_VARIABLE)
     return Path(chosen) if chosen else platformdirs.user_state_path("pyvmm") / "hes"
 
 
 @dataclass(frozen=True, slots=True)
 class HesStatus:
-    """What the HES says of itself; ids and keys are empty where not provisioned."""
+    """The state of the HES; ids and keys are empty until provisioned."""
 
     directory: Path
     lifecycle: str
-    successors: tuple[str, ...]  # the lifecycle states that may be asked for
+    successors: tuple[str, ...]  # lifecycle states that can be requested
     counters: dict[str, int]
-    machines: tuple[int, ...]  # the processes whose machines are on
+    machines: tuple[int, ...]  # processes whose machines are on
     implementation_id: str
     instance_id: str
     config: str
     verification_service: str
-    cpak: str  # public, a SEC1 point
+    cpak: str  # public key, a SEC1 point
 
 
 @dataclass(frozen=True, slots=True)
 class BootEvent:
-    """A measurement of a boot, and the value of its slot since; binary values in digits."""
+    """A measurement of a boot, and its slot's value after it; binary values are hexadecimal."""
 
     slot: int
     sw_type: str
@@ -60,31 +60,31 @@ class BootEvent:
 
 
 class RootOfTrust:
-    """A machine's line to its HES; a context manager that switches it off.
+    """A machine's connection to its HES; as a context manager, it switches the machine off.
 
     Raises:
-        UserError: there is no HES, and none could be started; or, of every method, it refuses.
+        UserError: no HES is running, and none could be started; from every method: it refuses.
     """
 
     def __init__(
         self, directory: Path | None = None, generation: Generation = Generation.G1
     ) -> None:
         self.generation = generation
-        self.notice = ""  # what the user should know once the machine is on
+        self.notice = ""  # for the user, once the machine is on
         try:
             self.mailbox = Mailbox((directory or hes_directory()).absolute())
         except HesError as error:
             raise no_realm(error) from None
 
     def power_on(self) -> None:
-        """Have the HES measure what is there before the machine leaves reset."""
+        """Have the HES measure the installation, and let the machine leave reset."""
         try:
             self.notice = self.mailbox.ask(HesService.POWER_ON, self.generation.encode())
         except HesError as error:
             raise no_realm(error) from None
 
     def status(self) -> HesStatus:
-        """Return what the HES is and whom it serves."""
+        """Return the state of the HES and the machines that it serves."""
         said = json.loads(self._ask(HesService.STATUS))
         said["directory"] = Path(said["directory"])
         said["successors"] = tuple(said["successors"])
@@ -92,7 +92,7 @@ class RootOfTrust:
         return HesStatus(**said)
 
     def log(self, pid: int = 0) -> list[BootEvent]:
-        """Return the event log of this machine, or of another process's."""
+        """Return the event log of this machine, or of the machine of process ``pid``."""
         events: list[BootEvent] = []
         while True:
             place = (number.to_bytes(4, "little") for number in (pid, len(events)))
@@ -102,11 +102,11 @@ class RootOfTrust:
             events += (BootEvent(**event) for event in more)
 
     def provision(self, bundle: bytes) -> str:
-        """Have a bundle of at most MAX_BUNDLE bytes taken; return the lifecycle state after it."""
+        """Give the HES a bundle of at most MAX_BUNDLE bytes; return the new lifecycle state."""
         return self._ask(HesService.PROVISION, bundle)
 
     def set_lifecycle(self, state: str) -> str:
-        """Go to another lifecycle state; return it."""
+        """Change the lifecycle state; return the new one."""
         return self._ask(HesService.SET_LIFECYCLE, printable(state).encode())
 
     def advance_counter(self, name: str, value: int) -> None:
@@ -136,17 +136,17 @@ class RootOfTrust:
 
 
 def no_realm(error: OSError) -> UserError:
-    """Return what a user who asked for a realm is told when its root of trust has failed."""
-    return UserError(f"no realm without its root of trust: {error} (or --no-hes: no attestation)")
+    """Return the error for a realm whose root of trust has failed."""
+    return UserError(f"a realm needs its root of trust: {error} (or use --no-hes: no attestation)")
 
 
 def make_bundles(directory: Path) -> list[Path]:
-    """Be a chip maker and a device maker: write new keys of both, and a bundle of each.
+    """Simulate a chip maker and a device maker: write new keys and a bundle for each.
 
     Raises:
         UserError: the directory cannot be written.
     """
-    from hes.provisioning import makers_files  # noqa: PLC0415  no machine waits for it
+    from hes.provisioning import makers_files  # noqa: PLC0415  not needed to boot a machine
 
     paths: list[Path] = []
     try:
@@ -156,7 +156,7 @@ def make_bundles(directory: Path) -> list[Path]:
                 paths.append(directory / name)
                 file.write(data)
     except OSError as error:
-        for path in paths:  # a part of them is of no use
+        for path in paths:  # an incomplete set is useless
             path.unlink()
         where = error.filename or directory
         raise UserError(f"{where}: {error.strerror}: choose another directory") from None

@@ -270,7 +270,7 @@ def provision_half(directory: Path) -> None:
     [
         (decommission, "its lifecycle state is decommissioned"),
         (damage, "is damaged"),
-        (expose, "must be yours alone"),
+        (expose, "must be accessible only to you"),
         (provision_half, "give it the device maker's bundle"),
     ],
 )
@@ -283,7 +283,7 @@ def test_realm_is_refused_and_a_normal_vm_runs(
     ended = with_hes(directory, "run", "--realm")
     assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
     assert re.fullmatch(
-        f"pyvmm: no realm without its root of trust: .*{reason}.*"
+        f"pyvmm: a realm needs its root of trust: .*{reason}.*"
         r" \(or --no-hes: no attestation\)\n",
         ended.errors,
     )
@@ -302,11 +302,11 @@ def test_realm_is_refused_if_its_hes_goes_while_it_boots(
 
         def go(message: bytes) -> bytes:
             if PsaRequest(message[: PsaRequest.size]).handle == PsaHandle.DELEGATED_ATTESTATION:
-                raise HesError("the HES is gone")
+                raise HesError("the HES has ended")
             return call_hes(message)
 
         monkeypatch.setattr(root_of_trust.mailbox, "call", go)
-        with pytest.raises(UserError, match="no realm without its root of trust: it gave the RMM"):
+        with pytest.raises(UserError, match="a realm needs its root of trust: the HES gave"):
             Platform(64 << 20, 1, root_of_trust=root_of_trust)
 
 

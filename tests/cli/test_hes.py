@@ -129,15 +129,15 @@ def test_counters_are_advanced_and_shown(cli: Cli) -> None:
     ("arguments", "complaint"),
     [
         ("lifecycle decommissioned", "decommissioned is for ever, and its keys are erased: add"),
-        ("lifecycle nowhere", "no such lifecycle state"),
-        ("lifecycle secured", "secured does not follow assembly-and-test"),
+        ("lifecycle nowhere", "is not a lifecycle state"),
+        ("lifecycle secured", "secured cannot follow assembly-and-test"),
         ("counters firmware", "firmware: give NAME=VALUE, a value of at most 4294967295"),
         ("counters firmware=4294967296", "firmware=4294967296: give NAME=VALUE"),
-        ("counters none=1", "no counter none: give firmware, cm-bundle, dm-bundle"),
+        ("counters none=1", "unknown counter none: give firmware, cm-bundle, dm-bundle"),
         ("provision", "give the bundles to take, or --make DIRECTORY"),
         ("provision /nonexistent", "bundle /nonexistent: No such file or directory"),
         ("provision --make /proc/x", "/proc/x: No such file or directory: choose another"),
-        ("log 1", "no machine of process 1 is on"),
+        ("log 1", "process 1 has no machine that is on"),
         ("log x", "'x' is not a valid integer range"),
     ],
 )
@@ -154,14 +154,14 @@ def test_counter_does_not_go_back(cli: Cli) -> None:
     """Whoever asks."""
     assert cli("counters", "firmware=3")[0] == 0
     code, _, errors = cli("counters", "firmware=2")
-    assert (code, errors) == (2, "pyvmm: the counter firmware is at 3 and never goes back\n")
+    assert (code, errors) == (2, "pyvmm: counter firmware is at 3 and cannot decrease\n")
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
         (b"no bundle", "not a bundle: "),
-        (bytes(5000), "bundle has more than 4096 bytes: give a smaller one"),
+        (bytes(5000), "bundle is larger than 4096 bytes: give a smaller one"),
     ],
 )
 def test_what_is_no_bundle_is_refused(

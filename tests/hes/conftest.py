@@ -1,4 +1,4 @@
-"""A HES that is on."""
+"""A HES with a machine that is on."""
 
 from pathlib import Path
 

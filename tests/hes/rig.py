@@ -1,4 +1,4 @@
-"""A HES without its process, called with the bytes that the mailbox carries."""
+"""A HES in this process, called with the bytes of the mailbox."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -29,33 +29,33 @@ SIGNER = b"s" * 32
 
 
 class Answer(NamedTuple):
-    """A reply taken apart."""
+    """A parsed reply."""
 
     status: PsaStatus
     outputs: tuple[bytes, ...]
 
     @property
     def text(self) -> str:
-        """The line that the HES has to say."""
+        """The line of text in the reply."""
         return self.outputs[0].decode() if self.outputs else ""
 
 
 def request(
-    handle: int, call: int, inputs: tuple[bytes, ...], rooms: tuple[int, ...], seq_num: int = 0
+    handle: int, call: int, inputs: tuple[bytes, ...], limits: tuple[int, ...], seq_num: int = 0
 ) -> bytes:
     """Return a request."""
-    sizes = (*map(len, inputs), *rooms)
+    sizes = (*map(len, inputs), *limits)
     head = PsaRequest.of(
         seq_num=seq_num,
         handle=handle,
-        ctrl=Control.of(TYPE=call, IN_LEN=len(inputs), OUT_LEN=len(rooms)),
+        ctrl=Control.of(TYPE=call, IN_LEN=len(inputs), OUT_LEN=len(limits)),
         io_size=(*sizes, *(0,) * (MAX_VECTORS - len(sizes))),
     )
     return bytes(head) + b"".join(inputs)
 
 
 def parse_reply(reply: bytes) -> Answer:
-    """Take a reply apart; its sizes must fit it."""
+    """Parse a reply; its sizes must match."""
     head, rest = PsaReply(reply[: PsaReply.size]), reply[PsaReply.size :]
     assert sum(head.out_size) == len(rest)
     outputs = []
@@ -82,15 +82,15 @@ class Rig:
         return answer(message, lambda call: serve(self.hes, self.cycle, call))
 
     def call(
-        self, handle: PsaHandle, call: int, *inputs: bytes, rooms: tuple[int, ...] | None = None
+        self, handle: PsaHandle, call: int, *inputs: bytes, limits: tuple[int, ...] | None = None
     ) -> Answer:
-        """Do a call, with room for as many outputs as there may be, and of any size."""
-        if rooms is None:
-            rooms = (MAX_PAYLOAD,) * (MAX_VECTORS - len(inputs))
-        return parse_reply(self.send(request(handle, call, inputs, rooms)))
+        """Perform a call; by default, the number and size of the outputs are not limited."""
+        if limits is None:
+            limits = (MAX_PAYLOAD,) * (MAX_VECTORS - len(inputs))
+        return parse_reply(self.send(request(handle, call, inputs, limits)))
 
     def ask(self, service: HesService, *inputs: bytes) -> Answer:
-        """Call the HES about itself."""
+        """Call the HES service."""
         return self.call(PsaHandle.HES, service, *inputs)
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""What is measured of an installation."""
+"""The measured part of an installation."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ PARTS = ("one", "two/single.py")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """An installation of two parts, and files that no interpreter loads."""
+    """An installation of two parts, and files that the interpreter does not load."""
     for name, content in {
         "one/b.py": b"b",
         "one/a.so": b"\0" * 1_000_000,
@@ -34,7 +34,7 @@ def field(data: bytes) -> bytes:
 
 
 def test_image_is_the_files_by_their_paths(root: Path) -> None:
-    """What is loaded, and nothing else; as bytes or as their hash."""
+    """Only loaded files; as bytes or as their hash."""
     files = [
         (b"one/a.so", b"\0" * 1_000_000),
         (b"one/b.py", b"b"),
@@ -54,8 +54,8 @@ def test_file_that_moves_changes_the_image(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["one/b.py", "one/new.py"])
-def test_fingerprint_sees_what_the_image_would(root: Path, name: str) -> None:
-    """A file that is written anew, though with the same content, or added."""
+def test_fingerprint_changes_with_the_image(root: Path, name: str) -> None:
+    """If a file is rewritten, even with the same content, or added."""
     before = image.fingerprint(root, PARTS)
     assert image.fingerprint(root, PARTS) == before
     (root / name).unlink(missing_ok=True)
@@ -63,8 +63,8 @@ def test_fingerprint_sees_what_the_image_would(root: Path, name: str) -> None:
     assert image.fingerprint(root, PARTS) != before
 
 
-def test_part_that_is_missing_is_told(root: Path) -> None:
-    """No image is made of what is not there."""
+def test_missing_part_is_an_error(root: Path) -> None:
+    """No image is made without it."""
     for function in (image.pack, image.digest, image.fingerprint):
         with pytest.raises(FileNotFoundError):
             function(root, ("one", "three"))

@@ -1,4 +1,4 @@
-"""The derivations, against values that others computed, and what they depend on."""
+"""The derivations, against values computed elsewhere, and what they depend on."""
 
 import hashlib
 from dataclasses import replace
@@ -14,7 +14,7 @@ from hes.measured_boot import Slot
 from pyvmm.arch.psa import PsaHash
 from pyvmm.token.claims import LifecycleState
 
-#: Islet's HES at its tests: group key, hash of its boot code, and the name that follows from them.
+#: From the tests of Islet's HES: group key, hash of the boot code, and the resulting instance id.
 ISLET_GUK = bytes.fromhex("0123456789" * 6 + "0123")
 ISLET_BOOT_HASH = bytes.fromhex("f15f953be50dad92c3b2aa3297e6a4a8d66d33638449ec1922b4a7924a7b3022")
 ISLET_INSTANCE_ID = "011be9c336d7a70b661382934a260192351ac61d24e20d882f494abee87f8a1e98"
@@ -31,20 +31,20 @@ SLOT = Slot(14, PsaHash.SHA_256, b"v" * 32, b"s" * 32, "1.0", "RMM", is_locked=T
 
 
 def test_cpak_is_that_of_islet() -> None:
-    """Same group key and boot code, same platform: its tokens carry this instance id."""
+    """The same group key and boot code give the same instance id."""
     cpak = keys.derive_cpak(ISLET_GUK, ISLET_BOOT_HASH)
     assert keys.instance_id(cpak).hex() == ISLET_INSTANCE_ID
 
 
 def test_order_is_that_of_p384() -> None:
-    """The largest private key there is, and no larger one."""
+    """The largest private key is accepted, and no larger one."""
     ec.derive_private_key(keys.ORDER - 1, ec.SECP384R1())
     with pytest.raises(ValueError, match=r"(?i)key"):
         ec.derive_private_key(keys.ORDER, ec.SECP384R1())
 
 
 def test_private_key_is_the_next_number_of_the_expansion() -> None:
-    """For all seeds but one in 2**190, whose number is too large: as RSE takes it."""
+    """As in RSE, for all seeds but one in 2**190, whose number is too large."""
     seed = b"seed" * 8
     number = int.from_bytes(HKDF(SHA256(), 48, None, b"info").derive(seed), "big")
     key = keys.derive_private_key(seed, b"info")
@@ -65,7 +65,7 @@ def rak(lifecycle: int = SECURED, *slots: Slot) -> bytes:
     return keys.public_bytes(keys.derive_rak(ISLET_GUK, ISLET_BOOT_HASH, lifecycle, list(slots)))
 
 
-def test_realm_attestation_key_changes_with_whatever_is_measured() -> None:
+def test_realm_attestation_key_changes_with_each_measurement() -> None:
     """And with nothing else: same firmware, same key."""
     changes = [
         {"value": b"w" * 32},
@@ -81,14 +81,14 @@ def test_realm_attestation_key_changes_with_whatever_is_measured() -> None:
 
 
 def test_derivations_are_pinned() -> None:
-    """Whoever upgrades keeps the keys."""
+    """An upgrade keeps the keys."""
     assert hashlib.sha256(rak(SECURED, SLOT)).hexdigest() == PINNED_RAK
     assert keys.derive_vhuk_a(HUK, SECURED, [SLOT]).hex() == PINNED_VHUK_A
     assert keys.derive_vhuk_m(HUK, SECURED, [SLOT]).hex() == PINNED_VHUK_M
 
 
 def test_vhuk_a_survives_an_update_and_vhuk_m_does_not() -> None:
-    """One follows the signers and types, the other the measurements; both the lifecycle."""
+    """One depends on signers and types, the other on measurements; both on the lifecycle."""
     update = replace(SLOT, value=b"w" * 32, version="2.0")
     other = replace(SLOT, signer_id=b"t" * 32)
     assert keys.derive_vhuk_a(HUK, SECURED, [SLOT]) == keys.derive_vhuk_a(HUK, SECURED, [update])

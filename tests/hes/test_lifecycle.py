@@ -1,4 +1,4 @@
-"""The lifecycle machine: every pair of states, what each allows, and what the token says."""
+"""The lifecycle: every pair of states, what each state allows, and the token's claim."""
 
 from dataclasses import replace
 from itertools import product
@@ -61,16 +61,16 @@ def test_only_legal_transitions_are_made(
 
 @pytest.mark.parametrize("name", [b"", b"SECURED", b"\xff", b"zzz"])
 def test_unknown_state_is_refused(tmp_path: Path, name: bytes) -> None:
-    """By a name that is none."""
+    """If the name is not a state's."""
     rig = in_state(tmp_path, SECURED)
     assert rig.ask(HesService.SET_LIFECYCLE, name).status is PsaStatus.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("state", list(LifecycleState))
-def test_machine_leaves_reset_only_where_there_is_something_to_attest(
+def test_machine_leaves_reset_only_if_the_platform_can_attest(
     tmp_path: Path, state: LifecycleState
 ) -> None:
-    """A debug state shows in the token; the others have none, and say so."""
+    """The token contains the debug states; other states give an error."""
     rig = in_state(tmp_path, state)
     answer = rig.power_on()
     if state in CLAIMS:
@@ -85,7 +85,7 @@ def test_machine_leaves_reset_only_where_there_is_something_to_attest(
 
 
 def test_debug_changes_the_realm_key_and_not_the_platforms(tmp_path: Path) -> None:
-    """Verifiers still know the platform; what realms had sealed or signed is apart."""
+    """Verifiers still know the platform; sealing keys and the realm key differ."""
     raks, instances = set(), set()
     for state in (SECURED, DEBUG, ROT_DEBUG):
         directory = tmp_path / state.name
@@ -100,8 +100,8 @@ def test_debug_changes_the_realm_key_and_not_the_platforms(tmp_path: Path) -> No
     assert (len(raks), len(instances)) == (3, 1)
 
 
-def test_change_is_for_the_next_reset(tmp_path: Path) -> None:
-    """A machine that is on was not debugged when it was measured."""
+def test_change_takes_effect_at_the_next_reset(tmp_path: Path) -> None:
+    """A machine that is on was measured before the change."""
     rig = in_state(tmp_path, SECURED)
     rig.power_on()
     before = rig.rak()
@@ -115,14 +115,14 @@ def test_change_is_for_the_next_reset(tmp_path: Path) -> None:
 
 
 def test_refused_call_changes_nothing(tmp_path: Path) -> None:
-    """Also one that leaves no room for its answer."""
+    """Even one that allows no output."""
     rig = in_state(tmp_path, SECURED)
     before = rig.hes.store.load()
     for call, inputs in (
         (HesService.SET_LIFECYCLE, (b"decommissioned",)),
         (HesService.ADVANCE_COUNTER, (b"firmware", bytes(3) + b"\1")),
     ):
-        answer = rig.call(PsaHandle.HES, call, *inputs, rooms=())
+        answer = rig.call(PsaHandle.HES, call, *inputs, limits=())
         assert answer == (PsaStatus.PROGRAMMER_ERROR, ())
     assert rig.hes.store.load() == before
 

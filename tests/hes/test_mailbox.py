@@ -1,4 +1,4 @@
-"""The mailbox: any bytes get one reply, and change nothing unless they are a call."""
+"""The mailbox: any bytes get one reply, and only a valid call changes anything."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ ECHO = 7
 
 
 def serve(call: Call) -> tuple[bytes, ...]:
-    """Give the inputs back."""
+    """Return the inputs."""
     if call.type != ECHO:
         raise PsaError(PsaStatus.NOT_SUPPORTED, "this only echoes")
     return call.inputs
@@ -35,7 +35,7 @@ def serve(call: Call) -> tuple[bytes, ...]:
 
 @pytest.mark.parametrize("inputs", [(), (b"a",), (b"", b"bc"), (b"a" * MAX_PAYLOAD,)])
 def test_call_carries_its_vectors(inputs: tuple[bytes, ...]) -> None:
-    """In their order, and of any size, none included."""
+    """In order and of any size, including zero."""
     message = request(1, ECHO, inputs, tuple(map(len, inputs)), seq_num=9)
     reply = answer(message, serve)
     assert parse_reply(reply) == (PsaStatus.SUCCESS, inputs)
@@ -43,20 +43,20 @@ def test_call_carries_its_vectors(inputs: tuple[bytes, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rooms", "status"),
+    ("limits", "status"),
     [
         ((1,), PsaStatus.BUFFER_TOO_SMALL),
         ((), PsaStatus.PROGRAMMER_ERROR),
         ((2, 0), PsaStatus.SUCCESS),
     ],
 )
-def test_output_needs_room(rooms: tuple[int, ...], status: PsaStatus) -> None:
-    """The caller says how much it has."""
-    assert parse_reply(answer(request(1, ECHO, (b"ab",), rooms), serve)).status is status
+def test_output_must_fit_the_limits(limits: tuple[int, ...], status: PsaStatus) -> None:
+    """The caller sets them."""
+    assert parse_reply(answer(request(1, ECHO, (b"ab",), limits), serve)).status is status
 
 
 def test_refusal_may_carry_a_line() -> None:
-    """Cut to the room that there is."""
+    """Cut to the caller's limit."""
     assert parse_reply(answer(request(1, 0, (), (100,)), serve)).text == "this only echoes"
     assert parse_reply(answer(request(1, 0, (), (4,)), serve)).text == "this"
     assert parse_reply(answer(request(1, 0, (), ()), serve)).text == ""
@@ -79,7 +79,7 @@ GOOD = request(1, ECHO, (b"ab", b"c"), (2, 1))
     ],
 )
 def test_malformed_message_is_a_programmer_error(message: bytes) -> None:
-    """The reply repeats what it can of the head."""
+    """The reply repeats the head as far as possible."""
     reply = answer(message, serve)
     assert parse_reply(reply) == (PsaStatus.PROGRAMMER_ERROR, ())
     if len(message) >= PsaRequest.size:
@@ -88,17 +88,17 @@ def test_malformed_message_is_a_programmer_error(message: bytes) -> None:
 
 @given(st.binary(max_size=PsaRequest.size + 64))
 @example(bytes(PsaRequest.size))
-def test_any_bytes_have_a_reply(message: bytes) -> None:
-    """A whole one."""
+def test_any_bytes_get_a_reply(message: bytes) -> None:
+    """A complete one."""
     parse_reply(answer(message, serve))
 
 
-# --- the same, before the real services ----------------------------------------------------------
+# --- the same with the real services -------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """A HES that is on, the same for all examples: what one does must not break the next."""
+    """One HES for all examples: no example may affect the next one."""
     rig = Rig(tmp_path_factory.mktemp("hes"))
     rig.power_on()
     yield rig
@@ -125,12 +125,12 @@ vectors = st.lists(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(calls, vectors, st.integers(0, MAX_VECTORS), st.integers(0, MAX_PAYLOAD))
 def test_any_inputs_of_any_call_have_a_reply(
-    machine: Rig, what: tuple[PsaHandle, int], inputs: list[bytes], num_rooms: int, room: int
+    machine: Rig, what: tuple[PsaHandle, int], inputs: list[bytes], num_limits: int, limit: int
 ) -> None:
-    """And leave the identity as it is."""
+    """And do not change the identity."""
     before = machine.hes.store.load()
-    rooms = (room,) * min(num_rooms, MAX_VECTORS - len(inputs))
-    reply = machine.send(request(*what, tuple(inputs), rooms))
+    limits = (limit,) * min(num_limits, MAX_VECTORS - len(inputs))
+    reply = machine.send(request(*what, tuple(inputs), limits))
     parse_reply(reply)
     assert len(reply) <= PsaReply.size + MAX_PAYLOAD
     after = machine.hes.store.load()

@@ -1,4 +1,4 @@
-"""The slots: what may be extended, to which value, and that the log tells it all."""
+"""The slots: which extensions are allowed, their values, and a complete log."""
 
 import hashlib
 from contextlib import suppress
@@ -17,7 +17,7 @@ SECOND = replace(FIRST, digest=b"e" * 32, version="2.0", sw_type="OTHER")
 
 
 def refusal(boot: MeasuredBoot, index: int, measurement: Measurement) -> PsaStatus:
-    """Return why an extension is refused; nothing has changed then."""
+    """Return why an extension is refused; check that nothing has changed."""
     before = boot.slots, list(boot.events)
     with pytest.raises(PsaError) as error:
         boot.extend(index, measurement, lock=True)
@@ -36,7 +36,7 @@ def test_first_value_is_the_hash_of_zeros_and_the_digest(algorithm: PsaHash) -> 
 
 
 def test_second_extension_hashes_the_value_so_far() -> None:
-    """Version and type spoke for the first measurement alone."""
+    """Version and type described the first measurement only."""
     boot = MeasuredBoot()
     boot.extend(3, FIRST, lock=False)
     boot.extend(3, SECOND, lock=True)
@@ -61,7 +61,7 @@ def test_locked_slot_stays_as_it_is() -> None:
     ],
 )
 def test_slot_belongs_to_its_first_signer(change: dict[str, object]) -> None:
-    """And to the algorithm that it began with."""
+    """And to its first algorithm."""
     boot = MeasuredBoot()
     boot.extend(3, FIRST, lock=False)
     assert refusal(boot, 3, replace(SECOND, **change)) is PsaStatus.NOT_PERMITTED  # type: ignore[arg-type]
@@ -82,14 +82,14 @@ def test_slot_belongs_to_its_first_signer(change: dict[str, object]) -> None:
     ],
 )
 def test_malformed_measurement_is_refused(change: dict[str, object]) -> None:
-    """It would end in a token."""
+    """It would end up in a token."""
     measurement = replace(FIRST, **change)  # type: ignore[arg-type]
     assert refusal(MeasuredBoot(), 3, measurement) is PsaStatus.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("index", [NUM_SLOTS, 255])
 def test_there_are_32_slots(index: int) -> None:
-    """Neither extended nor read beyond."""
+    """No others can be extended or read."""
     boot = MeasuredBoot()
     boot.extend(NUM_SLOTS - 1, FIRST, lock=False)
     assert refusal(boot, index, FIRST) is PsaStatus.INVALID_ARGUMENT
@@ -99,14 +99,14 @@ def test_there_are_32_slots(index: int) -> None:
 
 
 def test_empty_slot_does_not_exist() -> None:
-    """A value of zeros would be one."""
+    """It does not read as zeros."""
     with pytest.raises(PsaError) as error:
         MeasuredBoot().read(0)
     assert error.value.status is PsaStatus.DOES_NOT_EXIST
 
 
 def test_log_is_bounded() -> None:
-    """Whoever extends for ever meets a refusal, and takes no memory."""
+    """Endless extensions are refused and take no memory."""
     boot = MeasuredBoot()
     for _ in range(MAX_EVENTS):
         boot.extend(0, FIRST, lock=False)
@@ -132,7 +132,7 @@ extensions = st.lists(
 
 @given(extensions)
 def test_log_replays_to_the_slots(wanted: list[tuple[int, Measurement, bool]]) -> None:
-    """Whatever was asked for and refused meanwhile."""
+    """Even if other extensions were refused in between."""
     boot = MeasuredBoot()
     for index, measurement, lock in wanted:
         with suppress(PsaError):

@@ -1,4 +1,4 @@
-"""What survives: the file is whole whatever happens, and a damaged one is never taken for new."""
+"""The stored state: the file is always whole, and a damaged one never counts as a new one."""
 
 import hashlib
 import random
@@ -34,7 +34,7 @@ FULL = Otp(
     counters=dict.fromkeys(COUNTERS, 7),
 )
 
-#: Advances a counter for ever, and says so after each time.
+#: Advances a counter endlessly, and prints each value.
 WRITER = """
 import sys
 import time
@@ -63,13 +63,13 @@ def test_content_is_read_as_it_was_written(tmp_path: Path, otp: Otp) -> None:
 
 
 def test_keys_are_not_shown() -> None:
-    """Whoever prints it."""
+    """Not in repr() either."""
     assert "hhh" not in repr(FULL)
     assert "ggg" not in repr(FULL)
 
 
 def test_refused_change_changes_nothing(tmp_path: Path) -> None:
-    """And lets go of the lock."""
+    """And releases the lock."""
     store = Store(tmp_path)
     store.update(lambda _: FULL)
 
@@ -82,7 +82,7 @@ def test_refused_change_changes_nothing(tmp_path: Path) -> None:
 
 
 def damages() -> list[bytes]:
-    """Return what may become of the file: cut anywhere, any bit changed, longer."""
+    """Return damaged files: truncated anywhere, with any bit changed, longer."""
     data = encode_otp(FULL)
     cut = [data[:size] for size in range(len(data))]
     flipped = []
@@ -93,8 +93,8 @@ def damages() -> list[bytes]:
     return [*cut, *flipped, data + b"\0"]
 
 
-def test_damage_is_seen() -> None:
-    """Every single one."""
+def test_damage_is_detected() -> None:
+    """In every case."""
     for data in damages():
         with pytest.raises(Malformed):
             decode_otp(data)
@@ -102,7 +102,7 @@ def test_damage_is_seen() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_damage(data: bytes) -> None:
-    """With a right hash in front or not."""
+    """With a correct hash in front or not."""
     for file in (data, hashlib.sha256(data).digest() + data):
         with pytest.raises(Malformed):
             decode_otp(file)
@@ -119,14 +119,14 @@ def test_any_bytes_are_damage(data: bytes) -> None:
     ],
 )
 def test_impossible_content_is_damage(change: Callable[[Otp], Otp]) -> None:
-    """Though its hash is right."""
+    """Even with a correct hash."""
     with pytest.raises(Malformed):
         decode_otp(encode_otp(change(FULL)))
 
 
 @pytest.mark.parametrize("index", [0, 1])
-def test_boolean_is_no_number(index: int) -> None:
-    """Though Python takes True for 1 and False for 0."""
+def test_boolean_is_not_a_number(index: int) -> None:
+    """Although True equals 1 and False equals 0 in Python."""
     body = decode(encode_otp(replace(Otp(), lifecycle=LifecycleState.UNKNOWN))[32:])
     assert isinstance(body, list)
     body[index] = bool(body[index])
@@ -135,8 +135,8 @@ def test_boolean_is_no_number(index: int) -> None:
         decode_otp(hashlib.sha256(data).digest() + data)
 
 
-def test_damaged_file_is_told_and_kept(tmp_path: Path) -> None:
-    """No new identity takes its place."""
+def test_damaged_file_is_reported_and_kept(tmp_path: Path) -> None:
+    """No new identity replaces it."""
     rig = Rig(tmp_path)
     rig.power_on()
     path = tmp_path / OTP_FILE
@@ -154,15 +154,15 @@ def test_damaged_file_is_told_and_kept(tmp_path: Path) -> None:
     assert path.read_bytes() == damaged
 
 
-def test_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    """As what it is."""
+def test_unreadable_file_is_reported(tmp_path: Path) -> None:
+    """With the reason."""
     (tmp_path / OTP_FILE).mkdir()
     answer = Rig(tmp_path).power_on()
     assert answer.status is PsaStatus.BAD_STATE
     assert answer.text == f"{tmp_path / OTP_FILE}: Is a directory"
 
 
-def test_directory_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_missing_directory_is_reported(tmp_path: Path) -> None:
     """Nothing is written elsewhere."""
     directory = tmp_path / "hes"
     directory.mkdir()
@@ -175,7 +175,7 @@ def test_directory_that_is_gone_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [NUM_KILLS, pytest.param(NUM_SOAK_KILLS, marks=pytest.mark.slow)])
 def test_kill_at_any_moment_loses_nothing(tmp_path: Path, seed: int, count: int) -> None:
-    """What was said to be written is there, and the file is whole."""
+    """Every completed write is there, and the file is whole."""
     rng = random.Random(seed)
     store, said = Store(tmp_path), 0
     for _ in range(count):
@@ -202,8 +202,8 @@ def advance(rig: Rig, name: bytes, value: int) -> PsaStatus:
     return rig.ask(HesService.ADVANCE_COUNTER, name, value.to_bytes(4, "little")).status
 
 
-def test_counters_go_forward_only(rig: Rig) -> None:
-    """Each for itself."""
+def test_counters_never_decrease(rig: Rig) -> None:
+    """Each independently."""
     assert advance(rig, b"firmware", 5) is PsaStatus.SUCCESS
     assert advance(rig, b"firmware", 5) is PsaStatus.SUCCESS
     assert advance(rig, b"firmware", 4) is PsaStatus.NOT_PERMITTED
@@ -215,10 +215,10 @@ def test_counters_go_forward_only(rig: Rig) -> None:
 
 
 def test_older_firmware_is_refused_once_a_newer_one_has_run(tmp_path: Path) -> None:
-    """Anti-rollback: the counter follows what runs, and never goes back."""
+    """Anti-rollback: the counter follows the newest version that has run."""
     assert Rig(tmp_path, security_version=1).power_on().status is PsaStatus.SUCCESS
     assert Rig(tmp_path, security_version=3).power_on().status is PsaStatus.SUCCESS
     answer = Rig(tmp_path, security_version=2).power_on()
     assert answer.status is PsaStatus.BAD_STATE
-    assert "security version 2, and 3 was seen before" in answer.text
+    assert "security version 2, but version 3 has run before" in answer.text
     assert Rig(tmp_path, security_version=3).power_on().status is PsaStatus.SUCCESS

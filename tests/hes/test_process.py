@@ -1,4 +1,4 @@
-"""The process: started by the first who needs it, shared, and gone with the last."""
+"""The process: started by its first client, shared, and ended after its last one."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ from pyvmm.arch.psa import HesService, PsaRequest
 from tests.shortage import refuse_threads
 
 PATIENCE = 60.0
-#: Connects, switches a machine on and off, as often as asked.
-VISITOR = """
+#: Connects and switches a machine on and off, a given number of times.
+SHORT_CLIENT = """
 import sys
 from pathlib import Path
 from hes.client import Mailbox
@@ -29,7 +29,7 @@ for _ in range(int(sys.argv[2])):
         mailbox.ask(HesService.POWER_ON, b"g1")
 """
 #: Stays until it is killed.
-LODGER = """
+LONG_CLIENT = """
 import sys
 from pathlib import Path
 from hes.client import Mailbox
@@ -49,14 +49,14 @@ def processes(directory: Path) -> list[int]:
             words = (path / "cmdline").read_bytes().split(b"\0")
             state = (path / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # it has just ended
         if words[2:5] == [b"-m", b"hes", str(directory).encode()] and state not in "ZX":
             found.append(int(path.name))
     return found
 
 
 def wait_for_end(directory: Path) -> None:
-    """Wait until the HES has ended and taken its address away."""
+    """Wait until the HES has ended and removed its address."""
     deadline = time.monotonic() + PATIENCE
     while processes(directory) or any(directory.glob("*.socket")):
         assert time.monotonic() < deadline, "the HES does not end"
@@ -64,19 +64,19 @@ def wait_for_end(directory: Path) -> None:
 
 
 def instance_id(mailbox: Mailbox) -> str:
-    """Return who the platform is."""
+    """Return the platform's instance id."""
     status = mailbox.ask(HesService.STATUS)
     return status.partition('"instance_id": "')[2][:66]
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """A directory for the state, not there yet."""
+    """A directory for the state, which does not exist yet."""
     return tmp_path / "hes"
 
 
 def test_one_process_serves_all_and_ends_with_the_last(directory: Path) -> None:
-    """No identity is lost thereby."""
+    """The identity is kept."""
     with ExitStack() as stack:
         mailboxes = [stack.enter_context(Mailbox(directory)) for _ in range(3)]
         assert [bool(mailbox.ask(HesService.POWER_ON, b"g1")) for mailbox in mailboxes] == [
@@ -94,10 +94,10 @@ def test_one_process_serves_all_and_ends_with_the_last(directory: Path) -> None:
 
 
 def test_many_start_at_once_and_share_one(directory: Path) -> None:
-    """Whoever wins the race."""
+    """Whichever wins the race."""
     lodgers = [
         subprocess.Popen(
-            [sys.executable, "-c", LODGER, str(directory)],
+            [sys.executable, "-c", LONG_CLIENT, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -114,17 +114,18 @@ def test_many_start_at_once_and_share_one(directory: Path) -> None:
     wait_for_end(directory)
 
 
-def test_nobody_is_lost_while_it_comes_and_goes(directory: Path) -> None:
-    """Who finds one that is just ending starts another."""
+def test_every_client_is_served_during_restarts(directory: Path) -> None:
+    """A client that finds a HES about to end starts another one."""
     visitors = [
-        subprocess.Popen([sys.executable, "-c", VISITOR, str(directory), "15"]) for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", SHORT_CLIENT, str(directory), "15"])
+        for _ in range(3)
     ]
     assert [visitor.wait(PATIENCE) for visitor in visitors] == [0, 0, 0]
     wait_for_end(directory)
 
 
 def test_threads_share_a_mailbox(directory: Path) -> None:
-    """Each gets its own reply."""
+    """Each thread gets its own reply."""
     with Mailbox(directory) as mailbox:
         mailbox.ask(HesService.POWER_ON, b"g1")
         wanted = mailbox.ask(HesService.LOG, bytes(4), bytes(4))
@@ -143,26 +144,26 @@ def test_threads_share_a_mailbox(directory: Path) -> None:
     assert results == [True] * 400
 
 
-def test_hes_that_is_killed_takes_nothing_with_it_but_the_machines(directory: Path) -> None:
-    """Each is told, and the next one finds the same platform."""
+def test_killed_hes_loses_only_its_machines(directory: Path) -> None:
+    """Each gets an error, and the next one finds the same platform."""
     with Mailbox(directory) as mailbox, Mailbox(directory) as other:
         mailbox.ask(HesService.POWER_ON, b"g1")
         first = instance_id(mailbox)
         os.kill(processes(directory)[0], signal.SIGKILL)
         for _ in range(2):
-            with pytest.raises(HesError, match="the HES is gone"):
+            with pytest.raises(HesError, match="the HES has ended"):
                 mailbox.ask(HesService.STATUS)
         with Mailbox(directory) as again:
             assert instance_id(again) == first
-        with pytest.raises(HesError, match="the HES is gone"):
+        with pytest.raises(HesError, match="the HES has ended"):
             other.call(bytes(PsaRequest()))
     wait_for_end(directory)
 
 
-def test_machine_that_is_killed_leaves_no_hes(directory: Path) -> None:
-    """Its connection is closed by whoever closes a dead process's files."""
+def test_hes_ends_after_its_machine_is_killed(directory: Path) -> None:
+    """The kernel closes the machine's connection."""
     with subprocess.Popen(
-        [sys.executable, "-c", LODGER, str(directory)],
+        [sys.executable, "-c", LONG_CLIENT, str(directory)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as lodger:
@@ -173,7 +174,7 @@ def test_machine_that_is_killed_leaves_no_hes(directory: Path) -> None:
 
 
 def test_interrupt_of_the_terminal_does_not_reach_it(directory: Path) -> None:
-    """It serves others, too: it is in a session of its own."""
+    """It serves others as well, so it has its own session."""
     with Mailbox(directory) as mailbox:
         mailbox.ask(HesService.POWER_ON, b"g1")
         (pid,) = processes(directory)
@@ -182,8 +183,8 @@ def test_interrupt_of_the_terminal_does_not_reach_it(directory: Path) -> None:
     wait_for_end(directory)
 
 
-def test_hes_that_hangs_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a while; a reply that comes too late is nobody's."""
+def test_hanging_hes_is_reported(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the timeout; a late reply is ignored."""
     monkeypatch.setattr(client, "TIMEOUT", 0.5)
     with Mailbox(directory) as mailbox:
         mailbox.ask(HesService.POWER_ON, b"g1")
@@ -196,7 +197,7 @@ def test_hes_that_hangs_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch
                 Mailbox(directory)
         finally:
             os.kill(pid, signal.SIGCONT)
-        with pytest.raises(HesError, match="the HES is gone"):
+        with pytest.raises(HesError, match="the HES has ended"):
             mailbox.ask(HesService.STATUS)
     wait_for_end(directory)
 
@@ -210,29 +211,29 @@ def test_directory_may_have_a_long_name(tmp_path: Path) -> None:
     wait_for_end(directory)
 
 
-# --- what cannot be ------------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------
 
 
-def test_directory_that_others_reach_is_refused(directory: Path) -> None:
-    """Before anything is in it."""
+def test_directory_accessible_to_others_is_refused(directory: Path) -> None:
+    """Before anything is written."""
     directory.mkdir(mode=0o755)
-    with pytest.raises(HesError, match="must be yours alone: chmod 700"):
+    with pytest.raises(HesError, match="must be accessible only to you: chmod 700"):
         Mailbox(directory)
     assert list(directory.iterdir()) == []
 
 
 def test_directory_that_is_a_file_is_refused(directory: Path) -> None:
-    """By its name."""
+    """With its name."""
     directory.write_text("")
     with pytest.raises(HesError, match=f"{directory}: File exists"):
         Mailbox(directory)
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/nonexistent"])
-def test_hes_that_does_not_start_is_told(
+def test_failed_start_is_reported(
     directory: Path, monkeypatch: pytest.MonkeyPatch, program: str
 ) -> None:
-    """In one line; the next try may be luckier."""
+    """In one line; the next attempt may succeed."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", program)
         with pytest.raises(HesError) as error, Mailbox(directory) as mailbox:
@@ -243,10 +244,10 @@ def test_hes_that_does_not_start_is_told(
     wait_for_end(directory)
 
 
-def test_who_comes_when_too_many_wait_waits_as_well(
+def test_client_beyond_a_full_backlog_waits(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And is told in one line that there was no answer."""
+    """And reports the timeout in one line."""
     monkeypatch.setattr(client, "TIMEOUT", 0.3)
     address = directory / client._address()
     directory.mkdir(mode=0o700)
@@ -260,10 +261,10 @@ def test_who_comes_when_too_many_wait_waits_as_well(
 
 
 @pytest.mark.filterwarnings("ignore:subprocess", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_machine_without_a_thread_to_spare_has_its_hes(
+def test_a_machine_that_cannot_start_a_thread_has_its_hes(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread only keeps the process table tidy."""
+    """The thread only prevents a zombie."""
     refuse_threads(monkeypatch, "hes")
     with Mailbox(directory) as mailbox:
         assert mailbox.ask(HesService.STATUS)

@@ -1,4 +1,4 @@
-"""Provisioning bundles: who may bring what, and when."""
+"""Provisioning bundles: which are accepted, and when."""
 
 import hashlib
 from collections.abc import Mapping
@@ -59,7 +59,7 @@ def dm_bundle(
 
 
 def refusal(otp: Otp, bundle: bytes) -> tuple[PsaStatus, str]:
-    """Return why a bundle is not taken."""
+    """Return why a bundle is rejected."""
     with pytest.raises(PsaError) as error:
         provision(otp, bundle)
     return error.value.status, error.value.text
@@ -71,7 +71,7 @@ DONE = provision(HALF, dm_bundle())
 
 
 def test_bundles_make_the_platform() -> None:
-    """In their order; the HUK is drawn and in neither."""
+    """In order; the HUK is generated and in neither."""
     assert (
         Otp(
             lifecycle=LifecycleState.CCA_PLATFORM_ROT_PROVISIONING,
@@ -98,8 +98,8 @@ def test_bundles_make_the_platform() -> None:
     )
 
 
-def test_device_maker_may_bring_the_configuration_up_to_date() -> None:
-    """With a bundle that is not older."""
+def test_device_maker_may_update_the_configuration() -> None:
+    """With a bundle of the same or a newer version."""
     new = provision(DONE, dm_bundle(5, config=b"new", url="https://v", counters={"firmware": 3}))
     assert new == replace(
         DONE,
@@ -110,11 +110,11 @@ def test_device_maker_may_bring_the_configuration_up_to_date() -> None:
     assert provision(new, dm_bundle(5, config=b"again")).config == b"again"
     status, text = refusal(new, dm_bundle(4))
     assert status is PsaStatus.NOT_PERMITTED
-    assert text == "the counter dm-bundle is at 5 and never goes back"
+    assert text == "counter dm-bundle is at 5 and cannot decrease"
 
 
-def test_bundle_may_not_turn_a_counter_back() -> None:
-    """Of the firmware, say."""
+def test_bundle_may_not_decrease_a_counter() -> None:
+    """For example, the firmware's."""
     new = provision(DONE, dm_bundle(2, counters={"firmware": 3}))
     status, text = refusal(new, dm_bundle(3, counters={"firmware": 2}))
     assert (status, "firmware" in text) == (PsaStatus.NOT_PERMITTED, True)
@@ -138,8 +138,8 @@ def test_bundle_may_not_turn_a_counter_back() -> None:
         ),
     ],
 )
-def test_nobody_brings_a_bundle_out_of_turn(otp: Otp, bundle: bytes, status: PsaStatus) -> None:
-    """Whoever has signed it."""
+def test_bundle_out_of_order_is_refused(otp: Otp, bundle: bytes, status: PsaStatus) -> None:
+    """Even if correctly signed."""
     assert refusal(otp, bundle)[0] is status
 
 
@@ -179,7 +179,7 @@ def without(fields: Mapping[BundleKey, Value], key: BundleKey) -> Mapping[Bundle
     ],
 )
 def test_malformed_chip_makers_bundle_is_refused(fields: Mapping[BundleKey, Value]) -> None:
-    """Though its maker has signed it."""
+    """Even if its maker has signed it."""
     assert refusal(BLANK, make_bundle(fields, CM))[0] is PsaStatus.INVALID_ARGUMENT
 
 
@@ -198,12 +198,12 @@ def test_malformed_chip_makers_bundle_is_refused(fields: Mapping[BundleKey, Valu
     ],
 )
 def test_malformed_device_makers_bundle_is_refused(fields: Mapping[BundleKey, Value]) -> None:
-    """Though its maker has signed it."""
+    """Even if its maker has signed it."""
     assert refusal(HALF, make_bundle(fields, DM))[0] is PsaStatus.INVALID_ARGUMENT
 
 
 def resigned(payload: bytes, key: ec.EllipticCurvePrivateKey = CM) -> bytes:
-    """Return the chip maker's bundle with another payload that is signed all the same."""
+    """Return the chip maker's bundle with another payload, correctly signed."""
     sign1 = Sign1.parse(make_bundle(CM_FIELDS, key))
     return replace(sign1, payload=payload).encode()
 
@@ -220,7 +220,7 @@ def resigned(payload: bytes, key: ec.EllipticCurvePrivateKey = CM) -> bytes:
         pytest.param(resigned(encode({3: b"\4" + bytes(96)})), id="point not on the curve"),
     ],
 )
-def test_what_is_no_bundle_is_refused(bundle: bytes) -> None:
+def test_other_data_than_a_bundle_is_refused(bundle: bytes) -> None:
     """With one line."""
     status, text = refusal(BLANK, bundle)
     assert status is PsaStatus.INVALID_ARGUMENT
@@ -229,7 +229,7 @@ def test_what_is_no_bundle_is_refused(bundle: bytes) -> None:
 
 @pytest.mark.parametrize(("otp", "bundle"), [(BLANK, cm_bundle()), (HALF, dm_bundle())])
 def test_any_changed_bit_is_refused(otp: Otp, bundle: bytes) -> None:
-    """Every one of them: the signature is over all that counts."""
+    """The signature covers everything relevant."""
     for bit in range(8 * len(bundle)):
         changed = bytearray(bundle)
         changed[bit // 8] ^= 1 << bit % 8
@@ -239,7 +239,7 @@ def test_any_changed_bit_is_refused(otp: Otp, bundle: bytes) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_with_a_status(data: bytes) -> None:
-    """And never with anything else."""
+    """And never raise anything else."""
     with pytest.raises(PsaError):
         provision(BLANK, data)
 
@@ -256,7 +256,7 @@ values = st.recursive(
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*CM_FIELDS, *DM_FIELDS]), values))
 def test_any_fields_are_refused_with_a_status(changes: dict[BundleKey, Value]) -> None:
-    """Or taken, if they are right."""
+    """Or accepted if valid."""
     for otp, fields, key in ((BLANK, CM_FIELDS, CM), (HALF, DM_FIELDS, DM)):
         try:
             provision(otp, make_bundle({**fields, **changes}, key))
@@ -265,7 +265,7 @@ def test_any_fields_are_refused_with_a_status(changes: dict[BundleKey, Value]) -
 
 
 def test_bundles_come_through_the_mailbox(tmp_path: Path) -> None:
-    """They fit a message; a refused one leaves all as it was."""
+    """They fit in a message; a refused one changes nothing."""
     rig = Rig(tmp_path)
     bundles = development_bundles()
     assert max(map(len, bundles)) <= MAX_PAYLOAD
@@ -286,7 +286,7 @@ def test_half_provisioned_platform_is_not_given_a_development_identity(tmp_path:
 
 
 def test_makers_files_are_a_pair_of_makers() -> None:
-    """Their bundles are taken, and their keys sign more of them."""
+    """Their bundles are accepted, and their keys can sign more of them."""
     files = makers_files()
     otp = provision(provision(BLANK, files["cm.bundle"]), files["dm.bundle"])
     key = load_pem_private_key(files["dm-key.pem"], None)

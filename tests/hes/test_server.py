@@ -1,4 +1,4 @@
-"""The loop: many mailboxes, bad ones among them, and nobody waits for another."""
+"""The loop: many mailboxes, including bad ones, and no client delays another."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ STATUS = request(PsaHandle.HES, HesService.STATUS, (), (4096,))
 
 
 class Loop:
-    """A server in a thread, and ways to talk to it."""
+    """A server in a thread, and functions to call it."""
 
     def __init__(self, directory: Path) -> None:
         self.address = directory / "socket"
@@ -70,7 +70,7 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 
 
 def frame(message: bytes) -> bytes:
-    """Return what carries a message."""
+    """Return the frame of a message."""
     return struct.pack("<I", len(message)) + message
 
 
@@ -81,7 +81,7 @@ def receive(stream: socket.socket) -> bytes:
 
 
 def ask(stream: socket.socket, message: bytes) -> Answer:
-    """Send a message and take its reply apart."""
+    """Send a message and parse its reply."""
     stream.sendall(frame(message))
     return parse_reply(receive(stream))
 
@@ -96,7 +96,7 @@ def is_closed(stream: socket.socket) -> bool:
 
 
 def test_each_connection_is_a_machine_of_its_own(loop: Loop) -> None:
-    """In reset until it is switched on, gone when it is closed."""
+    """In reset until it is switched on, off when it is closed."""
     with loop.connect() as one, loop.connect() as other:
         assert ask(one, POWER_ON).status is PsaStatus.SUCCESS
         assert ask(one, PUBLIC_KEY).status is PsaStatus.SUCCESS
@@ -108,7 +108,7 @@ def test_each_connection_is_a_machine_of_its_own(loop: Loop) -> None:
 
 
 def test_message_may_come_byte_by_byte_and_many_at_once(loop: Loop) -> None:
-    """A stream has no borders."""
+    """A stream has no message boundaries."""
     with loop.connect() as stream:
         for byte in frame(POWER_ON):
             stream.sendall(bytes([byte]))
@@ -141,7 +141,7 @@ def test_bad_frame_closes_its_connection_only(loop: Loop, data: bytes) -> None:
 
 @pytest.mark.parametrize("message", [b"", b"\0", bytes(PsaRequest.size), b"\xff" * MAX_MESSAGE])
 def test_bad_message_has_a_reply_and_the_connection_stays(loop: Loop, message: bytes) -> None:
-    """An error status, and the next one is served."""
+    """An error status; the next message is served."""
     with loop.connect() as stream:
         assert ask(stream, message).status in {
             PsaStatus.PROGRAMMER_ERROR,
@@ -150,8 +150,8 @@ def test_bad_message_has_a_reply_and_the_connection_stays(loop: Loop, message: b
         assert ask(stream, POWER_ON).status is PsaStatus.SUCCESS
 
 
-def test_who_does_not_take_replies_keeps_nobody_waiting(loop: Loop) -> None:
-    """And gets them all in the end."""
+def test_client_that_reads_no_replies_delays_nobody(loop: Loop) -> None:
+    """And finally gets all replies."""
     with loop.connect() as lazy, loop.connect() as other:
         lazy.setblocking(False)
         count, data = 0, frame(STATUS)
@@ -160,7 +160,7 @@ def test_who_does_not_take_replies_keeps_nobody_waiting(loop: Loop) -> None:
             try:
                 sent += lazy.send(data[sent % len(data) :])
             except BlockingIOError:
-                # Its replies fill the way back by now, or soon; others are served meanwhile.
+                # Its replies fill the buffer now or soon; others are served meanwhile.
                 if ask(other, STATUS).status is PsaStatus.SUCCESS and count == sent:
                     break
                 count = sent
@@ -173,7 +173,7 @@ def test_who_does_not_take_replies_keeps_nobody_waiting(loop: Loop) -> None:
 def test_a_bug_of_ours_ends_one_call(
     loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told where the process tells its last words, and the machines stay on."""
+    """The traceback goes to the error file, and the machines stay on."""
 
     def broken(*_: object) -> tuple[bytes, ...]:
         raise ZeroDivisionError
@@ -188,7 +188,7 @@ def test_a_bug_of_ours_ends_one_call(
 
 
 def test_other_users_are_not_served(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the modes of the directory."""
+    """Whatever the directory's permissions."""
     with monkeypatch.context() as patch:
         patch.setattr(os, "getuid", lambda: 12345)
         with loop.connect() as stranger:
@@ -197,8 +197,8 @@ def test_other_users_are_not_served(loop: Loop, monkeypatch: pytest.MonkeyPatch)
         assert ask(stream, POWER_ON).status is PsaStatus.SUCCESS
 
 
-def test_too_many_clients_wait_for_a_place(tmp_path: Path) -> None:
-    """Descriptors are bounded; whoever leaves makes room."""
+def test_too_many_clients_have_to_wait(tmp_path: Path) -> None:
+    """The number of descriptors is limited; a waiting client follows one that leaves."""
     loop = Loop(tmp_path)
     loop.server._max_clients = 3
     loop.thread.start()
@@ -217,8 +217,8 @@ def test_too_many_clients_wait_for_a_place(tmp_path: Path) -> None:
     assert not loop.thread.is_alive()
 
 
-def test_who_waits_at_the_end_is_served(tmp_path: Path) -> None:
-    """The last one left, but another had come."""
+def test_client_waiting_at_the_end_is_served(tmp_path: Path) -> None:
+    """The last client has left, but another one is waiting."""
     loop = Loop(tmp_path)
     with loop.connect() as waiting:
         loop.first.close()
@@ -228,8 +228,8 @@ def test_who_waits_at_the_end_is_served(tmp_path: Path) -> None:
     assert not loop.thread.is_alive()
 
 
-def test_address_of_another_is_left_alone(tmp_path: Path) -> None:
-    """Somebody removed ours, and another HES has it now."""
+def test_address_of_another_hes_is_kept(tmp_path: Path) -> None:
+    """If ours was removed, and another HES has it now."""
     loop = Loop(tmp_path)
     loop.thread.start()
     loop.address.unlink()
@@ -240,8 +240,8 @@ def test_address_of_another_is_left_alone(tmp_path: Path) -> None:
         assert loop.address.exists()
 
 
-def test_a_client_waits_while_it_cannot_be_let_in(tmp_path: Path) -> None:
-    """For a descriptor; and the processor is not kept busy meanwhile."""
+def test_a_client_waits_while_it_cannot_be_accepted(tmp_path: Path) -> None:
+    """For a descriptor; the loop does not spin meanwhile."""
     loop = Loop(tmp_path)
     busy = BusyListener(loop.server._listener, *[errno.EMFILE] * 20)
     loop.thread.start()

@@ -49,7 +49,7 @@ def claims(rig: Rig, generation: Generation = Generation.G1) -> dict[Key, Value]
 
 
 def test_machine_in_reset_has_empty_slots_and_no_keys(tmp_path: Path) -> None:
-    """What needs the identity waits for power."""
+    """Calls that need the identity fail until the machine is on."""
     rig = Rig(tmp_path)
     for call in (READ.of(index=n) for n in range(32)):
         answer = rig.call(PsaHandle.MEASURED_BOOT, MeasuredBoot.READ, bytes(call))
@@ -60,8 +60,8 @@ def test_machine_in_reset_has_empty_slots_and_no_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", [0, 5, 11, 14])
-def test_nobody_measures_before_the_hes_has(tmp_path: Path, index: int) -> None:
-    """Or a client would fill, and lock, the slots by which the HES vouches for itself and EL3."""
+def test_the_hes_measures_first(tmp_path: Path, index: int) -> None:
+    """Otherwise a client could fill and lock the slots of the HES and EL3."""
     rig = Rig(tmp_path)
     assert rig.extend(index, lock=True) is PsaStatus.BAD_STATE
     assert rig.cycle.boot.slots == []
@@ -95,8 +95,10 @@ def test_slot_reads_as_it_was_extended(rig: Rig) -> None:
         (READ.of(index=32, sw_type_size=32, version_size=14), PsaStatus.INVALID_ARGUMENT),
     ],
 )
-def test_slot_is_not_read_without_room_or_value(rig: Rig, what: ReadIn, status: PsaStatus) -> None:
-    """Nothing is cut."""
+def test_slot_is_not_read_if_empty_or_beyond_limits(
+    rig: Rig, what: ReadIn, status: PsaStatus
+) -> None:
+    """Nothing is truncated."""
     rig.extend(14)
     answer = rig.call(PsaHandle.MEASURED_BOOT, MeasuredBoot.READ, bytes(what))
     assert answer == (status, ())
@@ -117,7 +119,7 @@ def test_slot_is_not_read_without_room_or_value(rig: Rig, what: ReadIn, status: 
 def test_bad_extension_is_an_invalid_argument(
     rig: Rig, what: ExtendIn, signer: bytes, version: bytes, digest: bytes
 ) -> None:
-    """And the slots are as they were."""
+    """And does not change the slots."""
     before = rig.cycle.boot.slots
     what.algorithm = what.algorithm or PsaHash.SHA_256
     inputs = (bytes(what), signer, version, digest)
@@ -127,7 +129,7 @@ def test_bad_extension_is_an_invalid_argument(
 
 
 def test_hes_measures_itself_the_machine_and_el3(rig: Rig) -> None:
-    """Before anybody else can, and for good."""
+    """Before anybody else can, and locked."""
     slots = rig.cycle.boot.slots
     assert [(slot.index, slot.sw_type) for slot in slots] == OWN_PARTS
     assert {slot.signer_id for slot in slots} == {SIGNER_ID}
@@ -162,7 +164,7 @@ def test_key_that_is_given_away_is_the_one_that_signs(rig: Rig) -> None:
 def test_no_other_key_is_given(
     rig: Rig, curve: bytes, bits: bytes, algorithm: bytes, status: PsaStatus
 ) -> None:
-    """P-384 alone."""
+    """Only P-384."""
     answer = rig.attest(DelegatedAttestation.GET_KEY, curve, bits, algorithm)
     assert answer == (status, ())
 
@@ -171,7 +173,7 @@ def test_no_other_key_is_given(
     ("algorithm", "cose"), [(PsaHash.SHA_256, "sha256"), (PsaHash.SHA_384, "sha384")]
 )
 def test_signature_is_the_public_keys(rig: Rig, algorithm: PsaHash, cose: str) -> None:
-    """It is r and s, 48 bytes each."""
+    """The values r and s, 48 bytes each."""
     digest = hashlib.new(cose, b"data").digest()
     answer = rig.attest(DelegatedAttestation.SIGN_HASH, algorithm.to_bytes(4, "little"), digest)
     (signature,) = answer.outputs
@@ -184,7 +186,7 @@ def test_signature_is_the_public_keys(rig: Rig, algorithm: PsaHash, cose: str) -
     ("algorithm", "size"), [(PsaHash.SHA_384, 47), (PsaHash.SHA_256, 48), (PsaHash.UNKNOWN, 48)]
 )
 def test_only_a_digest_is_signed(rig: Rig, algorithm: PsaHash, size: int) -> None:
-    """Of the algorithm that is named."""
+    """Of the given algorithm's size."""
     answer = rig.attest(
         DelegatedAttestation.SIGN_HASH, algorithm.to_bytes(4, "little"), bytes(size)
     )
@@ -192,7 +194,7 @@ def test_only_a_digest_is_signed(rig: Rig, algorithm: PsaHash, size: int) -> Non
 
 
 def test_key_is_the_same_after_every_boot_of_the_same_firmware(rig: Rig) -> None:
-    """It changes with a measurement, and comes back with it."""
+    """It depends on the measurements only."""
     first = rig.rak()
     rig.extend(14)
     second = rig.rak()
@@ -211,7 +213,7 @@ def test_key_is_the_same_after_every_boot_of_the_same_firmware(rig: Rig) -> None
 
 
 @pytest.mark.parametrize("generation", list(Generation))
-def test_token_says_what_the_hes_knows(tmp_path: Path, generation: Generation) -> None:
+def test_token_contains_the_hes_s_state(tmp_path: Path, generation: Generation) -> None:
     """Signed by the platform's key, which its instance id names."""
     rig = Rig(tmp_path)
     rig.power_on(generation)
@@ -239,13 +241,13 @@ def test_token_says_what_the_hes_knows(tmp_path: Path, generation: Generation) -
 
 @pytest.mark.parametrize("name", ["sha256", "sha384", "sha512"])
 def test_token_binds_the_key_by_any_of_three_hashes(rig: Rig, name: str) -> None:
-    """EL3's interface allows their sizes."""
+    """The interface of EL3 allows their sizes."""
     challenge = hashlib.new(name, cose_key(rig.rak())).digest()
     assert rig.attest(DelegatedAttestation.GET_TOKEN, challenge).status is PsaStatus.SUCCESS
 
 
 def test_token_keeps_to_the_hash_that_was_named_with_the_key(rig: Rig) -> None:
-    """GET_KEY says which it will be."""
+    """GET_KEY chooses it."""
     rig.attest(DelegatedAttestation.GET_KEY, P384, BITS, SHA_256)
     encoded = cose_key(rig.rak())
     long = rig.attest(DelegatedAttestation.GET_TOKEN, hashlib.sha512(encoded).digest())
@@ -256,20 +258,20 @@ def test_token_keeps_to_the_hash_that_was_named_with_the_key(rig: Rig) -> None:
 
 @pytest.mark.parametrize("challenge", [b"", bytes(32), bytes(64), bytes(4096)])
 def test_token_vouches_for_no_other_key(rig: Rig, challenge: bytes) -> None:
-    """The HES knows the hash by itself."""
+    """The HES computes the hash itself."""
     rig.rak()
     answer = rig.attest(DelegatedAttestation.GET_TOKEN, challenge)
     assert answer == (PsaStatus.INVALID_ARGUMENT, ())
 
 
 def test_token_vouches_for_the_key_in_the_form_of_its_generation(rig: Rig) -> None:
-    """The raw point is what G0 hashes, and this is G1."""
+    """G0 hashes the raw point; this is G1."""
     answer = rig.attest(DelegatedAttestation.GET_TOKEN, hashlib.sha256(rig.rak()).digest())
     assert answer == (PsaStatus.INVALID_ARGUMENT, ())
 
 
-def test_no_token_before_somebody_has_the_key(rig: Rig) -> None:
-    """Nor after a measurement has made it another's."""
+def test_no_token_before_the_key_was_requested(rig: Rig) -> None:
+    """Or after a measurement has changed it."""
     challenge = binding(rig.rak(), Generation.G1)
     assert rig.attest(DelegatedAttestation.GET_TOKEN, challenge).status is PsaStatus.SUCCESS
     rig.extend(14)
@@ -277,7 +279,7 @@ def test_no_token_before_somebody_has_the_key(rig: Rig) -> None:
 
 
 def test_token_names_the_verification_service(rig: Rig) -> None:
-    """Where the device maker has one."""
+    """If the device maker has one."""
     url = "https://verifier.example"
     rig.hes.store.update(lambda otp: replace(otp or Otp(), verification_service=url))
     assert PlatformKey.VERIFICATION_SERVICE not in claims(rig)  # as at reset
@@ -312,15 +314,15 @@ def test_virtual_huks_are_those_of_the_measurements(rig: Rig) -> None:
     ],
 )
 def test_there_are_two_virtual_huks(rig: Rig, which: bytes, status: PsaStatus) -> None:
-    """And no key by another name."""
+    """And no others."""
     assert rig.call(PsaHandle.VHUK, Vhuk.GET, which) == (status, ())
 
 
 # --- the HES itself ------------------------------------------------------------------------------
 
 
-def test_first_use_makes_an_identity_and_says_so_once(tmp_path: Path) -> None:
-    """Random, secured, its public key published beside it."""
+def test_first_use_makes_an_identity_and_reports_it_once(tmp_path: Path) -> None:
+    """Random, secured, with its public key published."""
     rig = Rig(tmp_path)
     assert str(tmp_path) in rig.power_on().text
     rig.reset()
@@ -336,7 +338,7 @@ def test_first_use_makes_an_identity_and_says_so_once(tmp_path: Path) -> None:
 
 
 def test_published_key_is_that_of_the_identity(rig: Rig, tmp_path: Path) -> None:
-    """Of a new one, too, and of one that was provisioned."""
+    """Also of a new one and of a provisioned one."""
     path = tmp_path / "cpak.pem"
     first = path.read_text()
     (tmp_path / "otp").unlink()
@@ -357,7 +359,7 @@ def test_published_key_is_that_of_the_identity(rig: Rig, tmp_path: Path) -> None
 def test_published_key_is_never_that_of_an_older_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if we are killed between the identity and its key."""
+    """Even if the HES is killed between writing the identity and the key."""
     old, new = Rig(tmp_path / "old"), Rig(tmp_path / "new")
     for rig in (old, new):
         rig.hes.store.directory.mkdir()
@@ -386,8 +388,8 @@ def _die(_otp: Otp) -> None:
     raise KeyboardInterrupt
 
 
-def test_files_are_ours_alone(rig: Rig, tmp_path: Path) -> None:
-    """But for the public key, which verifiers read."""
+def test_files_are_accessible_to_the_user_only(rig: Rig, tmp_path: Path) -> None:
+    """Except the public key, which verifiers read."""
     del rig
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == {"otp": 0o600, "otp.lock": 0o600, "cpak.pem": 0o644}
@@ -400,7 +402,7 @@ def test_machine_leaves_reset_once(rig: Rig) -> None:
 
 @pytest.mark.parametrize("name", [b"g3", b"", b"\xff"])
 def test_unknown_token_profile_is_refused(tmp_path: Path, name: bytes) -> None:
-    """And the machine stays in reset."""
+    """The machine stays in reset."""
     rig = Rig(tmp_path)
     assert rig.ask(HesService.POWER_ON, name).status is PsaStatus.INVALID_ARGUMENT
     assert not rig.cycle.is_on
@@ -424,7 +426,7 @@ def test_log_comes_in_parts_and_replays(rig: Rig) -> None:
 
 
 def test_status_and_log_know_the_other_machines(rig: Rig) -> None:
-    """Those that are on."""
+    """If they are on."""
     other = rig.hes.connect(pid=77)
     wanted = (77).to_bytes(4, "little")
     assert rig.ask(HesService.LOG, wanted, bytes(4)).status is PsaStatus.DOES_NOT_EXIST
