@@ -1,4 +1,4 @@
 """EL3: owns the granule protection table and routes SMCs between the worlds.
 
-Start reading at ``monitor.py``.  It imports ``pyvmm.arch`` and nothing else of ours.
+Start reading at ``monitor.py``.  The package imports nothing of ours but ``pyvmm.arch``.
 """

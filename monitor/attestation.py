@@ -1,6 +1,6 @@
 """The attestation services of EL3: the realm attestation key, the platform token, virtual HUKs.
 
-They come from the HES.  Answers that do not fit registers go through the granule that EL3 and the
+The HES provides them.  Results that do not fit in registers go through the granule that EL3 and the
 RMM share.
 Spec: TF-A, "RMM-EL3 communication interface", RMM_ATTEST_GET_REALM_KEY, _GET_PLAT_TOKEN,
 RMM_EL3_TOKEN_SIGN; Islet, RMM_ISLET_GET_VHUK.
@@ -34,12 +34,12 @@ _WORDS: Final = struct.Struct("<4Q")
 
 
 def refuse(error: RmmdError) -> Answer:
-    """Return an error as the RMM sees it in x0."""
+    """Return an error as the RMM reads it from x0."""
     return (error & MASK64,)
 
 
 class AttestationServices:
-    """Answers the RMM's attestation calls; keeps what is left of a token between them."""
+    """Answers the RMM's attestation calls; keeps the rest of a token between calls."""
 
     def __init__(self, realm: PhysicalMemory, shared_pa: int, hes: Hes) -> None:
         self._memory = realm
@@ -56,7 +56,7 @@ class AttestationServices:
         }
 
     def answer(self, fid: int, args: Sequence[int]) -> Answer:
-        """Do a call of the RMM with x0.. = ``args``; UNK if it is none of ours."""
+        """Perform a call of the RMM with x0.. = ``args``; UNK if it is not an attestation call."""
         call = self._calls.get(fid)
         if call is None:
             return refuse(RmmdError.UNK)
@@ -83,8 +83,8 @@ class AttestationServices:
     ) -> Answer:
         """Put the next part of the platform token into the shared buffer.
 
-        A call with a challenge (at the start of the buffer) begins a new token, one without
-        continues.  x1 is the size of this part, x2 what remains.
+        A call with a challenge (at the start of the buffer) begins a new token; a call without
+        one continues.  x1 is the size of this part, x2 the size of the rest.
         """
         error = self._check_buffer(buf_pa, buf_size)
         if error is not None:
@@ -101,7 +101,7 @@ class AttestationServices:
             return (RmmdError.OK, len(part), len(self._rest))
 
     def _token_sign(self, opcode: int, buf_pa: int, buf_size: int, curve: int) -> Answer:
-        """Have the HES sign a realm token, or give the key that it does so with."""
+        """Have the HES sign a realm token, or return the public key for it."""
         error = self._check_buffer(buf_pa, buf_size)
         if error is not None:
             return refuse(error)
@@ -136,7 +136,7 @@ class AttestationServices:
         return (RmmdError.OK, len(data))
 
     def _check_buffer(self, pa: int, size: int) -> RmmdError | None:
-        """Return what is wrong with a buffer that must lie in the shared granule."""
+        """Return an error unless the buffer lies in the shared granule."""
         end = self._shared_pa + GRANULE_SIZE
         if not self._shared_pa <= pa < end:
             return RmmdError.BAD_ADDR

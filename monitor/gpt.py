@@ -1,8 +1,8 @@
 """The granule protection table in Root memory: built, changed, and kept in its shortest form.
 
-The table in memory is the only truth; PEs walk it while this code writes it.  Hence every store
-is one aligned 64-bit word, and shattering or fusing a contiguous region changes the *form* of its
-entries, never the GPI of any granule: whichever mixture a walker meets says the same.
+The table in memory is the only copy; PEs walk it while this code writes it.  Hence every store is
+one aligned 64-bit word, and shattering or fusing a contiguous region changes the *form* of its
+entries, never the GPI of any granule: any mixture that a walker reads gives the same GPI.
 
 Invariant (canonical form): a naturally aligned 2 MiB, 32 MiB or 512 MiB region of equal GPIs is
 described by the largest contiguous descriptor that fits.
@@ -28,10 +28,10 @@ class GranuleProtectionTable:
     """The two-level table for all of DRAM."""
 
     def __init__(self, root: PhysicalMemory, layout: DramLayout) -> None:
-        """Build the table: everything in DRAM is Non-secure but the reserved regions."""
+        """Build the table: all of DRAM is Non-secure except the reserved regions."""
         self._base = layout.dram_base & -gpt.L0_REGION
         num_l1 = num_l1_tables(layout.dram_base, layout.dram_top)
-        # EL3's own granules are Root for ever, so this window stays valid.
+        # EL3's own granules always stay Root, so this window stays valid.
         window = root.view(layout.root_base, num_l1 * gpt.L1_SIZE)
         self._bytes = window.cast("B")
         self._entries = window.cast("B").cast("Q")
@@ -52,7 +52,7 @@ class GranuleProtectionTable:
         root.write(layout.l0_base, b"".join(e.to_bytes(8, "little") for e in entries))
 
     def _fill(self, start: int, end: int, gpi: Gpi) -> None:
-        """Give [start, end), 64 KiB aligned, one GPI in the canonical form."""
+        """Set [start, end), 64 KiB aligned, to one GPI in the canonical form."""
         index = start - self._base >> gpt.L1_ENTRY_SHIFT
         last = end - self._base >> gpt.L1_ENTRY_SHIFT
         while index < last:
@@ -94,7 +94,7 @@ class GranuleProtectionTable:
         return True
 
     def _shatter(self, index: int, gpi: int, entry: int) -> int:
-        """Break the contiguous region around an entry into ever smaller ones around it."""
+        """Split the contiguous region around an entry, repeatedly, down to single entries."""
         smaller = entry
         for size in range(entry >> gpt.CONTIGUOUS_SIZE_SHIFT & 3, 0, -1):
             count = ENTRIES[Contig(size)]
@@ -106,7 +106,7 @@ class GranuleProtectionTable:
         return smaller
 
     def _fuse(self, index: int, gpi: int) -> None:
-        """Join equal neighbours, as far up as it goes."""
+        """Join equal neighbours into contiguous regions, as large as possible."""
         same, step = granules_descriptor(gpi), 1
         for size, count in ENTRIES.items():
             first = index & -count
@@ -117,7 +117,7 @@ class GranuleProtectionTable:
             self._store(first, count, same)
 
     def count(self) -> Counter[int]:
-        """Count the granules of each GPI, by its number, in all that the table speaks of."""
+        """Count the granules of each GPI, by its number, in the whole table."""
         counts = Counter[int]()
         for entry, times in Counter(self._entries).items():
             if entry & 0xF == gpt.CONTIGUOUS:
@@ -128,7 +128,7 @@ class GranuleProtectionTable:
         return counts
 
     def granules_not(self, gpi: Gpi, start: int, end: int) -> Iterator[int]:
-        """Yield the granules of [start, end) whose GPI is another one."""
+        """Yield the granules of [start, end) with another GPI."""
         plain = {granules_descriptor(gpi)} | {contiguous_descriptor(gpi, s) for s in ENTRIES}
         for region in range(start, end, ENTRY_REGION):
             if self._entries[region - self._base >> gpt.L1_ENTRY_SHIFT] not in plain:

@@ -1,4 +1,4 @@
-"""EL3's calls of the HES: PSA requests into the mailbox, replies out of it.
+"""EL3's calls of the HES: PSA requests and replies through the mailbox.
 
 Spec: TF-M, "RSE communication design", "embed" protocol; docs/hes.md.
 """
@@ -36,16 +36,16 @@ VHUK_SIZE: Final = 32
 
 
 class HesRefused(OSError):
-    """The HES answers a call with another status than SUCCESS."""
+    """The HES answered a call with a status other than SUCCESS."""
 
     def __init__(self, status: PsaStatus) -> None:
-        super().__init__(f"the HES answers {status.name}")
+        super().__init__(f"the HES answered {status.name}")
         self.status = status
 
 
 @dataclass(frozen=True, slots=True)
 class FirmwareImage:
-    """What EL3 measures before it enters the RMM: the bytes, and what they are."""
+    """An image that EL3 measures before it enters the RMM: the bytes and their description."""
 
     slot: int
     sw_type: str
@@ -57,7 +57,8 @@ class FirmwareImage:
 class Hes:
     """The HES behind its mailbox.
 
-    Raises: OSError, of every method, if the HES is gone, refuses (HesRefused) or answers nonsense.
+    Raises: OSError, from every method, if the HES has ended, refuses (HesRefused) or sends an
+    invalid reply.
     """
 
     def __init__(self, mailbox: Mailbox, events: EventStream | None = None) -> None:
@@ -66,7 +67,7 @@ class Hes:
         self._numbers = count()
 
     def measure(self, image: FirmwareImage) -> None:
-        """Extend the slot of an image with its hash, and lock it."""
+        """Extend the slot of an image with its hash, and lock the slot."""
         sw_type = image.sw_type.encode()
         what = ExtendIn.of(
             index=image.slot,
@@ -108,7 +109,7 @@ class Hes:
             PsaHandle.DELEGATED_ATTESTATION,
             DelegatedAttestation.GET_TOKEN,
             challenge,
-            room=MAX_PAYLOAD,
+            max_size=MAX_PAYLOAD,
         )
 
     def sign_sha384(self, digest: bytes) -> bytes:
@@ -126,17 +127,17 @@ class Hes:
         return self._fetch(PsaHandle.VHUK, Vhuk.GET, bytes([which]), size=VHUK_SIZE)
 
     def _fetch(self, handle: PsaHandle, call: OpenEnum, *inputs: bytes, size: int) -> bytes:
-        """Do a call whose output has one size (bytes)."""
-        output = self._call(handle, call, *inputs, room=size)
+        """Perform a call whose output has exactly ``size`` bytes."""
+        output = self._call(handle, call, *inputs, max_size=size)
         if len(output) != size:
-            raise OSError("the HES answers less than it was asked")
+            raise OSError("the HES's output is too short")
         return output
 
-    def _call(self, handle: PsaHandle, call: OpenEnum, *inputs: bytes, room: int = 0) -> bytes:
-        """Do a call with at most one output, for which there is ``room`` (bytes)."""
+    def _call(self, handle: PsaHandle, call: OpenEnum, *inputs: bytes, max_size: int = 0) -> bytes:
+        """Perform a call with at most one output of at most ``max_size`` bytes."""
         status = ""
         try:
-            output = self._exchange(handle, call, inputs, room)
+            output = self._exchange(handle, call, inputs, max_size)
             status = PsaStatus.SUCCESS.name
         except HesRefused as refusal:
             status = refusal.status.name
@@ -147,30 +148,30 @@ class Hes:
         return output
 
     def _exchange(
-        self, handle: PsaHandle, call: OpenEnum, inputs: tuple[bytes, ...], room: int
+        self, handle: PsaHandle, call: OpenEnum, inputs: tuple[bytes, ...], max_size: int
     ) -> bytes:
-        sizes = [*map(len, inputs), room]
+        sizes = [*map(len, inputs), max_size]
         request = PsaRequest.of(
             seq_num=next(self._numbers) & 0xFF,
             handle=handle,
-            ctrl=Control.of(TYPE=call, IN_LEN=len(inputs), OUT_LEN=1 if room else 0),
+            ctrl=Control.of(TYPE=call, IN_LEN=len(inputs), OUT_LEN=1 if max_size else 0),
             io_size=(*sizes, *(0,) * MAX_VECTORS)[:MAX_VECTORS],
         )
         reply = self._mailbox.call(bytes(request) + b"".join(inputs))
-        return _output(bytes(request), reply, room)
+        return _output(bytes(request), reply, max_size)
 
 
-def _output(request: bytes, reply: bytes, room: int) -> bytes:
-    """Return the output that a reply to a request carries.
+def _output(request: bytes, reply: bytes, max_size: int) -> bytes:
+    """Return the output in the reply to a request.
 
-    Raises: HesRefused; OSError if it is no reply to it.
+    Raises: HesRefused; OSError if it is not a reply to the request.
     """
     if len(reply) < PsaReply.size or reply[: PsaReply.status.offset] != request[:4]:
-        raise OSError("the HES answers something else")
+        raise OSError("the HES's reply does not match the request")
     head, output = PsaReply(reply[: PsaReply.size]), reply[PsaReply.size :]
     status = PsaStatus(head.status)
     if status is not PsaStatus.SUCCESS:
         raise HesRefused(status)
-    if head.out_size != (len(output), 0, 0, 0) or len(output) > room:
-        raise OSError("the HES answers more than it was asked")
+    if head.out_size != (len(output), 0, 0, 0) or len(output) > max_size:
+        raise OSError("the HES's output is too long")
     return output

@@ -1,4 +1,4 @@
-"""Where EL3 and the RMM live: carved from the top of DRAM, the rest is for the normal world.
+"""The memory of EL3 and the RMM: carved from the top of DRAM; the rest is the normal world's.
 
 ::
 
@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from pyvmm.arch import gpt
 
-ALIGNMENT: Final = 2 << 20  # so that the borders cut no contiguous descriptor below 32 MiB
+ALIGNMENT: Final = 2 << 20  # so that no border splits a contiguous descriptor below 32 MiB
 RMM_SIZE: Final = ALIGNMENT
 
 
@@ -46,10 +46,10 @@ class DramLayout:
 
     @property
     def ns_size(self) -> int:
-        """Bytes from ``dram_base`` on that begin Non-secure and may be delegated."""
+        """Bytes from ``dram_base`` on that are initially Non-secure and may be delegated."""
         return self.rmm_base - self.dram_base
 
 
 def num_l1_tables(base: int, top: int) -> int:
-    """Return how many L1 tables (1 GiB each) speak for [base, top)."""
+    """Return how many L1 tables (1 GiB each) cover [base, top)."""
     return (top - 1 >> gpt.L0_SHIFT) - (base >> gpt.L0_SHIFT) + 1

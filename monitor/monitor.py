@@ -1,7 +1,7 @@
-"""EL3: every SMC of every world comes here first, and who called decides what it can mean.
+"""EL3: receives every SMC first; the caller's world decides which functions exist.
 
-Concurrency: each PE calls for itself; the GPT has one lock, held from the check of a transition
-to the end of its effects.
+Concurrency: PEs call in parallel; one lock guards the GPT, from the check of a transition to the
+end of its effects.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -33,17 +33,17 @@ from pyvmm.arch.smccc import (
 FIRST_RMI = standard_secure_fid(0x150)
 LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
 VENDOR_RMI = frozenset({*IsletRmiFid, *DebugRmiFid})
-SECRET = frozenset({RmmdFid.ISLET_GET_VHUK})  # whose results are no matter for a trace
+SECRET = frozenset({RmmdFid.ISLET_GET_VHUK})  # their results must not appear in a trace
 REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)
 
 
-#: Answers the SMCs of one security state: (PE, function id, x0..); returns the results alone.
+#: Answers the SMCs of one security state: takes PE, function id and x0..; returns the results.
 Route = Callable[[int, int, Sequence[int]], Answer]
 
 
 class Conduit:
-    """The SMC instruction of one security state: what software there holds of EL3."""
+    """The SMC instruction of one security state: the only access of its software to EL3."""
 
     __slots__ = ("_events", "_route", "_security")
 
@@ -53,7 +53,7 @@ class Conduit:
         self._route = route
 
     def smc(self, pe: int, args: Sequence[int]) -> Answer:
-        """Call EL3 on a PE with x0.. = ``args``; return x0.., the rest is as before."""
+        """Call EL3 on a PE with x0.. = ``args``; return x0..; other registers are unchanged."""
         fid = args[0] & FID_MASK
         results = self._route(pe, fid, args)
         if self._events.listener is not None:
@@ -75,9 +75,9 @@ class Monitor:
         events: EventStream | None = None,
         mailbox: Mailbox | None = None,
     ) -> None:
-        """Build the GPT and turn the check on; the RMM boots later.
+        """Build the GPT and enable the check; the RMM boots later.
 
-        Without a mailbox nothing is measured, and nobody can attest.
+        Without a mailbox, nothing is measured and attestation is not available.
         """
         self.layout = DramLayout.of(machine.dram_base, machine.dram_size)
         self._first_pa, self._end_pa = self.layout.dram_base, self.layout.rmm_base
@@ -100,15 +100,15 @@ class Monitor:
         machine.set_gpt(self._gpt.base_pa, self._gpt.gpccr)
 
     def conduit(self, security: Pas) -> Conduit:
-        """Return the way into EL3 for software of one security state."""
+        """Return the conduit for the software of one security state."""
         return Conduit(self._events, security, self._routes.get(security, _unknown))
 
     # --- boot -----------------------------------------------------------------------------
 
     def measure(self, images: Iterable[FirmwareImage]) -> None:
-        """Have the HES note what comes after EL3; its slots are locked then.
+        """Have the HES measure the images that run after EL3, and lock their slots.
 
-        Raises: OSError if the HES is gone or refuses.
+        Raises: OSError if the HES has ended or refuses.
         """
         if self._hes is not None:
             for image in images:
@@ -117,7 +117,7 @@ class Monitor:
     def boot(self, rmm: Rmm) -> int:
         """Boot the RMM on every PE; return its status.
 
-        Unless that is 0, RMI calls are answered as unknown from then on.
+        If the status is not 0, later RMI calls are unknown functions.
         """
         self._realm.write(self.layout.shared_pa, self._boot_manifest())
         num_pes = self._machine.num_pes
@@ -145,7 +145,7 @@ class Monitor:
     # --- SMC routing ----------------------------------------------------------------------
 
     def _from_normal_world(self, pe: int, fid: int, args: Sequence[int]) -> Answer:
-        """Forward RMI to the RMM; of the rest, only the calling convention is known."""
+        """Forward RMI to the RMM; SMCCC_VERSION is the only other function."""
         if FIRST_RMI <= fid <= LAST_RMI or fid in VENDOR_RMI:
             if self._rmm is None:
                 return UNKNOWN
@@ -170,7 +170,7 @@ class Monitor:
         return UNKNOWN if self._attestation is None else self._attestation.answer(fid, args)
 
     def _features(self, index: int) -> Answer:
-        """Return a feature register: there is one, and it says whether EL3 has tokens signed."""
+        """Return a feature register; only register 0 exists: whether tokens can be signed."""
         if index:
             return refuse(RmmdError.INVAL)
         return (RmmdError.OK, 0 if self._attestation is None else rmmd.FEATURE_TOKEN_SIGN)
@@ -178,10 +178,10 @@ class Monitor:
     # --- granules -------------------------------------------------------------------------
 
     def _transition(self, pa: int, old: Pas, new: Pas) -> Answer:
-        """Move one granule that the caller may move so: check, check, act.
+        """Move one granule to another PAS after checking that the move is permitted.
 
-        When the new owner may use it, no PE can reach it as ``old`` any more, and it reads as
-        zeros: what was dropped from ``new`` at the last transition was never written since.
+        Before the new owner can use it, no PE can reach it as ``old`` any longer.  It then reads
+        as zeros: its contents in ``new`` were dropped when it last left that PAS.
         """
         if pa & GRANULE_OFFSET or not self._first_pa <= pa < self._end_pa:
             return refuse(RmmdError.BAD_ADDR)
@@ -195,17 +195,17 @@ class Monitor:
         return OK
 
     def gpi(self, pa: int) -> Gpi:
-        """Return what the GPT says of a granule of DRAM."""
+        """Return the GPI of a granule of DRAM."""
         return self._gpt.gpi(pa)
 
     def count_granules(self) -> dict[Pas, int]:
-        """Return how many granules each PAS has now."""
+        """Return how many granules each PAS currently has."""
         with self._gpt_lock:
             counts = self._gpt.count()
         return {pas: counts[gpi_of(pas)] for pas in Pas}
 
     def leak_check(self) -> list[int]:
-        """Return the granules that are not Non-secure although nothing reserves them."""
+        """Return the granules that are not Non-secure although they are not reserved."""
         with self._gpt_lock:
             end = self.layout.rmm_base
             return list(self._gpt.granules_not(gpi_of(Pas.NS), self.layout.dram_base, end))

@@ -1,6 +1,6 @@
 """Which caller may move a granule from which physical address space to which.
 
-Security policy as data: a move that is not listed here is refused, whoever asks.
+Security policy as data: a move that is not listed here is refused for every caller.
 Spec: TF-A, "RMM-EL3 communication interface", RMM_GTSI_DELEGATE and RMM_GTSI_UNDELEGATE.
 """
 
@@ -20,7 +20,7 @@ TRANSITIONS: Final[Mapping[Pas, frozenset[Move]]] = {
     Pas.ROOT: frozenset(),
 }
 
-#: What each call asks for.
+#: The move that each call requests.
 MOVES: Final[Mapping[int, Move]] = {
     RmmdFid.GTSI_DELEGATE: (Pas.NS, Pas.REALM),
     RmmdFid.GTSI_UNDELEGATE: (Pas.REALM, Pas.NS),
@@ -28,5 +28,5 @@ MOVES: Final[Mapping[int, Move]] = {
 
 
 def moves_of(caller: Pas) -> dict[int, Move]:
-    """Return the calls that a caller may make, and what each moves."""
+    """Return the calls that a caller may make, and the move of each."""
     return {int(fid): move for fid, move in MOVES.items() if move in TRANSITIONS[caller]}

@@ -1,4 +1,4 @@
-"""What the Monitor needs of its surroundings: the machine, the RMM and the HES's mailbox."""
+"""What the Monitor needs from outside: the machine, the RMM and the HES's mailbox."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,19 +20,19 @@ class Machine(Protocol):
 
     @property
     def num_pes(self) -> int:
-        """How many PEs there are."""
+        """The number of PEs."""
 
     def memory(self, pas: Pas, /) -> PhysicalMemory:
         """Return the view of one physical address space."""
 
     def set_gpt(self, gptbr_pa: int, gpccr: int, /) -> None:
-        """Write GPTBR_EL3 and GPCCR_EL3: from now on every access is checked."""
+        """Write GPTBR_EL3 and GPCCR_EL3: every access is checked from then on."""
 
     def punch(self, pas: Pas, pa: int, size: int, /) -> None:
         """Drop contents: they read as zeros afterwards."""
 
     def tlbi_pa(self, pa: int, size: int, /) -> None:
-        """Wait until no PE uses a translation to the range that was made before."""
+        """Wait until no PE uses an earlier translation to the range."""
 
 
 class Rmm(Protocol):
@@ -42,11 +42,11 @@ class Rmm(Protocol):
         """Boot on one CPU; return the status of RMM_BOOT_COMPLETE, 0 or negative."""
 
     def handle(self, pe: int, fid: int, args: Sequence[int], /) -> tuple[int, ...]:
-        """Do an RMI command with x1.. = ``args``; return the x0.. of RMI_REQ_COMPLETE."""
+        """Perform an RMI command with x1.. = ``args``; return x0.. of RMI_REQ_COMPLETE."""
 
 
 class Mailbox(Protocol):
-    """The way to the hardware-enforced security module."""
+    """The connection to the hardware-enforced security module."""
 
     def call(self, message: bytes, /) -> bytes:
         """Send a request and return the reply; OSError if there is none."""

@@ -1,8 +1,8 @@
-"""EL3_TOKEN_SIGN: realm tokens signed by the HES, while EL3 goes on serving.
+"""EL3_TOKEN_SIGN: realm tokens signed by the HES while EL3 continues to serve.
 
-A request that is pushed is signed in a thread of its own; the response waits until it is pulled.
-REC and ticket tell the RMM whose it is, in whatever order they come.  A response without signature
-says that the HES has failed.
+Each pushed request is signed in its own thread; the response waits until it is pulled.  Responses
+come in any order; REC and ticket identify the request.  A response without a signature means that
+the HES has failed.
 Spec: TF-A, "RMM-EL3 communication interface", RMM_EL3_TOKEN_SIGN.
 """
 
@@ -25,17 +25,17 @@ _SHA384_SIZE: Final = 48
 
 
 class TokenSigner:
-    """The requests that are on their way."""
+    """The requests in progress."""
 
     def __init__(self, sign_sha384: Callable[[bytes], bytes]) -> None:
-        """Sign with a function that raises OSError if it cannot."""
+        """Sign with a function that raises OSError on failure."""
         self._sign_sha384 = sign_sha384
         self._lock = Lock()
         self._num_requests = 0  # pushed and not pulled yet
         self._responses: deque[TokenSignResponse] = deque()
 
     def push(self, request: TokenSignRequest) -> RmmdError:
-        """Take a request; AGAIN if there are too many, or the host has no thread to spare."""
+        """Accept a request; AGAIN if there are too many, or the host cannot start a thread."""
         if request.sig_alg != CURVE_P384 or request.hash_alg != HASH_SHA384:
             return RmmdError.INVAL
         with self._lock:
@@ -51,7 +51,7 @@ class TokenSigner:
         return RmmdError.OK
 
     def pull(self) -> TokenSignResponse | None:
-        """Return a response that nobody has pulled yet, if there is one."""
+        """Return a response that has not been pulled yet, or None."""
         with self._lock:
             if not self._responses:
                 return None

@@ -1,4 +1,4 @@
-"""A machine for the Monitor: memory without a check, and a log of what EL3 ordered."""
+"""A machine for the Monitor: memory without granule checks, and a log of EL3's operations."""
 
 from collections.abc import Sequence
 
@@ -35,7 +35,7 @@ class FakeMemory:
 
 
 class FakeMachine:
-    """Logs punches and invalidations in their order."""
+    """Logs punches and invalidations in order."""
 
     dram_base = DRAM_BASE
     dram_size = DRAM_SIZE
@@ -51,16 +51,16 @@ class FakeMachine:
         return self.memories[pas]
 
     def set_gpt(self, gptbr_pa: int, gpccr: int) -> None:
-        """Note the registers."""
+        """Record the registers."""
         self.gpt = (gptbr_pa, gpccr)
 
     def punch(self, pas: Pas, pa: int, size: int) -> None:
-        """Log it."""
+        """Log the operation."""
         assert size == 4096
         self.log.append((f"punch {pas.name}", pa, size))
 
     def tlbi_pa(self, pa: int, size: int) -> None:
-        """Log it."""
+        """Log the operation."""
         self.log.append(("tlbi", pa, size))
 
 
@@ -73,7 +73,7 @@ class FakeRmm:
         self.boots: list[tuple[int, int, int, int]] = []
 
     def boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int) -> int:
-        """Log it and answer the status."""
+        """Log the boot and return the status."""
         self.boots.append((cpu, version, num_cpus, shared_pa))
         return self.status
 

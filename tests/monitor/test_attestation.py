@@ -1,4 +1,4 @@
-"""EL3's attestation services, through the shared granule, with a HES that is scripted."""
+"""EL3's attestation services, through the shared granule, with a scripted HES."""
 
 import hashlib
 from collections.abc import Callable
@@ -48,7 +48,7 @@ Inputs = list[bytes]
 
 
 class FakeHes:
-    """Answers calls by handle and type; keeps what it was asked."""
+    """Answers calls by handle and type; records the calls."""
 
     def __init__(self) -> None:
         self.is_up = True
@@ -126,7 +126,7 @@ class Rig:
 
 
 def error(code: RmmdError) -> tuple[int, ...]:
-    """Return an error as x0 shows it."""
+    """Return an error as it appears in x0."""
     return (code & MASK64, 0, 0, 0)
 
 
@@ -142,7 +142,7 @@ def rig(machine: FakeMachine, hes: FakeHes) -> Rig:
     return Rig(machine, hes)
 
 
-#: Each call that needs the HES, with what its arguments are but for the buffer.
+#: Each call that needs the HES, with its arguments except the buffer.
 WITH_BUFFER = [
     pytest.param(lambda buf, size: (REALM_KEY, buf, size, 0), id="realm key"),
     pytest.param(lambda buf, size: (PLAT_TOKEN, buf, size, 32), id="platform token"),
@@ -154,8 +154,8 @@ WITH_BUFFER = [
 Arguments = Callable[[int, int], tuple[RmmdFid, int, int, int]]
 
 
-def test_what_is_no_call_is_unknown(rig: Rig, hes: FakeHes) -> None:
-    """Nor does the HES hear of it."""
+def test_other_functions_are_unknown(rig: Rig, hes: FakeHes) -> None:
+    """And do not reach the HES."""
     assert rig.call(RmmdFid.UNKNOWN, rig.shared, 4096) == error(RmmdError.UNK)
     assert not hes.calls
 
@@ -197,13 +197,13 @@ def test_platform_token_comes_in_parts_until_nothing_remains(rig: Rig, hes: Fake
 
 
 def test_new_challenge_begins_a_new_token(rig: Rig) -> None:
-    """What was left of the old one is forgotten, even if there is no new one."""
+    """The rest of the old one is dropped, even if there is no new one."""
     assert rig.call(PLAT_TOKEN, rig.shared, 1024, 32)[2] > 0
     assert rig.call(PLAT_TOKEN, rig.shared, 1024, 32) == (0, 1024, len(TOKEN) - 1024, 0)
 
 
 def test_a_token_that_fails_leaves_no_old_one_behind(rig: Rig, hes: FakeHes) -> None:
-    """Or its rest would be taken for the new one's."""
+    """Its rest must not be taken for the new token."""
     assert rig.call(PLAT_TOKEN, rig.shared, 1024, 32)[2] > 0
     hes.is_up = False
     assert rig.call(PLAT_TOKEN, rig.shared, 1024, 32) == error(RmmdError.UNK)
@@ -219,7 +219,7 @@ def test_virtual_huk_comes_in_registers(rig: Rig, which: int) -> None:
 
 @pytest.mark.parametrize("high", [0, 1 << 32], ids=["W0 only", "all of X0"])
 def test_virtual_huk_is_in_no_trace(rig: Rig, high: int) -> None:
-    """Who watches the calls learns that there was one; the upper half of X0 is no matter."""
+    """A trace contains the call without the key, whatever the upper half of X0 is."""
     events: list[object] = []
     rig.monitor._events.listener = events.append
     fid = high | VHUK
@@ -227,8 +227,8 @@ def test_virtual_huk_is_in_no_trace(rig: Rig, high: int) -> None:
     assert events == [HesCall("VHUK.GET", "SUCCESS"), Smc(0, Pas.REALM, (fid, 1), (0,))]
 
 
-def test_calls_of_the_hes_are_told(rig: Rig, hes: FakeHes) -> None:
-    """With what came of them."""
+def test_calls_of_the_hes_are_events(rig: Rig, hes: FakeHes) -> None:
+    """With their status."""
     events: list[object] = []
     rig.monitor._events.listener = events.append
     hes.status = PsaStatus.BAD_STATE
@@ -240,7 +240,7 @@ def test_calls_of_the_hes_are_told(rig: Rig, hes: FakeHes) -> None:
     assert told == [HesCall(name, "BAD_STATE"), HesCall(name, "")]
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- bad arguments -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_calls_of_the_hes_are_told(rig: Rig, hes: FakeHes) -> None:
 def test_buffer_must_lie_in_the_shared_granule(
     rig: Rig, hes: FakeHes, arguments: Arguments, offset: int, size: int, expected: RmmdError
 ) -> None:
-    """EL3 reads and writes nowhere else on the RMM's word."""
+    """EL3 reads and writes nothing else for the RMM."""
     assert rig.call(*arguments(rig.shared + offset, size)) == error(expected)
     assert hes.calls == []
 
@@ -274,7 +274,7 @@ def test_buffer_must_lie_in_the_shared_granule(
     ],
 )
 def test_bad_arguments_are_invalid(rig: Rig, fid: RmmdFid, args: tuple[int, int]) -> None:
-    """Everything else the RMM gets wrong is INVAL."""
+    """Every other mistake of the RMM is INVAL."""
     assert rig.call(fid, rig.shared, *args) == error(RmmdError.INVAL)
 
 
@@ -290,13 +290,13 @@ def test_bad_arguments_are_invalid(rig: Rig, fid: RmmdFid, args: tuple[int, int]
     ],
 )
 def test_bad_token_sign_arguments_are_invalid(rig: Rig, op: int, size: int, curve: int) -> None:
-    """No request is made of them."""
+    """They do not make a request."""
     assert rig.call(TOKEN_SIGN, op, rig.shared, size, curve) == error(RmmdError.INVAL)
 
 
 @pytest.mark.parametrize(("sig_alg", "hash_alg"), [(1, HASH_SHA384), (0, 0), (0, 2)])
 def test_only_p384_with_sha384_is_signed(rig: Rig, sig_alg: int, hash_alg: int) -> None:
-    """The realm attestation key knows nothing else."""
+    """The realm attestation key supports nothing else."""
     request = TokenSignRequest.of(sig_alg=sig_alg, hash_alg=hash_alg)
     rig.memory.write(rig.shared, bytes(request))
     answer = rig.call(TOKEN_SIGN, TokenSignOp.PUSH_REQUEST, rig.shared, request.size)
@@ -313,7 +313,7 @@ def test_unknown_virtual_huk_is_invalid(rig: Rig, which: int) -> None:
 
 
 def test_requests_of_several_recs_are_signed_while_el3_serves(rig: Rig, hes: FakeHes) -> None:
-    """Pull says AGAIN until there is a signature; rec and ticket tell whose it is."""
+    """Pull returns AGAIN until there is a signature; rec and ticket identify the request."""
     hes.may_sign.clear()
     wanted = {(rec, ticket): bytes([ticket]) * 48 for rec in (0x1000, 0x2000) for ticket in (1, 2)}
     for (rec, ticket), digest in wanted.items():
@@ -327,8 +327,8 @@ def test_requests_of_several_recs_are_signed_while_el3_serves(rig: Rig, hes: Fak
     assert rig.pull() == error(RmmdError.AGAIN)
 
 
-def test_too_many_requests_are_told_to_come_again(rig: Rig, hes: FakeHes) -> None:
-    """Memory and threads are bounded; a response that was pulled makes room."""
+def test_too_many_requests_get_again(rig: Rig, hes: FakeHes) -> None:
+    """Memory and threads are limited; pulling a response makes room."""
     hes.may_sign.clear()
     count = 0
     while (answer := rig.push(0, count, bytes(48))) == (0, 0, 0, 0):
@@ -341,10 +341,8 @@ def test_too_many_requests_are_told_to_come_again(rig: Rig, hes: FakeHes) -> Non
     assert {rig.response().ticket for _ in range(64)} <= set(range(65))
 
 
-def test_host_without_threads_is_told_to_come_again(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As often as it takes: no request is counted that was never made."""
+def test_host_without_threads_gets_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of times: a failed request does not count."""
 
     def no_thread(_thread: Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -361,7 +359,7 @@ def test_host_without_threads_is_told_to_come_again(
 def test_signing_that_fails_gives_an_empty_signature(
     rig: Rig, hes: FakeHes, status: PsaStatus
 ) -> None:
-    """So that no REC waits for ever: the HES is gone, or refuses."""
+    """So that no REC waits forever when the HES has ended or refuses."""
     hes.status = status
     hes.is_up = bool(status)
     assert rig.push(7, 8, bytes(48)) == (0, 0, 0, 0)
@@ -374,7 +372,7 @@ def test_signing_that_fails_gives_an_empty_signature(
 
 @pytest.mark.parametrize("arguments", WITH_BUFFER)
 def test_calls_are_unknown_without_a_hes(machine: FakeMachine, arguments: Arguments) -> None:
-    """The RMM learns as much from the features."""
+    """The feature register agrees."""
     rig = Rig(machine, None)
     assert rig.call(*arguments(rig.shared, 4096)) == error(RmmdError.UNK)
     assert rig.call(VHUK, 1) == error(RmmdError.UNK)
@@ -397,7 +395,7 @@ def need_answer(rig: Rig) -> list[tuple[int, ...]]:
     ]
 
 
-def test_hes_that_is_gone_is_an_unknown_error(rig: Rig, hes: FakeHes) -> None:
+def test_ended_hes_is_an_unknown_error(rig: Rig, hes: FakeHes) -> None:
     """Its process may die at any time."""
     hes.is_up = False
     assert need_answer(rig) == [error(RmmdError.UNK)] * 4
@@ -414,7 +412,7 @@ def test_hes_that_is_gone_is_an_unknown_error(rig: Rig, hes: FakeHes) -> None:
 def test_refusal_of_the_hes_is_an_error(
     rig: Rig, hes: FakeHes, status: PsaStatus, expected: RmmdError
 ) -> None:
-    """INVAL for what the RMM chose, UNK for the rest; the buffer is as it was."""
+    """INVAL for the RMM's arguments, UNK otherwise; the buffer is unchanged."""
     hes.status = status
     assert need_answer(rig) == [error(expected)] * 4
     assert rig.memory.read(rig.shared, 4096) == bytes(4096)
@@ -433,10 +431,10 @@ def test_refusal_of_the_hes_is_an_error(
         pytest.param(lambda reply: reply[:8] + b"\xff\xff" + bytes(6 + 0xFFFF), id="too much"),
     ],
 )
-def test_nonsense_of_the_hes_is_an_unknown_error(
+def test_invalid_reply_of_the_hes_is_an_unknown_error(
     rig: Rig, hes: FakeHes, distort: Callable[[bytes], bytes]
 ) -> None:
-    """EL3 believes no reply that does not fit its request."""
+    """EL3 rejects replies that do not match the request."""
     hes.distort = distort
     assert need_answer(rig) == [error(RmmdError.UNK)] * 4
 
@@ -454,7 +452,7 @@ def test_virtual_huk_of_another_size_is_an_unknown_error(
 
 
 def test_images_are_measured_and_locked(rig: Rig, hes: FakeHes) -> None:
-    """The HES gets a hash, and who answers for it."""
+    """The HES gets the hash and the signer."""
     rig.monitor.measure([FirmwareImage(14, "RMM", "1.2.3", b"s" * 32, b"image")])
     what = ExtendIn.of(index=14, lock=1, algorithm=PsaHash.SHA_256, sw_type=b"RMM", sw_type_size=3)
     inputs = [bytes(what), b"s" * 32, b"1.2.3", hashlib.sha256(b"image").digest()]
@@ -462,8 +460,8 @@ def test_images_are_measured_and_locked(rig: Rig, hes: FakeHes) -> None:
     assert psa.NUM_SLOTS == 32
 
 
-def test_boot_that_cannot_be_measured_is_told(rig: Rig, hes: FakeHes) -> None:
-    """Whoever boots decides then: nothing has entered the RMM yet."""
+def test_failed_measurement_is_an_error(rig: Rig, hes: FakeHes) -> None:
+    """The caller decides what to do: the RMM has not been entered yet."""
     hes.status = PsaStatus.BAD_STATE
     with pytest.raises(OSError, match="BAD_STATE"):
         rig.monitor.measure([FirmwareImage(14, "RMM", "1", b"s" * 32, b"")])

@@ -81,7 +81,7 @@ def test_initial_table_gives_each_region_its_space(base: int, size: int) -> None
 
 
 def test_count_is_that_of_a_walk_over_every_granule() -> None:
-    """In contiguous entries, in shattered ones, and in those that say different things."""
+    """In contiguous entries, in shattered ones, and in mixed ones."""
     table, root, layout = build(size=64 * MB)
     for pa in (BASE, BASE + 5 * GRANULE, BASE + 40 * MB):
         assert table.move(pa, Gpi.NS, Gpi.REALM)
@@ -92,7 +92,7 @@ def test_count_is_that_of_a_walk_over_every_granule() -> None:
 
 
 def test_initial_table_uses_the_largest_contiguous_descriptors() -> None:
-    """512 MiB, then 32 MiB, then 2 MiB up to the border."""
+    """512 MiB, then 32 MiB, then 2 MiB up to the boundary."""
     _, root, layout = build()
     entries = memoryview(root.data).cast("Q")
     assert entries[0] == contiguous_descriptor(Gpi.NS, Contig.MB_512)
@@ -115,7 +115,7 @@ def test_move_shatters_only_the_way_to_its_granule() -> None:
 
 
 def test_move_back_restores_the_table_byte_for_byte() -> None:
-    """Shattering and fusing are inverse: the form is canonical."""
+    """Shattering and fusing are inverse operations: the form is canonical."""
     table, root, _ = build()
     before = bytes(root.data)
     pas = [BASE + GRANULE * n for n in (0, 1, 511, 512, 8192, 131071, 140000)]
@@ -152,7 +152,7 @@ def test_move_changes_nothing_when_the_granule_is_not_the_old_one() -> None:
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 70), st.booleans()), max_size=80), st.integers(0, 3))
 def test_table_agrees_with_a_dictionary(moves: list[tuple[int, bool]], where: int) -> None:
-    """After any moves a PE finds what a plain dictionary says, and every move is answered so."""
+    """After any moves, a PE finds the dictionary's value, and every result agrees with it."""
     table, root, _ = TABLE.table, TABLE.root, TABLE.layout
     first = BASE + where * 32 * MB - (36 if where else 0) * GRANULE
     model: dict[int, int] = {}

@@ -22,13 +22,11 @@ NO_FUNCTION = (MASK64, 0, 0, 0)  # x0 to x3 after a call of an unknown function
 
 
 def error(code: RmmdError) -> tuple[int, ...]:
-    """Return x0 to x3 after a call that is refused."""
+    """Return x0 to x3 after a refused call."""
     return (code & MASK64, 0, 0, 0)
 
 
-def test_delegate_hands_the_granule_over_in_a_safe_order(
-    machine: FakeMachine, monitor: Monitor
-) -> None:
+def test_delegate_moves_the_granule_in_a_safe_order(machine: FakeMachine, monitor: Monitor) -> None:
     """GPT, then no stale translation, then the old contents are dropped."""
     el3 = monitor.conduit(Pas.REALM)
     assert el3.smc(0, (RmmdFid.GTSI_DELEGATE, PA)) == (0, 0, 0, 0)
@@ -92,7 +90,7 @@ def test_only_the_rmm_reaches_el3_services(
 
 
 def test_rmi_reaches_the_rmm_when_the_normal_world_calls(monitor: Monitor) -> None:
-    """x1.. go in, x0.. come out; the SVE hint is no part of the function id."""
+    """x1.. go in, x0.. come out; the SVE hint is not part of the function id."""
     monitor.boot(FakeRmm())
     host = monitor.conduit(Pas.NS)
     assert host.smc(1, (RMI_VERSION, 7, 8)) == (0, 1, RMI_VERSION, 7, 8)
@@ -130,7 +128,7 @@ def test_results_beyond_x3_are_kept(monitor: Monitor) -> None:
 
 @pytest.mark.parametrize("high", [1 << 32, 0xABCD << 48, MASK64 << 32 & MASK64])
 def test_function_id_is_w0(monitor: Monitor, high: int) -> None:
-    """SMCCC: whatever is in the upper half of x0, the same function is called."""
+    """SMCCC: the upper half of x0 is ignored."""
     monitor.boot(FakeRmm())
     assert monitor.conduit(Pas.NS).smc(0, (high | RMI_VERSION, 7)) == (0, 0, RMI_VERSION, 7)
     assert monitor.conduit(Pas.REALM).smc(0, (high | RmmdFid.GTSI_DELEGATE, PA)) == (0, 0, 0, 0)
@@ -147,10 +145,10 @@ def test_function_id_is_w0(monitor: Monitor, high: int) -> None:
         *((fid, (), NO_FUNCTION) for fid in range(0xC400_01B6, 0xC400_01CF)),  # MEC, IDE, reserved
     ],
 )
-def test_el3_tells_the_rmm_what_it_offers(
+def test_el3_reports_its_features_to_the_rmm(
     monitor: Monitor, fid: int, args: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
-    """Only feature register 0 exists, and it is empty; what later interfaces add is unknown."""
+    """Only feature register 0 exists, and it is zero; later interfaces' calls are unknown."""
     assert monitor.conduit(Pas.REALM).smc(0, (fid, *args)) == expected
 
 
@@ -163,7 +161,7 @@ def test_rmi_is_unknown_when_another_world_calls(monitor: Monitor, security: Pas
 
 @pytest.mark.parametrize("fid", [0, MASK64, 0xC400_018F, 0xC400_0190, 0x8400_0150, 0xC400_014F])
 def test_other_functions_are_unknown(monitor: Monitor, fid: int) -> None:
-    """Whatever a host puts into x0 is answered, RMI_REQ_COMPLETE and RSI included."""
+    """Any x0 of the host gets an answer, including RMI_REQ_COMPLETE and RSI."""
     monitor.boot(FakeRmm())
     assert monitor.conduit(Pas.NS).smc(0, (fid,)) == NO_FUNCTION
 
@@ -207,7 +205,7 @@ def test_granules_are_counted(monitor: Monitor) -> None:
     assert monitor.count_granules() == before | moved
 
 
-def test_gpt_registers_say_where_the_table_is(machine: FakeMachine, monitor: Monitor) -> None:
+def test_gpt_registers_locate_the_table(machine: FakeMachine, monitor: Monitor) -> None:
     """GPC on, 4 KiB granules, 1 GiB per L0 entry, an address space that holds DRAM."""
     base, gpccr = machine.gpt
     assert base == monitor.layout.l0_base
@@ -217,7 +215,7 @@ def test_gpt_registers_say_where_the_table_is(machine: FakeMachine, monitor: Mon
 
 
 def test_leak_check_names_what_is_still_delegated(monitor: Monitor) -> None:
-    """Exactly the granules that nobody gave back."""
+    """Exactly the granules that were not undelegated."""
     el3 = monitor.conduit(Pas.REALM)
     assert monitor.leak_check() == []
     for n in (0, 3):
