@@ -10,8 +10,8 @@ import resource
 import selectors
 import socket
 import struct
+import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from hes.mailbox import Call, answer
 from hes.power_cycle import PowerCycle
 from hes.services import Outputs, serve
 from pyvmm.arch.psa import MAX_MESSAGE, PsaStatus
+from pyvmm.arch.text import defect
 
 _MAX_CLIENTS: Final = 256
 _RETRY_INTERVAL: Final = 0.01  # seconds until another attempt to accept a waiting client
@@ -87,7 +88,7 @@ class Connection:
         except PsaError:
             raise
         except Exception:  # noqa: BLE001
-            traceback.print_exc()
+            sys.stderr.write(f"{defect()}\n")
             raise PsaError(PsaStatus.GENERIC_ERROR) from None
 
 

@@ -1,12 +1,18 @@
-"""Text that began as bytes: of an argument or a file name, which need not be UTF-8.
+"""Text of others as it may be shown: of a guest, a peer, an argument or a file name.
 
-Python keeps such bytes in a ``str`` as lone surrogates, from which ``os.fsencode`` makes them
-again; but no JSON, no TOML and no terminal takes them.
+It may hold what acts on a terminal, or have begun as bytes that are not UTF-8: Python keeps such
+bytes in a ``str`` as lone surrogates, from which ``os.fsencode`` makes them again; but no JSON, no
+TOML and no terminal takes them.
 """
+
+import traceback
+from typing import Final
+
+_BYTES: Final = range(0xDC80, 0xDD00)  # surrogates that stand for a byte each
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text has no such bytes."""
+    """Tell whether a text has no bytes in it that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -15,13 +21,41 @@ def is_unicode(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    r"""Return a text with such bytes written out.
+    r"""Return one line, in which every character can be seen.
 
+    Written out are control characters (C0, DEL and C1), line ends, whatever else changes how the
+    text around it is shown, such as marks of direction, and bytes that are not UTF-8.
+
+    >>> printable("\x1b[31mred\x9b0m\n\u202eevil")
+    '\\x1b[31mred\\x9b0m\\n\\u202eevil'
     >>> printable(b"caf\xe9".decode(errors="surrogateescape"))
     'caf\\xe9'
     """
-    try:
-        data = text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # a surrogate that stands for no byte, as JSON can have it
-        data = text.encode(errors="backslashreplace")
-    return data.decode(errors="backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    if ord(character) in _BYTES:
+        return f"\\x{ord(character) & 0xFF:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def defect() -> str:
+    """Return the traceback of the exception that is handled, which is a defect of ours."""
+    return "\n".join(map(printable, traceback.format_exc().splitlines()))
+
+
+def printable_json(text: str) -> str:
+    r"""Return the same JSON, in which every character can be seen but for the ends of its lines.
+
+    >>> printable_json('{\n "a": "\x7f\u202e"\n}')
+    '{\n "a": "\\u007f\\u202e"\n}'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", errors="surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

@@ -6,7 +6,6 @@ the one to run, so that `pyvmm run` does not wait for what `pyvmm image` needs.
 
 import builtins
 import sys
-import traceback
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -14,8 +13,9 @@ import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import shortages
-from pyvmm.arch.text import printable
+from pyvmm.arch.text import defect
 from pyvmm.cli import streams
+from pyvmm.cli.say import say, say_lines
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 #: Verb → its module here, which has a command of the same name, and its line in the help.
@@ -122,7 +122,7 @@ def main() -> None:
             click.echo(err=True)  # the line has a ^C already
         _refuse("interrupted", ExitCode.INTERRUPTED)
     except Exception:  # noqa: BLE001  ours, and not to be taken for an exit code of a guest
-        traceback.print_exc()
+        click.echo(defect(), err=True)
         sys.exit(ExitCode.INTERNAL)
     else:
         sys.exit(status if isinstance(status, int) else 0)
@@ -144,6 +144,8 @@ def _path(error: click.ClickException) -> str:
 
 
 def _refuse(line: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
-    if line:
-        click.echo(f"pyvmm: {printable(line)}", err=True)
+    if code is ExitCode.INTERNAL:
+        say_lines(line)  # a traceback of the instance's
+    elif line:
+        say(line)
     sys.exit(code)

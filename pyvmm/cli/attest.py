@@ -11,6 +11,7 @@ import msgspec
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
 from pyvmm.cli.instances import directory, named, one, print_json
+from pyvmm.cli.say import print_lines
 from pyvmm.cli.units import Seconds, octets
 from pyvmm.vm.agent_protocol import CHALLENGE_SIZE
 from pyvmm.vm.client import connect
@@ -71,7 +72,7 @@ def attest(
     if wants_json:
         print_json(Attested(asked.hex(), text))
     elif output is None:
-        click.echo(text)
+        print_lines(text)
     if output is not None:
         _write(output, token)
 

@@ -3,6 +3,7 @@
 import click
 
 from pyvmm.cli.instances import directory, named, one, print_json
+from pyvmm.cli.say import print_lines
 from pyvmm.cli.units import size
 from pyvmm.vm.api import Balloon
 from pyvmm.vm.client import connect
@@ -34,13 +35,13 @@ def balloon(
     if wants_json:
         print_json(stands)
     else:
-        click.echo(text(stands))
+        print_lines(*lines(stands))
 
 
-def text(stands: Balloon) -> str:
+def lines(stands: Balloon) -> list[str]:
     """Return a balloon as people read it."""
-    lines = [f"{'lent':<20} {size(stands.actual)} of {size(stands.target)} asked for"]
+    said = [f"{'lent':<20} {size(stands.actual)} of {size(stands.target)} asked for"]
     for what, number in stands.statistics.items():
         is_size = what.endswith(("memory", "caches"))
-        lines.append(f"{what.replace('_', ' '):<20} {size(number) if is_size else number}")
-    return "\n".join(lines)
+        said.append(f"{what.replace('_', ' '):<20} {size(number) if is_size else number}")
+    return said

@@ -10,6 +10,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import is_unicode
 from pyvmm.cli.configuration import Value, long_name, named_options
 from pyvmm.cli.options import guest_options, life_options
+from pyvmm.cli.say import print_json_text
 
 
 @click.group(help="See what a configuration comes to.")
@@ -41,7 +42,7 @@ def show(context: click.Context, /, only_set: bool, wants_json: bool, **asked: o
                 f"{name} = {value}: neither TOML nor JSON holds bytes that are not UTF-8"
             )
     if wants_json:
-        click.echo(json.dumps(effective, indent=1))
+        print_json_text(json.dumps(effective, indent=1))
     else:
         click.echo(tomli_w.dumps(effective), nl=False)
 

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from pyvmm.cli.instances import directory, either, named, one
+from pyvmm.cli.say import say
 from pyvmm.cli.units import plural
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.client import Client, Gone
@@ -38,7 +39,7 @@ def console(name: str | None, option: str | None, *, only_log: bool) -> int:
     def off(status: Status) -> int:
         said = place.console_log(name)
         if said is None:
-            click.echo(f"pyvmm: what {name} said could not be kept, and is lost", err=True)
+            say(f"what {name} said could not be kept, and is lost")
         sys.stdout.buffer.write(said or b"")
         return ExitCode.OK if only_log else status.result
 
@@ -121,7 +122,7 @@ class Attached:
         """Show it."""
         if position > self._position:
             lost = plural(position - self._position, "byte")
-            click.echo(f"pyvmm: {lost} came too fast to be shown", err=True)
+            say(f"{lost} came too fast to be shown")
         self._position = position + len(data)
         self._terminal.write(data)
 

@@ -1,17 +1,17 @@
 """pyvmm create: make an instance that waits to be started."""
 
-import traceback
 from typing import Unpack
 
 import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import check_open_files, shortage
-from pyvmm.arch.text import printable
+from pyvmm.arch.text import defect, printable
 from pyvmm.cli.instances import code_of, directory, print_json
 from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.cli.progress import Bar
+from pyvmm.cli.say import say, say_lines
 from pyvmm.vm.api import State
 from pyvmm.vm.daemon import Message, Tell, spawn
 from pyvmm.vm.directory import Directory, check_name
@@ -68,7 +68,7 @@ def create_instance(wish: Wish, place: Directory) -> None:
             if message.code:
                 raise Failure(ExitCode(message.code), message.line)
             if message.notice:
-                click.echo(f"pyvmm: {message.notice}", err=True)
+                say(message.notice)
             bar.report(message.doing, message.share)
     raise Failure(ExitCode.UNREACHABLE, _death(wish.options.name))
 
@@ -94,8 +94,8 @@ def _own(wish: Wish, place: Directory, tell: Tell) -> int:
     except (UserError, Failure) as error:
         code, line = code_of(error), str(error)
     except Exception:  # noqa: BLE001  ours: who asked for the instance may report it
-        code, line = ExitCode.INTERNAL, printable(traceback.format_exc().rstrip())
-        click.echo(line, err=True)
+        code, line = ExitCode.INTERNAL, defect()
+        say_lines(line)
     tell(Message(code=code, line=line))  # unless it has been new: then nobody listens
     return code
 

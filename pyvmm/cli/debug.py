@@ -7,6 +7,7 @@ import click
 
 from pyvmm.arch.text import printable
 from pyvmm.cli.instances import directory, named, one, print_json
+from pyvmm.cli.say import print_lines
 from pyvmm.vm.api import Vcpu
 from pyvmm.vm.client import connect
 from pyvmm.vm.exit_code import ExitCode
@@ -51,7 +52,7 @@ def debug(
     if wants_json:
         print_json(vcpus)
     else:
-        click.echo("\n".join(_lines(vcpus)))
+        print_lines(*_lines(vcpus))
     return ExitCode.OK
 
 

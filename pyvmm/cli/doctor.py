@@ -16,6 +16,7 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import print_json
+from pyvmm.cli.say import print_lines
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 
@@ -55,8 +56,7 @@ def doctor(*, wants_json: bool) -> int:
     if wants_json:
         print_json(findings)
     else:
-        for line in _lines(findings):
-            click.echo(line)
+        print_lines(*_lines(findings))
     is_missing = any(each.verdict == Verdict.MISSING for each in findings)
     return ExitCode.BAD_INPUT if is_missing else ExitCode.OK
 

@@ -9,6 +9,7 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
 from pyvmm.cli.options import GuestOptions, guest_options, no_life_options, vm_options
+from pyvmm.cli.say import print_json_text, say
 from pyvmm.platform import Platform, boot_log
 from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust
 from pyvmm.token.endorse import CorimDraft, platform_corim, realm_corim, reference_json
@@ -50,9 +51,9 @@ def endorse(  # noqa: D103  the help says it
         log = boot_log(root_of_trust)
         platform = _platform_values(root_of_trust.status(), log)
         if root_of_trust.notice:
-            click.echo(f"pyvmm: {root_of_trust.notice}", err=True)
+            say(root_of_trust.notice)
     if corim is None:
-        click.echo(reference_json(platform, realm))
+        print_json_text(reference_json(platform, realm))
         return
     draft = CorimDraft(corim_draft or CorimDraft.D03)
     files = {"platform.cbor": platform_corim(platform, draft)}

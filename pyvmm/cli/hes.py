@@ -12,6 +12,7 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import printable
 from pyvmm.arch.user_file import read_file
+from pyvmm.cli.say import print_json_text, print_lines, say
 from pyvmm.root_of_trust import MAX_BUNDLE, BootEvent, HesStatus, RootOfTrust, make_bundles
 
 _MAX_COUNTER: Final = (1 << 32) - 1
@@ -43,14 +44,14 @@ def status(start: Start, as_json: bool) -> None:
     """Print the status."""
     found = start().status()
     if as_json:
-        click.echo(
+        print_json_text(
             json.dumps(
                 dataclasses.asdict(found), default=lambda path: printable(str(path)), indent=2
             )
         )
         return
     for name, value in _lines(found):
-        click.echo(f"{name:18} {value}")
+        print_lines(f"{name:18} {value}")
 
 
 def _lines(found: HesStatus) -> list[tuple[str, str]]:
@@ -87,16 +88,19 @@ def provision(
         raise UserError("give the bundles to take, or --make DIRECTORY")
     if directory is not None:
         made = [str(path) for path in make_bundles(directory)]
-        click.echo(json.dumps([*map(printable, made)], indent=2) if as_json else "\n".join(made))
+        if as_json:
+            print_json_text(json.dumps([*map(printable, made)], indent=2))
+        else:
+            click.echo("\n".join(made))
         return
     contents = [read_file(each, "bundle", MAX_BUNDLE, takes_pipe=True) for each in bundles]
     root_of_trust, states = start(), {}
     for path, content in zip(bundles, contents, strict=True):
         state = states[printable(str(path))] = root_of_trust.provision(content)
         if not as_json:
-            click.echo(f"{path}: {state}")
+            print_lines(f"{path}: {state}")
     if as_json:
-        click.echo(json.dumps(states, indent=2))
+        print_json_text(json.dumps(states, indent=2))
 
 
 @hes.command(help="Show the lifecycle state and what may follow it; with STATE, go there.")
@@ -114,11 +118,11 @@ def lifecycle(start: Start, state: str | None, yes: bool, as_json: bool) -> None
     found = root_of_trust.status()
     if as_json:
         told = {"lifecycle": found.lifecycle, "successors": found.successors}
-        click.echo(json.dumps(told, indent=2))
+        print_json_text(json.dumps(told, indent=2))
         return
-    click.echo(found.lifecycle)
+    print_lines(found.lifecycle)
     for successor in () if state is not None else found.successors:
-        click.echo(f"-> {successor}")
+        print_lines(f"-> {successor}")
 
 
 @hes.command(help="Show what a boot measures now, or what the machine of process PID has measured.")
@@ -133,14 +137,14 @@ def log(start: Start, pid: int | None, as_json: bool) -> None:
 
         events = boot_log(root_of_trust)
         if root_of_trust.notice:
-            click.echo(f"pyvmm: {root_of_trust.notice}", err=True)
+            say(root_of_trust.notice)
     else:
         events = root_of_trust.log(pid)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(event) for event in events], indent=2))
+        print_json_text(json.dumps([dataclasses.asdict(event) for event in events], indent=2))
         return
     for event in events:
-        click.echo("\n".join(_event_lines(event)))
+        print_lines(*_event_lines(event))
 
 
 def _event_lines(event: BootEvent) -> list[str]:
@@ -165,10 +169,10 @@ def counters(start: Start, advance: tuple[str, ...], as_json: bool) -> None:
         root_of_trust.advance_counter(name, value)
     found = root_of_trust.status().counters
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_json_text(json.dumps(found, indent=2))
         return
     for name, value in found.items():
-        click.echo(f"{name:12} {value}")
+        print_lines(f"{name:12} {value}")
 
 
 def _parse_advance(text: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import platformdirs
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import printable
 from pyvmm.cli.instances import parse_variables
+from pyvmm.cli.say import print_json_text
 from pyvmm.vm.image import Image, Recipe, build_debian
 from pyvmm.vm.options import parse_size
 from pyvmm.vm.rootfs import EntryPoint, build_rootfs
@@ -117,7 +118,7 @@ def _disk_size(text: str | None) -> int:
 def _print(made: dict[str, Path], *, wants_json: bool) -> None:
     """Say where the files are; for a program by what `pyvmm run` takes them for."""
     if wants_json:
-        click.echo(
+        print_json_text(
             json.dumps({name: printable(str(path)) for name, path in made.items()}, indent=1)
         )
         return

@@ -10,6 +10,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli.say import print_json_text, say
 from pyvmm.vm.api import State, Status
 from pyvmm.vm.client import Client, Gone, connect
 from pyvmm.vm.directory import Directory
@@ -64,7 +65,7 @@ def print_json(
     value: msgspec.Struct | Sequence[msgspec.Struct] | Mapping[str, msgspec.Struct],
 ) -> None:
     """Print something as JSON."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value).decode(), indent=1))
+    print_json_text(msgspec.json.format(msgspec.json.encode(value).decode(), indent=1))
 
 
 def parse_variables(env: tuple[str, ...]) -> dict[str, str]:
@@ -166,7 +167,7 @@ class Chosen:
                 act(place, name)
             except (UserError, Failure) as error:
                 code = code or code_of(error)
-                click.echo(f"pyvmm: {error}", err=True)
+                say(str(error))
         return code
 
 

@@ -3,6 +3,7 @@
 import click
 
 from pyvmm.cli.instances import GONE, directory, print_json
+from pyvmm.cli.say import print_lines
 from pyvmm.vm.api import Status
 
 
@@ -22,7 +23,7 @@ def list_(*, running: bool, wants_json: bool) -> None:
     for pid, *rest in rows:
         cells = [pid.rjust(widths[0])]
         cells += [cell.ljust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        click.echo("  ".join(cells).rstrip())
+        print_lines("  ".join(cells).rstrip())
 
 
 def _row(status: Status) -> tuple[str, str, str, str]:

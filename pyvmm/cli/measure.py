@@ -9,6 +9,7 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.instances import directory
 from pyvmm.cli.options import FILE, GuestOptions, guest_options, no_life_options, vm_options
+from pyvmm.cli.say import print_json_text, print_lines
 from pyvmm.vm import measure as vm
 from pyvmm.vm.api import Status
 
@@ -93,24 +94,25 @@ def _exists(path: Path) -> bool:
 
 def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:
     if wants_json:
-        click.echo(json.dumps({"rim": rim} if log is None else {"rim": rim, "log": log}, indent=1))
+        told = {"rim": rim} if log is None else {"rim": rim, "log": log}
+        print_json_text(json.dumps(told, indent=1))
     elif log is None:
-        click.echo(rim)
+        print_lines(rim)
     else:
-        click.echo("\n".join([*map(vm.line_of, log), f"{'RIM':<12} {rim}"]))
+        print_lines(*map(vm.line_of, log), f"{'RIM':<12} {rim}")
 
 
 def _compare(one: Path, other: Path, *, wants_json: bool) -> int:
     """Print the first step that differs."""
     found = vm.first_difference(vm.read_log(one), vm.read_log(other))
     if found is None:
-        click.echo("null" if wants_json else "no difference")
+        print_lines("null" if wants_json else "no difference")
         return 0
     number, *sides = found
     if wants_json:
-        click.echo(json.dumps({"step": number, "sides": sides}, indent=1))
+        print_json_text(json.dumps({"step": number, "sides": sides}, indent=1))
         return 1
-    click.echo(f"step {number} is the first that differs:")
+    print_lines(f"step {number} is the first that differs:")
     for path, entry in zip((one, other), sides, strict=True):
-        click.echo(f"{path}: {vm.line_of(entry) if entry else '(there is none)'}")
+        print_lines(f"{path}: {vm.line_of(entry) if entry else '(there is none)'}")
     return 1

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.system import NoThreadError
+from pyvmm.cli.say import say
 from pyvmm.cli.trace import Trace
 from pyvmm.vm import options as vm
 from pyvmm.vm.api import State, Status
@@ -153,13 +152,13 @@ class Owner:
         try:
             self._claim.write(status)
         except OSError as error:  # somebody cleared the directory away
-            click.echo(f"pyvmm: the state of {status.name}: {error}", err=True)
+            say(f"the state of {status.name}: {error}")
 
     def _keep_console(self, file: Path) -> None:
         try:
             file.write_bytes(self.lifecycle.console_log.tail())
         except OSError as error:
-            click.echo(f"pyvmm: what the console said is lost: {error}", err=True)
+            say(f"what the console said is lost: {error}")
             with suppress(OSError):  # none rather than a part, which nobody would know for one
                 file.unlink()
 
@@ -175,12 +174,12 @@ class Owner:
         try:
             self._claim.release(keep=self._is_kept)
         except OSError as error:
-            click.echo(f"pyvmm: something of {self.lifecycle.status.name} stays: {error}", err=True)
+            say(f"something of {self.lifecycle.status.name} stays: {error}")
 
 
 def _log(line: str) -> None:
     """Say something where nobody is at a terminal: in the instance's log."""
-    click.echo(f"pyvmm: {line}", err=True)
+    say(line)
 
 
 def _start_hes(options: VmOptions) -> "RootOfTrust":

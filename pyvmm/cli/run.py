@@ -9,6 +9,7 @@ from pyvmm.cli.instances import told
 from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.cli.progress import Bar
+from pyvmm.cli.say import say
 from pyvmm.vm.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.options import VmOptions, with_gdb
@@ -51,17 +52,17 @@ def run_instance(wish: Wish) -> int:
     try:
         owner.claim(Directory.of_user())
     except OSError as error:
-        click.echo(f"pyvmm: no other pyvmm will see this guest: {told(error)}", err=True)
+        say(f"no other pyvmm will see this guest: {told(error)}")
     if terminal.is_interactive:
         _announce(wish.options)
     owner.lifecycle.subscribe(lambda _: bar.stop())  # the screen is the guest's now
     with bar, terminal:
-        code = owner.live(terminal, bar.report, lambda line: click.echo(f"pyvmm: {line}", err=True))
+        code = owner.live(terminal, bar.report, say)
     reason = owner.lifecycle.status.reason
     if code is ExitCode.CRASHED:
-        click.echo(f"pyvmm: the guest crashed: {reason}", err=True)
+        say(f"the guest crashed: {reason}")
     if code is ExitCode.TIMEOUT:
-        click.echo(f"pyvmm: {reason}", err=True)
+        say(reason)
     return owner.lifecycle.status.result or terminal.code
 
 

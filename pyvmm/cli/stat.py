@@ -1,11 +1,12 @@
 """pyvmm stat: show what instances have done and what they take."""
 
-from textwrap import indent
+from collections.abc import Iterator, Mapping
 
 import click
 
-from pyvmm.cli.balloon import text as balloon_text
+from pyvmm.cli.balloon import lines as balloon_lines
 from pyvmm.cli.instances import Chosen, print_json, several
+from pyvmm.cli.say import print_lines
 from pyvmm.cli.units import size
 from pyvmm.vm.api import Balloon, Statistics
 from pyvmm.vm.client import Client
@@ -32,22 +33,28 @@ def stat(chosen: Chosen, *, memory: bool, wants_json: bool) -> int:
     if wants_json:
         print_json(found)
     elif found:
-        click.echo("\n\n".join(_text(name, each) for name, each in found.items()))
+        print_lines(*_lines(found))
     return code
 
 
-def _text(name: str, statistics: Statistics | Balloon) -> str:
-    if isinstance(statistics, Balloon):
-        return f"{name}\n{indent(balloon_text(statistics), '  ')}"
+def _lines(found: Mapping[str, Statistics | Balloon]) -> Iterator[str]:
+    """Yield a paragraph for each instance, and a line between."""
+    for number, (name, each) in enumerate(found.items()):
+        if number:
+            yield ""
+        yield name
+        told = balloon_lines(each) if isinstance(each, Balloon) else _told(each)
+        yield from (f"  {line}" for line in told)
+
+
+def _told(statistics: Statistics) -> Iterator[str]:
     rows = []
     for cpu, vcpu in enumerate(statistics.vcpus):
         rows.append((f"vCPU {cpu}", {"instructions": vcpu.instructions} | vcpu.exits))
     rows += statistics.devices.items()
-    lines = [name]
     for part, counts in rows:
         told = "  ".join(f"{what.replace('_', ' ')} {n}" for what, n in counts.items() if n)
-        lines.append(f"  {part:<10}  {told or '-'}")
+        yield f"{part:<10}  {told or '-'}"
     for pas, memory in statistics.memory.items():
         what = f"granules {memory.granules}  resident {size(memory.resident)}"
-        lines.append(f"  {pas:<10}  {what}")
-    return "\n".join(lines)
+        yield f"{pas:<10}  {what}"

@@ -13,6 +13,7 @@ from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
 from pyvmm.arch.user_file import write_file
+from pyvmm.cli.say import print_json_text, print_lines, say
 from pyvmm.cli.verify import read_input
 from pyvmm.token.cbor import Malformed, Value, ignore
 from pyvmm.token.claims import (
@@ -87,19 +88,19 @@ def show(*, source: str, cbor_diag: bool, as_json: bool) -> int:  # noqa: D103  
         return _malformed(error)
     report = verify(data, TrustStore())
     if cbor_diag:
-        click.echo(text)
+        print_lines(*text.splitlines())
     elif as_json:
-        click.echo(json.dumps(_claims(report), indent=2))
+        print_json_text(json.dumps(_claims(report), indent=2))
     else:
         _print(report)
     for finding in report.findings:
         if finding.check not in _KEY_CHECKS:
-            click.echo(f"pyvmm: {finding}", err=True)
+            say(str(finding))
     return _MALFORMED if Kind.MALFORMED in report.kinds() else 0
 
 
 def _malformed(error: Malformed) -> int:
-    click.echo(f"pyvmm: {error}", err=True)
+    say(str(error))
     return _MALFORMED
 
 
@@ -118,10 +119,10 @@ def _print(report: Report) -> None:
     for name, payload, claims in parts:
         rows = list(_rows(payload or {}, claims))
         width = min(max((len(claim) for claim, _ in rows), default=0), _NAME_WIDTH)
-        click.echo(f"{name} token")
+        print_lines(f"{name} token")
         for claim, value in rows:
-            click.echo(f"{claim:<{width}}  {value}".rstrip())
-    click.echo(f"profile: {report.generation or 'not supported'}")
+            print_lines(f"{claim:<{width}}  {value}".rstrip())
+    print_lines(f"profile: {report.generation or 'not supported'}")
 
 
 def _rows(payload: Payload, claims: tuple[Claim, ...]) -> Iterator[tuple[str, str]]:
@@ -151,11 +152,11 @@ def _component(component: Value) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Value) -> str:
-    """Return a value in full; text only as it is safe for a terminal."""
+    """Return a value in full."""
     match value:
         case bytes():
             return value.hex()
-        case str() if value.isprintable():
+        case str():
             return value
         case int() if not isinstance(value, bool) and value > 9:
             return f"{value} (0x{value:x})"
@@ -186,7 +187,7 @@ def extract(*, part: str, source: str, output: Path | None, form: str) -> int:  
         return _malformed(error)
     if data is None:
         for finding in report.findings:
-            click.echo(f"pyvmm: {finding}", err=True)
+            say(str(finding))
         return _MALFORMED
     _write(data, output, form)
     return 0

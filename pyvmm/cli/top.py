@@ -8,7 +8,9 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.text import printable
 from pyvmm.cli.instances import GONE, directory
+from pyvmm.cli.say import print_json_text, print_lines
 from pyvmm.cli.screen import COLUMNS, Keys, layout
 from pyvmm.cli.units import Seconds, count, plural, short_size
 from pyvmm.vm.api import Statistics, Status
@@ -50,12 +52,12 @@ def top(delay: float, limit: int | None, *, wants_json: bool) -> None:
         readings = _readings(Observer(directory(), stack), keys.want_out, delay, limit)
         if wants_json:
             for reading in readings:
-                click.echo(msgspec.json.encode(reading).decode())
+                print_json_text(msgspec.json.encode(reading).decode())
         elif sys.stdout.isatty():
             _draw(readings)
         else:
             for reading in readings:
-                click.echo("\n".join(" ".join(row) for row in (COLUMNS, *map(_row, reading))))
+                print_lines(*(" ".join(row) for row in (COLUMNS, *map(_row, reading))))
 
 
 def _readings(
@@ -129,7 +131,7 @@ def _draw(readings: Iterator[list[Reading]]) -> None:
         for reading in readings:
             text = Text(no_wrap=True, overflow="crop")
             for line, style in _screen(reading, live.console.width):
-                text.append(f"{line}\n", style)
+                text.append(f"{printable(line)}\n", style)
             live.update(text, refresh=True)
 
 

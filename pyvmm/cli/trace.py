@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, TextIO
 
-import click
-
 from pyvmm.arch import events
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event
+from pyvmm.arch.text import printable
 from pyvmm.arch.user_file import without_waiting
+from pyvmm.cli.say import say
 
 #: What may be asked for, and the events that it shows.
 KINDS: Final[dict[str, tuple[type[Event], ...]]] = {
@@ -55,7 +55,7 @@ class Trace:
         def listener(event: Event) -> None:
             if type(event) in shown and not self._has_failed:
                 try:
-                    write(f"{event}{end}")
+                    write(f"{printable(str(event))}{end}")
                 except OSError as error:  # the guest goes on without
                     self._fail(error)
 
@@ -67,7 +67,7 @@ class Trace:
 
     def _fail(self, error: OSError) -> None:
         self._has_failed = True
-        click.echo(f"pyvmm: --trace: {error.strerror}: the rest is lost", err=True)
+        say(f"--trace: {error.strerror}: the rest is lost")
 
 
 def _open(path: Path) -> TextIO:

@@ -12,6 +12,7 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
 from pyvmm.arch.user_file import read_start
+from pyvmm.cli.say import print_json_text, print_lines
 from pyvmm.cli.units import octets
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import Category, Vector, status_of
@@ -94,7 +95,7 @@ def verify(  # noqa: D103  the help says it
     if signer is not None:
         click.echo(signed(_ear(report, policy), signer))
     elif as_json:
-        click.echo(json.dumps(_ear(report, policy), indent=2))
+        print_json_text(json.dumps(_ear(report, policy), indent=2))
     else:
         _show(report, policy)
     return report.exit_code
@@ -182,20 +183,20 @@ def _ear(report: Report, policy: Policy) -> dict[str, Json]:
 def _show(report: Report, policy: Policy) -> None:
     for check in Check:
         outcome = report.outcomes[check].value
-        click.echo(f"{outcome:8} {check.value}")
+        print_lines(f"{outcome:8} {check.value}")
         for finding in report.findings:
             if finding.check is check:
                 mark = "warning: " if finding.kind is Kind.WARNING else ""
-                click.echo(f"         {mark}{finding}")
+                print_lines(f"         {mark}{finding}")
     vectors = vectors_of(report, policy)
     _show_vector("platform", vectors[PLATFORM_SUBMOD])
     _show_vector("realm", vectors[REALM_SUBMOD])
     profile = f" (profile {report.generation})" if report.generation else ""
-    click.echo(f"{verdict(report)}{profile}")
+    print_lines(f"{verdict(report)}{profile}")
 
 
 def _show_vector(part: str, vector: Vector) -> None:
     said = [f"{c.value} {vector[c].name.lower()} ({vector[c]:d})" for c in Category if vector[c]]
     if len({*vector.values()}) == 1:
         said = [vector[Category.HARDWARE].name.lower()]
-    click.echo(f"{part}: {status_of(vector).value}: {', '.join(said)}")
+    print_lines(f"{part}: {status_of(vector).value}: {', '.join(said)}")

@@ -47,8 +47,12 @@ MEANINGS: Final = {
 
 
 class Failure(Exception):
-    """What could not be done, in one line, and the exit code that says so."""
+    """What could not be done, in one line, and the exit code that says so.
+
+    Of a defect there may be more lines, of a traceback.
+    """
 
     def __init__(self, code: ExitCode, line: str) -> None:
-        super().__init__(printable(line))
+        lines = line.splitlines() if code is ExitCode.INTERNAL else [line]
+        super().__init__("\n".join(map(printable, lines)))
         self.code = code

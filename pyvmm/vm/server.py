@@ -6,9 +6,9 @@ Only processes of the same user, or of root, are heard.
 import os
 import select
 import socket
+import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version as installed_version
@@ -20,6 +20,7 @@ from msgspec.structs import asdict
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import NoThreadError, shortages, start_thread
+from pyvmm.arch.text import defect, printable
 from pyvmm.vm.agent import AgentClient
 from pyvmm.vm.api import (
     API_VERSION,
@@ -209,7 +210,7 @@ class Session:
         except Failure as failure:
             return _refusal(id_, failure.code, str(failure))
         except Exception as error:  # noqa: BLE001  ours, and no reason to lose the guest
-            traceback.print_exc()
+            sys.stderr.write(f"{defect()}\n")
             return _refusal(id_, ErrorCode.INTERNAL_ERROR, repr(error))
         return Response("2.0", id_, msgspec.Raw(msgspec.json.encode(result)))
 
@@ -380,4 +381,4 @@ def _of_bytes(text: str) -> str:
 
 
 def _refusal(id_: Id, code: int, line: str) -> Response:
-    return Response("2.0", id_, error=RpcError(code, line))
+    return Response("2.0", id_, error=RpcError(code, printable(line)))

@@ -19,6 +19,7 @@ from types import FrameType, TracebackType
 from typing import Final, Protocol, Self
 
 from pyvmm.arch.system import NoThreadError, start_thread
+from pyvmm.arch.text import printable
 from pyvmm.vm.exit_code import ExitCode
 
 _ESCAPE: Final = 0x01  # Ctrl-A
@@ -184,9 +185,10 @@ class Terminal:
 
     def tell(self, line: str) -> None:
         """Say something to the user, apart from what the guest writes."""
-        text = f"\r\npyvmm: {line}\r\n" if self._is_raw else f"pyvmm: {line}\n"
+        text = f"pyvmm: {printable(line)}"
+        text = f"\r\n{text}\r\n" if self._is_raw else f"{text}\n"
         with suppress(OSError):
-            os.write(self._error_fd, text.encode(errors="surrogateescape"))
+            os.write(self._error_fd, text.encode())
 
     def hurry(self) -> None:
         """Let nobody wait for a reader any more: what has no room is dropped; any thread."""

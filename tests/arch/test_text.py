@@ -1,28 +1,51 @@
-"""Text with bytes in it that are not UTF-8."""
+"""What others say can be seen, and does nothing; bytes that are not UTF-8 are written out."""
 
+import json
 import os
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.text import is_unicode, printable
+from pyvmm.arch.text import defect, is_unicode, printable, printable_json
+
+#: A terminal's sequences with 7 and 8 bits, line ends, marks of direction, an invisible tag.
+HOSTILE = "\x1b]0;t\x07\x9b2J\r\n\x7f\u2028\u202e\u2066\u200b\ufeff\U000e0041"
+SEEN = r"\x1b]0;t\x07\x9b2J\r\n\x7f\u2028\u202e\u2066\u200b\ufeff\U000e0041"
+
+
+def is_safe(text: str) -> bool:
+    """Tell whether there is nothing but what has a shape of its own."""
+    return not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text)
+
+
+@pytest.mark.parametrize("text", ["", "plain", "Grüße, 日本語", r"back\slash"])
+def test_what_can_be_seen_stays(text: str) -> None:
+    """In whatever script."""
+    assert printable(text) == text
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("caf\u00e9", "caf\u00e9"),
-        (os.fsdecode(b"caf\xe9/\xc3\xa9"), r"caf\xe9/\u00e9".replace(r"\u00e9", "\u00e9")),
+        (HOSTILE, SEEN),
+        (os.fsdecode(b"caf\xe9/\xc3\xa9"), "caf\\xe9/\u00e9"),
         ("half a pair: \ud800", r"half a pair: \ud800"),
     ],
 )
-def test_bytes_are_written_out(text: str, shown: str) -> None:
-    """And nothing else; so is what stands for no byte."""
+def test_what_cannot_be_seen_is_written_out(text: str, shown: str) -> None:
+    """As Python writes it."""
     assert printable(text) == shown
     assert str(UserError(text)) == shown
-    assert is_unicode(text) == (text == shown)
+
+
+@given(st.one_of(st.text(), st.text(st.characters(categories=["L", "Cs"]))))
+def test_nothing_else_is_left(text: str) -> None:
+    """Of any text, also one that no encoding has."""
+    assert is_safe(printable(text))
+    assert is_unicode(printable(text))
 
 
 @given(st.binary())
@@ -31,7 +54,21 @@ def test_any_bytes_can_be_printed(data: bytes) -> None:
     assert is_unicode(printable(os.fsdecode(data)))
 
 
-@given(st.text(st.characters(categories=["L", "Cs"])))
-def test_any_text_can_be_printed(text: str) -> None:
-    """Whatever Python can hold."""
-    assert is_unicode(printable(text))
+@given(st.text())
+def test_json_means_the_same(text: str) -> None:
+    """And its lines end where they did."""
+    told = printable_json(json.dumps({"a": text}, ensure_ascii=False, indent=1))
+    assert is_safe(told.replace("\n", ""))
+    assert told.count("\n") == 2
+    assert json.loads(told) == {"a": text}
+
+
+def test_a_traceback_keeps_its_lines() -> None:
+    """And only those."""
+    text = ""
+    try:
+        getattr("", HOSTILE)
+    except AttributeError:
+        text = defect()
+    assert text.startswith("Traceback")
+    assert all(map(is_safe, text.splitlines()))
