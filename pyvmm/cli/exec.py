@@ -94,7 +94,7 @@ def exec_(
         execution = Execution(client, is_kept=wants_json)
         number = _start(client, argv, variables, cwd, patience)
         if no_input or _is_in_background():
-            client.api.exec_end_input(number)
+            execution.end_input(number)
         else:
             start_thread(threading.Thread(target=execution.type, args=(number,), daemon=True))
         code = execution.follow(number, timeout)
@@ -188,7 +188,11 @@ class Execution:
             while data := os.read(0, _CHUNK):
                 self._room.acquire()
                 self._post("exec_write", number=number, data=data)
-            self._post("exec_end_input", number=number)
+            self.end_input(number)
+
+    def end_input(self, number: int) -> None:
+        """Close its standard input; it may have ended without reading any."""
+        self._post("exec_end_input", number=number)
 
     def _post(self, method: str, **params: object) -> None:
         self._client.post(method, params, lambda: None)
