@@ -47,6 +47,28 @@ static unsigned vmcr(const struct cpu *cpu, unsigned lsb, unsigned width) {
     return cpu->st.ich_vmcr >> lsb & ones(width);
 }
 
+/*
+ * What ICH_VMCR_EL2 holds after any value was written: binary points not below their minimum, five priority bits, VFIQEn
+ * as one and VAckCtl as zero (there are only system registers).
+ */
+uint64_t gic_vmcr(uint64_t value) {
+    const uint64_t kept = 1ull << VMCR_ENG0 | 1ull << VMCR_ENG1 | 1ull << VMCR_CBPR | 1ull << VMCR_EOIM |
+                          7ull << VMCR_BPR1 | 7ull << VMCR_BPR0 | 0xf8ull << VMCR_PMR;
+    value = (value & kept) | 1ull << VMCR_FIQEN;
+    for (unsigned group = 0; group < 2; group++) {
+        unsigned lsb = group ? VMCR_BPR1 : VMCR_BPR0, least = MIN_BPR0 + group;
+        if ((value >> lsb & 7) < least) {
+            value = (value & ~(7ull << lsb)) | (uint64_t)least << lsb;
+        }
+    }
+    return value;
+}
+
+void gic_reset(struct pe_state *state) {
+    state->ich_vmcr = gic_vmcr(0);
+    state->ich_elrsr = ones(NUM_LRS);
+}
+
 static bool group_enabled(const struct cpu *cpu, unsigned group) {
     return vmcr(cpu, group ? VMCR_ENG1 : VMCR_ENG0, 1);
 }
@@ -54,8 +76,7 @@ static bool group_enabled(const struct cpu *cpu, unsigned group) {
 /* Bits of a priority that decide about preemption.  ICV_BPR1 counts from one place higher than ICV_BPR0. */
 static unsigned group_priority(const struct cpu *cpu, unsigned group, unsigned priority) {
     unsigned bpr = group && !vmcr(cpu, VMCR_CBPR, 1) ? vmcr(cpu, VMCR_BPR1, 3) : vmcr(cpu, VMCR_BPR0, 3) + 1;
-    unsigned least = MIN_BPR0 + 1;
-    return priority & ~ones(bpr < least ? least : bpr);
+    return priority & ~ones(bpr);
 }
 
 static unsigned running_priority(const struct cpu *cpu) {
@@ -256,29 +277,23 @@ uint64_t gic_read_RPR(struct cpu *cpu) {
 }
 
 void gic_write_vmcr(struct cpu *cpu, unsigned lsb, unsigned width, uint64_t value) {
-    cpu->st.ich_vmcr = (cpu->st.ich_vmcr & ~(ones(width) << lsb)) | (value & ones(width)) << lsb;
+    cpu->st.ich_vmcr = gic_vmcr((cpu->st.ich_vmcr & ~(ones(width) << lsb)) | (value & ones(width)) << lsb);
     irq_update(cpu);
 }
 
 /* CTLR.CBPR: one binary point for both groups; the other register then shows it and ignores writes. */
 uint64_t gic_read_BPR(struct cpu *cpu, unsigned group) {
-    unsigned bpr0 = vmcr(cpu, VMCR_BPR0, 3), bpr1 = vmcr(cpu, VMCR_BPR1, 3);
-    bpr0 = bpr0 < MIN_BPR0 ? MIN_BPR0 : bpr0;
+    unsigned bpr0 = vmcr(cpu, VMCR_BPR0, 3);
     if (!group) {
         return bpr0;
     }
-    if (vmcr(cpu, VMCR_CBPR, 1)) {
-        return bpr0 < 7 ? bpr0 + 1 : 7;
-    }
-    return bpr1 < MIN_BPR0 + 1 ? MIN_BPR0 + 1 : bpr1;
+    return !vmcr(cpu, VMCR_CBPR, 1) ? vmcr(cpu, VMCR_BPR1, 3) : bpr0 < 7 ? bpr0 + 1 : 7;
 }
 
 void gic_write_BPR(struct cpu *cpu, unsigned group, uint64_t value) {
-    unsigned least = MIN_BPR0 + group;
-    if (group && vmcr(cpu, VMCR_CBPR, 1)) {
-        return;
+    if (!group || !vmcr(cpu, VMCR_CBPR, 1)) {
+        gic_write_vmcr(cpu, group ? VMCR_BPR1 : VMCR_BPR0, 3, value);
     }
-    gic_write_vmcr(cpu, group ? VMCR_BPR1 : VMCR_BPR0, 3, value < least ? least : value);
 }
 
 uint64_t gic_read_CTLR(struct cpu *cpu) {

@@ -282,6 +282,7 @@ void pe_reset_state(struct pe_state *state) {
     state->vmpidr_el2 = 1ull << 31;
     state->cntkctl_el1 = 0;
     state->cnthctl_el2 = 3; /* EL1 may read the counters and use the physical timer */
+    gic_reset(state);
     state->security = PAS_NS;
     state->oslsr_el1 = 0;
 }
@@ -298,6 +299,8 @@ static void load_state(struct cpu *cpu, const struct pe_state *state) {
         mmu_flush_all(cpu);
     }
     cpu->st = *state;
+    cpu->st.sctlr_el1 = sysreg_written(ENCODE(3, 0, 1, 0, 0), state->sctlr_el1);
+    cpu->st.ich_vmcr = gic_vmcr(state->ich_vmcr);
     memcpy(cpu->x, state->x, sizeof state->x);
     cpu->x[X_ZERO] = 0;
     memcpy(cpu->v, state->v, sizeof state->v);

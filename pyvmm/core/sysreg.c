@@ -180,6 +180,14 @@ enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t 
     return step;
 }
 
+static uint64_t written(const struct sysreg_row *row, uint64_t value) {
+    return (value & row->mask) | (row->offset ? row->fixed : 0);
+}
+
+uint64_t sysreg_written(uint32_t encoding, uint64_t value) {
+    return written(find_row(encoding), value);
+}
+
 enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
     const struct sysreg_row *row = find_row(encoding);
     if (!row) {
@@ -189,7 +197,7 @@ enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t
     if (step != STEP_NEXT) {
         return step;
     }
-    value = (value & row->mask) | (row->offset ? row->fixed : 0);
+    value = written(row, value);
     if (row->write) {
         return row->write(cpu, value);
     }

@@ -35,6 +35,8 @@ static inline bool is_implementation_defined(uint32_t encoding) {
 enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t *value);
 enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value);
 enum step sysreg_msr_imm(struct cpu *cpu, unsigned op1, unsigned op2, unsigned imm);
+/* What the register holds after the value was written: RES1 bits are set, those that are not implemented clear. */
+uint64_t sysreg_written(uint32_t encoding, uint64_t value);
 /* At this EL, is it plain 64-bit storage at *offset in struct cpu that nothing can ever trap? */
 bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset);
 uint32_t sysreg_iss(uint32_t encoding, unsigned rt, bool read); /* of EC 0x18 */
@@ -76,8 +78,11 @@ void gic_write_EOIR(struct cpu *cpu, unsigned group, uint64_t value);
 void gic_write_BPR(struct cpu *cpu, unsigned group, uint64_t value);
 void gic_write_DIR(struct cpu *cpu, uint64_t value);
 void gic_write_CTLR(struct cpu *cpu, uint64_t value);
+void gic_reset(struct pe_state *state);
+uint64_t gic_vmcr(uint64_t value); /* ICH_VMCR_EL2 after a write of the value */
 void gic_write_vmcr(struct cpu *cpu, unsigned lsb, unsigned width, uint64_t value);
 /* fields of ICH_VMCR_EL2 */
-enum { VMCR_ENG0 = 0, VMCR_ENG1 = 1, VMCR_CBPR = 4, VMCR_EOIM = 9, VMCR_BPR1 = 18, VMCR_BPR0 = 21, VMCR_PMR = 24 };
+enum { VMCR_ENG0 = 0, VMCR_ENG1 = 1, VMCR_FIQEN = 3, VMCR_CBPR = 4, VMCR_EOIM = 9 };
+enum { VMCR_BPR1 = 18, VMCR_BPR0 = 21, VMCR_PMR = 24 };
 
 #endif

@@ -270,6 +270,15 @@ def test_what_is_not_there_is_undefined(bench: Bench, text: str) -> None:
     assert guest_ec(bench.state) == UNKNOWN
 
 
+@pytest.mark.parametrize("loaded", [0, 0x30C5_0830, (1 << 64) - 1])
+def test_sctlr_as_el2_loads_it_has_its_fixed_bits(bench: Bench, loaded: int) -> None:
+    """What a guest reads is what it would read after writing the same value."""
+    bench.state.sctlr_el1 = loaded & ~1  # the MMU stays off
+    bench.run("mrs x0, sctlr_el1\n msr sctlr_el1, x0\n isb\n mrs x1, sctlr_el1\n hvc #0")
+    assert bench.state.x[0] == bench.state.x[1] == bench.state.sctlr_el1
+    assert bench.state.x[0] & SCTLR_RES1 & ~SCTLR_SPAN == SCTLR_RES1 & ~SCTLR_SPAN
+
+
 @pytest.mark.parametrize(
     ("text", "sctlr", "taken"),
     [

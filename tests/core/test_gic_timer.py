@@ -153,6 +153,31 @@ def test_binary_points_have_their_minimum_and_common_mode(bench: Bench) -> None:
     assert [bench.state.x[n] for n in range(3)] == [2, 3, 6]
 
 
+VMCR_RESET = 2 << 21 | 3 << 18 | 1 << 3  # the least binary points; FIQs are signalled
+VMCR_MAX = 0xF8 << 24 | 7 << 21 | 7 << 18 | 1 << 9 | 1 << 4 | 1 << 3 | 3
+
+
+def test_what_the_interface_holds_at_reset() -> None:
+    """The fields of ICH_VMCR_EL2 have their minimum, and every list register is empty."""
+    state = Bench().state
+    assert (state.ich_vmcr, state.ich_elrsr, state.ich_misr) == (VMCR_RESET, 0xF, 0)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "held"),
+    [(0, VMCR_RESET), (1 << 21 | 4 << 18, 2 << 21 | 4 << 18 | 8), ((1 << 64) - 1, VMCR_MAX)],
+)
+def test_a_loaded_control_register_keeps_what_it_implements(
+    bench: Bench, loaded: int, held: int
+) -> None:
+    """ICH_VMCR_EL2 as EL2 reads it after it was written and the guest has run."""
+    bench.state.ich_vmcr = loaded
+    bench.run("mrs x0, s3_0_c12_c8_3\n mrs x1, s3_0_c12_c12_3\n hvc #0")
+    assert bench.state.ich_vmcr == held
+    assert bench.state.x[0] == held >> 21 & 7
+    assert bench.state.x[1] == (held >> 18 & 7 if not held & 1 << 4 else 7)
+
+
 # --- timer ----------------------------------------------------------------------------------------
 
 

@@ -146,6 +146,18 @@ def test_realm_lives() -> None:
     assert host.smc(0, (RmiFid.RMI_REC_ENTER, rec, run))[0] == 0x102
 
 
+def test_exit_shows_the_gic_registers_as_the_realm_reads_them() -> None:
+    """Binary points that nobody wrote are the least ones, in gicv3_vmcr and in ICV_BPR<n>_EL1."""
+    host = Host()
+    host.do(RmiFid.RMI_RTT_INIT_RIPAS, host.rd, 0x1000, 0x2000)
+    code = assemble("mrs x1, s3_0_c12_c8_3\n mrs x2, s3_0_c12_c12_3\n wfi")
+    host.do(RmiFid.RMI_DATA_CREATE, host.rd, host.delegated(), 0x1000, host.granule(code), 1)
+    rec, run = host.rec(0x1000), host.granule()
+    leave = host.enter(rec, run, RecEnter.of(flags=RecEnterFlags.TRAP_WFI))
+    x = host.rmm.recs[rec].context.x
+    assert (x[1], x[2]) == (leave.gicv3_vmcr >> 21 & 7, leave.gicv3_vmcr >> 18 & 7) == (2, 3)
+
+
 #: Each fault goes on where X27 says, with its syndrome and address stored.
 FAULTS: Final = f"""
     mov  x20, #0x4000
