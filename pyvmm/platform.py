@@ -158,6 +158,8 @@ class Platform:
         self._monitor.boot(self._rmm)
         if root_of_trust is not None and self._rmm.attestation is None:
             raise no_realm(OSError("the HES gave the RMM no platform token"))
+        for index in range(num_cpus):
+            self.machine.pe(index).set_maintenance(True)  # what a host does when it boots
         self._memory = self.machine.memory(Pas.NS)
         layout = self._monitor.layout
         self._allocator = Allocator(layout.dram_base, layout.ns_size)

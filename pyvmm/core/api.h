@@ -104,6 +104,9 @@ uint64_t machine_id_register(struct machine *machine, uint32_t encoding);
 void pe_reset_state(struct pe_state *state);
 void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64_t budget, struct pe_exit *exit);
 void pe_kick(struct machine *machine, uint32_t pe);
+/* Whether the host's interrupt controller forwards this PE's GIC maintenance interrupt (PPI 25), as GICR_ISENABLER0 would
+ * have it: at first it does not, and ICH_MISR_EL2 ends no run.  Only while the PE does not run. */
+void pe_set_maintenance(struct machine *machine, uint32_t pe, uint32_t enabled);
 /* Instructions that a PE has executed in all its runs, up to a fraction of a millisecond ago; never less than before. */
 uint64_t pe_instructions(struct machine *machine, uint32_t pe);
 

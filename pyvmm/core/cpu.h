@@ -146,6 +146,7 @@ struct cpu {
     struct exception exc;
     struct pe_exit *exit;
     struct debug debug;
+    bool maintenance_enabled; /* the host takes the maintenance interrupt */
     uint32_t leave_irq;
     bool timer_seen[2]; /* output level of CNTV, CNTP as the caller knows it */
     uint64_t icount;      /* instructions of this pe_run() up to the last synchronisation */

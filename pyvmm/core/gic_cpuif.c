@@ -149,7 +149,7 @@ static void update_status(struct cpu *cpu) {
     cpu->st.ich_eisr = eisr;
     cpu->st.ich_elrsr = empty;
     cpu->st.ich_misr = (eisr ? MISR_EOI : 0) | (conditions & hcr);
-    if (hcr & ICH_EN && cpu->st.ich_misr) {
+    if (hcr & ICH_EN && cpu->st.ich_misr && cpu->maintenance_enabled) {
         cpu->leave_irq |= IRQ_MAINTENANCE;
         cpu_request(cpu, REQ_LEAVE);
     }

@@ -385,6 +385,10 @@ void pe_kick(struct machine *machine, uint32_t pe) {
     cpu_wake(cpu);
 }
 
+void pe_set_maintenance(struct machine *machine, uint32_t pe, uint32_t enabled) {
+    machine->pe[pe]->maintenance_enabled = enabled;
+}
+
 uint64_t pe_instructions(struct machine *machine, uint32_t pe) {
     return atomic_load_explicit(&machine->pe[pe]->retired, memory_order_relaxed);
 }

@@ -159,6 +159,13 @@ class Pe:
         """Make this run, or the next one, return with ExitReason.IRQ."""
         lib.pe_kick(self._machine, self.index)
 
+    def set_maintenance(self, is_enabled: bool) -> None:
+        """Say whether the host takes this PE's GIC maintenance interrupt; the PE does not run.
+
+        Off at first, as PPI 25 of a redistributor is after reset.
+        """
+        lib.pe_set_maintenance(self._machine, self.index, is_enabled)
+
     @property
     def instructions(self) -> int:
         """How many it has executed in all its runs; any thread may ask."""

@@ -32,6 +32,7 @@ def bench() -> Bench:
     bench.state.hcr_el2 |= HCR_IMO | HCR_FMO
     bench.state.ich_hcr = EN
     bench.state.ich_vmcr = VMCR_ON
+    bench.machine.pe(0).set_maintenance(True)
     return bench
 
 
@@ -125,6 +126,16 @@ def test_underflow_asks_for_maintenance(bench: Bench) -> None:
     bench.state.ich_hcr = EN | 2
     exit_ = bench.run(ACK + END + "b .")
     assert (exit_.irq, bench.state.ich_misr) == (IRQ_MAINTENANCE, 2)
+
+
+def test_only_a_host_that_enabled_it_hears_of_maintenance(bench: Bench) -> None:
+    """A condition of ICH_MISR_EL2 ends no run while PPI 25 is disabled, but is shown."""
+    bench.machine.pe(0).set_maintenance(False)
+    bench.state.ich_hcr = EN | 2
+    assert bench.run("wfe\n hvc #0").reason == ExitReason.SYNC
+    assert bench.state.ich_misr == 2
+    bench.machine.pe(0).set_maintenance(True)
+    assert bench.run("b .").irq == IRQ_MAINTENANCE
 
 
 def test_sgis_always_trap(bench: Bench) -> None:

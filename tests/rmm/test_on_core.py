@@ -3,8 +3,11 @@
 from struct import unpack
 from typing import Final, cast
 
+import pytest
+
 from monitor.monitor import Monitor
 from pyvmm.arch.esr import ExceptionClass
+from pyvmm.arch.gic import ICH_HCR_UIE
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import (
     EXIT_OFFSET,
@@ -146,16 +149,33 @@ def test_realm_lives() -> None:
     assert host.smc(0, (RmiFid.RMI_REC_ENTER, rec, run))[0] == 0x102
 
 
+def waiting_rec(host: Host, text: str) -> int:
+    """Create the REC of a realm that runs a few instructions of one page, then waits."""
+    host.do(RmiFid.RMI_RTT_INIT_RIPAS, host.rd, 0x1000, 0x2000)
+    code = assemble(f"{text}\n wfi")
+    host.do(RmiFid.RMI_DATA_CREATE, host.rd, host.delegated(), 0x1000, host.granule(code), 1)
+    return host.rec(0x1000)
+
+
 def test_exit_shows_the_gic_registers_as_the_realm_reads_them() -> None:
     """Binary points that nobody wrote are the least ones, in gicv3_vmcr and in ICV_BPR<n>_EL1."""
     host = Host()
-    host.do(RmiFid.RMI_RTT_INIT_RIPAS, host.rd, 0x1000, 0x2000)
-    code = assemble("mrs x1, s3_0_c12_c8_3\n mrs x2, s3_0_c12_c12_3\n wfi")
-    host.do(RmiFid.RMI_DATA_CREATE, host.rd, host.delegated(), 0x1000, host.granule(code), 1)
-    rec, run = host.rec(0x1000), host.granule()
-    leave = host.enter(rec, run, RecEnter.of(flags=RecEnterFlags.TRAP_WFI))
+    rec = waiting_rec(host, "mrs x1, s3_0_c12_c8_3\n mrs x2, s3_0_c12_c12_3")
+    leave = host.enter(rec, host.granule(), RecEnter.of(flags=RecEnterFlags.TRAP_WFI))
     x = host.rmm.recs[rec].context.x
     assert (x[1], x[2]) == (leave.gicv3_vmcr >> 21 & 7, leave.gicv3_vmcr >> 18 & 7) == (2, 3)
+
+
+@pytest.mark.parametrize("is_enabled", [False, True])
+def test_maintenance_ends_a_run_if_the_host_has_enabled_it(is_enabled: bool) -> None:
+    """With UIE and no interrupt listed; ``gicv3_misr`` shows the condition in either case."""
+    host = Host()
+    rec = waiting_rec(host, "nop")
+    host.machine.pe(0).set_maintenance(is_enabled)
+    enter = RecEnter.of(flags=RecEnterFlags.TRAP_WFI, gicv3_hcr=ICH_HCR_UIE)
+    leave = host.enter(rec, host.granule(), enter)
+    expected = RecExitReason.IRQ if is_enabled else RecExitReason.SYNC
+    assert (leave.exit_reason, leave.gicv3_misr) == (expected, ICH_HCR_UIE)
 
 
 #: Each fault goes on where X27 says, with its syndrome and address stored.
