@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attestation, baremetal, boot, rmm, verify, walk
+from benchmarks import attestation, baremetal, boot, rmm, tlbi, verify, walk
 from benchmarks.result import Result
 
 OUTPUT = Path("build/bench.json")
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "alu": baremetal.alu,
     "load-store": baremetal.load_store,
     "walk": walk.walk,
+    "tlbi": tlbi.tlbi,
     "rmm": rmm.rmm,
     "token": attestation.token,
     "verify": verify.verification,

@@ -55,7 +55,7 @@ struct tlb_entry {
 #define TLB_NONE 1ull /* never a page address */
 #define TLB_SIZE 1024
 #define TLB_INFO_NG (1ull << 0)      /* not global: goes when the ASID changes */
-#define TLB_INFO_SIZE_SHIFT 8        /* [13:8]: log2 of the stage-1 block this came from */
+#define TLB_INFO_SHIFT_SHIFT 8       /* [13:8]: log2 of the stage-1 block this came from; 0: a page */
 
 enum mmu_index { MMU_EL0, MMU_EL1, MMU_EL1_PAN, NUM_MMU };
 
@@ -224,7 +224,7 @@ struct translation {
     bool writable, dirty_ok; /* a store may go straight to memory from now on */
     bool device;        /* Device memory: unaligned accesses fault */
     bool ng;
-    uint8_t block_shift; /* log2 of the stage-1 mapping's size */
+    uint8_t block_shift; /* log2 of the stage-1 block's size; 0: a page */
 };
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
 /* How an access passes the alignment checks of SCTLR_EL1.A and of Device memory. */
@@ -244,9 +244,9 @@ bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation
 uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, enum alignment alignment, enum access access, enum mmu_index index);
 /* Fetch: fills the fetch TLB; @return the decoded page of va's page, NULL with cpu->exc raised. */
 struct insn *mmu_fetch(struct cpu *cpu, uint64_t va);
+/* tlb_flush.c */
 void mmu_flush_all(struct cpu *cpu);
 void mmu_flush_va(struct cpu *cpu, uint64_t va, uint64_t size);
-void mmu_flush_ng(struct cpu *cpu);
 void mmu_flush_writes(struct cpu *cpu, const uint8_t *host_page); /* drop write tags to that host page */
 void mmu_flush_data(struct cpu *cpu); /* the first-level TLBs of data accesses */
 enum mmu_index mmu_index(const struct cpu *cpu); /* for the current EL and PAN */

@@ -1,8 +1,8 @@
 /*
  * Between the translation files: what a walk is asked, what each stage answers, and the caches behind the software TLB.
  *
- * mmu.c puts the stages together and owns every cache; walk_s1.c and walk_s2.c are the table walks, gpc.c the granule
- * protection check.  A function that can fault returns false with cpu->exc raised.
+ * mmu.c puts the stages together and fills every cache, tlb_flush.c empties them; walk_s1.c and walk_s2.c are the table
+ * walks, gpc.c the granule protection check.  A function that can fault returns false with cpu->exc raised.
  */
 #ifndef PYVMM_CORE_MMU_H
 #define PYVMM_CORE_MMU_H
@@ -50,7 +50,7 @@ struct stage1 {
     uint64_t ipa;
     bool writable; /* and dirty: a store needs no descriptor update */
     bool device, ng;
-    uint8_t block_shift;
+    uint8_t block_shift; /* log2 of the block's size; 0: a page */
     uint8_t attr, sh; /* MAIR byte and shareability, for PAR_EL1 */
 };
 
@@ -87,13 +87,24 @@ struct l2_entry {
     bool ng, readable, writable;
 };
 
+/*
+ * Where pieces of blocks may be cached, so that an invalidation by VA finds those of its block without a look at every
+ * entry.  A block is known by its number, VA >> block_shift: it has a bit in its bucket, and the bucket marks the slots of
+ * the first level and the sets of the second in which pieces of its blocks were put.
+ */
+enum { BLOCK_BUCKETS = 64 };
+struct block_bucket {
+    uint64_t blocks; /* block_bit() of those that have pieces; blocks may share a bit */
+    uint64_t slots[TLB_SIZE / 64], sets[L2_SETS / 64];
+};
+
 struct walk_cache {
     struct s2_entry s2[S2_CACHE_SIZE];
     struct l2_entry l2[L2_SETS][L2_WAYS];
     uint8_t l2_next[L2_SETS]; /* way to replace */
-    /* what the first-level TLBs hold, so that an invalidation need not look at all of them */
-    uint64_t block_regions[2][64]; /* filters of the 2 MB and 1 GB regions that hold cached pieces of blocks */
-    uint8_t large_shift[2];   /* log2 of the largest block in the low / high VA half; 0: pages only */
+    /* what the TLBs hold, so that an invalidation need not look at all of them */
+    struct block_bucket blocks[BLOCK_BUCKETS]; /* by number */
+    uint8_t fetch_shift[2][FETCH_SIZE]; /* block_shift of what the fetch TLB holds */
     uint64_t ng_slots[NUM_MMU][TLB_SIZE / 64]; /* bit per slot: filled since the last switch by what is not global */
     uint64_t ng_fetches[2][FETCH_SIZE / 64];
 };
@@ -109,7 +120,8 @@ bool stage2_translate(struct cpu *cpu, const struct walk *w, uint64_t ipa, int s
 /* gpc.c: mark the granule as possibly cached, then check it; code as gpc_check() */
 int gpc_admit(struct machine *machine, enum pas pas, uint64_t pa);
 
-/* mmu.c.  Another ASID or TTBR0_EL1 is in use: what is not global leaves the first-level TLBs, not the tagged second level. */
+/* tlb_flush.c.  Another ASID or TTBR0_EL1 is in use: what is not global leaves the first-level TLBs, not the tagged second
+ * level. */
 void mmu_switch_asid(struct cpu *cpu);
 void mmu_flush_asid(struct cpu *cpu, uint16_t asid);
 void mmu_flush_stage1(struct cpu *cpu); /* everything but stage-2 results */
@@ -128,6 +140,41 @@ static inline unsigned pa_bits(unsigned encoding) {
 
 static inline bool va_is_high(uint64_t va) {
     return va >> 55 & 1;
+}
+
+/* log2 of the translation granule that TCR_EL1 chooses for a half of the VA space. */
+static inline unsigned s1_granule_bits(const struct cpu *cpu, bool high) {
+    static const uint8_t granules[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}}; /* TG0 and TG1 differ */
+    return granules[high][cpu->st.tcr_el1 >> (high ? 30 : 14) & 3];
+}
+
+/* ---- how the TLBs are addressed ---- */
+
+/* The page without the tag that TBI ignores, so that an address has one place whatever its tag. */
+static inline uint64_t tlb_page(uint64_t va) {
+    return (uint64_t)sign_extend(va, 56) & PAGE_MASK;
+}
+
+static inline unsigned tlb_slot(uint64_t va) {
+    return (va >> GRANULE_SHIFT) & (TLB_SIZE - 1);
+}
+_Static_assert(TLB_SIZE == FETCH_SIZE, "both are addressed by the same slot number");
+
+static inline unsigned l2_set(uint64_t page) {
+    return (page >> 12 ^ page >> 22 ^ page >> 32) & (L2_SETS - 1);
+}
+
+static inline uint64_t block_bit(uint64_t number) {
+    return 1ull << (number / BLOCK_BUCKETS & 63);
+}
+
+/* With TCR_EL1.AS = 0 an ASID has 8 bits. */
+static inline uint16_t effective_asid(const struct cpu *cpu, uint64_t asid) {
+    return asid & (cpu->st.tcr_el1 >> 36 & 1 ? 0xffff : 0xff);
+}
+
+static inline uint16_t current_asid(const struct cpu *cpu) {
+    return effective_asid(cpu, (cpu->st.tcr_el1 >> 22 & 1 ? cpu->st.ttbr1_el1 : cpu->st.ttbr0_el1) >> 48);
 }
 
 #endif

@@ -52,10 +52,8 @@ static struct inval tlbi_range(uint64_t value) {
 
 /* One address: of a granule of any size, so of the largest that TCR_EL1 may choose for its half. */
 static struct inval tlbi_page(const struct cpu *cpu, uint64_t value) {
-    static const uint8_t shifts[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}};
     uint64_t va = (uint64_t)sign_extend(value, 44) << 12;
-    bool high = va_is_high(va);
-    unsigned shift = shifts[high][cpu->st.tcr_el1 >> (high ? 30 : 14) & 3];
+    unsigned shift = s1_granule_bits(cpu, va_is_high(va));
     return (struct inval){.kind = INVAL_VA, .addr = va & ~ones(shift), .size = 1ull << shift};
 }
 

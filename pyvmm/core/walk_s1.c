@@ -42,7 +42,6 @@ static bool s1_fault(struct cpu *cpu, const struct walk *w, unsigned fsc) {
 
 /* Geometry of the half that the VA is in.  @return false: the address is not translated (level 0 translation fault) */
 static bool s1_geometry(const struct cpu *cpu, const struct walk *w, struct s1_geometry *g) {
-    static const uint8_t granules[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}}; /* TG0 and TG1 differ */
     bool high = va_is_high(w->va);
     uint64_t tcr = cpu->st.tcr_el1;
     unsigned half = tcr >> (high ? 16 : 0) & 0xffff;
@@ -52,7 +51,7 @@ static bool s1_geometry(const struct cpu *cpu, const struct walk *w, struct s1_g
     unsigned size_offset = half & 63;
     size_offset = size_offset < 16 ? 16 : size_offset > 39 ? 39 : size_offset; /* TnSZ out of range: nearest */
     g->va_bits = 64 - size_offset;
-    g->granule_bits = granules[high][half >> 14 & 3];
+    g->granule_bits = s1_granule_bits(cpu, high);
     g->stride = g->granule_bits - 3;
     g->output_bits = pa_bits(tcr >> 32 & 7);
     g->table = (high ? cpu->st.ttbr1_el1 : cpu->st.ttbr0_el1) & ones(48) & ~1ull;
@@ -120,7 +119,7 @@ static bool s1_walk(struct cpu *cpu, const struct walk *w, const struct s1_geome
             leaf->limits = limits;
             leaf->ipa = address | (w->va & ones(low));
             leaf->level = level;
-            leaf->block_shift = low;
+            leaf->block_shift = level < 3 ? low : 0;
             return true;
         }
         limits |= table_limits(descriptor);
@@ -218,8 +217,7 @@ static bool s1_flat(struct cpu *cpu, const struct walk *w, struct stage1 *out) {
     if (ipa >> PA_BITS) {
         return s1_fault(cpu, w, FSC_ADDRESS_SIZE);
     }
-    *out = (struct stage1){
-        .ipa = ipa, .writable = true, .block_shift = GRANULE_SHIFT, .attr = cacheable ? 0xff : 0, .sh = 2};
+    *out = (struct stage1){.ipa = ipa, .writable = true, .attr = cacheable ? 0xff : 0, .sh = 2};
     out->device = w->access != ACCESS_FETCH && !cacheable;
     if (out->device && w->alignment != ALIGNED && !(cpu->st.hcr_el2 & HCR_FWB)) {
         return s1_fault(cpu, w, FSC_ALIGNMENT);

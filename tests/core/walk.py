@@ -1,7 +1,8 @@
 """A read by EL1 translated in plain Python: stage 1, stage 2 and the granule protection check.
 
-The oracle of the walkers in C, for the 4 KB granule.  It reads the tables in memory and the
-registers of a context, keeps nothing, and knows nothing of who wrote them.
+The oracle of the walkers in C, with every granule at stage 1 and 4 KB at stage 2.  It reads the
+tables in memory and the registers of a context, keeps nothing, and knows nothing of who wrote
+them.
 Spec: Arm ARM DDI 0487, AArch64.S1Walk, AArch64.S2Walk, "Granule Protection Tables".
 """
 
@@ -16,6 +17,7 @@ from pyvmm.core import Machine, PeContext
 TRANSLATION, ACCESS_FLAG, PERMISSION = 0x04, 0x08, 0x0C
 EXTERNAL, EXTERNAL_WALK, GPF_WALK, GPF = 0x10, 0x14, 0x24, 0x28
 PA_MASK = 0x0000_FFFF_FFFF_F000
+GRANULE_BITS = ((12, 16, 14), (12, 14, 12, 16))  # by half and TCR_EL1.TG0, TG1
 START_LEVEL = (2, 1, 0, 3)  # of stage 2, by VTCR_EL2.SL0
 GPI = {Pas.SECURE: 0x8, Pas.NS: 0x9, Pas.ROOT: 0xA, Pas.REALM: 0xB}
 ANY, CONTIGUOUS = 0xF, 1
@@ -140,10 +142,12 @@ class Walker:
         va_bits = 64 - (context.tcr_el1 >> 16 * is_high & 63)
         if va >> va_bits != (1 << 64 - va_bits) - 1 if is_high else va >> va_bits:
             raise Fault(TRANSLATION, is_stage2=False)
+        granule_bits = GRANULE_BITS[is_high][context.tcr_el1 >> (30 if is_high else 14) & 3]
+        stride = granule_bits - 3
         table = (context.ttbr1_el1 if is_high else context.ttbr0_el1) & PA_MASK
         offset = va & (1 << va_bits) - 1
-        for level in range(4 - (va_bits - 4) // 9, 4):
-            shift = 39 - 9 * level
+        for level in range(4 - (va_bits - 4) // stride, 4):
+            shift = granule_bits + stride * (3 - level)
             pa, pas = self._stage2(context, table + (offset >> shift) * 8, level)
             if not 0 <= pa - self._base < self._size:
                 raise Fault(EXTERNAL_WALK + level, is_stage2=False)
