@@ -55,8 +55,6 @@ GICR_WAKER: Final = 0x0014
 GICR_TYPER_LAST: Final = 1 << 4
 GICR_TYPER_NUMBER_SHIFT: Final = 8
 GICR_TYPER_AFFINITY_SHIFT: Final = 32
-GICR_WAKER_PROCESSOR_SLEEP: Final = 1 << 1
-GICR_WAKER_CHILDREN_ASLEEP: Final = 1 << 2
 
 # --- ICC_SGI1R_EL1 ------------------------------------------------------------------------
 SGI_INTID_SHIFT: Final = 24

@@ -3,7 +3,8 @@
 The registers from IGROUPR to ICFGR have the same offsets in the GICD (for SPIs) and in the SGI
 frame of a GICR (for INTID 0..31), and a ``Bank`` ignores the INTIDs it does not implement; so one
 pair of functions serves both.  Everything that has no meaning here reads as zero and ignores
-writes, as IHI 0069 lets it: LPIs, message-based SPIs, the legacy registers.
+writes, as IHI 0069 lets it: LPIs, message-based SPIs, the legacy registers; and GICR_WAKER, as
+under KVM: a redistributor is always awake.
 
 Spec: Arm IHI 0069, "Distributor register map", "Redistributor register map".
 """
@@ -91,7 +92,6 @@ class Redistributor:
     def __init__(self, vgic: Vgic, cpu: int) -> None:
         self._vgic = vgic
         self._bank = vgic.cpus[cpu].private
-        self._is_asleep = True
         self._typer = (
             vgic.cpus[cpu].affinity << gic.GICR_TYPER_AFFINITY_SHIFT
             | cpu << gic.GICR_TYPER_NUMBER_SHIFT
@@ -110,9 +110,7 @@ class Redistributor:
         """Write a register; 1- and 2-byte writes reach only the priorities."""
         sgi_offset = offset - gic.GICR_SGI_FRAME
         with self._vgic.lock:
-            if offset == gic.GICR_WAKER:
-                self._is_asleep = bool(value & gic.GICR_WAKER_PROCESSOR_SLEEP)
-            elif gic.GICD_IPRIORITYR <= sgi_offset < gic.GICD_ITARGETSR:
+            if gic.GICD_IPRIORITYR <= sgi_offset < gic.GICD_ITARGETSR:
                 write_priorities(self._bank, sgi_offset - gic.GICD_IPRIORITYR, size, value)
             elif size >= 4 and gic.GICD_IGROUPR <= sgi_offset < gic.GICD_IGRPMODR:
                 # The word above an 8-byte write would be that of INTIDs 32..63: none here.
@@ -127,9 +125,6 @@ class Redistributor:
             return self._typer & WORD
         if offset == gic.GICR_TYPER + 4:
             return self._typer >> 32
-        if offset == gic.GICR_WAKER:
-            asleep = gic.GICR_WAKER_PROCESSOR_SLEEP | gic.GICR_WAKER_CHILDREN_ASLEEP
-            return asleep if self._is_asleep else 0
         if offset == gic.GICR_IIDR:
             return IIDR
         return gic.PIDR2_GICV3 if offset == gic.GIC_PIDR2 else 0

@@ -86,10 +86,8 @@ def probe(vgic: Vgic) -> None:
 
 
 def probe_cpu(gicr: Redistributor) -> None:
-    """Wake and initialise one redistributor as the driver does."""
+    """Initialise one redistributor as the driver does."""
     assert gicr.read(gic.GIC_PIDR2, 4) & 0xF0 == 0x30
-    gicr.write(gic.GICR_WAKER, 4, 0)
-    assert not gicr.read(gic.GICR_WAKER, 4) & gic.GICR_WAKER_CHILDREN_ASLEEP
     gicr.write(SGI_FRAME + gic.GICD_IGROUPR, 4, 0xFFFF_FFFF)
     gicr.write(SGI_FRAME + gic.GICD_ICACTIVER, 4, 0xFFFF_FFFF)
     gicr.write(SGI_FRAME + gic.GICD_ICENABLER, 4, 0xFFFF_FFFF)
@@ -140,6 +138,15 @@ def test_gicr_typer_ends_the_list_at_the_last_cpu() -> None:
     typers = [Redistributor(vgic, cpu).read(gic.GICR_TYPER, 8) for cpu in range(18)]
     assert [typer >> 32 for typer in typers][-3:] == [0xF, 0x100, 0x101]
     assert [bool(typer & gic.GICR_TYPER_LAST) for typer in typers] == [False] * 17 + [True]
+
+
+def test_gicr_waker_reads_as_zero_and_ignores_writes() -> None:
+    """A redistributor is awake from the start, as under KVM: some kernels rely on it."""
+    gicr = Redistributor(Vgic(1), 0)
+    for value in (0xFFFF_FFFF, 2, 0):
+        assert gicr.read(gic.GICR_WAKER, 4) == 0
+        gicr.write(gic.GICR_WAKER, 4, value)
+    assert gicr.read(gic.GICR_WAKER, 4) == 0
 
 
 def test_level_spi_is_pending_again_after_eoi_when_its_line_stays_high(board: Board) -> None:
