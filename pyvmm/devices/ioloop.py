@@ -1,4 +1,4 @@
-"""The event loop that serves the file descriptors of network backends and terminals.
+"""The event loop that serves the file descriptors of network backends and terminals, and timers.
 
 One daemon thread waits for all of them.  A callback runs on that thread and may take a device's
 lock; it must not block otherwise.
@@ -7,6 +7,7 @@ lock; it must not block otherwise.
 import os
 import selectors
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -14,6 +15,8 @@ from typing import Protocol
 from pyvmm.arch.system import start_thread
 
 Callback = Callable[[], None]
+#: Calls back once in so many seconds, which replace those asked for before; None: not at all.
+SetTimer = Callable[[Callback, float | None], None]
 
 
 class IoEvents(Protocol):
@@ -55,8 +58,9 @@ class IoLoop:
     def __init__(self, name: str = "pyvmm-io") -> None:
         self._stopping = False
         self._selector = selectors.DefaultSelector()
-        self._lock = threading.Lock()  # guards the selector's map, never held in a callback
+        self._lock = threading.Lock()  # guards what follows, never held in a callback
         self._watches: dict[int, _Watch] = {}
+        self._deadlines: dict[Callback, float] = {}
         self._calls: deque[Callback] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.add_reader(self._wakeup, self._wake)
@@ -72,8 +76,9 @@ class IoLoop:
 
     def stop(self) -> None:
         """Stop serving; returns when no callback runs any more."""
-        self._stopping = True
-        os.eventfd_write(self._wakeup, 1)
+        with self._lock:
+            self._stopping = True
+            os.eventfd_write(self._wakeup, 1)
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._selector.close()
@@ -97,14 +102,28 @@ class IoLoop:
 
     def call_soon(self, callback: Callback) -> None:
         """Call ``callback`` once on the loop's thread."""
-        self._calls.append(callback)
-        if not self._stopping:
+        with self._lock:
+            self._calls.append(callback)
+            self._wake_up()
+
+    def set_timer(self, callback: Callback, seconds: float | None) -> None:
+        """Call ``callback`` once, in at most some days; be a ``SetTimer``."""
+        with self._lock:
+            if seconds is None:
+                self._deadlines.pop(callback, None)
+                return
+            self._deadlines[callback] = time.monotonic() + seconds
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        """Let the thread look at what has changed; the lock is held."""
+        if not self._stopping:  # else the event may be closed already
             os.eventfd_write(self._wakeup, 1)
 
     def _set(self, fd: int, event: int, callback: Callback | None) -> None:
-        if self._stopping:
-            return  # the selector may be closed already
         with self._lock:
+            if self._stopping:
+                return  # the selector may be closed already
             watch = self._watches.setdefault(fd, {})
             was_watched = bool(watch)
             if callback is None:
@@ -128,9 +147,26 @@ class IoLoop:
 
     def _run(self) -> None:
         while not self._stopping:
-            for key, ready in self._selector.select():
+            for key, ready in self._selector.select(self._patience()):
                 for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
                     # Looked up now: an earlier callback of this round may have removed it.
                     callback = self._watches.get(key.fd, {}).get(event)
                     if ready & event and callback is not None and not self._stopping:
                         callback()
+            self._call_due()
+
+    def _patience(self) -> float | None:
+        """Return the seconds until the first deadline."""
+        with self._lock:
+            first = min(self._deadlines.values(), default=None)
+        return None if first is None else max(first - time.monotonic(), 0)
+
+    def _call_due(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            due = [callback for callback, deadline in self._deadlines.items() if deadline <= now]
+            for callback in due:
+                del self._deadlines[callback]
+        for callback in due:
+            if not self._stopping:
+                callback()

@@ -47,3 +47,34 @@ def test_ioloop_watches_both_directions_of_one_descriptor() -> None:
     loop.remove_writer(b)  # too late, and harmless
     os.close(a)
     os.close(b)
+
+
+def test_ioloop_calls_back_when_the_time_has_come(loop: IoLoop) -> None:
+    """The last call for a callback counts, and None forgets it."""
+    calls: list[str] = []
+    done = threading.Event()
+
+    def never() -> None:
+        calls.append("never")
+
+    def once() -> None:
+        calls.append("once")
+
+    loop.set_timer(never, 0.01)
+    loop.set_timer(never, None)
+    loop.set_timer(once, 3600)
+    loop.set_timer(once, 0.02)
+    loop.set_timer(done.set, 0.2)
+    assert done.wait(5)
+    assert calls == ["once"]
+    loop.set_timer(never, None)  # not asked for any more, and harmless
+
+
+def test_ioloop_forgets_its_timers_when_it_stops() -> None:
+    """Nothing is called then, and asking is harmless."""
+    loop, called = IoLoop(), threading.Event()
+    loop.start()
+    loop.set_timer(called.set, 0.05)
+    loop.stop()
+    loop.set_timer(called.set, 0)
+    assert not called.wait(0.1)
