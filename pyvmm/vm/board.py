@@ -14,7 +14,8 @@ from pyvmm.devices.bus import Bus, IrqLine, MmioDevice
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.dma import DmaFault, GuestDma
 from pyvmm.devices.ioloop import IoLoop
-from pyvmm.devices.rtc import Mc146818, Pl031
+from pyvmm.devices.mc146818 import Mc146818
+from pyvmm.devices.pl031 import Pl031
 from pyvmm.devices.uart import Uart
 from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
@@ -37,7 +38,7 @@ class Board:
     """What a guest finds on its bus: what all guests have, and the devices of its options.
 
     Args:
-        resources: told what to close at the end: disks, networks.
+        resources: told what to close at the end: event loop, disks, networks.
         sink: takes what the guest writes to its console, from the thread of a vCPU.
         size: columns and rows of the terminal; (0, 0) if there is none.
         agent: the user of the port for the guest's agent.
@@ -76,6 +77,9 @@ class Board:
         self._agent = agent
         self._notify = notify
         self._told: set[str] = set()
+        self._loop = IoLoop()
+        resources.callback(self._loop.stop)
+        self._loop.start()
         self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
         for device in device_plan(options):
             place = device.place
@@ -100,7 +104,7 @@ class Board:
             case Kind.RTC:
                 return Mc146818()
             case Kind.PL031:
-                return Pl031()
+                return Pl031(self._irq(device), self._loop.set_timer)
             case Kind.BLK:
                 return self._plug(device, self._disk(device.index))
             case Kind.NET:
@@ -142,10 +146,7 @@ class Board:
 
         network = self._options.network
         assert network is not None  # noqa: S101  the plan has a card
-        loop = IoLoop()
-        loop.start()
-        self._resources.callback(loop.stop)
-        backend = open_backend(network, loop)
+        backend = open_backend(network, self._loop)
         self._resources.callback(backend.close)
         card = VirtioNet(backend, network.mac)
         window = self._plug(device, card)

@@ -31,7 +31,7 @@ RAM_BASE: Final = 0x8000_0000
 NUM_PRIVATE_INTIDS: Final = 32
 UART_SPI: Final = 0
 VIRTIO_SPI: Final = 4
-PL031_SPI: Final = 95  # an alarm that never rings
+PL031_SPI: Final = 95
 NUM_VIRTIO: Final = 60
 
 MAX_CPUS: Final = 16

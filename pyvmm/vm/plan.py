@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pyvmm.devices import rtc, uart
+from pyvmm.devices import mc146818, pl031, uart
 from pyvmm.devices.tree import Place, TreeWriter
 from pyvmm.devices.virtio import mmio
 from pyvmm.vm import machine
@@ -72,6 +72,6 @@ def _serial_ports() -> Iterator[PlannedDevice]:
 
 def _clocks() -> Iterator[PlannedDevice]:
     place = Place(machine.RTC_BASE, machine.RTC_SIZE)
-    yield PlannedDevice(Kind.RTC, "rtc", 0, place, rtc.describe_mc146818)
+    yield PlannedDevice(Kind.RTC, "rtc", 0, place, mc146818.describe)
     place = Place(machine.PL031_BASE, machine.PL031_SIZE, (machine.PL031_SPI,))
-    yield PlannedDevice(Kind.PL031, "pl031", 0, place, rtc.describe_pl031)
+    yield PlannedDevice(Kind.PL031, "pl031", 0, place, pl031.describe)
