@@ -49,7 +49,7 @@ class Attested(msgspec.Struct, frozen=True):
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="how long to wait for the agent, and for the token",
+    help="how long the console may be silent while the guest boots, and then the token take",
 )
 @click.option("--json", "wants_json", is_flag=True, help="print challenge and token as JSON")
 def attest(

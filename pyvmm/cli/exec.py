@@ -72,7 +72,7 @@ class _Exec(click.Command):
     default=10,
     show_default=True,
     metavar="SECONDS",
-    help="how long to wait for the agent, while the guest boots",
+    help="how long the console may be silent while the agent of a guest that boots is awaited",
 )
 @click.option("--timeout", type=Seconds(), metavar="SECONDS", help="kill it then")
 @click.option("--json", "wants_json", is_flag=True, help="print status and output as JSON")

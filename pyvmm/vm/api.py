@@ -202,7 +202,7 @@ class Api(Protocol):
         patience: float = 10.0,
         encoding: Encoding = "utf-8",
     ) -> int:
-        """Start a command by the guest's agent, awaited some seconds; return its number."""
+        """Start a command by the guest's agent, awaited as by `wait_agent`; return its number."""
         ...
 
     def exec_write(self, number: int, data: bytes) -> None:
@@ -215,6 +215,10 @@ class Api(Protocol):
 
     def exec_signal(self, number: int, signal: int) -> None:
         """Send a signal to a command and what it has started."""
+        ...
+
+    def wait_agent(self, *, patience: float = 60.0) -> None:
+        """Wait for the agent; at most some seconds without a new word while the guest boots."""
         ...
 
     def attest(self, challenge: bytes, *, patience: float = 60.0) -> bytes:

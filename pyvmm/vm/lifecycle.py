@@ -69,6 +69,7 @@ class Lifecycle:
         self._changed = Condition()  # guards the status, the listeners and the instance's presence
         self._control = Lock()  # one change of the state at a time
         self._is_stopping = False
+        self._starts_itself = False
         self.is_unwanted = False
         self._refusal: Failure | UserError | None = None  # why it could not be started
         self._program_status: int | None = None
@@ -107,6 +108,7 @@ class Lifecycle:
             Failure: it could not be made.
         """
         code, reason = ExitCode.INTERNAL, "a defect of pyvmm"
+        self._starts_itself = is_started
         try:
             with shortages(), EndSignals(self.quit):
                 code, reason = self._live(assemble, timeout, report, is_started=is_started)
@@ -305,6 +307,20 @@ class Lifecycle:
         if self._status.state == State.PAUSED:
             raise UserError(f"{self._status.name} is paused: resume it first")
         return self._in(State.RUNNING, State.PAUSED).agent
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether the guest is being built, or starts next without anybody's doing."""
+        state = self._status.state
+        return state == State.BUILDING or (state == State.NEW and self._starts_itself)
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether there is no reason to wait for the guest's agent."""
+        instance = self._instance
+        if self.is_coming:
+            return False
+        return self._status.state != State.RUNNING or instance is None or instance.agent.is_settled
 
     def balloon(self, change: int) -> Balloon:
         """Ask the guest to lend so many bytes more, or less; say how its memory does.

@@ -335,12 +335,20 @@ class Session:
         """Have the guest's agent ask for a token."""
         return self._agent(patience).attest(challenge, min(patience, threading.TIMEOUT_MAX))
 
+    def wait_agent(self, *, patience: float = 60.0) -> None:
+        """Wait for the guest's agent."""
+        self._agent(patience).wait_ready(0)
+
     def _agent(self, patience: float) -> AgentClient:
-        """Return the guest's agent, there or not after so many seconds."""
-        agent = self._lifecycle.agent
-        deadline = time.monotonic() + patience
-        self._wait_until(lambda: agent.is_settled or time.monotonic() > deadline)
-        return agent
+        """Return the guest's agent, there or not once nothing has moved for so many seconds."""
+        lifecycle, stillness = self._lifecycle, Stillness(patience)
+
+        def is_over() -> bool:
+            sign = None if lifecycle.is_coming else lifecycle.console_log.end
+            return lifecycle.has_settled or stillness.lasts(sign)
+
+        self._wait_until(is_over)
+        return lifecycle.agent
 
     # --- notifications ----------------------------------------------------------------------
 
@@ -378,6 +386,22 @@ def _of_bytes(text: str) -> str:
         return text.encode("latin-1").decode(errors="surrogateescape")
     except UnicodeEncodeError:
         raise UserError(f"{text!r} has characters that are not in latin-1") from None
+
+
+class Stillness:
+    """Notices that a guest has given no sign of life for some seconds."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._last_sign: int | None = None
+        self._since = 0.0
+
+    def lasts(self, sign: int | None) -> bool:
+        """Tell whether the sign has been the same for so long; None is another each time."""
+        now = time.monotonic()
+        if sign is None or sign != self._last_sign:
+            self._last_sign, self._since = sign, now
+        return now - self._since > self._patience
 
 
 def _refusal(id_: Id, code: int, line: str) -> Response:

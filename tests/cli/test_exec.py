@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,20 @@ def test_attest_says_why_there_is_no_token() -> None:
     assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
     assert ended.errors.startswith("pyvmm: no token: ")
     assert ended.errors.count("\n") == 1
+
+
+def test_start_waits_for_the_agent(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it is told to; what was started before does not keep it from the others."""
+    directory = tmp_path / "other"
+    directory.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
+    with closing(Running(Directory(directory / "pyvmm"), program, is_started=False)) as made:
+        threading.Timer(0.5, made.port.start).start()
+        ended = pyvmm("start", "--wait", "r1")
+        assert (ended.code, ended.output, ended.errors) == (0, "", "")
+        assert made.living.lifecycle.agent.is_ready
+        ended = pyvmm("start", "r1", "--wait")
+        line = "pyvmm: r1 is running: it was started already\n"
+        assert (ended.code, ended.output, ended.errors) == (ExitCode.BAD_INPUT, "", line)

@@ -413,6 +413,15 @@ def test_a_balloon_without_a_driver_lends_nothing(tmp_path: Path) -> None:
         assert ended.errors.startswith(complaint)
 
 
+def test_waiting_for_an_agent_that_cannot_come(tmp_path: Path) -> None:
+    """It is told at once, and the instance goes on."""
+    create("r1", *VM, kernel(tmp_path, IDLE))
+    ended = verb("start", "r1", "--wait")
+    line = "pyvmm: this guest has no port for an agent: start it with --agent\n"
+    assert result(ended) == (ExitCode.BAD_INPUT, "", line)
+    assert status("r1")["state"] == "running"
+
+
 def test_debug_looks_into_a_normal_vm_and_not_into_a_realm(tmp_path: Path) -> None:
     """Registers, stack and code, as text and as JSON; a realm says why not."""
     create("r1", *VM, "-c", "2", "--kernel", kernel(tmp_path, IDLE))

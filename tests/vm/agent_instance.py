@@ -12,13 +12,16 @@ PATIENCE = 30.0
 
 
 class Running(Served):
-    """An instance that runs; `port.start` lets its agent be heard."""
+    """An instance that runs, or will; `port.start` lets its agent be heard."""
 
-    def __init__(self, directory: Directory, program: Path) -> None:
+    def __init__(self, directory: Directory, program: Path, *, is_started: bool = True) -> None:
         super().__init__(directory)
-        self.living.lifecycle.start()
+        if is_started:
+            self.living.lifecycle.start()
         self.ours, theirs = socket.socketpair()
-        self.port = SocketPort(self.living.lifecycle.agent, self.ours)
+        instance = self.living.lifecycle._instance
+        assert instance is not None
+        self.port = SocketPort(instance.agent, self.ours)
         with theirs:
             self.agent = subprocess.Popen([program, "exec", "0"], stdin=theirs.fileno())
 

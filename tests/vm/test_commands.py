@@ -10,7 +10,10 @@ import pytest
 from pyvmm.arch.errors import UserError
 from pyvmm.vm.api import MUCH_FED, State
 from pyvmm.vm.client import Client, Gone, connect
+from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.directory import Directory
+from pyvmm.vm.instance import Instance
+from pyvmm.vm.server import Server
 from tests.shortage import refuse_threads
 from tests.vm.agent_instance import Running
 from tests.vm.agent_program import compile_here
@@ -200,6 +203,72 @@ def test_what_is_no_command_is_refused(client: Client, argv: list[str], complain
     with pytest.raises(UserError, match=complaint):
         client.api.exec_start(argv)
     assert client.api.status().state == State.RUNNING
+
+
+def test_agent_is_awaited_while_the_guest_says_something(tmp_path: Path, program: Path) -> None:
+    """However long that takes; silence ends it, and so does the guest's end."""
+    running = Running(Directory(tmp_path / "pyvmm"), program)
+    log = running.living.lifecycle.console_log
+    boots = threading.Event()
+
+    def boot() -> None:
+        for _ in range(10):
+            log.write(b"booting")
+            time.sleep(0.1)
+        boots.set()
+        running.port.start()
+
+    with connect(running.directory, "r1") as client:
+        thread = threading.Thread(target=boot)
+        thread.start()
+        client.api.wait_agent(patience=0.5)
+        assert boots.is_set()
+        thread.join()
+    running.close()
+
+
+class Building(Living):
+    """An instance that is built when the test says so."""
+
+    def __init__(self, *, starts_itself: bool) -> None:
+        super().__init__()
+        self.may_go_on = threading.Event()
+        self._starts_itself = starts_itself
+
+    def assemble(self, log: ConsoleLog) -> Instance:
+        """Wait, then put the guest together."""
+        assert self.may_go_on.wait(PATIENCE)
+        return super().assemble(log)
+
+    def _live(self) -> None:
+        self.lifecycle.live(self.assemble, is_started=self._starts_itself)
+
+
+@pytest.mark.parametrize(
+    ("starts_itself", "complaint"), [(False, "r1 is new: start it first"), (True, "has no port")]
+)
+def test_agent_is_awaited_while_the_guest_is_built(
+    tmp_path: Path, complaint: str, *, starts_itself: bool
+) -> None:
+    """And until it starts, if that needs nobody; there is no other reason to wait then."""
+    with Building(starts_itself=starts_itself) as living:
+        directory = Directory(tmp_path / "pyvmm")
+        claim = directory.claim(living.lifecycle.status)
+        server = Server(claim.listener, living.lifecycle)
+        server.start()
+        with connect(directory, "r1") as client:
+            answered = threading.Event()
+            client.post("wait_agent", {"patience": 0.01}, answered.set)
+            assert not client.listen(Heard(client), 0.3)
+            assert not answered.is_set()
+            living.may_go_on.set()
+            with pytest.raises(UserError, match=complaint):
+                client.api.exec_start(["true"], patience=0.01)
+            assert answered.is_set()
+        living.lifecycle.quit()
+        living.end()
+        server.close()
+        claim.listener.close()
 
 
 def test_agent_is_awaited(tmp_path: Path, program: Path) -> None:
