@@ -1,5 +1,5 @@
 """The Realm Management Monitor: RMM 1.0 at R-EL2, in Python.
 
-It serves the host's RMI commands and the realms' RSI and PSCI calls.  ``rmm.rmm.Rmm`` is the whole
-of it; memory, PEs, EL3 and the attestation service come to it through ``rmm.protocols``.
+It serves the host's RMI commands and the realms' RSI and PSCI calls.  ``rmm.rmm.Rmm`` is the entry
+point; it accesses memory, PEs and EL3 through ``rmm.protocols``.
 """

@@ -1,9 +1,9 @@
-"""Realm tokens: what they say, and how they get their signature.
+"""Realm tokens: their claims and their signatures.
 
-The realm attestation key (RAK) and the platform token are fetched from EL3 once, when the RMM
-boots, and serve for the power cycle.  EL3 signs, with a key that stays in the HES; one that cannot
-gives the key away, and then it is used here.  Signing is asynchronous: a request is pushed, and
-some later pull returns the signature, or that of another REC's request.
+The RMM fetches the realm attestation key (RAK) and the platform token from EL3 once, when it
+boots, and uses them for the power cycle.  EL3 signs with a key that stays in the HES; if EL3 cannot
+sign, it exports the key and the RMM signs.  Signing is asynchronous: the RMM pushes a request, and
+a later pull returns the signature, or that of another REC's request.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ from rmm.el3 import El3Refused, El3Services
 from rmm.realm import Realm
 from rmm.rec import TokenRequest
 
-MAX_REALM_TOKEN: Final = 1024  # bytes, signed; and what binds it to the platform token
+MAX_REALM_TOKEN: Final = 1024  # bytes, including the signature and the binding
 _PROTECTED: Final = protected(Algorithm.ES384)
 _SIGNATURE_SIZE: Final = 2 * Algorithm.ES384.coordinate_size
 _HASH_NAMES: Final = {HashAlgorithm.SHA_256: "sha-256", HashAlgorithm.SHA_512: "sha-512"}
 
-#: Signs the bytes of a Sig_structure.
+#: Signs the encoded Sig_structure.
 Signer = Callable[[bytes], bytes]
 
 
 class Attestation:
-    """Makes the tokens of all realms; ``boot`` fetches what it needs."""
+    """Makes the tokens of all realms; ``boot`` fetches the key and the platform token."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Attestation:
         platform_token: bytes,
         signer: Signer | None = None,
     ) -> None:
-        """Use a public RAK (a SEC1 point); without ``signer``, EL3 has its private part."""
+        """Use a public RAK (a SEC1 point); without ``signer``, EL3 holds the private key."""
         self._el3 = el3
         self._generation = generation
         self._rak = rak
@@ -49,7 +49,7 @@ class Attestation:
 
     @classmethod
     def boot(cls, el3: El3Services, generation: Generation, pe: int) -> "Attestation | None":
-        """Fetch the key and the platform token; None if EL3 has them not."""
+        """Fetch the key and the platform token; None if EL3 does not provide them."""
         signer: Signer | None = None
         try:
             if el3.signs_tokens(pe):
@@ -57,12 +57,12 @@ class Attestation:
             else:
                 rak, signer = _own_key(el3.realm_key(pe))
             platform_token = el3.platform_token(pe, binding(rak, generation))
-        except (El3Refused, ValueError):  # ValueError: no P-384 key
+        except (El3Refused, ValueError):  # ValueError: not a P-384 key
             return None
         return cls(el3, generation, rak, platform_token, signer)
 
     def begin(self, realm: Realm, request: TokenRequest) -> None:
-        """Fix what the token will say."""
+        """Fix the claims of the token."""
         measurements = realm.measurements.values
         claims = RealmClaims(
             challenge=request.challenge,
@@ -76,9 +76,9 @@ class Attestation:
         request.payload = realm_payload(claims, self._generation)
 
     def sign(self, pe: int, rec: int, request: TokenRequest) -> TokenSignResponse | None:
-        """Push the request unless that was done, then pull: the response may be another's.
+        """Push the request if necessary, then pull a response, possibly another request's.
 
-        None if EL3 is busy.  Raises: El3Refused if there will be no signature.
+        Return None if EL3 is busy.  Raises: El3Refused if signing fails.
         """
         to_be_signed = sig_structure(_PROTECTED, request.payload)
         if self._signer is not None:
@@ -88,7 +88,7 @@ class Attestation:
             )
         if not request.is_pushed:
             self._push(pe, rec, request, sha384(to_be_signed).digest())
-        # Also if EL3 has no room for the request: its responses may be those that nobody waits for.
+        # Pull even if EL3 is full: its responses may belong to requests that were abandoned.
         try:
             return self._el3.pull(pe)
         except El3Refused as refusal:
@@ -97,7 +97,7 @@ class Attestation:
             raise
 
     def _push(self, pe: int, rec: int, request: TokenRequest, digest: bytes) -> None:
-        """Have EL3 sign, if it has room for a request."""
+        """Have EL3 sign, if it accepts another request."""
         try:
             self._el3.push(pe, rec, request.ticket, digest)
             request.is_pushed = True
@@ -106,7 +106,7 @@ class Attestation:
                 raise
 
     def finish(self, request: TokenRequest, response: TokenSignResponse) -> None:
-        """Make the token, now that it is signed; without a signature it stays empty."""
+        """Make the token from the signature; without one, the token stays empty."""
         if response.sig_size == _SIGNATURE_SIZE:
             signature = response.signature[:_SIGNATURE_SIZE]
             realm_token = Sign1(_PROTECTED, request.payload, signature).encode()
@@ -116,9 +116,9 @@ class Attestation:
 
 
 def _own_key(scalar: bytes) -> tuple[bytes, Signer]:
-    """Return the public part of a private key, and who signs with it.
+    """Return the public key of a private key, and a function that signs with it.
 
-    ValueError if it is no key of P-384.
+    ValueError if it is not a P-384 key.
     """
     from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415  slow, seldom needed
 

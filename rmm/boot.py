@@ -1,4 +1,4 @@
-"""The boot handshake with EL3: what the shared page must say before the RMM serves anybody.
+"""The boot handshake with EL3: checks of the arguments and the shared page.
 
 Spec: TF-A, RMM-EL3 communication interface, "RMM boot" and "boot manifest" 0.3.
 """
@@ -21,11 +21,11 @@ from pyvmm.arch.rmmd import (
 
 MAX_CPUS: Final = 1024
 _BANK: Final = DramBank.packer()
-_MAX_DRAM: Final = 1 << 40  # bytes from the first bank to the last: one state a granule
+_MAX_DRAM: Final = 1 << 40  # bytes from the first bank to the last; one byte of state per granule
 
 
 class BootRefused(Exception):
-    """The RMM does not come up; ``status`` says why."""
+    """The RMM cannot boot; ``status`` is the reason."""
 
     def __init__(self, status: BootError) -> None:
         super().__init__(status)
@@ -59,7 +59,7 @@ def dram_banks(
 def _array(
     page: bytes, shared_pa: int, item: type[Layout], count: int, array_pa: int, checksum: int
 ) -> bytes:
-    """Return an array of the manifest: aligned, behind the header, inside the page, sum zero.
+    """Return an array of the manifest: aligned, after the header, inside the page, sum zero.
 
     Raises: BootRefused.
     """
@@ -76,7 +76,7 @@ def _array(
 
 
 def _compatible(offered: int, needed: int) -> bool:
-    """Tell whether a version has our major number and at least our minor number."""
+    """Check whether a version has our major number and at least our minor number."""
     return offered >> 16 == needed >> 16 and offered & 0xFFFF >= needed & 0xFFFF
 
 
@@ -90,7 +90,7 @@ def _shared_page(memory: PhysicalMemory, shared_pa: int) -> bytes:
 
 
 def _well_formed(banks: list[tuple[int, int]]) -> bool:
-    """Tell whether the banks are granule-aligned, not empty, ascending and apart."""
+    """Check whether the banks are granule-aligned, not empty, ascending and disjoint."""
     previous_end = 0
     for base, size in banks:
         if (base | size) % GRANULE_SIZE or not size or base < previous_end:

@@ -1,7 +1,7 @@
-"""What a command is: declared once, on the function that does it.
+"""Commands, each declared once, on the function that implements it.
 
-``@rmi_command(RmiFid.RMI_RTT_FOLD)`` makes a command of a function whose parameters, after the
-RMM, are the command's own in the order of the specification; argument count, trace and
+``@rmi_command(RmiFid.RMI_RTT_FOLD)`` makes a command from a function whose parameters, after the
+RMM, are those of the command in the order of the specification; argument count, trace and
 docs/rmm-abi.md follow from it.  A first parameter named ``pe`` gets the index of the calling PE.
 """
 
@@ -18,24 +18,24 @@ from pyvmm.arch.rsi import RsiFid
 from pyvmm.arch.smccc import SmcccFid
 from rmm.rec import HostExit
 
-#: What an RMI function returns: x1.. on success.
+#: The result of an RMI function: x1.. on success.
 RmiOutputs = tuple[int, ...] | None
-#: What an RSI or PSCI function returns: x0.., or what the host has to see first.
+#: The result of an RSI or PSCI function: x0.., or an exit that the host has to handle first.
 RealmReply = tuple[int, ...] | HostExit
 
 R = TypeVar("R")
 
-#: A function that does a command; what follows the RMM (and the REC) differs by command.
+#: A function that implements a command; the parameters after the RMM (and the REC) differ.
 Handler = Callable[..., R]  # type: ignore[explicit-any]
 
 
 class Command(Generic[R]):
-    """One command: its identifier, its parameters and the function that does it."""
+    """A command: its identifier, its parameters and its function."""
 
     __slots__ = ("doc", "fid", "function", "name", "num_args", "parameters", "wants_pe")
 
     def __init__(self, fid: IntEnum, function: Handler[R], *, fixed: int) -> None:
-        """Wrap ``function``, whose first ``fixed`` parameters are not the command's own."""
+        """Wrap ``function``, whose first ``fixed`` parameters do not belong to the command."""
         parameters = list(inspect.signature(function).parameters)[fixed:]
         self.fid = fid
         self.name = fid.name
@@ -63,7 +63,7 @@ def rsi_command(fid: RsiFid | IsletRsiFid) -> Callable[[Handler[RealmReply]], Re
 
 
 def realm_command(*fids: PsciFid | SmcccFid) -> Callable[[Handler[RealmReply]], list[RealmCommand]]:
-    """Make PSCI or SMCCC commands of ``function(rmm, rec, ...)``, as in both widths."""
+    """Make PSCI or SMCCC commands of ``function(rmm, rec, ...)``, in one or both widths."""
     return lambda function: [Command(fid, function, fixed=2) for fid in fids]
 
 

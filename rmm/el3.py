@@ -1,4 +1,4 @@
-"""EL3's services for attestation, as the RMM calls them through the page that both share.
+"""EL3's services for attestation, which the RMM calls through the shared page.
 
 Spec: TF-A, "RMM-EL3 communication interface", RMM_ATTEST_*, RMM_EL3_FEATURES, RMM_EL3_TOKEN_SIGN;
 Islet, RMM_ISLET_GET_VHUK.
@@ -24,11 +24,11 @@ from pyvmm.arch.rmmd import (
 from rmm.protocols import El3
 
 MAX_PLATFORM_TOKEN: Final = 4096  # bytes
-_KEY: Final = Struct("<4Q")  # 32 bytes as four registers carry them
+_KEY: Final = Struct("<4Q")  # 32 bytes in four registers
 
 
 class El3Refused(Exception):
-    """EL3 did not do it; ``error`` says why."""
+    """EL3 refused a call; ``error`` is the reason."""
 
     def __init__(self, fid: RmmdFid, error: RmmdError) -> None:
         super().__init__(f"{fid.name}: {error.name}")
@@ -36,9 +36,9 @@ class El3Refused(Exception):
 
 
 class El3Services:
-    """What EL3 does for attestation; every method raises ``El3Refused``.
+    """EL3's attestation services; every method raises ``El3Refused``.
 
-    Concurrency: one call at a time has the shared page.
+    Concurrency: one call at a time uses the shared page.
     """
 
     def __init__(self, el3: El3, memory: PhysicalMemory, shared_pa: int) -> None:
@@ -48,17 +48,17 @@ class El3Services:
         self._lock = Lock()
 
     def signs_tokens(self, pe: int) -> bool:
-        """Tell whether EL3 has tokens signed, with a key that it does not give away."""
+        """Check whether EL3 signs tokens with a key that it does not export."""
         return bool(self._call(pe, RmmdFid.EL3_FEATURES, 0)[0] & FEATURE_TOKEN_SIGN)
 
     def rak_public(self, pe: int) -> bytes:
-        """Return the public realm attestation key that EL3 signs with, a SEC1 point."""
+        """Return the public key that EL3 signs realm tokens with, a SEC1 point."""
         with self._lock:
             size, *_ = self._token_sign(pe, TokenSignOp.GET_RAK_PUBLIC, GRANULE_SIZE)
             return self._memory.read(self._shared_pa, min(size, GRANULE_SIZE))
 
     def realm_key(self, pe: int) -> bytes:
-        """Return the private realm attestation key, where EL3 gives it away."""
+        """Return the private realm attestation key, if EL3 exports it."""
         with self._lock:
             fid = RmmdFid.ATTEST_GET_REALM_KEY
             size, *_ = self._call(pe, fid, self._shared_pa, GRANULE_SIZE, CURVE_P384)
@@ -67,7 +67,7 @@ class El3Services:
             return key
 
     def platform_token(self, pe: int, challenge: bytes) -> bytes:
-        """Return the platform token that binds a challenge; it comes in hunks."""
+        """Return the platform token that binds a challenge; EL3 sends it in parts."""
         fid, args = RmmdFid.ATTEST_GET_PLAT_TOKEN, (self._shared_pa, GRANULE_SIZE)
         with self._lock:
             self._memory.write(self._shared_pa, challenge)
@@ -81,7 +81,7 @@ class El3Services:
         return token
 
     def push(self, pe: int, rec: int, ticket: int, digest: bytes) -> None:
-        """Ask for the signature of a SHA-384 digest; REC and ticket come back with it."""
+        """Request the signature of a SHA-384 digest; the response repeats REC and ticket."""
         request = TokenSignRequest.of(
             sig_alg=CURVE_P384, rec=rec, ticket=ticket, hash_alg=HASH_SHA384, hash=digest
         )
@@ -90,7 +90,7 @@ class El3Services:
             self._token_sign(pe, TokenSignOp.PUSH_REQUEST, request.size)
 
     def pull(self, pe: int) -> TokenSignResponse:
-        """Return a signature that is ready, whoever asked for it."""
+        """Return a completed signature, of any request."""
         with self._lock:
             size = TokenSignResponse.size
             self._token_sign(pe, TokenSignOp.PULL_RESPONSE, size)

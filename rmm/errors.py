@@ -1,9 +1,9 @@
-"""How a command fails, and how an RSI call stops halfway.
+"""The failures of commands, and the exception that suspends an RSI call.
 
-- ``RmiError``: an RMI command failed; the host sees the status, and nothing changed.
-- ``RsiError``: an RSI command failed; the realm sees the status.
-- ``RealmPageMissing``: an RSI command needs a page that the host has yet to provide; the host
-  sees a stage-2 fault, and the realm executes the SMC again.
+- ``RmiError``: an RMI command failed; the host gets the status, and nothing has changed.
+- ``RsiError``: an RSI command failed; the realm gets the status.
+- ``RealmPageMissing``: an RSI command needs a page that the host has not provided yet; the host
+  gets a stage-2 fault, and the realm executes the SMC again.
 """
 
 from pyvmm.arch.rmi import RmiStatus
@@ -27,7 +27,7 @@ class RsiError(Exception):
 
 
 class RealmPageMissing(Exception):
-    """A protected IPA without a page; ``level`` is where the RTT walk ended."""
+    """A protected IPA without a page; the RTT walk ended at ``level``."""
 
     def __init__(self, ipa: int, level: int) -> None:
         super().__init__(ipa, level)

@@ -1,6 +1,6 @@
-"""Why a PE left the realm, and what the RMM does about it.
+"""Exits from a realm, and the RMM's handling of them.
 
-A handler returns a ``HostExit`` if the host has to see the exit; with None the realm goes on.
+A handler returns a ``HostExit`` if the host has to handle the exit, or None to resume the realm.
 Spec: DEN0137 1.0, "Realm exception model".
 """
 
@@ -47,9 +47,9 @@ _SAS_SHIFT: Final = ESR_ABORT.SAS.low
 _SRT_SHIFT: Final = ESR_ABORT.SRT.low
 _FSC: Final = ESR_ABORT.FSC.mask
 _EC: Final = ESR_ABORT.EC.mask
-#: What the host may know of an abort that only a page can resolve.
+#: The syndrome bits that the host may see for an abort that needs a page.
 _ABORT_SHOWN: Final = _EC | ESR_ABORT.SET.mask | ESR_ABORT.FnV.mask | ESR_ABORT.EA.mask | _FSC
-#: And of one that it may emulate: not which register is used, nor how it extends.
+#: And for an abort that it may emulate: neither the register nor the extension.
 _EMULATABLE_SHOWN: Final = _ABORT_SHOWN | _EMULATABLE_WRITE | ESR_ABORT.SAS.mask | ESR_ABORT.SF.mask
 _WFX_SHOWN: Final = _EC | ESR_WFX.TI.mask
 _SERROR_SHOWN: Final = (
@@ -66,7 +66,7 @@ _PROTECTION: Final = frozenset(range(FaultStatus.GPF_WALK, FaultStatus.GPF + 1))
 _SYNC: Final = RecExitReason.SYNC
 _SYNC_EXIT: Final = int(ExitReason.SYNC)
 _IRQ_EXIT: Final = int(ExitReason.IRQ)
-#: An interrupt for the host: all exits for one are alike, and nobody changes them.
+#: The exit for an interrupt of the host; shared, so never modified.
 IRQ: Final = HostExit(RecExitReason.IRQ)
 _TRANSLATION: Final = range(FaultStatus.TRANSLATION, FaultStatus.TRANSLATION + 4)
 
@@ -83,17 +83,17 @@ def handle(rmm: Rmm, pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
         return HostExit(RecExitReason.SYNC, esr=pe_exit.esr, far=pe_exit.far)
     if reason == ExitReason.SERROR:
         return HostExit(RecExitReason.SERROR, esr=pe_exit.esr & _SERROR_SHOWN)
-    return None  # the budget is spent: go on
+    return None  # the budget is used up: resume
 
 
 def ask_for_page(missing: RealmPageMissing) -> HostExit:
-    """Show the host a stage-2 fault at a protected IPA: only it can provide the page."""
+    """Return a stage-2 fault at a protected IPA: only the host can provide the page."""
     esr = translation_fault(missing.level) & _ABORT_SHOWN
     return HostExit(RecExitReason.SYNC, esr=esr, hpfar=hpfar_of(missing.ipa))
 
 
 def set_register(rec: Rec, rt: int, value: int) -> None:
-    """Write a general-purpose register as an instruction names it: 31 is XZR."""
+    """Write a general-purpose register by its number in an instruction: 31 is XZR."""
     if rt != _XZR:
         rec.context.x[rt] = value
 
@@ -121,7 +121,7 @@ def _undefined(_rmm: Rmm, _pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | No
 
 
 def _hvc(_rmm: Rmm, _pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
-    inject_undefined(rec.context, rec.context.pc - _HVC_SIZE)  # the pc is past an HVC already
+    inject_undefined(rec.context, rec.context.pc - _HVC_SIZE)  # the pc is already past the HVC
     return None
 
 
@@ -179,7 +179,7 @@ def _instruction_abort(_rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostEx
 
 
 def _protected_abort(rec: Rec, pe_exit: PeExit) -> HostExit | None:
-    """The host provides the page, unless the realm has said that there is nothing."""
+    """Ask the host for the page, unless the realm has declared the IPA EMPTY."""
     esr, rtt, ipa = pe_exit.esr, rec.realm.rtt, ipa_of(pe_exit.hpfar)
     table, index, _ = rtt.walk(ipa, PAGE_LEVEL)
     entry = table.entries[index]
@@ -187,19 +187,19 @@ def _protected_abort(rec: Rec, pe_exit: PeExit) -> HostExit | None:
         inject_sea(rec.context, esr, pe_exit.far)
         return None
     if entry & VALID and esr & _FSC in _TRANSLATION:
-        return None  # another thread of the host mapped it meanwhile: try again
+        return None  # another thread of the host has mapped it in the meantime: retry
     return HostExit(RecExitReason.SYNC, esr=esr & _ABORT_SHOWN, hpfar=hpfar_of(ipa))
 
 
 def _external_abort(rec: Rec, pe_exit: PeExit) -> HostExit:
-    """Report an error of the memory system; the realm learns of it if it can recover."""
+    """Report an error of the memory system; the realm gets it too if it is recoverable."""
     if ESR_ABORT(pe_exit.esr).SET == SyncErrorType.UER:
         inject_sea(rec.context, pe_exit.esr, pe_exit.far)
     return HostExit(RecExitReason.SYNC, esr=pe_exit.esr & _ABORT_SHOWN)
 
 
 def _protection_fault(rec: Rec, pe_exit: PeExit) -> HostExit | None:
-    """Shared memory that the host took away is the realm's to notice, not the host's to mend.
+    """Report shared memory that the host took away to the realm, not to the host.
 
     Spec: DEN0137 1.0, "Realm access to an Unprotected IPA".
     """
@@ -211,7 +211,7 @@ def _protection_fault(rec: Rec, pe_exit: PeExit) -> HostExit | None:
 
 
 def _smc(rmm: Rmm, pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
-    """Serve an RSI or PSCI call; results go to x0.., at least to x3."""
+    """Serve an RSI or PSCI call; write the results to x0 up to at least x3."""
     x = rec.context.x
     fid = x[0] & FID_MASK
     command = REALM_CALLS.get(fid)
@@ -230,7 +230,7 @@ def _smc(rmm: Rmm, pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
     except RsiError as error:
         reply = error.results
     except RealmPageMissing as missing:
-        return ask_for_page(missing)  # and the realm executes the SMC again
+        return ask_for_page(missing)  # the realm executes the SMC again
     rec.advance()
     leave = reply if isinstance(reply, HostExit) else None
     results = () if isinstance(reply, HostExit) else reply
@@ -244,7 +244,7 @@ def _smc(rmm: Rmm, pe: int, rec: Rec, _pe_exit: PeExit) -> HostExit | None:
     return leave
 
 
-#: Whose results are no matter for a trace.
+#: Calls whose results must not appear in a trace.
 _SECRET: Final = frozenset({IsletRsiFid.RSI_ISLET_REALM_SEALING_KEY})
 
 

@@ -1,13 +1,13 @@
-"""Granules: what the RMM uses each 4 KB of memory for.
+"""Granules: the use of each 4 KB of memory.
 
 Every granule of DRAM has one state.  All moves start or end at DELEGATED::
 
     UNDELEGATED <-> DELEGATED <-> RD, REC, REC_AUX, DATA, RTT, METADATA
 
-``GranuleTable.move`` makes no other.
+``GranuleTable.move`` makes no other moves.
 
-The GPT says Realm exactly for the granules whose state is not UNDELEGATED, because only this
-RMM asks EL3 to move a granule and it keeps the state with each move.
+The GPT assigns exactly the granules whose state is not UNDELEGATED to the Realm PAS, because only
+this RMM asks EL3 to move a granule, and it records the state with each move.
 """
 
 from collections.abc import Sequence
@@ -21,25 +21,25 @@ from rmm.errors import RmiError
 
 
 class GranuleState(IntEnum):
-    """What a granule is used for.  Spec: DEN0137 1.0, RmmGranuleState."""
+    """The use of a granule.  Spec: DEN0137 1.0, RmmGranuleState."""
 
-    #: The host's, or at least not ours; its content may change at any time.
+    #: Not in the Realm PAS, usually the host's; its content may change at any time.
     UNDELEGATED = 0
-    #: Ours and unused; all bytes are zero, so whoever gets it next learns nothing.
+    #: In the Realm PAS and unused; all bytes are zero, so the next owner learns nothing.
     DELEGATED = 1
-    #: Names a realm: ``Rmm.realms`` has it.  The content is not used.
+    #: Names a realm: ``Rmm.realms`` has it.  The content is unused.
     RD = 2
-    #: Names a REC: ``Rmm.recs`` has it.  The content is not used.
+    #: Names a REC: ``Rmm.recs`` has it.  The content is unused.
     REC = 3
-    #: Lent to a REC.  The content is not used.
+    #: Lent to a REC.  The content is unused.
     REC_AUX = 4
-    #: Memory of one realm; exactly one ASSIGNED entry of its RTTs names it.
+    #: Memory of one realm; exactly one ASSIGNED entry of its RTTs points to it.
     DATA = 5
-    #: A translation table of one realm, walked by the PEs; its ``RttTree`` has it.
+    #: A translation table of one realm, in its ``RttTree``; walked by the PEs.
     RTT = 6
-    #: Not memory at all: a hole between two banks.
+    #: Not memory: a gap between two banks.
     NOT_DRAM = 7
-    #: Lent to a realm for its metadata: ``Realm.metadata`` has them.  The content is not used.
+    #: Lent to a realm for its metadata, which ``Realm.metadata`` holds.  The content is unused.
     METADATA = 8
 
 
@@ -52,7 +52,7 @@ DATA: Final = int(GranuleState.DATA)
 RTT: Final = int(GranuleState.RTT)
 METADATA: Final = int(GranuleState.METADATA)
 
-#: The moves that there are, by old state and new: the diagram above.
+#: The moves by old and new state: the diagram above.
 _LEGAL_MOVES: Final = frozenset(
     move
     for state in (UNDELEGATED, RD, REC, REC_AUX, DATA, RTT, METADATA)
@@ -61,19 +61,19 @@ _LEGAL_MOVES: Final = frozenset(
 
 
 class IllegalMove(Exception):
-    """A bug of ours: a granule was about to change to a state that does not follow its own."""
+    """A bug in the RMM: a granule was about to change to a state that cannot follow its own."""
 
 
 class GranuleTable:
     """The state of every granule, one byte each.
 
-    Concurrency: the RMM's lock is held by whoever calls.
+    Concurrency: the caller holds the RMM's lock.
     """
 
     __slots__ = ("_events", "base", "end", "states")
 
     def __init__(self, banks: Sequence[tuple[int, int]], events: EventStream) -> None:
-        """Make all granules of ``banks`` (base and size, ascending, one at least) UNDELEGATED."""
+        """Make all granules of ``banks`` (base and size, ascending, not empty) UNDELEGATED."""
         self.base, self.end = banks[0][0], sum(banks[-1])
         self.states = bytearray([GranuleState.NOT_DRAM]) * ((self.end - self.base) >> GRANULE_SHIFT)
         for base, size in banks:
@@ -82,7 +82,7 @@ class GranuleTable:
         self._events = events
 
     def state(self, pa: int) -> GranuleState:
-        """Return the state of the granule at ``pa``; NOT_DRAM if there is none."""
+        """Return the state of the granule at ``pa``; NOT_DRAM outside the banks."""
         if not self.base <= pa < self.end:
             return GranuleState.NOT_DRAM
         return GranuleState(self.states[(pa - self.base) >> GRANULE_SHIFT])
@@ -100,7 +100,7 @@ class GranuleTable:
             raise RmiError(RmiStatus.ERROR_INPUT)
 
     def move(self, pa: int, state: int) -> None:
-        """Change the state of the granule at ``pa``; the caller has checked that it may.
+        """Change the state of the granule at ``pa``, which the caller has checked.
 
         Raises: IllegalMove, without a change, if no move leads from its state to ``state``.
         """

@@ -1,4 +1,4 @@
-"""Exceptions that the RMM makes a realm take at EL1.
+"""Exceptions that the RMM injects into a realm's EL1.
 
 Spec: Arm ARM DDI 0487, AArch64.TakeException to EL1.
 """
@@ -26,26 +26,26 @@ _ABORT_KEPT: Final = ESR_ABORT.IL.mask | ESR_ABORT.CM.mask | ESR_ABORT.WnR.mask
 
 
 def inject_undefined(context: PeContext, pc: int) -> None:
-    """Make the instruction at ``pc`` undefined."""
+    """Report the instruction at ``pc`` as undefined."""
     _take_exception(context, pc, ExceptionClass.UNKNOWN << EC_SHIFT | IL)
 
 
 def inject_sea(context: PeContext, esr: int, far: int) -> None:
-    """Answer the access of an abort, of which ``esr`` is the full syndrome, with an SEA.
+    """Inject an SEA for the access whose abort has the full syndrome ``esr``.
 
-    The realm sees a synchronous external abort at the virtual address ``far``.
+    The realm takes a synchronous external abort at the virtual address ``far``.
     Spec: DEN0137 1.0, "Synchronous External Aborts".
     """
     _inject_abort(context, esr, far, _SEA)
 
 
 def inject_protection_fault(context: PeContext, esr: int, far: int) -> None:
-    """Let the realm take the granule protection fault whose syndrome at EL2 is ``esr``."""
+    """Inject the granule protection fault whose syndrome at EL2 is ``esr``."""
     _inject_abort(context, esr, far, esr & ESR_ABORT.FSC.mask)
 
 
 def _inject_abort(context: PeContext, esr: int, far: int, fault: int) -> None:
-    ec = esr >> EC_SHIFT & 0x3F  # from a lower level: 0x20 or 0x24; from EL1 one more
+    ec = esr >> EC_SHIFT & 0x3F  # 0x20 or 0x24 from a lower level; add one from EL1
     if context.pstate & _PSTATE_MODE != _PSTATE_EL0:
         ec |= 1
     context.far_el1 = far
@@ -68,7 +68,7 @@ def _take_exception(context: PeContext, pc: int, esr: int) -> None:
 
 
 def _vector_offset(pstate: int) -> int:
-    """Return where in the vector table a synchronous exception goes."""
+    """Return the vector offset of a synchronous exception."""
     if pstate & _PSTATE_AARCH32:
         return 0x600
     if pstate & _PSTATE_MODE == _PSTATE_EL0:

@@ -1,8 +1,8 @@
-"""Measurement: the hash chains that say what a realm was built from and what it did.
+"""Measurement: the hash chains over a realm's construction and its own extensions.
 
 The Realm Initial Measurement (RIM) starts as the hash of the realm's parameters and is extended
 with a 256-byte descriptor for every step of its construction.  The four Realm Extensible
-Measurements (REM) belong to the realm.  Spec: DEN0137 1.0, "Realm measurement".
+Measurements (REM) are extended by the realm.  Spec: DEN0137 1.0, "Realm measurement".
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _RIPAS: Final = Struct(_HEAD + "QQ160x")  # base, top
 _HASHES: Final = {HashAlgorithm.SHA_256: hashlib.sha256, HashAlgorithm.SHA_512: hashlib.sha512}
 
 
-#: Of the parameters of a realm, and of a REC, what shapes it.
+#: The measured parameters of a realm and of a REC.
 _REALM_FIELDS: Final = (
     "flags", "s2sz", "sve_vl", "num_bps", "num_wps", "pmu_num_ctrs", "hash_algo",
 )  # fmt: skip
@@ -38,49 +38,49 @@ class Measurements:
     __slots__ = ("_events", "_hash", "_rd", "values")
 
     def __init__(self, rd: int, params: RealmParams, events: EventStream) -> None:
-        """Start the RIM: of ``params`` only what shapes the realm is measured."""
+        """Start the RIM with the measured part of ``params``."""
         self._rd = rd
         self._events = events
         self._hash = _HASHES[HashAlgorithm(params.hash_algo)]
         fields = {name: getattr(params, name) for name in _REALM_FIELDS}
         rim = self._hash(bytes(RealmParams.of(**fields))).digest()
         self.values = [rim] + [bytes(len(rim))] * (NUM_MEASUREMENTS - 1)
-        self._tell("REALM_CREATE", **fields)
+        self._emit("REALM_CREATE", **fields)
 
     def hash_of(self, content: bytes) -> bytes:
-        """Return the hash that stands for the content of a page."""
+        """Return the hash of the content of a page."""
         return self._hash(content).digest()
 
     def extend_data(self, ipa: int, flags: int, digest: bytes) -> None:
-        """Extend the RIM with a page; with an empty ``digest`` only its place is measured."""
+        """Extend the RIM with a page; with an empty ``digest``, only with its IPA."""
         self._extend_rim(
             _DATA.pack(_TYPE_DATA, _DESCRIPTOR_SIZE, self.values[0], ipa, flags, digest)
         )
         if self._events.listener is not None:
-            self._tell("DATA", ipa=ipa, flags=flags, content=digest)
+            self._emit("DATA", ipa=ipa, flags=flags, content=digest)
 
     def extend_rec(self, params: RecParams) -> None:
-        """Extend the RIM with the start state of a runnable REC."""
+        """Extend the RIM with the initial state of a runnable REC."""
         fields = {name: getattr(params, name) for name in _REC_FIELDS}
         digest = self.hash_of(bytes(RecParams.of(**fields)))
         self._extend_rim(_REC.pack(_TYPE_REC, _DESCRIPTOR_SIZE, self.values[0], digest))
-        self._tell("REC", **fields)
+        self._emit("REC", **fields)
 
     def extend_ripas(self, base: int, top: int) -> None:
         """Extend the RIM with one RTT entry that became RAM."""
         self._extend_rim(_RIPAS.pack(_TYPE_RIPAS, _DESCRIPTOR_SIZE, self.values[0], base, top))
         if self._events.listener is not None:
-            self._tell("RIPAS", base=base, top=top)
+            self._emit("RIPAS", base=base, top=top)
 
     def extend_debug(self) -> None:
-        """Extend the RIM with that the realm may be debugged."""
+        """Extend the RIM with the permission to debug the realm."""
         self._extend_rim(_HEAD_ONLY.pack(rmi_debug.RIM_TYPE, _DESCRIPTOR_SIZE, self.values[0]))
-        self._tell("DEBUG")
+        self._emit("DEBUG")
 
     def _extend_rim(self, descriptor: bytes) -> None:
         self.values[0] = self._hash(descriptor).digest()
 
-    def _tell(self, step: str, **fields: int | bytes | tuple[int, ...]) -> None:
+    def _emit(self, step: str, **fields: int | bytes | tuple[int, ...]) -> None:
         if self._events.listener is not None:
             rim = self.values[0]
             self._events.listener(RimExtension(self._rd, step, tuple(fields.items()), rim))

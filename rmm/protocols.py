@@ -1,4 +1,4 @@
-"""What the RMM alone asks of the world below it: the machine as R-EL2 sees it, and EL3."""
+"""What only the RMM needs from the layers below: the machine as seen from R-EL2, and EL3."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,7 +8,7 @@ from pyvmm.arch.pas import Pas
 
 
 class Machine(machine.Machine, Protocol):
-    """The machine as R-EL2 sees it."""
+    """The machine as seen from R-EL2."""
 
     def memory(self, pas: Pas, /) -> machine.PhysicalMemory:
         """Return the view of one physical address space."""
@@ -24,7 +24,7 @@ class Machine(machine.Machine, Protocol):
 
 
 class El3(Protocol):
-    """The Monitor, as the RMM calls it: x0.. in, x0.. out; registers left out are as before."""
+    """The Monitor as the RMM calls it: x0.. in, x0.. out; other registers are unchanged."""
 
     def smc(self, pe: int, args: Sequence[int]) -> Sequence[int]:
         """Call EL3 on a PE."""

@@ -12,11 +12,11 @@ from pyvmm.token.claims import UEID_RANDOM
 from rmm.measurement import Measurements
 from rmm.rtt import RttTree
 
-INSTANCE_ID_SIZE: Final = 32  # bytes, random, after the type of the identifier
+INSTANCE_ID_SIZE: Final = 32  # random bytes after the type of the identifier
 
 
 class RealmState(Enum):
-    """Life of a realm: NEW until it is activated, SYSTEM_OFF after it turned itself off."""
+    """State of a realm: NEW until it is activated, SYSTEM_OFF after it has turned itself off."""
 
     NEW = 0
     ACTIVE = 1
@@ -24,7 +24,7 @@ class RealmState(Enum):
 
 
 class Realm:
-    """What the RD granule stands for."""
+    """The realm that an RD granule represents."""
 
     __slots__ = (
         "hash_algo",
@@ -55,16 +55,16 @@ class Realm:
         self.num_bps = params.num_bps  # minus one, as in ID_AA64DFR0_EL1
         self.num_wps = params.num_wps
         self.measurements = Measurements(rd, params, events)
-        self.metadata: RealmMetadata | None = None  # what its owner says of it
+        self.metadata: RealmMetadata | None = None  # provided by its owner
         self.metadata_pa = 0
-        self.is_debuggable = False  # by the host; it is measured if so
-        self.num_recs = 0  # ever created: the index of the next one
+        self.is_debuggable = False  # by the host; if so, it is measured
+        self.num_recs = 0  # created so far: the index of the next one
         self.num_live_recs = 0  # created and not destroyed
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What this RMM on this machine can give a realm."""
+    """The limits of a realm on this RMM and machine."""
 
     s2sz: int  # widest IPA space, in bits
     pa_range: int  # as ID_AA64MMFR0_EL1.PARange
@@ -72,4 +72,4 @@ class Limits:
     num_wps: int  # minus one
     vmid_bits: int
     max_recs_order: int = 10  # 2^n - 1 RECs
-    rec_aux_count: int = 2  # free to choose; at one, aliased granules would mean nothing
+    rec_aux_count: int = 2  # arbitrary; with only one, granules could not be aliased

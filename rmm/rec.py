@@ -1,4 +1,4 @@
-"""A realm execution context (REC): a vCPU of a realm, and what it waits for between two entries."""
+"""A realm execution context (REC): a vCPU of a realm, and its pending operation between entries."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ from pyvmm.arch.stage2 import VTTBR_VMID_SHIFT, vtcr
 from rmm.protocols import Machine
 from rmm.realm import Limits, Realm
 
-#: The realm's traps and routing; TWI and TWE are the host's choice at each entry.
+#: The realm's traps and routing; the host chooses TWI and TWE at each entry.
 HCR: Final = int(
     HCR_EL2.of(
         VM=1, SWIO=1, PTW=1, FMO=1, IMO=1, AMO=1, TID3=1, TSC=1, RW=1, E2H=1, TEA=1, APK=1, API=1,
@@ -30,7 +30,7 @@ NUM_GPRS: Final = 31
 
 
 class RipasChange:
-    """A RIPAS change that the realm asked for; the host works on it from ``base`` upwards."""
+    """A RIPAS change requested by the realm; the host performs it from ``base`` upwards."""
 
     __slots__ = ("base", "change_destroyed", "ripas", "top")
 
@@ -42,7 +42,7 @@ class RipasChange:
 
 
 class HostExit:
-    """What the host gets to see of an exit; everything not given is zero."""
+    """The host's view of an exit; fields that are not given are zero."""
 
     __slots__ = ("esr", "far", "gprs", "hpfar", "imm", "reason", "ripas_change")
 
@@ -64,7 +64,7 @@ class HostExit:
 
 
 class PsciRequest:
-    """A PSCI call that the host has to complete: it names another REC."""
+    """A PSCI call on another REC, which the host has to complete."""
 
     __slots__ = ("context_id", "entry", "is_cpu_on", "target")
 
@@ -72,7 +72,7 @@ class PsciRequest:
         self, target: int, *, is_cpu_on: bool, entry: int = 0, context_id: int = 0
     ) -> None:
         self.target = target  # index of a REC
-        self.is_cpu_on = is_cpu_on  # else AFFINITY_INFO
+        self.is_cpu_on = is_cpu_on  # otherwise AFFINITY_INFO
         self.entry = entry
         self.context_id = context_id
 
@@ -82,13 +82,13 @@ Abort = tuple[int, int]
 
 
 class TokenRequest:
-    """An attestation in progress: the challenge, then the token and how much of it was read."""
+    """An attestation in progress: the challenge, then the token and the number of bytes read."""
 
     __slots__ = ("challenge", "is_pushed", "offset", "payload", "ticket", "token")
 
     def __init__(self, challenge: bytes, ticket: int) -> None:
         self.challenge = challenge
-        self.ticket = ticket  # by which a signature finds its request
+        self.ticket = ticket  # identifies the request of a signature
         self.payload = b""  # of the realm token; empty until the first CONTINUE
         self.is_pushed = False  # EL3 has the request
         self.token: bytes | None = None  # None until it is signed; empty if that failed
@@ -96,10 +96,10 @@ class TokenRequest:
 
 
 class Rec:
-    """What the REC granule stands for.
+    """The REC that a REC granule represents.
 
-    ``running`` is true while a PE is between entering and leaving the realm with it; the
-    context is then that PE's, and no command touches it.
+    ``running`` is true while a PE runs it; the context then belongs to that PE, and no command
+    accesses it.
     """
 
     __slots__ = (
@@ -113,13 +113,13 @@ class Rec:
         self.index = index
         self.aux = params.aux[: params.num_aux]
         self.context: PeContext
-        self.lrs = [0] * NUM_LRS  # list registers as the context has them, while not running
+        self.lrs = [0] * NUM_LRS  # the context's list registers, while not running
         self.runnable = bool(params.flags & 1)
         self.running = False
         self.token_request: TokenRequest | None = None
-        self.debug: PeDebug  # of a realm that may be debugged
-        self.step_from: int | None = None  # PC of the one instruction that is to be done
-        # What the next entry completes:
+        self.debug: PeDebug  # only if the realm may be debugged
+        self.step_from: int | None = None  # PC of the instruction to single-step
+        # Completed by the next entry:
         self.psci: PsciRequest | None = None
         self.ripas_change: RipasChange | None = None
         self.host_call_ipa: int | None = None
@@ -128,17 +128,17 @@ class Rec:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether its registers still wait for what the next entry brings."""
+        """Whether the next entry has to complete an operation on its registers."""
         pending = (self.psci, self.ripas_change, self.host_call_ipa, self.abort, self.sysreg_rt)
         return any(each is not None for each in pending)
 
     @property
     def has_stepped(self) -> bool:
-        """Whether the one instruction that it is to do, from ``step_from``, is done."""
+        """Whether the instruction at ``step_from`` has been executed."""
         return self.context.pc != self.step_from
 
     def reply(self, *results: int) -> None:
-        """Give the realm the results of its SMC: x0.. as given, and at least x0 to x3."""
+        """Write the results of the realm's SMC to x0.., filling x0 to x3 with zeros."""
         x = self.context.x
         for index, value in enumerate(results):
             x[index] = value
@@ -146,13 +146,13 @@ class Rec:
             x[index] = 0
 
     def advance(self) -> None:
-        """Step over the instruction that the realm trapped with; a software step of it is over."""
+        """Skip the trapped instruction; this completes a software step of it."""
         self.context.pc = self.context.pc + 4 & MASK64
         self.context.pstate &= ~PSTATE_SS
 
 
 def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) -> PeContext:
-    """Make the PE state that a new REC starts with."""
+    """Make the initial PE state of a new REC."""
     realm = rec.realm
     context = machine.new_context()
     context.security = Pas.REALM
@@ -176,7 +176,7 @@ def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) 
 
 
 def reset(rec: Rec, caller: PeContext, request: PsciRequest) -> None:
-    """Set up the target of a CPU_ON: as after a reset, with the caller's endianness.
+    """Set the target of a CPU_ON to its reset state, with the caller's endianness.
 
     Spec: DEN0137 1.0, RMI_PSCI_COMPLETE, success condition on_success.
     """
@@ -191,7 +191,7 @@ def reset(rec: Rec, caller: PeContext, request: PsciRequest) -> None:
 
 
 def vmpidr(index: int) -> int:
-    """Return the MPIDR_EL1 that the REC at a linear index sees.
+    """Return the MPIDR_EL1 of the REC at a linear index.
 
     >>> hex(vmpidr(17))
     '0x80000101'
@@ -201,7 +201,7 @@ def vmpidr(index: int) -> int:
 
 
 def index_of(mpidr: int) -> int:
-    """Return the linear index of the REC that a PSCI target names, in the layout of MPIDR_EL1.
+    """Return the linear index of the REC with a PSCI target, in the layout of MPIDR_EL1.
 
     >>> index_of(vmpidr(17))
     17

@@ -1,9 +1,8 @@
 """The RMM: its state, its boot, and the dispatch of the host's commands.
 
-One lock guards all of it.  A command holds it from its first check to its last effect; a REC in
-the realm does not hold it, so the host's other threads may change that realm's tables meanwhile,
-and every such change reaches the PEs through the machine's TLB invalidation before the command
-returns.
+One lock guards the state.  A command holds it from its first check to its last effect.  A running
+REC does not hold it, so other threads of the host may change the realm's tables meanwhile; every
+change reaches the PEs through the machine's TLB invalidation before the command returns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,32 +43,32 @@ class Rmm:
         events: EventStream | None = None,
         token_generation: Generation = Generation.G1,
     ) -> None:
-        """Wire the RMM, which serves nobody before ``boot``.
+        """Connect the RMM, which serves no calls before ``boot``.
 
-        ``revisions`` holds the revisions of the RMI that it offers, by version number; each maps
-        function ids to commands.  ``rmm.rmi.REVISIONS`` has them all.
+        ``revisions`` contains the RMI revisions to offer, by version number; each maps function ids
+        to commands.  ``rmm.rmi.REVISIONS`` contains all revisions.
         """
         self.machine = machine
         self.el3 = el3
         self.events = events or EventStream()
-        self.attestation: Attestation | None = None  # none before boot, or without EL3's help
-        self.sealing: SealingKeys | None = None  # the same
+        self.attestation: Attestation | None = None  # None before boot or without EL3's support
+        self.sealing: SealingKeys | None = None  # likewise
         self.tickets = count(1)
         self.lock = Lock()
         self.ns = machine.memory(Pas.NS)
         self.memory = machine.memory(Pas.REALM)
         self.limits = read_limits(machine)
         self.feature_register_0 = feature_register_0(self.limits)
-        self.granules = GranuleTable([(0, 0)], self.events)  # none before boot
+        self.granules = GranuleTable([(0, 0)], self.events)  # empty before boot
         self.realms: dict[int, Realm] = {}  # by the PA of the RD
         self.recs: dict[int, Rec] = {}  # by the PA of the REC
         self.revisions = revisions
         self._num_cpus: int | None = None
-        self._commands: Mapping[int, RmiCommand] = {}  # none before boot
+        self._commands: Mapping[int, RmiCommand] = {}  # empty before boot
         self._token_generation = token_generation
 
     def boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int) -> int:
-        """Boot on one CPU, on the first with the manifest at ``shared_pa`` in the Realm PAS.
+        """Boot on one CPU; on the first, read the manifest at ``shared_pa`` in the Realm PAS.
 
         Returns: the status of RMM_BOOT_COMPLETE.
         Spec: TF-A, RMM-EL3 communication interface, "RMM boot".
@@ -84,7 +83,7 @@ class Rmm:
 
     def _cold_boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int) -> None:
         if self._num_cpus is not None:
-            raise BootRefused(BootError.CPUS_OUT_OF_RANGE)  # it was another number before
+            raise BootRefused(BootError.CPUS_OUT_OF_RANGE)  # not the number at the first boot
         banks = dram_banks(self.memory, version, num_cpus, shared_pa)
         if not 0 <= cpu < num_cpus:
             raise BootRefused(BootError.CPU_ID_OUT_OF_RANGE)
@@ -96,7 +95,7 @@ class Rmm:
         self._commands = self.revisions[min(self.revisions)]
 
     def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:
-        """Do an RMI command of the host: x1.. are ``args``; returns its results, from x0 on."""
+        """Perform an RMI command of the host with x1.. = ``args``; return x0.."""
         command = self._commands.get(fid & FID_MASK)
         if command is None:
             return UNKNOWN
@@ -117,28 +116,28 @@ class Rmm:
         return results
 
     def select(self, revision: int) -> bool:
-        """Serve the commands of a revision from now on; False, without a change, if it is none."""
+        """Serve the commands of a revision from now on; False, without a change, if unknown."""
         commands = self.revisions.get(revision)
         if commands is None:
             return False
         self._commands = commands
         return True
 
-    # --- what commands share ------------------------------------------------------------------
+    # --- helpers of the commands --------------------------------------------------------------
 
     def read_ns(self, pa: int, size: int) -> bytes:
-        """Read the first ``size`` bytes of a granule of the host, once.
+        """Read the first ``size`` bytes of one of the host's granules, once.
 
-        Raises: RmiError(ERROR_INPUT) if it is not a granule of the host.
+        Raises: RmiError(ERROR_INPUT) if the granule is not the host's.
         """
         self.granules.require(pa, UNDELEGATED)
         try:
             return self.ns.read(pa, size)
-        except GranuleProtectionFault:  # not ours, but the Secure world's or EL3's
+        except GranuleProtectionFault:  # it belongs to the Secure world or EL3
             raise RmiError(RmiStatus.ERROR_INPUT) from None
 
     def realm(self, rd: int) -> Realm:
-        """Return the realm of an RD; RmiError(ERROR_INPUT) if ``rd`` is none."""
+        """Return the realm of an RD; RmiError(ERROR_INPUT) if ``rd`` is not an RD."""
         realm = self.realms.get(rd)
         if realm is None:
             raise RmiError(RmiStatus.ERROR_INPUT)
@@ -152,13 +151,13 @@ class Rmm:
         return rec
 
     def release(self, pa: int) -> None:
-        """Take a granule out of use: scrubbed, then DELEGATED."""
+        """Scrub a granule that is no longer used, and make it DELEGATED."""
         self.memory.zero(pa, GRANULE_SIZE)
         self.granules.move(pa, DELEGATED)
 
 
 def read_limits(machine: Machine) -> Limits:
-    """Read from the ID registers what this machine can give a realm."""
+    """Read the machine's limits for realms from the ID registers."""
     mmfr0 = machine.id_register(3, 0, 0, 7, 0)
     mmfr1 = machine.id_register(3, 0, 0, 7, 1)
     dfr0 = machine.id_register(3, 0, 0, 5, 0)
@@ -173,7 +172,7 @@ def read_limits(machine: Machine) -> Limits:
 
 
 def feature_register_0(limits: Limits) -> RmiFeatureRegister0:
-    """Return what RMI_FEATURES says of the limits: no LPA2, no SVE, no PMU."""
+    """Return the limits as RMI_FEATURES reports them: no LPA2, no SVE, no PMU."""
     return RmiFeatureRegister0.of(
         S2SZ=limits.s2sz,
         NUM_BPS=limits.num_bps,

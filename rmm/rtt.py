@@ -1,11 +1,11 @@
 """Realm translation tables: a realm's stage 2, in Realm memory, walked by the PEs in C.
 
-The tables in memory are the truth; beside each one the RMM keeps a view of it and the number of
-its live entries.  ``pyvmm.arch.stage2`` has the encoding of the entries.
+The tables in memory are the only copy; for each one the RMM keeps a view and the number of its live
+entries.  ``pyvmm.arch.stage2`` defines the encoding of the entries.
 
-A live entry holds an address; a live table refers to what is the RMM's to keep, so shared memory,
-which is the host's, makes its entry live but not its table.  Spec: DEN0137 1.0, "RTTE liveness
-and RTT liveness".
+A live entry contains an address; a live table points to granules that the RMM manages.  So shared
+memory, which is the host's, makes its entry live but not its table.  Spec: DEN0137 1.0, "RTTE
+liveness and RTT liveness".
 """
 
 from array import array
@@ -40,15 +40,15 @@ from rmm.protocols import Machine
 _INDEX_MASK: Final = TABLE_ENTRIES - 1
 _TYPE_MASK: Final = 0b11
 _ENTRY_SIZE: Final = GRANULE_SIZE // TABLE_ENTRIES
-#: 1 for each low byte of a live entry: a scan of a table is one search of bytes.
+#: 1 for each low byte of a live entry: finding a live entry is one search for a byte.
 _IS_LIVE: Final = bytes(int(low & LIVE != 0) for low in range(256))
 
 
 class Rtt:
-    """One table: its address, views of its 512 entries, how many are live and how many shared.
+    """A table: its address, views of its 512 entries, and its numbers of live and shared entries.
 
-    The view outlives one command: an RTT granule stays in the Realm PAS until the RMM itself,
-    after destroying the table, undelegates it.
+    The view stays valid between commands: an RTT granule stays in the Realm PAS until the RMM
+    undelegates it after destroying the table.
     """
 
     __slots__ = ("_bytes", "entries", "live", "pa", "shared")
@@ -58,7 +58,7 @@ class Rtt:
         self._bytes = memory.view(pa, GRANULE_SIZE).cast("B")
         self.entries = self._bytes.cast("Q")
         self.live = 0
-        self.shared = 0  # of the live ones: ASSIGNED_NS
+        self.shared = 0  # live entries that are ASSIGNED_NS
 
     @property
     def is_live(self) -> bool:
@@ -73,14 +73,14 @@ class Rtt:
         return index + (low_bytes.translate(_IS_LIVE) + b"\1").index(1)
 
     def fill(self, entry: int, level: int) -> None:
-        """Let the entries, at ``level``, say together what ``entry`` says one level above."""
+        """Set the entries, at ``level``, to the equivalent of ``entry`` one level above."""
         self.entries[:] = memoryview(children_of(entry, level))
         self.live = TABLE_ENTRIES if entry & LIVE else 0
         self.shared = self.live if entry & NS else 0
 
 
 class Walk(NamedTuple):
-    """Where a walk ended."""
+    """The end of a walk."""
 
     table: Rtt
     entry_index: int  # in the table
@@ -88,14 +88,14 @@ class Walk(NamedTuple):
 
     @property
     def entry(self) -> int:
-        """The entry, as it is now."""
+        """The entry's current value."""
         return self.table.entries[self.entry_index]
 
 
 class RttTree:
     """All tables of one realm.
 
-    Concurrency: the RMM's lock is held by whoever calls; PEs may walk the tables meanwhile.
+    Concurrency: the caller holds the RMM's lock; PEs may walk the tables meanwhile.
     """
 
     __slots__ = (
@@ -137,11 +137,11 @@ class RttTree:
         return any(table.is_live for table in self.start)
 
     def is_protected(self, ipa: int) -> bool:
-        """Tell whether ``ipa`` is in the lower half of the IPA space."""
+        """Check whether ``ipa`` is in the lower half of the IPA space."""
         return not ipa >> self._protected_bits
 
     def walk(self, ipa: int, level: int) -> Walk:
-        """Walk towards ``level`` until there is no further table; ``ipa`` is in the IPA space."""
+        """Walk down to ``level``, or to the last table; ``ipa`` must be in the IPA space."""
         reached = self.start_level
         shift = self._start_shift
         index = ipa >> shift
@@ -158,7 +158,7 @@ class RttTree:
         return Walk(table, index, reached)
 
     def set_entry(self, walk: Walk, ipa: int, entry: int) -> None:
-        """Replace one entry; when it was valid, no PE uses it after the return."""
+        """Replace one entry; if it was valid, no PE uses it after the return."""
         table, index, level = walk
         old = table.entries[index]
         table.entries[index] = entry
@@ -175,7 +175,7 @@ class RttTree:
             self._events.listener(RttChange(self.rd, ipa, level, old, entry))
 
     def next_live(self, walk: Walk, ipa: int) -> int:
-        """Return ``ipa`` if its entry is live, else where the run of non-live entries ends.
+        """Return ``ipa`` if its entry is live, otherwise the end of the run of non-live entries.
 
         The run ends at the next live entry or at the end of the table.  Spec: DEN0137 1.0,
         RttSkipNonLiveEntries.
@@ -189,8 +189,8 @@ class RttTree:
     def ram_page(self, ipa: int) -> int:
         """Return the PA behind a protected IPA, for the RMM's own access on the realm's behalf.
 
-        Raises: RsiError(ERROR_INPUT) if its RIPAS is EMPTY; RealmPageMissing if the host has
-        to provide the page first.
+        Raises: RsiError(ERROR_INPUT) if its RIPAS is EMPTY; RealmPageMissing if the host must
+        provide the page first.
         """
         table, index, level = self.walk(ipa, PAGE_LEVEL)
         entry = table.entries[index]
@@ -203,7 +203,7 @@ class RttTree:
 
 
 def ripas_of(entry: int) -> int:
-    """Return the RIPAS of an entry that is no table; EMPTY for unprotected ones."""
+    """Return the RIPAS of an entry that is not a table; EMPTY for unprotected ones."""
     if entry & NS:
         return Ripas.EMPTY
     return Ripas.RAM if entry & VALID else entry >> RIPAS_SHIFT & 0b11
@@ -215,7 +215,7 @@ def ram_entry(pa: int, level: int) -> int:
 
 
 def assigned_entry(pa: int, ripas: int, level: int) -> int:
-    """Return an ASSIGNED entry with any RIPAS: only RAM is visible to the realm."""
+    """Return an ASSIGNED entry with any RIPAS; the realm can access it only if it is RAM."""
     if ripas == Ripas.RAM:
         return ram_entry(pa, level)
     return pa | ASSIGNED | ripas << RIPAS_SHIFT
@@ -227,7 +227,7 @@ def unassigned_entry(ripas: int) -> int:
 
 
 def children_of(entry: int, level: int) -> "array[int]":
-    """Return the 512 entries at ``level`` that say the same as ``entry`` one level above."""
+    """Return the 512 entries at ``level`` that are equivalent to ``entry`` one level above."""
     if not entry & LIVE:
         return array("Q", (entry,)) * TABLE_ENTRIES
     first = entry & ~_TYPE_MASK | block_or_page(level) if entry & VALID else entry
@@ -235,9 +235,9 @@ def children_of(entry: int, level: int) -> "array[int]":
 
 
 def folded(entries: memoryview, level: int) -> int | None:
-    """Return the entry one level above that says the same as a whole table at ``level``.
+    """Return the entry one level above that is equivalent to a whole table at ``level``.
 
-    None if there is none: the entries differ, are tables, or do not make one aligned block.
+    None if the entries differ, are tables, or do not form an aligned block.
     """
     first = entries[0]
     if not first & LIVE:

@@ -1,4 +1,4 @@
-"""REC_ENTER: complete what the last exit left open, run the realm, tell the host why it stopped.
+"""REC_ENTER: complete the pending operation, run the realm, report the exit to the host.
 
 Spec: DEN0137 1.0, RMI_REC_ENTER and "Realm execution context".
 """
@@ -33,15 +33,15 @@ from rmm.rec import HCR, HostExit, Rec, RipasChange
 from rmm.rmm import Rmm
 from rmm.rsi.host_call import complete_host_call
 
-BUDGET: Final = 1 << 30  # instructions: only an exit of the realm or an interrupt ends a run
+BUDGET: Final = 1 << 30  # instructions: usually only an exit or an interrupt ends a run
 
 _GAP: Final = RecEnter.gicv3_hcr.offset - RecEnter.gprs.offset - 8
-#: Of RmiRecEnter: flags, gprs[0], gicv3_hcr and the list registers in use.
+#: Members of RmiRecEnter: flags, gprs[0], gicv3_hcr and the list registers in use.
 _ENTER: Final = Struct(f"<Q{RecEnter.gprs.offset - 8}xQ{_GAP}xQ{NUM_LRS}Q")
 
 
 class _UsualExit(Layout, size=RecExit.size):
-    """RmiRecExit with no more registers than a usual exit shows."""
+    """RmiRecExit with only the registers that usual exits need."""
 
     exit_reason = U64(RecExit.exit_reason.offset)
     esr = U64(RecExit.esr.offset)
@@ -68,7 +68,7 @@ _ACTIVE: Final = RealmState.ACTIVE
 _EMUL_MMIO: Final = int(RecEnterFlags.EMUL_MMIO)
 _INJECT_SEA: Final = int(RecEnterFlags.INJECT_SEA)
 _RIPAS_RESPONSE: Final = int(RecEnterFlags.RIPAS_RESPONSE)
-#: HCR_EL2 by TRAP_WFI and TRAP_WFE.
+#: HCR_EL2, indexed by TRAP_WFI and TRAP_WFE.
 _HCR: Final = tuple(
     HCR | twi | twe for twe in (0, HCR_EL2.TWE.mask) for twi in (0, HCR_EL2.TWI.mask)
 )
@@ -78,10 +78,10 @@ _STEPPED: Final = int(ESR_ABORT.of(EC=ExceptionClass.SOFTWARE_STEP_LOWER, IL=1, 
 
 
 def enter(rmm: Rmm, pe: int, rec_pa: int, run_pa: int) -> None:
-    """Do RMI_REC_ENTER; the RMM's lock is held, except while the realm runs.
+    """Perform RMI_REC_ENTER; the RMM's lock is held except while the realm runs.
 
-    Raises: RmiError as the command says, in its order; then nothing has changed, unless the
-    host took ``run_pa`` away while the realm ran.
+    Raises: RmiError as specified for the command, without a change, unless the host took
+    ``run_pa`` away while the realm ran.
     """
     flags, gpr0, hcr, *lrs = _ENTER.unpack(data := rmm.read_ns(run_pa, _ENTER.size))
     rec = rmm.rec(rec_pa)
@@ -99,7 +99,7 @@ def enter(rmm: Rmm, pe: int, rec_pa: int, run_pa: int) -> None:
         raise RmiError(RmiStatus.ERROR_INPUT) from None
 
 
-# --- before -----------------------------------------------------------------------------------
+# --- before the run ---------------------------------------------------------------------------
 
 
 def _check_state(rec: Rec) -> None:
@@ -120,10 +120,10 @@ def _check_completion(rec: Rec, flags: int) -> None:
 
 
 def _complete(rmm: Rmm, rec: Rec, flags: int, gpr0: int, data: bytes) -> HostExit | None:
-    """Finish the pending thing; at most one is.  A result means: do not enter the realm."""
+    """Complete the pending operation, if any; a result means: do not enter the realm."""
     if rec.abort is not None:
         (esr, far), rec.abort = rec.abort, None
-        if flags & _INJECT_SEA:  # it wins over EMUL_MMIO: the access did not happen
+        if flags & _INJECT_SEA:  # takes precedence over EMUL_MMIO: the access did not happen
             inject_sea(rec.context, esr, far)
         elif flags & _EMUL_MMIO:
             _emulate(rec, esr, gpr0)
@@ -139,7 +139,7 @@ def _complete(rmm: Rmm, rec: Rec, flags: int, gpr0: int, data: bytes) -> HostExi
 
 
 def _emulate(rec: Rec, esr: int, value: int) -> None:
-    """Step over the access that the host did; what it read goes where the realm wants it."""
+    """Skip the access that the host emulated; write a value read to its register."""
     if not esr & _WNR:
         bits = exits.access_bits(esr)
         value &= (1 << bits) - 1
@@ -151,14 +151,14 @@ def _emulate(rec: Rec, esr: int, value: int) -> None:
 
 
 def _response(change: RipasChange, flags: int) -> RipasResponse:
-    """Only making RAM can be refused, and only what is not done yet."""
+    """Return the host's response; it can reject only an unfinished change to RAM."""
     if change.ripas == Ripas.RAM and change.base != change.top and flags & _RIPAS_RESPONSE:
         return RipasResponse.REJECT
     return RipasResponse.ACCEPT
 
 
 def _complete_host_call(rmm: Rmm, rec: Rec, ipa: int, gprs: tuple[int, ...]) -> HostExit | None:
-    """Give the realm the host's answer; its page may be gone meanwhile, then ask for it."""
+    """Give the realm the host's answer; ask for the page if it is missing now."""
     try:
         complete_host_call(rmm, rec, ipa, gprs)
     except RealmPageMissing as missing:
@@ -169,12 +169,12 @@ def _complete_host_call(rmm: Rmm, rec: Rec, ipa: int, gprs: tuple[int, ...]) -> 
     return None
 
 
-# --- during -----------------------------------------------------------------------------------
+# --- the run ----------------------------------------------------------------------------------
 
 
 def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
     processor, context, lock = rmm.machine.pe(pe), rec.context, rmm.lock
-    outputs = timer_outputs(context)  # as the host knows them, from the last exit
+    outputs = timer_outputs(context)  # as reported to the host at the last exit
     rec.running = True
     try:
         while rec.step_from is None or not rec.has_stepped:
@@ -188,20 +188,20 @@ def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
                 return leave
             if timer_outputs(context) != outputs:
                 return exits.IRQ
-        return HostExit(RecExitReason.SYNC, esr=_STEPPED)  # the RMM, or the host, did it for it
+        return HostExit(RecExitReason.SYNC, esr=_STEPPED)  # the RMM or the host executed it
     finally:
         rec.running = False
 
 
 def timer_outputs(context: PeContext) -> tuple[bool, bool]:
-    """Tell whether the virtual and the physical timer assert their interrupts."""
+    """Return whether the virtual and the physical timer assert their interrupts."""
     return (
         context.cntv_ctl & CTL_FIELDS == CTL_ASSERTED,
         context.cntp_ctl & CTL_FIELDS == CTL_ASSERTED,
     )
 
 
-# --- after ------------------------------------------------------------------------------------
+# --- after the run ----------------------------------------------------------------------------
 
 
 def _exit_record(rec: Rec, leave: HostExit) -> bytes | bytearray:

@@ -1,7 +1,7 @@
-"""Sealing keys: a realm gets the same key again, as long as what the key is bound to is the same.
+"""Sealing keys: a realm gets the same key as long as the values it is bound to stay the same.
 
-The key is derived from a virtual hardware unique key (VHUK) of the platform, from who signed the
-realm's metadata, and from what else the realm chooses.  Spec: Islet, "Sealing Key Derivation".
+The key is derived from a virtual hardware unique key (VHUK) of the platform, the signer of the
+realm's metadata, and other values that the realm chooses.  Spec: Islet, "Sealing Key Derivation".
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pyvmm.arch.rmi import HashAlgorithm
 from rmm.el3 import El3Refused, El3Services
 from rmm.realm import Realm
 
-#: Signer, realm id, RPV, flags, RIM, hash algorithm and SVN; what is not chosen is zero.
+#: Signer, realm id, RPV, flags, RIM, hash algorithm and SVN; zero if not chosen.
 _INFO: Final = Struct("<96s128s64sQ64sBQ")
 _SALT: Final = bytes.fromhex("d5775f524ace3221ce771ed274bb74a460ce3fb9749ce37d0ae6d2e907f8b54b")
 _HASHES: Final = {
@@ -40,14 +40,14 @@ class SealingKeys:
 
     @classmethod
     def boot(cls, el3: El3Services, pe: int) -> "SealingKeys | None":
-        """Fetch them; None if EL3 has them not."""
+        """Fetch the keys; None if EL3 does not provide them."""
         try:
             return cls(el3.vhuk(pe, VhukId.VHUK_A), el3.vhuk(pe, VhukId.VHUK_M))
         except El3Refused:
             return None
 
     def derive(self, realm: Realm, flags: int, svn: int) -> bytes:
-        """Derive a realm's key; ValueError if ``svn`` is not one that the realm may have."""
+        """Derive a realm's key; ValueError if the realm may not use ``svn``."""
         metadata = realm.metadata
         signer, realm_id, mixed_svn = b"", b"", 0
         if metadata is not None:
@@ -55,7 +55,7 @@ class SealingKeys:
             realm_id = metadata.realm_id if flags & SealingFlags.REALM_ID else b""
             if flags & SealingFlags.SVN:
                 if not 0 < svn <= metadata.svn:
-                    raise ValueError(f"SVN {svn}, and the realm has {metadata.svn}")
+                    raise ValueError(f"SVN {svn} is not between 1 and {metadata.svn}")
                 mixed_svn = svn
         rim, hash_algo = b"", 0
         if flags & SealingFlags.RIM or metadata is None:
@@ -75,7 +75,7 @@ def _hkdf(key: bytes, info: bytes) -> bytes:
 
 
 def is_valid(metadata: RealmMetadata) -> bool:
-    """Tell whether a block is well formed and signed with the key in it."""
+    """Check whether a block is well formed and signed with the key in it."""
     name, terminator, _ = metadata.realm_id.partition(b"\0")
     return (
         metadata.fmt_version == METADATA_FORMAT
@@ -88,7 +88,7 @@ def is_valid(metadata: RealmMetadata) -> bool:
 
 
 def _is_signed(metadata: RealmMetadata) -> bool:
-    from pyvmm.token.cose import Algorithm  # noqa: PLC0415  with what it needs, slow
+    from pyvmm.token.cose import Algorithm  # noqa: PLC0415  slow with its dependencies
     from pyvmm.token.ecdsa import is_signature  # noqa: PLC0415
 
     key, data = _UNCOMPRESSED + metadata.public_key, bytes(metadata.data[:SIGNED_SIZE])

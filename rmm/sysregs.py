@@ -1,7 +1,7 @@
-"""System registers that trap to the RMM: the ID registers as a realm may see them.
+"""System registers that trap to the RMM: the ID registers as seen by a realm.
 
-A realm sees the machine's features less those that the RMM does not virtualise.  All other
-registers that trap read as zero and ignore writes.
+A realm sees the machine's features except those that the RMM does not virtualise.  All other
+trapped registers read as zero and ignore writes.
 """
 
 from typing import Final
@@ -49,7 +49,7 @@ HIDDEN: Final = {
 }
 _DOUBLE_LOCK_ABSENT: Final = 0xF << 36
 
-#: Writes to these are the host's: its vGIC makes the interrupt.  Reads too.
+#: The host emulates accesses to these registers: its vGIC generates the interrupt.
 HOST_HANDLED: Final = frozenset(
     {
         sysreg_key(3, 0, 12, 11, 1),  # ICC_DIR_EL1
@@ -64,7 +64,7 @@ _ID_SPACE: Final = sysreg_key(3, 0, 0, 0, 0)  # op1 = 0, CRn = 0: what HCR_EL2.T
 
 
 def read(machine: Machine, realm: Realm, esr: int) -> int:
-    """Return what a realm reads from the trapped register that ``esr`` names."""
+    """Return the value that a realm reads from the trapped register in ``esr``."""
     key = esr & SYSREG_MASK
     if key & _ID_SPACE_MASK != _ID_SPACE:
         return 0

@@ -1,4 +1,4 @@
-"""The part of a realm's GIC that the host drives: list registers and ICH_HCR_EL2.
+"""The part of a realm's GIC that the host controls: list registers and ICH_HCR_EL2.
 
 Spec: DEN0137 1.0, "Realm interrupts"; Arm IHI 0069 (GICv3).
 """
@@ -16,14 +16,14 @@ HCR_OF_HOST: Final = _UIE_TO_VGRP1DIE | _TDIR
 HCR_SHOWN: Final = HCR_OF_HOST | 0x1F << gic.ICH_HCR_EOICOUNT_SHIFT
 
 _STATE: Final = gic.ICH_LR_PENDING | gic.ICH_LR_ACTIVE
-_PINTID: Final = 0x1FFF << 32  # with HW = 0 only its EOI bit means anything
+_PINTID: Final = 0x1FFF << 32  # with HW = 0, only its EOI bit is used
 _PRIORITY_RES0: Final = (~gic.PRIORITY_MASK & 0xFF) << gic.ICH_LR_PRIORITY_SHIFT
 _NOT_OF_HOST: Final = gic.ICH_LR_HW | _PINTID & ~gic.ICH_LR_EOI | _PRIORITY_RES0
 _LPI_INTIDS: Final = range(8192, 1 << 16)
 
 
 def check(hcr: int, lrs: list[int]) -> None:
-    """Check what the host wants of the virtual CPU interface; RmiError(ERROR_REC) if illegal."""
+    """Check the host's settings of the virtual CPU interface; RmiError(ERROR_REC) if illegal."""
     if hcr & ~HCR_OF_HOST or (any(lrs) and not _are_legal(lrs)):
         raise RmiError(RmiStatus.ERROR_REC)
 
@@ -42,7 +42,7 @@ def _are_legal(lrs: list[int]) -> bool:
 
 
 def load(rec: Rec, hcr: int, lrs: list[int]) -> None:
-    """Give a REC the list registers that the host made, unless it has just these."""
+    """Load the host's list registers into a REC, unless they are unchanged."""
     rec.context.ich_hcr = hcr | gic.ICH_HCR_EN
     if lrs != rec.lrs:
         ich_lr = rec.context.ich_lr
@@ -52,7 +52,7 @@ def load(rec: Rec, hcr: int, lrs: list[int]) -> None:
 
 
 def save(rec: Rec) -> list[int]:
-    """Return what became of the list registers; a realm changes none that is invalid."""
+    """Return the list registers after a run; a realm cannot change invalid ones."""
     if any(rec.lrs):
         ich_lr = rec.context.ich_lr
         rec.lrs = [ich_lr[index] for index in range(gic.NUM_LRS)]

@@ -1,4 +1,4 @@
-"""The host's commands, a file for each object of the specification, and the tables of them."""
+"""The host's commands, one file per object of the specification, and the command tables."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -47,7 +47,7 @@ DEBUG_RMI: Final = table(
     )
 )
 
-#: The revisions of the interface that are served, each with its commands.
+#: The supported revisions of the interface, each with its commands.
 REVISIONS: Final[Mapping[int, Mapping[int, RmiCommand]]] = {
     VERSION_1_0: RMI_1_0 | ISLET_RMI | DEBUG_RMI
 }

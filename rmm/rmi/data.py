@@ -31,7 +31,7 @@ def _page_walk(realm: Realm, ipa: int) -> Walk:
 
 
 def _unassigned_page(realm: Realm, ipa: int) -> Walk:
-    """Walk to an UNASSIGNED page entry; RmiError(ERROR_RTT, level reached) if there is none."""
+    """Walk to an UNASSIGNED page entry; RmiError(ERROR_RTT, level reached) if it is not one."""
     walk = _page_walk(realm, ipa)
     table, index, level = walk
     if level != PAGE_LEVEL or table.entries[index] & LIVE:
@@ -41,12 +41,13 @@ def _unassigned_page(realm: Realm, ipa: int) -> Walk:
 
 @rmi_command(RmiFid.RMI_DATA_CREATE)
 def data_create(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) -> None:
-    """Give a new realm a page with content of the host, and measure it.
+    """Add a page with the host's content to a new realm, and measure it.
 
     Spec: DEN0137 1.0, RMI_DATA_CREATE.
-    Raises: RmiError(ERROR_INPUT) on unknown flags, ``src`` not the host's, ``data`` not
-    DELEGATED, no such realm; then (ERROR_REALM) if it is not NEW; then (ERROR_INPUT) if ``ipa``
-    is not a protected page; then (ERROR_RTT, level) without an UNASSIGNED entry for it.
+    Raises: RmiError(ERROR_INPUT) if flags are unknown, ``src`` is not the host's, ``data`` is
+    not DELEGATED, or the realm does not exist; then (ERROR_REALM) if it is not NEW; then
+    (ERROR_INPUT) if ``ipa`` is not a protected page; then (ERROR_RTT, level) if its entry is not
+    UNASSIGNED.
     """
     if flags & ~_MEASURE_CONTENT:
         raise RmiError(RmiStatus.ERROR_INPUT)
@@ -66,11 +67,11 @@ def data_create(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) ->
 
 @rmi_command(RmiFid.RMI_DATA_CREATE_UNKNOWN)
 def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
-    """Give a realm a zeroed page; what the IPA means to the realm (RIPAS) stays.
+    """Add a zeroed page to a realm; the RIPAS stays the same.
 
     Spec: DEN0137 1.0, RMI_DATA_CREATE_UNKNOWN.
-    Raises: RmiError(ERROR_INPUT) if ``data`` is not DELEGATED, no such realm, or ``ipa`` is not
-    a protected page; (ERROR_RTT, level) without an UNASSIGNED entry for it.
+    Raises: RmiError(ERROR_INPUT) if ``data`` is not DELEGATED, the realm does not exist, or
+    ``ipa`` is not a protected page; (ERROR_RTT, level) if its entry is not UNASSIGNED.
     """
     rmm.granules.require(data, DELEGATED)
     realm = rmm.realm(rd)
@@ -82,11 +83,11 @@ def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
 
 @rmi_command(RmiFid.RMI_DATA_DESTROY)
 def data_destroy(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...]:
-    """Take a page from a realm; the outputs are its PA and the next live IPA of the table.
+    """Remove a page from a realm; the outputs are its PA and the next live IPA of the table.
 
     Spec: DEN0137 1.0, RMI_DATA_DESTROY.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm or ``ipa`` is not a protected page;
-    (ERROR_RTT, level) without an ASSIGNED page, with the next live IPA as an output.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist or ``ipa`` is not a protected page;
+    (ERROR_RTT, level) if its entry is not ASSIGNED, with the next live IPA as an output.
     """
     realm = rmm.realm(rd)
     walk = _page_walk(realm, ipa)

@@ -1,4 +1,4 @@
-"""RMI_PYVMM_DEBUG_*: the host debugs a realm that allowed it while it was built, and no other."""
+"""RMI_PYVMM_DEBUG_*: the host debugs a realm, if this was allowed during its construction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,22 +26,22 @@ from rmm.rmm import Rmm
 
 _ARRAYS: Final = ("x", "v")
 _FIELDS: Final = tuple(m.name for m in DebugRegisters.members() if m.name not in _ARRAYS)
-#: What a register keeps of what is written to it, and what it sets: no more than MSR would.
+#: The bits of each register that a write keeps, and those that it sets, as for MSR.
 _KEPT: Final = {
     (row.storage or row.name.lower()).removeprefix("st."): (row.mask, row.res1) for row in SYSREGS
 }
 _MODES: Final = frozenset({0b0000, 0b0100, 0b0101})  # EL0t, EL1t, EL1h
 _MODE: Final = 0x1F
-_DEBUGGER: Final = 3  # as an access to translate
+_DEBUGGER: Final = 3  # access type for translate()
 
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_ALLOW)
 def pyvmm_debug_allow(rmm: Rmm, rd: int) -> None:
-    """Let the host debug a new realm that has no REC yet; it is measured.
+    """Allow the host to debug a new realm that has no REC yet; this is measured.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_ALLOW.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm; (ERROR_REALM) if it is not NEW, has
-    a REC or allows it already.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist; (ERROR_REALM) if it is not NEW, has
+    a REC or already allows debugging.
     """
     realm = rmm.realm(rd)
     if realm.state is not RealmState.NEW or realm.num_recs or realm.is_debuggable:
@@ -52,12 +52,12 @@ def pyvmm_debug_allow(rmm: Rmm, rd: int) -> None:
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_READ_REGISTERS)
 def pyvmm_debug_read_registers(rmm: Rmm, rec: int, ptr: int) -> None:
-    """Show the host the registers of a REC that stands still.
+    """Copy the registers of a stopped REC to the host.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_READ_REGISTERS.
-    Raises: RmiError(ERROR_INPUT) if there is no such REC or ``ptr`` is not the host's;
-    (ERROR_REALM) if its realm allows no debugger; (ERROR_REC) if it runs, or the next entry has
-    something to complete.
+    Raises: RmiError(ERROR_INPUT) if the REC does not exist or ``ptr`` is not the host's;
+    (ERROR_REALM) if its realm allows no debugging; (ERROR_REC) if it runs, or the next entry has
+    to complete an operation.
     """
     context = _debuggable(rmm, rec).context
     shown = DebugRegisters.of(**{name: getattr(context, name) for name in _FIELDS})
@@ -68,12 +68,12 @@ def pyvmm_debug_read_registers(rmm: Rmm, rec: int, ptr: int) -> None:
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_WRITE_REGISTERS)
 def pyvmm_debug_write_registers(rmm: Rmm, rec: int, ptr: int) -> None:
-    """Set the registers of a REC that stands still.
+    """Set the registers of a stopped REC.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_WRITE_REGISTERS.
-    Raises: RmiError(ERROR_INPUT) if there is no such REC, ``ptr`` is not the host's, or PSTATE is
-    none that a realm can have; (ERROR_REALM) if its realm allows no debugger; (ERROR_REC) if it
-    runs, or the next entry has something to complete.
+    Raises: RmiError(ERROR_INPUT) if the REC does not exist, ``ptr`` is not the host's, or PSTATE
+    is not valid for a realm; (ERROR_REALM) if its realm allows no debugging; (ERROR_REC) if it
+    runs, or the next entry has to complete an operation.
     """
     context = _debuggable(rmm, rec).context
     given = DebugRegisters(rmm.read_ns(ptr, GRANULE_SIZE))
@@ -90,13 +90,13 @@ def pyvmm_debug_write_registers(rmm: Rmm, rec: int, ptr: int) -> None:
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_READ_MEMORY)
 def pyvmm_debug_read_memory(rmm: Rmm, pe: int, rec: int, va: int, size: int, ptr: int) -> None:
-    """Show the host what a REC has at a virtual address, within a page.
+    """Copy memory at a virtual address of a REC, within a page, to the host.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_READ_MEMORY.
-    Raises: RmiError(ERROR_INPUT) if there is no such REC, ``ptr`` is not the host's, or it is not
-    a part of a page; (ERROR_REALM) if its realm allows no debugger; (ERROR_REC) if it runs, or the
-    next entry has something to complete; (ERROR_RTT) if nothing is mapped there, or what is shared
-    is not the host's.
+    Raises: RmiError(ERROR_INPUT) if the REC does not exist, ``ptr`` is not the host's, or the
+    range is not within a page; (ERROR_REALM) if its realm allows no debugging; (ERROR_REC) if it
+    runs, or the next entry has to complete an operation; (ERROR_RTT) if nothing is mapped there,
+    or shared memory there is not the host's.
     """
     memory, pa = _memory_at(rmm, pe, _debuggable(rmm, rec), va, size)
     with _faults_as(RmiStatus.ERROR_RTT):
@@ -106,13 +106,13 @@ def pyvmm_debug_read_memory(rmm: Rmm, pe: int, rec: int, va: int, size: int, ptr
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_WRITE_MEMORY)
 def pyvmm_debug_write_memory(rmm: Rmm, pe: int, rec: int, va: int, size: int, ptr: int) -> None:
-    """Change what a REC has at a virtual address, within a page.
+    """Write memory at a virtual address of a REC, within a page.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_WRITE_MEMORY.
-    Raises: RmiError(ERROR_INPUT) if there is no such REC, ``ptr`` is not the host's, or it is not
-    a part of a page; (ERROR_REALM) if its realm allows no debugger; (ERROR_REC) if it runs, or the
-    next entry has something to complete; (ERROR_RTT) if nothing is mapped there, or what is shared
-    is not the host's.
+    Raises: RmiError(ERROR_INPUT) if the REC does not exist, ``ptr`` is not the host's, or the
+    range is not within a page; (ERROR_REALM) if its realm allows no debugging; (ERROR_REC) if it
+    runs, or the next entry has to complete an operation; (ERROR_RTT) if nothing is mapped there,
+    or shared memory there is not the host's.
     """
     memory, pa = _memory_at(rmm, pe, _debuggable(rmm, rec), va, size)
     data = rmm.read_ns(ptr, size)
@@ -122,12 +122,12 @@ def pyvmm_debug_write_memory(rmm: Rmm, pe: int, rec: int, va: int, size: int, pt
 
 @rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_SET_POINTS)
 def pyvmm_debug_set_points(rmm: Rmm, rec: int, ptr: int) -> None:
-    """Say what a REC that stands still is to stop at: then it leaves with a debug exception.
+    """Set the points at which a stopped REC will exit with a debug exception.
 
     Spec: docs/debugging.md, RMI_PYVMM_DEBUG_SET_POINTS.
-    Raises: RmiError(ERROR_INPUT) if there is no such REC, ``ptr`` is not the host's, or there are
-    too many points; (ERROR_REALM) if its realm allows no debugger; (ERROR_REC) if it runs, or the
-    next entry has something to complete.
+    Raises: RmiError(ERROR_INPUT) if the REC does not exist, ``ptr`` is not the host's, or there
+    are too many points; (ERROR_REALM) if its realm allows no debugging; (ERROR_REC) if it runs,
+    or the next entry has to complete an operation.
     """
     stopped = _debuggable(rmm, rec)
     wanted = DebugPoints(rmm.read_ns(ptr, GRANULE_SIZE))
@@ -146,10 +146,10 @@ def pyvmm_debug_set_points(rmm: Rmm, rec: int, ptr: int) -> None:
 
 
 def _debuggable(rmm: Rmm, pa: int) -> Rec:
-    """Return a REC whose registers are what the realm will go on with.
+    """Return a stopped REC whose registers are complete.
 
-    Raises: RmiError(ERROR_INPUT) if there is none; (ERROR_REALM) if its realm allows no debugger;
-    (ERROR_REC) if it runs, or the next entry has something to complete.
+    Raises: RmiError(ERROR_INPUT) if the REC does not exist; (ERROR_REALM) if its realm allows no
+    debugging; (ERROR_REC) if it runs, or the next entry has to complete an operation.
     """
     rec = rmm.rec(pa)
     if not rec.realm.is_debuggable:
@@ -160,9 +160,9 @@ def _debuggable(rmm: Rmm, pa: int) -> Rec:
 
 
 def _memory_at(rmm: Rmm, pe: int, rec: Rec, va: int, size: int) -> tuple[PhysicalMemory, int]:
-    """Return whose memory, and where in it, a part of a page of virtual memory is.
+    """Return the memory and the address of a part of a virtual page.
 
-    Raises: RmiError(ERROR_INPUT) if it is not part of a page; (ERROR_RTT) if nothing is there.
+    Raises: RmiError(ERROR_INPUT) if it is not within a page; (ERROR_RTT) if it is not mapped.
     """
     if not 0 < size <= GRANULE_SIZE - va % GRANULE_SIZE:
         raise RmiError(RmiStatus.ERROR_INPUT)
@@ -180,7 +180,7 @@ def _write_ns(rmm: Rmm, pa: int, data: bytes) -> None:
 
 @contextmanager
 def _faults_as(status: RmiStatus) -> Iterator[None]:
-    """Answer a fault of the GPT: shared memory is where the host says, whatever is there."""
+    """Convert a GPT fault to a status: the host may map any address as shared memory."""
     try:
         yield
     except GranuleProtectionFault:

@@ -1,4 +1,4 @@
-"""RMI_VERSION and RMI_FEATURES: what this RMM is."""
+"""RMI_VERSION and RMI_FEATURES: the capabilities of this RMM."""
 
 from pyvmm.arch.rmi import RmiFid, RmiStatus
 from rmm.commands import rmi_command
@@ -8,10 +8,10 @@ from rmm.rmm import Rmm
 
 @rmi_command(RmiFid.RMI_VERSION)
 def version(rmm: Rmm, req: int) -> tuple[int, ...]:
-    """Choose a revision of the interface; the outputs are the lowest and the highest served.
+    """Choose a revision of the interface; the outputs are the lowest and highest supported.
 
     Spec: DEN0137 1.0, RMI_VERSION.
-    Raises: RmiError(ERROR_INPUT) if ``req`` is not supported; the outputs are filled then too.
+    Raises: RmiError(ERROR_INPUT) if ``req`` is not supported, with the same outputs.
     """
     served = min(rmm.revisions), max(rmm.revisions)
     if not rmm.select(req):
@@ -21,7 +21,7 @@ def version(rmm: Rmm, req: int) -> tuple[int, ...]:
 
 @rmi_command(RmiFid.RMI_FEATURES)
 def features(rmm: Rmm, index: int) -> tuple[int, ...]:
-    """Read a feature register; those that do not exist read as zero.
+    """Read a feature register; undefined registers read as zero.
 
     Spec: DEN0137 1.0, RMI_FEATURES.
     """

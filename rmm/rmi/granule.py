@@ -1,4 +1,4 @@
-"""RMI_GRANULE_*: memory enters and leaves the Realm PAS."""
+"""RMI_GRANULE_*: moves of memory into and out of the Realm PAS."""
 
 from pyvmm.arch.rmi import RmiFid, RmiStatus
 from pyvmm.arch.rmmd import RmmdFid
@@ -13,25 +13,25 @@ _GTSI_UNDELEGATE = int(RmmdFid.GTSI_UNDELEGATE)
 
 @rmi_command(RmiFid.RMI_GRANULE_DELEGATE)
 def granule_delegate(rmm: Rmm, pe: int, addr: int) -> None:
-    """Move one granule from the Non-secure to the Realm PAS, where it reads as zeros.
+    """Move a granule from the Non-secure to the Realm PAS, where it reads as zeros.
 
     Spec: DEN0137 1.0, RMI_GRANULE_DELEGATE.
-    Raises: RmiError(ERROR_INPUT) if ``addr`` is no granule, the granule is not UNDELEGATED, or
+    Raises: RmiError(ERROR_INPUT) if ``addr`` is not a granule, the granule is not UNDELEGATED, or
     EL3 refuses.
     """
     rmm.granules.require(addr, UNDELEGATED)
     if rmm.el3.smc(pe, (_GTSI_DELEGATE, addr))[0] != 0:
         raise RmiError(RmiStatus.ERROR_INPUT)
-    # Each PAS is its own memory: the Realm side of a granule has been zero since it was scrubbed.
+    # Each PAS has its own memory: the Realm side of a granule has been zero since it was scrubbed.
     rmm.granules.move(addr, DELEGATED)
 
 
 @rmi_command(RmiFid.RMI_GRANULE_UNDELEGATE)
 def granule_undelegate(rmm: Rmm, pe: int, addr: int) -> None:
-    """Give a granule back to the host; DELEGATED granules are zero, so there is none to scrub.
+    """Return a granule to the host; DELEGATED granules are zero and need no scrubbing.
 
     Spec: DEN0137 1.0, RMI_GRANULE_UNDELEGATE.
-    Raises: RmiError(ERROR_INPUT) if ``addr`` is no granule, the granule is not DELEGATED, or
+    Raises: RmiError(ERROR_INPUT) if ``addr`` is not a granule, the granule is not DELEGATED, or
     EL3 refuses.
     """
     rmm.granules.require(addr, DELEGATED)

@@ -1,4 +1,4 @@
-"""RMI_ISLET_REALM_SET_METADATA: the host passes on what the owner of a realm says of it."""
+"""RMI_ISLET_REALM_SET_METADATA: the host passes on the metadata of a realm's owner."""
 
 from pyvmm.arch.islet import IsletRmiFid, RealmMetadata
 from pyvmm.arch.pas import GRANULE_SIZE
@@ -13,12 +13,12 @@ from rmm.sealing import is_valid
 
 @rmi_command(IsletRmiFid.RMI_ISLET_REALM_SET_METADATA)
 def islet_realm_set_metadata(rmm: Rmm, rd: int, mdg: int, meta_ptr: int) -> None:
-    """Give a new realm its metadata, once; ``mdg`` is lent to it for them.
+    """Set the metadata of a new realm, once; ``mdg`` is lent to the realm for it.
 
     Spec: Islet, RMI_ISLET_REALM_SET_METADATA.
     Raises: RmiError(ERROR_INPUT) if the block at ``meta_ptr`` is not the host's, not valid or not
-    signed, or there is no such realm; (ERROR_REALM) if it is not NEW or has metadata; then
-    (ERROR_INPUT) if ``mdg`` is not DELEGATED.
+    signed, or the realm does not exist; (ERROR_REALM) if it is not NEW or already has metadata;
+    then (ERROR_INPUT) if ``mdg`` is not DELEGATED.
     """
     metadata = RealmMetadata(rmm.read_ns(meta_ptr, GRANULE_SIZE))
     if not is_valid(metadata):

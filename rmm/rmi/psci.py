@@ -1,4 +1,4 @@
-"""RMI_PSCI_COMPLETE: the host answers a PSCI call that names another REC."""
+"""RMI_PSCI_COMPLETE: the host completes a PSCI call on another REC."""
 
 from pyvmm.arch.psci import AffinityState, PsciReturn
 from pyvmm.arch.rmi import RmiFid, RmiStatus
@@ -13,12 +13,12 @@ _DENIED = PsciReturn.DENIED.x0
 
 @rmi_command(RmiFid.RMI_PSCI_COMPLETE)
 def psci_complete(rmm: Rmm, calling_rec: int, target_rec: int, status: int) -> None:
-    """Complete CPU_ON or AFFINITY_INFO: the host names the target's REC and may deny.
+    """Complete CPU_ON or AFFINITY_INFO: the host gives the target's REC and may deny the call.
 
     Spec: DEN0137 1.0, RMI_PSCI_COMPLETE.
-    Raises: RmiError(ERROR_INPUT) if the RECs are not two of one realm, no request is pending,
-    the target is not the one asked for, or ``status`` does not fit the request; or if the host
-    denies CPU_ON of a REC that is on, and then the caller gets ALREADY_ON all the same.
+    Raises: RmiError(ERROR_INPUT) if the RECs are not two RECs of one realm, no request is pending,
+    the target is not the requested one, or ``status`` does not fit the request; or if the host
+    denies CPU_ON of a REC that is on, in which case the caller still gets ALREADY_ON.
     """
     if calling_rec == target_rec:
         raise RmiError(RmiStatus.ERROR_INPUT)
@@ -39,7 +39,7 @@ def psci_complete(rmm: Rmm, calling_rec: int, target_rec: int, status: int) -> N
 
 
 def _cpu_on(calling: Rec, target: Rec, status: int) -> int:
-    """Turn the target on unless it is on or the host denies; return the realm's x0."""
+    """Turn on the target unless it is on or the host denies it; return the realm's x0."""
     if status not in (_SUCCESS, _DENIED):
         raise RmiError(RmiStatus.ERROR_INPUT)
     if target.runnable:

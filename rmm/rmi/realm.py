@@ -1,4 +1,4 @@
-"""RMI_REALM_*: the life of a realm."""
+"""RMI_REALM_*: the life cycle of a realm."""
 
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import HashAlgorithm, RealmFlags, RealmParams, RmiFid, RmiStatus
@@ -12,13 +12,13 @@ from rmm.rtt import Rtt, RttTree
 from rmm.sealing import matches_realm
 
 _MIN_S2SZ = 32
-_PA_RANGE_44_BITS = 4  # a start level of 0 needs at least that many PA bits
+_PA_RANGE_44_BITS = 4  # required for a start level of 0
 _UNSUPPORTED_FLAGS = RealmFlags.LPA2 | RealmFlags.SVE | RealmFlags.PMU
 
 
 @rmi_command(RmiFid.RMI_REALM_CREATE)
 def realm_create(rmm: Rmm, rd: int, params_ptr: int) -> None:
-    """Create a realm in state NEW, with empty tables and a measurement of its parameters.
+    """Create a realm in state NEW, with empty tables, and measure its parameters.
 
     Spec: DEN0137 1.0, RMI_REALM_CREATE.
     Raises: RmiError(ERROR_INPUT) if a parameter is not supported, the shape of the start tables
@@ -65,7 +65,7 @@ def _is_legal_geometry(limits: Limits, params: RealmParams) -> bool:
     return (
         num_start != 0
         and num_start == num_start_tables(params.s2sz, start_level)
-        and not params.rtt_base % (num_start * GRANULE_SIZE)  # as VTTBR_EL2 demands
+        and not params.rtt_base % (num_start * GRANULE_SIZE)  # required by VTTBR_EL2
         and (start_level > 0 or limits.pa_range >= _PA_RANGE_44_BITS)
     )
 
@@ -75,8 +75,8 @@ def realm_activate(rmm: Rmm, rd: int) -> None:
     """End the construction of a realm: its RIM is final, its RECs may run.
 
     Spec: DEN0137 1.0, RMI_REALM_ACTIVATE.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm; (ERROR_REALM) if it is not NEW, or
-    not the one that its metadata are of.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist; (ERROR_REALM) if it is not NEW, or
+    does not match its metadata.
     """
     realm = rmm.realm(rd)
     if realm.state is not RealmState.NEW:
@@ -88,11 +88,11 @@ def realm_activate(rmm: Rmm, rd: int) -> None:
 
 @rmi_command(RmiFid.RMI_REALM_DESTROY)
 def realm_destroy(rmm: Rmm, rd: int) -> None:
-    """Destroy a realm that holds nothing any more.
+    """Destroy a realm that no longer owns anything.
 
     Spec: DEN0137 1.0, RMI_REALM_DESTROY.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm; (ERROR_REALM) while it has a REC or
-    a live start table.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist; (ERROR_REALM) if it has a REC or a
+    live start table.
     """
     realm = rmm.realm(rd)
     if realm.num_live_recs or realm.rtt.is_live:

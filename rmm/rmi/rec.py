@@ -1,4 +1,4 @@
-"""RMI_REC_*: the life of a REC, and the way into the realm."""
+"""RMI_REC_*: the life cycle of a REC, and the entry into the realm."""
 
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import (
@@ -21,10 +21,10 @@ from rmm.rmm import Rmm
 
 @rmi_command(RmiFid.RMI_REC_AUX_COUNT)
 def rec_aux_count(rmm: Rmm, rd: int) -> tuple[int, ...]:
-    """Tell how many auxiliary granules each REC of a realm needs.
+    """Return how many auxiliary granules each REC of a realm needs.
 
     Spec: DEN0137 1.0, RMI_REC_AUX_COUNT.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist.
     """
     rmm.realm(rd)
     return (rmm.limits.rec_aux_count,)
@@ -81,7 +81,7 @@ def rec_destroy(rmm: Rmm, rec: int) -> None:
     """Destroy a REC.
 
     Spec: DEN0137 1.0, RMI_REC_DESTROY.
-    Raises: RmiError(ERROR_INPUT) if there is no such REC; (ERROR_REC) while it runs.
+    Raises: RmiError(ERROR_INPUT) if the REC does not exist; (ERROR_REC) if it runs.
     """
     destroyed = rmm.rec(rec)
     if destroyed.running:
@@ -94,11 +94,11 @@ def rec_destroy(rmm: Rmm, rec: int) -> None:
 
 @rmi_command(RmiFid.RMI_REC_ENTER)
 def rec_enter(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
-    """Run a REC on the calling PE until the host has something to do.
+    """Run a REC on the calling PE until the host has to handle an exit.
 
     Spec: DEN0137 1.0, RMI_REC_ENTER.
-    Raises: RmiError(ERROR_INPUT) if ``run_ptr`` is not the host's or ``rec`` is no REC;
+    Raises: RmiError(ERROR_INPUT) if ``run_ptr`` is not the host's or ``rec`` is not a REC;
     (ERROR_REC) if it runs; (ERROR_REALM, 0 or 1) if the realm is NEW or SYSTEM_OFF; (ERROR_REC)
-    if it is not runnable, waits for RMI_PSCI_COMPLETE, or the entry asks for what cannot be.
+    if it is not runnable, waits for RMI_PSCI_COMPLETE, or the entry's parameters are not valid.
     """
     run.enter(rmm, pe, rec, run_ptr)

@@ -1,7 +1,7 @@
-"""RMI_RTT_*: the translation tables of a realm, their entries, and what IPAs mean to it.
+"""RMI_RTT_*: the translation tables of a realm, their entries, and their RIPAS.
 
-A level that a command takes is a signed number in a register; all are checked against the
-realm's own levels before anything else is derived from them.
+Commands take levels as signed numbers in a register; a level is checked against the realm's levels
+before anything is derived from it.
 """
 
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE
@@ -52,7 +52,7 @@ from rmm.rtt import (
 
 
 def _check_table_ipa(rtt: RttTree, ipa: int, level: int) -> None:
-    """RmiError(ERROR_INPUT) unless a table at ``level`` could begin at ``ipa``."""
+    """Check that a table at ``level`` could begin at ``ipa``; otherwise RmiError(ERROR_INPUT)."""
     if (
         not rtt.start_level < level <= PAGE_LEVEL
         or ipa % level_size(level - 1)
@@ -62,7 +62,10 @@ def _check_table_ipa(rtt: RttTree, ipa: int, level: int) -> None:
 
 
 def _check_unprotected_ipa(rtt: RttTree, ipa: int, level: int) -> None:
-    """RmiError(ERROR_INPUT) unless ``ipa`` could be an unprotected block or page at ``level``."""
+    """Check that ``ipa`` could be an unprotected block or page at ``level``.
+
+    Raises: RmiError(ERROR_INPUT) otherwise.
+    """
     if (
         not max(rtt.start_level, MIN_BLOCK_LEVEL) <= level <= PAGE_LEVEL
         or ipa % level_size(level)
@@ -73,7 +76,7 @@ def _check_unprotected_ipa(rtt: RttTree, ipa: int, level: int) -> None:
 
 
 def _find_table(rtt: RttTree, parent: Walk) -> Rtt | None:
-    """Return the table that a walk to the level above it leads to, if there is one."""
+    """Return the table at the end of a walk to the level above it, or None."""
     table, index, reached = parent
     entry = table.entries[index]
     return rtt.tables[entry & ADDRESS_MASK] if is_table(entry, reached) else None
@@ -81,12 +84,12 @@ def _find_table(rtt: RttTree, parent: Walk) -> Rtt | None:
 
 @rmi_command(RmiFid.RMI_RTT_CREATE)
 def rtt_create(rmm: Rmm, rd: int, rtt: int, ipa: int, level: int) -> None:
-    """Put a table in the place of an entry; its entries say together what the entry said.
+    """Replace an entry by a table with equivalent entries.
 
     Spec: DEN0137 1.0, RMI_RTT_CREATE.
-    Raises: RmiError(ERROR_INPUT) if ``rtt`` is not DELEGATED, there is no such realm, or level
-    and ``ipa`` do not fit it; (ERROR_RTT, level reached) if the table above is missing;
-    (ERROR_RTT, level - 1) if there is a table already.
+    Raises: RmiError(ERROR_INPUT) if ``rtt`` is not DELEGATED, the realm does not exist, or level
+    and ``ipa`` are not valid for it; (ERROR_RTT, level reached) if the table above is missing;
+    (ERROR_RTT, level - 1) if the table already exists.
     """
     rmm.granules.require(rtt, DELEGATED)
     tree = rmm.realm(rd).rtt
@@ -97,7 +100,7 @@ def rtt_create(rmm: Rmm, rd: int, rtt: int, ipa: int, level: int) -> None:
     if reached != level - 1 or is_table(entry, reached):
         raise RmiError(RmiStatus.ERROR_RTT, reached)
     created = Rtt(rtt, rmm.memory)
-    if entry:  # a DELEGATED granule is a table of UNASSIGNED/EMPTY already
+    if entry:  # a DELEGATED granule is already a table of UNASSIGNED/EMPTY
         created.fill(entry, level)
     rmm.granules.move(rtt, RTT)
     tree.tables[rtt] = created
@@ -106,14 +109,14 @@ def rtt_create(rmm: Rmm, rd: int, rtt: int, ipa: int, level: int) -> None:
 
 @rmi_command(RmiFid.RMI_RTT_DESTROY)
 def rtt_destroy(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
-    """Take away a table that is not live; what its IPAs meant to the realm is DESTROYED.
+    """Remove a table that is not live; the RIPAS of its IPAs becomes DESTROYED.
 
-    Shared memory that it mapped is unmapped.
+    This unmaps shared memory that the table maps.
     Outputs: the table's PA and the next live IPA after it.
     Spec: DEN0137 1.0, RMI_RTT_DESTROY.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it;
-    (ERROR_RTT, level reached) without such a table, with the next live IPA; (ERROR_RTT, level)
-    if it has a page of the realm or a table, with ``ipa``.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist or level and ``ipa`` are not valid
+    for it; (ERROR_RTT, level reached) if the table does not exist, with the next live IPA;
+    (ERROR_RTT, level) if it maps a page of the realm or a table, with ``ipa``.
     """
     tree = rmm.realm(rd).rtt
     _check_table_ipa(tree, ipa, level)
@@ -130,13 +133,13 @@ def rtt_destroy(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
 
 @rmi_command(RmiFid.RMI_RTT_FOLD)
 def rtt_fold(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
-    """Replace a table whose entries all say the same by one entry that says it.
+    """Replace a table whose entries are all alike by one equivalent entry.
 
     Output: the table's PA.
     Spec: DEN0137 1.0, RMI_RTT_FOLD.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it;
-    (ERROR_RTT, level reached) without such a table; (ERROR_RTT, level - 1) if there is no block
-    at that level; (ERROR_RTT, level) if the entries differ.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist or level and ``ipa`` are not valid
+    for it; (ERROR_RTT, level reached) if the table does not exist; (ERROR_RTT, level - 1) if
+    that level cannot have blocks; (ERROR_RTT, level) if the entries differ.
     """
     tree = rmm.realm(rd).rtt
     _check_table_ipa(tree, ipa, level)
@@ -161,11 +164,12 @@ def _replace_table(rmm: Rmm, tree: RttTree, parent: Walk, table: Rtt, ipa: int, 
 
 @rmi_command(RmiFid.RMI_RTT_READ_ENTRY)
 def rtt_read_entry(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
-    """Read the entry of an IPA, as deep as there are tables down to ``level``.
+    """Read the entry of an IPA at ``level``, or at the last table above it.
 
-    Outputs: level reached, RttEntryState, descriptor as the host may know it, RIPAS.
+    Outputs: level reached, RttEntryState, the host's view of the descriptor, RIPAS.
     Spec: DEN0137 1.0, RMI_RTT_READ_ENTRY.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist or level and ``ipa`` are not valid
+    for it.
     """
     tree = rmm.realm(rd).rtt
     if (
@@ -187,12 +191,12 @@ def rtt_read_entry(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
 
 @rmi_command(RmiFid.RMI_RTT_MAP_UNPROTECTED)
 def rtt_map_unprotected(rmm: Rmm, rd: int, ipa: int, level: int, desc: int) -> None:
-    """Share memory of the host with a realm, at an IPA in the upper half.
+    """Share the host's memory with a realm, at an IPA in the upper half.
 
     Spec: DEN0137 1.0, RMI_RTT_MAP_UNPROTECTED.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm, level and ``ipa`` do not fit it, or
-    ``desc`` has a reserved MemAttr, or more than an aligned address, MemAttr and S2AP;
-    (ERROR_RTT, level reached) without an UNASSIGNED_NS entry at ``level``.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist, level and ``ipa`` are not valid for
+    it, or ``desc`` has a reserved MemAttr, or more than an aligned address, MemAttr and S2AP;
+    (ERROR_RTT, level reached) if there is no UNASSIGNED_NS entry at ``level``.
     """
     tree = rmm.realm(rd).rtt
     _check_unprotected_ipa(tree, ipa, level)
@@ -211,11 +215,11 @@ def rtt_map_unprotected(rmm: Rmm, rd: int, ipa: int, level: int, desc: int) -> N
 
 @rmi_command(RmiFid.RMI_RTT_UNMAP_UNPROTECTED)
 def rtt_unmap_unprotected(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
-    """Take shared memory back; the output is the next live IPA of the table.
+    """Unmap shared memory; the output is the next live IPA of the table.
 
     Spec: DEN0137 1.0, RMI_RTT_UNMAP_UNPROTECTED.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm or level and ``ipa`` do not fit it;
-    (ERROR_RTT, level reached) without an ASSIGNED_NS entry, with the next live IPA.
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist or level and ``ipa`` are not valid
+    for it; (ERROR_RTT, level reached) if there is no ASSIGNED_NS entry, with the next live IPA.
     """
     tree = rmm.realm(rd).rtt
     _check_unprotected_ipa(tree, ipa, level)
@@ -230,13 +234,13 @@ def rtt_unmap_unprotected(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int,
 
 @rmi_command(RmiFid.RMI_RTT_INIT_RIPAS)
 def rtt_init_ripas(rmm: Rmm, rd: int, base: int, top: int) -> tuple[int, ...]:
-    """Make IPAs of a new realm RAM, entry by entry, and measure each.
+    """Set the RIPAS of a new realm's IPAs to RAM, entry by entry, and measure each.
 
-    Output: where it stopped: at ``top``, at the end of a table, or before an entry that is not
+    Output: the IPA where it stopped: ``top``, the end of a table, or an entry that is not
     UNASSIGNED or reaches beyond ``top``.
     Spec: DEN0137 1.0, RMI_RTT_INIT_RIPAS.
-    Raises: RmiError(ERROR_INPUT) if the range is empty, unaligned or not protected, or there is
-    no such realm; (ERROR_REALM) if it is not NEW; (ERROR_RTT, level reached) without progress.
+    Raises: RmiError(ERROR_INPUT) if the range is empty, unaligned or not protected, or the realm
+    does not exist; (ERROR_REALM) if it is not NEW; (ERROR_RTT, level reached) without progress.
     """
     realm = rmm.realm(rd)
     _check_protected_range(realm.rtt, base, top)
@@ -262,20 +266,20 @@ def rtt_init_ripas(rmm: Rmm, rd: int, base: int, top: int) -> tuple[int, ...]:
 
 
 def _check_protected_range(tree: RttTree, base: int, top: int) -> None:
-    """RmiError(ERROR_INPUT) unless [base, top) is some granules of the protected half."""
+    """Check that [base, top) is a range of protected granules; otherwise RmiError(ERROR_INPUT)."""
     if base >= top or (base | top) & GRANULE_OFFSET or not tree.is_protected(top - GRANULE_SIZE):
         raise RmiError(RmiStatus.ERROR_INPUT)
 
 
 @rmi_command(RmiFid.RMI_RTT_SET_RIPAS)
 def rtt_set_ripas(rmm: Rmm, rd: int, rec: int, base: int, top: int) -> tuple[int, ...]:
-    """Do a part of the RIPAS change that a REC asked for, from where the last part ended.
+    """Perform the next part of the RIPAS change that a REC requested.
 
-    Output: where it stopped: at ``top``, at the end of a table, before an entry that reaches
-    beyond ``top``, or at a DESTROYED one that the realm wants to keep.
+    Output: the IPA where it stopped: ``top``, the end of a table, an entry that reaches beyond
+    ``top``, or a DESTROYED entry that the realm wants to keep.
     Spec: DEN0137 1.0, RMI_RTT_SET_RIPAS.
-    Raises: RmiError(ERROR_INPUT) if there is no such realm or REC; (ERROR_REC) if the REC runs
-    or is another realm's; (ERROR_INPUT) if the range is not the next part of the request;
+    Raises: RmiError(ERROR_INPUT) if the realm or REC does not exist; (ERROR_REC) if the REC runs
+    or belongs to another realm; (ERROR_INPUT) if the range is not the next part of the request;
     (ERROR_RTT, level reached) without progress.
     """
     if base >= top:

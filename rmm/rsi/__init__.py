@@ -1,4 +1,4 @@
-"""The calls of a realm: RSI, a file for each object of the specification, PSCI and SMCCC."""
+"""The calls of a realm: RSI, one file per object of the specification, PSCI and SMCCC."""
 
 from typing import Final
 

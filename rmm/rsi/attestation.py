@@ -1,11 +1,11 @@
-"""RSI_ATTESTATION_TOKEN_*: a realm gets a token that proves what it is, piece by piece.
+"""RSI_ATTESTATION_TOKEN_*: a realm gets its attestation token, part by part.
 
 Each REC has at most one request in progress::
 
     none --INIT--> challenge --CONTINUE--> being signed --CONTINUE--> partly read --CONTINUE--> none
 
-What the token says is fixed by the first CONTINUE.  While it is being signed, CONTINUE writes
-nothing and the realm calls again, so that its interrupts are taken.
+The first CONTINUE fixes the token's claims.  While the token is being signed, CONTINUE writes
+nothing and the realm calls again, so that it can take interrupts.
 """
 
 from typing import Final
@@ -21,7 +21,7 @@ from rmm.rec import Rec, TokenRequest
 from rmm.rmm import Rmm
 from rmm.rsi.measurement import REGISTERS
 
-DEFAULT_MAX_TOKEN_SIZE: Final = 4096  # bytes; what INIT promises without an attestation service
+DEFAULT_MAX_TOKEN_SIZE: Final = 4096  # bytes; returned by INIT without an attestation service
 
 
 @rsi_command(RsiFid.RSI_ATTESTATION_TOKEN_INIT)
@@ -37,7 +37,7 @@ def attestation_token_init(
     challenge_6: int,
     challenge_7: int,
 ) -> tuple[int, ...]:
-    """Begin an attestation with a 64-byte challenge; ends one in progress.
+    """Begin an attestation with a 64-byte challenge; abandon one in progress.
 
     Output: an upper bound of the token's size in bytes.
     Spec: DEN0137 1.0, RSI_ATTESTATION_TOKEN_INIT.
@@ -63,9 +63,9 @@ def attestation_token_continue(
 ) -> tuple[int, ...]:
     """Write the next part of the token to ``offset`` in the realm's page at ``ipa``.
 
-    Output: bytes written; INCOMPLETE means there is more.
+    Output: bytes written; INCOMPLETE means that more follow.
     Spec: DEN0137 1.0, RSI_ATTESTATION_TOKEN_CONTINUE.
-    Raises: RsiError(ERROR_INPUT) if ``ipa`` is not a protected page or the part leaves it;
+    Raises: RsiError(ERROR_INPUT) if ``ipa`` is not a protected page or the part exceeds it;
     (ERROR_STATE) without an attestation in progress; (ERROR_UNKNOWN) if no token can be made.
     """
     rtt = rec.realm.rtt
@@ -79,7 +79,7 @@ def attestation_token_continue(
     request = rec.token_request
     if request is None:
         raise RsiError(RsiStatus.ERROR_STATE)
-    rtt.ram_page(ipa)  # a missing page is asked for before the token is made
+    rtt.ram_page(ipa)  # request a missing page before the token is made
     if request.token is None:
         _sign(rmm, pe, rec, request)
     if request.token is None:
@@ -87,7 +87,7 @@ def attestation_token_continue(
     if not request.token:
         rec.token_request = None
         raise RsiError(RsiStatus.ERROR_UNKNOWN)
-    pa = rtt.ram_page(ipa)  # anew: the tables may have changed while the token was made
+    pa = rtt.ram_page(ipa)  # again: the tables may have changed in the meantime
     part = request.token[request.offset : request.offset + size]
     rmm.memory.write(pa + offset, part)
     request.offset += len(part)
@@ -98,7 +98,7 @@ def attestation_token_continue(
 
 
 def _sign(rmm: Rmm, pe: int, rec: Rec, request: TokenRequest) -> None:
-    """Bring the request nearer to its token, without the RMM's lock: EL3 takes its time."""
+    """Advance the request, without the RMM's lock because EL3 may be slow."""
     attestation = rmm.attestation
     if attestation is None:
         request.token = b""
@@ -120,7 +120,7 @@ def _sign(rmm: Rmm, pe: int, rec: Rec, request: TokenRequest) -> None:
 
 
 def _deliver(rmm: Rmm, attestation: Attestation, response: TokenSignResponse) -> None:
-    """Give a signature to the request that it is for, unless nobody waits for it any more."""
+    """Pass a signature to its request, unless that was abandoned."""
     asker = rmm.recs.get(response.rec)
     request = asker.token_request if asker else None
     if request and request.ticket == response.ticket and request.token is None:

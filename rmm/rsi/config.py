@@ -1,4 +1,4 @@
-"""RSI_REALM_CONFIG: a realm learns how wide its IPA space is."""
+"""RSI_REALM_CONFIG: a realm reads the width of its IPA space."""
 
 from pyvmm.arch.pas import GRANULE_OFFSET
 from pyvmm.arch.rsi import RealmConfig, RsiFid, RsiStatus

@@ -1,4 +1,4 @@
-"""RSI_VERSION and RSI_FEATURES: what this RMM is."""
+"""RSI_VERSION and RSI_FEATURES: the capabilities of this RMM."""
 
 from pyvmm.arch.rsi import VERSION_1_0, RsiFid, RsiStatus
 from rmm.commands import rsi_command
@@ -8,7 +8,7 @@ from rmm.rmm import Rmm
 
 @rsi_command(RsiFid.RSI_VERSION)
 def version(_rmm: Rmm, _rec: Rec, req: int) -> tuple[int, ...]:
-    """Tell the lowest and the highest revision of the interface, and whether ``req`` is served.
+    """Return the lowest and highest revision of the interface, and whether it supports ``req``.
 
     Spec: DEN0137 1.0, RSI_VERSION.
     """

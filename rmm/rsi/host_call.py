@@ -1,4 +1,4 @@
-"""RSI_HOST_CALL: a realm calls its host and gives it registers of its choice."""
+"""RSI_HOST_CALL: a realm calls its host and passes registers of its choice."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ _IMM_MASK: Final = 0xFFFF
 
 @rsi_command(RsiFid.RSI_HOST_CALL)
 def host_call(rmm: Rmm, rec: Rec, ipa: int) -> HostExit:
-    """Show the host the RsiHostCall at ``ipa``; its answer is written there at the next entry.
+    """Pass the RsiHostCall at ``ipa`` to the host; the next entry writes the answer there.
 
     Spec: DEN0137 1.0, RSI_HOST_CALL.
     Raises: RsiError(ERROR_INPUT) if ``ipa`` is not protected or not aligned to 256 bytes, or its
@@ -34,9 +34,9 @@ def host_call(rmm: Rmm, rec: Rec, ipa: int) -> HostExit:
 
 
 def complete_host_call(rmm: Rmm, rec: Rec, ipa: int, gprs: tuple[int, ...]) -> None:
-    """Write the host's answer where the realm asked.
+    """Write the host's answer to the realm's RsiHostCall.
 
-    Raises: RealmPageMissing or RsiError if the page is gone meanwhile.
+    Raises: RealmPageMissing or RsiError if the page is no longer there.
     """
     pa = rec.realm.rtt.ram_page(ipa)
     rmm.memory.write(pa + _GPRS.offset, _GPRS.struct.pack(*gprs))

@@ -1,4 +1,4 @@
-"""RSI_IPA_STATE_*: what IPAs mean to a realm: memory of its own, or nothing it would trust."""
+"""RSI_IPA_STATE_*: the RIPAS of a realm's IPAs, its own memory or none."""
 
 from pyvmm.arch.pas import GRANULE_OFFSET
 from pyvmm.arch.rmi import RecExitReason, Ripas
@@ -18,9 +18,9 @@ def _check_range(rtt: RttTree, base: int, top: int) -> None:
 
 @rsi_command(RsiFid.RSI_IPA_STATE_SET)
 def ipa_state_set(_rmm: Rmm, rec: Rec, base: int, top: int, ripas: int, flags: int) -> HostExit:
-    """Ask the host to change the RIPAS of a range; it may do only a part.
+    """Ask the host to change the RIPAS of a range; the host may change only a part.
 
-    Outputs, after the next entry: where the host stopped, and whether it accepts.
+    Outputs, after the next entry: where the host stopped, and whether it accepted.
     Spec: DEN0137 1.0, RSI_IPA_STATE_SET.
     Raises: RsiError(ERROR_INPUT) if the range is empty, unaligned or not protected, or
     ``ripas`` is neither EMPTY nor RAM.
@@ -38,9 +38,9 @@ def ipa_state_set(_rmm: Rmm, rec: Rec, base: int, top: int, ripas: int, flags: i
 
 @rsi_command(RsiFid.RSI_IPA_STATE_GET)
 def ipa_state_get(_rmm: Rmm, rec: Rec, start: int, end: int) -> tuple[int, ...]:
-    """Tell the RIPAS at ``start`` and how far, at most to ``end``, it is the same.
+    """Return the RIPAS at ``start`` and the end of the range that has it, at most ``end``.
 
-    The run may be cut at the end of a table.
+    The range may stop at the end of a table.
     Spec: DEN0137 1.0, RSI_IPA_STATE_GET.
     Raises: RsiError(ERROR_INPUT) if the range is empty, unaligned or not protected.
     """

@@ -9,7 +9,7 @@ from rmm.errors import RsiError
 from rmm.rec import Rec
 from rmm.rmm import Rmm
 
-REGISTERS: Final = Struct("<8Q")  # 64 bytes as eight registers carry them
+REGISTERS: Final = Struct("<8Q")  # 64 bytes in eight registers
 
 
 @rsi_command(RsiFid.RSI_MEASUREMENT_READ)
@@ -17,7 +17,7 @@ def measurement_read(_rmm: Rmm, rec: Rec, index: int) -> tuple[int, ...]:
     """Read a measurement, zero padded: index 0 is the RIM, 1 to 4 are the REMs.
 
     Spec: DEN0137 1.0, RSI_MEASUREMENT_READ.
-    Raises: RsiError(ERROR_INPUT) if there is no such measurement.
+    Raises: RsiError(ERROR_INPUT) if the measurement does not exist.
     """
     if index >= NUM_MEASUREMENTS:
         raise RsiError(RsiStatus.ERROR_INPUT)
@@ -42,7 +42,7 @@ def measurement_extend(
     """Extend the REM ``index`` with the first ``size`` bytes of the values.
 
     Spec: DEN0137 1.0, RSI_MEASUREMENT_EXTEND.
-    Raises: RsiError(ERROR_INPUT) if there is no such REM or ``size`` is above 64.
+    Raises: RsiError(ERROR_INPUT) if the REM does not exist or ``size`` is above 64.
     """
     if not 0 < index < NUM_MEASUREMENTS or size > MEASUREMENT_SIZE:
         raise RsiError(RsiStatus.ERROR_INPUT)

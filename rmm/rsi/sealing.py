@@ -1,4 +1,4 @@
-"""RSI_ISLET_REALM_SEALING_KEY: a realm gets a key that only it gets, here."""
+"""RSI_ISLET_REALM_SEALING_KEY: a realm gets a key that no other realm or platform gets."""
 
 from struct import Struct
 from typing import Final
@@ -15,10 +15,10 @@ _REGISTERS: Final = Struct("<4Q")
 
 @rsi_command(IsletRsiFid.RSI_ISLET_REALM_SEALING_KEY)
 def islet_realm_sealing_key(rmm: Rmm, rec: Rec, flags: int, svn: int) -> tuple[int, ...]:
-    """Derive the realm's sealing key, bound to what ``flags`` choose.
+    """Derive the realm's sealing key, bound to the values selected by ``flags``.
 
     Spec: Islet, RSI_ISLET_REALM_SEALING_KEY.
-    Raises: RsiError(ERROR_UNKNOWN) if EL3 has no keys; (ERROR_INPUT) if ``flags`` choose the SVN
+    Raises: RsiError(ERROR_UNKNOWN) if EL3 has no keys; (ERROR_INPUT) if ``flags`` select the SVN
     and ``svn`` is zero or above that of the realm's metadata.
     """
     if rmm.sealing is None:
