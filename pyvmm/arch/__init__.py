@@ -1,1 +1,1 @@
-"""The architecture, declared once: registers, descriptors, ABI structures.  No behaviour."""
+"""The architecture, declared once: registers, descriptors and ABI structures, without behaviour."""

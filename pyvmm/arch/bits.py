@@ -1,4 +1,4 @@
-"""Declare registers and memory structures once: the only metaprogramming of the project.
+"""Declarations of registers and memory structures: the project's only metaprogramming.
 
 A register is an ``int`` whose bit fields have names and types:
 
@@ -18,7 +18,7 @@ PAINT(COLOUR=OTHER, GLOSS=True, DEPTH=0x0)
 >>> PAINT.DEPTH.mask, PAINT.COLOUR.encode(Colour.BLUE)
 (7, 32)
 
-A structure in memory is a ``Layout``: a buffer with members at the offsets of its specification.
+A structure in memory is a ``Layout``: a buffer with members at the specified offsets.
 
 >>> class Point(Layout, size=16):
 ...     x = U32(0x0)
@@ -45,10 +45,10 @@ MASK64: Final = (1 << 64) - 1
 
 
 class OpenEnum(IntEnum):
-    """An enumeration of a field with reserved encodings: they read as the first member."""
+    """An enumeration for a field with reserved encodings, which read as the first member."""
 
     @classmethod
-    def _missing_(cls, value: object) -> Self:  # noqa: ARG003 - whatever it was, it is reserved
+    def _missing_(cls, value: object) -> Self:  # noqa: ARG003 - any other value is reserved
         return next(iter(cls))
 
 
@@ -56,7 +56,7 @@ class Field(Generic[T]):
     """Bits ``high`` to ``low`` of a register, read as a ``kind``.
 
     Raises:
-        TypeError: ``kind`` is an enumeration that would raise on some encoding.
+        TypeError: ``kind`` is an enumeration that raises for some encoding.
     """
 
     __slots__ = ("kind", "low", "mask", "name", "width")
@@ -82,24 +82,24 @@ class Field(Generic[T]):
         return self if register is None else self.decode(register)
 
     def decode(self, raw: int) -> T:
-        """Read the field out of the raw register value."""
+        """Read the field from the raw register value."""
         return self.kind((raw & self.mask) >> self.low)
 
     def encode(self, value: int) -> int:
-        """Place ``value`` at the field's bits; ValueError if it does not fit."""
+        """Shift ``value`` to the field's bits; ValueError if it does not fit."""
         if not 0 <= value < 1 << self.width:
-            raise ValueError(f"{self.name}: {value:#x} does not fit {self.width} bits")
+            raise ValueError(f"{self.name}: {value:#x} does not fit in {self.width} bits")
         return value << self.low
 
 
 class Register(int):
-    """A register value, immutable; subclasses declare its fields."""
+    """An immutable register value; subclasses declare its fields."""
 
     __slots__ = ()
 
     @classmethod
     def fields(cls) -> "list[Field[int]]":
-        """List the declared fields, in the order of their declaration."""
+        """Return the fields in the order of their declaration."""
         return [field for field in vars(cls).values() if isinstance(field, Field)]
 
     @classmethod
@@ -108,7 +108,7 @@ class Register(int):
         return cls(0).replace(**values)
 
     def replace(self, **values: int) -> Self:
-        """Return this value with some fields changed; ValueError if one does not fit."""
+        """Return this value with some fields changed; ValueError if a value does not fit."""
         raw = int(self)
         for name, value in values.items():
             field = getattr(type(self), name)
@@ -132,7 +132,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class Member(ABC, Generic[V]):
-    """One member of a layout: where it lies and how ``struct`` packs it."""
+    """One member of a layout: its offset and its ``struct`` format."""
 
     __slots__ = ("code", "name", "offset", "struct")
 
@@ -158,7 +158,7 @@ class Member(ABC, Generic[V]):
 
     @abstractmethod
     def load(self, data: Buffer) -> V:
-        """Read the member out of a buffer that holds its structure."""
+        """Read the member from a buffer that contains its structure."""
 
 
 class _Scalar(Member[int]):
@@ -189,7 +189,7 @@ def U8(offset: int) -> Member[int]:
 
 
 def U16(offset: int) -> Member[int]:
-    """Declare an unsigned 16-bit integer, little-endian as all of these."""
+    """Declare an unsigned 16-bit integer; all integers are little-endian."""
     return _Scalar(offset, "H")
 
 
@@ -224,12 +224,12 @@ def U64Array(offset: int, count: int) -> Member[tuple[int, ...]]:
 
 
 def Bytes(offset: int, size: int) -> Member[bytes]:
-    """Declare a run of ``size`` bytes."""
+    """Declare ``size`` bytes."""
     return _Bytes(offset, f"{size}s")
 
 
 class Layout:
-    """A structure in memory: ``size`` bytes, zero where no member lies."""
+    """A structure in memory: ``size`` bytes, zero outside its members."""
 
     __slots__ = ("data",)
 
@@ -239,7 +239,7 @@ class Layout:
         cls.size = size
 
     def __init__(self, data: Buffer = b"") -> None:
-        """Copy ``data``, a whole structure; without it all members are zero."""
+        """Copy ``data``, a whole structure; by default, all members are zero."""
         self.data = bytearray(data) if data else bytearray(self.size)
 
     @classmethod
@@ -252,15 +252,15 @@ class Layout:
 
     @classmethod
     def members(cls) -> list["Member[int] | Member[bytes] | Member[tuple[int, ...]]"]:
-        """List the members by ascending offset."""
+        """Return the members by ascending offset."""
         found = [member for member in vars(cls).values() if isinstance(member, Member)]
         return sorted(found, key=lambda member: member.offset)
 
     @classmethod
     def packer(cls, only: Iterable[str] = (), *, whole: bool = True) -> Struct:
-        """Make one ``Struct`` of the members by ascending offset, for a hot path.
+        """Make one ``Struct`` for all members by ascending offset, for a hot path.
 
-        With ``only``, of these members; unless ``whole``, without the tail after the last one.
+        ``only`` selects members; ``whole`` includes the padding after the last one.
         """
         wanted = frozenset(only)
         code, end = "<", 0

@@ -1,10 +1,10 @@
-"""Exceptions that cross packages."""
+"""Exceptions used across packages."""
 
 from pyvmm.arch.text import printable
 
 
 class UserError(Exception):
-    """A user's mistake: its text says what is wrong and what to do; exit code 2.
+    """A user's mistake: the text says what is wrong and what to do; exit code 2.
 
     The text can be printed and sent, whatever bytes the names in it have.
     """
@@ -14,7 +14,8 @@ class UserError(Exception):
 
 
 class RepeatAccess(Exception):
-    """A device access that its vCPU has to make once more: the device was not done.
+    """A device access that its vCPU must repeat because the device has not completed it.
 
-    It gave way because the vCPU is wanted elsewhere: the guest is stopped, paused or debugged.
+    The device gave up because the vCPU is needed elsewhere: the guest is being stopped, paused or
+    debugged.
     """

@@ -37,7 +37,7 @@ class ExceptionClass(OpenEnum):
 
 
 class FaultStatus(IntEnum):
-    """ISS.DFSC/IFSC: first code of each fault; the walk level is added where there is one."""
+    """ISS.DFSC/IFSC: the base code of each fault; add the walk level if the fault has one."""
 
     ADDRESS_SIZE = 0x00
     TRANSLATION = 0x04
@@ -135,7 +135,7 @@ _FIPA_MASK: Final = HPFAR_EL2.FIPA.mask
 
 
 def sysreg_key(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
-    """Return the ISS bits that name a system register, to be found in ``esr & SYSREG_MASK``.
+    """Return the ISS bits that identify a system register, for ``esr & SYSREG_MASK``.
 
     >>> esr = ESR_SYSREG.of(EC=ExceptionClass.SYSREG, OP0=3, CRN=12, CRM=11, OP2=5, RT=3)
     >>> esr & SYSREG_MASK == sysreg_key(3, 0, 12, 11, 5)
@@ -153,7 +153,7 @@ def hpfar_of(ipa: int) -> int:
 
 
 def ipa_of(hpfar: int) -> int:
-    """Return the page of the IPA that HPFAR_EL2 reports."""
+    """Return the address of the page that HPFAR_EL2 reports."""
     return (hpfar & _FIPA_MASK) << 8
 
 

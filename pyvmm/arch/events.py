@@ -1,11 +1,11 @@
-"""What happened: one typed event for everything that a reader of the system wants to see.
+"""Typed events for everything that an observer of the system may want to see.
 
 One ``EventStream`` serves the whole platform.  An emitter writes::
 
     if events.listener is not None:
         events.listener(GranuleTransition(pa, "UNDELEGATED", "DELEGATED"))
 
-so that an event costs one branch while nobody listens.  ``str(event)`` is one line of a trace.
+so that an event costs one branch without a listener.  ``str(event)`` is one line of a trace.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def _outputs(results: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Smc:
-    """An SMC as the Monitor sees it: registers x0.. of the caller and of the answer."""
+    """An SMC as the Monitor sees it: x0.. of the caller and of the result."""
 
     pe: int
     security: Pas  # the caller's security state
@@ -62,7 +62,7 @@ class HesCall:
 
 @dataclass(frozen=True, slots=True)
 class WorldSwitch:
-    """A PE went from one security state to another."""
+    """A PE switched from one security state to another."""
 
     pe: int
     old: Pas
@@ -88,7 +88,7 @@ class RmiCall:
 
 @dataclass(frozen=True, slots=True)
 class RsiCall:
-    """An RSI command of a realm and its result; ``results`` is empty if the host is asked."""
+    """An RSI command of a realm and its result; ``results`` is empty if it exits to the host."""
 
     rec: int
     command: str
@@ -105,7 +105,7 @@ class RsiCall:
 
 @dataclass(frozen=True, slots=True)
 class PsciCall:
-    """A PSCI call of a realm and its result; None if the host is asked first."""
+    """A PSCI call of a realm and its result; None if it exits to the host first."""
 
     rec: int
     command: str
@@ -163,20 +163,20 @@ class RttChange:
 
 @dataclass(frozen=True, slots=True)
 class RimExtension:
-    """The initial measurement of a realm began, or took in one more step of its construction.
+    """A realm's initial measurement was started, or extended with a step of its construction.
 
-    ``fields`` are what is measured of the step, by the names of the specification; a hash stands
-    for contents.
+    ``fields`` are the measured values, by their names in the specification, with hashes for
+    contents.
     """
 
     rd: int
     step: str
     fields: tuple[tuple[str, int | bytes | tuple[int, ...]], ...]
-    rim: bytes  # after it
+    rim: bytes  # after the step
 
     @property
     def texts(self) -> dict[str, str]:
-        """The fields as a reader wants them."""
+        """The fields as readable text."""
         return {name: _measured(value) for name, value in self.fields}
 
     def __str__(self) -> str:
@@ -238,7 +238,7 @@ Event = (
 
 
 class EventStream:
-    """Where events go: to one listener, or nowhere."""
+    """The destination of events: one listener, or none."""
 
     __slots__ = ("listener",)
 

@@ -1,20 +1,20 @@
-"""Why a PE stopped running guest code: the values that cross from the core to its caller."""
+"""Why a PE stopped running guest code: values that the core returns to its caller."""
 
 from enum import IntEnum, IntFlag
 
 
 class ExitReason(IntEnum):
-    """Reason of one return from ``pe.run()``."""
+    """The reason for a return from ``pe.run()``."""
 
-    SYNC = 0  # an exception was taken to EL2: esr, far, hpfar hold its syndrome
+    SYNC = 0  # an exception was taken to EL2; esr, far and hpfar contain its syndrome
     IRQ = 1  # an interrupt for the caller: see IrqCause
-    BUDGET = 2  # the instruction budget is spent
+    BUDGET = 2  # the instruction budget is used up
     SERROR = 3
-    DEBUG = 4  # what the context's debugger asked for: esr, far as for the guest's own
+    DEBUG = 4  # a debug event requested by the context's debugger; esr, far as for the guest's own
 
 
 class IrqCause(IntFlag):
-    """What ended a run with ``ExitReason.IRQ``."""
+    """The cause of ``ExitReason.IRQ``."""
 
     KICK = 1  # another thread called kick()
     TIMER = 2  # the output of a guest timer rose

@@ -1,7 +1,7 @@
-"""GICv3 and its virtual CPU interface: register offsets and fields that software sees.
+"""GICv3 and its virtual CPU interface: register offsets and fields visible to software.
 
-Affinity routing is on, there is a single security state and there are no LPIs, so only those
-registers are named.  Spec: Arm IHI 0069 (GICv3/v4).
+Affinity routing is on, there is a single security state, and there are no LPIs; only the registers
+for this configuration are listed.  Spec: Arm IHI 0069 (GICv3/v4).
 """
 
 from typing import Final
@@ -82,7 +82,7 @@ PRIORITY_MASK: Final = 0xF8  # five implemented bits
 
 
 def affinity_of(cpu: int) -> int:
-    """Return the affinity (Aff3.Aff2.Aff1.Aff0 in 32 bits) of a CPU: 16 CPUs share an Aff1.
+    """Return the affinity (Aff3.Aff2.Aff1.Aff0 in 32 bits) of a CPU; 16 CPUs share an Aff1.
 
     >>> hex(affinity_of(17))
     '0x101'

@@ -1,9 +1,9 @@
-"""The granule protection table: its encodings, and the registers that say where it is.
+"""The granule protection table: its encodings, and the registers that control it.
 
-Two levels.  An L0 entry speaks for 1 GiB: a *block* gives it one GPI, a *table* points at an L1
-table.  An L1 entry speaks for 16 granules (64 KiB): one GPI a nibble, or, as a *contiguous
-descriptor*, one GPI for the whole 2 MiB, 32 MiB or 512 MiB around it; then every entry of that
-region holds the same descriptor.
+It has two levels.  An L0 entry covers 1 GiB: a *block* gives it one GPI, a *table* points to an L1
+table.  An L1 entry covers 16 granules (64 KiB): one GPI per nibble, or, as a *contiguous
+descriptor*, one GPI for the whole 2 MiB, 32 MiB or 512 MiB around it; every entry of that region
+then contains the same descriptor.
 
 Spec: Arm ARM DDI 0487, D9 "Granule Protection Check Mechanism".
 """
@@ -15,7 +15,7 @@ from pyvmm.arch.pas import GRANULE_SHIFT, Pas
 
 
 class Gpi(OpenEnum):
-    """Granule protection information: what a nibble of the table says; reserved ones deny."""
+    """Granule protection information: a nibble of the table; reserved values deny access."""
 
     NO_ACCESS = 0x0
     SECURE = 0x8
@@ -55,7 +55,7 @@ class Contig(OpenEnum):
     MB_512 = 3
 
 
-#: log2 of the bytes that a contiguous descriptor speaks for.
+#: log2 of the bytes that a contiguous descriptor covers.
 CONTIG_SHIFT: Final = {Contig.MB_2: 21, Contig.MB_32: 25, Contig.MB_512: 29}
 
 

@@ -1,4 +1,4 @@
-"""Islet's extensions of the RMM's interfaces: realm metadata and sealing keys.
+"""Islet's extensions to the RMM's interfaces: realm metadata and sealing keys.
 
 Spec: Islet, "Realm metadata" and "Sealing Key Derivation".
 """
@@ -12,8 +12,8 @@ from pyvmm.arch.pas import GRANULE_SIZE
 METADATA_FORMAT: Final = 1
 REALM_ID_SIZE: Final = 128
 POINT_SIZE: Final = 96  # P-384: x and y, or r and s
-SIGNED_SIZE: Final = 0x150  # bytes of a RealmMetadata that are signed
-METADATA_SIZE: Final = SIGNED_SIZE + POINT_SIZE  # the rest of the granule is not used
+SIGNED_SIZE: Final = 0x150  # signed bytes of a RealmMetadata
+METADATA_SIZE: Final = SIGNED_SIZE + POINT_SIZE  # the rest of the granule is unused
 SEALING_KEY_SIZE: Final = 32
 
 
@@ -37,23 +37,23 @@ class MetadataHash(IntEnum):
 
 
 class SealingFlags(IntFlag):
-    """RsiIsletSealingFlags: what a sealing key is bound to."""
+    """RsiIsletSealingFlags: the values that a sealing key is bound to."""
 
-    VHUK_M = 1 << 0  # this very firmware; else to any of the same signers
+    VHUK_M = 1 << 0  # exactly this firmware; otherwise any of the same signers
     RIM = 1 << 1
     REALM_ID = 1 << 2
     SVN = 1 << 3
 
 
 class VhukId(IntEnum):
-    """Which virtual hardware unique key."""
+    """The virtual hardware unique keys."""
 
-    VHUK_A = 1  # by the firmware's signers
-    VHUK_M = 2  # by the firmware's measurements
+    VHUK_A = 1  # derived from the firmware's signers
+    VHUK_M = 2  # derived from the firmware's measurements
 
 
 class RealmMetadata(Layout, size=GRANULE_SIZE):
-    """RmiIsletRealmMetadata: what the owner of a realm says of it, signed."""
+    """RmiIsletRealmMetadata: the signed metadata from a realm's owner."""
 
     fmt_version = U64(0x000)
     realm_id = Bytes(0x008, REALM_ID_SIZE)  # printable ASCII, NUL terminated
@@ -64,4 +64,4 @@ class RealmMetadata(Layout, size=GRANULE_SIZE):
     version_minor = U64(0x0E0)
     version_patch = U64(0x0E8)
     public_key = Bytes(0x0F0, POINT_SIZE)
-    signature = Bytes(0x150, POINT_SIZE)  # ECDSA with SHA-384, of all above
+    signature = Bytes(0x150, POINT_SIZE)  # ECDSA with SHA-384, over all fields above

@@ -1,8 +1,8 @@
-"""The machine as the software of each world sees it: memory, PEs and the state that they run.
+"""The machine as the software of each world sees it: memory, PEs and their contexts.
 
-Protocols only: the core (``pyvmm.core``) is the machine, tests have others.  What one world
-alone may do with the machine stands beside that world: ``pyvmm.host.machine``,
-``rmm.protocols``, ``monitor.protocols``.
+Protocols only: the core (``pyvmm.core``) implements the machine, and tests use fakes.  Operations
+reserved for one world are declared beside that world: ``pyvmm.host.machine``, ``rmm.protocols``,
+``monitor.protocols``.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from pyvmm.arch.pas import Pas
 
 
 class PhysicalMemory(Protocol):
-    """Memory as one physical address space shows it.
+    """Memory as seen through one physical address space.
 
-    Every access raises ``GranuleProtectionFault`` where the GPT refuses it, and then does
-    nothing at all.  Sizes are bytes.
+    An access that the GPT refuses raises ``GranuleProtectionFault`` and has no effect.  Sizes are
+    in bytes.
     """
 
     def read(self, pa: int, size: int) -> bytes:
@@ -29,7 +29,7 @@ class PhysicalMemory(Protocol):
         """Store zeros."""
 
     def view(self, pa: int, size: int) -> memoryview:
-        """Return a writable window; it is checked now, so use it at once."""
+        """Return a writable window; access is checked only now, so use it at once."""
 
 
 class RegisterArray(Protocol):
@@ -40,7 +40,7 @@ class RegisterArray(Protocol):
 
 
 class GuestRegisters(Protocol):
-    """The registers of a guest: those named here, and EL1's by their names in lower case."""
+    """The registers of a guest: those below, and the EL1 registers by their lower-case names."""
 
     @property
     def x(self) -> RegisterArray:
@@ -48,7 +48,7 @@ class GuestRegisters(Protocol):
 
     @property
     def v(self) -> RegisterArray:
-        """V0 to V31, two words each, the low one first."""
+        """V0 to V31, two words each, the low word first."""
 
     pc: int
     pstate: int
@@ -59,7 +59,7 @@ class GuestRegisters(Protocol):
 
 
 class PeContext(GuestRegisters, Protocol):
-    """The part of a PE's saved state that EL2 touches; the core knows the rest."""
+    """The part of a PE's saved state that EL2 accesses; the core knows the rest."""
 
     @property
     def ich_lr(self) -> RegisterArray:
@@ -100,15 +100,15 @@ class Watchpoint(Protocol):
 
 
 class PeDebug(Protocol):
-    """What a debugger wants a PE to stop at; the PE then leaves with ``ExitReason.DEBUG``."""
+    """The points at which a debugger stops a PE with ``ExitReason.DEBUG``."""
 
     @property
     def breakpoints(self) -> RegisterArray:
-        """Addresses, of which the first ``num_breakpoints`` count."""
+        """Addresses; the first ``num_breakpoints`` are active."""
 
     @property
     def watchpoints(self) -> Sequence[Watchpoint]:
-        """Ranges, of which the first ``num_watchpoints`` count."""
+        """Ranges; the first ``num_watchpoints`` are active."""
 
     step: int
     num_breakpoints: int
@@ -120,7 +120,7 @@ class PeExit(Protocol):
 
     @property
     def reason(self) -> ExitReason | int:
-        """Its kind, an ``ExitReason``."""
+        """The ``ExitReason``."""
 
     @property
     def irq(self) -> int:
@@ -140,34 +140,34 @@ class PeExit(Protocol):
 
     @property
     def instructions(self) -> int:
-        """How many were executed."""
+        """The number of executed instructions."""
 
 
 class Pe(Protocol):
-    """One processing element; one thread drives it at a time."""
+    """One processing element, used by one thread at a time."""
 
     def run(self, context: PeContext, budget: int, /) -> PeExit:
-        """Run a guest for at most ``budget`` instructions; its state is read and written back."""
+        """Run a guest for at most ``budget`` instructions, and update its context."""
 
     def translate(self, context: PeContext, va: int, access: int, /) -> tuple[int, int, Pas, bool]:
-        """Translate as the guest would: fault status or 0, address, its PAS, is the fault EL2's.
+        """Translate as the guest would: fault status or 0, address, PAS, whether it faults to EL2.
 
-        ``access`` is 0 for a read, 1 for a write, 2 for a fetch, and 3 for a debugger, whom stage 1
-        denies nothing.  The PE runs nothing meanwhile.
+        ``access`` is 0 for a read, 1 for a write, 2 for a fetch, and 3 for a debugger, which
+        ignores the permissions of stage 1.  The PE must not be running.
         """
 
 
 class Machine(Protocol):
-    """What every hypervisor asks of the machine: contexts to run, and the end of a VMID."""
+    """What every hypervisor needs from the machine: contexts, and invalidation by VMID."""
 
     def new_context(self) -> PeContext:
-        """Make the state of a PE after reset."""
+        """Make a context in the reset state."""
 
     def new_debug(self) -> PeDebug:
-        """Make what a debugger lends to a context; it wants nothing yet."""
+        """Make the debugger's part of a context, without any points."""
 
     def lend_debug(self, context: PeContext, debug: PeDebug | None, /) -> None:
-        """Have a debugger in a context, or none."""
+        """Attach a debugger's part to a context, or detach it."""
 
     def tlbi_vmid(self, vmid: int, /) -> None:
         """Wait until no PE uses an earlier translation of the VMID."""

@@ -1,4 +1,4 @@
-"""Physical address spaces, the granule, and the fault of an access that the GPT refuses.
+"""Physical address spaces, granules, and the fault of an access that the GPT refuses.
 
 Spec: Arm ARM DDI 0487, D8 "Granule Protection Checks"; DDI 0615 (RME).
 """
@@ -12,7 +12,7 @@ VirtAddr = NewType("VirtAddr", int)
 
 GRANULE_SHIFT = 12
 GRANULE_SIZE = 1 << GRANULE_SHIFT
-GRANULE_OFFSET = GRANULE_SIZE - 1  # the bits of an address inside its granule
+GRANULE_OFFSET = GRANULE_SIZE - 1  # the address bits inside a granule
 
 
 class Pas(IntEnum):
@@ -27,7 +27,7 @@ class Pas(IntEnum):
 class GranuleProtectionFault(Exception):
     """An access that the granule protection check refused.
 
-    ``pa`` is the first refused byte address, ``pas`` the address space of the access.
+    ``pa`` is the address of the first refused byte, ``pas`` the address space of the access.
     """
 
     def __init__(self, pa: int, pas: Pas) -> None:

@@ -1,8 +1,8 @@
 """PSA calls as the Monitor sends them to the HES: the "embed" protocol and its services.
 
-A message on the mailbox is its size (u32, little-endian) and a request or a reply: the fixed head
-below and then the vectors, one after the other.  A reply repeats the first four bytes of its
-request.  docs/hes.md says what each call takes and gives.
+A message in the mailbox is its size (u32, little-endian) and a request or a reply: the fixed head
+below, followed by the vectors.  A reply repeats the first four bytes of its request.  docs/hes.md
+lists the inputs and outputs of each call.
 Spec: TF-M, "RSE communication design"; PSA Firmware Framework, psa_call(); services 1003 and 1004
 of delegated attestation, VHUK (Islet) and HES (ours) are extensions.
 """
@@ -16,7 +16,7 @@ MAX_PAYLOAD: Final = 0x1000
 
 
 class PsaStatus(OpenEnum):
-    """Result of a call; a number that is none of these is a generic error."""
+    """Result of a call; other numbers are generic errors."""
 
     GENERIC_ERROR = -132
     SUCCESS = 0
@@ -31,7 +31,7 @@ class PsaStatus(OpenEnum):
 
 
 class PsaHandle(OpenEnum):
-    """Who is called."""
+    """Identifiers of the services."""
 
     UNKNOWN = 0
     MEASURED_BOOT = 0x4000_0110
@@ -66,7 +66,7 @@ class Vhuk(OpenEnum):
 
 
 class HesService(OpenEnum):
-    """Calls of the HES about itself."""
+    """Calls of the HES service."""
 
     UNKNOWN = 0
     POWER_ON = 1
@@ -91,7 +91,7 @@ ECC_FAMILY_SECP_R1: Final = 0x12
 
 
 class Control(Register):
-    """What is called and how many vectors there are; the other bits are zero."""
+    """The type of the call and the numbers of vectors; the other bits are zero."""
 
     IN_LEN = Field(26, 24, int)
     OUT_LEN = Field(18, 16, int)
@@ -99,7 +99,7 @@ class Control(Register):
 
 
 class PsaRequest(Layout, size=20):
-    """Head of a request; ``io_size`` has the sizes of the inputs, then the room for outputs."""
+    """Head of a request; ``io_size`` has the sizes of the inputs, then limits of the outputs."""
 
     protocol_ver = U8(0)  # 0
     seq_num = U8(1)
@@ -143,7 +143,7 @@ class ReadIn(Layout, size=3):
     """Input of READ."""
 
     index = U8(0)
-    sw_type_size = U8(1)  # room that the caller has
+    sw_type_size = U8(1)  # the caller's limit
     version_size = U8(2)
 
 

@@ -30,7 +30,7 @@ class PsciFid(IntEnum):
 
 
 class PsciReturn(IntEnum):
-    """PSCI results as a signed number; ``x0`` makes the register value."""
+    """PSCI results as signed numbers; ``x0`` converts to the register value."""
 
     SUCCESS = 0
     NOT_SUPPORTED = -1
@@ -45,7 +45,7 @@ class PsciReturn(IntEnum):
 
     @property
     def x0(self) -> int:
-        """The result as the caller sees it in x0."""
+        """The result as a register value."""
         return int(self) & MASK64
 
 

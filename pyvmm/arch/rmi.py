@@ -13,7 +13,7 @@ VERSION_1_0: Final = 0x1_0000  # major << 16 | minor
 
 MAX_REC_AUX: Final = 16
 REC_CREATE_NUM_GPRS: Final = 8
-NUM_LRS: Final = 16  # list registers in the structures; FEATURES tells how many are used
+NUM_LRS: Final = 16  # list registers in the structures; RMI_FEATURES reports how many are used
 EXIT_OFFSET: Final = 0x800  # of RmiRecExit in RmiRecRun
 RPV_SIZE: Final = 64
 
@@ -56,12 +56,12 @@ class RmiStatus(IntEnum):
     ERROR_RTT = 4
 
 
-#: What each failure means, for a reader.  Spec: DEN0137 1.0, "RmiStatusCode type".
+#: Readable explanations of the failures.  Spec: DEN0137 1.0, "RmiStatusCode type".
 STATUS_MEANINGS: Final[dict[int, str]] = {
-    RmiStatus.ERROR_INPUT: "an argument is not what it has to be",
-    RmiStatus.ERROR_REALM: "the realm is in a state that does not allow it",
-    RmiStatus.ERROR_REC: "the REC is in a state that does not allow it",
-    RmiStatus.ERROR_RTT: "the walk of the realm's tables ended where it must not",
+    RmiStatus.ERROR_INPUT: "an argument is invalid",
+    RmiStatus.ERROR_REALM: "the realm's state does not allow it",
+    RmiStatus.ERROR_REC: "the REC's state does not allow it",
+    RmiStatus.ERROR_RTT: "the realm's tables do not have the required entry",
 }
 
 
@@ -75,7 +75,7 @@ def unpack_status(x0: int) -> tuple[int, int]:
 
 
 def status_name(x0: int) -> str:
-    """Return a result's status as a reader wants it.
+    """Return the readable status of a result.
 
     >>> status_name(0x204), status_name(0), status_name((1 << 64) - 1)
     ('ERROR_RTT:2', 'SUCCESS', 'NOT_SUPPORTED')
@@ -105,7 +105,7 @@ class RmiFeatureRegister0(Register):
 
 
 class HashAlgorithm(IntEnum):
-    """RmiHashAlgorithm: what measures a realm."""
+    """RmiHashAlgorithm: the algorithm of a realm's measurements."""
 
     SHA_256 = 0
     SHA_512 = 1
@@ -162,7 +162,7 @@ class RttEntryState(IntEnum):
 
 
 class Ripas(IntEnum):
-    """RmiRipas: what an IPA means to the realm; 3 is reserved."""
+    """RmiRipas: the realm's state of an IPA; 3 is reserved."""
 
     EMPTY = 0
     RAM = 1
@@ -214,7 +214,7 @@ class RecEnter(Layout, size=EXIT_OFFSET):
 
 
 class RecExit(Layout, size=GRANULE_SIZE - EXIT_OFFSET):
-    """RmiRecExit: the second half of RmiRecRun, written whole at every exit."""
+    """RmiRecExit: the second half of RmiRecRun, written completely at every exit."""
 
     exit_reason = U64(0x000)  # RecExitReason
     esr = U64(0x100)
@@ -268,7 +268,7 @@ def rec_mpidr(index: int) -> int:
     return aff0_2 | (index >> 20 & 0xFF) << 24
 
 
-#: What RMI_RTT_MAP_UNPROTECTED lets a host choose: OA, MemAttr[4:2] and S2AP[7:6].
+#: The bits that the host may choose in RMI_RTT_MAP_UNPROTECTED: OA, MemAttr[4:2], S2AP[7:6].
 HOST_DESCRIPTOR_OA: Final = 0x0000_FFFF_FFFF_F000
 HOST_DESCRIPTOR_MEMATTR: Final = 0x7 << 2
 HOST_DESCRIPTOR_S2AP: Final = 0x3 << 6

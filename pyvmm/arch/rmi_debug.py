@@ -1,7 +1,7 @@
-"""Vendor commands of our RMM by which the host debugs a realm that allows it.
+"""Vendor commands of our RMM for the host to debug a realm that allows it.
 
-A realm allows it by a command of its building that is measured; nothing of this answers for
-another.  Spec: docs/debugging.md, "Realms".
+A measured command during a realm's construction allows it; the commands are refused for all other
+realms.  Spec: docs/debugging.md, "Realms".
 """
 
 from enum import IntEnum
@@ -13,7 +13,7 @@ from pyvmm.arch.pas import GRANULE_SIZE
 MAX_BREAKPOINTS: Final = 256
 MAX_WATCHPOINTS: Final = 16
 WATCHPOINT_WORDS: Final = 3  # address, size, access: 1 reads, 2 writes
-RIM_TYPE: Final = 0x80  # of the measurement descriptor; RMM 1.0 has 0 to 2
+RIM_TYPE: Final = 0x80  # type of the measurement descriptor; RMM 1.0 uses 0 to 2
 
 
 class DebugRmiFid(IntEnum):
@@ -67,7 +67,7 @@ class DebugRegisters(Layout, size=GRANULE_SIZE):
 
 
 class DebugPoints(Layout, size=GRANULE_SIZE):
-    """What a REC is to stop at; addresses are virtual."""
+    """The points at which a REC stops; addresses are virtual."""
 
     step = U64(0x000)  # 1: after one instruction
     num_breakpoints = U64(0x008)

@@ -25,7 +25,7 @@ class RmmdFid(OpenEnum):
 
 
 class RmmdError(OpenEnum):
-    """x0 of an answer of EL3 to the RMM."""
+    """x0 of EL3's results to the RMM."""
 
     UNK = -1
     OK = 0
@@ -39,7 +39,7 @@ class RmmdError(OpenEnum):
 
 
 class BootError(OpenEnum):
-    """What the RMM says when it has booted."""
+    """The RMM's status after booting."""
 
     UNKNOWN = -1
     OK = 0
@@ -54,7 +54,7 @@ class BootError(OpenEnum):
 CURVE_P384: Final = 0
 CHALLENGE_SIZES: Final = (32, 48, 64)
 
-#: EL3_FEATURES, register 0, bit 0: EL3 has realm tokens signed.
+#: EL3_FEATURES, register 0, bit 0: EL3 can have realm tokens signed.
 FEATURE_TOKEN_SIGN: Final = 1
 
 
@@ -71,7 +71,7 @@ HASH_SHA384: Final = 1  # hash_alg of a TokenSignRequest
 
 
 class TokenSignRequest(Layout, size=0x60):
-    """A hash to be signed with the realm attestation key; REC and ticket come back unchanged."""
+    """A hash to sign with the realm attestation key; the response repeats REC and ticket."""
 
     sig_alg = U32(0x00)  # a curve
     rec = U64(0x08)
@@ -94,10 +94,10 @@ MANIFEST_VERSION: Final = 0 << 16 | 3
 
 
 class BootManifest(Layout, size=GRANULE_SIZE):
-    """Start of the page that EL3 and the RMM share, when the RMM boots.
+    """The start of the shared page of EL3 and the RMM when the RMM boots.
 
-    Each group of (count, pointer, checksum) adds up to zero, modulo 2**64, together with the
-    words of its array.
+    The sum of each group (count, pointer, checksum) and the words of its array is zero modulo
+    2**64.
     """
 
     version = U32(0x00)
@@ -111,7 +111,7 @@ class BootManifest(Layout, size=GRANULE_SIZE):
 
 
 class DramBank(Layout, size=16):
-    """One entry of the array of DRAM banks; ascending, granule-aligned, apart."""
+    """One entry of the array of DRAM banks: ascending, granule-aligned, disjoint."""
 
     base = U64(0x0)
     bank_size = U64(0x8)

@@ -43,7 +43,7 @@ class RsiStatus(IntEnum):
 
 
 def status_name(x0: int) -> str:
-    """Return a result's status as a reader wants it.
+    """Return the readable status of a result.
 
     >>> status_name(3), status_name((1 << 64) - 1)
     ('INCOMPLETE', 'NOT_SUPPORTED')
@@ -66,7 +66,7 @@ class RealmConfig(Layout, size=GRANULE_SIZE):
 
 
 class HostCall(Layout, size=0x100):
-    """RsiHostCall: a call of the realm to its host, and the host's answer."""
+    """RsiHostCall: a realm's call to its host, and the host's answer."""
 
     imm = U32(0x000)  # only the low 16 bits are used
     gprs = U64Array(0x008, 31)

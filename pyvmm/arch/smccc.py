@@ -1,4 +1,4 @@
-"""SMC Calling Convention: function identifiers, common answers, and what a call does to registers.
+"""SMC Calling Convention: function identifiers, common results, and register preservation.
 
 Spec: Arm DEN0028 (SMCCC) 1.2.
 """
@@ -9,10 +9,10 @@ from typing import Final
 
 from pyvmm.arch.bits import MASK64
 
-SVE_HINT: Final = 1 << 16  # "no live SVE state": not part of the function's name
+SVE_HINT: Final = 1 << 16  # "no live SVE state": not part of the function id
 FID_MASK: Final = 0xFFFF_FFFF & ~SVE_HINT  # of x0: the function id is W0
 NOT_SUPPORTED: Final = MASK64  # unknown function: x0 = -1
-UNKNOWN: Final = (NOT_SUPPORTED,)  # the whole answer to an unknown function
+UNKNOWN: Final = (NOT_SUPPORTED,)  # the results of an unknown function
 
 VERSION_1_2: Final = 0x1_0002
 NUM_ARGS: Final = 18  # x0 to x17
@@ -25,14 +25,14 @@ class SmcccFid(IntEnum):
     SMCCC_ARCH_FEATURES = 0x8000_0001
 
 
-#: x0 to x3, whose values a call does not keep.
+#: x0 to x3, which a call does not preserve.
 _NOT_KEPT: Final = (0, 0, 0, 0)
 
 
 def registers_after(args: Sequence[int], results: tuple[int, ...]) -> tuple[int, ...]:
-    """Return x0.. after a call with x0.. = ``args``; the registers beyond keep their values.
+    """Return x0.. after a call with x0.. = ``args``; higher registers keep their values.
 
-    Without a result, x1 to x3 are zero and x4 to x17 are the caller's.
+    Registers without a result: x1 to x3 become zero, x4 to x17 keep the caller's values.
 
     >>> registers_after((0xC400_0150, 1, 2, 3, 4, 5), (0, 7))
     (0, 7, 0, 0, 4, 5)

@@ -1,7 +1,7 @@
 """Stage 2 with the 4 KB granule: descriptors, geometry and VTCR_EL2.
 
 A realm translation table (RTT) is a stage-2 table whose invalid entries carry the RMM's own
-state in the bits that the architecture leaves to software:
+state in the bits that the architecture reserves for software:
 
 ====================  ==========================================  ==============
 entry                 encoding                                    live
@@ -14,7 +14,7 @@ ASSIGNED_NS           PA | attributes | NS | page or block        yes
 TABLE                 PA | 3                                      yes
 ====================  ==========================================  ==============
 
-so an entry is live exactly if ``entry & LIVE`` is not zero.
+An entry is live exactly if ``entry & LIVE`` is not zero.
 Spec: Arm ARM DDI 0487, D8 (VMSAv8-64 translation table formats); DEN0137 1.0, "RTT entry".
 """
 
@@ -32,7 +32,7 @@ MAX_CONCATENATED_BITS: Final = 4  # up to 16 start tables
 
 
 class S2_DESCRIPTOR(Register):
-    """A stage-2 descriptor of a page or block; invalid ones as the module says."""
+    """A stage-2 descriptor of a page or block, or an invalid one as described in the module."""
 
     TYPE = Field(1, 0, int)
     MEMATTR = Field(4, 2, int)  # with FEAT_S2FWB
@@ -48,7 +48,7 @@ class S2_DESCRIPTOR(Register):
 
 
 class Hipas(IntEnum):
-    """HIPAS of an invalid entry: does the host back the IPA?"""
+    """HIPAS of an invalid entry: whether the host backs the IPA."""
 
     UNASSIGNED = 0
     ASSIGNED = 1
@@ -70,9 +70,9 @@ UNASSIGNED_RAM: Final = Ripas.RAM << RIPAS_SHIFT
 UNASSIGNED_DESTROYED: Final = Ripas.DESTROYED << RIPAS_SHIFT
 UNASSIGNED_NS: Final = NS
 
-#: Normal write-back whatever stage 1 says, inner shareable, read-write, accessed.
+#: Normal write-back regardless of stage 1, inner shareable, read-write, accessed.
 RAM_ATTRIBUTES: Final = int(S2_DESCRIPTOR.of(MEMATTR=6, S2AP=3, SH=3, AF=1))
-#: What the RMM adds to a host's descriptor: a realm never executes shared memory.
+#: Bits that the RMM adds to a host's descriptor: a realm never executes shared memory.
 NS_ATTRIBUTES: Final = int(S2_DESCRIPTOR.of(SH=3, AF=1, XN=2, NS=1))
 
 
@@ -115,7 +115,7 @@ def block_or_page(level: int) -> int:
 
 
 def is_table(entry: int, level: int) -> bool:
-    """Tell whether an entry at ``level`` points to a table of the next level."""
+    """Check whether an entry at ``level`` points to a table of the next level."""
     return entry & 0b11 == TABLE_TYPE and level < PAGE_LEVEL
 
 
@@ -140,7 +140,7 @@ VTTBR_VMID_SHIFT: Final = 48
 
 
 def vtcr(ipa_bits: int, start_level: int, pa_range: int, *, vmid16: bool = True) -> VTCR_EL2:
-    """Build VTCR_EL2 for write-back inner-shareable tables; ``pa_range`` as ID_AA64MMFR0_EL1.
+    """Build VTCR_EL2 for write-back inner-shareable tables; ``pa_range`` as in ID_AA64MMFR0_EL1.
 
     >>> print(hex(vtcr(40, 1, 5)))
     0xc00d3558

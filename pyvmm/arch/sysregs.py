@@ -1,10 +1,9 @@
 """System registers of EL1 and EL0, one row each: encoding, access, storage and trap.
 
-The core's table is generated from these rows; tools take the names.  A register that is not here
-and not in the ID register space (whose reserved encodings read as zero) is UNDEFINED.  The values
-of the ID registers are the exact list of what the core implements: an instruction or a control bit
-that they do not advertise is UNDEFINED or RES0.  Absent: BTI, PAuth, MTE, SVE, SME, FP16, RAS, PMU,
-SPE, AMU, MPAM.
+The core's table is generated from these rows; tools use the names.  A register that is not listed
+and not in the ID register space (whose reserved encodings read as zero) is UNDEFINED.  The ID
+registers list exactly what the core implements: an instruction or a control bit that they do not
+advertise is UNDEFINED or RES0.  Absent: BTI, PAuth, MTE, SVE, SME, FP16, RAS, PMU, SPE, AMU, MPAM.
 
 Spec: Arm DDI 0487, "AArch64 System Register Encoding".
 """
@@ -27,7 +26,7 @@ ALL_BITS: Final = (1 << 64) - 1
 
 
 class Trap(IntEnum):
-    """The controls that may trap an access to EL2, or one of EL0 to EL1."""
+    """The controls that may trap an access to EL2, or an access from EL0 to EL1."""
 
     NONE = 0
     VM = 1  # HCR_EL2.TVM, TRVM
@@ -59,9 +58,9 @@ class Trap(IntEnum):
 class SysReg:
     """One register.
 
-    ``storage`` is its place in the core's ``struct cpu``; a register without storage reads as
+    ``storage`` is its member of the core's ``struct cpu``; a register without storage reads as
     ``value`` and ignores writes.  A write keeps the bits of ``mask`` and sets those of ``res1``.
-    ``reader`` and ``writer`` say that the core has a function for it, ``read_<name>`` or
+    ``reader`` and ``writer`` mean that the core has a function for it, ``read_<name>`` or
     ``write_<name>``.
     """
 
@@ -82,7 +81,7 @@ class SysReg:
 
     @property
     def encoding(self) -> int:
-        """Return op0<<14 | op1<<11 | CRn<<7 | CRm<<3 | op2, as the core counts registers.
+        """Return op0<<14 | op1<<11 | CRn<<7 | CRm<<3 | op2, the core's index of the register.
 
         >>> hex(SYSREGS[0].encoding)
         '0xc000'
@@ -100,7 +99,7 @@ def bit_range(high: int, low: int) -> int:
 
 
 def fields(**values: int) -> int:
-    """Return an ID register from ``F<lsb>=value`` of its four-bit fields.
+    """Return an ID register from ``F<lsb>=value`` for its four-bit fields.
 
     >>> hex(fields(F0=5, F4=2))
     '0x25'

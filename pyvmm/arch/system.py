@@ -1,4 +1,4 @@
-"""What the operating system may refuse a process: threads, open files, memory, connections."""
+"""Resources that the operating system may refuse: threads, open files, memory, connections."""
 
 import errno
 import resource
@@ -11,31 +11,31 @@ from typing import Final
 
 from pyvmm.arch.errors import UserError
 
-_PACE: Final = 0.01  # seconds until a listener that was busy is tried again
-_FILES: Final = 64  # descriptors of a guest with a few disks, its process, and some clients
+_PACE: Final = 0.01  # seconds between attempts to connect to a busy listener
+_FILES: Final = 64  # descriptors for a guest with a few disks, its process, and some clients
 _SHORTAGES: Final = {
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
-    errno.ENFILE: "this machine has too many open files: end other programs",
-    errno.ENOMEM: "this machine has no memory left: end other programs",
-    errno.EAGAIN: "no thread or process to spare: raise the limit (ulimit -u), end other programs",
+    errno.ENFILE: "this machine has too many open files: close other programs",
+    errno.ENOMEM: "this machine has no memory left: close other programs",
+    errno.EAGAIN: "no more threads or processes: raise the limit (ulimit -u), close other programs",
 }
 
 
 class NoThreadError(UserError):
-    """The system has no thread to spare."""
+    """The system refused to start a thread."""
 
 
 def shortage(error: OSError) -> str | None:
-    """Return, in one line, what the system has run out of; None if that is not the error."""
+    """Return one line that names the exhausted resource; None for other errors."""
     return _SHORTAGES.get(error.errno or 0)
 
 
 @contextmanager
 def shortages() -> Iterator[None]:
-    """Turn a refusal that is nobody's mistake into a line for the user.
+    """Convert errors about exhausted resources to one line for the user.
 
     Raises:
-        UserError: the system has run out of something.
+        UserError: a resource is exhausted.
     """
     try:
         yield
@@ -49,21 +49,23 @@ def shortages() -> Iterator[None]:
 
 
 def check_open_files() -> None:
-    """Find out before a guest is made whether it can have the files that any guest needs.
+    """Check, before creating a guest, that it can open as many files as any guest needs.
 
     Raises:
-        UserError: it cannot.
+        UserError: the limit is too low.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit < _FILES:
-        raise UserError(f"at most {limit} open files: a guest needs {_FILES} (ulimit -n {_FILES})")
+        raise UserError(
+            f"the limit is {limit} open files; a guest needs {_FILES}: ulimit -n {_FILES}"
+        )
 
 
 def start_thread(thread: Thread) -> None:
     """Start a thread.
 
     Raises:
-        NoThreadError: the system has none to spare.
+        NoThreadError: the system refused.
     """
     try:
         thread.start()
@@ -72,12 +74,12 @@ def start_thread(thread: Thread) -> None:
 
 
 def connect_unix(connection: socket.socket, path: str, patience: float) -> None:
-    """Connect to a Unix socket; wait at most some seconds while too many others wait there.
+    """Connect to a Unix socket; wait up to ``patience`` seconds while its backlog is full.
 
-    The kernel itself would wait without end, and Python's timeout does not wait at all.
+    The kernel itself would wait forever, and Python's timeout does not wait at all.
 
     Raises:
-        TimeoutError: the process there does not take anybody.
+        TimeoutError: the process there does not accept connections.
         OSError: nobody listens there.
     """
     timeout = connection.gettimeout()

@@ -1,8 +1,8 @@
-"""Files that a user names: opened without waiting, and read into no more memory than they may take.
+"""Files named by a user: opened without waiting, and read with a limit on their size.
 
-A name may lead to anything.  A pipe without a writer, a terminal or an endless device would hold up
-whoever opens or reads it, so what is read is a regular file or a block device; and, where a user
-may want to write ``<(command)``, a pipe that somebody writes to.
+A name may refer to anything.  A pipe without a writer, a terminal or an endless device would block
+the reader, so only regular files and block devices are read; and, where a user may want
+``<(command)``, a pipe that has a writer.
 """
 
 import os
@@ -24,16 +24,16 @@ _MIB: Final = 1 << 20
 
 
 def open_file(path: Path, what: str, flags: int = os.O_RDONLY, *, takes_pipe: bool = False) -> int:
-    """Open a file that is there; return its descriptor.
+    """Open an existing file; return its descriptor.
 
     Args:
         path: its name.
-        what: what the user has called it, for the line about a mistake.
-        flags: of open(2).
-        takes_pipe: a pipe will do, too; reading waits only for those who have it open.
+        what: the kind of file or the option, for the error text.
+        flags: flags of open(2).
+        takes_pipe: also accept a pipe; reading waits only for its current writers.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is another kind of file.
         OSError: it cannot be opened.
     """
     kind = stat.S_IFMT(path.stat().st_mode)
@@ -51,10 +51,10 @@ def read_file(
     takes_pipe: bool = False,
     remedy: str = "give a smaller one",
 ) -> bytes:
-    """Return all that is in a file of at most ``limit`` bytes.
+    """Return the content of a file of at most ``limit`` bytes.
 
     Raises:
-        UserError: it is something else, cannot be read, or is larger.
+        UserError: it is another kind of file, cannot be read, or is larger.
     """
     data = read_start(path, what, limit + 1, takes_pipe=takes_pipe)
     if len(data) > limit:
@@ -64,10 +64,10 @@ def read_file(
 
 
 def read_start(path: Path, what: str, size: int, *, takes_pipe: bool = False) -> bytes:
-    """Return the first ``size`` bytes of a file, or all there are.
+    """Return the first ``size`` bytes of a file, or the whole file if it is shorter.
 
     Raises:
-        UserError: it is something else, cannot be read, or is a pipe without a word in it.
+        UserError: it is another kind of file, cannot be read, or is an empty pipe without a writer.
     """
     try:
         with open(open_file(path, what, takes_pipe=takes_pipe), "rb", buffering=0) as file:
@@ -76,12 +76,12 @@ def read_start(path: Path, what: str, size: int, *, takes_pipe: bool = False) ->
     except OSError as error:
         raise UserError(f"{what} {path}: {error.strerror}: check the path") from None
     if is_pipe and not data:
-        raise UserError(f"{what} {path} is a pipe that nobody writes to: start the writer first")
+        raise UserError(f"{what} {path} is a pipe without a writer: start the writer first")
     return data
 
 
 def _read(fd: int, size: int) -> bytes:
-    """Read in one piece what says how long it is, so that it is in memory once."""
+    """Read a file of known size in one piece, so that it is in memory only once."""
     parts, piece = [], os.fstat(fd).st_size + _CHUNK
     while size and (data := os.read(fd, min(piece, size))):
         parts.append(data)
@@ -90,7 +90,7 @@ def _read(fd: int, size: int) -> bytes:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file anew.
+    """Write a file, replacing its content.
 
     Raises:
         OSError: it cannot be written.
@@ -103,7 +103,7 @@ def without_waiting(path: str | Path, flags: int) -> int:
     """Open as open(2) does, but do not wait for the other end of a pipe; an opener for `open`.
 
     Raises:
-        OSError: it cannot be opened; ENXIO for a pipe to write to that nobody reads.
+        OSError: it cannot be opened; ENXIO for a pipe opened for writing without a reader.
     """
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     os.set_blocking(fd, True)

@@ -52,7 +52,7 @@ def test_memory_that_has_run_out_is_one_line() -> None:
 def test_who_may_open_few_files_is_told_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is made."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
-    with pytest.raises(UserError, match=r"at most 8 open files.*ulimit -n 64"):
+    with pytest.raises(UserError, match=r"the limit is 8 open files.*ulimit -n 64"):
         check_open_files()
 
 

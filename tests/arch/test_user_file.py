@@ -61,7 +61,7 @@ def test_pipe_is_refused(fifo: Path) -> None:
         open_file(fifo, "disk", os.O_RDWR)
     with pytest.raises(UserError, match="is a pipe: give a regular file or a block device"):
         read_file(fifo, "kernel", 10)
-    with pytest.raises(UserError, match="is a pipe that nobody writes to: start the writer first"):
+    with pytest.raises(UserError, match="is a pipe without a writer: start the writer first"):
         read_file(fifo, "token", 10, takes_pipe=True)
 
 

@@ -109,7 +109,7 @@ def check(ended: Ended, *words: str) -> None:
         ("--initrd {}/fifo", "is a pipe: give a regular file"),
         ("--disk {}/fifo", "is a pipe: give a regular file"),
         ("--disk {}/fifo,ro", "is a pipe: give a regular file"),
-        ("--config {}/fifo", "is a pipe that nobody writes to"),
+        ("--config {}/fifo", "is a pipe without a writer"),
         ("--dump-dtb {}/fifo", "No such device or address"),
         ("-m 16M --kernel {}/big", "more with -m"),
         ("-m 16M --initrd {}/big", "more with -m"),

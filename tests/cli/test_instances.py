@@ -87,7 +87,7 @@ def test_what_cannot_be_made_leaves_nothing(runtime: Path, tmp_path: Path) -> No
 def test_too_few_open_files_are_one_line(runtime: Path, arguments: str) -> None:
     """Told before anything is made."""
     ended = call("sh", "-c", f"ulimit -n 8; exec {PYVMM} {arguments}")
-    line = "pyvmm: at most 8 open files: a guest needs 64 (ulimit -n 64)\n"
+    line = "pyvmm: the limit is 8 open files; a guest needs 64: ulimit -n 64\n"
     assert result(ended) == (ExitCode.BAD_INPUT, "", line)
     assert not runtime.exists() or left(runtime) == []
 

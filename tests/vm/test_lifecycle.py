@@ -202,7 +202,7 @@ def test_building_is_reported_and_can_be_stopped() -> None:
         (
             RmiFailed(RmiFid.RMI_REALM_CREATE, (1, 2), RmiStatus.ERROR_INPUT),
             ExitCode.REFUSED,
-            "the RMM refused RMI_REALM_CREATE: ERROR_INPUT, an argument is not what it has to be",
+            "the RMM refused RMI_REALM_CREATE: ERROR_INPUT, an argument is invalid",
         ),
         (MemoryError("no 0x1000 bytes"), ExitCode.REFUSED, "not enough memory for the guest"),
         (UserError("a mistake"), ExitCode.BAD_INPUT, "a mistake"),
