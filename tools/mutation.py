@@ -1,10 +1,10 @@
-"""Change the RMM's code for tables and granules in one place at a time; the tests have to notice.
+"""Mutation testing: change the RMM's code in one place at a time; the tests must fail.
 
-    python tools/mutation.py [FILE ...]      all files of TARGETS, or some of them
+    python tools/mutation.py [FILE ...]      all files in TARGETS, or some of them
 
 Each mutant runs the tests of its file, the fast ones first, in a process forked from one that has
-loaded everything but the RMM.  Survivors are printed with their place.  The exit code is 1 if less
-than 90 % of a file's mutants are killed, or if EQUIVALENT does not explain a survivor.
+loaded everything but the RMM.  Survivors are printed with their location.  The exit code is 1 if
+less than 90 % of a file's mutants are killed, or if EQUIVALENT does not explain a survivor.
 """
 
 import ast
@@ -25,14 +25,14 @@ from hypothesis import settings as Settings  # noqa: N812 - a class
 
 ROOT = Path(__file__).parents[1]
 LEAST_KILLED = 0.9
-TIMEOUT = 30  # seconds of CPU time; a mutant that hangs is one that was noticed
-MEMORY = 8 << 30  # bytes; so is one that eats them
-#: What takes long to load and does not load the RMM.
+TIMEOUT = 30  # seconds of CPU time; a mutant that hangs counts as killed
+MEMORY = 8 << 30  # bytes; so does a mutant that exceeds them
+#: Modules that are slow to load and do not load the RMM.
 PRELOADED = ("keystone", "pyvmm.core", "pyvmm.token.claims")
-#: Nobody reads how a test failed, and to show how two memories differ takes long.
+#: Failures are not shown, because comparing two memories in detail is slow.
 OPTIONS = ["-x", "--assert=plain", "--tb=no", "-p", "no:cacheprovider"]
 
-#: Files, and the modules of tests/rmm that should notice, the fastest first.
+#: Files, and the modules of tests/rmm that should kill their mutants, the fastest first.
 TARGETS: dict[str, list[str]] = {
     "rmm/granule.py": ["granule", "boot", "data", "ripas", "rtt"],
     "rmm/rmi/granule.py": ["granule", "boot"],
@@ -40,12 +40,12 @@ TARGETS: dict[str, list[str]] = {
     "rmm/rtt.py": ["data", "ripas", "rsi", "realm", "measurement", "rtt"],
     "rmm/rmi/rtt.py": ["data", "ripas", "measurement", "rtt"],
 }
-#: Those that notice much, and take seconds.
+#: Modules that kill many mutants but take seconds.
 SLOWER = ["failures", "model"]
 
-#: Mutants that no test can notice, and why.
+#: Mutants that no test can kill, and why.
 EQUIVALENT: dict[str, str] = {
-    "rmm/granule.py module: 8 => 9": "nobody sees the number of a state",
+    "rmm/granule.py module: 8 => 9": "the number of a state is not visible",
 }
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -64,12 +64,12 @@ class Mutant:
 
     path: str
     line: int
-    name: str  #: what EQUIVALENT has it under: file, function and change
+    name: str  #: its key in EQUIVALENT: file, function and change
     code: CodeType
 
     @property
     def module(self) -> str:
-        """What imports it."""
+        """The name of its module."""
         return self.path.removesuffix(".py").replace("/", ".")
 
 
@@ -77,7 +77,7 @@ class Mutant:
 
 
 def replacements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what a node may be replaced by."""
+    """Yield the replacements of a node."""
     match node:
         case ast.Compare(left, operators, comparators):
             for n, each in enumerate(operators):
@@ -93,7 +93,7 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:
         case ast.UnaryOp(ast.Not() | ast.USub() | ast.Invert(), operand):
             yield operand
         case ast.If(ast.Compare() | ast.UnaryOp()) | ast.While(ast.Compare() | ast.UnaryOp()):
-            pass  # the test's own changes are the same ones
+            pass  # the changes of the test itself are the same
         case ast.If(test, body, orelse) | ast.While(test, body, orelse):
             yield type(node)(ast.UnaryOp(ast.Not(), test), body, orelse)
         case ast.IfExp(test, body, orelse):
@@ -111,7 +111,7 @@ def replacements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def is_code(node: ast.AST) -> bool:
-    """Tell whether a node does something when a test runs."""
+    """Check whether a node has an effect when a test runs."""
     match node:
         case ast.arguments() | ast.Expr(ast.Constant()) | ast.If(ast.Name("TYPE_CHECKING")):
             return False
@@ -122,7 +122,7 @@ def is_code(node: ast.AST) -> bool:
 
 
 def places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int, ast.AST]]:
-    """Yield each node below, by its parent, field and index; annotations are no code."""
+    """Yield the nodes below with parent, field and index; skip annotations, which are not code."""
     for field, value in ast.iter_fields(node):
         if field not in {"annotation", "returns", "decorator_list"}:
             for index, child in enumerate(value if isinstance(value, list) else [value]):
@@ -160,7 +160,7 @@ def mutants(path: str) -> Iterator[Mutant]:
 
 
 def run(tests: list[str], mutant: Mutant | None = None) -> bool:
-    """Run tests in a process of their own; tell whether they pass."""
+    """Run tests in a separate process; return whether they pass."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -180,7 +180,7 @@ def run(tests: list[str], mutant: Mutant | None = None) -> bool:
 
 
 def install(mutant: Mutant) -> None:
-    """Let an import of its file give a mutant."""
+    """Make the import of its file return a mutant."""
     get_code = SourceFileLoader.get_code
 
     def get_mutant(self: SourceFileLoader, fullname: str) -> CodeType | None:
@@ -190,7 +190,7 @@ def install(mutant: Mutant) -> None:
 
 
 def hasten() -> None:
-    """Let state machines do the same each time, and end at their first failure."""
+    """Make state machines deterministic, and end at their first failure."""
     run_machine = stateful.run_state_machine_as_test
 
     def run_once(machine: type[stateful.RuleBasedStateMachine], *, settings: Settings) -> None:
@@ -201,9 +201,9 @@ def hasten() -> None:
 
 
 def is_good(path: str) -> bool:
-    """Try all mutants of a file; tell whether enough are killed and the others explained."""
+    """Try all mutants of a file; return whether enough are killed and the others explained."""
     if not passes(path):
-        say(f"{path}: its tests fail as it is")
+        say(f"{path}: its tests fail without a mutation")
         return False
     total, survivors = 0, []
     for mutant in mutants(path):
@@ -218,12 +218,12 @@ def is_good(path: str) -> bool:
 
 
 def passes(path: str, mutant: Mutant | None = None) -> bool:
-    """Tell whether all tests of a file pass; the slower ones are left out if another fails."""
+    """Return whether all tests of a file pass; skip the slower ones if another fails."""
     return run(TARGETS[path], mutant) and run(SLOWER, mutant)
 
 
 def say(line: str) -> None:
-    """Print a line now."""
+    """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -237,7 +237,7 @@ def main(paths: list[str]) -> int:
     for name in PRELOADED:
         importlib.import_module(name)
     if "rmm" in sys.modules:
-        say("something has loaded the RMM: the tests would not see a mutant")
+        say("the RMM is already loaded: the tests would not run the mutants")
         return 1
     hasten()
     results = [is_good(path) for path in paths or TARGETS]

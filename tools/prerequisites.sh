@@ -1,6 +1,6 @@
 #!/bin/sh
-# Check what pip cannot bring: one clear error that names the Debian packages, or, as root, their
-# installation. Prints nothing when all is there.
+# Check the prerequisites that pip cannot install. If some are missing, install their Debian packages
+# as root, or else print one error that lists them. Print nothing if all are present.
 #
 #   tools/prerequisites.sh PYTHON CC
 
@@ -23,7 +23,7 @@ check() {
         need python3-dev "Python.h, for the C core"
     elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         echo "error: $("$python" --version) is too old: pyvmm needs Python 3.11 or later." >&2
-        echo "       Name a newer one: make PYTHON=python3.12 setup" >&2
+        echo "       Give a newer one: make PYTHON=python3.12 setup" >&2
         exit 2
     else
         "$python" -c 'import ensurepip, venv' 2>/dev/null ||
