@@ -1,6 +1,6 @@
 """The exit codes of every verb, and the failure that carries one.
 
-`docs/exit-codes.md` is this table for readers.
+`docs/exit-codes.md` shows this table to users.
 """
 
 from enum import IntEnum
@@ -10,7 +10,7 @@ from pyvmm.arch.text import printable
 
 
 class ExitCode(IntEnum):
-    """What a verb, and with it an instance, ends with; part of its interface."""
+    """The exit code of a verb or an instance; part of the public interface."""
 
     OK = 0
     DIFFERENT = 1
@@ -29,27 +29,27 @@ class ExitCode(IntEnum):
 
 
 MEANINGS: Final = {
-    ExitCode.OK: "done; of a guest: it powered off, or asked for a reset",
-    ExitCode.DIFFERENT: "what was compared is not the same",
-    ExitCode.BAD_INPUT: "something asked for is wrong, or not possible now; nothing was done",
+    ExitCode.OK: "success; for a guest: it powered off or requested a reset",
+    ExitCode.DIFFERENT: "the inputs compared are different",
+    ExitCode.BAD_INPUT: "the request is invalid or not possible now; nothing was done",
     ExitCode.PANIC: "the guest's console showed a kernel panic",
-    ExitCode.CRASHED: "the guest did what no guest can go on after",
+    ExitCode.CRASHED: "the guest failed unrecoverably",
     ExitCode.QUIT: "the guest was stopped: Ctrl-A x, a signal, `pyvmm stop`, `pyvmm destroy`",
-    ExitCode.REFUSED: "the RMM or the host refused to make or start the guest",
-    ExitCode.ENDED: "the guest ended before what was waited for came",
-    ExitCode.UNREACHABLE: "the instance died, or does not answer",
-    ExitCode.STORAGE: "the host's storage failed: what was written last may be lost",
-    ExitCode.INTERNAL: "a defect of pyvmm itself; a traceback tells where",
-    ExitCode.TIMEOUT: "the time given by --timeout ran out, as timeout(1) says it",
+    ExitCode.REFUSED: "the RMM or the host refused to create or start the guest",
+    ExitCode.ENDED: "the guest ended before the awaited event",
+    ExitCode.UNREACHABLE: "the instance died or does not answer",
+    ExitCode.STORAGE: "the host's storage failed: the latest writes may be lost",
+    ExitCode.INTERNAL: "a defect in pyvmm; a traceback shows where",
+    ExitCode.TIMEOUT: "the time given by --timeout ran out, as with timeout(1)",
     ExitCode.INTERRUPTED: "the verb was interrupted by Ctrl-C",
-    ExitCode.UNREAD: "nobody reads what the verb prints, as of a program that SIGPIPE ends",
+    ExitCode.UNREAD: "the reader of the output is gone, as when SIGPIPE ends a program",
 }
 
 
 class Failure(Exception):
-    """What could not be done, in one line, and the exit code that says so.
+    """A failure: one line that says what failed, and the exit code.
 
-    Of a defect there may be more lines, of a traceback.
+    The traceback of a defect has more lines.
     """
 
     def __init__(self, code: ExitCode, line: str) -> None:
