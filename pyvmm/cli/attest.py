@@ -12,7 +12,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
 from pyvmm.cli.instances import directory, named, one, print_json
 from pyvmm.cli.say import print_lines
-from pyvmm.cli.units import Seconds, octets
+from pyvmm.cli.units import Seconds, octets, plural
 from pyvmm.vm.agent_protocol import CHALLENGE_SIZE
 from pyvmm.vm.client import connect
 
@@ -80,9 +80,8 @@ def attest(
 def _parse(text: str) -> bytes:
     challenge = octets("--challenge", text)
     if not _MIN_SIZE <= len(challenge) <= CHALLENGE_SIZE:
-        raise UserError(
-            f"--challenge has {len(challenge)} bytes: give {_MIN_SIZE} to {CHALLENGE_SIZE}"
-        )
+        what = plural(len(challenge), "byte")
+        raise UserError(f"--challenge has {what}: give {_MIN_SIZE} to {CHALLENGE_SIZE}")
     return challenge
 
 

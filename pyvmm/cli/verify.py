@@ -13,7 +13,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
 from pyvmm.arch.user_file import read_start
 from pyvmm.cli.say import print_json_text, print_lines
-from pyvmm.cli.units import octets
+from pyvmm.cli.units import octets, plural
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import Category, Vector, status_of
 from pyvmm.token.cbor import Malformed
@@ -160,7 +160,9 @@ def _digest(option: str, text: str) -> bytes:
     data = octets(option, text)
     if len(data) not in HASH_SIZES.values():
         sizes = ", ".join(map(str, HASH_SIZES.values()))
-        raise UserError(f"{option} has {len(data)} bytes; a measurement has one of {sizes}")
+        raise UserError(
+            f"{option} has {plural(len(data), 'byte')}; a measurement has one of {sizes}"
+        )
     return data
 
 
@@ -169,7 +171,7 @@ def _padded(option: str, text: str | None, size: int) -> bytes | None:
         return None
     data = octets(option, text)
     if len(data) > size:
-        raise UserError(f"{option} has {len(data)} bytes; give at most {size}")
+        raise UserError(f"{option} has {plural(len(data), 'byte')}; give at most {size}")
     return data.ljust(size, b"\0")
 
 
