@@ -136,6 +136,7 @@ class Board:
         return VirtioBlk(
             image,
             serial.encode(),
+            is_bounced=self._options.realm is not None,
             on_failure=partial(self._tell_failure, path),
             is_over=lambda: self._guest.outcome is not None,
         )
@@ -148,7 +149,8 @@ class Board:
         assert network is not None  # noqa: S101  the plan has a card
         backend = open_backend(network, self._loop)
         self._resources.callback(backend.close)
-        card = VirtioNet(backend, network.mac)
+        is_bounced = self._options.realm is not None
+        card = VirtioNet(backend, network.mac, is_bounced=is_bounced)
         window = self._plug(device, card)
         backend.start(card)
         return window

@@ -166,7 +166,7 @@ class Driver:
     device: VirtioDevice
     ram: Ram = field(default_factory=Ram)
     irq: IrqRecorder = field(default_factory=IrqRecorder)
-    ring_size: int = 16
+    ring_size: int = 16  # of queues that can be so long
     refuse: int = 0  # feature bits not to take
     access_platform: bool = False
     is_halting: Callable[[], bool] = never
@@ -208,8 +208,7 @@ class Driver:
     def set_up_queue(self, index: int) -> Ring:
         """Allocate a ring and enable the queue."""
         self.write(Register.QUEUE_SEL, index)
-        assert self.read(Register.QUEUE_SIZE_MAX) >= self.ring_size
-        ring = Ring(self.ram, self.ring_size)
+        ring = Ring(self.ram, min(self.ring_size, self.read(Register.QUEUE_SIZE_MAX)))
         self.write(Register.QUEUE_SIZE, ring.size)
         for register, addr in (
             (Register.QUEUE_DESC, ring.desc),

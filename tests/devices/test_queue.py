@@ -1,7 +1,6 @@
 """The split virtqueue, through the transport and a device that echoes."""
 
 from struct import pack
-from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +26,7 @@ class Echo(VirtioDevice):
     """Copies what it reads to what it writes."""
 
     device_id = 63
-    queue_sizes: ClassVar[tuple[int, ...]] = (256,)
+    queue_sizes: tuple[int, ...] = (256,)
 
     def __init__(self) -> None:
         self.num_chains = 0

@@ -64,7 +64,7 @@ class VirtioBalloon(VirtioDevice):
     """
 
     device_id = 5
-    queue_sizes: ClassVar[tuple[int, ...]] = (128, 128, 64)
+    queue_sizes: tuple[int, ...] = (128, 128, 64)
     counter_names: ClassVar[tuple[str, ...]] = ("inflated_bytes", "deflated_bytes")
     features: int = BalloonFeature.STATS_VQ | BalloonFeature.DEFLATE_ON_OOM
 

@@ -8,6 +8,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, Protocol
 
+from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import Chain, VirtQueue, fill, never, split
 
@@ -113,13 +114,14 @@ class VirtioBlk(VirtioDevice):
     Args:
         disk: the host side.
         serial: what GET_ID answers, at most 20 bytes.
+        is_bounced: the driver has a small bounce pool.
         on_failure: told when the host's storage fails, which the guest sees as an I/O error; from
             the thread of the vCPU.
         is_over: says whether the guest is over: what it asked for last is given up then.
     """
 
     device_id = 2
-    queue_sizes: ClassVar[tuple[int, ...]] = (QUEUE_SIZE,)
+    queue_sizes: tuple[int, ...] = (QUEUE_SIZE,)
     counter_names: ClassVar[tuple[str, ...]] = (
         "reads", "read_bytes", "writes", "written_bytes", "flushes", "errors",
     )  # fmt: skip
@@ -129,10 +131,14 @@ class VirtioBlk(VirtioDevice):
         disk: Disk,
         serial: bytes = b"",
         *,
+        is_bounced: bool = False,
         on_failure: Callable[[OSError], None] = lambda _: None,
         is_over: Callable[[], bool] = never,
     ) -> None:
         self._disk = disk
+        self._limits = MAX_SEGMENT_SIZE, MAX_DATA_SEGMENTS
+        if is_bounced:
+            self._limits = bounce.SEGMENT_SIZE, bounce.NUM_SEGMENTS
         self._is_over = is_over
         self._on_failure = on_failure
         self._serial = serial[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
@@ -147,7 +153,7 @@ class VirtioBlk(VirtioDevice):
     def config(self) -> bytes:
         """Return capacity and limits; blocks of 512 bytes that are best written eight at once."""
         return _config(
-            self._num_sectors, MAX_SEGMENT_SIZE, MAX_DATA_SEGMENTS, SECTOR_SIZE,
+            self._num_sectors, *self._limits, SECTOR_SIZE,
             3, 0, 8, 0,  # physical_block_exp, alignment_offset, min_io_size, opt_io_size
             1,  # writeback
             MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 8,  # discard_sector_alignment

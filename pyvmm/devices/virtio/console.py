@@ -6,7 +6,6 @@ Spec: virtio 1.2, "Console Device".  Not here: MULTIPORT, EMERG_WRITE.
 from collections.abc import Callable
 from enum import IntEnum
 from struct import Struct
-from typing import ClassVar
 
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue
@@ -37,7 +36,7 @@ class VirtioConsole(VirtioDevice):
     """
 
     device_id = 3
-    queue_sizes: ClassVar[tuple[int, ...]] = (64, 64)
+    queue_sizes: tuple[int, ...] = (8, 64)
     features: int = ConsoleFeature.SIZE
 
     def __init__(self, sink: Callable[[bytes], None], size: tuple[int, int] = (0, 0)) -> None:

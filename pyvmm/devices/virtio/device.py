@@ -50,7 +50,7 @@ class VirtioDevice(ABC):
     """
 
     device_id: ClassVar[int]
-    queue_sizes: ClassVar[tuple[int, ...]]
+    queue_sizes: tuple[int, ...]
     counter_names: ClassVar[tuple[str, ...]] = ()
 
     #: Device-specific feature bits on offer; the transport adds those of the rings.

@@ -9,6 +9,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, Protocol
 
+from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import Chain, VirtQueue, fill, split
 
@@ -82,18 +83,21 @@ class VirtioNet(VirtioDevice):
     Args:
         backend: start it with this device once the device has its transport.
         mac: 6 bytes.
+        is_bounced: the driver has a small bounce pool.
     """
 
     device_id = 1
-    queue_sizes: ClassVar[tuple[int, ...]] = (256, 256)
+    queue_sizes: tuple[int, ...] = (256, 256)
     counter_names: ClassVar[tuple[str, ...]] = (
         "sent_frames", "sent_bytes", "received_frames", "received_bytes",
     )  # fmt: skip
     features: int = NetFeature.MTU | NetFeature.MAC | NetFeature.MRG_RXBUF | NetFeature.STATUS
 
-    def __init__(self, backend: NetBackend, mac: bytes) -> None:
+    def __init__(self, backend: NetBackend, mac: bytes, *, is_bounced: bool = False) -> None:
         if len(mac) != 6:
             raise ValueError("a MAC address has 6 bytes")
+        if is_bounced:
+            self.queue_sizes = (bounce.NUM_RECEIVE_BUFFERS, 256)
         self._backend = backend
         self._mac = mac
         self._is_up = True

@@ -7,7 +7,7 @@ Not here: ports that are consoles, more than one, taking a port away.
 
 from enum import IntEnum
 from struct import Struct
-from typing import ClassVar, Final, Protocol
+from typing import Final, Protocol
 
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue
@@ -70,7 +70,7 @@ class VirtioPort(VirtioDevice):
     """
 
     device_id = 3
-    queue_sizes: ClassVar[tuple[int, ...]] = (16, 16, 16, 16)
+    queue_sizes: tuple[int, ...] = (16, 16, 4, 16)
     features: int = PortFeature.MULTIPORT
 
     def __init__(self, name: str, user: PortUser) -> None:

@@ -19,7 +19,7 @@ class VirtioRng(VirtioDevice):
     """One queue of device-writable buffers."""
 
     device_id = 4
-    queue_sizes: ClassVar[tuple[int, ...]] = (64,)
+    queue_sizes: tuple[int, ...] = (64,)
     counter_names: ClassVar[tuple[str, ...]] = ("bytes",)
 
     def __init__(self, source: Callable[[int], bytes] = os.urandom) -> None:

@@ -1,0 +1,48 @@
+"""A realm's devices, and what their drivers need of a bounce pool that is as small as Linux's."""
+
+from pyvmm.devices.virtio.blk import VirtioBlk
+from pyvmm.devices.virtio.bounce import NUM_SEGMENTS, SEGMENT_SIZE
+from pyvmm.devices.virtio.console import VirtioConsole
+from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.mmio import Register
+from pyvmm.devices.virtio.net import VirtioNet
+from pyvmm.devices.virtio.port import VirtioPort
+from tests.devices.driver import Driver
+from tests.devices.hosts import Listener, MemoryDisk, Wire
+
+SLOT, PAGE = 2048, 4096
+SMALLEST_POOL = 128  # slots, of a realm of up to 256 MiB
+POOL_OF_512_MIB = 256
+#: Linux maps this many pages of a network card's receive buffers at once.
+PAGES_AT_ONCE = 64
+
+
+def receive_slots(device: VirtioDevice, *queues: int) -> int:
+    """Return how many slots a page in each entry of some queues takes."""
+    driver = Driver(device, access_platform=True)
+    entries = 0
+    for queue in queues:
+        driver.write(Register.QUEUE_SEL, queue)
+        entries += driver.read(Register.QUEUE_SIZE_MAX)
+    return entries * PAGE // SLOT
+
+
+def test_one_device_of_each_kind_fits_the_pool_of_a_realm() -> None:
+    """The largest request of a disk, and all buffers that wait for what the host sends."""
+    disk = Driver(VirtioBlk(MemoryDisk(), is_bounced=True), access_platform=True)
+    request = disk.config(8, 4) * disk.config(12, 4) // SLOT + 3  # header, status, indirect table
+    port = receive_slots(VirtioPort("agent", Listener()), 0, 2)
+    console = receive_slots(VirtioConsole(lambda _: None), 0)
+    card = receive_slots(VirtioNet(Wire(), bytes(6), is_bounced=True), 0)
+    entropy = 1
+    assert (disk.config(8, 4), disk.config(12, 4)) == (SEGMENT_SIZE, NUM_SEGMENTS)
+    assert request + port + console + entropy <= SMALLEST_POOL
+    assert card <= PAGES_AT_ONCE * PAGE // SLOT
+    assert request + port + console + entropy + card < POOL_OF_512_MIB
+
+
+def test_a_driver_without_a_bounce_pool_is_not_held_back() -> None:
+    """A normal VM asks for megabytes at once, and has as many buffers as a burst takes."""
+    disk = Driver(VirtioBlk(MemoryDisk()))
+    assert disk.config(8, 4) * disk.config(12, 4) > 1 << 20
+    assert receive_slots(VirtioNet(Wire(), bytes(6)), 0) == 256 * PAGE // SLOT
