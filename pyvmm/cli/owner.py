@@ -20,6 +20,7 @@ from pyvmm.vm.directory import Claim, Directory
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.instance import Instance
 from pyvmm.vm.lifecycle import Lifecycle, Report
+from pyvmm.vm.needs import memory_warning
 from pyvmm.vm.options import VmOptions
 from pyvmm.vm.server import Server
 from pyvmm.vm.terminal import Terminal
@@ -121,6 +122,8 @@ class Owner:
         vm.check_disks(options.disks)
         root_of_trust = enter(_start_hes(options)) if options.has_hes else None
         config = make_config(options)
+        if notify is not None and (line := memory_warning(options, config)):
+            notify(line)
         from pyvmm.platform import Platform  # noqa: PLC0415  after the input is known to be good
 
         platform = Platform(options.ram_size, options.num_cpus, events, root_of_trust=root_of_trust)

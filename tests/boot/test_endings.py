@@ -109,6 +109,16 @@ def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...]) -> None:
     assert ended.errors == "pyvmm: stopped after 0.5 s\n"
 
 
+@pytest.mark.boot
+@pytest.mark.parametrize("mem", ["64M", "144M", "192M"])
+def test_too_little_memory_is_told(debian: Image, mem: str) -> None:
+    """A realm that Debian's kernel dies in without a word: one line, before it begins."""
+    ended = pyvmm("run", "--realm", "-m", mem, "--timeout", "0.1", *guest_options(debian, None))
+    first, *_ = ended.errors.splitlines()
+    assert first.startswith(f"pyvmm: -m {mem} may be too little: Debian's kernel needs 224M")
+    assert ended.code == ExitCode.TIMEOUT
+
+
 def test_crash_has_its_code(tmp_path: Path) -> None:
     """A guest that takes an exception where it has no memory ends, with one line about it."""
     kernel = tmp_path / "crash"
