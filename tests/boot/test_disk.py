@@ -10,7 +10,17 @@ import pytest
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
 from pyvmm.vm.options import disk_serials, parse_disks
-from tests.boot.command import PYVMM, Running, call, guest_options, is_clean, read_from, recover
+from tests.boot.command import (
+    PYVMM,
+    Running,
+    call,
+    guest_options,
+    is_clean,
+    pyvmm,
+    read_from,
+    recover,
+    sbin,
+)
 
 pytestmark = pytest.mark.boot
 
@@ -55,6 +65,49 @@ def test_each_disk_has_its_serial_and_all_its_bytes(
         assert tail == "tail" * 25 + "." * 412
         guest.shell.type("poweroff -f\n")
         assert guest.wait() == ExitCode.OK
+
+
+def test_dirty_journal_on_a_read_only_disk_is_told(debian: Image, disk: Path) -> None:
+    """What the kernel said and what to do; and that helps."""
+    with Running("run", *guest_options(debian, disk)) as guest:
+        guest.shell.log_in()
+        assert guest.shell.run("echo more >>/root/numbers; sync").status == 0
+        os.kill(guest.pid, signal.SIGKILL)
+    options = guest_options(debian, None)
+    with Running("run", *options, "--disk", f"{disk},ro") as guest:
+        guest.shell.log_in()
+        said = guest.shell.log.decode().replace("\r\n", "\n")
+        assert "No root file system on /dev/vda: it cannot be mounted.\nThe kernel said:\n" in said
+        assert "\n  INFO: recovery required on readonly filesystem\n" in said
+        assert "it is read-only: start the machine once without ,ro.\n" in said
+    assert pyvmm("run", *guest_options(debian, disk), typed="poweroff -f\n").code == ExitCode.OK
+    with Running("run", *options, "--disk", f"{disk},ro") as guest:
+        guest.shell.log_in()
+        assert guest.shell.run("cat /etc/hostname").output == "debian"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "there is no such disk.\nGive the machine one"),
+        ("nothing", "it cannot be mounted.\nGive the machine a disk with an ext4"),
+        ("no init", "it has no /sbin/init.\nName the program to start with init="),
+    ],
+)
+def test_disk_without_a_system_is_told(
+    debian: Image, tmp_path: Path, content: str, why: str
+) -> None:
+    """There is none, it is empty, or a file system without a first program."""
+    image = tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(1 << 22)
+    if content == "no init":
+        assert call(sbin("mke2fs"), "-q", "-t", "ext4", image).code == 0
+    disk = ("--disk", image) if content else ()
+    with Running("run", *guest_options(debian, None), *disk) as guest:
+        guest.shell.log_in()
+        said = guest.shell.log.decode().replace("\r\n", "\n")
+        assert f"No root file system on /dev/vda: {why}" in said
 
 
 def test_full_host_is_an_io_error_of_the_guest(debian: Image, tmp_path: Path) -> None:

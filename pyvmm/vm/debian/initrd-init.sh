@@ -26,14 +26,28 @@ while read -r alias modules; do
 done </lib/modules/drivers
 
 [ -d /rootfs ] && exec chroot /rootfs "$init" # one program's, packed with --initrd
-if [ -b "$root" ] && mount -t ext4 -o "$flags" "$root" /mnt; then
+if [ ! -b "$root" ]; then
+	why="there is no such disk" what="Give the machine one (--disk rootfs.img), or name another with root=."
+elif ! mount -t ext4 -o "$flags" "$root" /mnt; then
+	why="it cannot be mounted" what="Give the machine a disk with an ext4 file system, or name another with root=."
+elif [ -e "/mnt$init" ] || [ -L "/mnt$init" ]; then
 	exec switch_root /mnt "$init"
+else
+	why="it has no $init" what="Name the program to start with init=, or another disk with root=."
 fi
 
 busybox --install -s /bin
+said=$(dmesg | sed -n "s/^.*EXT4-fs (${root#/dev/}): /  /p" | tail -n 3)
+case $said in
+*"recovery required"*)
+	what="Its journal has to be replayed, and it is read-only: start the machine once without ,ro."
+	;;
+esac
 echo
-echo "No root file system on $root: this is a shell in the initial RAM disk."
-echo "Give the machine a disk (--disk rootfs.img), or look around; poweroff -f ends it."
+echo "No root file system on $root: $why."
+[ -n "$said" ] && echo "The kernel said:" && echo "$said"
+echo "$what"
+echo "This is a shell in the initial RAM disk; poweroff -f ends it."
 while :; do
 	setsid cttyhack sh
 done
