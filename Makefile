@@ -1,13 +1,13 @@
-# Everything starts here: each target sets up what it needs.
+# The targets; each sets up what it needs.
 #
 #   make run            boot Debian's arm64 kernel in a realm, to a shell   (ARGS="-c 2" adds options)
 #   make test           lint, type check, import table, tests
-#   make bench          benchmarks, a table and build/bench.json            (ONLY=alu picks one)
+#   make bench          benchmarks, a table and build/bench.json            (ONLY=alu selects one)
 #   make soak           the slow tests: full fuzz counts, long boots        (SEED=1 repeats a run)
-#   make coverage       lines of rmm and monitor that their tests reach: 98 % at least
-#   make mutation       do the tests notice any small change to the RMM's tables and granules?
-#   make sanitize       the core's tests under ASan and UBSan, those with threads under TSan
-#   make man            man pages of every command, in build/man
+#   make coverage       lines of rmm and monitor that their tests reach: at least 98 %
+#   make mutation       whether the tests detect small changes to the RMM's tables and granules
+#   make sanitize       the core's tests under ASan and UBSan, tests with threads under TSan
+#   make man            man pages of all commands, in build/man
 #   make setup | lint | format | gen | clean
 
 PYTHON ?= python3
@@ -26,13 +26,13 @@ CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/
 
 setup: $(VENV)/.core
 
-# Stamps: a second `make setup` compares a few dates and is done.
+# Stamps: a second `make setup` only compares a few dates.
 $(VENV)/.python: tools/prerequisites.sh
 	@tools/prerequisites.sh "$(PYTHON)" "$(CC)"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# What pyproject.toml asks for, without the project itself: its C core is built once, below.
+# The requirements in pyproject.toml, without the project itself: its C core is built once, below.
 $(VENV)/.packages: $(VENV)/.python pyproject.toml
 	@echo "setup: installing packages into $(VENV)"
 	@mkdir -p build
@@ -42,7 +42,7 @@ $(VENV)/.packages: $(VENV)/.python pyproject.toml
 	@$(PY) -m pip --disable-pip-version-check install --quiet -r build/requirements.txt
 	@touch $@
 
-# The old extension goes first: setuptools compares dates, and the digest compiled in needs more.
+# Remove the old extension first: setuptools compares dates only, and would keep a stale digest.
 $(VENV)/.core: $(VENV)/.packages $(CORE_SOURCES) setup.py
 	@echo "setup: building the C core"
 	@rm -f pyvmm/core/_core.*.so
@@ -54,7 +54,7 @@ run: setup
 	@$(PYVMM) image build debian --output $(GUEST)
 	@$(PYVMM) run --realm --kernel $(GUEST)/Image --initrd $(GUEST)/initrd.img \
 	    --disk $(GUEST)/rootfs.img $(ARGS) \
-	    || { code=$$?; [ $$code -eq 5 ] || exit $$code; } # 5: quit, as by Ctrl-A x
+	    || { code=$$?; [ $$code -eq 5 ] || exit $$code; } # 5: quit, e.g. with Ctrl-A x
 
 test: lint
 	@$(PY) -m pytest

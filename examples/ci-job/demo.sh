@@ -3,9 +3,9 @@
 #
 #   ./demo.sh [PROJECT [RESULTS [GUEST]]]
 #
-# PROJECT is a directory with a program `check` that leaves what it makes in `results`. GUEST has
-# the files of `pyvmm image build debian -o GUEST`. The exit status is that of the checks; 4 stands
-# for a realm that is not what it should be: RESULTS/report says why. It wants openssl.
+# PROJECT is a directory with a program `check` that writes its output to `results`. GUEST is a
+# directory made by `pyvmm image build debian -o GUEST`. The exit status is that of the checks, or 4
+# if the realm is not the expected one; RESULTS/report then says why. This script requires openssl.
 
 set -euo pipefail
 here=$(dirname "$0")
@@ -26,7 +26,7 @@ pyvmm endorse "${realm[@]}" >"$results/reference.json"
 pyvmm create "$name" "${realm[@]}"
 pyvmm start "$name"
 
-echo "== attest, before it is told anything"
+echo "== attest, before the realm gets any data"
 challenge=$(openssl rand -hex 64)
 pyvmm attest "$name" --wait 600 --challenge "$challenge" >"$results/token"
 pyvmm verify "$results/token" --challenge "$challenge" --reference "$results/reference.json" |
@@ -39,7 +39,7 @@ pyvmm exec "$name" --cwd /root --no-input --timeout 600 -- ./check >"$results/lo
 
 echo "== collect"
 pyvmm exec "$name" --cwd /root --no-input -- tar -c results | tar -C "$results" -x --strip-components 1
-pyvmm exec "$name" -- poweroff 2>/dev/null || true # takes its agent along
+pyvmm exec "$name" -- poweroff 2>/dev/null || true # its agent ends too
 pyvmm wait "$name" --timeout 60
 
 echo "exit status $status; results in $results"

@@ -1,9 +1,10 @@
 #!/bin/sh
-# A program and its libraries, packed from a directory, run in a realm that measures them:
+# Pack a program and its libraries from a directory, and run them in a realm that measures them:
 #
 #   ./demo.sh [GUEST]
 #
-# GUEST has the files of `pyvmm image build debian -o GUEST`. It wants e2fsprogs and openssl.
+# GUEST is a directory made by `pyvmm image build debian -o GUEST`. This script requires e2fsprogs
+# and openssl.
 
 set -e
 here=$(dirname "$0")
@@ -13,7 +14,7 @@ name=adder-$$
 work=$(mktemp -d)
 trap 'pyvmm destroy $name 2>/dev/null; rm -r "$work"' EXIT
 
-echo "== a directory with the program, its interpreter and what that needs"
+echo "== a directory with the program, its interpreter and the libraries"
 tree=$work/tree
 copy() { # FROM-DEBIAN TO
 	mkdir -p "$tree/$(dirname "$2")"
@@ -25,12 +26,12 @@ copy $libraries/ld-linux-aarch64.so.1 lib/ld-linux-aarch64.so.1
 copy $libraries/libc.so.6 lib/libc.so.6
 cp -R "$here/app" "$tree/app"
 
-echo "== packed behind Debian's initial RAM disk, which a realm measures"
+echo "== packed after Debian's initial RAM disk, which a realm measures"
 pyvmm image build rootfs --from-dir "$tree" --init /app/main --initrd "$guest/initrd.img" \
 	-o "$work/app.img" -- 100
 set -- --realm -k "$guest/Image" -i "$work/app.img" --agent
 
-echo "== what whoever trusts it with numbers expects of it"
+echo "== the reference values of the realm"
 pyvmm endorse "$@" >"$work/reference.json"
 
 echo "== the realm"
@@ -41,7 +42,7 @@ challenge=$(openssl rand -hex 64)
 pyvmm attest $name --challenge "$challenge" |
 	pyvmm verify - --challenge "$challenge" --reference "$work/reference.json"
 
-echo "== it is what it should be: here are the numbers"
+echo "== verified: now it gets the numbers"
 printf '%s\n' 17 4 21 '' | pyvmm console $name >"$work/console" && status=0 || status=$?
 grep -a "^adder: the sum" "$work/console"
 echo "exit status $status"

@@ -2,8 +2,8 @@
 
     python build.py DIRECTORY
 
-The initial RAM disk is that of `pyvmm image build`, and behind it a second archive: Linux unpacks
-both. Nothing is on a disk, so what the realm runs is all measured.
+The initial RAM disk is that of `pyvmm image build`, followed by a second archive; Linux unpacks
+both. Nothing is on a disk, so everything that the realm runs is measured.
 """
 
 import subprocess
@@ -25,7 +25,7 @@ LIBRARIES = "/usr/lib/aarch64-linux-gnu"
 
 
 def needed(program: Path) -> list[str]:
-    """Return the libraries that a program or library asks for."""
+    """Return the libraries that a program or library names."""
     with program.open("rb") as file:
         dynamic = ELFFile(file).get_section_by_name(".dynamic")
         assert isinstance(dynamic, DynamicSection), program
@@ -33,7 +33,7 @@ def needed(program: Path) -> list[str]:
 
 
 def closure(program: Path, libraries: Path) -> set[Path]:
-    """Return all libraries that a program needs."""
+    """Return all libraries that a program needs, directly or indirectly."""
     found: set[Path] = set()
     wanted = needed(program)
     while wanted:
@@ -45,7 +45,7 @@ def closure(program: Path, libraries: Path) -> set[Path]:
 
 
 def server_archive(disk: Path, scratch: Path) -> bytes:
-    """Return the archive with the server and what it runs on."""
+    """Return the archive with the server and the programs that it uses."""
     unpack = f"rdump /usr/bin/openssl {LIBRARIES} {scratch}"  # without mounting the disk
     debugfs = find_tool("debugfs") or "debugfs"
     subprocess.run([debugfs, "-R", unpack, str(disk)], check=True, capture_output=True)
@@ -62,7 +62,7 @@ def server_archive(disk: Path, scratch: Path) -> bytes:
 
 
 def build(directory: Path) -> None:
-    """Make the files, in a directory."""
+    """Build the files in a directory."""
     command = [PYVMM, "image", "build", "debian", "--with", "openssl", "--output", directory]
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,8 +1,8 @@
-"""Talk to a realm, after it has proved what it is.
+"""Fetch a file from a realm after verifying the realm.
 
     python client.py HOST:PORT REFERENCE.json [PATH]
 
-REFERENCE.json is what `pyvmm endorse --realm ...` says of the platform and the realm.
+REFERENCE.json is the output of `pyvmm endorse --realm ...`.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from pyvmm.token.report import Report
 from pyvmm.token.trust import TrustStore, anchor_of
 from pyvmm.token.verify import verify
 
-#: The certificate's extension with the token, as Islet has it.
+#: The certificate's extension with the token, as in Islet.
 TOKEN_OID = x509.ObjectIdentifier("1.3.3.3.7")
 
 
 class NotVerified(Exception):
-    """The server is not the realm that it should be; the text says why, a line a finding."""
+    """The server is not the expected realm; the text says why, one line per finding."""
 
 
 def check(certificate: bytes, nonce: bytes, reference: ReferenceValues) -> Report:
-    """Verify a server's certificate: made for this nonce, by the realm that is expected.
+    """Check that a server's certificate was made for this nonce by the expected realm.
 
     Raises:
         NotVerified: it was not.
@@ -55,16 +55,16 @@ def check(certificate: bytes, nonce: bytes, reference: ReferenceValues) -> Repor
 
 
 def connect(host: str, port: int, reference: ReferenceValues) -> ssl.SSLSocket:
-    """Return a connection to a realm that is verified.
+    """Return a connection to a verified realm.
 
-    TLS 1.3 has the server prove that it has the certificate's private key; who signed the
-    certificate does not matter, the token in it speaks for the key.
+    In TLS 1.3 the server proves that it has the certificate's private key.  The certificate's
+    signature does not matter, because the token in it vouches for the key.
 
     Raises:
-        NotVerified: it is not the realm that is expected; nothing was said to it.
+        NotVerified: it is not the expected realm; nothing was sent to it.
     """
     nonce = secrets.token_bytes(32)
-    name = f"{nonce[:16].hex()}.{nonce[16:].hex()}"  # a label has at most 63 characters
+    name = f"{nonce[:16].hex()}.{nonce[16:].hex()}"  # the limit for a label is 63 characters
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
@@ -79,7 +79,7 @@ def connect(host: str, port: int, reference: ReferenceValues) -> ssl.SSLSocket:
 
 
 def get(host: str, port: int, path: str, reference: ReferenceValues) -> bytes:
-    """Return a file that a verified realm serves."""
+    """Return a file from a verified realm."""
     with connect(host, port, reference) as connection:
         connection.sendall(f"GET /{path} HTTP/1.0\r\n\r\n".encode())
         answer = b""
@@ -89,7 +89,7 @@ def get(host: str, port: int, path: str, reference: ReferenceValues) -> bytes:
 
 
 def main(address: str, reference: str, path: str = "secret.txt") -> int:
-    """Fetch a file and print it, or say why not."""
+    """Fetch a file and print it, or print an error."""
     host, _, port = address.rpartition(":")
     try:
         content = get(host, int(port), path, ReferenceValues.load(Path(reference)))

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build the realm, say what is expected of it, boot it, and talk to it: ./demo.sh [PORT]
-# It wants passt, and Debian's packages.
+# Build the realm, compute its reference values, boot it, and fetch a file from it: ./demo.sh [PORT]
+# This script requires passt or libslirp, and Debian's packages.
 
 set -e
 here=$(dirname "$0")

@@ -1,13 +1,14 @@
 #!/bin/bash
-# A pool of realms: started in parallel, each attested before it gets its share of the work,
-# destroyed when that is done.
+# A pool of realms: start them in parallel, attest each before it gets its share of the work, and
+# destroy them when the work is done.
 #
 #   ./demo.sh [SIZE [GUEST]]
 #
-# GUEST has the files of `pyvmm image build debian -o GUEST`. It wants e2fsprogs and openssl.
+# GUEST is a directory made by `pyvmm image build debian -o GUEST`. This script requires e2fsprogs
+# and openssl.
 
 set -euo pipefail
-set -m # a job is a process group, and ends with all that it has started
+set -m # each job is a process group, which can be killed as a whole
 here=$(dirname "$0")
 export PATH="${PYVMM_BIN:-$here/../../.venv/bin}:$PATH:/usr/sbin:/sbin"
 size=${1:-10}
@@ -42,7 +43,7 @@ boot() { # NAME
 	challenge=$(openssl rand -hex 64)
 	if ! pyvmm attest "$1" --challenge "$challenge" |
 		pyvmm verify - --challenge "$challenge" --reference "$work/reference.json" >"$work/$1.report"; then
-		echo "$1 is refused:" && cat "$work/$1.report"
+		echo "$1 is not verified:" && cat "$work/$1.report"
 		return 1
 	fi
 	echo "$1 is verified"
@@ -52,20 +53,20 @@ add() { # NAME FROM TO
 	echo "$2 $3" | pyvmm console "$1" | tr -d '\r' | sed -n 's/^worker: sum //p' >"$work/$1.sum"
 }
 
-all() { # PID...: wait for each, whatever became of the others
+all() { # PID...: wait for each, even if others have failed
 	local failed=0
 	for pid in "$@"; do wait "$pid" || failed=1; done
 	return "$failed"
 }
 
-echo "== $size realms boot"
+echo "== boot $size realms"
 pids=()
 for name in "${names[@]}"; do
 	boot "$name" &
 	pids+=("$!")
 done
 all "${pids[@]}"
-echo "$(pyvmm list --run | grep -c "pool-$$-.*running") run"
+echo "$(pyvmm list --run | grep -c "pool-$$-.*running") are running"
 
 echo "== work"
 pids=()

@@ -1,13 +1,14 @@
 #!/bin/bash
-# A service in several realms gets its next release, one realm after the other: an old one goes
-# only when its successor runs and has proved to be that release. One that cannot does not replace it.
+# Update a service in several realms to a new release, one realm after the other. An old realm is
+# stopped only when its successor is running and has proved that it runs the new release.
 #
 #   ./demo.sh [REPLICAS [GUEST]]
 #
-# GUEST has the files of `pyvmm image build debian -o GUEST`. It wants e2fsprogs and openssl.
+# GUEST is a directory made by `pyvmm image build debian -o GUEST`. This script requires e2fsprogs
+# and openssl.
 
 set -euo pipefail
-set -m # a job is a process group, and ends with all that it has started
+set -m # each job is a process group, which can be killed as a whole
 here=$(dirname "$0")
 export PATH="${PYVMM_BIN:-$here/../../.venv/bin}:$PATH:/usr/sbin:/sbin"
 replicas=${1:-3}
@@ -24,7 +25,7 @@ clean_up() {
 }
 trap clean_up EXIT
 
-release() { # VERSION: its files, and what to expect of them
+release() { # VERSION: build its files and its reference values
 	local tree="$work/tree-$1"
 	mkdir -p "$tree/bin"
 	debugfs -R "dump -p /usr/bin/busybox $tree/bin/sh" "$guest/rootfs.img" 2>/dev/null
@@ -39,8 +40,8 @@ options() { # VERSION
 	realm=(--realm -k "$guest/Image" -i "$work/$1.img" -m 256M --agent)
 }
 
-bring_up() { # NAME VERSION: fails if it is not that release
-	local challenge # and no `set -e` in here, since who calls it asks how it ended
+bring_up() { # NAME VERSION: fail if the realm is not that release
+	local challenge # `set -e` has no effect in here, because the callers test the result
 	options "$2"
 	challenge=$(openssl rand -hex 64)
 	pyvmm create "$1" "${realm[@]}" &&
@@ -54,12 +55,12 @@ bring_up() { # NAME VERSION: fails if it is not that release
 replace() { # N OLD-VERSION NEW-VERSION
 	if ! bring_up "$service-$1-$3" "$3"; then
 		pyvmm destroy "$service-$1-$3"
-		echo "replica $1 stays $2: its successor is no $3"
+		echo "replica $1 stays at $2: its successor is not $3"
 		return 1
 	fi
 	pyvmm stop "$service-$1-$2"
 	pyvmm destroy "$service-$1-$2"
-	echo "replica $1 is $3 now, $(running) run"
+	echo "replica $1 is at $3; $(running) are running"
 }
 
 running() {
@@ -74,13 +75,13 @@ for n in $(seq "$replicas"); do
 	pids+=("$!")
 done
 for pid in "${pids[@]}"; do wait "$pid"; done
-echo "$(running) run"
+echo "$(running) are running"
 
 echo "== release v2"
 release v2
 for n in $(seq "$replicas"); do replace "$n" v1 v2; done
 
-echo "== release v3, with files that somebody has exchanged"
+echo "== release v3, with manipulated files"
 release v3
 cp "$work/v1.img" "$work/v3.img"
-replace 1 v2 v3 || echo "no replica is replaced, $(running) run"
+replace 1 v2 v3 || echo "no replica was replaced; $(running) are running"

@@ -91,7 +91,7 @@ def test_realm_pool(debian: Image, size: int) -> None:
     numbers = range(1, 100 * size + 1)
     lines = ended.output.splitlines()
     assert lines[-3:] == [
-        f"{size} run",
+        f"{size} are running",
         "== work",
         f"the sum of 1 to {len(numbers)} is {sum(numbers)}",
     ]
@@ -112,9 +112,9 @@ def test_rolling_restart(debian: Image) -> None:
     ended = demo("rolling-restart", "2", debian.directory, patience=5 * PATIENCE)
     assert ended.code == ExitCode.OK, ended.output + ended.errors
     assert [line for line in ended.output.splitlines() if not line.startswith("==")] == [
-        "2 run",
-        "replica 1 is v2 now, 2 run",
-        "replica 2 is v2 now, 2 run",
-        "replica 1 stays v2: its successor is no v3",
-        "no replica is replaced, 2 run",
+        "2 are running",
+        "replica 1 is at v2; 2 are running",
+        "replica 2 is at v2; 2 are running",
+        "replica 1 stays at v2: its successor is not v3",
+        "no replica was replaced; 2 are running",
     ]

@@ -140,7 +140,7 @@ def test_demo_gets_the_secret() -> None:
         port = unused.getsockname()[1]
     environment = {"PYVMM_BIN": str(Path(sys.executable).parent)}
     ended = call(EXAMPLE / "demo.sh", str(port), env=environment, patience=DEMO_PATIENCE)
-    assert ended.output == "verified: A secret that only a verified realm gets to tell.\n"
+    assert ended.output == "verified: A secret that only a verified realm reveals.\n"
     assert (ended.code, ended.errors) == (0, "")
 
 
