@@ -15,6 +15,8 @@ from tests.boot.shell import PATIENCE, Shell
 
 PYVMM = str(Path(sys.executable).parent / "pyvmm")
 BUILT_IMAGE = Path("build/debian")
+#: Generous: packages come over the network.
+DOWNLOAD_PATIENCE = 900.0
 
 
 @dataclass(frozen=True, slots=True)

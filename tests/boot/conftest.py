@@ -7,9 +7,15 @@ import pytest
 
 from pyvmm.root_of_trust import RootOfTrust
 from pyvmm.vm.image import Image
-from tests.boot.command import BUILT_IMAGE, PYVMM, Running, call, copy_disk, guest_options
-
-_DOWNLOAD_PATIENCE = 900.0
+from tests.boot.command import (
+    BUILT_IMAGE,
+    DOWNLOAD_PATIENCE,
+    PYVMM,
+    Running,
+    call,
+    copy_disk,
+    guest_options,
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,7 +30,7 @@ def hes(hes_directory: Path) -> Iterator[None]:
 def debian() -> Image:
     """Make the guest as `make run` does, unless it is there."""
     command = (PYVMM, "image", "build", "debian", "--output", BUILT_IMAGE)
-    made = call(*command, patience=_DOWNLOAD_PATIENCE)
+    made = call(*command, patience=DOWNLOAD_PATIENCE)
     assert made.code == 0, made.errors
     return Image(BUILT_IMAGE)
 
