@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "realm-hello": boot.realm_hello,
     "realm-banner": boot.realm_banner,
     "debian": boot.debian,
+    "page-size": boot.page_size,
 }
 
 

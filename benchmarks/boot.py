@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import selectors
 import shutil
 import subprocess
@@ -14,8 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+import platformdirs
+
 from benchmarks.result import Result
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE, RootOfTrust
+from pyvmm.vm.image import Recipe, build_debian
 
 QEMU = "qemu-system-aarch64"
 PYVMM = str(Path(sys.executable).parent / "pyvmm")
@@ -24,6 +28,7 @@ PROMPT = b"root@debian:"
 TIMEOUT = 180.0
 MEMORY = "512M"
 NUM_HELLOS = 9
+NUM_BOOTS = 2
 
 
 def seconds_until(command: Sequence[str], text: bytes) -> float:
@@ -60,15 +65,15 @@ def ensure_guest() -> None:
     subprocess.run([PYVMM, "image", "build", "debian", "--output", str(GUEST)], check=True)
 
 
-def with_disk(command: Sequence[str], disk_option: str, text: bytes) -> float:
+def with_disk(command: Sequence[str], disk_option: str, text: bytes, guest: Path = GUEST) -> float:
     """Time a command on its own copy of the disk, so that each run finds the same one.
 
     ``disk_option`` has ``{}`` where the disk's path goes.
     """
-    with tempfile.TemporaryDirectory(dir=GUEST) as directory:
+    with tempfile.TemporaryDirectory(dir=guest) as directory:
         disk = Path(directory) / "rootfs.img"
         subprocess.run(
-            ["cp", "--sparse=always", "--reflink=auto", str(GUEST / "rootfs.img"), str(disk)],
+            ["cp", "--sparse=always", "--reflink=auto", str(guest / "rootfs.img"), str(disk)],
             check=True,
         )
         return seconds_until([*command, *disk_option.format(disk).split()], text)
@@ -79,6 +84,27 @@ def time_pyvmm(*options: str) -> float:
     command = [PYVMM, "run", *options, "-m", MEMORY, "--kernel", str(GUEST / "Image")]
     command += ["--initrd", str(GUEST / "initrd.img")]
     return with_disk(command, "--disk {}", PROMPT)
+
+
+def cpu_seconds_of_kernel(flavour: str) -> float:
+    """Return the CPU time that Debian takes to its prompt with another of its kernels."""
+    guest = Path(f"{GUEST}-{flavour}")
+    cache = platformdirs.user_cache_path("pyvmm")
+    image = build_debian(guest, cache, lambda _what, _percent: None, recipe=Recipe(kernel=flavour))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [PYVMM, "run", "-m", MEMORY, "-k", str(image.kernel), "-i", str(image.initrd)]
+    with_disk(command, "--disk {}", PROMPT, guest)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def page_size() -> Iterator[Result]:
+    """Debian's kernel with pages of 4 KiB and the same one with 16 KiB: CPU time to the prompt."""
+    flavours = ("arm64", "arm64-16k")
+    runs = [[cpu_seconds_of_kernel(flavour) for flavour in flavours] for _ in range(NUM_BOOTS)]
+    small, large = map(min, zip(*runs, strict=True))
+    yield Result("linux-4k-cpu", small, "s")
+    yield Result("linux-16k-cpu", large, "s", goal=1.1 * small)
 
 
 def time_qemu() -> float | None:

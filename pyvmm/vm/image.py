@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,6 @@ Report = Callable[[str, float], None]
 
 #: Realms need Linux's arm64 RSI support.
 OLDEST_KERNEL: Final = (6, 13)
-_KERNEL: Final = "linux-image-cloud-arm64"
 #: A package as apt-get takes it, with a version or a release.
 _PACKAGE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9+.:=/~_-]*")
 _SUITES: Final = ("stable", "stable-backports", "testing")
@@ -43,13 +43,13 @@ _USERLAND: Final = (
 )
 
 _BUS: Final = "virtio_mmio"
-#: Drivers that the initial RAM disk loads where their device is there: device alias → module.
+#: Drivers that the initial RAM disk loads where their device is there: device alias → modules.
 _DRIVERS: Final = {
-    "virtio:d00000001": "virtio_net",
-    "virtio:d00000002": "virtio_blk",
-    "virtio:d00000004": "virtio_rng",
-    "virtio:d00000005": "virtio_balloon",
-    "platform:arm-cca-dev": "arm_cca_guest",  # attestation, where the guest is a realm
+    "virtio:d00000001": ("virtio_net",),
+    "virtio:d00000002": ("virtio_blk", "ext4"),
+    "virtio:d00000004": ("virtio_rng",),
+    "virtio:d00000005": ("virtio_balloon",),
+    "platform:arm-cca-dev": ("arm_cca_guest",),  # attestation, where the guest is a realm
 }
 _INITRD_COMMANDS: Final = (
     *("chroot", "cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
@@ -146,17 +146,19 @@ class Image:
 class Recipe:
     """What is asked of an image: packages to unpack beside ours, with all they depend on.
 
-    ``size`` is that of the disk in bytes; 0 for what the packages need, and some room.
+    ``size`` is that of the disk in bytes; 0 for what the packages need, and some room.  ``kernel``
+    is the flavour of Debian's kernel, with which its package's name ends.
     """
 
     packages: tuple[str, ...] = ()
     size: int = 0
+    kernel: str = "cloud-arm64"
 
     @property
     def digest(self) -> str:
         """Return a digest of everything here that shapes an image."""
         scripts = (_script(name) for name in sorted(_script_names()))
-        asked = [*sorted(self.packages), str(self.size)]
+        asked = [*sorted(self.packages), str(self.size), self.kernel]
         texts = [Path(__file__).read_text(), *scripts, *asked]
         parts = [*map(str.encode, texts), guests.agent()]
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -220,7 +222,7 @@ def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Rep
     packages = (*_USERLAND, *recipe.packages)
     recipe.choose_size(apt.installed_size(packages))  # before the rest takes minutes
     kernel_debs = apt.download(
-        _kernel_packages(apt), lambda percent: report("kernel", 20 + percent * 0.2)
+        _kernel_packages(apt, recipe.kernel), lambda percent: report("kernel", 20 + percent * 0.2)
     )
     userland_debs = apt.download_closure(
         packages, lambda percent: report("userland", 40 + percent * 0.2)
@@ -266,17 +268,18 @@ def _script(name: str) -> str:
     return (importlib.resources.files("pyvmm.vm") / "debian" / name).read_text()
 
 
-def _kernel_packages(apt: PrivateApt) -> list[str]:
+def _kernel_packages(apt: PrivateApt, flavour: str) -> list[str]:
     """Return the packages of the newest kernel: image, modules, and what releases split off."""
-    version = apt.candidate(_KERNEL)
+    kernel = f"linux-image-{flavour}"
+    version = apt.candidate(kernel)
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None or (int(match[1]), int(match[2])) < OLDEST_KERNEL:
         raise UserError(
-            f"the newest {_KERNEL} in {', '.join(_SUITES)} is {version or 'missing'}; a realm needs"
+            f"the newest {kernel} in {', '.join(_SUITES)} is {version or 'missing'}; a realm needs"
             f" {'.'.join(map(str, OLDEST_KERNEL))}: use a mirror that carries these suites"
         )
-    is_part = re.compile(r"linux-.*-cloud-arm64").fullmatch
-    return [name for name in apt.dependencies(_KERNEL) if is_part(name)]
+    is_part = re.compile(rf"linux-.*\d[^-]*-{flavour}").fullmatch
+    return [name for name in apt.dependencies(kernel) if is_part(name)]
 
 
 def _unpack(deb: Path, directory: Path) -> None:
@@ -389,9 +392,9 @@ def make_initrd(modules: Modules, busybox: bytes) -> bytes:
     archive.add_file("bin/busybox", busybox, 0o755)
     for command in _INITRD_COMMANDS:
         archive.add_symlink(f"bin/{command}", "busybox")
-    for name in modules.load_order([_BUS, *_DRIVERS.values()]):
+    for name in modules.load_order([_BUS, *chain.from_iterable(_DRIVERS.values())]):
         archive.add_file(f"lib/modules/{name}.ko", modules.unsigned(name))
-    drivers = {alias: modules.load_order([driver]) for alias, driver in _DRIVERS.items()}
+    drivers = {alias: modules.load_order(names) for alias, names in _DRIVERS.items()}
     lines = (f"{alias} {' '.join(needed)}\n" for alias, needed in drivers.items())
     archive.add_file("lib/modules/drivers", "".join(lines).encode())
     archive.add_file("init", _script("initrd-init.sh").encode(), 0o755)

@@ -4,6 +4,7 @@ import lzma
 import shutil
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -97,6 +98,27 @@ def test_build_does_nothing_when_the_files_are_there(
 def test_disk_grows_with_the_packages(asked: int, needed: int, size: int) -> None:
     """Unless the user says how large it is to be."""
     assert Recipe(("gcc",), asked).choose_size(needed) == size
+
+
+class Archive:
+    """An archive with two flavours of a kernel."""
+
+    def candidate(self, package: str) -> str:
+        """Return the version of a kernel."""
+        return "7.2.12-1" if package.startswith("linux-image-") else ""
+
+    def dependencies(self, package: str) -> list[str]:
+        """Return what a kernel's package needs: parts of it, and other things."""
+        flavour = package.removeprefix("linux-image-")
+        parts = [f"linux-{part}-7.2.12+deb14-{flavour}" for part in ("image", "modules")]
+        return [package, *parts, "linux-base", "kmod", "linux-image-7.2.12+deb14-cloud-arm64"]
+
+
+@pytest.mark.parametrize("flavour", ["arm64", "arm64-16k"])
+def test_kernel_is_of_the_flavour_that_is_asked_for(flavour: str) -> None:
+    """All parts of it, and of no other."""
+    names = image._kernel_packages(cast("PrivateApt", Archive()), flavour)
+    assert names == [f"linux-{part}-7.2.12+deb14-{flavour}" for part in ("image", "modules")]
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_fetched(
