@@ -22,7 +22,7 @@ class Bench:
 
     def move(self, fid: RmmdFid, granules: range) -> None:
         """Move granules one by one."""
-        assert all(self.smc(0, (fid, pa)) == (0,) for pa in granules)
+        assert all(self.smc(0, (fid, pa))[0] == 0 for pa in granules)
 
     def used(self, pas: Pas) -> int:
         """Return how many granules of the host's memory a PAS takes."""
