@@ -1,4 +1,4 @@
-"""pyvmm attest: have an instance's guest ask for an attestation token."""
+"""pyvmm attest: get an attestation token from an instance's guest."""
 
 import base64
 import secrets
@@ -17,16 +17,16 @@ from pyvmm.vm.agent_protocol import CHALLENGE_SIZE
 from pyvmm.vm.client import connect
 
 _MIN_SIZE: Final = 32
-_HELP = """Have the agent in a realm ask for an attestation token, and print it in base64.
+_HELP = """Get an attestation token through the agent in a realm, and print it in base64.
 
-The token answers the challenge: whoever verifies it makes one up, and looks for it in the token.
+The verifier of the token chooses the challenge, and checks that the token contains it.
 
-Exit code: 0 there it is, 2 there is no token to be had, 8 the instance is gone.
+Exit code: 0 success, 2 no token available, 8 the instance has ended.
 """
 
 
 class Attested(msgspec.Struct, frozen=True):
-    """A token, base64, and the challenge that it answers, hexadecimal."""
+    """A token in base64, and its challenge in hexadecimal."""
 
     challenge: str
     token: str
@@ -37,10 +37,10 @@ class Attested(msgspec.Struct, frozen=True):
 @click.option(
     "--challenge",
     metavar="HEX",
-    help="32 to 64 bytes; zeros follow one of less than 64  [default: random, told on stderr]",
+    help="32 to 64 bytes, padded with zeros to 64  [default: random, printed on stderr]",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="write it, raw"
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="write the raw token"
 )
 @click.option(
     "--wait",
@@ -61,7 +61,7 @@ def attest(
     patience: float,
     wants_json: bool,
 ) -> None:
-    """Ask, and print the answer."""
+    """Get a token and print it."""
     asked = _parse(challenge) if challenge is not None else secrets.token_bytes(CHALLENGE_SIZE)
     with connect(directory(), one(name, option)) as client:
         client.patience = None

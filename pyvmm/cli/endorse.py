@@ -1,4 +1,4 @@
-"""pyvmm endorse: say what a verifier is to expect of this platform, and of a realm on it."""
+"""pyvmm endorse: print what a verifier should expect of this platform and of a realm on it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,10 +17,10 @@ from pyvmm.token.reference import ComponentValues, PlatformValues, RealmValues
 from pyvmm.vm.measure import RealmPlan
 from pyvmm.vm.options import VmOptions
 
-_HELP = """Say what a verifier is to expect: reference values and trust anchor of this platform.
+_HELP = """Print what a verifier should expect: this platform's reference values and trust anchor.
 
-Takes the options of `pyvmm run`; with --realm, the values of that realm are among them. Prints the
-file that `pyvmm verify --reference` reads.
+Takes the options of `pyvmm run`; with --realm, it includes the values of that realm. The output is
+a file for `pyvmm verify --reference`.
 """
 
 
@@ -29,23 +29,23 @@ file that `pyvmm verify --reference` reads.
 @click.option(
     "--corim",
     type=click.Path(path_type=Path, file_okay=False),
-    help="write platform.cbor, and realm.cbor with --realm, there instead: CoRIM for others",
+    help="instead, write CoRIM files there: platform.cbor, and realm.cbor with --realm",
 )
 @click.option(
     "--corim-draft",
     type=click.Choice([draft.value for draft in CorimDraft]),
-    help="draft of the CCA profiles that --corim follows: 03 for today's Veraison  [default: 03]",
+    help="draft of the CCA profiles for --corim; Veraison reads 03  [default: 03]",
 )
-@click.option("--json", is_flag=True, expose_value=False, help="print JSON: it does so anyway")
+@click.option("--json", is_flag=True, expose_value=False, help="print JSON (the default)")
 @no_life_options
 def endorse(  # noqa: D103  the help says it
     *, corim: Path | None, corim_draft: str | None, **asked: Unpack[GuestOptions]
 ) -> None:
     if corim_draft is not None and corim is None:
-        raise UserError("--corim-draft is for CoRIMs: add --corim DIR")
+        raise UserError("--corim-draft requires --corim: add --corim DIR")
     options = vm_options(asked, is_run=False)
     if asked["no_hes"]:
-        raise UserError("--no-hes: without a root of trust there is nothing to endorse")
+        raise UserError("endorse needs the root of trust: omit --no-hes")
     realm = _realm_values(options) if options.realm is not None else None
     with RootOfTrust(options.hes_directory) as root_of_trust:
         log = boot_log(root_of_trust)
@@ -70,10 +70,10 @@ def _realm_values(options: VmOptions) -> RealmValues:
 
 
 def _platform_values(status: HesStatus, log: Iterable[BootEvent]) -> PlatformValues:
-    """Put together what the HES says of itself and of a boot."""
+    """Combine the status of the HES and the log of a boot."""
     components: dict[int, ComponentValues] = {}
     for event in log:
-        # A slot that is extended again speaks for nobody by name.
+        # A slot that is extended twice has no component type.
         sw_type = event.sw_type if event.slot not in components else None
         components[event.slot] = ComponentValues(
             bytes.fromhex(event.value), bytes.fromhex(event.signer_id), sw_type or None

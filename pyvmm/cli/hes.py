@@ -1,4 +1,4 @@
-"""pyvmm hes: look at the root of trust, and drive it through its life."""
+"""pyvmm hes: inspect and control the root of trust."""
 
 import dataclasses
 import json
@@ -17,27 +17,25 @@ from pyvmm.root_of_trust import MAX_BUNDLE, BootEvent, HesStatus, RootOfTrust, m
 
 _MAX_COUNTER: Final = (1 << 32) - 1
 _ADVANCE: Final = re.compile(r"([a-z-]+)=(\d{1,10})")
-_as_json = click.option("--json", "as_json", is_flag=True, help="for programs")
+_as_json = click.option("--json", "as_json", is_flag=True, help="print JSON")
 
 
-@click.group(
-    help="Look at the root of trust (HES), and drive it: its keys, measurements and lifecycle."
-)
+@click.group(help="Inspect and control the root of trust (HES): keys, measurements and lifecycle.")
 @click.option(
     "--hes-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="its state  [default: $PYVMM_HES_DIR, or the user's]",
+    help="directory of its state  [default: $PYVMM_HES_DIR, or the user's]",
 )
 @click.pass_context
 def hes(context: click.Context, hes_dir: Path | None) -> None:
-    """Group what there is to do with it."""
+    """Group the commands for the HES."""
     context.obj = lambda: context.with_resource(RootOfTrust(hes_dir))
 
 
 Start = Callable[[], RootOfTrust]
 
 
-@hes.command(help="Show identity, lifecycle and the machines that are on.")
+@hes.command(help="Show the identity, the lifecycle state and the running machines.")
 @_as_json
 @click.pass_obj
 def status(start: Start, as_json: bool) -> None:
@@ -69,23 +67,23 @@ def _lines(found: HesStatus) -> list[tuple[str, str]]:
 
 
 @hes.command(
-    help="Have provisioning bundles taken, in this order: the chip maker's, the device maker's."
+    help="Provision the HES with bundles: first the chip maker's, then the device maker's."
 )
 @click.argument("bundles", type=click.Path(path_type=Path), nargs=-1)
 @click.option(
     "--make",
     "directory",
     type=click.Path(path_type=Path, file_okay=False),
-    help="write keys and bundles of new makers there instead",
+    help="instead, write keys and bundles of new test makers to this directory",
 )
 @_as_json
 @click.pass_obj
 def provision(
     start: Start, bundles: tuple[Path, ...], directory: Path | None, as_json: bool
 ) -> None:
-    """Provision, or make what to provision with."""
+    """Provision the HES, or make test bundles."""
     if bool(bundles) == bool(directory):
-        raise UserError("give the bundles to take, or --make DIRECTORY")
+        raise UserError("no bundle given: give BUNDLES, or --make DIRECTORY")
     if directory is not None:
         made = [str(path) for path in make_bundles(directory)]
         if as_json:
@@ -103,29 +101,29 @@ def provision(
         print_json_text(json.dumps(states, indent=2))
 
 
-@hes.command(help="Show the lifecycle state and what may follow it; with STATE, go there.")
+@hes.command(help="Show the lifecycle state and its successors; with STATE, change to that state.")
 @click.argument("state", required=False)
-@click.option("--yes", is_flag=True, help="decommission: the keys are gone for good")
+@click.option("--yes", is_flag=True, help="decommission, which erases the keys permanently")
 @_as_json
 @click.pass_obj
 def lifecycle(start: Start, state: str | None, yes: bool, as_json: bool) -> None:
-    """Show or change the state; machines that are on keep theirs."""
+    """Show or change the state; running machines keep theirs."""
     if state == "decommissioned" and not yes:
-        raise UserError("decommissioned is for ever, and its keys are erased: add --yes")
+        raise UserError("decommissioning is permanent and erases the keys: confirm with --yes")
     root_of_trust = start()
     if state is not None:
         root_of_trust.set_lifecycle(state)
     found = root_of_trust.status()
     if as_json:
-        told = {"lifecycle": found.lifecycle, "successors": found.successors}
-        print_json_text(json.dumps(told, indent=2))
+        shown = {"lifecycle": found.lifecycle, "successors": found.successors}
+        print_json_text(json.dumps(shown, indent=2))
         return
     print_lines(found.lifecycle)
     for successor in () if state is not None else found.successors:
         print_lines(f"-> {successor}")
 
 
-@hes.command(help="Show what a boot measures now, or what the machine of process PID has measured.")
+@hes.command(help="Show the measurements of a boot now, or of the machine in process PID.")
 @click.argument("pid", type=click.IntRange(min=1, max=_MAX_COUNTER), required=False)
 @_as_json
 @click.pass_obj
@@ -133,7 +131,7 @@ def log(start: Start, pid: int | None, as_json: bool) -> None:
     """Print the event log."""
     root_of_trust = start()
     if pid is None:
-        from pyvmm.platform import boot_log  # noqa: PLC0415  the others need no machine
+        from pyvmm.platform import boot_log  # noqa: PLC0415  other commands need no machine
 
         events = boot_log(root_of_trust)
         if root_of_trust.notice:
@@ -157,7 +155,7 @@ def _event_lines(event: BootEvent) -> list[str]:
     ]
 
 
-@hes.command(help="Show the non-volatile counters; with NAME=VALUE, advance some for good.")
+@hes.command(help="Show the non-volatile counters; with NAME=VALUE, advance them permanently.")
 @click.argument("advance", nargs=-1, metavar="[NAME=VALUE]...")
 @_as_json
 @click.pass_obj
@@ -178,5 +176,5 @@ def counters(start: Start, advance: tuple[str, ...], as_json: bool) -> None:
 def _parse_advance(text: str) -> tuple[str, int]:
     match = _ADVANCE.fullmatch(text)
     if match is None or int(match[2]) > _MAX_COUNTER:
-        raise UserError(f"{text}: give NAME=VALUE, a value of at most {_MAX_COUNTER}")
+        raise UserError(f"{text}: give NAME=VALUE, with a value of at most {_MAX_COUNTER}")
     return match[1], int(match[2])

@@ -1,4 +1,4 @@
-"""pyvmm measure: say what the initial measurement of a realm will be."""
+"""pyvmm measure: compute a realm's initial measurement."""
 
 import json
 from pathlib import Path
@@ -13,26 +13,26 @@ from pyvmm.cli.say import print_json_text, print_lines
 from pyvmm.vm import measure as vm
 from pyvmm.vm.api import Status
 
-_HELP = """Say what the initial measurement (RIM) of a realm will be, without running it.
+_HELP = """Compute a realm's initial measurement (RIM) without running it.
 
-Takes the options of `pyvmm run` (those that do not concern the guest change nothing), and prints
-the RIM in hexadecimal digits. In place of a kernel, the name of an instance prints the RIM that it
-has got when it was built.
+Takes the options of `pyvmm run` (options that do not concern the guest have no effect), and prints
+the RIM in hexadecimal. With the name of an instance instead of a kernel, prints the RIM of that
+instance.
 
-Exit code: 0 done, or nothing differs; 1 --diff found a difference; 2 bad input.
+Exit code: 0 success or no difference; 1 --diff found a difference; 2 bad input.
 """
 
 
 @click.command(help=_HELP)
 @guest_options
-@click.option("--log", "wants_log", is_flag=True, help="list every step that is measured")
+@click.option("--log", "wants_log", is_flag=True, help="list every measured step")
 @click.option(
-    "--json", "wants_json", is_flag=True, help="print JSON; with --log, what --diff reads"
+    "--json", "wants_json", is_flag=True, help="print JSON; with --log, the input for --diff"
 )
 @click.option(
     "--host",
     metavar="NAME=N,...",
-    help="as on a host whose RmiRealmParams have these: num_bps, num_wps, sve_vl, pmu_num_ctrs",
+    help="as on a host with these RmiRealmParams: num_bps, num_wps, sve_vl, pmu_num_ctrs",
 )
 @click.option("--diff", nargs=2, type=FILE, metavar="A B", help="compare two logs in JSON")
 @no_life_options
@@ -50,11 +50,11 @@ def measure(  # noqa: D103  the help says it
     if instance is not None:
         if wants_log or host is not None:
             raise UserError(
-                f"{instance.name} is measured already: --log and --host are for options"
+                f"{instance.name} is an instance: --log and --host need the options of a realm"
             )
         if instance.rim is None:
             raise UserError(
-                f"{instance.name} is {instance.state}, a {instance.kind}: no measurement"
+                f"{instance.name} ({instance.kind}, {instance.state}) has no measurement"
             )
         _print(instance.rim, None, wants_json=wants_json)
         return 0
@@ -62,7 +62,7 @@ def measure(  # noqa: D103  the help says it
     parameters = vm.parse_host(host) if host is not None else {}
     options = vm_options(asked, is_run=False)
     plan = vm.RealmPlan(options)
-    from pyvmm.platform import Platform, replay  # noqa: PLC0415  after the input is known to be good
+    from pyvmm.platform import Platform, replay  # noqa: PLC0415  slow; check the input first
 
     steps = plan.measure(Platform(plan.memory_size, options.num_cpus))
     if parameters:
@@ -78,7 +78,7 @@ def _check_is_realm(asked: GuestOptions) -> None:
 
 
 def _instance(name: Path | None) -> Status | None:
-    """Return the instance of a name, if that is one and no file's."""
+    """Return the instance of that name, unless a file has the name."""
     if name is None or _exists(name):
         return None
     found = [status for status in directory().statuses() if status.name == str(name)]
@@ -88,7 +88,7 @@ def _instance(name: Path | None) -> Status | None:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # too long, or in a directory that is not ours to look into
+    except OSError:  # too long, or in a directory without permission
         return False
 
 
@@ -114,5 +114,5 @@ def _compare(one: Path, other: Path, *, wants_json: bool) -> int:
         return 1
     print_lines(f"step {number} is the first that differs:")
     for path, entry in zip((one, other), sides, strict=True):
-        print_lines(f"{path}: {vm.line_of(entry) if entry else '(there is none)'}")
+        print_lines(f"{path}: {vm.line_of(entry) if entry else '(none)'}")
     return 1

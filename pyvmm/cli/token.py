@@ -1,4 +1,4 @@
-"""pyvmm token: look into CCA attestation tokens, take them apart, make some."""
+"""pyvmm token: inspect CCA attestation tokens; create test tokens."""
 
 import json
 from base64 import b64encode
@@ -38,9 +38,9 @@ from pyvmm.token.report import Check, Kind, Payload, Report
 from pyvmm.token.trust import TrustStore
 from pyvmm.token.verify import verify
 
-_FILE: Final = click.Path(path_type=Path, readable=False)  # who opens it says what to do
+_FILE: Final = click.Path(path_type=Path, readable=False)  # opening it gives a better error
 _MALFORMED: Final = 3
-_NAME_WIDTH: Final = 40  # of a claim that we know; a stranger's may be longer
+_NAME_WIDTH: Final = 40  # of the known claims; unknown ones may be longer
 _FORMATS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "raw": bytes,
     "hex": lambda data: data.hex().encode() + b"\n",
@@ -61,25 +61,25 @@ _format = click.option(
 )
 
 
-@click.group(help="Look into CCA attestation tokens, take them apart, make some.")
+@click.group(help="Inspect CCA attestation tokens; create test tokens.")
 def token() -> None:
-    """Group what there is to do with tokens."""
+    """Group the commands for tokens."""
 
 
 # --- show -------------------------------------------------------------------------------------
 
-_SHOW_HELP = """Show what a token says, verified or not; TOKEN - is standard input.
+_SHOW_HELP = """Show a token's claims without verifying it; TOKEN - is standard input.
 
---json is what pyvmm token compile takes, with the names of the Veraison tools.
+--json prints the input format of pyvmm token compile, with the names of the Veraison tools.
 
-Exit code: 0, 2 bad input, 3 malformed.
+Exit code: 0 success, 2 bad input, 3 malformed.
 """
 
 
 @token.command(help=_SHOW_HELP)
 @click.argument("source", metavar="TOKEN")
-@click.option("--cbor-diag", is_flag=True, help="in CBOR diagnostic notation")
-@click.option("--json", "as_json", is_flag=True, help="as JSON")
+@click.option("--cbor-diag", is_flag=True, help="print CBOR diagnostic notation")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
 def show(*, source: str, cbor_diag: bool, as_json: bool) -> int:  # noqa: D103  the help says it
     try:
         data = token_bytes(read_input(source))
@@ -114,7 +114,7 @@ def _claims(report: Report) -> Json:
 
 
 def _print(report: Report) -> None:
-    """Print a line for each claim, however long: a key is copied whole."""
+    """Print one line per claim, however long, so that a key can be copied."""
     parts = (("platform", report.platform, PLATFORM_CLAIMS), ("realm", report.realm, REALM_CLAIMS))
     for name, payload, claims in parts:
         rows = list(_rows(payload or {}, claims))
@@ -126,7 +126,7 @@ def _print(report: Report) -> None:
 
 
 def _rows(payload: Payload, claims: tuple[Claim, ...]) -> Iterator[tuple[str, str]]:
-    """Yield what to print of each claim."""
+    """Yield the name and the text of each claim."""
     names = {claim.key: claim.name for claim in claims}
     for key, value in payload.items():
         name = names.get(key, repr(key)) if isinstance(key, int) else repr(key)
@@ -167,10 +167,10 @@ def _text(value: Value) -> str:
 # --- extract ----------------------------------------------------------------------------------
 
 _PARTS: Final = ("platform", "realm", "platform-claims", "realm-claims", "rak")
-_EXTRACT_HELP = """Write a part of a token: the COSE_Sign1 of the platform or the realm, their
+_EXTRACT_HELP = """Extract a part of a token: the COSE_Sign1 of the platform or the realm, their
 claims in CBOR, or the realm attestation key in PEM. TOKEN - is standard input.
 
-Exit code: 0, 2 bad input, 3 malformed.
+Exit code: 0 success, 2 bad input, 3 malformed.
 """
 
 
@@ -207,7 +207,7 @@ def _rak(parts: Token) -> bytes:
     encoded = parts.realm.payload.get(RealmKey.RAK) if parts.realm.payload is not None else None
     path = REALM_PATHS[RealmKey.RAK]
     if not isinstance(encoded, bytes):
-        raise Malformed(path, "absent, or no byte string")
+        raise Malformed(path, "absent, or not a byte string")
     is_raw = encoded[:1] == bytes([SEC1_UNCOMPRESSED])
     try:
         key = load_public(
@@ -220,10 +220,10 @@ def _rak(parts: Token) -> bytes:
 
 # --- compile ----------------------------------------------------------------------------------
 
-_COMPILE_HELP = """Make a signed token of CLAIMS, JSON as pyvmm token show --json prints it.
+_COMPILE_HELP = """Make a signed token from CLAIMS, JSON in the format of pyvmm token show --json.
 
-Any claims: also those that no verifier takes. Left out, a profile, the realm's key and the
-platform's challenge that binds it are filled in; null leaves them out. CLAIMS - is standard input.
+The claims may be invalid. A missing profile, realm key or platform challenge (which binds the key)
+is filled in; null omits it. CLAIMS - is standard input.
 """
 
 

@@ -27,14 +27,15 @@ from pyvmm.token.report import Check, Kind, Report
 from pyvmm.token.trust import Anchor, TrustStore, anchor_of, hes_anchors
 from pyvmm.token.verify import verify as verify_token
 
-_FILE = click.Path(path_type=Path, readable=False)  # who opens it says what to do
+_FILE = click.Path(path_type=Path, readable=False)  # opening it gives a better error
 _DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
-_HELP = """Verify a CCA attestation token, raw, hexadecimal or base64; TOKEN - is standard input.
+_HELP = """Verify a CCA attestation token: raw, hexadecimal or base64; TOKEN - is standard input.
 
-Without --cpak and --trust-store the key is the reference file's, or that of this machine's own HES.
+Without --cpak and --trust-store, the key comes from the reference file, or else from this machine's
+HES.
 
-Exit code: 0 verified, 1 not authentic, 2 bad input, 3 malformed or of no supported profile,
-4 authentic but refused: not what was expected of it.
+Exit code: 0 verified, 1 not authentic, 2 bad input, 3 malformed or unsupported profile,
+4 authentic but refused: not as expected.
 """
 
 
@@ -46,22 +47,22 @@ Exit code: 0 verified, 1 not authentic, 2 bad input, 3 malformed or of no suppor
     "stores",
     type=_DIRECTORY,
     multiple=True,
-    help="directory of keys and reference files, for the platform that the token names",
+    help="directory of keys and reference files; the token's platform selects one",
 )
-@click.option("--challenge", metavar="HEX", help="the challenge; zeros follow one of < 64 bytes")
+@click.option("--challenge", metavar="HEX", help="the challenge; padded with zeros to 64 bytes")
 @click.option("--reference", type=_FILE, help="reference values, from pyvmm endorse")
 @click.option("--rim", metavar="HEX", help="the realm's initial measurement, from pyvmm measure")
 @click.option("--rem", "rems", metavar="N=HEX", multiple=True, help="extensible measurement N")
-@click.option("--rpv", metavar="HEX", help="personalization value; zeros follow one of < 64 bytes")
+@click.option("--rpv", metavar="HEX", help="personalization value; padded with zeros to 64 bytes")
 @click.option(
     "--profile",
     "profiles",
     type=click.Choice([generation.value for generation in Generation]),
     multiple=True,
-    help="take tokens of this profile only",
+    help="accept only tokens of this profile",
 )
-@click.option("--strict", is_flag=True, help="refuse what would be a warning, as unknown claims")
-@click.option("--allow-debug", is_flag=True, help="take a platform that is being debugged")
+@click.option("--strict", is_flag=True, help="refuse a token that gives warnings")
+@click.option("--allow-debug", is_flag=True, help="accept a platform in a debug state")
 @click.option("--json", "as_json", is_flag=True, help="print the result as an EAR, in JSON")
 @click.option("--ear-key", type=_FILE, help="print the EAR as a JWT, signed with this private key")
 def verify(  # noqa: D103  the help says it
@@ -126,7 +127,7 @@ def _verify(data: bytes, trust: TrustStore, policy: Policy) -> Report:
 
 
 def _trust(cpak: Path | None, stores: tuple[Path, ...], values: ReferenceValues) -> TrustStore:
-    """Return the trust anchors to look in: those asked for, or else what there is."""
+    """Return the trust anchors: those given by options, or else the default ones."""
     if cpak is not None or stores:
         anchors = TrustStore.load(stores).anchors
         if cpak is not None:
@@ -134,7 +135,7 @@ def _trust(cpak: Path | None, stores: tuple[Path, ...], values: ReferenceValues)
         return TrustStore(anchors)
     if (anchor := anchor_of(values)) is not None:
         return TrustStore((anchor,))
-    from pyvmm.root_of_trust import hes_directory  # noqa: PLC0415  it loads the HES's client
+    from pyvmm.root_of_trust import hes_directory  # noqa: PLC0415  loads the HES's client
 
     return hes_anchors(hes_directory())
 
@@ -142,12 +143,12 @@ def _trust(cpak: Path | None, stores: tuple[Path, ...], values: ReferenceValues)
 def _realm_values(
     values: RealmValues, rim: str | None, rems: tuple[str, ...], rpv: str | None
 ) -> RealmValues:
-    """Return what the realm shall be: by the options, or else by the reference file."""
+    """Return the expected realm values: from the options, or else from the reference file."""
     expected = list(values.rems)
     for rem in rems:
         index, _, text = rem.partition("=")
         if index not in map(str, range(NUM_REMS)):
-            raise UserError(f"--rem {rem}: give a number from 0 to {NUM_REMS - 1}, as in 0=00ff")
+            raise UserError(f"--rem {rem}: give a number (0 to {NUM_REMS - 1}) and a value: 0=00ff")
         expected[int(index)] = _digest(f"--rem {index}", text)
     return RealmValues(
         _digest("--rim", rim) if rim is not None else values.rim,
@@ -160,9 +161,7 @@ def _digest(option: str, text: str) -> bytes:
     data = octets(option, text)
     if len(data) not in HASH_SIZES.values():
         sizes = ", ".join(map(str, HASH_SIZES.values()))
-        raise UserError(
-            f"{option} has {plural(len(data), 'byte')}; a measurement has one of {sizes}"
-        )
+        raise UserError(f"{option} has {plural(len(data), 'byte')}; give one of {sizes}")
     return data
 
 
@@ -171,7 +170,7 @@ def _padded(option: str, text: str | None, size: int) -> bytes | None:
         return None
     data = octets(option, text)
     if len(data) > size:
-        raise UserError(f"{option} has {plural(len(data), 'byte')}; give at most {size}")
+        raise UserError(f"{option} has {plural(len(data), 'byte')}; the limit is {size}")
     return data.ljust(size, b"\0")
 
 

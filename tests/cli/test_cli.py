@@ -100,7 +100,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --name=", "name ''"),
         ("measure {}/none", "neither an instance (pyvmm list) nor a kernel"),
         ("measure {}/none --realm", "No such file"),
-        ("endorse --corim-draft 03", "--corim-draft is for CoRIMs: add --corim DIR"),
+        ("endorse --corim-draft 03", "--corim-draft requires --corim: add --corim DIR"),
         ("endorse --corim {} --corim-draft 02", "'02' is not one of '03', '04'"),
         ("image build slackware", "slackware"),
         ("exec r1", "COMMAND"),

@@ -128,13 +128,13 @@ def test_counters_are_advanced_and_shown(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("lifecycle decommissioned", "decommissioned is for ever, and its keys are erased: add"),
+        ("lifecycle decommissioned", "decommissioning is permanent and erases the keys: confirm"),
         ("lifecycle nowhere", "is not a lifecycle state"),
         ("lifecycle secured", "secured cannot follow assembly-and-test"),
-        ("counters firmware", "firmware: give NAME=VALUE, a value of at most 4294967295"),
+        ("counters firmware", "firmware: give NAME=VALUE, with a value of at most 4294967295"),
         ("counters firmware=4294967296", "firmware=4294967296: give NAME=VALUE"),
         ("counters none=1", "unknown counter none: give firmware, cm-bundle, dm-bundle"),
-        ("provision", "give the bundles to take, or --make DIRECTORY"),
+        ("provision", "no bundle given: give BUNDLES, or --make DIRECTORY"),
         ("provision /nonexistent", "bundle /nonexistent: No such file or directory"),
         ("provision --make /proc/x", "/proc/x: No such file or directory: choose another"),
         ("log 1", "process 1 has no machine that is on"),

@@ -257,7 +257,7 @@ def test_diff_sees_what_one_log_lacks(capsys: Capture, tmp_path: Path) -> None:
     steps = save_log(capsys, whole)
     cut.write_text(json.dumps({"log": steps[:-1]}))
     assert cli.main(["measure", "--diff", str(whole), str(cut)], standalone_mode=False) == 1
-    assert f"{cut}: (there is none)" in capsys.readouterr().out
+    assert f"{cut}: (none)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -211,15 +211,15 @@ def test_verify_signs_its_result(run: Run, challenge: str, code: int) -> None:
         ("verify token --trust-store absent", "Directory 'absent' does not exist"),
         ("verify token --reference token", "token is not JSON"),
         ("verify token --challenge xyz", "--challenge xyz: give hexadecimal digits"),
-        (f"verify token --challenge {'00' * 65}", "--challenge has 65 bytes; give at most 64"),
+        (f"verify token --challenge {'00' * 65}", "--challenge has 65 bytes; the limit is 64"),
         *(
             (f"verify token {option}{digits}", f"{option.strip(' =')} is empty: give hexadecimal")
             for option in ("--challenge=", "--rim=", "--rpv=", "--rem 0=")
             for digits in ("", "0x")
         ),
         ("verify token --rim 00", "--rim has 1 byte"),
-        ("verify token --rem 00", "--rem 00: give a number from 0 to 3"),
-        ("verify token --rem 4=00", "--rem 4=00: give a number from 0 to 3"),
+        ("verify token --rem 00", "--rem 00: give a number (0 to 3)"),
+        ("verify token --rem 4=00", "--rem 4=00: give a number (0 to 3)"),
         ("verify token --rem 0=00", "--rem 0 has 1 byte"),
         (f"verify token --rpv {'00' * 65}", "--rpv has 65 bytes"),
         ("verify token --profile g3", "'g3' is not one of"),
