@@ -83,4 +83,5 @@ class StolenTime:
             if file is not None:
                 os.close(file)
         self._files = [None] * len(self._files)
+        self._memory.zero(self._pa, GRANULE_SIZE)
         self._allocator.free(self._pa)

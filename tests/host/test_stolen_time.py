@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyvmm.arch.pas import Pas
 from pyvmm.arch.pv_time import RECORD_SIZE, PvTimeFid
 from pyvmm.arch.smccc import NOT_SUPPORTED, SmcccFid
 from pyvmm.host.guest import GuestConfig, Outcome, Segment
@@ -97,5 +98,7 @@ def test_each_vcpu_has_a_record_and_the_page_is_given_back() -> None:
     found = [records.call(cpu, PvTimeFid.PV_TIME_ST, 0) for cpu in range(4)]
     assert found == [RECORDS + RECORD_SIZE * cpu for cpu in range(4)]
     assert records.call(0, PvTimeFid.PV_TIME_FEATURES, 0) == NOT_SUPPORTED
+    records.update(0)
     vm.close()
     assert platform._allocator.free_size == free
+    assert platform.machine.memory(Pas.NS).read(records._pa, 4096) == bytes(4096)
