@@ -1,4 +1,4 @@
-"""The declarations of the architecture: their machinery, their examples, their lines of trace."""
+"""The declarations of the architecture: their helpers, their examples, their trace lines."""
 
 import doctest
 import importlib
@@ -18,7 +18,7 @@ MODULES = [f"pyvmm.arch.{module.name}" for module in pkgutil.iter_modules(arch._
 
 @pytest.mark.parametrize("name", [*MODULES, "rmm.rec"])
 def test_examples_in_docstrings(name: str) -> None:
-    """What a docstring shows is what happens."""
+    """The doctests pass."""
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
@@ -51,7 +51,7 @@ def test_register_refuses_values_that_do_not_fit() -> None:
 
 
 def test_reserved_exception_classes_have_a_name() -> None:
-    """EC is the guest's choice, too."""
+    """A guest can choose EC as well."""
     assert ESR_EL2(0x3F << 26).EC is ExceptionClass.UNKNOWN
     assert issubclass(ExceptionClass, OpenEnum)
 

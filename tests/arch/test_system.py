@@ -1,4 +1,4 @@
-"""What the system refuses is told in one line, and costs no more than it must."""
+"""Exhausted resources give one line, and waiting is bounded."""
 
 import errno
 import resource
@@ -20,7 +20,7 @@ from pyvmm.arch.system import (
 from tests.shortage import refuse_threads
 
 
-def test_a_thread_that_cannot_be_started_is_the_user_s_to_know(
+def test_a_thread_that_cannot_be_started_is_a_user_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In one line with what to do."""
@@ -30,34 +30,34 @@ def test_a_thread_that_cannot_be_started_is_the_user_s_to_know(
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN])
-def test_what_has_run_out_is_one_line(number: int) -> None:
-    """Wherever it was noticed."""
+def test_an_exhausted_resource_is_one_line(number: int) -> None:
+    """Wherever the error occurs."""
     with pytest.raises(UserError) as told, shortages():
         raise OSError(number, "?")
     assert "\n" not in str(told.value)
 
 
-def test_other_errors_are_what_they_were() -> None:
-    """They may be defects of ours."""
+def test_other_errors_are_not_converted() -> None:
+    """They may be bugs of ours."""
     with pytest.raises(FileNotFoundError), shortages():
         raise FileNotFoundError(errno.ENOENT, "?")
 
 
-def test_memory_that_has_run_out_is_one_line() -> None:
-    """Python has an exception of its own for that."""
+def test_exhausted_memory_is_one_line() -> None:
+    """Python has a separate exception for it."""
     with pytest.raises(UserError, match="memory"), shortages():
         raise MemoryError
 
 
-def test_who_may_open_few_files_is_told_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is made."""
+def test_a_low_limit_of_open_files_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is created."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
     with pytest.raises(UserError, match=r"the limit is 8 open files.*ulimit -n 64"):
         check_open_files()
 
 
-def test_connecting_waits_for_a_place_and_no_longer(tmp_path: Path) -> None:
-    """Where as many wait already as may; a blocking connect would wait without end."""
+def test_connecting_waits_for_a_full_backlog(tmp_path: Path) -> None:
+    """Up to the timeout; a blocking connect would wait forever."""
     path = str(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as late:
         listener.bind(path)
@@ -75,6 +75,6 @@ def test_connecting_waits_for_a_place_and_no_longer(tmp_path: Path) -> None:
 
 
 def test_connecting_to_nobody_fails_at_once(tmp_path: Path) -> None:
-    """There is nothing to wait for."""
+    """Nobody listens there."""
     with socket.socket(socket.AF_UNIX) as connection, pytest.raises(FileNotFoundError):
         connect_unix(connection, str(tmp_path / "none"), 60)

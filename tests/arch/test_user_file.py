@@ -1,4 +1,4 @@
-"""Files that a user names: what is taken, what is refused, and that nothing waits for ever."""
+"""Files named by a user: which are accepted, which are refused, and that nothing blocks."""
 
 import os
 import socket
@@ -33,14 +33,14 @@ def test_regular_file_is_read(tmp_path: Path) -> None:
         read_file(path, "file", 999)
 
 
-def test_file_that_does_not_say_its_size_is_read() -> None:
-    """As those of /proc."""
+def test_file_without_a_size_is_read() -> None:
+    """For example, in /proc."""
     assert os.stat("/proc/self/limits").st_size == 0  # noqa: PTH116
     assert read_file(Path("/proc/self/limits"), "file", MIB).startswith(b"Limit")
 
 
 def test_reading_takes_the_memory_of_the_content(tmp_path: Path) -> None:
-    """Not that of the limit, nor of a size that is more than the limit."""
+    """Not that of the limit, or of a size above the limit."""
     small, huge = tmp_path / "small", tmp_path / "huge"
     small.write_bytes(bytes(MIB))
     huge.touch()
@@ -56,7 +56,7 @@ def test_reading_takes_the_memory_of_the_content(tmp_path: Path) -> None:
 
 
 def test_pipe_is_refused(fifo: Path) -> None:
-    """Unless the caller takes one, and somebody writes to it."""
+    """Unless the caller accepts one, and it has a writer."""
     with pytest.raises(UserError, match="is a pipe: give a regular file or a block device"):
         open_file(fifo, "disk", os.O_RDWR)
     with pytest.raises(UserError, match="is a pipe: give a regular file or a block device"):
@@ -65,8 +65,8 @@ def test_pipe_is_refused(fifo: Path) -> None:
         read_file(fifo, "token", 10, takes_pipe=True)
 
 
-def test_pipe_that_somebody_writes_to_is_read_to_its_end() -> None:
-    """As a shell names what a command writes, which may be slow."""
+def test_pipe_with_a_writer_is_read_to_its_end() -> None:
+    """As in a shell's <(command), which may be slow."""
     reader, writer = os.pipe()
 
     def write() -> None:
@@ -93,7 +93,7 @@ def test_pipe_that_somebody_writes_to_is_read_to_its_end() -> None:
 )
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR])
 def test_other_kind_is_refused(tmp_path: Path, name: str, complaint: str, flags: int) -> None:
-    """Before it is opened: that can have an effect."""
+    """Before it is opened, because opening can have an effect."""
     (tmp_path / "directory").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
@@ -103,16 +103,16 @@ def test_other_kind_is_refused(tmp_path: Path, name: str, complaint: str, flags:
 
 
 @pytest.mark.parametrize("name", ["none", "x" * 300, "file/x", "loop"])
-def test_what_cannot_be_opened_is_one_line(tmp_path: Path, name: str) -> None:
-    """With the name in it."""
+def test_failure_to_open_is_one_line(tmp_path: Path, name: str) -> None:
+    """With the name."""
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError, match=f"kernel {tmp_path / name}: .*: check the path"):
         read_file(tmp_path / name, "kernel", 10)
 
 
-def test_file_is_written_and_no_reader_is_waited_for(tmp_path: Path, fifo: Path) -> None:
-    """A pipe without one is an error, with one it gets the data."""
+def test_file_is_written_without_waiting_for_a_reader(tmp_path: Path, fifo: Path) -> None:
+    """A pipe without a reader is an error; a reader gets the data."""
     write_file(tmp_path / "file", b"data")
     assert (tmp_path / "file").read_bytes() == b"data"
     with pytest.raises(OSError, match="No such device or address"):

@@ -1,4 +1,4 @@
-"""The RMM on the real machine compared with its model, whole."""
+"""Compares the whole state of the RMM on the real machine with its model."""
 
 from collections.abc import Iterable, Sequence
 from struct import unpack
@@ -43,7 +43,7 @@ def encode(cell: Cell, level: int) -> int:
 
 
 class Agreement:
-    """Compares; what it has once seen to agree, and that has not changed since, costs little."""
+    """Compares; skips state that agreed before and has not changed since."""
 
     def __init__(self, world: CoreWorld, model: Model, offsets: Sequence[int]) -> None:
         """``offsets`` into each half of a realm's IPA space are translated."""
@@ -54,7 +54,7 @@ class Agreement:
         self._compared: dict[int, tuple[list[Cell], bytes]] = {}
 
     def check(self, watched: Iterable[int]) -> None:
-        """Compare all there is."""
+        """Compare everything."""
         self.check_memory(watched)
         for rec in self._model.recs.values():
             self._check_rec(rec)
@@ -69,7 +69,7 @@ class Agreement:
             self._check_walks(realm)
 
     def _check_granules(self, watched: Iterable[int]) -> None:
-        """Each granule has its state, and the GPT says Realm where it has to."""
+        """Each granule has its state, and the GPT agrees."""
         states = self._world.rmm.granules
         assert {pa: states.state(pa).name for pa in watched} == self._model.granules
         for pa, state in self._model.granules.items():
@@ -88,7 +88,7 @@ class Agreement:
                 self._compared[table.pa] = list(table.cells), raw
 
     def _check_rec(self, rec: Rec) -> None:
-        """What of a REC the host or the realm can find out."""
+        """The state of a REC that the host or the realm can observe."""
         real = self._world.rmm.recs[rec.pa]
         assert (real.index, real.runnable, real.running) == (rec.index, rec.runnable, False)
         assert [real.context.x[n] for n in range(4)] == rec.x
@@ -97,7 +97,7 @@ class Agreement:
         assert any(each is not None for each in pending) == (rec.pending is not None)
 
     def _check_walks(self, realm: Realm) -> None:
-        """A PE reaches what the model says, and nothing else."""
+        """A PE reaches exactly the addresses of the model."""
         pe, context = self._context_of(realm)
         for base in (0, realm.half):
             for offset in self._offsets:
@@ -105,7 +105,7 @@ class Agreement:
                 assert self._world.translate(context, ipa, pe) == self._expected(realm, ipa)
 
     def _context_of(self, realm: Realm) -> tuple[int, PeContext]:
-        """Return a PE that looks at this realm alone, so that it keeps what it found."""
+        """Return a PE used for this realm only, so that it keeps its translations."""
         if realm not in self._contexts:
             alive = set(self._model.realms.values())
             self._contexts = {each: kept for each, kept in self._contexts.items() if each in alive}

@@ -20,12 +20,12 @@ from tests.core.walk import Walker
 from tests.rmm.world import DRAM_BASE, DRAM_SIZE, NUM_PES, SHARED_PA, FakePe, Host
 
 FIRMWARE_SIZE = 4 << 20  # the RMM's and EL3's own memory
-NUM_TRANSLATORS = 8  # PEs that translate addresses for a test, and keep what they found
+NUM_TRANSLATORS = 8  # PEs that translate addresses for a test, and keep their translations
 GPF = 0x28  # fault status code
 
 
 class ScriptedMachine:
-    """A machine, but for what its PEs run."""
+    """A machine whose PEs run scripted steps."""
 
     def __init__(self, core: protocols.Machine) -> None:
         self.memory = core.memory
@@ -74,7 +74,7 @@ class CoreWorld(Host):
         """Ask the GPT whether a granule is in the Realm PAS."""
         return self.monitor.gpi(pa) is Gpi.REALM
 
-    # --- what a realm's PE sees -----------------------------------------------------------
+    # --- a realm's view --------------------------------------------------------------------
 
     def context_of(self, realm: Realm) -> PeContext:
         """Return the context of a REC of a realm, with stage 1 off."""

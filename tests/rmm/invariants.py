@@ -1,4 +1,4 @@
-"""What holds of the RMM's state after any command."""
+"""The invariants of the RMM's state after any command."""
 
 from collections.abc import Callable, Iterable
 
@@ -45,7 +45,7 @@ def check_invariants(rmm: Rmm, is_realm: Callable[[int], bool], watched: Iterabl
 
 
 def pages_of(tree: RttTree, table: Rtt, level: int) -> list[int]:
-    """List the granules that protected entries name."""
+    """Return the granules in protected entries."""
     pas: list[int] = []
     for entry in table.entries:
         if is_table(entry, level):

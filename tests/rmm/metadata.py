@@ -1,4 +1,4 @@
-"""Realm metadata, as the owner of a realm signs them."""
+"""Realm metadata, signed by a realm's owner."""
 
 from pyvmm.arch.islet import SIGNED_SIZE, RealmMetadata
 from pyvmm.token.cose import Algorithm

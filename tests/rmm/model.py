@@ -73,22 +73,22 @@ Cell = Unassigned | Assigned | UnassignedNs | AssignedNs | Table
 
 
 def is_live(cell: Cell) -> bool:
-    """Tell whether an entry holds anything."""
+    """Check whether an entry is live."""
     return isinstance(cell, Assigned | AssignedNs | Table)
 
 
 def keeps_table(cell: Cell) -> bool:
-    """Tell whether an entry holds what is not the host's."""
+    """Check whether an entry holds a granule of the Realm world."""
     return isinstance(cell, Assigned | Table)
 
 
 def ripas_of(cell: Cell) -> int:
-    """Return what an entry means to the realm."""
+    """Return the RIPAS of an entry."""
     return cell.ripas if isinstance(cell, Unassigned | Assigned) else EMPTY
 
 
 def next_live(table: Table, index: int, ipa: int) -> int:
-    """Skip entries that hold nothing."""
+    """Skip entries that are not live."""
     if is_live(table.cells[index]):
         return ipa
     end = next((i for i in range(index, 512) if is_live(table.cells[i])), 512)
@@ -96,7 +96,7 @@ def next_live(table: Table, index: int, ipa: int) -> int:
 
 
 def split(cell: Cell, level: int) -> list[Cell]:
-    """Say the same with 512 entries at ``level``."""
+    """Return the equivalent 512 entries at ``level``."""
     if isinstance(cell, Assigned):
         return [Assigned(cell.pa + i * span(level), cell.ripas) for i in range(512)]
     if isinstance(cell, AssignedNs):
@@ -105,7 +105,7 @@ def split(cell: Cell, level: int) -> list[Cell]:
 
 
 def fold(table: Table) -> Cell | None:
-    """Say the same with one entry, if there is one that does."""
+    """Return the equivalent single entry, if there is one."""
     first = table.cells[0]
     if isinstance(first, Table) or split(first, table.level) != table.cells:
         return None
@@ -118,7 +118,7 @@ def fold(table: Table) -> Cell | None:
 
 
 def is_supported(params: RealmParams) -> bool:
-    """Tell whether a realm can be as the host wants it."""
+    """Check whether the host's parameters are valid."""
     bits, level, count = params.s2sz, params.rtt_level_start, params.rtt_num_start
     one_table = 48 - 9 * level  # bits that one start table and those below it resolve
     return (
@@ -136,7 +136,7 @@ def is_supported(params: RealmParams) -> bool:
 
 @dataclass(eq=False)
 class Realm:
-    """A realm: its tables, its life and its measurements."""
+    """A realm: its tables, its state and its measurements."""
 
     rd: int
     params: RealmParams
@@ -172,7 +172,7 @@ class Realm:
     # --- measurement ----------------------------------------------------------------------
 
     def hash(self, data: bytes) -> bytes:
-        """Hash as the host chose."""
+        """Hash with the realm's algorithm."""
         return hashlib.new("sha512" if self.params.hash_algo else "sha256", data).digest()
 
     def begin_measurement(self) -> None:
@@ -197,27 +197,27 @@ class Realm:
         descriptor = pack("<QQ64s", kind, 0x100, self.measurements[0]) + body
         self.measurements[0] = self.hash(descriptor.ljust(0x100, b"\0"))
 
-    # --- what a level and an IPA have to be -----------------------------------------------
+    # --- checks of levels and IPAs ---------------------------------------------------------
 
     def has_no_table(self, ipa: int, level: int) -> bool:
-        """Tell whether no table at this level can begin there."""
+        """Check whether no table at this level can begin there."""
         is_level = self.params.rtt_level_start < level <= 3
         return not is_level or ipa % span(level - 1) != 0 or ipa >> self.params.s2sz != 0
 
     def has_no_unprotected(self, ipa: int, level: int) -> bool:
-        """Tell whether no unprotected entry at this level can be there."""
+        """Check whether no unprotected entry at this level can be there."""
         if not max(1, self.params.rtt_level_start) <= level <= 3:
             return True
         return ipa % span(level) != 0 or not self.half <= ipa < 2 * self.half
 
     def has_no_page(self, ipa: int) -> bool:
-        """Tell whether no protected page can be there."""
+        """Check whether no protected page can be there."""
         return ipa % PAGE != 0 or ipa >= self.half
 
 
 @dataclass
 class RttModel:
-    """What the host and its granules have become, without RECs."""
+    """The state of granules and realms, without RECs."""
 
     granules: dict[int, str]  # state by PA; all that exist
     read: Callable[[int], bytes]  # what is in a granule of the host
@@ -242,7 +242,7 @@ class RttModel:
         return (0,)
 
     def realm_create(self, rd: int, params_ptr: int) -> Results:
-        """Take the RD and the start tables, with a VMID that nobody has."""
+        """Use the RD and the start tables, with an unused VMID."""
         if self.granules.get(params_ptr) != "UNDELEGATED":
             return (INPUT,)
         params = RealmParams(self.read(params_ptr))
@@ -304,7 +304,7 @@ class RttModel:
         return (0,)
 
     def rtt_destroy(self, rd: int, ipa: int, level: int) -> Results:
-        """Drop a table that holds nothing but shared memory."""
+        """Remove a table that maps at most shared memory."""
         realm = self.realms.get(rd)
         if realm is None or realm.has_no_table(ipa, level):
             return (INPUT,)
@@ -319,7 +319,7 @@ class RttModel:
         return 0, child.pa, next_live(table, index, ipa)
 
     def rtt_fold(self, rd: int, ipa: int, level: int) -> Results:
-        """Replace a table by what it says; there are no blocks at level 0."""
+        """Replace a table by an equivalent entry; there are no blocks at level 0."""
         realm = self.realms.get(rd)
         if realm is None or realm.has_no_table(ipa, level):
             return (INPUT,)

@@ -1,4 +1,4 @@
-"""The RECs of the reference model: their life, what a realm asks for, and what an entry completes.
+"""The RECs of the reference model: their states, the realm's requests, and their completion.
 
 What a realm does when one of its RECs is entered is the model's ``step``: nothing, an SMC, or an
 access that faults at stage 2.  After whatever the RMM answers itself there is an interrupt.
@@ -65,7 +65,7 @@ Step = Smc | Access | None
 
 @dataclass(frozen=True)
 class Exit:
-    """What the host gets to see."""
+    """The host's view of an exit."""
 
     reason: int
     hpfar: int = 0
@@ -75,7 +75,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class PsciRequest:
-    """The host has to name the target; ``entry`` is None for AFFINITY_INFO."""
+    """The host has to give the target; ``entry`` is None for AFFINITY_INFO."""
 
     target: int
     entry: int | None
@@ -84,7 +84,7 @@ class PsciRequest:
 
 @dataclass
 class RipasChange:
-    """The host does it from ``base`` upwards."""
+    """The host performs it from ``base`` upwards."""
 
     base: int
     top: int
@@ -101,7 +101,7 @@ class HostCall:
 
 @dataclass(eq=False)
 class Rec:
-    """A REC: registers that the RMM touches, and what it waits for."""
+    """A REC: registers that the RMM accesses, and its pending operation."""
 
     pa: int
     realm: Realm
@@ -119,15 +119,15 @@ class Rec:
 
 
 class PageMissing(Exception):
-    """A protected IPA without memory: the host has to give some."""
+    """A protected IPA without memory, which the host has to provide."""
 
 
 class PageEmpty(Exception):
-    """A protected IPA that the realm does not want."""
+    """A protected IPA whose RIPAS is EMPTY."""
 
 
 def is_legal_gic(enter: RecEnter) -> bool:
-    """Tell whether the host may give this to the virtual CPU interface."""
+    """Check whether the host may use these values for the virtual CPU interface."""
     lrs = [lr for lr in enter.gicv3_lrs[:NUM_LRS] if lr >> 62]
     intids = [lr & 0xFFFF_FFFF for lr in lrs]
     return (
@@ -147,7 +147,7 @@ class Model(RttModel):
     exit: Exit | None = None  # of the last entry that succeeded
 
     def call(self, fid: int, *args: int) -> Results:
-        """Do a command; returns x0..x4, of which x4 is the caller's unless it is a result."""
+        """Perform a command; return x0..x4, where x4 is the caller's unless it is a result."""
         results: Results = getattr(self, RmiFid(fid).name[4:].lower())(*args)
         kept = results[4:5] or args[3:4] or (0,)
         return (*results, 0, 0, 0)[:4] + kept
@@ -189,7 +189,7 @@ class Model(RttModel):
         return (0,)
 
     def rec_destroy(self, rec: int) -> Results:
-        """It never runs when the model is asked."""
+        """It never runs when the model is called."""
         each = self.recs.pop(rec, None)
         if each is None:
             return (INPUT,)
@@ -249,7 +249,7 @@ class Model(RttModel):
         return None
 
     def _run(self, rec: Rec) -> Exit | None:
-        """Do the step; None if the host sees nothing of it."""
+        """Do the step; None if it does not exit to the host."""
         match self.step:
             case Smc(args):
                 rec.x[: len(args[:4])] = args[:4]
@@ -275,7 +275,7 @@ class Model(RttModel):
         return None  # by now it is there
 
     def _page(self, realm: Realm, ipa: int) -> None:
-        """Look for the memory behind an IPA; outside the IPA space there is none to be had."""
+        """Find the memory of an IPA; outside the IPA space there is none."""
         if ipa >= realm.half:
             raise PageEmpty
         table, index = realm.walk(ipa, 3)
@@ -395,7 +395,7 @@ class Model(RttModel):
         return None
 
     def psci_complete(self, calling_rec: int, target_rec: int, status: int) -> Results:
-        """The host names the REC that the realm meant."""
+        """The host gives the REC that the realm named."""
         calling, target = self.recs.get(calling_rec), self.recs.get(target_rec)
         if calling is None or target is None or calling is target:
             return (INPUT,)
@@ -422,7 +422,7 @@ class Model(RttModel):
     # --- RIPAS ----------------------------------------------------------------------------
 
     def rtt_set_ripas(self, rd: int, rec: int, base: int, top: int) -> Results:
-        """Do the next part of what a REC asked for."""
+        """Perform the next part of a REC's request."""
         realm, each = self.realms.get(rd), self.recs.get(rec)
         if base >= top or realm is None or each is None:
             return (INPUT,)

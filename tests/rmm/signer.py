@@ -1,4 +1,4 @@
-"""An EL3 that signs realm tokens as slowly, and as badly, as a test wants it."""
+"""An EL3 that signs realm tokens, with delays and errors as a test requires."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -40,7 +40,7 @@ class SigningEl3(FakeEl3):
     """
 
     def __init__(self, machine: FakeMachine) -> None:
-        """Sign with the RAK; the platform token is of any bytes."""
+        """Sign with the RAK; the platform token is arbitrary bytes."""
         super().__init__(machine)
         self.features = FEATURE_TOKEN_SIGN
         self.platform_token = bytes(range(250)) * 10

@@ -1,4 +1,4 @@
-"""The end of all realms, by the commands that a host has for it."""
+"""Destroys all realms with the host's commands."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def tear_down(do: Do, rmm: Rmm, monitor: Monitor) -> None:
 
 
 def _empty(do: Do, tree: RttTree, table: Rtt, level: int, base: int) -> None:
-    """Take a table's entries apart."""
+    """Destroy the entries of a table."""
     size = level_size(level)
     for index in range(512):
         entry, ipa = table.entries[index], base + index * size

@@ -1,4 +1,4 @@
-"""RSI_ATTESTATION_TOKEN_*: what a realm gets, while EL3 is quick, busy, late or broken."""
+"""RSI_ATTESTATION_TOKEN_*: a realm's results while EL3 is fast, busy, late or broken."""
 
 import random
 from collections.abc import Callable
@@ -99,8 +99,8 @@ def claims_of(token: bytes) -> Claims:
 
 
 @pytest.mark.parametrize("generation", Generation)
-def test_token_says_what_the_realm_is(generation: Generation) -> None:
-    """In the form of each generation, with the platform token that binds its key."""
+def test_token_describes_the_realm(generation: Generation) -> None:
+    """In each generation's form, with the platform token that binds the key."""
     guest = Guest(generation=generation)
     guest.call(RsiFid.RSI_MEASUREMENT_EXTEND, 2, 8, 5)
     token = guest.token()
@@ -139,8 +139,8 @@ def test_promised_size_is_enough() -> None:
         assert guest.call(INIT, *CHALLENGE)[1] >= len(guest.token()) > size
 
 
-def test_key_of_an_el3_that_gives_it_away() -> None:
-    """The RMM signs by itself then, and leaves no trace of the key in the shared page."""
+def test_key_exported_by_el3() -> None:
+    """The RMM signs with it, and leaves no trace of the key in the shared page."""
 
     def make_el3(machine: FakeMachine) -> SigningEl3:
         el3 = SigningEl3(machine)
@@ -159,7 +159,7 @@ def test_key_of_an_el3_that_gives_it_away() -> None:
 
 
 def no_token(guest: Guest) -> None:
-    """Check that there is no token, and no fake one either."""
+    """Check that there is no token, not even a fake one."""
     assert guest.call(CONTINUE, PAGE_IPA, 0, 8)[0] == ERROR_STATE
     assert guest.call(INIT)[0] == SUCCESS
     assert guest.call(CONTINUE, PAGE_IPA, 0, 8) == [ERROR_UNKNOWN, 0, 0, 0]
@@ -178,7 +178,7 @@ def test_el3_without_attestation() -> None:
     "call", [(SIGN, TokenSignOp.GET_RAK_PUBLIC), (RmmdFid.ATTEST_GET_PLAT_TOKEN, 0)]
 )
 def test_el3_that_fails_at_boot(call: tuple[int, int], error: RmmdError) -> None:
-    """Attestation is not to be had in this power cycle."""
+    """Attestation is not available in this power cycle."""
 
     def make_el3(machine: FakeMachine) -> SigningEl3:
         el3 = SigningEl3(machine)
@@ -197,7 +197,7 @@ def test_el3_with_another_key(monkeypatch: pytest.MonkeyPatch, size: int) -> Non
 
 @pytest.mark.parametrize("size", [4097, 1 << 20])
 def test_el3_with_a_huge_platform_token(size: int) -> None:
-    """The interface has a limit, and so does the RMM's patience."""
+    """The interface has a limit, and the RMM enforces it."""
 
     def make_el3(machine: FakeMachine) -> SigningEl3:
         el3 = SigningEl3(machine)
@@ -219,7 +219,7 @@ def test_el3_that_fails_to_sign(call: tuple[int, int], error: RmmdError) -> None
 
 
 @pytest.mark.parametrize("size", [0, 95, 97, 512, 0xFFFF])
-def test_signature_of_another_size_is_none(size: int) -> None:
+def test_signature_of_another_size_is_rejected(size: int) -> None:
     """The attestation has failed."""
     guest = Guest()
     guest.call(INIT, *CHALLENGE)
@@ -233,8 +233,8 @@ def test_signature_of_another_size_is_none(size: int) -> None:
 # --- in parts ---------------------------------------------------------------------------------
 
 
-def test_busy_el3_leaves_the_realm_free() -> None:
-    """While there is no signature each call returns with nothing, and the REC may take IRQs."""
+def test_busy_el3_does_not_block_the_realm() -> None:
+    """Until there is a signature, each call returns nothing, and the REC may take IRQs."""
     guest = Guest()
     guest.el3.errors = {PUSH: [AGAIN] * 3, PULL: [AGAIN] * 7}
     guest.call(INIT, *CHALLENGE)
@@ -245,8 +245,8 @@ def test_busy_el3_leaves_the_realm_free() -> None:
     assert claims_of(token)[10] == CHALLENGE_BYTES
 
 
-def test_token_is_of_one_moment() -> None:
-    """What is extended between the parts shows in the next token only."""
+def test_token_is_a_snapshot() -> None:
+    """Extensions between the parts appear in the next token only."""
     guest = Guest()
     guest.call(INIT, *CHALLENGE)
     guest.el3.errors[PULL] = [AGAIN]
@@ -267,8 +267,8 @@ def test_size_zero_reads_nothing() -> None:
     assert claims_of(token)
 
 
-def test_part_goes_where_it_is_wanted() -> None:
-    """At the offset, and not a byte besides."""
+def test_part_goes_to_the_requested_place() -> None:
+    """At the offset, and nowhere else."""
     guest = Guest()
     memory = guest.world.realm_memory
     memory.write(guest.page, b"\xee" * 4096)
@@ -280,7 +280,7 @@ def test_part_goes_where_it_is_wanted() -> None:
 
 
 def test_init_ends_one_in_progress() -> None:
-    """A new challenge starts anew; the signature of the old one comes to nobody."""
+    """A new challenge starts again; the old signature is dropped."""
     guest = Guest()
     guest.el3.errors[PULL] = [AGAIN]
     guest.call(INIT)
@@ -296,7 +296,7 @@ def test_init_ends_one_in_progress() -> None:
 
 
 def test_recs_get_each_their_own() -> None:
-    """Whoever pulls it, a signature goes to the REC that it is for."""
+    """A signature goes to the REC that requested it, whichever REC pulls it."""
     guest = Guest()
     guest.el3.errors[PULL] = [AGAIN, AGAIN]
     for rec in range(2):
@@ -312,7 +312,7 @@ def test_recs_get_each_their_own() -> None:
 
 
 def test_signature_for_nobody_is_dropped() -> None:
-    """A REC, a ticket that do not exist, and a second one of the same."""
+    """An unknown REC, an unknown ticket, and a duplicate response."""
     guest = Guest()
     guest.el3.errors[PULL] = [AGAIN]
     guest.call(INIT, *CHALLENGE)
@@ -331,7 +331,7 @@ def test_signature_for_nobody_is_dropped() -> None:
 
 
 def test_signature_of_a_destroyed_rec_is_dropped() -> None:
-    """Its granule may be another REC's meanwhile; the ticket is not."""
+    """Its granule may belong to another REC by then, but the ticket differs."""
     guest = Guest()
     guest.el3.errors[PULL] = [AGAIN]
     guest.call(INIT, *CHALLENGE, rec=1)
@@ -342,8 +342,8 @@ def test_signature_of_a_destroyed_rec_is_dropped() -> None:
     assert claims_of(guest.read_on()[1])
 
 
-def test_requests_that_nobody_waits_for_block_nobody() -> None:
-    """EL3 holds as many as it can, all abandoned: who comes next clears them away."""
+def test_abandoned_requests_do_not_block_others() -> None:
+    """EL3 is full of abandoned requests: the next caller clears them."""
     guest = Guest()
     max_requests = 3
     sign = guest.el3.smc
@@ -364,8 +364,8 @@ def test_requests_that_nobody_waits_for_block_nobody() -> None:
     assert claims_of(guest.read_on()[1])[10] == CHALLENGE_BYTES
 
 
-def test_page_that_vanishes_meanwhile_is_asked_for() -> None:
-    """The host took it while EL3 signed: a stage-2 fault, and the token is not lost."""
+def test_page_removed_meanwhile_is_requested_again() -> None:
+    """The host took it while EL3 signed: a stage-2 fault; the token is not lost."""
     guest = Guest()
     world = guest.world
     guest.call(INIT, *CHALLENGE)
@@ -388,7 +388,7 @@ def test_page_that_vanishes_meanwhile_is_asked_for() -> None:
 
 
 def test_no_order_of_calls_breaks_it(seed: int) -> None:
-    """Of two RECs, with any arguments, on an EL3 in any mood; a good token comes in the end."""
+    """Two RECs, any arguments, an EL3 that fails at random; finally there is a valid token."""
     rng, guest = random.Random(seed), Guest()
     for _ in range(1000):
         for call in (PUSH, PULL):

@@ -1,4 +1,4 @@
-"""The boot handshake, the dispatch of commands, and what is served without a realm."""
+"""The boot handshake, the dispatch of commands, and the commands that need no realm."""
 
 from struct import pack, pack_into
 
@@ -29,7 +29,7 @@ VERSION = rmmd.INTERFACE_VERSION
 
 
 def unbooted(manifest: bytes | bytearray) -> Rmm:
-    """Make an RMM that has yet to boot."""
+    """Make an RMM that has not booted."""
     machine = FakeMachine()
     machine.memory(Pas.REALM).write(SHARED_PA, manifest)
     return Rmm(machine, FakeEl3(machine), REVISIONS)
@@ -58,7 +58,7 @@ def poke(offset: int, value: int) -> bytearray:
     ],
 )
 def test_boot_checks_its_arguments(args: tuple[int, int, int, int], status: BootError) -> None:
-    """Each wrong argument has its own status, and the RMM then serves nobody."""
+    """Each wrong argument has its own status, and the RMM then serves no calls."""
     rmm = unbooted(boot_manifest())
     assert rmm.boot(*args) == status
     served = rmm.handle(0, RmiFid.RMI_VERSION, (0x1_0000,))[0] == 0
@@ -117,13 +117,13 @@ CONSOLE = (0x900_0000, 1, int.from_bytes(b"pl011\0\0\0", "little"), 24_000_000, 
     ],
 )
 def test_boot_checks_the_banks(banks: tuple[tuple[int, int], ...]) -> None:
-    """Banks ascend, are whole granules and lie apart; there is one at least."""
+    """Banks ascend, are whole granules and do not overlap; there is at least one."""
     status = unbooted(manifest_of(banks)).boot(0, VERSION, NUM_PES, SHARED_PA)
     assert status == BootError.MANIFEST_DATA
 
 
 def test_boot_takes_several_banks_and_consoles() -> None:
-    """What lies between two banks is no memory; consoles are checked, and not used."""
+    """Gaps between banks are not memory; consoles are checked but not used."""
     banks = ((DRAM_BASE, 0x2000), (DRAM_BASE + 0x3000, 0x1000))
     rmm = unbooted(manifest_of(banks, CONSOLE * 2))
     assert rmm.boot(0, VERSION, NUM_PES, SHARED_PA) == BootError.OK
@@ -171,8 +171,8 @@ def test_version(world: World) -> None:
         assert world.call(RmiFid.RMI_VERSION, req) == (1, 0x1_0000, 0x1_0000, 0, 0)
 
 
-def test_a_later_revision_is_a_table_beside_the_first(world: World) -> None:
-    """The host chooses with RMI_VERSION whose commands are served; both revisions are told."""
+def test_a_later_revision_is_another_table(world: World) -> None:
+    """The host selects the revision with RMI_VERSION, which returns both."""
 
     @rmi_command(RmiFid.RMI_REALM_ACTIVATE)  # in that revision another function
     def other(_rmm: Rmm, rd: int) -> tuple[int, ...]:

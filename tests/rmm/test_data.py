@@ -48,7 +48,7 @@ def test_data_create_refuses_unknown_flags(world: World, flags: int) -> None:
 
 @pytest.mark.parametrize("state", sorted(GranuleState))
 def test_data_create_needs_granules_in_their_states(world: World, state: GranuleState) -> None:
-    """The source is the host's, data is DELEGATED, rd an RD; all else is ERROR_INPUT."""
+    """The source is the host's, data is DELEGATED, rd is an RD; otherwise ERROR_INPUT."""
     bad = granule_in(world, state)
     rd = world.realm(vmid=9)
     data, src = world.delegated(), world.ns_granule()
@@ -70,7 +70,7 @@ def test_data_create_needs_granules_in_their_states(world: World, state: Granule
 
 
 @pytest.mark.parametrize("ipa", BAD_IPAS)
-def test_data_commands_refuse_what_is_no_protected_page(world: World, ipa: int) -> None:
+def test_data_commands_need_a_protected_page(world: World, ipa: int) -> None:
     """Unaligned and unprotected IPAs are ERROR_INPUT."""
     rd, data, src = world.realm(), world.delegated(), world.ns_granule()
     before = world.snapshot()
@@ -105,7 +105,7 @@ def test_data_commands_need_a_page_table(world: World, depth: int) -> None:
 
 
 def test_data_create_needs_an_unassigned_entry(world: World) -> None:
-    """(ERROR_RTT, 3) if there is a page already."""
+    """(ERROR_RTT, 3) if there is already a page."""
     rd, data, src = world.realm(), world.delegated(), world.ns_granule()
     world.page(rd, 0)
     before = world.snapshot()
@@ -144,7 +144,7 @@ def test_data_create_unknown_keeps_the_ripas(world: World, ripas: Ripas) -> None
 
 
 def test_data_destroy_scrubs_invalidates_and_finds_the_next(world: World) -> None:
-    """The page returns zeroed, no PE can reach it, and the host learns where to go on."""
+    """The page returns zeroed, no PE can reach it, and the host learns where to continue."""
     rd = world.realm()
     data = world.page(rd, 0x2000)
     world.page(rd, 0x9000)

@@ -1,4 +1,4 @@
-"""Debugging a realm: only one that allowed it when it was built, which is measured."""
+"""Debugging a realm, which must be allowed, and measured, during its construction."""
 
 import hashlib
 import random
@@ -39,7 +39,7 @@ VA: Final = 0xFFFF_8000_0000_1000
 BREAKPOINT = int(ESR_ABORT.of(EC=ExceptionClass.BREAKPOINT_LOWER, IL=1, FSC=0x22))
 STEPPED = int(ESR_ABORT.of(EC=ExceptionClass.SOFTWARE_STEP_LOWER, IL=1, FSC=0x22))
 
-#: Every command on a REC, with arguments that would do.
+#: Every command on a REC, with valid arguments.
 COMMANDS: Final[dict[DebugRmiFid, Callable[[int], tuple[int, ...]]]] = {
     READ: lambda ptr: (ptr,),
     WRITE: lambda ptr: (ptr,),
@@ -65,7 +65,7 @@ class Debugged:
         self.ptr = world.ns_granule(DebugRegisters.of(pstate=0x3C5).data)
 
     def refused(self, fid: int, *args: int) -> tuple[int, ...]:
-        """Call in vain; nothing has changed."""
+        """Make a call that fails, and check that nothing has changed."""
         before = self.world.snapshot()
         results = self.world.call(fid, *args)
         assert results[0]
@@ -73,7 +73,7 @@ class Debugged:
         return results
 
     def set_points(self, points: DebugPoints) -> None:
-        """Say what to stop at."""
+        """Set breakpoints, watchpoints and step."""
         self.world.do(SET, self.rec, self.world.ns_granule(points.data))
 
 
@@ -87,14 +87,14 @@ def debugged(world: World) -> Debugged:
 
 
 @pytest.mark.parametrize("fid", COMMANDS)
-def test_a_realm_is_closed_unless_it_was_opened(world: World, fid: DebugRmiFid) -> None:
-    """No command shows or changes anything of it, whoever asks when."""
+def test_a_realm_is_not_debuggable_by_default(world: World, fid: DebugRmiFid) -> None:
+    """No command reads or changes its state at any time."""
     closed = Debugged(world, is_allowed=False)
     assert closed.refused(fid, closed.rec, *COMMANDS[fid](closed.ptr))[0] == ERROR_REALM
     assert not world.machine.lent, "nor is a debugger lent to its PE"
 
 
-def test_what_allows_it_is_measured(world: World) -> None:
+def test_the_permission_is_measured(world: World) -> None:
     """A descriptor of our own type, 256 bytes with the RIM so far, and nothing else in it."""
     rd = world.realm()
     measurements = world.rmm.realms[rd].measurements
@@ -104,7 +104,7 @@ def test_what_allows_it_is_measured(world: World) -> None:
     assert measurements.values[0] == hashlib.sha256(descriptor.ljust(0x100, b"\0")).digest()
 
 
-def test_it_is_allowed_once_and_early(world: World) -> None:
+def test_the_permission_is_given_once_and_early(world: World) -> None:
     """Only of a new realm without RECs; else ERROR_REALM, and nothing is measured."""
     assert world.call(ALLOW, world.ns_granule())[0] == ERROR_INPUT
     rd = world.realm(vmid=8)
@@ -120,8 +120,8 @@ def test_it_is_allowed_once_and_early(world: World) -> None:
 
 
 @pytest.mark.parametrize("fid", COMMANDS)
-def test_a_rec_must_stand_still(debugged: Debugged, fid: DebugRmiFid) -> None:
-    """Not while it runs, and not while the next entry has something to complete."""
+def test_a_rec_must_be_stopped(debugged: Debugged, fid: DebugRmiFid) -> None:
+    """Not while it runs, and not while the next entry has to complete an operation."""
     world, rec = debugged.world, debugged.rec
     arguments = COMMANDS[fid](debugged.ptr)
     seen: list[int] = []
@@ -150,7 +150,7 @@ def test_bad_arguments_are_refused(debugged: Debugged, fid: DebugRmiFid) -> None
 # --- registers ------------------------------------------------------------------------------------
 
 
-def test_registers_go_out_and_back(debugged: Debugged) -> None:
+def test_registers_are_read_and_written(debugged: Debugged) -> None:
     """All of them, changed or not."""
     world, context = debugged.world, debugged.world.context(debugged.rec)
     context.x[30], context.v[63], context.tpidr_el1 = 30, 63, 77
@@ -224,16 +224,16 @@ def test_memory_is_read_and_written_within_a_page(debugged: Debugged) -> None:
         ((1 << 64) - 1, 1, ERROR_RTT),
     ],
 )
-def test_memory_that_is_not_there(
+def test_memory_that_is_not_mapped(
     debugged: Debugged, fid: DebugRmiFid, va: int, size: int, status: int
 ) -> None:
-    """No part of a page, or no page."""
+    """Not within a page, or no page."""
     assert debugged.refused(fid, debugged.rec, va, size, debugged.ptr)[0] == status
 
 
 @pytest.mark.parametrize("fid", [READ_MEMORY, WRITE_MEMORY])
 def test_shared_memory_that_is_not_the_host_s(debugged: Debugged, fid: DebugRmiFid) -> None:
-    """A host may map anything: no memory at all, or what it has given away since."""
+    """A host may map anything: no memory, or memory that it delegated later."""
     for pa in (DRAM_BASE - GRANULE_SIZE, (1 << 48) - GRANULE_SIZE, debugged.page):
         debugged.world.machine.pe(0).translations[VA] = (pa, Pas.NS)
         refused = debugged.refused(fid, debugged.rec, VA, 8, debugged.ptr)
@@ -272,7 +272,7 @@ def test_the_host_sees_a_debug_exception(debugged: Debugged) -> None:
 
 
 def test_what_the_rmm_does_for_the_realm_is_a_step(debugged: Debugged) -> None:
-    """An RSI call: the realm does not go on behind it."""
+    """An RSI call: the realm does not execute the next instruction."""
     world = debugged.world
     debugged.set_points(DebugPoints.of(step=1))
     leave = world.enter(debugged.rec, smc(RsiFid.RSI_VERSION, 0x1_0000))
@@ -284,7 +284,7 @@ def test_what_the_rmm_does_for_the_realm_is_a_step(debugged: Debugged) -> None:
 
 
 def test_what_the_host_does_for_the_realm_is_a_step(debugged: Debugged) -> None:
-    """A device access ends with the next entry, and with it the step."""
+    """The next entry completes a device access, and with it the step."""
     world = debugged.world
     debugged.set_points(DebugPoints.of(step=1))
     leave = world.enter(debugged.rec, abort(UNPROTECTED, ISV=1, SRT=3))
@@ -294,8 +294,8 @@ def test_what_the_host_does_for_the_realm_is_a_step(debugged: Debugged) -> None:
     assert (world.context(debugged.rec).pc, world.context(debugged.rec).x[3]) == (0x1004, 5)
 
 
-def test_a_fault_is_no_step(debugged: Debugged) -> None:
-    """The instruction is done when the host has given the page, and only then."""
+def test_a_fault_is_not_a_step(debugged: Debugged) -> None:
+    """The step completes only after the host has provided the page."""
     world = debugged.world
     debugged.set_points(DebugPoints.of(step=1))
     assert world.enter(debugged.rec, abort(0x5000)).esr != STEPPED
@@ -303,14 +303,14 @@ def test_a_fault_is_no_step(debugged: Debugged) -> None:
     assert leave.esr == STEPPED
 
 
-def test_a_realm_that_is_off_can_still_be_looked_at(debugged: Debugged) -> None:
+def test_a_realm_that_is_off_can_still_be_inspected(debugged: Debugged) -> None:
     """A post-mortem."""
     debugged.world.rmm.realms[debugged.rd].state = RealmState.SYSTEM_OFF
     debugged.world.do(READ, debugged.rec, debugged.ptr)
 
 
 def test_any_arguments_are_answered(debugged: Debugged, seed: int) -> None:
-    """Whatever a host passes: a status of RMI, and an RMM that goes on."""
+    """Any arguments give an RMI status, and the RMM continues."""
     rng, world = random.Random(seed), debugged.world
     places = (debugged.rec, debugged.rd, debugged.ptr, debugged.page, VA, 0, (1 << 64) - 1)
     for _ in range(3000):

@@ -1,4 +1,4 @@
-"""RMI_REC_ENTER: its checks, the exits and what the host may know of them, and their completion."""
+"""RMI_REC_ENTER: its checks, the exits, the host's view of them, and their completion."""
 
 from threading import Event as Flag
 from threading import Thread
@@ -100,7 +100,7 @@ def test_enter_checks_in_order(world: World) -> None:
     ],
 )
 def test_enter_refuses_gic_state(active: tuple[World, int], hcr: int, lrs: tuple[int, ...]) -> None:
-    """Whatever the host may not give is ERROR_REC, and the realm does not run."""
+    """Forbidden values are ERROR_REC, and the realm does not run."""
     world, rec = active
     enter = RecEnter.of(gicv3_hcr=hcr, gicv3_lrs=lrs + (0,) * (16 - len(lrs)))
     run = world.ns_granule(enter.data)
@@ -181,7 +181,7 @@ def test_exit_is_lost_when_the_host_takes_the_run_granule(active: tuple[World, i
 
 
 def test_irq_exit_shows_the_timers(active: tuple[World, int]) -> None:
-    """An interrupt says nothing of the realm but its timers."""
+    """An interrupt reveals nothing of the realm but its timers."""
     world, rec = active
     context = world.context(rec)
     context.cntv_ctl, context.cntv_cval, context.cntp_ctl, context.cntp_cval = 5, 600, 1, 700
@@ -242,14 +242,14 @@ def test_whole_exit_is_written(active: tuple[World, int]) -> None:
     assert exit_half == bytes([1]) + bytes(0x7FF)
 
 
-def test_budget_is_no_exit(active: tuple[World, int]) -> None:
-    """A realm that just computes goes on."""
+def test_budget_is_not_an_exit(active: tuple[World, int]) -> None:
+    """A realm that only computes continues."""
     world, rec = active
     leave = world.enter(rec, lambda _: FakeExit(ExitReason.BUDGET), lambda _: FakeExit(3, 0x11))
     assert (leave.exit_reason, leave.esr) == (RecExitReason.SERROR, 0x11)
 
 
-def test_host_sees_what_an_serror_is(active: tuple[World, int]) -> None:
+def test_host_sees_the_syndrome_of_an_serror(active: tuple[World, int]) -> None:
     """EC, IDS, AET, EA and DFSC of it, and nothing else."""
     world, rec = active
     leave = world.enter(rec, lambda _: FakeExit(ExitReason.SERROR, (1 << 64) - 1))
@@ -288,7 +288,7 @@ def test_abort_at_a_missing_page_is_an_exit(
     ("pstate", "offset", "same"),
     [(PSTATE_EL1H, 0x200, 1), (0x0, 0x400, 0), (0x10, 0x600, 0), (0x4, 0, 1)],
 )
-def test_abort_at_nothing_is_an_sea_of_the_realm(
+def test_abort_without_memory_is_an_sea_of_the_realm(
     active: tuple[World, int], ipa: int, pstate: int, offset: int, same: int, *, fetch: bool
 ) -> None:
     """The host does not see it: RIPAS EMPTY, fetches of shared memory, no IPA at all."""
@@ -325,7 +325,7 @@ def test_granule_protection_fault_is_the_realms(
     assert world.call(ENTER, rec, run)[0] == ERROR_REC
 
 
-def test_abort_is_retried_when_the_page_is_there_by_now(active: tuple[World, int]) -> None:
+def test_abort_is_retried_if_the_page_is_mapped_now(active: tuple[World, int]) -> None:
     """Another thread of the host mapped it between the fault and its handling."""
     world, rec = active
     rd = world.rmm.recs[rec].realm.rd
@@ -351,7 +351,7 @@ def test_external_abort_is_reported(
 
 @pytest.mark.parametrize("ti", [0, 1])
 def test_wfx_exit(active: tuple[World, int], ti: int) -> None:
-    """Class and which of the two; the instruction is behind the realm."""
+    """Class and WFI or WFE; the instruction is complete."""
     world, rec = active
     leave = world.enter(rec, trap(ExceptionClass.WFX, 1 << 24 | 0xE << 20 | ti))
     assert leave.esr == ExceptionClass.WFX << 26 | ti
@@ -403,7 +403,7 @@ def test_injection_sets_pan_and_ssbs_as_sctlr_says(active: tuple[World, int]) ->
 def test_mmio_read(
     active: tuple[World, int], fields: dict[str, int], value: int, register: int
 ) -> None:
-    """The host's value is cut to the access, extended, and put where the realm wants it."""
+    """The host's value is truncated to the access, extended, and written to the register."""
     world, rec = active
     context = world.context(rec)
     context.x[3] = 0x5555
@@ -433,7 +433,7 @@ def test_mmio_write(active: tuple[World, int], sas: int, shown: int) -> None:
 
 
 def test_mmio_with_the_zero_register(active: tuple[World, int]) -> None:
-    """SRT 31 is XZR: it reads as zero and swallows what is read."""
+    """SRT 31 is XZR: it reads as zero and ignores the value read."""
     world, rec = active
     assert world.enter(rec, abort(UNPROTECTED, **mmio(SRT=31, WnR=1))).gprs[0] == 0
     world.enter(rec, abort(UNPROTECTED, **mmio(SRT=31)), enter=RecEnter.of(flags=EMUL))
@@ -504,7 +504,7 @@ def test_trapped_read_is_completed_by_the_host(active: tuple[World, int]) -> Non
 def test_id_registers_are_filtered(
     active: tuple[World, int], key: tuple[int, int, int, int, int], value: int
 ) -> None:
-    """What is not virtualised is hidden, all else is the machine's."""
+    """Features that are not virtualised are hidden, all others are the machine's."""
     world, rec = active
     world.context(rec).x[4] = 77
     assert world.enter(rec, sysreg(*key, rt=4, read=True)).exit_reason == RecExitReason.IRQ
@@ -534,8 +534,8 @@ def test_writes_of_other_registers_are_ignored(active: tuple[World, int]) -> Non
 # --- threads ----------------------------------------------------------------------------------
 
 
-def test_other_commands_go_on_while_a_realm_runs(active: tuple[World, int]) -> None:
-    """A REC that runs holds no lock, is refused to others, and is not destroyed."""
+def test_other_commands_work_while_a_realm_runs(active: tuple[World, int]) -> None:
+    """A running REC holds no lock, cannot be entered again, and cannot be destroyed."""
     world, rec = active
     entered, leave = Flag(), Flag()
 
@@ -558,7 +558,7 @@ def test_other_commands_go_on_while_a_realm_runs(active: tuple[World, int]) -> N
 
 
 def test_exits_are_events(active: tuple[World, int]) -> None:
-    """A listener sees each exit with what the host may know."""
+    """A listener sees each exit as the host does."""
     world, rec = active
     seen: list[Event] = []
     world.rmm.events.listener = seen.append

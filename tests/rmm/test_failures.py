@@ -1,4 +1,4 @@
-"""Every way for a command to fail: one table a command, in the order of the specification.
+"""Every way for a command to fail: one table per command, in the order of the specification.
 
 A row breaks one condition of a call that succeeds otherwise.  Checked are x0 to x4, that nothing
 has changed, and for each two rows whose answers differ that the upper one decides.
@@ -142,35 +142,35 @@ def active(stage: Stage) -> int:
 
 
 def run(stage: Stage, args: list[int]) -> None:
-    """Let the REC run that the command is about."""
+    """Make the command's REC run."""
     for pa in args:
         if pa in stage.world.rmm.recs:
             stage.world.rmm.recs[pa].running = True
 
 
 def system_off(stage: Stage, _args: list[int]) -> None:
-    """Let the active realm turn itself off."""
+    """Make the active realm turn itself off."""
     stage.world.enter(stage.idle, smc(PsciFid.SYSTEM_OFF))
 
 
 def fill(stage: Stage, _args: list[int]) -> None:
-    """Let the realm have as many RECs as there can be."""
+    """Give the realm the maximum number of RECs."""
     realm = stage.world.rmm.realms[stage.rd]
     realm.num_recs = realm.num_live_recs = 1023
 
 
 def realm_with(**changes: Value) -> Callable[[Stage], int]:
-    """Return what makes parameters of a realm."""
+    """Return a function that makes parameters of a realm."""
     return lambda stage: stage.realm_params(**{n: get(stage, v) for n, v in changes.items()})
 
 
 def rec_with(*aux: Value, **changes: int) -> Callable[[Stage], int]:
-    """Return what makes parameters of a REC."""
+    """Return a function that makes parameters of a REC."""
     return lambda stage: stage.rec_params(*(get(stage, pa) for pa in aux), **changes)
 
 
 def run_with(**fields: int | tuple[int, ...]) -> Callable[[Stage], int]:
-    """Return what makes a granule to enter with."""
+    """Return a function that makes a granule for an entry."""
     return lambda stage: stage.world.ns_granule(RecEnter.of(**fields).data)
 
 
@@ -194,7 +194,7 @@ def bad_realms() -> list[Failure]:
 
 
 def gic() -> list[Failure]:
-    """Return a row for each thing that the host may not give to the virtual CPU interface."""
+    """Return a row for each forbidden setting of the virtual CPU interface."""
     pending = 1 << 62
     lrs = (pending | 1 << 61, pending | 1 << 32, pending | 1 << 48, pending | 1020)
     return [
@@ -210,7 +210,7 @@ def gic() -> list[Failure]:
 
 
 def levels(*bad: int) -> list[Failure]:
-    """Return a row for each level that cannot be."""
+    """Return a row for each invalid level."""
     return [
         Failure(f"level_bound {level}", INPUT, {"level": level & MASK64})
         for level in (*bad, 4, -1, 1 << 32 | 3)
@@ -501,7 +501,7 @@ PAIRS = [
 
 
 def issue(fid: RmiFid, *failures: Failure) -> tuple[tuple[int, ...], bool]:
-    """Issue a command with some conditions broken; return x0 to x4 and whether all is as before."""
+    """Issue a command with some conditions broken; return x0 to x4 and whether nothing changed."""
     stage, (arguments, _) = Stage(), TABLES[fid]
     for failure in failures:
         arguments = {**arguments, **failure.changes}
@@ -522,7 +522,7 @@ def name(value: object) -> str | None:
 
 
 def test_every_command_has_its_table() -> None:
-    """All 23, and each says what it is called with."""
+    """All 23, each with its arguments."""
     assert set(TABLES) == set(RmiFid)
     for fid, (arguments, _) in TABLES.items():
         assert tuple(arguments) == RMI_1_0[fid].parameters
@@ -530,7 +530,7 @@ def test_every_command_has_its_table() -> None:
 
 @pytest.mark.parametrize("fid", TABLES, ids=name)
 def test_command_succeeds(fid: RmiFid) -> None:
-    """Else a failure below might have another cause than its row."""
+    """Otherwise a failure below might have another cause than its row."""
     assert issue(fid)[0][0] == 0
 
 
@@ -542,7 +542,7 @@ def test_command_fails(fid: RmiFid, failure: Failure) -> None:
 
 @pytest.mark.parametrize("fid", TABLES, ids=name)
 def test_first_failure_decides(fid: RmiFid) -> None:
-    """Of two broken conditions the one that the specification has first gives the answer."""
+    """Of two broken conditions, the first one in the specification determines the result."""
     for each, first, second in PAIRS:
         if each is fid:
             assert issue(fid, first, second) == (first.result, True), (first.name, second.name)

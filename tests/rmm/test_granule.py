@@ -47,7 +47,7 @@ def granule_in(world: World, state: GranuleState) -> int:
             return DRAM_BASE + DRAM_SIZE
 
 
-def test_states_are_different_ones() -> None:
+def test_states_are_distinct() -> None:
     """No two share a number."""
     assert len(GranuleState) == len(GranuleState.__members__)
 
@@ -73,14 +73,14 @@ def test_moves_that_are_not_in_the_diagram_are_refused(world: World, old: Granul
 
 
 def test_state_of_every_address(world: World) -> None:
-    """Each granule of DRAM has a state; what lies beside it has none."""
+    """Each granule of DRAM has a state; other addresses have none."""
     states, end = world.rmm.granules, DRAM_BASE + DRAM_SIZE
     assert states.state(DRAM_BASE) is states.state(end - 1) is GranuleState.UNDELEGATED
     for pa in (DRAM_BASE - 1, end, 0, (1 << 64) - GRANULE_SIZE):
         assert states.state(pa) is GranuleState.NOT_DRAM
 
 
-def test_delegated_granule_reads_as_zeros_and_is_out_of_reach(world: World) -> None:
+def test_delegated_granule_reads_as_zeros_and_is_inaccessible_to_the_host(world: World) -> None:
     """The host's bytes do not enter the Realm PAS, and the host loses the granule."""
     pa = world.ns_granule(b"host")
     world.do(DELEGATE, pa)
@@ -123,7 +123,7 @@ def test_granule_undelegate_changes_nothing_when_granule_is_not_delegated(
 
 @pytest.mark.parametrize("fid", [DELEGATE, UNDELEGATE])
 @pytest.mark.parametrize("pa", NOT_GRANULES)
-def test_granule_commands_refuse_what_is_no_granule(world: World, fid: int, pa: int) -> None:
+def test_granule_commands_refuse_other_addresses(world: World, fid: int, pa: int) -> None:
     """Unaligned and foreign addresses are ERROR_INPUT."""
     before = world.snapshot()
     assert world.call(fid, pa)[0] == ERROR_INPUT
@@ -131,7 +131,7 @@ def test_granule_commands_refuse_what_is_no_granule(world: World, fid: int, pa: 
 
 
 def test_granule_delegate_fails_when_el3_refuses(world: World) -> None:
-    """A granule that EL3 gave to the Secure world is not the RMM's to take."""
+    """The RMM cannot take a granule that EL3 gave to the Secure world."""
     pa = world.ns_granule()
     world.machine.gpt[(pa - DRAM_BASE) // GRANULE_SIZE] = Pas.SECURE
     before = world.snapshot()
@@ -140,7 +140,7 @@ def test_granule_delegate_fails_when_el3_refuses(world: World) -> None:
 
 
 def test_granule_undelegate_fails_when_el3_refuses(world: World) -> None:
-    """The RMM keeps what EL3 does not take."""
+    """The RMM keeps the granule."""
     pa = world.delegated()
     world.machine.gpt[(pa - DRAM_BASE) // GRANULE_SIZE] = Pas.ROOT
     assert world.call(UNDELEGATE, pa)[0] == ERROR_INPUT

@@ -61,7 +61,7 @@ LEVELS = (1, 2, 2, 3, 3, 3, 0, 4, (1 << 64) - 1)
 
 
 class HostileHost:
-    """A host with one realm that runs, and ideas."""
+    """A hostile host with one running realm."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -89,7 +89,7 @@ class HostileHost:
             (1 << 64) - GRANULE_SIZE, (1 << 64) - 1, DRAM_BASE - GRANULE_SIZE, self.free[0] + 8,
         ]  # fmt: skip
 
-    # --- a realm that lives -----------------------------------------------------------------
+    # --- a running realm --------------------------------------------------------------------
 
     def smc(self, fid: int, *args: int, pe: int = 0) -> tuple[int, ...]:
         """Call, and look at the form of the answer."""
@@ -194,7 +194,7 @@ class HostileHost:
         return self.rng.choice(known) if self.rng.randrange(8) else self.granules()
 
     def ipa(self) -> int:
-        """Return an IPA near where there is something."""
+        """Return an IPA near something mapped."""
         rng = self.rng
         base = rng.choice((0, RAM_BASE, RAM_BASE, 1 << 30, UNPROTECTED, RAM_BASE | UNPROTECTED))
         offset = rng.choice((0, 0, 1, 2, 3, 4, 511, 512, 513, 1024)) * GRANULE_SIZE
@@ -226,7 +226,7 @@ class HostileHost:
         return args
 
     def improve(self, fid: RmiFid | DebugRmiFid, args: list[int]) -> None:
-        """Make arguments fit each other."""
+        """Make arguments consistent."""
         for at, kind in enumerate(ARGUMENTS[fid]):
             if kind is LEVEL and 0 < args[at] < 4:
                 above = fid in OF_TABLES
@@ -250,12 +250,12 @@ class HostileHost:
                 args[:] = rec.pa, self.recs[request.target % len(self.recs)], args[2]
 
     def descriptor(self) -> int:
-        """Return what a host may want to map."""
+        """Return a descriptor that a host may want to map."""
         bits = 6 << 2 | 3 << 6 if self.rng.randrange(4) else self.rng.getrandbits(12)
         return self.granules() & -GRANULE_SIZE | bits
 
     def write_params(self) -> None:
-        """Write parameters that are good, or nearly so, or anything."""
+        """Write parameters: valid, nearly valid, or random."""
         rng, pa = self.rng, self.rng.choice(self.params)
         if rng.randrange(2):
             data = self.realm_params(rng.choice(self.unused()), rng.randrange(1, 6))
@@ -275,7 +275,7 @@ class HostileHost:
         self.write(pa, struct.pack("<128Q", *words))
 
     def write_debug(self) -> None:
-        """Write registers or points of a debugger, good, nearly so, or anything."""
+        """Write registers or points of a debugger: valid, nearly valid, or random."""
         rng, pa = self.rng, self.rng.choice(self.params)
         page = bytearray(rng.randbytes(GRANULE_SIZE) if rng.randrange(2) else GRANULE_SIZE)
         if rng.randrange(2):
@@ -427,7 +427,7 @@ class Helpers:
             self.failures.append(error)
 
     def _enter(self) -> None:
-        """Run a REC, and give it what it wants: a page, or a fault."""
+        """Run a REC, and answer its exit with a page or a fault."""
         host, rng = self.host, self._rng
         rec = rng.choice(host.recs)
         flags = rng.choice((0, RecEnterFlags.INJECT_SEA, RecEnterFlags.EMUL_MMIO))
@@ -462,7 +462,7 @@ class Helpers:
 
 
 def attack(seed: int, calls: int) -> Counter[tuple[str, int]]:
-    """Issue calls, every batch on a new machine; return how often each ended how."""
+    """Issue calls, every batch on a new machine; count the results."""
     statuses, entries, debugged = Counter[tuple[str, int]](), 0, 0
     for batch in range(-(-calls // BATCH)):
         LOG.warning("seed %d", seed + batch)
@@ -484,7 +484,7 @@ def attack(seed: int, calls: int) -> Counter[tuple[str, int]]:
 
 
 def test_hostile_host(seed: int) -> None:
-    """No call raises, hangs or breaks an invariant, and all can be taken apart afterwards."""
+    """No call raises, hangs or breaks an invariant, and everything can be destroyed afterwards."""
     statuses = attack(seed, 20_000)
     succeeded = {name for name, status in statuses if status == 0}
     assert len(succeeded) >= 15  # the calls are not only refused

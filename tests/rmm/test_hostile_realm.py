@@ -1,4 +1,4 @@
-"""A hostile realm: random code, calls and tables on the real core, and nobody else is touched."""
+"""A hostile realm: random code, calls and tables on the real core affect nobody else."""
 
 import logging
 import random
@@ -83,7 +83,7 @@ class Rig:
         return [zlib.crc32(part) for part in (*rest, *low)]
 
     def live(self, generator: Generator, vmid: int) -> int:
-        """Let a realm live for a moment; return how many chunks it began."""
+        """Run a realm for a moment; return how many chunks it began."""
         vgic = Vgic(NUM_CPUS)
         realm = Realm(
             self.firmware,
@@ -119,7 +119,7 @@ class Rig:
 
 
 def harass(seed: int, seconds: float) -> tuple[int, int, int]:
-    """Let realms live one after another; return how many, their chunks and device accesses."""
+    """Run realms one after another; return their number, chunks and device accesses."""
     rig, generator = Rig(seed), Generator(seed)
     lives = chunks = 0
     until = monotonic() + seconds

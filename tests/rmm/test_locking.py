@@ -68,13 +68,13 @@ class Rig:
         return RecExit(self.world.ns.read(self.run_pa + 0x800, RecExit.size))
 
     def raw(self, pas: Pas, pa: int) -> bytes:
-        """Return what is in memory, whoever may see it."""
+        """Read memory, whoever may access it."""
         return bytes(self.world.core.buffer(pas)[pa - DRAM_BASE :][:8])
 
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    """Return a thread for the writer; the host thread waits for the GIL as little as can be."""
+    """Return a thread for the writer; the host thread waits as little as possible for the GIL."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     with ThreadPoolExecutor(1) as pool:
@@ -85,7 +85,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def take_away(
     threads: ThreadPoolExecutor, rig: Rig, where: tuple[Pas, int], command: Callable[[], object]
 ) -> RecExit:
-    """Run the writer, issue a command under it, and look whether anything is stored afterwards."""
+    """Run the writer, issue a command meanwhile, and check that nothing is stored afterwards."""
     running: Future[RecExit] = threads.submit(rig.enter)
     try:
         wait_for_store(rig, where)
@@ -124,7 +124,7 @@ def test_data_destroy(threads: ThreadPoolExecutor) -> None:
 
 
 def test_rtt_unmap_unprotected(threads: ThreadPoolExecutor) -> None:
-    """Shared memory is the host's alone at once."""
+    """Only the host can access the memory at once."""
     rig = Rig(UNPROTECTED)
     world, shared = rig.world, rig.world.ns_granule()
     for _ in range(ROUNDS):
@@ -160,7 +160,7 @@ def test_granule_delegate(threads: ThreadPoolExecutor) -> None:
 
 
 def test_rtt_set_ripas(threads: ThreadPoolExecutor) -> None:
-    """One REC gives a page up that another one stores to: that one takes an abort."""
+    """One REC gives up a page that another one stores to, which then takes an abort."""
     for _ in range(ROUNDS // 4):
         rig = Rig(STORED)
         world = rig.world

@@ -97,13 +97,13 @@ class RmmAgainstModel(RuleBasedStateMachine):
     # --- choices --------------------------------------------------------------------------
 
     def rd(self, rng: Random, state: str = "") -> int:
-        """Choose a realm, of a state if there is one; seldom something that is none."""
+        """Choose a realm, if possible in a given state; sometimes something else."""
         fit = [rd for rd, realm in self.model.realms.items() if realm.state == state]
         choices = fit or list(self.model.realms) or PAS
         return rng.choice(choices if rng.randrange(16) else PAS)
 
     def rec(self, rng: Random, is_fit: Callable[[Rec], bool]) -> int:
-        """Choose a REC, most times a fit one; seldom something that is none."""
+        """Choose a REC, usually a suitable one; sometimes something else."""
         fit = [pa for pa, rec in self.model.recs.items() if is_fit(rec)]
         choices = fit if fit and rng.randrange(5) else list(self.model.recs)
         return rng.choice(choices or PAS) if rng.randrange(16) else rng.choice(PAS)
@@ -239,7 +239,7 @@ class RmmAgainstModel(RuleBasedStateMachine):
         self.both(RmiFid.RMI_DATA_DESTROY, rd, self.ipa(rng, rd, 0))
 
     def unprotected(self) -> None:
-        """Share memory, or share it no more."""
+        """Share or unshare memory."""
         rng = self.rng
         rd, level = self.rd(rng), rng.choice(LEVELS)
         ipa = self.ipa(rng, rd, 1)
@@ -273,7 +273,7 @@ class RmmAgainstModel(RuleBasedStateMachine):
         self.create_rec(rd, self.granule(rng), aux, index, rng.randrange(2))
 
     def rec_enter(self) -> None:
-        """Let a realm do something; if there is none, let one begin or somebody else be."""
+        """Make a realm do something; without one, activate one or do something else."""
         rng = self.rng
         if rng.randrange(4) and not any(map(is_ready, self.model.recs.values())):
             rng.choice((self.realm_life, self.rec_life, self.psci_complete))()
@@ -302,7 +302,7 @@ class RmmAgainstModel(RuleBasedStateMachine):
             self.check_exit(RecExit(self.world.ns.read(run + EXIT_OFFSET, RecExit.size)))
 
     def entry(self, rng: Random, rec: Rec | None) -> RecEnter:
-        """Return what the host gives; seldom what it may not."""
+        """Return the host's input; sometimes forbidden values."""
         flags = rng.choice((0, 16))
         if (rec and isinstance(rec.pending, Access)) or rng.randrange(16) == 0:
             flags = rng.choice((0, 1, 1, 2, 3))
@@ -321,7 +321,7 @@ class RmmAgainstModel(RuleBasedStateMachine):
             assert record.gprs == (*seen.gprs, *[0] * 31)[:31]
 
     def set_ripas(self) -> None:
-        """Do a part of what a REC asked for."""
+        """Perform a part of a REC's request."""
         rng = self.rng
         pa = self.rec(rng, lambda rec: isinstance(rec.pending, RipasChange))
         rec = self.model.recs.get(pa)
@@ -334,7 +334,7 @@ class RmmAgainstModel(RuleBasedStateMachine):
         self.both(RmiFid.RMI_RTT_SET_RIPAS, rd, pa, base, top)
 
     def psci_complete(self) -> None:
-        """Name the REC that the realm wants, or another."""
+        """Give the REC that the realm named, or another."""
         rng = self.rng
         pa = self.rec(rng, lambda rec: isinstance(rec.pending, PsciRequest))
         rec = self.model.recs.get(pa)
@@ -343,7 +343,7 @@ class RmmAgainstModel(RuleBasedStateMachine):
         self.both(RmiFid.RMI_PSCI_COMPLETE, pa, named, status)
 
     def anything(self) -> None:
-        """Issue any command with values that mean something, but not there."""
+        """Issue any command with values that are meaningful elsewhere."""
         rng = self.rng
         values = [*self.model.realms, *self.model.recs, *PAS[::5], 0, 1, 2, 3, PAGE, 1 << 32, GIB]
         values += [0x1_0000, DENIED, (1 << 64) - 1, (1 << 64) - PAGE, PAS[0] + 8, 1 << 63]
@@ -388,14 +388,14 @@ class RmmAgainstModel(RuleBasedStateMachine):
 
     @rule()
     def odds(self) -> None:
-        """Do what makes no sense."""
+        """Issue meaningless commands."""
         self.rng.choice((self.anything, self.anything, self.set_ripas, self.psci_complete))()
 
     # --- afterwards -----------------------------------------------------------------------
 
     @invariant()
     def state_agrees(self) -> None:
-        """All of the state is what the model says."""
+        """The whole state agrees with the model."""
         self.agreement.check(PAS)
 
     @invariant()

@@ -117,7 +117,7 @@ class Host:
         return RecExit(self.ns.read(run + EXIT_OFFSET, RecExit.size))
 
 
-def test_realm_lives() -> None:
+def test_realm_runs() -> None:
     """Calls, missing pages, a device, a host call and the end, by instructions of the guest."""
     host = Host()
     host.do(RmiFid.RMI_RTT_INIT_RIPAS, host.rd, 0x1000, 0x6000)
@@ -224,8 +224,8 @@ VECTOR: Final = """
 """
 
 
-def test_realm_takes_what_it_may_not_do_itself() -> None:
-    """HVC is UNDEFINED, an unknown SMC is -1, where nothing is there is an external abort."""
+def test_realm_takes_exceptions_for_forbidden_actions() -> None:
+    """HVC is UNDEFINED, an unknown SMC is -1, an access without memory is an external abort."""
     world = CoreWorld(is_scripted=False)
     rd = world.realm()
     world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, 0x1000, 0x5000)

@@ -141,7 +141,7 @@ def live_rec(world: World) -> int:
 
 
 def test_realm_destroy_takes_shared_blocks_with_it(world: World) -> None:
-    """Shared memory is the host's: it does not keep the realm that sees it."""
+    """Shared memory is the host's: it does not prevent the destruction of the realm."""
     rd = world.realm(depth=0)
     (start,) = world.rmm.realms[rd].rtt.start
     world.do(RmiFid.RMI_RTT_MAP_UNPROTECTED, rd, 1 << 32, 1, 0)
@@ -174,10 +174,8 @@ def test_realm_destroy_frees_scrubbed_granules(world: World) -> None:
 
 @pytest.mark.parametrize("fid", [ACTIVATE, DESTROY, RmiFid.RMI_REC_AUX_COUNT])
 @pytest.mark.parametrize("state", sorted(set(GranuleState) - {GranuleState.RD}))
-def test_realm_commands_refuse_what_is_no_realm(
-    world: World, fid: int, state: GranuleState
-) -> None:
-    """Only an RD names a realm."""
+def test_realm_commands_need_an_rd(world: World, fid: int, state: GranuleState) -> None:
+    """Only an RD identifies a realm."""
     pa = granule_in(world, state)
     before = world.snapshot()
     assert world.call(fid, pa) == (ERROR_INPUT, 0, 0, 0, 0)

@@ -76,7 +76,7 @@ def test_rec_create_refuses_mpidr(world: World, mpidr: int) -> None:
 
 @pytest.mark.parametrize("num_aux", [0, 1, 3, 16, 17, MASK64])
 def test_rec_create_refuses_another_number_of_aux_granules(world: World, num_aux: int) -> None:
-    """RMI_REC_AUX_COUNT says how many."""
+    """RMI_REC_AUX_COUNT returns the number."""
     rd = world.realm(depth=0)
     assert world.do(RmiFid.RMI_REC_AUX_COUNT, rd)[0] == 2
     aux = tuple(world.delegated() for _ in range(16))
@@ -195,7 +195,7 @@ def pair(world: World) -> tuple[World, int, int]:
 def test_psci_calls_that_the_rmm_answers(
     pair: tuple[World, int, int], call: tuple[int, ...], result: int
 ) -> None:
-    """The realm goes on at once, x1 to x3 are zero, and the SMC is behind it."""
+    """The realm continues after the SMC, with x1 to x3 zero."""
     world, rec, _ = pair
     world.context(rec).x[3] = 99
     assert world.enter(rec, smc(*call)).exit_reason == RecExitReason.IRQ
@@ -212,7 +212,7 @@ def test_function_id_is_w0(pair: tuple[World, int, int]) -> None:
 
 @pytest.mark.parametrize("fid", [PsciFid.CPU_ON_32, PsciFid.CPU_ON_64])
 def test_cpu_on(pair: tuple[World, int, int], fid: PsciFid) -> None:
-    """The host names the target's REC; that starts as after a reset, in the caller's endianness."""
+    """The host gives the target's REC, which starts from reset, with the caller's endianness."""
     world, rec, target = pair
     world.context(rec).sctlr_el1 |= SCTLR_EL1_EE
     context = world.context(target)
@@ -236,7 +236,7 @@ def test_cpu_on(pair: tuple[World, int, int], fid: PsciFid) -> None:
 
 
 def test_cpu_on_denied_and_already_on(pair: tuple[World, int, int]) -> None:
-    """The host may deny while the target is off; when it is on, the caller is told so instead.
+    """The host may deny while the target is off; if it is on, the caller gets ALREADY_ON instead.
 
     The host's mistake is then an error that still ends the request, as in TF-RMM.
     """
@@ -314,7 +314,7 @@ def test_system_off_is_the_end(pair: tuple[World, int, int], fid: PsciFid) -> No
 
 
 def test_cpu_suspend_is_an_exit(pair: tuple[World, int, int]) -> None:
-    """The realm resumes behind the call, with SUCCESS, when the host likes."""
+    """The realm resumes after the call, with SUCCESS, whenever the host enters it."""
     world, rec, _ = pair
     leave = world.enter(rec, smc(PsciFid.CPU_SUSPEND_64, 5, 6, 7))
     assert leave.gprs[:4] == (PsciFid.CPU_SUSPEND_64, 5, 6, 7)

@@ -44,7 +44,7 @@ def running_rec(world: World, rd: int) -> int:
 
 
 def ask(world: World, rec: int, base: int, top: int, ripas: int, flags: int = 0) -> None:
-    """Let the realm ask for a change."""
+    """Make the realm request a change."""
     leave = world.enter(rec, smc(STATE_SET, base, top, ripas, flags))
     assert leave.exit_reason == RecExitReason.RIPAS_CHANGE
     assert (leave.ripas_base, leave.ripas_top, leave.ripas_value) == (base, top, ripas)
@@ -169,7 +169,7 @@ def test_set_ripas_of_pages(world: World) -> None:
 
 @pytest.mark.parametrize("flags", [0, CHANGE_DESTROYED])
 @pytest.mark.parametrize("assigned", [False, True])
-def test_set_ripas_stops_at_destroyed_unless_told(
+def test_set_ripas_stops_at_destroyed_by_default(
     world: World, flags: int, *, assigned: bool
 ) -> None:
     """A realm that did not ask to change DESTROYED must learn what it lost."""
@@ -251,7 +251,7 @@ def test_ipa_state_commands_refuse(world: World, args: tuple[int, ...]) -> None:
     assert world.context(rec).x[:4] == [ERROR_INPUT, 0, 0, 0]
 
 
-def test_ipa_state_get_tells_runs(world: World) -> None:
+def test_ipa_state_get_returns_ranges(world: World) -> None:
     """The RIPAS, and the end of the run inside the table, at most the end asked for."""
     rd = world.realm()
     world.do(INIT, rd, 0x1000, 0x4000)

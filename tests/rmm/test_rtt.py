@@ -189,7 +189,7 @@ def test_rtt_destroy_of_a_split_shared_block(world: World) -> None:
 
 
 def test_rtt_destroy_changes_nothing_when_table_is_live(world: World) -> None:
-    """(ERROR_RTT, level) and top = ipa: go below first."""
+    """(ERROR_RTT, level) and top = ipa: destroy the entries first."""
     rd = world.realm()
     world.page(rd, 0x5000)
     before = world.snapshot()
@@ -203,7 +203,7 @@ def test_rtt_destroy_changes_nothing_when_table_is_live(world: World) -> None:
 
 @pytest.mark.parametrize("entry", [0, UNASSIGNED_RAM])
 def test_rtt_fold_of_unassigned_entries(world: World, entry: int) -> None:
-    """512 equal UNASSIGNED entries are one, and the table's granule is free and zero."""
+    """512 equal UNASSIGNED entries become one, and the table's granule is free and zero."""
     rd = world.realm(depth=2)
     (rtt,) = world.tables(rd, 0, [3])
     if entry:
@@ -259,7 +259,7 @@ def test_rtt_fold_changes_nothing_when_entries_differ(world: World) -> None:
 
 
 def test_rtt_fold_needs_an_aligned_block(world: World) -> None:
-    """512 pages in a row that do not begin at 2 MiB are no block."""
+    """512 consecutive pages that do not begin at 2 MiB are not a block."""
     rd = world.realm()
     for index in range(TABLE_ENTRIES):
         desc = 0x1000 + index * GRANULE_SIZE | WRITE_BACK_RW
@@ -268,7 +268,7 @@ def test_rtt_fold_needs_an_aligned_block(world: World) -> None:
 
 
 def test_rtt_fold_never_makes_a_block_of_tables() -> None:
-    """Not even if they are as far apart as the parts of a block; else a realm could write them."""
+    """Not even if their addresses would form a block; otherwise a realm could write them."""
     pas = range(0, GIB, MIB2)
     blocks, tables = (array("Q", [pa | kind for pa in pas]) for kind in (BLOCK_TYPE, TABLE_TYPE))
     assert folded(memoryview(blocks), 2) == BLOCK_TYPE
@@ -302,7 +302,7 @@ def test_rtt_fold_of_shared_blocks_up_to_level_1(world: World) -> None:
 
 
 def test_ram_page_is_found_in_pages_and_blocks(world: World) -> None:
-    """Each byte of a realm's RAM is where the realm has it."""
+    """Each byte of a realm's RAM is at its IPA."""
     rd = world.realm()
     world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, 0, MIB2)
     first, tree = full_table(world, rd), world.rmm.realms[rd].rtt

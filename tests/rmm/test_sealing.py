@@ -1,4 +1,4 @@
-"""Realm metadata and sealing keys: who gets which key, and who none."""
+"""Realm metadata and sealing keys: which realm gets which key."""
 
 import hashlib
 import hmac
@@ -100,7 +100,7 @@ class Guest:
 def expected_key(
     flags: int, svn: int, metadata: RealmMetadata | None = None, hash_algo: int = 0
 ) -> bytes:
-    """Derive a key by the specification's own words: RFC 5869 over the fields in a row."""
+    """Derive a key as specified: RFC 5869 over the concatenated fields."""
     has_rim = flags & 2 or metadata is None
     info = b"".join(
         (
@@ -124,7 +124,7 @@ def expected_key(
 
 @pytest.mark.parametrize("hash_algo", [0, 1])
 @pytest.mark.parametrize("flags", [*range(16), 1 << 63 | 5])
-def test_key_is_bound_to_what_the_flags_say(flags: int, hash_algo: int) -> None:
+def test_key_is_bound_to_the_selected_values(flags: int, hash_algo: int) -> None:
     """With metadata and without, byte for byte."""
     metadata = metadata_of(OWNER, hash_algo)
     keys = {
@@ -136,7 +136,7 @@ def test_key_is_bound_to_what_the_flags_say(flags: int, hash_algo: int) -> None:
 
 
 def test_every_choice_gives_another_key() -> None:
-    """And the same choice the same one."""
+    """And the same choice gives the same key."""
     guest = Guest(metadata_of())
     keys = {(flags, svn): guest.key(flags, svn) for flags in range(16) for svn in (1, 2)}
     assert keys == {(flags, svn): guest.key(flags, svn) for flags, svn in keys}
@@ -158,7 +158,7 @@ def test_owner_decides_what_an_update_may_read() -> None:
 
 @pytest.mark.parametrize("svn", [0, 6, (1 << 64) - 1])
 def test_svn_above_the_realms_own_gives_no_key(svn: int) -> None:
-    """An old realm cannot read what a newer one wrote; zero is no SVN."""
+    """An old realm cannot read the data of a newer one; zero is not an SVN."""
     guest = Guest(metadata_of(svn=5))
     status, registers = guest.ask(SVN, svn)
     assert (status, registers[:24]) == (RsiStatus.ERROR_INPUT, bytes(24))
@@ -166,7 +166,7 @@ def test_svn_above_the_realms_own_gives_no_key(svn: int) -> None:
 
 
 def test_key_is_in_no_trace() -> None:
-    """Who watches the calls learns that the realm has one."""
+    """A trace contains the call without the key."""
     guest = Guest()
     seen: list[Event] = []
     guest.world.rmm.events.listener = seen.append
@@ -178,7 +178,7 @@ def test_key_is_in_no_trace() -> None:
 
 
 def test_no_key_without_the_platforms_keys() -> None:
-    """An EL3 without them is no reason to invent one."""
+    """The RMM does not invent one."""
     world = World()
     rd, rec = new_realm(world)
     world.do(ACTIVATE, rd)
@@ -237,14 +237,14 @@ def refused(world: World, rd: int, mdg: int, source: int) -> int:
 def test_metadata_that_are_not_valid_are_refused(
     world: World, changes: dict[str, int | bytes]
 ) -> None:
-    """Though they are signed."""
+    """Even if signed."""
     rd, _ = new_realm(world)
     source = world.ns_granule(realm_metadata(**changes).data)
     assert refused(world, rd, world.delegated(), source) == ERROR_INPUT
 
 
 def test_every_bit_is_signed(world: World, seed: int) -> None:
-    """Of what is signed, and of the signature; what lies behind them is nobody's."""
+    """Of the signed data and of the signature; the rest of the granule is unused."""
     rd, _ = new_realm(world)
     mdg, source = world.delegated(), world.ns_granule()
     rng, good = random.Random(seed), metadata_of().data
@@ -260,7 +260,7 @@ def test_every_bit_is_signed(world: World, seed: int) -> None:
 
 @pytest.mark.parametrize("state", sorted(set(GranuleState) - {GranuleState.DELEGATED}))
 def test_metadata_need_a_delegated_granule(world: World, state: GranuleState) -> None:
-    """No other is to be had for them."""
+    """In any other state it is refused."""
     bad = granule_in(world, state)
     rd = world.realm(depth=0, vmid=9)
     source = world.ns_granule(metadata_of().data)
@@ -301,10 +301,10 @@ def test_metadata_are_set_once(world: World) -> None:
         (1, {"rim": rim_of(0)}),
     ],
 )
-def test_realm_that_is_another_is_not_activated(
+def test_realm_with_other_metadata_is_not_activated(
     world: World, hash_algo: int, changes: dict[str, int | bytes]
 ) -> None:
-    """Than the one that the metadata are about."""
+    """If hash algorithm or RIM differ."""
     rd, _ = new_realm(world, hash_algo)
     source = world.ns_granule(metadata_of(OWNER, hash_algo, **changes).data)
     world.do(SET_METADATA, rd, world.delegated(), source)

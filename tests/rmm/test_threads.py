@@ -1,4 +1,4 @@
-"""Several threads of a host at one realm that runs: nothing is lost, and nobody waits for ever.
+"""Several host threads work on one running realm: nothing is lost, and nobody waits forever.
 
 Four threads issue commands while two RECs of the realm run and a third one repairs what the host
 destroys.  Every command notes when it held the RMM's lock; now and then all stop, the model does
@@ -122,7 +122,7 @@ next:
 """
 WORKER_CODE, JANITOR_CODE = 0x1000, 0x2000
 CODES: Final = (*[WORKER_CODE] * NUM_WORKERS, JANITOR_CODE)
-#: How often a thread of the host tries what.
+#: The weights of the host threads' actions.
 WEIGHTS: Final[dict[int, int]] = {
     RmiFid.RMI_GRANULE_DELEGATE: 10,
     RmiFid.RMI_GRANULE_UNDELEGATE: 10,
@@ -399,7 +399,7 @@ class Host:
     # --- looks ----------------------------------------------------------------------------
 
     def look(self) -> int:
-        """Let all stand still, replay, compare; return how many commands there were."""
+        """Stop all threads, replay, compare; return the number of commands."""
         self._is_paused.set()
         while self._barrier.n_waiting < len(self._threads) and not self._barrier.broken:
             self._kick()
@@ -425,7 +425,7 @@ class Host:
 
 
 def harass(seed: int, seconds: float) -> Counter[str]:
-    """Work for a while; return what was seen how often."""
+    """Work for a while; return the counts of the results."""
     host, until, commands = Host(seed), time.monotonic() + seconds, 0
     with host:
         while time.monotonic() < until:
@@ -440,7 +440,7 @@ def harass(seed: int, seconds: float) -> Counter[str]:
 
 
 def test_threads_at_one_realm(seed: int) -> None:
-    """A moment of it; the commands are not only refused, and the realm gets somewhere."""
+    """For a moment; some commands succeed, and the realm makes progress."""
     seen = harass(seed, 2)
     succeeded = {fid for fid in WEIGHTS if seen[f"{RmiFid(fid).name} 0"]}
     assert len(succeeded) > 8
@@ -450,5 +450,5 @@ def test_threads_at_one_realm(seed: int) -> None:
 
 @pytest.mark.slow
 def test_threads_at_one_realm_for_long(seed: int) -> None:
-    """A minute of it."""
+    """For a minute."""
     harass(seed + 1, 60)

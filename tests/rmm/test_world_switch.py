@@ -1,4 +1,4 @@
-"""What a PE carries from one world to another: nothing but what the specification hands over.
+"""A PE carries from one world to another only the registers that the specification lists.
 
 One party fills every register that it can write with secrets and leaves; another one then runs on
 the same PE, dumps every register that it can read, and finds what it would have found on a new
@@ -62,7 +62,7 @@ READ = sorted(
 
 
 def secret(number: int) -> int:
-    """Return a value that nobody has by chance."""
+    """Return a value that does not occur by chance."""
     return SECRET << 32 | (number * 0x0101_0107 & MASK32)
 
 
@@ -72,7 +72,7 @@ def word(base: int, reg: SysReg, rt: int) -> str:
 
 
 def move(register: str, value: int) -> str:
-    """Return what gives a register a value."""
+    """Return code that sets a register."""
     parts = [f"movz {register}, #{value & 0xFFFF:#x}"]
     parts += [f"movk {register}, #{value >> n & 0xFFFF:#x}, lsl #{n}" for n in (16, 32, 48)]
     return "; ".join(parts)
@@ -119,7 +119,7 @@ def look(base: int) -> bytes:
 
 @dataclass
 class Party:
-    """Somebody who runs code on a PE: its context, its memory, and its REC if it is a realm's."""
+    """A party that runs code on a PE: its context, its memory, and the REC of a realm."""
 
     context: PeContext
     pages: list[int]  # code, data, probe: physical addresses
@@ -140,7 +140,7 @@ class Stage:
     """A machine with two realms, one of them with two RECs, and a context of the normal world."""
 
     def __init__(self, actor: str, observer: str, action: str = "wfi; wfi; b #0") -> None:
-        """Make them all, whoever plays."""
+        """Make all parties, whichever the test uses."""
         self.world = CoreWorld(is_scripted=False)
         self.run_pa = self.world.ns_granule()
         self.rds = [self.world.realm(vmid=vmid, depth=1) for vmid in (1, 2)]
@@ -189,7 +189,7 @@ class Stage:
         return Party(context, pas, Pas.NS)
 
     def run(self, party: Party) -> RecExit | None:
-        """Let somebody run on PE 0 until it leaves; return what the host sees of a realm."""
+        """Run a party on PE 0 until it exits; return the host's view of a realm's exit."""
         if party.rec == 0:
             leave = self.world.core.pe(0).run(party.context, 1 << 20)
             assert leave.reason == ExitReason.SYNC
@@ -202,7 +202,7 @@ class Stage:
         return RecExit(self.world.ns.read(self.run_pa + EXIT_OFFSET, RecExit.size))
 
     def look(self, observer: str) -> tuple[bytes, bytes]:
-        """Let the observer look; return what it found, and its registers."""
+        """Run the observer; return its dump and its registers."""
         party = self.parties[observer]
         self.run(party)
         assert party.context.x[3] == 1  # its exclusive store was refused
@@ -217,7 +217,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("actor", "observer"), PAIRS)
 def test_no_register_of_one_world_is_visible_in_another(actor: str, observer: str) -> None:
-    """Whoever ran before on this PE: an observer finds the registers of a new machine."""
+    """Whatever ran before on this PE, an observer finds the registers of a new machine."""
     stage = Stage(actor, observer)
     alone = stage.look(observer)
     stage = Stage(actor, observer)

@@ -1,4 +1,4 @@
-"""A world for the RMM's tests: a machine without a CPU, an EL3, and a host that knows its ways."""
+"""A world for the RMM's tests: a machine without a CPU, an EL3, and a host with helpers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -154,7 +154,7 @@ class FakeWatchpoint:
 
 @dataclass
 class FakeDebug:
-    """What a debugger wants."""
+    """The debugger's part of a context."""
 
     breakpoints: list[int] = field(default_factory=lambda: [0] * MAX_BREAKPOINTS)
     watchpoints: list[FakeWatchpoint] = field(
@@ -209,19 +209,19 @@ class FakeMachine:
         return FakeContext()
 
     def new_debug(self) -> FakeDebug:
-        """Make a debugger that wants nothing."""
+        """Make a debugger's part without points."""
         return FakeDebug()
 
     def lend_debug(self, context: PeContext, debug: PeDebug | None) -> None:
-        """Note it."""
+        """Record the operation."""
         self.lent.append((context, debug))
 
     def tlbi_ipa(self, vmid: int, ipa: int, size: int) -> None:
-        """Note it."""
+        """Record the operation."""
         self.tlbis.append((vmid, ipa, size))
 
     def tlbi_vmid(self, vmid: int) -> None:
-        """Note it."""
+        """Record the operation."""
         self.tlbis.append((vmid,))
 
     def id_register(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
@@ -230,7 +230,7 @@ class FakeMachine:
 
 
 class FakeEl3:
-    """The GTSI half of a Monitor; it knows no other call."""
+    """The GTSI half of a Monitor, without other calls."""
 
     MOVES: ClassVar = {
         int(RmmdFid.GTSI_DELEGATE): (Pas.NS, Pas.REALM),
@@ -269,7 +269,7 @@ def boot_manifest() -> bytearray:
 
 
 class Host:
-    """A host that knows how to build realms, in front of a booted RMM.
+    """A host that can build realms on a booted RMM.
 
     Subclasses say of which machine: they set the attributes below.
     """
@@ -417,7 +417,7 @@ class World(Host):
     # --- state --------------------------------------------------------------------------------
 
     def snapshot(self) -> tuple[object, ...]:
-        """Everything that a failed command must leave as it was."""
+        """The state that a failed command must not change."""
         rmm = self.rmm
         used = self._next - DRAM_BASE  # nobody was told of memory beyond
         return (
