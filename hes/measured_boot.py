@@ -83,7 +83,7 @@ class MeasuredBoot:
     def read(self, index: int) -> Slot:
         """Return a slot.
 
-        Raises: PsaError(INVALID_ARGUMENT) if there is no such slot, (DOES_NOT_EXIST) if it is
+        Raises: PsaError(INVALID_ARGUMENT) if the slot is unknown, (DOES_NOT_EXIST) if it is
         empty.
         """
         if index >= NUM_SLOTS:

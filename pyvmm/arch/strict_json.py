@@ -24,7 +24,7 @@ def loads(text: bytes | str) -> Json:
         value: Json = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("half a surrogate pair is no character") from None
+        raise ValueError("half a surrogate pair is not a character") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     return value

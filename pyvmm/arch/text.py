@@ -1,18 +1,18 @@
-"""Text of others as it may be shown: of a guest, a peer, an argument or a file name.
+"""Untrusted text made safe to display: from a guest, a peer, an argument or a file name.
 
-It may hold what acts on a terminal, or have begun as bytes that are not UTF-8: Python keeps such
-bytes in a ``str`` as lone surrogates, from which ``os.fsencode`` makes them again; but no JSON, no
-TOML and no terminal takes them.
+It may contain terminal control sequences, or come from bytes that are not UTF-8.  Python keeps such
+bytes in a ``str`` as lone surrogates, which ``os.fsencode`` converts back, but JSON, TOML and
+terminals do not accept them.
 """
 
 import traceback
 from typing import Final
 
-_BYTES: Final = range(0xDC80, 0xDD00)  # surrogates that stand for a byte each
+_BYTES: Final = range(0xDC80, 0xDD00)  # surrogates that represent one byte each
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text has no bytes in it that are not UTF-8."""
+    """Check whether a text is free of bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -21,10 +21,10 @@ def is_unicode(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    r"""Return one line, in which every character can be seen.
+    r"""Return one line with visible characters only.
 
-    Written out are control characters (C0, DEL and C1), line ends, whatever else changes how the
-    text around it is shown, such as marks of direction, and bytes that are not UTF-8.
+    It escapes control characters (C0, DEL and C1), line ends, characters that change the display
+    of other text, such as direction marks, and bytes that are not UTF-8.
 
     >>> printable("\x1b[31mred\x9b0m\n\u202eevil")
     '\\x1b[31mred\\x9b0m\\n\\u202eevil'
@@ -43,7 +43,7 @@ def _escape(character: str) -> str:
 
 
 def defect() -> str:
-    """Return the traceback of the exception that is handled, which is a defect of ours."""
+    """Return the traceback of the current exception, which is a bug of ours."""
     return "\n".join(map(printable, traceback.format_exc().splitlines()))
 
 

@@ -142,4 +142,4 @@ def test_json_with_half_a_character_is_a_mistake(tmp_path: Path) -> None:
     path.write_text('{"version": 1, "platform": {"cpak": "\\ud800"}}')
     ended = verb("verify", str(path), "--reference", str(path))
     assert (ended.code, ended.errors.count("\n")) == (2, 1)
-    assert "half a surrogate pair is no character" in ended.errors
+    assert "half a surrogate pair is not a character" in ended.errors
