@@ -118,7 +118,7 @@ def check(ended: Ended, *words: str) -> None:
         ("--disk {}/none", "No such file"),
         ("--disk {}", "is a directory"),
         ("--disk {}/empty", "is empty; give it a size"),
-        ("--disk {}/text --disk {}/text", "in use"),
+        ("--disk {}/text --disk {}/text", "given twice"),
         ("--disk {}/text,fast", "give ro, rw or serial=TEXT"),
         ("--dtb {}/random", "device tree"),
         ("--dtb {}/none", "No such file"),
