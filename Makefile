@@ -56,8 +56,10 @@ run: setup
 	    --disk $(GUEST)/rootfs.img $(ARGS) \
 	    || { code=$$?; [ $$code -eq 5 ] || exit $$code; } # 5: quit, e.g. with Ctrl-A x
 
+# The guest first, so that no two workers build it.
 test: lint
-	@$(PY) -m pytest
+	@$(PYVMM) image build debian --output $(GUEST)
+	@$(PY) -m pytest --numprocesses auto --dist loadfile
 
 lint: setup
 	@$(PY) -m ruff check .
