@@ -278,7 +278,9 @@ def test_a_realm_that_cannot_be_activated_ends(living: Living) -> None:
         raise RmiFailed(RmiFid.RMI_REALM_ACTIVATE, (1,), RmiStatus.ERROR_REALM)
 
     living.stage.guest._script = refuse  # type: ignore[union-attr]
-    with pytest.raises(Failure, match="RMI_REALM_ACTIVATE: ERROR_REALM, the realm is in a state"):
+    with pytest.raises(
+        Failure, match="RMI_REALM_ACTIVATE: ERROR_REALM, the realm's state does not"
+    ):
         living.lifecycle.start()
     living.end()
     assert living.lifecycle.status.state == State.STOPPED
