@@ -20,6 +20,7 @@ OPTIONS = [
     "-fno-strict-aliasing",
     "-fwrapv",
     "-mcx16",
+    "-fvisibility=hidden",  # calls between files need no indirection
 ]
 
 
