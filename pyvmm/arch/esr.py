@@ -16,12 +16,14 @@ class ExceptionClass(OpenEnum):
     WFX = 0x01
     FP_ACCESS = 0x07
     PAUTH = 0x09
+    BRANCH_TARGET = 0x0D
     ILLEGAL_STATE = 0x0E
     SVC64 = 0x15
     HVC64 = 0x16
     SMC64 = 0x17
     SYSREG = 0x18
     SVE_ACCESS = 0x19
+    PAC_FAIL = 0x1C
     GPC = 0x1E
     INSTRUCTION_ABORT_LOWER = 0x20
     INSTRUCTION_ABORT_SAME = 0x21

@@ -3,13 +3,14 @@
 The core's table is generated from these rows; tools use the names.  A register that is not listed
 and not in the ID register space (whose reserved encodings read as zero) is UNDEFINED.  The ID
 registers list exactly what the core implements: an instruction or a control bit that they do not
-advertise is UNDEFINED or RES0.  Absent: BTI, PAuth, MTE, SVE, SME, FP16, RAS, PMU, SPE, AMU, MPAM.
+advertise is UNDEFINED or RES0.  Absent: MTE, SVE, SME, FP16, RAS, PMU, SPE, AMU, MPAM.  A
+machine may also lack any ``Feature``.
 
 Spec: Arm DDI 0487, "AArch64 System Register Encoding".
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Final
 
 EL0_READ: Final = 1
@@ -23,6 +24,17 @@ EL0_RW: Final = RW | EL0_READ | EL0_WRITE
 EL0_RO: Final = RO | EL0_READ
 
 ALL_BITS: Final = (1 << 64) - 1
+
+
+class Feature(IntFlag):
+    """The features that a machine has or lacks as whoever makes it says."""
+
+    PAUTH = 1  # FEAT_PAuth2, FEAT_FPACCOMBINE and FEAT_PACIMP
+    BTI = 2  # FEAT_BTI
+
+
+#: What a machine has unless somebody says otherwise.
+DEFAULT_FEATURES: Final = Feature.PAUTH | Feature.BTI
 
 
 class Trap(IntEnum):
@@ -52,6 +64,7 @@ class Trap(IntEnum):
     GIC_GROUP1 = 21  # ICH_HCR_EL2.TALL1
     GIC_DIR = 22  # ICH_HCR_EL2.TC, TDIR
     GIC_SGI = 23  # always: the distributor is EL2's
+    APK = 24  # HCR_EL2.APK
 
 
 @dataclass(frozen=True)
@@ -60,8 +73,9 @@ class SysReg:
 
     ``storage`` is its member of the core's ``struct cpu``; a register without storage reads as
     ``value`` and ignores writes.  A write keeps the bits of ``mask`` and sets those of ``res1``.
-    ``reader`` and ``writer`` mean that the core has a function for it, ``read_<name>`` or
-    ``write_<name>``.
+    ``pauth`` and ``bti`` are further bits of ``mask``, or of ``value``, of a machine with that
+    feature; a machine without ``feature`` lacks the register.  ``reader`` and ``writer`` mean
+    that the core has a function for it, ``read_<name>`` or ``write_<name>``.
     """
 
     name: str
@@ -78,6 +92,14 @@ class SysReg:
     value: int = 0
     reader: bool = False
     writer: bool = False
+    feature: Feature | None = None
+    pauth: int = 0
+    bti: int = 0
+
+    @property
+    def writable(self) -> int:
+        """Return the bits that a write keeps on a machine with all features."""
+        return self.mask | self.pauth | self.bti
 
     @property
     def encoding(self) -> int:
@@ -139,17 +161,22 @@ SCTLR_MASK: Final = (
     | 1 << 44
 )
 SCTLR_RES1: Final = 1 << 7 | 1 << 8 | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29
+SCTLR_PAUTH: Final = 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13  # EnIA, EnIB, EnDA, EnDB
+SCTLR_BTI: Final = 1 << 36 | 1 << 35  # BT1, BT0
 TCR_MASK: Final = bit_range(5, 0) | bit_range(34, 7) | bit_range(40, 36) | bit_range(56, 55)
+TCR_PAUTH: Final = 1 << 52 | 1 << 51  # TBID1, TBID0
+ISAR1_PAUTH: Final = fields(F8=5, F28=1)  # API: PAuth2, FPACCOMBINE; GPI
+PFR1_BTI: Final = fields(F0=1)  # BT
 
 _ID: Final = (
     SysReg("MIDR_EL1", 3, 0, 0, 0, 0, RO, value=MIDR, reader=True),
     SysReg("MPIDR_EL1", 3, 0, 0, 0, 5, RO, reader=True),
     SysReg("REVIDR_EL1", 3, 0, 0, 0, 6, RO, trap=Trap.ID1),
     SysReg("ID_AA64PFR0_EL1", 3, 0, 0, 4, 0, RO, trap=Trap.ID3, value=PFR0),
-    SysReg("ID_AA64PFR1_EL1", 3, 0, 0, 4, 1, RO, trap=Trap.ID3, value=PFR1),
+    SysReg("ID_AA64PFR1_EL1", 3, 0, 0, 4, 1, RO, trap=Trap.ID3, value=PFR1, bti=PFR1_BTI),
     SysReg("ID_AA64DFR0_EL1", 3, 0, 0, 5, 0, RO, trap=Trap.ID3, value=DFR0),
     SysReg("ID_AA64ISAR0_EL1", 3, 0, 0, 6, 0, RO, trap=Trap.ID3, value=ISAR0),
-    SysReg("ID_AA64ISAR1_EL1", 3, 0, 0, 6, 1, RO, trap=Trap.ID3, value=ISAR1),
+    SysReg("ID_AA64ISAR1_EL1", 3, 0, 0, 6, 1, RO, trap=Trap.ID3, value=ISAR1, pauth=ISAR1_PAUTH),
     SysReg("ID_AA64MMFR0_EL1", 3, 0, 0, 7, 0, RO, trap=Trap.ID3, value=MMFR0),
     SysReg("ID_AA64MMFR1_EL1", 3, 0, 0, 7, 1, RO, trap=Trap.ID3, value=MMFR1),
     SysReg("ID_AA64MMFR2_EL1", 3, 0, 0, 7, 2, RO, trap=Trap.ID3, value=MMFR2),
@@ -163,13 +190,39 @@ _ID: Final = (
 
 _CONTROL: Final = (
     SysReg(
-        "SCTLR_EL1", 3, 0, 1, 0, 0, RW, "st.sctlr_el1", Trap.VM, SCTLR_MASK, SCTLR_RES1, writer=True
+        "SCTLR_EL1",
+        3,
+        0,
+        1,
+        0,
+        0,
+        RW,
+        "st.sctlr_el1",
+        Trap.VM,
+        SCTLR_MASK,
+        SCTLR_RES1,
+        writer=True,
+        pauth=SCTLR_PAUTH,
+        bti=SCTLR_BTI,
     ),
     SysReg("ACTLR_EL1", 3, 0, 1, 0, 1, RW, trap=Trap.ACTLR),
     SysReg("CPACR_EL1", 3, 0, 1, 0, 2, RW, "st.cpacr_el1", Trap.CPACR, mask=3 << 20, writer=True),
     SysReg("TTBR0_EL1", 3, 0, 2, 0, 0, RW, "st.ttbr0_el1", Trap.VM, writer=True),
     SysReg("TTBR1_EL1", 3, 0, 2, 0, 1, RW, "st.ttbr1_el1", Trap.VM, writer=True),
-    SysReg("TCR_EL1", 3, 0, 2, 0, 2, RW, "st.tcr_el1", Trap.VM, mask=TCR_MASK, writer=True),
+    SysReg(
+        "TCR_EL1",
+        3,
+        0,
+        2,
+        0,
+        2,
+        RW,
+        "st.tcr_el1",
+        Trap.VM,
+        mask=TCR_MASK,
+        writer=True,
+        pauth=TCR_PAUTH,
+    ),
     SysReg("SPSR_EL1", 3, 0, 4, 0, 0, RW, "st.spsr_el1"),
     SysReg("ELR_EL1", 3, 0, 4, 0, 1, RW, "st.elr_el1"),
     SysReg("SP_EL0", 3, 0, 4, 1, 0, RW, "st.sp_el0"),
@@ -190,6 +243,25 @@ _CONTROL: Final = (
     SysReg("TPIDRRO_EL0", 3, 3, 13, 0, 3, RW | EL0_READ, "st.tpidrro_el0"),
     SysReg("RNDR", 3, 3, 2, 4, 0, EL0_RO, reader=True),
     SysReg("RNDRRS", 3, 3, 2, 4, 1, EL0_RO, reader=True),
+)
+
+#: Name of a key to CRm and op2 of its low half; in the order of the core's ``enum pauth_key``.
+PAUTH_KEYS: Final = {"APIA": (1, 0), "APIB": (1, 2), "APDA": (2, 0), "APDB": (2, 2), "APGA": (3, 0)}
+_KEYS: Final = tuple(
+    SysReg(
+        f"{key}Key{half}_EL1",
+        3,
+        0,
+        2,
+        crm,
+        op2 + high,
+        RW,
+        f"st.pauth_keys[{2 * number + high}]",
+        Trap.APK,
+        feature=Feature.PAUTH,
+    )
+    for number, (key, (crm, op2)) in enumerate(PAUTH_KEYS.items())
+    for high, half in enumerate(("Lo", "Hi"))
 )
 
 _PSTATE: Final = (
@@ -357,4 +429,4 @@ _DEBUG: Final = (
     ),
 )
 
-SYSREGS: Final = (*_ID, *_CONTROL, *_PSTATE, *_TIMER, *_GIC, *_DEBUG)
+SYSREGS: Final = (*_ID, *_CONTROL, *_KEYS, *_PSTATE, *_TIMER, *_GIC, *_DEBUG)

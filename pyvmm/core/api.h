@@ -34,6 +34,7 @@ struct pe_state {
     uint64_t ttbr0_el1, ttbr1_el1, tcr_el1, mair_el1, amair_el1, afsr0_el1, afsr1_el1;
     uint64_t contextidr_el1, tpidr_el0, tpidrro_el0, tpidr_el1, par_el1, csselr_el1, mdscr_el1, cntkctl_el1;
     uint64_t cntv_ctl, cntv_cval, cntp_ctl, cntp_cval;
+    uint64_t pauth_keys[10]; /* APIA, APIB, APDA, APDB, APGA, low half first */
     uint64_t fpcr, fpsr;
     uint64_t v[64]; /* V0..V31, low half first */
 
@@ -69,9 +70,10 @@ struct pe_exit {
 
 struct machine;
 
-/* clock: 0 real (host monotonic), 1 virtual (advances with instructions, jumps over idle).
+/* clock: 0 real (host monotonic), 1 virtual (advances with instructions, jumps over idle).  features: Feature of arch/sysregs.py.
  * Returns NULL and sets errno when memory or a thread primitive is not to be had. */
-struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock);
+struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock,
+                            uint32_t features);
 void machine_free(struct machine *machine);
 int machine_memfd(struct machine *machine, uint32_t pas);
 uint8_t *machine_memory(struct machine *machine, uint32_t pas);

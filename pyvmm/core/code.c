@@ -145,14 +145,14 @@ void code_decode(struct cpu *cpu, struct insn *ops, unsigned slot) {
             cpu_post_inval(cpu, (struct inval){.kind = INVAL_WRITES, .addr = (uintptr_t)page->host}, true);
         }
     }
-    decode_insn(&ops[slot], code_word(ops, slot), slot);
+    decode_insn(&ops[slot], code_word(ops, slot), slot, cpu->machine->features);
     if (unlikely(cpu->debug.break_slots[slot / 64] >> slot % 64 & 1)) {
         ops[slot].op = OP_DEBUG;
     }
 }
 
-uint16_t code_decode_marked(struct insn *ops, unsigned slot) {
-    decode_insn(&ops[slot], code_word(ops, slot), slot);
+uint16_t code_decode_marked(struct cpu *cpu, struct insn *ops, unsigned slot) {
+    decode_insn(&ops[slot], code_word(ops, slot), slot, cpu->machine->features);
     uint16_t op = ops[slot].op;
     ops[slot].op = OP_DEBUG;
     return op;
@@ -168,7 +168,7 @@ struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned sl
     page->host = page_of(ops)->host;
     page->ops[cache->stepped].op = OP_STEPPED;
     cache->stepped = slot;
-    decode_insn(&page->ops[slot], code_word(ops, slot), slot);
+    decode_insn(&page->ops[slot], code_word(ops, slot), slot, cpu->machine->features);
     return page->ops;
 }
 

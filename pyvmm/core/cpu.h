@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "api.h"
+#include "gen/features.h"
 #include "insn.h"
 
 #define likely(x) __builtin_expect(!!(x), 1)
@@ -92,6 +93,13 @@ struct inval {
     uint64_t addr, size; /* VA / IPA / PA / host page address, and bytes */
 };
 
+/* pauth.c: a code that was computed before, with all that it depends on. */
+#define PAUTH_MEMOS 512
+struct pauth_memo {
+    uint64_t value, modifier, key[2];
+    uint64_t code;
+};
+
 struct code_cache;
 struct walk_cache;
 
@@ -119,6 +127,7 @@ struct cpu {
     uint64_t cf, vf;          /* 0 or 1 */
     struct tlb_entry *tlb;    /* tlbs[mmu index] */
     const struct fetch_entry *fetch;
+    const uint64_t *guarded;  /* guarded_slots of this EL */
     struct insn *ops;         /* decoded page that runs now */
     uint64_t page_va;         /* its VA */
     uint64_t pc;              /* valid only where a comment says so */
@@ -133,6 +142,7 @@ struct cpu {
     bool unprivileged; /* within an LDTR/STTR: mmu_index() is MMU_EL0 */
     uint8_t el, spsel, pan, uao, il, ss, dit, ssbs, btype;
     uint32_t daif; /* bits 9:6 as in SPSR */
+    int64_t btype_at; /* instructions executed (as `limit`) before the only one that `btype` is about; see cpu_btype() */
 
     /* exclusive monitor */
     uint64_t excl_va; /* ~0: none */
@@ -157,6 +167,9 @@ struct cpu {
 
     struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
     struct fetch_entry fetches[2][FETCH_SIZE];
+    struct pauth_memo pauth_memos[PAUTH_MEMOS];
+    uint64_t pauth_extension[2][2]; /* by data, by half: the bits of a pointer that follow from bit 55 while it has no code */
+    uint64_t guarded_slots[2][FETCH_SIZE / 64]; /* bit per slot of fetches: of a guarded page (FEAT_BTI) */
 
     /* cross-PE: guarded by inval_lock; seq counters let a waiter see that its request was served */
     pthread_mutex_t inval_lock;
@@ -185,6 +198,7 @@ struct machine {
     uint64_t dram_base, dram_size;
     uint32_t num_pes;
     uint32_t clock;
+    uint32_t features; /* enum feature */
     int memfd[NUM_PAS];
     uint8_t *memory[NUM_PAS];  /* host address of dram_base in that PAS */
     _Atomic uint64_t gptbr, gpccr; /* GPCCR.GPC = 0: no checks */
@@ -214,7 +228,8 @@ struct code_cache *code_cache_new(void);
 void code_cache_free(struct code_cache *cache);
 
 /* decode.c */
-void decode_insn(struct insn *i, uint32_t word, unsigned slot); /* slot: index of the word in its page */
+/* slot: index of the word in its page; features: what the machine has */
+void decode_insn(struct insn *i, uint32_t word, unsigned slot, uint32_t features);
 
 /* mmu.c: translation behind the TLB */
 struct translation {
@@ -223,7 +238,7 @@ struct translation {
     uint8_t *host;      /* host address of VA, NULL if outside DRAM */
     bool writable, dirty_ok; /* a store may go straight to memory from now on */
     bool device;        /* Device memory: unaligned accesses fault */
-    bool ng;
+    bool ng, guarded;
     uint8_t block_shift; /* log2 of the stage-1 block's size; 0: a page */
 };
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
@@ -267,6 +282,15 @@ enum step exception_take(struct cpu *cpu, uint32_t insn);
 enum step exception_irq(struct cpu *cpu); /* take the pending virtual IRQ/FIQ/SError to EL1, cpu->pc = interrupted instruction */
 void fp_access_update(struct cpu *cpu);
 
+/* pauth.c: pointer authentication.  A function that can raise returns false with cpu->exc raised. */
+void pauth_init(struct cpu *cpu);
+void pauth_update(struct cpu *cpu); /* TCR_EL1 has changed */
+enum pauth_key { KEY_IA, KEY_IB, KEY_DA, KEY_DB, KEY_GA }; /* bit 0: B, bit 1: of data */
+bool pauth_add(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier);
+bool pauth_check(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier); /* and strip */
+uint64_t pauth_strip(const struct cpu *cpu, uint64_t pointer, bool data);
+bool pauth_generic(struct cpu *cpu, uint64_t value, uint64_t modifier, uint64_t *code);
+
 /* debug.c */
 void debug_update(struct cpu *cpu); /* after a change of what is to be stopped at, or of the context */
 /* Is there a breakpoint at the instruction?  Then it is raised. */
@@ -301,6 +325,20 @@ void cpu_wake(struct cpu *cpu);  /* after a request from another thread */
 
 static INLINE void cpu_request(struct cpu *cpu, uint32_t what) {
     atomic_fetch_or_explicit(&cpu->request, what, memory_order_seq_cst);
+}
+
+/*
+ * PSTATE.BTYPE costs a branch nothing but two stores: an indirect branch says of which instruction, by its number, it is
+ * about.  BTYPE_ANY: of the one at cpu->pc, whatever its number.
+ */
+#define BTYPE_ANY (-1ll)
+static INLINE unsigned cpu_btype(const struct cpu *cpu) {
+    bool holds = cpu->btype_at == (int64_t)cpu->icount << 4 || cpu->btype_at == BTYPE_ANY;
+    return holds && cpu->machine->features & FEATURE_BTI ? cpu->btype : 0;
+}
+static INLINE bool is_guarded(const struct cpu *cpu, uint64_t va) { /* va's page: in the fetch TLB, or the one that runs */
+    unsigned slot = (va >> GRANULE_SHIFT) & (FETCH_SIZE - 1);
+    return cpu->guarded[slot / 64] >> slot % 64 & 1;
 }
 
 /* Flags from the result of an operation. */

@@ -10,6 +10,7 @@
 struct row {
     uint32_t mask, bits;
     uint16_t op;
+    uint16_t features; /* enum feature: all that the machine needs to have */
     uint32_t (*variant)(uint32_t w);
     bool (*decode)(struct insn *i, uint32_t w);
 };
@@ -23,18 +24,18 @@ static unsigned bucket(uint32_t w) {
     return bits(w, 22, 8) << 4 | bits(w, 10, 4);
 }
 
-static const struct row *find_row(uint32_t w) {
+static const struct row *find_row(uint32_t w, uint32_t features) {
     for (unsigned k = bucket_start[bucket(w)]; k < bucket_start[bucket(w) + 1]; k++) {
         const struct row *row = &rows[bucket_rows[k]];
-        if ((w & row->mask) == row->bits) {
+        if ((w & row->mask) == row->bits && !(row->features & ~features)) {
             return row;
         }
     }
     return NULL;
 }
 
-void decode_insn(struct insn *i, uint32_t w, unsigned slot) {
-    const struct row *row = find_row(w);
+void decode_insn(struct insn *i, uint32_t w, unsigned slot, uint32_t features) {
+    const struct row *row = find_row(w, features);
     struct insn out = {.rd = bits(w, 0, 5), .rn = bits(w, 5, 5), .rm = bits(w, 16, 5), .ra = bits(w, 10, 5), .imm = w};
     out.op = OP_UNDEFINED;
     if (row) {
@@ -49,7 +50,7 @@ void decode_insn(struct insn *i, uint32_t w, unsigned slot) {
 
 uint32_t core_decode(uint32_t word) {
     struct insn i;
-    decode_insn(&i, word, 0);
+    decode_insn(&i, word, 0, ~0u);
     return i.op;
 }
 

@@ -9,6 +9,7 @@
 
 enum exception_class {
     EC_UNKNOWN = 0x00,
+    EC_BRANCH_TARGET = 0x0d,
     EC_ILLEGAL_STATE = 0x0e,
     EC_SVC = 0x15,
     EC_HVC = 0x16,
@@ -18,6 +19,8 @@ enum exception_class {
     EC_DATA_ABORT = 0x24,
     EC_SP_ALIGNMENT = 0x26,
     EC_SERROR = 0x2f,
+    EC_BREAKPOINT = 0x30,
+    EC_SOFTWARE_STEP = 0x32,
     EC_WATCHPOINT = 0x34,
     EC_BRK = 0x3c,
 };
@@ -46,6 +49,10 @@ bool raise_undefined(struct cpu *cpu) {
 
 bool raise_illegal_state(struct cpu *cpu) {
     return raise_exception(cpu, 1, EC_ILLEGAL_STATE, 0);
+}
+
+bool raise_branch_target(struct cpu *cpu) {
+    return raise_exception(cpu, 1, EC_BRANCH_TARGET, cpu_btype(cpu));
 }
 
 bool raise_sp_alignment(struct cpu *cpu) {
@@ -166,7 +173,8 @@ static void enter_el1(struct cpu *cpu, unsigned vector) {
     cpu->st.spsr_el1 = cpu_pstate(cpu);
     cpu->st.elr_el1 = cpu->pc;
     cpu->daif = PSTATE_DAIF;
-    cpu->il = cpu->ss = cpu->btype = cpu->uao = 0;
+    cpu->il = cpu->ss = cpu->uao = 0;
+    cpu->btype = 0;
     cpu->debug.step_iss = 0;
     cpu->ssbs = sctlr & SCTLR_DSSBS ? 1 : 0;
     if (!(sctlr & SCTLR_SPAN)) {
@@ -181,8 +189,28 @@ static bool sets_far(unsigned ec) {
     return (ec >= EC_INSTRUCTION_ABORT && ec <= EC_DATA_ABORT + 1) || ec == EC_PC_ALIGNMENT || (ec & ~1u) == EC_WATCHPOINT;
 }
 
+/* Where SPSR.BTYPE is that of the instruction.  Elsewhere it may be 0, and is: who emulates the instruction and goes on
+ * after it need not think of BTYPE. */
+static bool keeps_btype(unsigned ec) {
+    switch (ec) {
+    case EC_BRANCH_TARGET:
+    case EC_ILLEGAL_STATE:
+    case EC_INSTRUCTION_ABORT:
+    case EC_INSTRUCTION_ABORT + 1:
+    case EC_PC_ALIGNMENT:
+    case EC_BREAKPOINT:
+    case EC_BREAKPOINT + 1:
+    case EC_SOFTWARE_STEP:
+    case EC_SOFTWARE_STEP + 1:
+    case EC_BRK: return true;
+    default: return false;
+    }
+}
+
 enum step exception_take(struct cpu *cpu, uint32_t insn) {
     const struct exception *exc = &cpu->exc;
+    cpu->btype = keeps_btype(exc->ec) ? cpu_btype(cpu) : 0;
+    cpu->btype_at = BTYPE_ANY; /* until it is 0, or another is set */
     if (exc->target_el >= 2) {
         cpu->exit->reason = exc->target_el == TARGET_DEBUGGER ? CORE_EXIT_DEBUG : CORE_EXIT_SYNC;
         cpu->exit->esr = syndrome(exc, exc->iss | instruction_syndrome(exc, insn));
@@ -217,9 +245,7 @@ enum step exception_irq(struct cpu *cpu) {
 /* ---- returning ---- */
 
 uint64_t branch_address(const struct cpu *cpu, uint64_t target) {
-    bool high = va_is_high(target);
-    bool top_byte_ignored = cpu->st.tcr_el1 >> (high ? 38 : 37) & 1;
-    return top_byte_ignored ? (uint64_t)sign_extend(target, 56) : target;
+    return top_byte_ignored(cpu, target, true) ? (uint64_t)sign_extend(target, 56) : target;
 }
 
 /* M[4:0] that EL1 may return to: EL0t, EL1t, EL1h, all AArch64. */
@@ -228,7 +254,7 @@ static bool return_is_legal(uint64_t spsr) {
     return m == 0 || m == 4 || m == 5;
 }
 
-enum step exception_return(struct cpu *cpu) {
+enum step exception_return(struct cpu *cpu, uint64_t target) {
     if (cpu->el == 0) {
         return raised(cpu, 1, EC_UNKNOWN, 0);
     }
@@ -240,10 +266,10 @@ enum step exception_return(struct cpu *cpu) {
         spsr &= ~(uint64_t)PSTATE_SS;
     }
     cpu->excl_va = ~0ull;
-    cpu->pc = cpu->st.elr_el1;
     cpu->debug.step_iss = 0;
     cpu_set_pstate(cpu, spsr);
-    cpu->pc = branch_address(cpu, cpu->pc);
+    cpu->btype_at = (int64_t)(cpu->icount + 1) << 4;
+    cpu->pc = branch_address(cpu, target);
     irq_mask_changed(cpu);
     return STEP_JUMP;
 }

@@ -13,11 +13,13 @@ Tokens stand from bit 31 down: runs of ``0`` and ``1``, ``x`` (ignored), or ``fi
                 UNDEFINED
 ``faults``      the handler returns bool: false when it raised an exception
 ``branch``      the handler returns the next ``struct insn *``
+``indirect``    so does it; NULL when it raised an exception.  It sets cpu->btype
 ``sys``         the handler returns ``enum step`` and may look at cpu->pc (its own address)
 ``fp``          traps when FP access is disabled (every row of the FP and SIMD files has it)
 ``before=A,B``  deliberately overlaps these rows and is tried first
 ``pseudo``      no encoding of its own: a decode function selects it
 ``alias``       no op of its own: its decode function selects another row's
+``feature=f``   only machines with this optional feature have it (``Feature`` of arch/sysregs.py)
 ==============  =================================================================================
 
 Run ``python -m pyvmm.core.gen`` after a change, ``--check`` to see whether the files are fresh.
@@ -35,7 +37,7 @@ HERE = Path(__file__).parent
 OUT = HERE / "gen"
 SOURCES = {"base": "a64.decode", "fp": "a64_fp.decode", "simd": "a64_simd.decode"}
 SUFFIXES = {".c", ".h", ".inc", ".decode"}
-KINDS = ("faults", "branch", "sys")
+KINDS = ("faults", "branch", "indirect", "sys")
 BUCKET_BITS = (*range(10, 14), *range(22, 30))
 NUM_BUCKETS = 1 << len(BUCKET_BITS)
 #: Ops of the interpreter's own, which no word decodes to.
@@ -56,7 +58,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """Return ``plain``, ``faults``, ``branch`` or ``sys``."""
+        """Return ``plain`` or one of KINDS."""
         return next((kind for kind in KINDS if kind in self.flags), "plain")
 
     @property
@@ -185,8 +187,8 @@ def gen_ops(rows: list[Row]) -> str:
 
 def gen_dispatch(rows: list[Row]) -> str:
     """Return dispatch.h: A64_OPS(ON_PLAIN, ON_FAULTS, ...), one entry an op."""
-    head = "#define A64_OPS(ON_PLAIN, ON_FAULTS, ON_BRANCH, ON_SYS, ON_FP_PLAIN, ON_FP_FAULTS)"
-    lines = [head]
+    kinds = ("PLAIN", *map(str.upper, KINDS), "FP_PLAIN", "FP_FAULTS")
+    lines = [f"#define A64_OPS({', '.join(f'ON_{kind}' for kind in kinds)})"]
     for row in rows:
         macro = "ON_" + ("FP_" if row.fp else "") + row.kind.upper()
         for op, values in row.ops:
@@ -236,7 +238,8 @@ def gen_row(row: Row) -> str:
     variant = f"variant_{row.name}" if row.split else "NULL"
     decode = f"decode_{row.flags['decode']}" if "decode" in row.flags else "NULL"
     op = row.ops[0][0] if row.ops else "UNDEFINED"
-    return f"    {{{row.mask:#010x}, {row.bits:#010x}, OP_{op}, {variant}, {decode}}},"
+    feature = f"FEATURE_{row.flags['feature'].upper()}" if "feature" in row.flags else "0"
+    return f"    {{{row.mask:#010x}, {row.bits:#010x}, OP_{op}, {feature}, {variant}, {decode}}},"
 
 
 def gen_decode(rows: list[Row]) -> str:

@@ -24,6 +24,7 @@
 #include "a64_alu.c.inc"
 #include "a64_branch.c.inc"
 #include "a64_ldst.c.inc"
+#include "a64_pauth.c.inc"
 #include "a64_atomic.c.inc"
 #include "a64_system.c.inc"
 
@@ -33,6 +34,10 @@
 
 static int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
+}
+
+static uint32_t insn_word(const struct cpu *cpu, uint64_t pc) {
+    return code_word(cpu->ops, (pc & 0xfff) >> 2);
 }
 
 /* Set the next poll point; executed = instructions so far. */
@@ -75,8 +80,14 @@ static bool breaks(struct cpu *cpu, const struct insn *i) {
     return cpu->debug.break_slots[slot / 64] >> slot % 64 & 1 && debug_break(cpu, cpu->pc);
 }
 
+/* May the instruction at cpu->pc follow what came before?  Only in a guarded page it may not. */
+static bool may_land(const struct cpu *cpu) {
+    unsigned btype = is_guarded(cpu, cpu->pc) ? cpu_btype(cpu) : 0;
+    return !btype || is_branch_target(cpu, insn_word(cpu, cpu->pc), btype);
+}
+
 /* The instruction at cpu->pc, decoded page and all.  NULL: an exception was raised, by priority (DDI 0487, "Prioritization
- * of Synchronous exceptions"): PC alignment, Instruction Abort, breakpoint, Illegal Execution state. */
+ * of Synchronous exceptions"): PC alignment, Instruction Abort, breakpoint, Illegal Execution state, Branch Target. */
 static const struct insn *fetch(struct cpu *cpu) {
     cpu->page_va = cpu->pc & PAGE_MASK;
     if (unlikely(cpu->pc & 3)) {
@@ -89,9 +100,9 @@ static const struct insn *fetch(struct cpu *cpu) {
         return NULL;
     }
     const struct insn *i = cpu->ops + ((cpu->pc & 0xfff) >> 2);
-    if (unlikely(cpu->il)) {
+    if (unlikely(cpu->il || !may_land(cpu))) {
         if (!breaks(cpu, i)) {
-            raise_illegal_state(cpu);
+            (cpu->il ? raise_illegal_state : raise_branch_target)(cpu);
         }
         return NULL;
     }
@@ -112,15 +123,11 @@ static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
     return cpu->ops + slot;
 }
 
-static uint32_t insn_word(const struct cpu *cpu, uint64_t pc) {
-    return code_word(cpu->ops, (pc & 0xfff) >> 2);
-}
-
 void interp_run(struct cpu *cpu) {
 #define LABEL(op, call) &&do_##op,
     static const void *const label[NUM_OPS] = {
         &&do_DECODE, &&do_NEXT_PAGE, &&do_REFETCH,
-        &&do_UNDEFINED, &&do_DEBUG, &&do_STEPPED, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
+        &&do_UNDEFINED, &&do_DEBUG, &&do_STEPPED, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
 #undef LABEL
 #define DISPATCH goto *label[i->op]
 #define EXECUTED ((skew + (intptr_t)i) >> 4)
@@ -197,13 +204,29 @@ resume: /* at cpu->pc, with `executed` instructions done */
         }                                                                                                             \
         DISPATCH;                                                                                                     \
     }
+#define INDIRECT(op, call)                                                                                            \
+    do_##op : {                                                                                                       \
+        const struct insn *next = call;                                                                               \
+        if (unlikely(!next)) {                                                                                        \
+            goto fault;                                                                                               \
+        }                                                                                                             \
+        skew += (intptr_t)(i + 1) - (intptr_t)next;                                                                   \
+        bool back = next <= i;                                                                                        \
+        i = next;                                                                                                     \
+        cpu->btype_at = skew + (intptr_t)i;                                                                           \
+        if (back && unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) ||                             \
+                             cpu->btype_at >= cpu->limit)) {                                                          \
+            goto check;                                                                                               \
+        }                                                                                                             \
+        DISPATCH;                                                                                                     \
+    }
 #define SYS(op, call)                                                                                                 \
     do_##op : cpu->pc = insn_va(cpu, i);                                                                              \
     cpu->icount = (uint64_t)EXECUTED;                                                                                 \
     step = call;                                                                                                      \
     goto system;
 
-    A64_OPS(PLAIN, FAULTS, BRANCH, SYS, FP_PLAIN, FP_FAULTS)
+    A64_OPS(PLAIN, FAULTS, BRANCH, INDIRECT, SYS, FP_PLAIN, FP_FAULTS)
 
 do_DECODE: /* the first execution of this word since its page was (re)made */
     code_decode(cpu, cpu->ops, (unsigned)(i - cpu->ops));
@@ -229,10 +252,11 @@ do_DEBUG: /* some breakpoint is at this place in its page */
     if (debug_break(cpu, insn_va(cpu, i))) {
         cpu->pc = insn_va(cpu, i);
         executed = EXECUTED;
+        cpu->icount = (uint64_t)executed;
         step = exception_take(cpu, 0);
         goto go_on;
     }
-    goto *label[code_decode_marked(cpu->ops, (unsigned)(i - cpu->ops))];
+    goto *label[code_decode_marked(cpu, cpu->ops, (unsigned)(i - cpu->ops))];
 
 do_STEPPED: /* what follows the one instruction of a step */
     goto check;
@@ -291,6 +315,7 @@ enum mmu_index mmu_index(const struct cpu *cpu) {
 void cpu_select(struct cpu *cpu) {
     cpu->tlb = cpu->tlbs[mmu_index(cpu)];
     cpu->fetch = cpu->fetches[cpu->el];
+    cpu->guarded = cpu->guarded_slots[cpu->el];
 }
 
 static uint64_t *banked_sp(struct cpu *cpu) {
@@ -316,7 +341,7 @@ enum { PS_SPSEL = 0, PS_EL = 2, PS_BTYPE = 10, PS_SSBS = 12, PS_IL = 20, PS_SS =
 uint64_t cpu_pstate(const struct cpu *cpu) {
     return cpu_nzcv(cpu) | (uint64_t)cpu->dit << PS_DIT | (uint64_t)cpu->uao << PS_UAO | (uint64_t)cpu->pan << PS_PAN |
            (uint64_t)cpu->ss << PS_SS | (uint64_t)cpu->il << PS_IL | (uint64_t)cpu->ssbs << PS_SSBS |
-           (uint64_t)cpu->btype << PS_BTYPE | cpu->daif | (uint64_t)cpu->el << PS_EL |
+           (uint64_t)cpu_btype(cpu) << PS_BTYPE | cpu->daif | (uint64_t)cpu->el << PS_EL |
            (uint64_t)(cpu->el && cpu->spsel) << PS_SPSEL;
 }
 
@@ -327,6 +352,7 @@ void cpu_set_pstate(struct cpu *cpu, uint64_t spsr) {
     cpu->ss = spsr >> PS_SS & 1;
     cpu->il = spsr >> PS_IL & 1;
     cpu->ssbs = spsr >> PS_SSBS & 1;
+    cpu->btype = spsr >> PS_BTYPE & 3;
     cpu->pan = spsr >> PS_PAN & 1;
     cpu_set_el(cpu, spsr >> PS_EL & 1, spsr & 1);
 }

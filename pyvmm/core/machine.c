@@ -72,10 +72,12 @@ static struct cpu *cpu_new(struct machine *machine, uint32_t index) {
         return NULL;
     }
     mmu_flush_all(cpu);
+    pauth_init(cpu);
     return cpu;
 }
 
-struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock) {
+struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock,
+                            uint32_t features) {
     if (num_pes == 0 || num_pes > 64 || (dram_base | dram_size) % GRANULE_SIZE || dram_size == 0) {
         errno = EINVAL;
         return NULL;
@@ -89,6 +91,7 @@ struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num
     machine->dram_base = dram_base;
     machine->dram_size = dram_size;
     machine->clock = clock;
+    machine->features = features;
     machine->epoch_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
     memset(machine->memfd, 0xff, sizeof machine->memfd);
     bool ok = map_memory(machine);
@@ -278,7 +281,7 @@ void pe_reset_state(struct pe_state *state) {
     memset(state, 0, sizeof *state);
     state->pstate = 0x3c5; /* EL1h, DAIF masked */
     state->sctlr_el1 = 0x30d00980;
-    state->hcr_el2 = 1ull << 31;
+    state->hcr_el2 = 1ull << 31 | 3ull << 40; /* RW; API, APK: EL1 may authenticate pointers */
     state->vmpidr_el2 = 1ull << 31;
     state->cntkctl_el1 = 0;
     state->cnthctl_el2 = 3; /* EL1 may read the counters and use the physical timer */
@@ -299,8 +302,9 @@ static void load_state(struct cpu *cpu, const struct pe_state *state) {
         mmu_flush_all(cpu);
     }
     cpu->st = *state;
-    cpu->st.sctlr_el1 = sysreg_written(ENCODE(3, 0, 1, 0, 0), state->sctlr_el1);
+    cpu->st.sctlr_el1 = sysreg_written(cpu, ENCODE(3, 0, 1, 0, 0), state->sctlr_el1);
     cpu->st.ich_vmcr = gic_vmcr(state->ich_vmcr);
+    pauth_update(cpu);
     memcpy(cpu->x, state->x, sizeof state->x);
     cpu->x[X_ZERO] = 0;
     memcpy(cpu->v, state->v, sizeof state->v);
@@ -316,6 +320,7 @@ static void load_state(struct cpu *cpu, const struct pe_state *state) {
     cpu->spsel = state->pstate & 1;
     cpu->x[X_SP] = cpu->el && cpu->spsel ? state->sp_el1 : state->sp_el0;
     cpu_set_pstate(cpu, state->pstate);
+    cpu->btype_at = 0;
     if (unlikely(state->debug || cpu->debug.in_use || state->mdscr_el1 & (MDSCR_SS | MDSCR_MDE))) {
         debug_update(cpu);
     }
@@ -373,10 +378,10 @@ void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64
     timer_poll(cpu);
     cpu_leave_guest(cpu);
     atomic_fetch_and(&cpu->request, ~(uint32_t)(REQ_LEAVE | REQ_IRQ));
+    store_state(cpu, state);
     cpu->icount_base += cpu->icount;
     cpu->icount = 0;
     atomic_store_explicit(&cpu->retired, cpu->icount_base, memory_order_relaxed);
-    store_state(cpu, state);
 }
 
 void pe_kick(struct machine *machine, uint32_t pe) {

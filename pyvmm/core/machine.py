@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
+from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.core import gen
 
 
@@ -192,9 +193,14 @@ class Machine:
     """
 
     def __init__(
-        self, dram_base: int, dram_size: int, num_pes: int = 1, clock: Clock = Clock.REAL
+        self,
+        dram_base: int,
+        dram_size: int,
+        num_pes: int = 1,
+        clock: Clock = Clock.REAL,
+        features: Feature = DEFAULT_FEATURES,
     ) -> None:
-        handle = lib.machine_new(dram_base, dram_size, num_pes, int(clock))
+        handle = lib.machine_new(dram_base, dram_size, num_pes, int(clock), int(features))
         if handle == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         self.handle = ffi.gc(handle, lib.machine_free)

@@ -39,6 +39,7 @@ static bool translate(struct cpu *cpu, const struct walk *w, struct result *r) {
     t->device = combined_device(&s1, &s2);
     t->writable = t->dirty_ok = s1.writable && s2.permissions & S2_WRITE;
     t->ng = s1.ng;
+    t->guarded = s1.guarded;
     t->block_shift = s1.block_shift;
     r->readable = s2.permissions & S2_READ;
     if (s1.device && t->device && w->alignment != ALIGNED) { /* with HCR_EL2.FWB only stage 2 could tell */
@@ -95,9 +96,8 @@ static const struct l2_entry *l2_find(const struct cpu *cpu, uint64_t va, unsign
 }
 
 /* A top byte that stage 1 does not ignore makes an address another address: only canonical ones are kept. */
-static bool l2_keeps(const struct cpu *cpu, uint64_t va) {
-    bool top_byte_ignored = cpu->st.tcr_el1 >> (va_is_high(va) ? 38 : 37) & 1;
-    return top_byte_ignored || (uint64_t)sign_extend(va, 56) == va;
+static bool l2_keeps(const struct cpu *cpu, uint64_t va, bool fetch) {
+    return top_byte_ignored(cpu, va, fetch) || (uint64_t)sign_extend(va, 56) == va;
 }
 
 static void l2_insert(struct cpu *cpu, uint64_t va, unsigned index, const struct result *r) {
@@ -114,6 +114,7 @@ static void l2_insert(struct cpu *cpu, uint64_t va, unsigned index, const struct
                            .pas = r->t.pas,
                            .block_shift = r->t.block_shift,
                            .ng = r->t.ng,
+                           .guarded = r->t.guarded,
                            .readable = r->readable,
                            .writable = r->t.writable};
 }
@@ -138,7 +139,7 @@ static void note_piece(struct cpu *cpu, uint64_t va, unsigned block_shift) {
 /* translate() behind the second-level TLB; what may be kept is kept, and a piece of a block may be by the caller, too. */
 static bool translate_cached(struct cpu *cpu, const struct walk *w, struct result *r) {
     unsigned index = w->access != ACCESS_FETCH ? w->index : w->index == MMU_EL0 ? L2_FETCH_EL0 : L2_FETCH_EL1;
-    bool keeps = l2_keeps(cpu, w->va) && !(cpu->st.sctlr_el1 & SCTLR_A);
+    bool keeps = l2_keeps(cpu, w->va, w->access == ACCESS_FETCH) && !(cpu->st.sctlr_el1 & SCTLR_A);
     const struct l2_entry *e = keeps ? l2_find(cpu, w->va, index) : NULL;
     if (e && l2_allows(e, w->access)) {
         uint64_t pa = e->pa | (w->va & ~PAGE_MASK);
@@ -148,6 +149,7 @@ static bool translate_cached(struct cpu *cpu, const struct walk *w, struct resul
                                     .writable = e->writable,
                                     .dirty_ok = e->writable,
                                     .ng = e->ng,
+                                    .guarded = e->guarded,
                                     .block_shift = e->block_shift};
         r->readable = e->readable;
         note_piece(cpu, w->va, e->block_shift);
@@ -206,6 +208,12 @@ uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, enum alignment alignment, enum a
     return r.t.host;
 }
 
+static void note_guarded(struct cpu *cpu, uint64_t va, bool guarded) {
+    unsigned slot = tlb_slot(va);
+    uint64_t *word = &cpu->guarded_slots[cpu->el][slot / 64], bit = 1ull << slot % 64;
+    *word = guarded ? *word | bit : *word & ~bit;
+}
+
 struct insn *mmu_fetch(struct cpu *cpu, uint64_t va) {
     struct walk w = {.va = va, .access = ACCESS_FETCH, .index = cpu->el ? MMU_EL1 : MMU_EL0};
     struct result r;
@@ -216,6 +224,7 @@ struct insn *mmu_fetch(struct cpu *cpu, uint64_t va) {
     struct fetch_entry *e = &cpu->fetches[cpu->el][tlb_slot(va)];
     e->tag = va & PAGE_MASK;
     e->ops = ops;
+    note_guarded(cpu, va, r.t.guarded);
     if (r.t.ng) {
         note_ng(cpu->walks->ng_fetches[cpu->el], va);
     }

@@ -49,7 +49,7 @@ struct walk {
 struct stage1 {
     uint64_t ipa;
     bool writable; /* and dirty: a store needs no descriptor update */
-    bool device, ng;
+    bool device, ng, guarded;
     uint8_t block_shift; /* log2 of the block's size; 0: a page */
     uint8_t attr, sh; /* MAIR byte and shareability, for PAR_EL1 */
 };
@@ -84,7 +84,7 @@ struct l2_entry {
     uint64_t pa; /* page */
     uint16_t asid;
     uint8_t index, pas, block_shift;
-    bool ng, readable, writable;
+    bool ng, guarded, readable, writable;
 };
 
 /*
@@ -146,6 +146,18 @@ static inline bool va_is_high(uint64_t va) {
 static inline unsigned s1_granule_bits(const struct cpu *cpu, bool high) {
     static const uint8_t granules[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}}; /* TG0 and TG1 differ */
     return granules[high][cpu->st.tcr_el1 >> (high ? 30 : 14) & 3];
+}
+
+/* AArch64.EffectiveTBI: TCR_EL1.TBIn, which TBIDn takes back from addresses of instructions. */
+static inline bool top_byte_ignored(const struct cpu *cpu, uint64_t va, bool fetch) {
+    uint64_t tcr = cpu->st.tcr_el1 >> va_is_high(va);
+    return tcr >> 37 & 1 && !(fetch && tcr >> 51 & 1);
+}
+
+/* log2 of the half of the VA space, as TnSZ gives it: what is out of range is the nearest. */
+static inline unsigned va_bits(const struct cpu *cpu, bool high) {
+    unsigned size_offset = cpu->st.tcr_el1 >> (high ? 16 : 0) & 63;
+    return 64 - (size_offset < 16 ? 16 : size_offset > 39 ? 39 : size_offset);
 }
 
 /* ---- how the TLBs are addressed ---- */

@@ -11,7 +11,7 @@ uint32_t code_word(const struct insn *ops, unsigned slot);
 /* Decode one slot of a page; the first decode of a dropped page makes its granule a code granule again. */
 void code_decode(struct cpu *cpu, struct insn *ops, unsigned slot);
 /* Decode a slot that holds OP_DEBUG again, which it goes on to hold.  @return the op of its word */
-uint16_t code_decode_marked(struct insn *ops, unsigned slot);
+uint16_t code_decode_marked(struct cpu *cpu, struct insn *ops, unsigned slot);
 /* A copy of the page in which nothing but one slot is decoded: what comes after it is OP_STEPPED. */
 struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned slot);
 /* Have these slots of every page decoded anew. */

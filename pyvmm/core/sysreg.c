@@ -20,6 +20,8 @@ struct sysreg_row {
     uint64_t fixed;  /* bits that a write sets, or the value where there is no storage */
     uint64_t (*read)(struct cpu *cpu);
     enum step (*write)(struct cpu *cpu, uint64_t value); /* value is masked already */
+    uint8_t features; /* enum feature: what the machine needs to have the register */
+    uint64_t optional[2]; /* bits of mask, or of fixed, by the number of the feature that they belong to */
 };
 
 #include "gen/sysregs.h"
@@ -32,6 +34,7 @@ struct sysreg_row {
 #define HCR_TACR (1ull << 21)
 #define HCR_TVM (1ull << 26)
 #define HCR_TRVM (1ull << 30)
+#define HCR_APK (1ull << 40)
 #define SCTLR_UMA (1ull << 9)
 #define SCTLR_UCT (1ull << 15)
 #define CPTR_TCPAC (1ull << 31)
@@ -44,9 +47,14 @@ struct sysreg_row {
 #define ICH_HCR_TALL1 (1ull << 12)
 #define ICH_HCR_TDIR (1ull << 14)
 
-static const struct sysreg_row *find_row(uint32_t encoding) {
+static const struct sysreg_row *find_row(uint32_t encoding, uint32_t features) {
     unsigned slot = encoding >> 15 & 1 ? sysreg_slots[encoding & 0x7fff] : 0;
-    return slot ? &sysreg_rows[slot] : NULL;
+    const struct sysreg_row *row = &sysreg_rows[slot];
+    return slot && !(row->features & ~features) ? row : NULL;
+}
+
+static uint64_t optional_bits(const struct sysreg_row *row, uint32_t features) {
+    return (features & FEATURE_PAUTH ? row->optional[0] : 0) | (features & FEATURE_BTI ? row->optional[1] : 0);
 }
 
 static uint64_t *storage_of(struct cpu *cpu, const struct sysreg_row *row) {
@@ -90,6 +98,7 @@ static bool traps_to_el2(const struct cpu *cpu, enum sysreg_trap trap, bool read
     case TRAP_ID2:
     case TRAP_CTR: return hcr & HCR_TID2;
     case TRAP_ID3: return hcr & HCR_TID3;
+    case TRAP_APK: return !(hcr & HCR_APK);
     case TRAP_ACTLR: return hcr & HCR_TACR;
     case TRAP_CPACR: return cpu->st.cptr_el2 & CPTR_TCPAC;
     case TRAP_DEBUG:
@@ -169,27 +178,32 @@ static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, uns
 }
 
 enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t *value) {
-    const struct sysreg_row *row = find_row(encoding);
+    uint32_t features = cpu->machine->features;
+    const struct sysreg_row *row = find_row(encoding, features);
     if (!row) {
         return access_unknown(cpu, encoding, rt, true, value);
     }
     enum step step = check_access(cpu, row, rt, true);
     if (step == STEP_NEXT) {
-        *value = row->read ? row->read(cpu) : row->offset ? *storage_of(cpu, row) : row->fixed;
+        *value = row->read     ? row->read(cpu)
+                 : row->offset ? *storage_of(cpu, row)
+                               : row->fixed | optional_bits(row, features);
     }
     return step;
 }
 
-static uint64_t written(const struct sysreg_row *row, uint64_t value) {
-    return (value & row->mask) | (row->offset ? row->fixed : 0);
+static uint64_t written(const struct sysreg_row *row, uint32_t features, uint64_t value) {
+    return (value & (row->mask | optional_bits(row, features))) | (row->offset ? row->fixed : 0);
 }
 
-uint64_t sysreg_written(uint32_t encoding, uint64_t value) {
-    return written(find_row(encoding), value);
+uint64_t sysreg_written(const struct cpu *cpu, uint32_t encoding, uint64_t value) {
+    uint32_t features = cpu->machine->features;
+    return written(find_row(encoding, features), features, value);
 }
 
 enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
-    const struct sysreg_row *row = find_row(encoding);
+    uint32_t features = cpu->machine->features;
+    const struct sysreg_row *row = find_row(encoding, features);
     if (!row) {
         return access_unknown(cpu, encoding, rt, false, &value);
     }
@@ -197,7 +211,7 @@ enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t
     if (step != STEP_NEXT) {
         return step;
     }
-    value = written(row, value);
+    value = written(row, features, value);
     if (row->write) {
         return row->write(cpu, value);
     }
@@ -209,7 +223,7 @@ enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t
 
 /* SP_EL0 counts as plain: only EL1 on SP_EL0, for which it is UNDEFINED, could tell. */
 bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset) {
-    const struct sysreg_row *row = find_row(encoding);
+    const struct sysreg_row *row = find_row(encoding, 0);
     unsigned needed = el ? (write ? ACCESS_EL1_WRITE : ACCESS_EL1_READ) : (write ? ACCESS_EL0_WRITE : ACCESS_EL0_READ);
     if (!row || !row->offset || !(row->access & needed) || row->trap != TRAP_NONE) {
         return false;
@@ -222,9 +236,8 @@ bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset) {
 }
 
 uint64_t machine_id_register(struct machine *machine, uint32_t encoding) {
-    (void)machine;
-    const struct sysreg_row *row = find_row(encoding);
-    return row && !row->offset && row->access & ACCESS_EL1_READ ? row->fixed : 0;
+    const struct sysreg_row *row = find_row(encoding, machine->features);
+    return row && !row->offset && row->access & ACCESS_EL1_READ ? row->fixed | optional_bits(row, machine->features) : 0;
 }
 
 /* ---- MSR (immediate) ---- */

@@ -36,7 +36,7 @@ enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t 
 enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value);
 enum step sysreg_msr_imm(struct cpu *cpu, unsigned op1, unsigned op2, unsigned imm);
 /* What the register holds after the value was written: RES1 bits are set, those that are not implemented clear. */
-uint64_t sysreg_written(uint32_t encoding, uint64_t value);
+uint64_t sysreg_written(const struct cpu *cpu, uint32_t encoding, uint64_t value);
 /* At this EL, is it plain 64-bit storage at *offset in struct cpu that nothing can ever trap? */
 bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset);
 uint32_t sysreg_iss(uint32_t encoding, unsigned rt, bool read); /* of EC 0x18 */
@@ -51,11 +51,12 @@ enum step at_insn(struct cpu *cpu, unsigned op, uint64_t va);
 /* exception.c; a `raise` always returns false */
 bool raise_pc_alignment(struct cpu *cpu);
 bool raise_illegal_state(struct cpu *cpu);
+bool raise_branch_target(struct cpu *cpu);
 enum step exception_svc(struct cpu *cpu, uint32_t imm16);
 enum step exception_hvc(struct cpu *cpu, uint32_t imm16);
 enum step exception_smc(struct cpu *cpu, uint32_t imm16);
 enum step exception_brk(struct cpu *cpu, uint32_t imm16);
-enum step exception_return(struct cpu *cpu);
+enum step exception_return(struct cpu *cpu, uint64_t target);
 uint64_t branch_address(const struct cpu *cpu, uint64_t target); /* AArch64.BranchAddr at the current EL */
 
 /* timer.c */

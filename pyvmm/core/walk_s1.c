@@ -14,6 +14,7 @@
 #define DESC_AP2 (1ull << 7) /* read-only */
 #define DESC_AF (1ull << 10)
 #define DESC_NG (1ull << 11)
+#define DESC_GP (1ull << 50) /* guarded: FEAT_BTI */
 #define DESC_DBM (1ull << 51)
 #define DESC_PXN (1ull << 53)
 #define DESC_UXN (1ull << 54)
@@ -47,15 +48,12 @@ static bool s1_geometry(const struct cpu *cpu, const struct walk *w, struct s1_g
     unsigned half = tcr >> (high ? 16 : 0) & 0xffff;
     bool disabled = half >> 7 & 1;                                    /* EPDn */
     bool denied = w->index == MMU_EL0 && tcr >> (high ? 56 : 55) & 1; /* E0PDn */
-    bool top_byte_ignored = tcr >> (high ? 38 : 37) & 1;              /* TBIn */
-    unsigned size_offset = half & 63;
-    size_offset = size_offset < 16 ? 16 : size_offset > 39 ? 39 : size_offset; /* TnSZ out of range: nearest */
-    g->va_bits = 64 - size_offset;
+    g->va_bits = va_bits(cpu, high);
     g->granule_bits = s1_granule_bits(cpu, high);
     g->stride = g->granule_bits - 3;
     g->output_bits = pa_bits(tcr >> 32 & 7);
     g->table = (high ? cpu->st.ttbr1_el1 : cpu->st.ttbr0_el1) & ones(48) & ~1ull;
-    unsigned top = top_byte_ignored ? 55 : 63;
+    unsigned top = top_byte_ignored(cpu, w->va, w->access == ACCESS_FETCH) ? 55 : 63;
     uint64_t above = (w->va & ones(top + 1)) >> g->va_bits;
     return !disabled && !denied && above == (high ? ones(top + 1 - g->va_bits) : 0);
 }
@@ -165,6 +163,7 @@ static void s1_attributes(const struct cpu *cpu, uint64_t descriptor, struct sta
     out->device = !(out->attr & 0xf0);
     out->sh = descriptor >> 8 & 3;
     out->ng = descriptor & DESC_NG;
+    out->guarded = descriptor & DESC_GP && cpu->machine->features & FEATURE_BTI;
 }
 
 /* One attempt. */
@@ -210,9 +209,7 @@ static enum s1_outcome s1_attempt(struct cpu *cpu, const struct walk *w, struct 
 
 /* AArch64.S1DisabledOutput: flat, with Device data accesses unless HCR_EL2.DC. */
 static bool s1_flat(struct cpu *cpu, const struct walk *w, struct stage1 *out) {
-    uint64_t tcr = cpu->st.tcr_el1;
-    bool top_byte_ignored = tcr >> (va_is_high(w->va) ? 38 : 37) & 1;
-    uint64_t ipa = top_byte_ignored ? w->va & ones(56) : w->va;
+    uint64_t ipa = top_byte_ignored(cpu, w->va, w->access == ACCESS_FETCH) ? w->va & ones(56) : w->va;
     bool cacheable = cpu->st.hcr_el2 & HCR_DC;
     if (ipa >> PA_BITS) {
         return s1_fault(cpu, w, FSC_ADDRESS_SIZE);

@@ -44,8 +44,8 @@ BUDGET: Final = 1 << 40  # a run ends for a reason, not by its length
 RESET_PSTATE: Final = 0x3C5  # EL1h, DAIF masked
 RESET_SCTLR: Final = 0x30D0_0980  # MMU and caches off
 
-#: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64.
-HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, FWB=1))
+#: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64, and may use PAuth.
+HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, APK=1, API=1, FWB=1))
 
 HCR_VSE: Final = HCR_EL2.VSE.mask
 #: A device access: a translation fault (any level) of an access that the syndrome describes.

@@ -28,7 +28,8 @@ _ARRAYS: Final = ("x", "v")
 _FIELDS: Final = tuple(m.name for m in DebugRegisters.members() if m.name not in _ARRAYS)
 #: The bits of each register that a write keeps, and those that it sets, as for MSR.
 _KEPT: Final = {
-    (row.storage or row.name.lower()).removeprefix("st."): (row.mask, row.res1) for row in SYSREGS
+    (row.storage or row.name.lower()).removeprefix("st."): (row.writable, row.res1)
+    for row in SYSREGS
 }
 _MODES: Final = frozenset({0b0000, 0b0100, 0b0101})  # EL0t, EL1t, EL1h
 _MODE: Final = 0x1F

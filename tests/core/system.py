@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from pyvmm.arch.pas import Pas
+from pyvmm.arch.sysregs import Feature
 from pyvmm.core import Clock, Machine
 from tests.core.program import assemble
 
@@ -32,6 +33,7 @@ USER = 1 << 6
 READ_ONLY = 1 << 7
 AF = 1 << 10
 NG = 1 << 11
+GUARDED = 1 << 50
 DBM = 1 << 51
 PXN = 1 << 53
 UXN = 1 << 54
@@ -63,11 +65,20 @@ EC_DATA_ABORT = 0x24
 EC_INSTRUCTION_ABORT = 0x20
 
 
+ALL_FEATURES = ~Feature(0)
+
+
 class Bench:
     """A machine with one context."""
 
-    def __init__(self, pas: Pas = Pas.NS, num_pes: int = 1, clock: Clock = Clock.VIRTUAL) -> None:
-        self.machine = Machine(BASE, SIZE, num_pes, clock)
+    def __init__(
+        self,
+        pas: Pas = Pas.NS,
+        num_pes: int = 1,
+        clock: Clock = Clock.VIRTUAL,
+        features: Feature = ALL_FEATURES,
+    ) -> None:
+        self.machine = Machine(BASE, SIZE, num_pes, clock, features)
         self.pas = pas
         self.memory = self.machine.memory(pas)
         self.state = self.machine.new_context()

@@ -21,6 +21,7 @@ from tests.core.system import (
     DATA,
     DEVICE,
     EC_HVC,
+    GUARDED,
     PAGE,
     PXN,
     READ_ONLY,
@@ -48,6 +49,7 @@ CPTR_TFP = 1 << 10
 TCR_IPS = 7 << 32
 EL0T, EL1T, EL1H = 0, 0x1C4, 0x1C5  # no debug exception is masked
 IL = 1 << 20
+BTYPE_CALL = 2 << 10  # as BLR leaves it
 BREAKPOINT_ON = 1 | 3 << 1 | 0xF << 5
 WATCHPOINT_ON = 1 | 3 << 1 | 3 << 3 | 0xFF << 5
 S2_PAGES = 1 << 30  # IPAs that no block maps
@@ -115,6 +117,7 @@ BEFORE = [
 ]
 INSTRUCTIONS = [
     Cause("13", (1, BRK, 0), "brk #1"),
+    Cause("branch target", (1, 0x0D, 0), code=GUARDED, pstate=BTYPE_CALL),
     Cause("18", (2, SYSREG, 0), MRS_RESERVED, hcr_el2=HCR_TIDCP),
     Cause("18", (2, SYSREG, 0), SYS_RESERVED, hcr_el2=HCR_TIDCP),
     Cause("19", (1, 0, 0), ".long 0"),

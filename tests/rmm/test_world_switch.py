@@ -49,6 +49,7 @@ NOT_WRITTEN = {"SCTLR_EL1", "SPSel", "ICC_DIR_EL1", "CPACR_EL1"}
 #: What no two reads agree about.
 NOT_COMPARED = {"CNTPCT_EL0", "CNTVCT_EL0", "RNDR", "RNDRRS", "CNTP_TVAL_EL0", "CNTV_TVAL_EL0"}
 TIMER_CONTROLS = {"CNTP_CTL_EL0", "CNTV_CTL_EL0"}  # written with ENABLE and IMASK
+MDSCR_SS = 1  # a software step would end the program
 NEEDS_FP = {"FPCR", "FPSR"}
 WRITTEN = [
     reg
@@ -81,6 +82,7 @@ def move(register: str, value: int) -> str:
 def hide(base: int, action: str) -> tuple[bytes, bytes]:
     """Return code that fills all registers with secrets and then does something, and its data."""
     values = [3 if reg.name in TIMER_CONTROLS else secret(n) for n, reg in enumerate(WRITTEN)]
+    values[[reg.name for reg in WRITTEN].index("MDSCR_EL1")] &= ~MDSCR_SS
     sp, v = secret(100), [secret(200 + n) for n in range(64)]
     x = [secret(300 + n) for n in range(31)]
     text = [
@@ -185,7 +187,7 @@ class Stage:
             world.ns.write(pa, page)
         context = world.core.new_context()
         context.security, context.pc = Pas.NS, pas[0]
-        context.hcr_el2 = HCR_EL2.of(RW=1, TSC=1, TWI=1)
+        context.hcr_el2 = HCR_EL2.of(RW=1, TSC=1, TWI=1, APK=1, API=1)
         return Party(context, pas, Pas.NS)
 
     def run(self, party: Party) -> RecExit | None:

@@ -95,6 +95,7 @@ enum op {
     OP_WFI,
     OP_WFE,
     OP_YIELD,
+    OP_BTI,
     OP_CLREX,
     OP_DSB,
     OP_DMB,
@@ -604,6 +605,15 @@ enum op {
     OP_MADDL_1_1,
     OP_MULH_0,
     OP_MULH_1,
+    OP_PAC,
+    OP_AUT,
+    OP_XPAC,
+    OP_PACGA,
+    OP_BRA,
+    OP_BLRA,
+    OP_RETA,
+    OP_ERETA,
+    OP_LDRA,
     OP_LDST_uimm_0_0,
     OP_LDST_uimm_0_1,
     OP_LDST_uimm_0_2,
@@ -1992,6 +2002,14 @@ enum op {
     NUM_OPS
 };
 
+#define RETA_M(w) bits((w), 10, 1)
+#define ERETA_M(w) bits((w), 10, 1)
+#define BTI_targets(w) bits((w), 6, 2)
+#define PAC_1716_A(w) bits((w), 7, 1)
+#define PAC_1716_B(w) bits((w), 6, 1)
+#define PAC_lr_A(w) bits((w), 7, 1)
+#define PAC_lr_B(w) bits((w), 6, 1)
+#define PAC_lr_S(w) bits((w), 5, 1)
 #define CLREX_CRm(w) bits((w), 8, 4)
 #define DSB_CRm(w) bits((w), 8, 4)
 #define DMB_CRm(w) bits((w), 8, 4)
@@ -2001,6 +2019,8 @@ enum op {
 #define RET_Rn(w) bits((w), 5, 5)
 #define SETF_sz(w) bits((w), 14, 1)
 #define SETF_Rn(w) bits((w), 5, 5)
+#define XPAC_D(w) bits((w), 10, 1)
+#define XPAC_Rd(w) bits((w), 0, 5)
 #define HINT_CRm(w) bits((w), 8, 4)
 #define HINT_op2(w) bits((w), 5, 3)
 #define MSR_imm_op1(w) bits((w), 16, 3)
@@ -2159,6 +2179,14 @@ enum op {
 #define RBIT_v_Q(w) bits((w), 30, 1)
 #define RBIT_v_Rn(w) bits((w), 5, 5)
 #define RBIT_v_Rd(w) bits((w), 0, 5)
+#define BRA_Z(w) bits((w), 24, 1)
+#define BRA_M(w) bits((w), 10, 1)
+#define BRA_Rn(w) bits((w), 5, 5)
+#define BRA_Rm(w) bits((w), 0, 5)
+#define BLRA_Z(w) bits((w), 24, 1)
+#define BLRA_M(w) bits((w), 10, 1)
+#define BLRA_Rn(w) bits((w), 5, 5)
+#define BLRA_Rm(w) bits((w), 0, 5)
 #define FCMP_sz(w) bits((w), 22, 1)
 #define FCMP_Rm(w) bits((w), 16, 5)
 #define FCMP_Rn(w) bits((w), 5, 5)
@@ -2247,6 +2275,16 @@ enum op {
 #define UQXTN_s_size(w) bits((w), 22, 2)
 #define UQXTN_s_Rn(w) bits((w), 5, 5)
 #define UQXTN_s_Rd(w) bits((w), 0, 5)
+#define PAC_Z(w) bits((w), 13, 1)
+#define PAC_D(w) bits((w), 11, 1)
+#define PAC_B(w) bits((w), 10, 1)
+#define PAC_Rn(w) bits((w), 5, 5)
+#define PAC_Rd(w) bits((w), 0, 5)
+#define AUT_Z(w) bits((w), 13, 1)
+#define AUT_D(w) bits((w), 11, 1)
+#define AUT_B(w) bits((w), 10, 1)
+#define AUT_Rn(w) bits((w), 5, 5)
+#define AUT_Rd(w) bits((w), 0, 5)
 #define FCVTZ_s_int_sf(w) bits((w), 31, 1)
 #define FCVTZ_s_int_sz(w) bits((w), 22, 1)
 #define FCVTZ_s_int_U(w) bits((w), 16, 1)
@@ -2408,6 +2446,9 @@ enum op {
 #define RMIF_imm6(w) bits((w), 15, 6)
 #define RMIF_Rn(w) bits((w), 5, 5)
 #define RMIF_mask(w) bits((w), 0, 4)
+#define PACGA_Rm(w) bits((w), 16, 5)
+#define PACGA_Rn(w) bits((w), 5, 5)
+#define PACGA_Rd(w) bits((w), 0, 5)
 #define FCVT_s_int_sf(w) bits((w), 31, 1)
 #define FCVT_s_int_sz(w) bits((w), 22, 1)
 #define FCVT_s_int_rmode(w) bits((w), 19, 2)
@@ -3858,6 +3899,12 @@ enum op {
 #define MADDL_Ra(w) bits((w), 10, 5)
 #define MADDL_Rn(w) bits((w), 5, 5)
 #define MADDL_Rd(w) bits((w), 0, 5)
+#define LDRA_M(w) bits((w), 23, 1)
+#define LDRA_S(w) bits((w), 22, 1)
+#define LDRA_imm9(w) bits((w), 12, 9)
+#define LDRA_W(w) bits((w), 11, 1)
+#define LDRA_Rn(w) bits((w), 5, 5)
+#define LDRA_Rt(w) bits((w), 0, 5)
 #define LDXP_sz(w) bits((w), 30, 1)
 #define LDXP_Rs(w) bits((w), 16, 5)
 #define LDXP_o0(w) bits((w), 15, 1)

@@ -24,6 +24,7 @@ enum sysreg_trap {
     TRAP_GIC_GROUP1,
     TRAP_GIC_DIR,
     TRAP_GIC_SGI,
+    TRAP_APK,
 };
 static uint64_t read_MIDR_EL1(struct cpu *cpu);
 static uint64_t read_MPIDR_EL1(struct cpu *cpu);
@@ -94,122 +95,132 @@ static enum step write_ICC_IGRPEN1_EL1(struct cpu *cpu, uint64_t value);
 static enum step write_OSLAR_EL1(struct cpu *cpu, uint64_t value);
 static const struct sysreg_row sysreg_rows[] = {
     {0}, /* none */
-    {0xc000, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0xfc0a0, read_MIDR_EL1, NULL}, /* MIDR_EL1 */
-    {0xc005, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_MPIDR_EL1, NULL}, /* MPIDR_EL1 */
-    {0xc006, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* REVIDR_EL1 */
-    {0xc020, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1101000001000011, NULL, NULL}, /* ID_AA64PFR0_EL1 */
-    {0xc021, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x20, NULL, NULL}, /* ID_AA64PFR1_EL1 */
-    {0xc028, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0xf010305006, NULL, NULL}, /* ID_AA64DFR0_EL1 */
-    {0xc030, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1210100110212120, NULL, NULL}, /* ID_AA64ISAR0_EL1 */
-    {0xc031, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000100001, NULL, NULL}, /* ID_AA64ISAR1_EL1 */
-    {0xc038, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x100025, NULL, NULL}, /* ID_AA64MMFR0_EL1 */
-    {0xc039, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x200002, NULL, NULL}, /* ID_AA64MMFR1_EL1 */
-    {0xc03a, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000000000000001, NULL, NULL}, /* ID_AA64MMFR2_EL1 */
-    {0xc800, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x0, read_CCSIDR_EL1, NULL}, /* CCSIDR_EL1 */
-    {0xc801, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x2000023, NULL, NULL}, /* CLIDR_EL1 */
-    {0xc807, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* AIDR_EL1 */
-    {0xd000, 12, TRAP_ID2, offsetof(struct cpu, st.csselr_el1), 0xf, 0x0, NULL, NULL}, /* CSSELR_EL1 */
-    {0xd801, 5, TRAP_CTR, 0, 0xffffffffffffffff, 0x9444c004, NULL, NULL}, /* CTR_EL0 */
-    {0xd807, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_DCZID_EL0, NULL}, /* DCZID_EL0 */
-    {0xc080, 12, TRAP_VM, offsetof(struct cpu, st.sctlr_el1), 0x1000048dd21f, 0x30500980, NULL, write_SCTLR_EL1}, /* SCTLR_EL1 */
-    {0xc081, 12, TRAP_ACTLR, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* ACTLR_EL1 */
-    {0xc082, 12, TRAP_CPACR, offsetof(struct cpu, st.cpacr_el1), 0x300000, 0x0, NULL, write_CPACR_EL1}, /* CPACR_EL1 */
-    {0xc100, 12, TRAP_VM, offsetof(struct cpu, st.ttbr0_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR0_EL1}, /* TTBR0_EL1 */
-    {0xc101, 12, TRAP_VM, offsetof(struct cpu, st.ttbr1_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR1_EL1}, /* TTBR1_EL1 */
-    {0xc102, 12, TRAP_VM, offsetof(struct cpu, st.tcr_el1), 0x18001f7ffffffbf, 0x0, NULL, write_TCR_EL1}, /* TCR_EL1 */
-    {0xc200, 12, TRAP_NONE, offsetof(struct cpu, st.spsr_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* SPSR_EL1 */
-    {0xc201, 12, TRAP_NONE, offsetof(struct cpu, st.elr_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* ELR_EL1 */
-    {0xc208, 12, TRAP_NONE, offsetof(struct cpu, st.sp_el0), 0xffffffffffffffff, 0x0, NULL, NULL}, /* SP_EL0 */
-    {0xc288, 12, TRAP_VM, offsetof(struct cpu, st.afsr0_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* AFSR0_EL1 */
-    {0xc289, 12, TRAP_VM, offsetof(struct cpu, st.afsr1_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* AFSR1_EL1 */
-    {0xc290, 12, TRAP_VM, offsetof(struct cpu, st.esr_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* ESR_EL1 */
-    {0xc300, 12, TRAP_VM, offsetof(struct cpu, st.far_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* FAR_EL1 */
-    {0xc3a0, 12, TRAP_NONE, offsetof(struct cpu, st.par_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* PAR_EL1 */
-    {0xc510, 12, TRAP_VM, offsetof(struct cpu, st.mair_el1), 0xffffffffffffffff, 0x0, NULL, write_MAIR_EL1}, /* MAIR_EL1 */
-    {0xc518, 12, TRAP_VM, offsetof(struct cpu, st.amair_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* AMAIR_EL1 */
-    {0xc600, 12, TRAP_NONE, offsetof(struct cpu, st.vbar_el1), 0xfffffffffffff800, 0x0, NULL, NULL}, /* VBAR_EL1 */
-    {0xc608, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ISR_EL1, NULL}, /* ISR_EL1 */
-    {0xc681, 12, TRAP_VM, offsetof(struct cpu, st.contextidr_el1), 0xffffffff, 0x0, NULL, NULL}, /* CONTEXTIDR_EL1 */
-    {0xc684, 12, TRAP_NONE, offsetof(struct cpu, st.tpidr_el1), 0xffffffffffffffff, 0x0, NULL, NULL}, /* TPIDR_EL1 */
-    {0xde82, 15, TRAP_NONE, offsetof(struct cpu, st.tpidr_el0), 0xffffffffffffffff, 0x0, NULL, NULL}, /* TPIDR_EL0 */
-    {0xde83, 13, TRAP_NONE, offsetof(struct cpu, st.tpidrro_el0), 0xffffffffffffffff, 0x0, NULL, NULL}, /* TPIDRRO_EL0 */
-    {0xd920, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDR, NULL}, /* RNDR */
-    {0xd921, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDRRS, NULL}, /* RNDRRS */
-    {0xc210, 12, TRAP_NONE, 0, 0x1, 0x0, read_SPSel, write_SPSel}, /* SPSel */
-    {0xc212, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CurrentEL, NULL}, /* CurrentEL */
-    {0xc213, 12, TRAP_NONE, 0, 0x400000, 0x0, read_PAN, write_PAN}, /* PAN */
-    {0xda10, 15, TRAP_NONE, 0, 0xf0000000, 0x0, read_NZCV, write_NZCV}, /* NZCV */
-    {0xda11, 15, TRAP_DAIF, 0, 0x3c0, 0x0, read_DAIF, write_DAIF}, /* DAIF */
-    {0xda15, 15, TRAP_NONE, 0, 0x1000000, 0x0, read_DIT, write_DIT}, /* DIT */
-    {0xda16, 15, TRAP_NONE, 0, 0x1000, 0x0, read_SSBS, write_SSBS}, /* SSBS */
-    {0xda20, 15, TRAP_FP, 0, 0x7c00000, 0x0, read_FPCR, write_FPCR}, /* FPCR */
-    {0xda21, 15, TRAP_FP, 0, 0x800009f, 0x0, read_FPSR, write_FPSR}, /* FPSR */
-    {0xc708, 12, TRAP_NONE, offsetof(struct cpu, st.cntkctl_el1), 0x3ff, 0x0, NULL, NULL}, /* CNTKCTL_EL1 */
-    {0xdf00, 5, TRAP_CNTFRQ, 0, 0xffffffffffffffff, 0x0, read_CNTFRQ_EL0, NULL}, /* CNTFRQ_EL0 */
-    {0xdf01, 5, TRAP_CNTPCT, 0, 0xffffffffffffffff, 0x0, read_CNTPCT_EL0, NULL}, /* CNTPCT_EL0 */
-    {0xdf02, 5, TRAP_CNTVCT, 0, 0xffffffffffffffff, 0x0, read_CNTVCT_EL0, NULL}, /* CNTVCT_EL0 */
-    {0xdf10, 15, TRAP_CNTP, 0, 0xffffffffffffffff, 0x0, read_CNTP_TVAL_EL0, write_CNTP_TVAL_EL0}, /* CNTP_TVAL_EL0 */
-    {0xdf11, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_ctl), 0x3, 0x0, read_CNTP_CTL_EL0, write_CNTP_CTL_EL0}, /* CNTP_CTL_EL0 */
-    {0xdf12, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTP_CVAL_EL0}, /* CNTP_CVAL_EL0 */
-    {0xdf18, 15, TRAP_CNTV, 0, 0xffffffffffffffff, 0x0, read_CNTV_TVAL_EL0, write_CNTV_TVAL_EL0}, /* CNTV_TVAL_EL0 */
-    {0xdf19, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_ctl), 0x3, 0x0, read_CNTV_CTL_EL0, write_CNTV_CTL_EL0}, /* CNTV_CTL_EL0 */
-    {0xdf1a, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTV_CVAL_EL0}, /* CNTV_CVAL_EL0 */
-    {0xc230, 12, TRAP_GIC_COMMON, 0, 0xf8, 0x0, read_ICC_PMR_EL1, write_ICC_PMR_EL1}, /* ICC_PMR_EL1 */
-    {0xc640, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR0_EL1, NULL}, /* ICC_IAR0_EL1 */
-    {0xc641, 8, TRAP_GIC_GROUP0, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR0_EL1}, /* ICC_EOIR0_EL1 */
-    {0xc642, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR0_EL1, NULL}, /* ICC_HPPIR0_EL1 */
-    {0xc643, 12, TRAP_GIC_GROUP0, 0, 0x7, 0x0, read_ICC_BPR0_EL1, write_ICC_BPR0_EL1}, /* ICC_BPR0_EL1 */
-    {0xc644, 12, TRAP_GIC_GROUP0, offsetof(struct cpu, st.ich_ap0r0), 0xffffffff, 0x0, NULL, write_ICC_AP0R0_EL1}, /* ICC_AP0R0_EL1 */
-    {0xc648, 12, TRAP_GIC_GROUP1, offsetof(struct cpu, st.ich_ap1r0), 0xffffffff, 0x0, NULL, write_ICC_AP1R0_EL1}, /* ICC_AP1R0_EL1 */
-    {0xc659, 8, TRAP_GIC_DIR, 0, 0xffffff, 0x0, NULL, write_ICC_DIR_EL1}, /* ICC_DIR_EL1 */
-    {0xc65b, 4, TRAP_GIC_COMMON, 0, 0xffffffffffffffff, 0x0, read_ICC_RPR_EL1, NULL}, /* ICC_RPR_EL1 */
-    {0xc65d, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* ICC_SGI1R_EL1 */
-    {0xc65e, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* ICC_ASGI1R_EL1 */
-    {0xc65f, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* ICC_SGI0R_EL1 */
-    {0xc660, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR1_EL1, NULL}, /* ICC_IAR1_EL1 */
-    {0xc661, 8, TRAP_GIC_GROUP1, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR1_EL1}, /* ICC_EOIR1_EL1 */
-    {0xc662, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR1_EL1, NULL}, /* ICC_HPPIR1_EL1 */
-    {0xc663, 12, TRAP_GIC_GROUP1, 0, 0x7, 0x0, read_ICC_BPR1_EL1, write_ICC_BPR1_EL1}, /* ICC_BPR1_EL1 */
-    {0xc664, 12, TRAP_GIC_COMMON, 0, 0x3, 0x0, read_ICC_CTLR_EL1, write_ICC_CTLR_EL1}, /* ICC_CTLR_EL1 */
-    {0xc665, 12, TRAP_NONE, 0, 0xffffffffffffffff, 0x7, NULL, NULL}, /* ICC_SRE_EL1 */
-    {0xc666, 12, TRAP_GIC_GROUP0, 0, 0x1, 0x0, read_ICC_IGRPEN0_EL1, write_ICC_IGRPEN0_EL1}, /* ICC_IGRPEN0_EL1 */
-    {0xc667, 12, TRAP_GIC_GROUP1, 0, 0x1, 0x0, read_ICC_IGRPEN1_EL1, write_ICC_IGRPEN1_EL1}, /* ICC_IGRPEN1_EL1 */
-    {0x8002, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* OSDTRRX_EL1 */
-    {0x8010, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* MDCCINT_EL1 */
-    {0x8012, 12, TRAP_DEBUG, offsetof(struct cpu, st.mdscr_el1), 0xffffffff, 0x0, NULL, NULL}, /* MDSCR_EL1 */
-    {0x801a, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* OSDTRTX_EL1 */
-    {0x8032, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* OSECCR_EL1 */
-    {0x8080, 4, TRAP_DEBUG_ROM, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* MDRAR_EL1 */
-    {0x8084, 8, TRAP_DEBUG_OS, 0, 0x1, 0x0, NULL, write_OSLAR_EL1}, /* OSLAR_EL1 */
-    {0x808c, 4, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, read_OSLSR_EL1, NULL}, /* OSLSR_EL1 */
-    {0x809c, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* OSDLR_EL1 */
-    {0x80a4, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGPRCR_EL1 */
-    {0x83c6, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0xff, NULL, NULL}, /* DBGCLAIMSET_EL1 */
-    {0x83ce, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGCLAIMCLR_EL1 */
-    {0x83f6, 4, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGAUTHSTATUS_EL1 */
-    {0x9808, 5, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* MDCCSR_EL0 */
-    {0x9820, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGDTR_EL0 */
-    {0x9828, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGDTRRX_EL0 */
-    {0x8004, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBVR0_EL1 */
-    {0x800c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBVR1_EL1 */
-    {0x8014, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBVR2_EL1 */
-    {0x801c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBVR3_EL1 */
-    {0x8024, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[4]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBVR4_EL1 */
-    {0x802c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[5]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBVR5_EL1 */
-    {0x8005, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBCR0_EL1 */
-    {0x800d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBCR1_EL1 */
-    {0x8015, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBCR2_EL1 */
-    {0x801d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBCR3_EL1 */
-    {0x8025, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[4]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBCR4_EL1 */
-    {0x802d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[5]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGBCR5_EL1 */
-    {0x8006, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGWVR0_EL1 */
-    {0x800e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGWVR1_EL1 */
-    {0x8016, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGWVR2_EL1 */
-    {0x801e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGWVR3_EL1 */
-    {0x8007, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGWCR0_EL1 */
-    {0x800f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGWCR1_EL1 */
-    {0x8017, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGWCR2_EL1 */
-    {0x801f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL}, /* DBGWCR3_EL1 */
+    {0xc000, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0xfc0a0, read_MIDR_EL1, NULL, 0, {0x0, 0x0}}, /* MIDR_EL1 */
+    {0xc005, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_MPIDR_EL1, NULL, 0, {0x0, 0x0}}, /* MPIDR_EL1 */
+    {0xc006, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* REVIDR_EL1 */
+    {0xc020, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1101000001000011, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64PFR0_EL1 */
+    {0xc021, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x20, NULL, NULL, 0, {0x0, 0x1}}, /* ID_AA64PFR1_EL1 */
+    {0xc028, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0xf010305006, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64DFR0_EL1 */
+    {0xc030, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1210100110212120, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64ISAR0_EL1 */
+    {0xc031, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000100001, NULL, NULL, 0, {0x10000500, 0x0}}, /* ID_AA64ISAR1_EL1 */
+    {0xc038, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x100025, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64MMFR0_EL1 */
+    {0xc039, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x200002, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64MMFR1_EL1 */
+    {0xc03a, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000000000000001, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64MMFR2_EL1 */
+    {0xc800, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x0, read_CCSIDR_EL1, NULL, 0, {0x0, 0x0}}, /* CCSIDR_EL1 */
+    {0xc801, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x2000023, NULL, NULL, 0, {0x0, 0x0}}, /* CLIDR_EL1 */
+    {0xc807, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* AIDR_EL1 */
+    {0xd000, 12, TRAP_ID2, offsetof(struct cpu, st.csselr_el1), 0xf, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* CSSELR_EL1 */
+    {0xd801, 5, TRAP_CTR, 0, 0xffffffffffffffff, 0x9444c004, NULL, NULL, 0, {0x0, 0x0}}, /* CTR_EL0 */
+    {0xd807, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_DCZID_EL0, NULL, 0, {0x0, 0x0}}, /* DCZID_EL0 */
+    {0xc080, 12, TRAP_VM, offsetof(struct cpu, st.sctlr_el1), 0x1000048dd21f, 0x30500980, NULL, write_SCTLR_EL1, 0, {0xc8002000, 0x1800000000}}, /* SCTLR_EL1 */
+    {0xc081, 12, TRAP_ACTLR, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ACTLR_EL1 */
+    {0xc082, 12, TRAP_CPACR, offsetof(struct cpu, st.cpacr_el1), 0x300000, 0x0, NULL, write_CPACR_EL1, 0, {0x0, 0x0}}, /* CPACR_EL1 */
+    {0xc100, 12, TRAP_VM, offsetof(struct cpu, st.ttbr0_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR0_EL1, 0, {0x0, 0x0}}, /* TTBR0_EL1 */
+    {0xc101, 12, TRAP_VM, offsetof(struct cpu, st.ttbr1_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR1_EL1, 0, {0x0, 0x0}}, /* TTBR1_EL1 */
+    {0xc102, 12, TRAP_VM, offsetof(struct cpu, st.tcr_el1), 0x18001f7ffffffbf, 0x0, NULL, write_TCR_EL1, 0, {0x18000000000000, 0x0}}, /* TCR_EL1 */
+    {0xc200, 12, TRAP_NONE, offsetof(struct cpu, st.spsr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* SPSR_EL1 */
+    {0xc201, 12, TRAP_NONE, offsetof(struct cpu, st.elr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ELR_EL1 */
+    {0xc208, 12, TRAP_NONE, offsetof(struct cpu, st.sp_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* SP_EL0 */
+    {0xc288, 12, TRAP_VM, offsetof(struct cpu, st.afsr0_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* AFSR0_EL1 */
+    {0xc289, 12, TRAP_VM, offsetof(struct cpu, st.afsr1_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* AFSR1_EL1 */
+    {0xc290, 12, TRAP_VM, offsetof(struct cpu, st.esr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ESR_EL1 */
+    {0xc300, 12, TRAP_VM, offsetof(struct cpu, st.far_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* FAR_EL1 */
+    {0xc3a0, 12, TRAP_NONE, offsetof(struct cpu, st.par_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* PAR_EL1 */
+    {0xc510, 12, TRAP_VM, offsetof(struct cpu, st.mair_el1), 0xffffffffffffffff, 0x0, NULL, write_MAIR_EL1, 0, {0x0, 0x0}}, /* MAIR_EL1 */
+    {0xc518, 12, TRAP_VM, offsetof(struct cpu, st.amair_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* AMAIR_EL1 */
+    {0xc600, 12, TRAP_NONE, offsetof(struct cpu, st.vbar_el1), 0xfffffffffffff800, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* VBAR_EL1 */
+    {0xc608, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ISR_EL1, NULL, 0, {0x0, 0x0}}, /* ISR_EL1 */
+    {0xc681, 12, TRAP_VM, offsetof(struct cpu, st.contextidr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* CONTEXTIDR_EL1 */
+    {0xc684, 12, TRAP_NONE, offsetof(struct cpu, st.tpidr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* TPIDR_EL1 */
+    {0xde82, 15, TRAP_NONE, offsetof(struct cpu, st.tpidr_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* TPIDR_EL0 */
+    {0xde83, 13, TRAP_NONE, offsetof(struct cpu, st.tpidrro_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* TPIDRRO_EL0 */
+    {0xd920, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDR, NULL, 0, {0x0, 0x0}}, /* RNDR */
+    {0xd921, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDRRS, NULL, 0, {0x0, 0x0}}, /* RNDRRS */
+    {0xc108, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APIAKeyLo_EL1 */
+    {0xc109, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APIAKeyHi_EL1 */
+    {0xc10a, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APIBKeyLo_EL1 */
+    {0xc10b, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APIBKeyHi_EL1 */
+    {0xc110, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APDAKeyLo_EL1 */
+    {0xc111, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APDAKeyHi_EL1 */
+    {0xc112, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[6]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APDBKeyLo_EL1 */
+    {0xc113, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[7]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APDBKeyHi_EL1 */
+    {0xc118, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[8]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APGAKeyLo_EL1 */
+    {0xc119, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[9]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APGAKeyHi_EL1 */
+    {0xc210, 12, TRAP_NONE, 0, 0x1, 0x0, read_SPSel, write_SPSel, 0, {0x0, 0x0}}, /* SPSel */
+    {0xc212, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CurrentEL, NULL, 0, {0x0, 0x0}}, /* CurrentEL */
+    {0xc213, 12, TRAP_NONE, 0, 0x400000, 0x0, read_PAN, write_PAN, 0, {0x0, 0x0}}, /* PAN */
+    {0xda10, 15, TRAP_NONE, 0, 0xf0000000, 0x0, read_NZCV, write_NZCV, 0, {0x0, 0x0}}, /* NZCV */
+    {0xda11, 15, TRAP_DAIF, 0, 0x3c0, 0x0, read_DAIF, write_DAIF, 0, {0x0, 0x0}}, /* DAIF */
+    {0xda15, 15, TRAP_NONE, 0, 0x1000000, 0x0, read_DIT, write_DIT, 0, {0x0, 0x0}}, /* DIT */
+    {0xda16, 15, TRAP_NONE, 0, 0x1000, 0x0, read_SSBS, write_SSBS, 0, {0x0, 0x0}}, /* SSBS */
+    {0xda20, 15, TRAP_FP, 0, 0x7c00000, 0x0, read_FPCR, write_FPCR, 0, {0x0, 0x0}}, /* FPCR */
+    {0xda21, 15, TRAP_FP, 0, 0x800009f, 0x0, read_FPSR, write_FPSR, 0, {0x0, 0x0}}, /* FPSR */
+    {0xc708, 12, TRAP_NONE, offsetof(struct cpu, st.cntkctl_el1), 0x3ff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* CNTKCTL_EL1 */
+    {0xdf00, 5, TRAP_CNTFRQ, 0, 0xffffffffffffffff, 0x0, read_CNTFRQ_EL0, NULL, 0, {0x0, 0x0}}, /* CNTFRQ_EL0 */
+    {0xdf01, 5, TRAP_CNTPCT, 0, 0xffffffffffffffff, 0x0, read_CNTPCT_EL0, NULL, 0, {0x0, 0x0}}, /* CNTPCT_EL0 */
+    {0xdf02, 5, TRAP_CNTVCT, 0, 0xffffffffffffffff, 0x0, read_CNTVCT_EL0, NULL, 0, {0x0, 0x0}}, /* CNTVCT_EL0 */
+    {0xdf10, 15, TRAP_CNTP, 0, 0xffffffffffffffff, 0x0, read_CNTP_TVAL_EL0, write_CNTP_TVAL_EL0, 0, {0x0, 0x0}}, /* CNTP_TVAL_EL0 */
+    {0xdf11, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_ctl), 0x3, 0x0, read_CNTP_CTL_EL0, write_CNTP_CTL_EL0, 0, {0x0, 0x0}}, /* CNTP_CTL_EL0 */
+    {0xdf12, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTP_CVAL_EL0, 0, {0x0, 0x0}}, /* CNTP_CVAL_EL0 */
+    {0xdf18, 15, TRAP_CNTV, 0, 0xffffffffffffffff, 0x0, read_CNTV_TVAL_EL0, write_CNTV_TVAL_EL0, 0, {0x0, 0x0}}, /* CNTV_TVAL_EL0 */
+    {0xdf19, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_ctl), 0x3, 0x0, read_CNTV_CTL_EL0, write_CNTV_CTL_EL0, 0, {0x0, 0x0}}, /* CNTV_CTL_EL0 */
+    {0xdf1a, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTV_CVAL_EL0, 0, {0x0, 0x0}}, /* CNTV_CVAL_EL0 */
+    {0xc230, 12, TRAP_GIC_COMMON, 0, 0xf8, 0x0, read_ICC_PMR_EL1, write_ICC_PMR_EL1, 0, {0x0, 0x0}}, /* ICC_PMR_EL1 */
+    {0xc640, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR0_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_IAR0_EL1 */
+    {0xc641, 8, TRAP_GIC_GROUP0, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR0_EL1, 0, {0x0, 0x0}}, /* ICC_EOIR0_EL1 */
+    {0xc642, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR0_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_HPPIR0_EL1 */
+    {0xc643, 12, TRAP_GIC_GROUP0, 0, 0x7, 0x0, read_ICC_BPR0_EL1, write_ICC_BPR0_EL1, 0, {0x0, 0x0}}, /* ICC_BPR0_EL1 */
+    {0xc644, 12, TRAP_GIC_GROUP0, offsetof(struct cpu, st.ich_ap0r0), 0xffffffff, 0x0, NULL, write_ICC_AP0R0_EL1, 0, {0x0, 0x0}}, /* ICC_AP0R0_EL1 */
+    {0xc648, 12, TRAP_GIC_GROUP1, offsetof(struct cpu, st.ich_ap1r0), 0xffffffff, 0x0, NULL, write_ICC_AP1R0_EL1, 0, {0x0, 0x0}}, /* ICC_AP1R0_EL1 */
+    {0xc659, 8, TRAP_GIC_DIR, 0, 0xffffff, 0x0, NULL, write_ICC_DIR_EL1, 0, {0x0, 0x0}}, /* ICC_DIR_EL1 */
+    {0xc65b, 4, TRAP_GIC_COMMON, 0, 0xffffffffffffffff, 0x0, read_ICC_RPR_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_RPR_EL1 */
+    {0xc65d, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ICC_SGI1R_EL1 */
+    {0xc65e, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ICC_ASGI1R_EL1 */
+    {0xc65f, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ICC_SGI0R_EL1 */
+    {0xc660, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR1_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_IAR1_EL1 */
+    {0xc661, 8, TRAP_GIC_GROUP1, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR1_EL1, 0, {0x0, 0x0}}, /* ICC_EOIR1_EL1 */
+    {0xc662, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR1_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_HPPIR1_EL1 */
+    {0xc663, 12, TRAP_GIC_GROUP1, 0, 0x7, 0x0, read_ICC_BPR1_EL1, write_ICC_BPR1_EL1, 0, {0x0, 0x0}}, /* ICC_BPR1_EL1 */
+    {0xc664, 12, TRAP_GIC_COMMON, 0, 0x3, 0x0, read_ICC_CTLR_EL1, write_ICC_CTLR_EL1, 0, {0x0, 0x0}}, /* ICC_CTLR_EL1 */
+    {0xc665, 12, TRAP_NONE, 0, 0xffffffffffffffff, 0x7, NULL, NULL, 0, {0x0, 0x0}}, /* ICC_SRE_EL1 */
+    {0xc666, 12, TRAP_GIC_GROUP0, 0, 0x1, 0x0, read_ICC_IGRPEN0_EL1, write_ICC_IGRPEN0_EL1, 0, {0x0, 0x0}}, /* ICC_IGRPEN0_EL1 */
+    {0xc667, 12, TRAP_GIC_GROUP1, 0, 0x1, 0x0, read_ICC_IGRPEN1_EL1, write_ICC_IGRPEN1_EL1, 0, {0x0, 0x0}}, /* ICC_IGRPEN1_EL1 */
+    {0x8002, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* OSDTRRX_EL1 */
+    {0x8010, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* MDCCINT_EL1 */
+    {0x8012, 12, TRAP_DEBUG, offsetof(struct cpu, st.mdscr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* MDSCR_EL1 */
+    {0x801a, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* OSDTRTX_EL1 */
+    {0x8032, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* OSECCR_EL1 */
+    {0x8080, 4, TRAP_DEBUG_ROM, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* MDRAR_EL1 */
+    {0x8084, 8, TRAP_DEBUG_OS, 0, 0x1, 0x0, NULL, write_OSLAR_EL1, 0, {0x0, 0x0}}, /* OSLAR_EL1 */
+    {0x808c, 4, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, read_OSLSR_EL1, NULL, 0, {0x0, 0x0}}, /* OSLSR_EL1 */
+    {0x809c, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* OSDLR_EL1 */
+    {0x80a4, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGPRCR_EL1 */
+    {0x83c6, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0xff, NULL, NULL, 0, {0x0, 0x0}}, /* DBGCLAIMSET_EL1 */
+    {0x83ce, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGCLAIMCLR_EL1 */
+    {0x83f6, 4, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGAUTHSTATUS_EL1 */
+    {0x9808, 5, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* MDCCSR_EL0 */
+    {0x9820, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGDTR_EL0 */
+    {0x9828, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGDTRRX_EL0 */
+    {0x8004, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR0_EL1 */
+    {0x800c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR1_EL1 */
+    {0x8014, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR2_EL1 */
+    {0x801c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR3_EL1 */
+    {0x8024, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR4_EL1 */
+    {0x802c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR5_EL1 */
+    {0x8005, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR0_EL1 */
+    {0x800d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR1_EL1 */
+    {0x8015, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR2_EL1 */
+    {0x801d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR3_EL1 */
+    {0x8025, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR4_EL1 */
+    {0x802d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR5_EL1 */
+    {0x8006, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWVR0_EL1 */
+    {0x800e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWVR1_EL1 */
+    {0x8016, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWVR2_EL1 */
+    {0x801e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWVR3_EL1 */
+    {0x8007, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWCR0_EL1 */
+    {0x800f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWCR1_EL1 */
+    {0x8017, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWCR2_EL1 */
+    {0x801f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWCR3_EL1 */
 };
 /* row by encoding without its top bit; 0: none */
 static const uint8_t sysreg_slots[0x8000] = {
@@ -254,79 +265,89 @@ static const uint8_t sysreg_slots[0x8000] = {
     [0x5e83] = 39,
     [0x5920] = 40,
     [0x5921] = 41,
-    [0x4210] = 42,
-    [0x4212] = 43,
-    [0x4213] = 44,
-    [0x5a10] = 45,
-    [0x5a11] = 46,
-    [0x5a15] = 47,
-    [0x5a16] = 48,
-    [0x5a20] = 49,
-    [0x5a21] = 50,
-    [0x4708] = 51,
-    [0x5f00] = 52,
-    [0x5f01] = 53,
-    [0x5f02] = 54,
-    [0x5f10] = 55,
-    [0x5f11] = 56,
-    [0x5f12] = 57,
-    [0x5f18] = 58,
-    [0x5f19] = 59,
-    [0x5f1a] = 60,
-    [0x4230] = 61,
-    [0x4640] = 62,
-    [0x4641] = 63,
-    [0x4642] = 64,
-    [0x4643] = 65,
-    [0x4644] = 66,
-    [0x4648] = 67,
-    [0x4659] = 68,
-    [0x465b] = 69,
-    [0x465d] = 70,
-    [0x465e] = 71,
-    [0x465f] = 72,
-    [0x4660] = 73,
-    [0x4661] = 74,
-    [0x4662] = 75,
-    [0x4663] = 76,
-    [0x4664] = 77,
-    [0x4665] = 78,
-    [0x4666] = 79,
-    [0x4667] = 80,
-    [0x0002] = 81,
-    [0x0010] = 82,
-    [0x0012] = 83,
-    [0x001a] = 84,
-    [0x0032] = 85,
-    [0x0080] = 86,
-    [0x0084] = 87,
-    [0x008c] = 88,
-    [0x009c] = 89,
-    [0x00a4] = 90,
-    [0x03c6] = 91,
-    [0x03ce] = 92,
-    [0x03f6] = 93,
-    [0x1808] = 94,
-    [0x1820] = 95,
-    [0x1828] = 96,
-    [0x0004] = 97,
-    [0x000c] = 98,
-    [0x0014] = 99,
-    [0x001c] = 100,
-    [0x0024] = 101,
-    [0x002c] = 102,
-    [0x0005] = 103,
-    [0x000d] = 104,
-    [0x0015] = 105,
-    [0x001d] = 106,
-    [0x0025] = 107,
-    [0x002d] = 108,
-    [0x0006] = 109,
-    [0x000e] = 110,
-    [0x0016] = 111,
-    [0x001e] = 112,
-    [0x0007] = 113,
-    [0x000f] = 114,
-    [0x0017] = 115,
-    [0x001f] = 116,
+    [0x4108] = 42,
+    [0x4109] = 43,
+    [0x410a] = 44,
+    [0x410b] = 45,
+    [0x4110] = 46,
+    [0x4111] = 47,
+    [0x4112] = 48,
+    [0x4113] = 49,
+    [0x4118] = 50,
+    [0x4119] = 51,
+    [0x4210] = 52,
+    [0x4212] = 53,
+    [0x4213] = 54,
+    [0x5a10] = 55,
+    [0x5a11] = 56,
+    [0x5a15] = 57,
+    [0x5a16] = 58,
+    [0x5a20] = 59,
+    [0x5a21] = 60,
+    [0x4708] = 61,
+    [0x5f00] = 62,
+    [0x5f01] = 63,
+    [0x5f02] = 64,
+    [0x5f10] = 65,
+    [0x5f11] = 66,
+    [0x5f12] = 67,
+    [0x5f18] = 68,
+    [0x5f19] = 69,
+    [0x5f1a] = 70,
+    [0x4230] = 71,
+    [0x4640] = 72,
+    [0x4641] = 73,
+    [0x4642] = 74,
+    [0x4643] = 75,
+    [0x4644] = 76,
+    [0x4648] = 77,
+    [0x4659] = 78,
+    [0x465b] = 79,
+    [0x465d] = 80,
+    [0x465e] = 81,
+    [0x465f] = 82,
+    [0x4660] = 83,
+    [0x4661] = 84,
+    [0x4662] = 85,
+    [0x4663] = 86,
+    [0x4664] = 87,
+    [0x4665] = 88,
+    [0x4666] = 89,
+    [0x4667] = 90,
+    [0x0002] = 91,
+    [0x0010] = 92,
+    [0x0012] = 93,
+    [0x001a] = 94,
+    [0x0032] = 95,
+    [0x0080] = 96,
+    [0x0084] = 97,
+    [0x008c] = 98,
+    [0x009c] = 99,
+    [0x00a4] = 100,
+    [0x03c6] = 101,
+    [0x03ce] = 102,
+    [0x03f6] = 103,
+    [0x1808] = 104,
+    [0x1820] = 105,
+    [0x1828] = 106,
+    [0x0004] = 107,
+    [0x000c] = 108,
+    [0x0014] = 109,
+    [0x001c] = 110,
+    [0x0024] = 111,
+    [0x002c] = 112,
+    [0x0005] = 113,
+    [0x000d] = 114,
+    [0x0015] = 115,
+    [0x001d] = 116,
+    [0x0025] = 117,
+    [0x002d] = 118,
+    [0x0006] = 119,
+    [0x000e] = 120,
+    [0x0016] = 121,
+    [0x001e] = 122,
+    [0x0007] = 123,
+    [0x000f] = 124,
+    [0x0017] = 125,
+    [0x001f] = 126,
 };

@@ -1,0 +1,138 @@
+/*
+ * Pointer authentication (FEAT_PAuth2, FEAT_FPACCOMBINE): a code of a pointer, a modifier and a secret key in the
+ * pointer's unused bits.
+ *
+ * The algorithm is our own choice (FEAT_PACIMP): SipHash-1-3 of the 16 bytes of pointer and modifier, whose 128-bit key
+ * is the key register: a keyed pseudorandom function that is made for software, which QARMA is not.
+ * Spec: DDI 0487, AddPAC, Auth, Strip, ComputePAC, CalculateBottomPACBit.
+ */
+#include "mmu.h"
+
+#define HCR_API (1ull << 41)
+enum { EC_PAUTH_TRAP = 0x09, EC_PAC_FAIL = 0x1c };
+
+static uint64_t rotate(uint64_t value, unsigned count) {
+    return value << count | value >> (64 - count);
+}
+
+static INLINE void sip_round(uint64_t v[4]) {
+    v[0] += v[1], v[2] += v[3];
+    v[1] = rotate(v[1], 13) ^ v[0], v[3] = rotate(v[3], 16) ^ v[2];
+    v[0] = rotate(v[0], 32);
+    v[2] += v[1], v[0] += v[3];
+    v[1] = rotate(v[1], 17) ^ v[2], v[3] = rotate(v[3], 21) ^ v[0];
+    v[2] = rotate(v[2], 32);
+}
+
+static uint64_t siphash(const uint64_t key[2], uint64_t value, uint64_t modifier) {
+    const uint64_t blocks[3] = {value, modifier, 16ull << 56}; /* the last one is the length */
+    uint64_t v[4] = {key[0] ^ 0x736f6d6570736575, key[1] ^ 0x646f72616e646f6d, key[0] ^ 0x6c7967656e657261,
+                     key[1] ^ 0x7465646279746573};
+    for (unsigned n = 0; n < 3; n++) {
+        v[3] ^= blocks[n];
+        sip_round(v);
+        v[0] ^= blocks[n];
+    }
+    v[2] ^= 0xff;
+    for (unsigned n = 0; n < 3; n++) {
+        sip_round(v);
+    }
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* ComputePAC.  A function's return address is checked with what it was signed with: most codes have been computed before. */
+static INLINE uint64_t compute(struct cpu *cpu, enum pauth_key key, uint64_t value, uint64_t modifier) {
+    const uint64_t *k = &cpu->st.pauth_keys[2 * key];
+    uint64_t hash = (value ^ modifier ^ k[0]) * 0x9e3779b97f4a7c15ull;
+    struct pauth_memo *memo = &cpu->pauth_memos[hash >> 32 & (PAUTH_MEMOS - 1)];
+    if (unlikely((memo->value ^ value) | (memo->modifier ^ modifier) | (memo->key[0] ^ k[0]) | (memo->key[1] ^ k[1]))) {
+        *memo = (struct pauth_memo){value, modifier, {k[0], k[1]}, siphash(k, value, modifier)};
+    }
+    return memo->code;
+}
+
+/* All memos are about zeros at first: the place where such a one belongs has to be right. */
+void pauth_init(struct cpu *cpu) {
+    const uint64_t key[2] = {0, 0};
+    cpu->pauth_memos[0].code = siphash(key, 0, 0);
+}
+
+static bool is_data(enum pauth_key key) {
+    return key & 2;
+}
+
+void pauth_update(struct cpu *cpu) {
+    for (unsigned half = 0; half < 2; half++) {
+        for (unsigned data = 0; data < 2; data++) {
+            unsigned top = top_byte_ignored(cpu, (uint64_t)half << 55, !data) ? 56 : 64;
+            cpu->pauth_extension[data][half] = ones(top) & ~ones(va_bits(cpu, half));
+        }
+    }
+}
+
+static uint64_t extended(uint64_t pointer, uint64_t extension, bool high) {
+    return high ? pointer | extension : pointer & ~extension;
+}
+
+/* In which half of the VA space a pointer is that has no code yet: where no half has tags, bit 63 says it too. */
+static bool selects_high(const struct cpu *cpu, uint64_t pointer, bool data) {
+    bool has_no_tags = (cpu->pauth_extension[data][0] & cpu->pauth_extension[data][1]) >> 63;
+    return pointer >> (has_no_tags ? 63 : 55) & 1;
+}
+
+/* Is the key one that SCTLR_EL1 enables?  Without, its instructions leave the pointer as it is. */
+static bool is_enabled(const struct cpu *cpu, enum pauth_key key) {
+    static const uint8_t enables[] = {[KEY_IA] = 31, [KEY_IB] = 30, [KEY_DA] = 27, [KEY_DB] = 13};
+    return cpu->st.sctlr_el1 >> enables[key] & 1;
+}
+
+static bool is_trapped(struct cpu *cpu) {
+    return unlikely(!(cpu->st.hcr_el2 & HCR_API)) && !raise_exception(cpu, 2, EC_PAUTH_TRAP, 0);
+}
+
+#define BIT_55 (1ull << 55)
+
+bool pauth_add(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier) {
+    if (!is_enabled(cpu, key)) {
+        return true;
+    }
+    if (is_trapped(cpu)) {
+        return false;
+    }
+    bool high = selects_high(cpu, *pointer, is_data(key));
+    uint64_t bits = cpu->pauth_extension[is_data(key)][high];
+    uint64_t code = compute(cpu, key, extended(*pointer, bits, high), modifier);
+    *pointer = extended(*pointer ^ (code & bits), BIT_55, high);
+    return true;
+}
+
+bool pauth_check(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier) {
+    if (!is_enabled(cpu, key)) {
+        return true;
+    }
+    if (is_trapped(cpu)) {
+        return false;
+    }
+    bool high = va_is_high(*pointer);
+    uint64_t bits = cpu->pauth_extension[is_data(key)][high];
+    uint64_t plain = extended(*pointer, bits, high);
+    uint64_t code = compute(cpu, key, plain, modifier) & bits & ~BIT_55;
+    if (unlikely((*pointer ^ code) != plain)) {
+        return raise_exception(cpu, 1, EC_PAC_FAIL, key); /* ISS: whether a data key, whether a B key */
+    }
+    *pointer = plain;
+    return true;
+}
+
+uint64_t pauth_strip(const struct cpu *cpu, uint64_t pointer, bool data) {
+    bool high = va_is_high(pointer);
+    return extended(pointer, cpu->pauth_extension[data][high], high);
+}
+
+bool pauth_generic(struct cpu *cpu, uint64_t value, uint64_t modifier, uint64_t *code) {
+    if (is_trapped(cpu)) {
+        return false;
+    }
+    *code = compute(cpu, KEY_GA, value, modifier) & ~ones(32);
+    return true;
+}
