@@ -19,6 +19,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import RealmParams, RecParams
+from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.core import Clock, Machine
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
@@ -81,7 +82,7 @@ def replay(steps: Iterable[RimExtension]) -> list[RimExtension]:
     return again
 
 
-def boot_images(clock: Clock) -> list[FirmwareImage]:
+def boot_images(clock: Clock, features: Feature) -> list[FirmwareImage]:
     """Return the images that EL3 measures: the platform's configuration and the installed RMM.
 
     The configuration excludes DRAM size and number of PEs, which depend on the guest and do not
@@ -89,6 +90,7 @@ def boot_images(clock: Clock) -> list[FirmwareImage]:
     """
     config = {
         "clock": clock.name.lower(),
+        "cpu-features": sorted(each.name.lower() for each in features if each.name),
         "dram-base": DRAM_BASE,
         "granule": GRANULE_SIZE,
         "rmm-el3-interface": rmmd.INTERFACE_VERSION,
@@ -103,7 +105,7 @@ def boot_images(clock: Clock) -> list[FirmwareImage]:
     ]
 
 
-def boot_log(root_of_trust: RootOfTrust, clock: Clock = Clock.REAL) -> list[BootEvent]:
+def boot_log(root_of_trust: RootOfTrust, features: Feature = DEFAULT_FEATURES) -> list[BootEvent]:
     """Measure a boot without a machine; return its log.
 
     Raises:
@@ -112,7 +114,7 @@ def boot_log(root_of_trust: RootOfTrust, clock: Clock = Clock.REAL) -> list[Boot
     root_of_trust.power_on()
     try:
         hes = Hes(root_of_trust.mailbox)
-        for firmware in boot_images(clock):
+        for firmware in boot_images(Clock.REAL, features):
             hes.measure(firmware)
     except OSError as error:
         raise no_realm(error) from None
@@ -133,10 +135,11 @@ class Platform:
         events: EventStream | None = None,
         clock: Clock = Clock.REAL,
         root_of_trust: RootOfTrust | None = None,
+        features: Feature = DEFAULT_FEATURES,
     ) -> None:
         self.events = events or EventStream()
         try:
-            self.machine = Machine(DRAM_BASE, dram_size(ram_size), num_cpus, clock)
+            self.machine = Machine(DRAM_BASE, dram_size(ram_size), num_cpus, clock, features)
         except OSError as error:
             if error.errno in {errno.EMFILE, errno.ENFILE}:
                 raise  # reported with other errors of this kind
@@ -149,7 +152,7 @@ class Platform:
         if root_of_trust is not None:
             root_of_trust.power_on()
             try:
-                self._monitor.measure(boot_images(clock))
+                self._monitor.measure(boot_images(clock, features))
             except OSError as error:
                 raise no_realm(error) from None
         generation = root_of_trust.generation if root_of_trust else Generation.G1

@@ -48,7 +48,7 @@ def endorse(  # noqa: D103  the help says it
         raise UserError("endorse needs the root of trust: omit --no-hes")
     realm = _realm_values(options) if options.realm is not None else None
     with RootOfTrust(options.hes_directory) as root_of_trust:
-        log = boot_log(root_of_trust)
+        log = boot_log(root_of_trust, options.cpu_features)
         platform = _platform_values(root_of_trust.status(), log)
         if root_of_trust.notice:
             say(root_of_trust.notice)

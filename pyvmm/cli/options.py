@@ -16,6 +16,7 @@ from typing import Final, ParamSpec, TypedDict, TypeVar
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.sysregs import DEFAULT_FEATURES
 from pyvmm.cli.configuration import config_option
 from pyvmm.cli.trace import KINDS
 from pyvmm.cli.units import Seconds
@@ -45,6 +46,11 @@ _OPTIONS: Final = (
     ),
     click.option("-m", "--mem", default="512M", metavar="SIZE", show_default=True, help="memory"),
     click.option("-c", "--cpus", default="1", metavar="N", show_default=True, help="CPUs"),
+    click.option(
+        "--cpu-features",
+        metavar="+NAME|-NAME,...",
+        help="what the CPUs have and lack: pauth, bti  [default: +pauth,+bti]",
+    ),
     click.option(
         "-p", "--params", help="kernel parameters: after the default ones, or, in a realm, instead"
     ),
@@ -120,6 +126,7 @@ class GuestOptions(TypedDict):
     disks: tuple[str, ...]
     mem: str
     cpus: str
+    cpu_features: str | None
     params: str | None
     console: str
     dtb: Path | None
@@ -188,7 +195,7 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
     profile, hes_dir = asked["token_profile"], asked["hes_dir"]
     if asked["no_hes"] and (profile or hes_dir):
         raise UserError("--no-hes: there is no root of trust for --token-profile or --hes-dir")
-    network = asked["network"]
+    network, cpu_features = asked["network"], asked["cpu_features"]
     return VmOptions(
         name=f"guest-{os.getpid()}" if asked["name"] is None else check_name(asked["name"]),
         kernel=kernel or positional,
@@ -196,6 +203,9 @@ def vm_options(asked: GuestOptions, *, is_run: bool = True) -> VmOptions:
         disks=vm.parse_disks(asked["disks"]),
         ram_size=vm.parse_ram_size(asked["mem"], is_run=is_run),
         num_cpus=vm.parse_num_cpus(asked["cpus"]),
+        cpu_features=DEFAULT_FEATURES
+        if cpu_features is None
+        else vm.parse_cpu_features(cpu_features),
         params=asked["params"],
         console=asked["console"],
         dtb=asked["dtb"],

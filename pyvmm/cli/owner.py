@@ -126,7 +126,13 @@ class Owner:
             notify(line)
         from pyvmm.platform import Platform  # noqa: PLC0415  after the input is known to be good
 
-        platform = Platform(options.ram_size, options.num_cpus, events, root_of_trust=root_of_trust)
+        platform = Platform(
+            options.ram_size,
+            options.num_cpus,
+            events,
+            root_of_trust=root_of_trust,
+            features=options.cpu_features,
+        )
         if root_of_trust is not None and root_of_trust.notice and notify is not None:
             notify(root_of_trust.notice)
         tell = terminal.tell if terminal is not None else _log

@@ -13,6 +13,7 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.user_file import read_file
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.net_user import PortForward
@@ -78,6 +79,7 @@ class VmOptions:
     disks: tuple[DiskOptions, ...] = ()
     ram_size: int = 512 * MIB
     num_cpus: int = 1
+    cpu_features: Feature = DEFAULT_FEATURES
     params: str | None = None
     console: str = "serial"
     dtb: Path | None = None
@@ -194,6 +196,26 @@ def parse_disks(texts: Sequence[str]) -> tuple[DiskOptions, ...]:
         if serial and count > 1:
             raise UserError(f"--disk: two have serial={serial}: give each its own")
     return disks
+
+
+def parse_cpu_features(text: str) -> Feature:
+    """Read +NAME,-NAME,...: what to add to the default features, and what to leave out.
+
+    Raises:
+        UserError: no sign, an unknown name, or one that is there twice.
+    """
+    features, seen = DEFAULT_FEATURES, Feature(0)
+    for word in text.split(","):
+        sign, name = word[:1], word[1:]
+        feature = Feature.__members__.get(name.upper())
+        if sign not in {"+", "-"} or feature is None or name != name.lower():
+            known = ", ".join(f"+{each.lower()} or -{each.lower()}" for each in Feature.__members__)
+            raise UserError(f"--cpu-features {text}: no feature {word!r}: give {known}")
+        if feature in seen:
+            raise UserError(f"--cpu-features {text}: {name} is there twice: give it once")
+        seen |= feature
+        features = features | feature if sign == "+" else features & ~feature
+    return features
 
 
 def parse_disk(text: str) -> DiskOptions:

@@ -28,7 +28,9 @@ class Inside:
     def __init__(
         self, options: VmOptions, events: EventStream | None = None, timeout: float | None = None
     ) -> None:
-        self.platform = Platform(options.ram_size, options.num_cpus, events)
+        self.platform = Platform(
+            options.ram_size, options.num_cpus, events, features=options.cpu_features
+        )
         self._fds = (*os.pipe(), *os.pipe())
         in_reader, in_writer, out_reader, self._out_writer = self._fds
         self.shell = Shell(in_writer, out_reader)

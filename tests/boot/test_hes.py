@@ -20,7 +20,9 @@ from hes.measured_boot import HASH_NAMES, HASHES, Slot
 from hes.otp import OTP_FILE, Store
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.psa import PsaHandle, PsaRequest
-from pyvmm.platform import Platform
+from pyvmm.arch.sysregs import Feature
+from pyvmm.core import Clock
+from pyvmm.platform import Platform, boot_images
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE, RootOfTrust
 from pyvmm.token.cbor import Key, Tag, Value, decode
 from pyvmm.token.claims import PlatformKey, SwComponentKey
@@ -234,6 +236,15 @@ def test_measurements_do_not_depend_on_the_guest(tmp_path: Path) -> None:
     first = boot_log(tmp_path / "hes")
     assert first == boot_log(tmp_path / "hes")
     assert {event["version"] for event in first} == {"0.1.0"}
+
+
+def test_cpu_features_are_part_of_the_configuration() -> None:
+    """What the CPUs have is the platform's: no initial measurement says it."""
+    names = [
+        json.loads(boot_images(Clock.REAL, features)[0].data)["cpu-features"]
+        for features in (Feature(0), Feature.BTI, Feature.PAUTH | Feature.BTI)
+    ]
+    assert names == [[], ["bti"], ["bti", "pauth"]]
 
 
 # --- a HES that fails ----------------------------------------------------------------------------

@@ -53,6 +53,23 @@ def test_stolen_time_is_read(shell: Shell) -> None:
     assert "using stolen time PV" in shell.run("dmesg | grep arm-pv").output
 
 
+def test_linux_uses_what_the_cpus_have(shell: Shell) -> None:
+    """Pointer authentication and branch targets, also in what Debian builds with them."""
+    words = shell.run("grep -m 1 Features /proc/cpuinfo").output.split()
+    assert {"paca", "pacg", "bti"} <= set(words)
+
+
+@pytest.mark.parametrize("kind", [(), ("--realm",)], ids=["VM", "realm"])
+def test_linux_does_without_what_the_cpus_lack(debian: Image, kind: tuple[str, ...]) -> None:
+    """--cpu-features; the rest of the features is the same."""
+    options = (*guest_options(debian, None), *kind, "--cpu-features", "-pauth,-bti")
+    with Running("run", *options) as running:
+        running.shell.log_in()
+        words = running.shell.run("grep -m 1 Features /proc/cpuinfo").output.split()
+    assert not {"paca", "pacg", "bti"} & set(words)
+    assert {"atomics", "flagm", "rng"} <= set(words)
+
+
 def test_kernel_complains_about_nothing(shell: Shell) -> None:
     """No warning with a trace, no stall, no unhandled access."""
     log = shell.run("dmesg --color=never").output

@@ -20,6 +20,7 @@ kernel = "Image"
 disk = ["a.img", "/abs/b.img,ro"]
 mem = "64M"
 cpus = 2
+cpu-features = "-bti"
 realm = true
 agent = false
 timeout = 2.5
@@ -48,6 +49,7 @@ def test_file_says_what_the_command_line_does_not(path: Path) -> None:
     assert shown["disk"] == [str(path.parent / "a.img"), "/abs/b.img,ro"]
     assert (shown["mem"], shown["cpus"], shown["timeout"]) == ("128M", "2", 2.5)
     assert (shown["realm"], shown["agent"], shown["rng"]) == (True, False, False)
+    assert shown["cpu-features"] == "-bti"
     assert show("-d", "c.img", "--config", str(path))["disk"] == ["c.img"]
     assert show("--set", "-p", "quiet") == {"params": "quiet"}
     assert show("--set", "Image") == {"kernel": "Image"}

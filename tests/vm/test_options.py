@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.host.guest import RealmOptions
 from pyvmm.vm.machine import GIB, MIB
 from pyvmm.vm.options import (
@@ -14,6 +15,7 @@ from pyvmm.vm.options import (
     NetworkOptions,
     VmOptions,
     disk_serials,
+    parse_cpu_features,
     parse_disk,
     parse_disks,
     parse_gdb,
@@ -41,6 +43,35 @@ def test_impossible_ram_size_is_refused(text: str) -> None:
     """Nothing, too little, too much, no whole granules, or no number."""
     with pytest.raises(UserError, match=f"-m {text}: "):
         parse_ram_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "features"),
+    [
+        ("+pauth", DEFAULT_FEATURES | Feature.PAUTH),
+        ("-bti", DEFAULT_FEATURES & ~Feature.BTI),
+        ("+bti,-pauth", Feature.BTI),
+        ("-pauth,-bti", Feature(0)),
+        ("+pauth,+bti", Feature.PAUTH | Feature.BTI),
+    ],
+)
+def test_cpu_features_are_added_and_left_out(text: str, features: Feature) -> None:
+    """From the default ones, in any order."""
+    assert parse_cpu_features(text) == features
+
+
+@pytest.mark.parametrize("text", ["", "pauth", "+", "-", "+sve", "+pauth,", "+PAUTH", "+ bti"])
+def test_unknown_cpu_features_are_refused(text: str) -> None:
+    """With those that there are."""
+    with pytest.raises(UserError, match=r"no feature .*: give \+pauth or -pauth, \+bti or -bti"):
+        parse_cpu_features(text)
+
+
+@pytest.mark.parametrize("text", ["+bti,+bti", "+pauth,-bti,-pauth"])
+def test_a_cpu_feature_is_said_once(text: str) -> None:
+    """Nobody has to know which of the two counts."""
+    with pytest.raises(UserError, match="is there twice: give it once"):
+        parse_cpu_features(text)
 
 
 @pytest.mark.parametrize(
