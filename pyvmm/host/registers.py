@@ -15,6 +15,11 @@ from pyvmm.arch.sysregs import SYSREGS, SysReg
 MODE: Final = 0x1F  # PSTATE.M
 EL_SHIFT: Final = 2
 EL0T, EL1T, EL1H = 0, 4, 5
+#: TCR_EL1: TBI0 and TBI1, TBID0 and TBID1, T1SZ.
+TBI_SHIFT, TBID_SHIFT, T1SZ_SHIFT = 37, 51, 16
+MIN_TNSZ, MAX_TNSZ = 16, 39
+BIT_55: Final = 1 << 55
+TOP_BYTE: Final = 0xFF << 56
 MASK32: Final = (1 << 32) - 1
 
 Getter = Callable[[GuestRegisters], int]
@@ -96,7 +101,7 @@ def _write_pstate(registers: GuestRegisters, value: int) -> None:
 
 
 def _system(row: SysReg) -> Register:
-    return _field(row.name, 64, row.storage.removeprefix("st."), row.mask, row.res1)
+    return _field(row.name, 64, row.storage.removeprefix("st."), row.writable, row.res1)
 
 
 def _is_storage(row: SysReg) -> bool:
@@ -104,7 +109,24 @@ def _is_storage(row: SysReg) -> bool:
     return row.storage.startswith("st.") and "[" not in row.storage and "ich_" not in row.storage
 
 
+def _code_mask(name: str, *, data: bool, high: bool) -> Register:
+    """Return the register that says which bits of a pointer hold its authentication code."""
+
+    def read(registers: GuestRegisters) -> int:
+        tcr = int(TCR.get(registers))
+        has_tag = tcr >> TBI_SHIFT + high & 1 and (data or not tcr >> TBID_SHIFT + high & 1)
+        size_offset = tcr >> high * T1SZ_SHIFT & 0x3F
+        bottom = 64 - min(max(size_offset, MIN_TNSZ), MAX_TNSZ)
+        return BIT_55 - (1 << bottom) | (0 if has_tag else TOP_BYTE)
+
+    def write(_registers: GuestRegisters, _value: int) -> None:
+        raise BadValueError
+
+    return Register(name, 64, read, write)
+
+
 PC: Final = _field("pc", 64)
+TCR: Final = _field("tcr_el1", 64)
 SP: Final = Register("sp", 64, _read_sp, _write_sp)
 PSTATE: Final = Register("cpsr", 32, _read_pstate, _write_pstate)
 GENERAL: Final = tuple(map(_general, range(31)))
@@ -113,6 +135,13 @@ FLOATING: Final = (
     *map(_vector, range(32)),
     _field("fpsr", 32, mask=MASK32),
     _field("fpcr", 32, mask=MASK32),
+)
+#: What GDB needs to follow signed return addresses, by its names; they cannot be set.
+CODE_MASKS: Final = (
+    _code_mask("pauth_dmask", data=True, high=False),
+    _code_mask("pauth_cmask", data=False, high=False),
+    _code_mask("pauth_dmask_high", data=True, high=True),
+    _code_mask("pauth_cmask_high", data=False, high=True),
 )
 SYSTEM: Final = (
     _field("SP_EL0", 64, "sp_el0"),

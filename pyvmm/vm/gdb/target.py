@@ -1,23 +1,24 @@
 """What GDB is told of the target: its registers, in the order of their numbers.
 
-The first two features are GDB's own, so that it knows their types; the third is ours.
+The last feature is ours, the others are GDB's own, so that it knows what they mean.
 """
 
 from collections.abc import Iterable
 from typing import Final
 
-from pyvmm.host.registers import CORE, FLOATING, SYSTEM, Register
+from pyvmm.host.registers import CODE_MASKS, CORE, FLOATING, SYSTEM, Register
 
 #: By GDB's number.
-REGISTERS: Final = (*CORE, *FLOATING, *SYSTEM)
+REGISTERS: Final = (*CORE, *FLOATING, *CODE_MASKS, *SYSTEM)
 #: How many the command ``g`` takes together; the others GDB asks for one by one.
 NUM_TOGETHER: Final = len(CORE) + len(FLOATING)
 
 _TYPES: Final = {"sp": "data_ptr", "pc": "code_ptr", "cpsr": "cpsr_flags"}
 _CPSR: Final = {
-    "SP": 0, "EL": 2, "F": 6, "I": 7, "A": 8, "D": 9, "SSBS": 12, "IL": 20, "SS": 21, "PAN": 22,
-    "DIT": 24, "V": 28, "C": 29, "Z": 30, "N": 31,
+    "SP": 0, "EL": 2, "F": 6, "I": 7, "A": 8, "D": 9, "BTYPE": 10, "SSBS": 12, "IL": 20,
+    "SS": 21, "PAN": 22, "DIT": 24, "V": 28, "C": 29, "Z": 30, "N": 31,
 }  # fmt: skip
+_TWO_BITS: Final = frozenset({"EL", "BTYPE"})
 #: How a vector register can be looked at: name, type of a lane, lanes.
 _VIEWS: Final = (
     ("d", "ieee_double", 2),
@@ -49,6 +50,9 @@ def target_xml() -> bytes:
         *_vector_types(),
         *(_reg(r, "vector" if r.name.startswith("v") else "int") for r in FLOATING),
         "</feature>",
+        '<feature name="org.gnu.gdb.aarch64.pauth_v2">',
+        *(_reg(register, "int", "system") for register in CODE_MASKS),
+        "</feature>",
         '<feature name="org.pyvmm.aarch64.system">',
         *(_reg(register, "int", "system") for register in SYSTEM),
         "</feature>",
@@ -66,7 +70,7 @@ def _reg(register: Register, type_: str, group: str = "") -> str:
 def _cpsr_flags() -> Iterable[str]:
     yield '<flags id="cpsr_flags" size="4">'
     for name, bit in _CPSR.items():
-        yield f'<field name="{name}" start="{bit}" end="{bit + (name == "EL")}"/>'
+        yield f'<field name="{name}" start="{bit}" end="{bit + (name in _TWO_BITS)}"/>'
     yield "</flags>"
 
 

@@ -107,6 +107,7 @@ def test_the_target_is_described(session: Session) -> None:
     assert [feature.get("name") for feature in root.iter("feature")] == [
         "org.gnu.gdb.aarch64.core",
         "org.gnu.gdb.aarch64.fpu",
+        "org.gnu.gdb.aarch64.pauth_v2",
         "org.pyvmm.aarch64.system",
     ]
     types = {e.get("id") for e in root.iter() if e.get("id")}
