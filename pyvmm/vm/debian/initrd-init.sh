@@ -26,9 +26,11 @@ while read -r alias modules; do
 done </lib/modules/drivers
 
 [ -d /rootfs ] && exec chroot /rootfs "$init" # one program's, packed with --initrd
+said=
 if [ ! -b "$root" ]; then
 	why="there is no such disk" what="Give the machine one (--disk rootfs.img), or name another with root=."
 elif ! mount -t ext4 -o "$flags" "$root" /mnt; then
+	said=$(busybox dmesg | busybox sed -n "s/^.*EXT4-fs (${root#/dev/}): /  /p" | busybox tail -n 3)
 	why="it cannot be mounted" what="Give the machine a disk with an ext4 file system, or name another with root=."
 elif [ -e "/mnt$init" ] || [ -L "/mnt$init" ]; then
 	exec switch_root /mnt "$init"
@@ -37,7 +39,6 @@ else
 fi
 
 busybox --install -s /bin
-said=$(dmesg | sed -n "s/^.*EXT4-fs (${root#/dev/}): /  /p" | tail -n 3)
 case $said in
 *"recovery required"*)
 	what="Its journal has to be replayed, and it is read-only: start the machine once without ,ro."
