@@ -26,6 +26,7 @@ from pyvmm.vm.gdb.monitor import Monitor
 from pyvmm.vm.gdb.server import GdbServer
 from pyvmm.vm.options import GdbOptions, VmOptions
 from pyvmm.vm.panic import PanicWatch
+from pyvmm.vm.spin import INTERVAL, SpinWatch
 from pyvmm.vm.terminal import Console, EndSignals, Terminal
 
 #: Seconds without output after which a console is taken to be done with its beginning.
@@ -77,6 +78,7 @@ class Instance:
         self._options = options
         self._platform = platform
         self._terminal = terminal
+        self._notify = notify
         self.console_log = console_log or ConsoleLog()
         self._panic = PanicWatch()
         self._has_quit = False
@@ -157,7 +159,7 @@ class Instance:
 
     def wait(self, timeout: float | None = None) -> ExitCode:
         """Wait for the end, which comes at the latest after ``timeout`` seconds."""
-        outcome = self._guest.wait(timeout)
+        outcome = self._wait_for_end(timeout)
         if outcome is None:
             self._stop()
         code = self._exit_code(outcome)
@@ -167,6 +169,18 @@ class Instance:
             self._terminal.stop()
         self.board.uart.flush()
         return code
+
+    def _wait_for_end(self, timeout: float | None) -> Outcome | None:
+        """Wait for the outcome, and look from time to time whether the guest gets anywhere."""
+        watch = SpinWatch(self._options)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            outcome = self._guest.wait(max(0, min(left, INTERVAL)))
+            if outcome is not None or left <= INTERVAL:
+                return outcome
+            if line := watch.look(self._guest.exits, self.console_log.end):
+                self._notify(line)
 
     def close(self) -> None:
         """Give back all that the guest had; disks are on stable storage then."""

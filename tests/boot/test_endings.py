@@ -16,9 +16,21 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.image import Image
 from tests.boot.command import PYVMM, Running, guest_options, pyvmm
 from tests.boot.shell import PATIENCE, Shell
+from tests.core.program import assemble
 
 #: A flat kernel: wfi for a while, then b .
 IDLE = 0xD503207F.to_bytes(4, "little") * 16 + 0x14000000.to_bytes(4, "little")
+#: One whose exception handler faults, as of a kernel that is linked for other addresses.
+STORM = """
+    adr     x0, vectors
+    msr     vbar_el1, x0
+    mov     x2, #0x40000000
+    str     x1, [x2], #8
+    .balign 2048
+vectors:
+    .zero   0x200
+    str     x1, [x2], #8
+"""
 #: One that meets an undefined instruction, and has set up no exception vectors.
 CRASH = 0xD503201F.to_bytes(4, "little") * 16 + bytes(4)
 
@@ -117,6 +129,29 @@ def test_too_little_memory_is_told(debian: Image, mem: str) -> None:
     first, *_ = ended.errors.splitlines()
     assert first.startswith(f"pyvmm: -m {mem} may be too little: Debian's kernel needs 224M")
     assert ended.code == ExitCode.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ((), b"it faults over and over, as a kernel does that is built for another machine"),
+        (("--realm", "--no-hes"), b"as a kernel does that is not made for realms"),
+    ],
+    ids=["normal", "realm"],
+)
+def test_guest_that_gets_nowhere_is_told(
+    tmp_path: Path, kind: tuple[str, ...], words: bytes
+) -> None:
+    """Its exception handler faults, for ever: one line, while it runs."""
+    kernel = tmp_path / "storm"
+    kernel.write_bytes(assemble(STORM))
+    command = [PYVMM, "run", *kind, "--timeout", str(PATIENCE), str(kernel)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.terminate()
+    assert said.startswith(b"pyvmm: the guest has computed for")
+    assert words in said
 
 
 def test_crash_has_its_code(tmp_path: Path) -> None:
