@@ -39,7 +39,7 @@ def siphash(key: bytes, data: bytes, *, c_rounds: int, d_rounds: int) -> int:
         v0 ^= int(block)
     v2 ^= 0xFF
     rounds(d_rounds)
-    return v0 ^ v1 ^ v2 ^ v3
+    return int(v0 ^ v1 ^ v2 ^ v3)
 
 
 def rotate(value: int, count: int) -> int:
