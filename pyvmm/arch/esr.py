@@ -131,6 +131,53 @@ class HPFAR_EL2(Register):
     FIPA = Field(43, 4, int)  # IPA[51:12]
 
 
+_CLASS_NAMES: Final[dict[int, str]] = {
+    ExceptionClass.UNKNOWN: "an undefined instruction",
+    ExceptionClass.WFX: "a wait for an event or interrupt",
+    ExceptionClass.FP_ACCESS: "a floating-point instruction that is trapped",
+    ExceptionClass.PAUTH: "a pointer authentication instruction that is trapped",
+    ExceptionClass.BRANCH_TARGET: "a branch to what is not a branch target (BTI)",
+    ExceptionClass.ILLEGAL_STATE: "an illegal execution state",
+    ExceptionClass.SVC64: "an SVC",
+    ExceptionClass.HVC64: "an HVC",
+    ExceptionClass.SMC64: "an SMC",
+    ExceptionClass.SYSREG: "an access to a trapped system register",
+    ExceptionClass.SVE_ACCESS: "an SVE instruction that is trapped",
+    ExceptionClass.PAC_FAIL: "a failed pointer authentication",
+    ExceptionClass.GPC: "a granule protection exception",
+    ExceptionClass.INSTRUCTION_ABORT_LOWER: "an instruction abort from a lower level",
+    ExceptionClass.INSTRUCTION_ABORT_SAME: "an instruction abort",
+    ExceptionClass.PC_ALIGNMENT: "a misaligned PC",
+    ExceptionClass.DATA_ABORT_LOWER: "a data abort from a lower level",
+    ExceptionClass.DATA_ABORT_SAME: "a data abort",
+    ExceptionClass.SP_ALIGNMENT: "a misaligned SP",
+    ExceptionClass.SERROR: "an SError",
+    ExceptionClass.BREAKPOINT_LOWER: "a breakpoint",
+    ExceptionClass.SOFTWARE_STEP_LOWER: "a software step",
+    ExceptionClass.WATCHPOINT_LOWER: "a watchpoint",
+    ExceptionClass.BRK64: "a BRK",
+}
+ABORTS: Final = frozenset(
+    {
+        ExceptionClass.INSTRUCTION_ABORT_LOWER,
+        ExceptionClass.INSTRUCTION_ABORT_SAME,
+        ExceptionClass.DATA_ABORT_LOWER,
+        ExceptionClass.DATA_ABORT_SAME,
+    }
+)
+_LEVELLED_FAULTS: Final = {
+    FaultStatus.ADDRESS_SIZE: "address size fault",
+    FaultStatus.TRANSLATION: "translation fault",
+    FaultStatus.ACCESS_FLAG: "access flag fault",
+    FaultStatus.PERMISSION: "permission fault",
+    FaultStatus.SYNC_EXTERNAL_WALK: "external abort on a table walk",
+    FaultStatus.GPF_WALK: "granule protection fault on a table walk",
+}
+_FAULTS: Final = {
+    FaultStatus.SYNC_EXTERNAL: "external abort",
+    FaultStatus.ALIGNMENT: "alignment fault",
+    FaultStatus.GPF: "granule protection fault",
+}
 EC_SHIFT: Final = ESR_EL2.EC.low
 IL: Final = ESR_EL2.IL.mask
 _FIPA_MASK: Final = HPFAR_EL2.FIPA.mask
@@ -169,3 +216,29 @@ def translation_fault(level: int, *, write: bool = False) -> int:
             FSC=FaultStatus.TRANSLATION + level,
         )
     )
+
+
+def describe_syndrome(esr: int) -> str:
+    """Return a syndrome in words.
+
+    >>> describe_syndrome(translation_fault(3, write=True))
+    'a data abort from a lower level (write, translation fault at level 3, ESR 0x92000047)'
+    >>> describe_syndrome(0x0200_0000)
+    'an undefined instruction (ESR 0x2000000)'
+    """
+    syndrome = ESR_ABORT(esr)
+    words = [f"ESR {esr:#x}"]
+    if syndrome.EC in ABORTS:
+        words.insert(0, _describe_fault(syndrome.FSC))
+    if syndrome.EC in {ExceptionClass.DATA_ABORT_LOWER, ExceptionClass.DATA_ABORT_SAME}:
+        words.insert(0, "write" if syndrome.WnR else "read")
+    code = esr >> EC_SHIFT & 0x3F
+    return f"{_CLASS_NAMES.get(code, f'exception class {code:#x}')} ({', '.join(words)})"
+
+
+def _describe_fault(code: int) -> str:
+    if code in _FAULTS:
+        return _FAULTS[FaultStatus(code)]
+    if code & ~3 in _LEVELLED_FAULTS:
+        return f"{_LEVELLED_FAULTS[FaultStatus(code & ~3)]} at level {code & 3}"
+    return f"fault status {code:#x}"

@@ -20,6 +20,7 @@ from enum import Enum, IntEnum
 from typing import Protocol
 
 from pyvmm.host.debug import DebugPort
+from pyvmm.host.vcpu_state import VcpuState
 
 RPV_SIZE = 64
 REALM_IS_CLOSED = (
@@ -151,6 +152,9 @@ class Guest(Protocol):
     @property
     def exits(self) -> Sequence[Sequence[int]]:
         """How often each vCPU stopped running, by ``ExitKind``."""
+
+    def vcpu_states(self) -> Sequence[VcpuState]:
+        """Return what the host knows of each vCPU; all of them stand still."""
 
     def build(self, progress: Progress | None = None) -> None:
         """Build the guest and load its payload: all that is measured of a realm."""

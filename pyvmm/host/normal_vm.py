@@ -23,7 +23,7 @@ from pyvmm.arch.esr import (
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
 from pyvmm.arch.hcr import HCR_EL2
-from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
+from pyvmm.arch.machine import GuestRegisters, PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import level_size
@@ -38,6 +38,7 @@ from pyvmm.host.psci import Psci
 from pyvmm.host.stage2 import Stage2
 from pyvmm.host.stolen_time import StolenTime
 from pyvmm.host.vcpu import TimerLines, VcpuGuest, Vcpus
+from pyvmm.host.vcpu_state import LastExit
 from pyvmm.host.vgic import NO_LRS, Vgic
 
 BUDGET: Final = 1 << 40  # a run ends for a reason, not by its length
@@ -113,6 +114,9 @@ class NormalVm(VcpuGuest):
         if self._debug is None:
             self._debug = NormalDebug(self._machine, self._memory, self._vcpus, self._contexts)
         return self._debug
+
+    def _last_registers(self, cpu: int) -> GuestRegisters:
+        return self._contexts[cpu]
 
     def send_serror(self, cpu: int) -> None:
         """Make an SError pending for a vCPU."""
@@ -213,13 +217,15 @@ class NormalVm(VcpuGuest):
     def _handle_sync(self, cpu: int, context: PeContext, exit_: PeExit) -> int:
         """Answer a synchronous exit; return its ``ExitKind``."""
         esr = exit_.esr
+        last = self._vcpus.last_exits[cpu]
+        last.esr = esr
         exception_class = esr >> EC_SHIFT & 0x3F
         if exception_class == DATA_ABORT:
-            return self._handle_data_abort(context, exit_, esr)
+            return self._handle_data_abort(context, exit_, esr, last)
         match exception_class:
             case ExceptionClass.HVC64:
-                args = (context.x[1], context.x[2], context.x[3])
-                context.x[0] = self._psci.call(cpu, context.x[0] & MASK32, args)
+                last.call = fid = context.x[0] & MASK32
+                context.x[0] = self._psci.call(cpu, fid, (context.x[1], context.x[2], context.x[3]))
                 return ExitKind.PSCI
             case ExceptionClass.SMC64:  # no firmware behind it; the PC is still at the SMC
                 context.x[0] = NOT_SUPPORTED
@@ -231,6 +237,7 @@ class NormalVm(VcpuGuest):
                 inject.skip(context)
                 return ExitKind.WFX
             case ExceptionClass.INSTRUCTION_ABORT_LOWER:
+                last.ipa = ipa_of(exit_.hpfar)
                 self._handle_instruction_abort(cpu, context, exit_)
             case _:
                 inject.undefined(context)
@@ -244,15 +251,17 @@ class NormalVm(VcpuGuest):
         else:
             inject.external_abort(context, exit_.far, fetch=True)
 
-    def _handle_data_abort(self, context: PeContext, exit_: PeExit, esr: int) -> int:
+    def _handle_data_abort(
+        self, context: PeContext, exit_: PeExit, esr: int, last: LastExit
+    ) -> int:
         """Emulate a device access; one that the syndrome does not describe is an abort."""
+        last.ipa = ipa = ipa_of(exit_.hpfar) | exit_.far & GRANULE_OFFSET
         if esr & CM:  # cache maintenance of a device: nothing to do
             inject.skip(context)
             return ExitKind.OTHER
         if esr & ACCESS_KIND != DEVICE_ACCESS:
             inject.external_abort(context, exit_.far, fetch=False)
             return ExitKind.OTHER
-        ipa = ipa_of(exit_.hpfar) | exit_.far & GRANULE_OFFSET
         size = 1 << (esr >> 22 & 3)
         register = esr >> 16 & 0x1F
         if esr & WNR:

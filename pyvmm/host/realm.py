@@ -7,13 +7,14 @@ Realm VM specification.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import mpidr_of
 from pyvmm.arch.islet import IsletRmiFid
-from pyvmm.arch.machine import PhysicalMemory
+from pyvmm.arch.machine import GuestRegisters, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import (
     REC_CREATE_NUM_GPRS,
@@ -31,7 +32,7 @@ from pyvmm.arch.rmi import (
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
 from pyvmm.host.allocator import Allocator
-from pyvmm.host.debug import DebugPort
+from pyvmm.host.debug import DebugFault, DebugPort
 from pyvmm.host.dma import SharedMemory
 from pyvmm.host.guest import (
     REALM_IS_CLOSED,
@@ -163,6 +164,12 @@ class Realm(VcpuGuest):
         if self._debug is None:
             raise UserError(REALM_IS_CLOSED)
         return self._debug
+
+    def _last_registers(self, cpu: int) -> GuestRegisters | None:
+        if self._debug is not None:
+            with suppress(DebugFault):  # its last exit is still to be completed
+                return self._debug.registers(cpu)
+        return None
 
     def send_serror(self, cpu: int) -> None:
         """Send none: RMM 1.0 has no call for it."""

@@ -24,6 +24,7 @@ from pyvmm.arch.rmi import (
     status_name,
     unpack_status,
 )
+from pyvmm.arch.rsi import RsiFid
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.host.debug import STOP_KINDS, DebugPort, Stop
 from pyvmm.host.guest import Bus, ExitKind, Outcome
@@ -112,6 +113,7 @@ class Rec:
         self._vgic = vgic
         self._vcpus = vcpus
         self._exits = vcpus.exits[cpu]
+        self._last = vcpus.last_exits[cpu]
         self._timers = TimerLines(vgic, cpu)
         self._alias = alias
         self._find_rec = find_rec
@@ -178,6 +180,7 @@ class Rec:
                 return self._handle_ripas_change(words)
             case RecExitReason.HOST_CALL:
                 self._exits[ExitKind.HOST_CALL] += 1
+                self._last.call = RsiFid.RSI_HOST_CALL
                 words[ENTER_GPRS : ENTER_GPRS + NUM_GPRS] = words[EXIT_GPRS : EXIT_GPRS + NUM_GPRS]
                 words[ENTER_GPRS] = NOT_SUPPORTED  # there is no service to call
             case RecExitReason.SERROR:
@@ -191,15 +194,16 @@ class Rec:
         return 0
 
     def _handle_sync(self, words: memoryview) -> int:
-        esr = words[EXIT_ESR]
+        self._last.esr = esr = words[EXIT_ESR]
         exception_class = esr >> EC_SHIFT & 0x3F
         if exception_class in ABORTS:
             ipa = ipa_of(words[EXIT_HPFAR])
             if not ipa & self._alias:
                 return self._handle_private_fault(ipa)
             ipa ^= self._alias
+            self._last.ipa = addr = ipa | words[EXIT_FAR] & GRANULE_OFFSET
             if not self._memory.is_ram(ipa):
-                return self._handle_mmio(words, esr, ipa | words[EXIT_FAR] & GRANULE_OFFSET)
+                return self._handle_mmio(words, esr, addr)
             self._exits[FAULT] += 1
             return 0 if self._memory.share(self._cpu, ipa) else INJECT_SEA
         if self._debug is not None and exception_class in STOP_KINDS:
@@ -217,6 +221,7 @@ class Rec:
 
     def _handle_private_fault(self, ipa: int) -> int:
         self._exits[FAULT] += 1
+        self._last.ipa = ipa
         if not self._memory.is_ram(ipa):
             return self._crash(f"the realm wants memory at {ipa:#x}, where it has none")
         self._memory.back(self._cpu, ipa)
@@ -238,7 +243,7 @@ class Rec:
         return EMUL_MMIO
 
     def _handle_psci(self, words: memoryview) -> int:
-        fid = words[EXIT_GPRS]
+        self._last.call = fid = words[EXIT_GPRS]
         if fid in TARGETED:
             self._complete_psci(fid, words[EXIT_GPRS + 1])
         elif fid == PsciFid.CPU_OFF:
@@ -263,6 +268,7 @@ class Rec:
             self._vcpus.follow_on(cpu)
 
     def _handle_ripas_change(self, words: memoryview) -> int:
+        self._last.call = RsiFid.RSI_IPA_STATE_SET
         base, top = words[EXIT_RIPAS_BASE], words[EXIT_RIPAS_TOP]
         ripas = words[EXIT_RIPAS_VALUE] & 0xFF
         try:

@@ -12,9 +12,11 @@ from operator import ge
 from threading import Condition, Thread
 
 from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
+from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.system import start_thread
 from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
 from pyvmm.host.guest import ExitKind, Outcome, Progress
+from pyvmm.host.vcpu_state import LastExit, VcpuState
 from pyvmm.host.vgic import Vgic
 
 
@@ -50,6 +52,7 @@ class Vcpus:
         self.running = [False] * num_cpus
         self.is_halting = False  # some are to stand still
         self.exits = [[0] * len(ExitKind) for _ in range(num_cpus)]  # by ExitKind
+        self.last_exits = [LastExit() for _ in range(num_cpus)]
         self.outcome: Outcome | None = None
         self.reason = ""
         self._run = run
@@ -231,6 +234,18 @@ class VcpuGuest(ABC):
     def exits(self) -> list[list[int]]:
         """How often each vCPU stopped running, by ``ExitKind``."""
         return self._vcpus.exits
+
+    def vcpu_states(self) -> list[VcpuState]:
+        """Return what the host knows of each vCPU; all of them stand still."""
+        vcpus = self._vcpus
+        return [
+            VcpuState(vcpus.is_on(cpu), vcpus.exits[cpu], last, self._last_registers(cpu))
+            for cpu, last in enumerate(vcpus.last_exits)
+        ]
+
+    @abstractmethod
+    def _last_registers(self, cpu: int) -> GuestRegisters | None:
+        """Return the registers of a vCPU that stands still; None if they are hidden."""
 
     def build(self, progress: Progress | None = None) -> None:
         """Build the guest and load its payload, once."""

@@ -380,6 +380,26 @@ def test_exits_are_counted_by_kind() -> None:
     assert not any(rig.vm.exits[1])
 
 
+def test_last_exit_and_call_are_remembered() -> None:
+    """With the registers; interrupts of the host do not count."""
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield hvc(context, PsciFid.PSCI_VERSION)
+        yield mmio(UART, WnR=1)
+        context.pc = 0x1234
+        yield FakeExit(ExitReason.IRQ)
+        yield FakeExit(ExitReason.SERROR)
+
+    rig = Rig(guest, lambda _: iter(()))
+    rig.run()
+    state, other = rig.vm.vcpu_states()
+    assert (state.last.esr, state.last.ipa) == (mmio(UART, WnR=1).esr, UART)
+    assert state.last.call == PsciFid.PSCI_VERSION
+    assert state.registers is not None
+    assert state.registers.pc == 0x1234
+    assert (other.is_on, other.last.esr, other.last.call) == (False, None, None)
+
+
 def test_pause_holds_the_guest_until_resume() -> None:
     """Once pause has returned, a guest makes no progress."""
     steps: list[int] = []

@@ -231,6 +231,23 @@ def test_exits_are_counted_by_kind() -> None:
     }
 
 
+def test_last_exit_and_call_are_remembered() -> None:
+    """As the host sees them; the registers are hidden."""
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield set_ripas(context, RAM_BASE + 0x10_0000, RAM_BASE + 0x10_1000, 0)
+        yield touch(ALIAS | UART)
+        yield FakeExit(ExitReason.SERROR)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.CRASHED
+    (state,) = rig.realm.vcpu_states()
+    assert state.last.esr is not None
+    assert ESR_EL2(state.last.esr).EC is ExceptionClass.DATA_ABORT_LOWER
+    assert (state.last.ipa, state.last.call) == (UART, rsi.RsiFid.RSI_IPA_STATE_SET)
+    assert state.registers is None
+
+
 def test_missing_private_memory_is_given_with_its_neighbours() -> None:
     """One fault, sixteen granules; the host cannot read any of them."""
     refused: list[bool] = []

@@ -13,6 +13,7 @@ from pyvmm.host.debug import DebugPort, Watch
 from pyvmm.host.guest import ExitKind, GuestConfig, Outcome, Progress, RealmOptions
 from pyvmm.host.machine import Usage
 from pyvmm.host.vcpu import Vcpus
+from pyvmm.host.vcpu_state import LastExit, VcpuState
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm import machine
 from pyvmm.vm.api import State, Status
@@ -96,6 +97,10 @@ class ScriptedGuest:
     def exits(self) -> list[list[int]]:
         """Have made one exit of each kind."""
         return [[1] * len(ExitKind)]
+
+    def vcpu_states(self) -> list[VcpuState]:
+        """Hide the registers, as a realm does."""
+        return [VcpuState(is_on=True, exits=self.exits[0], last=LastExit())]
 
     def release(self, ipa: int, size: int) -> None:
         """Note it."""
