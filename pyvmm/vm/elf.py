@@ -3,21 +3,20 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from pyvmm.arch.errors import UserError
 
 if TYPE_CHECKING:
     from elftools.elf.elffile import ELFFile
 
-_EM_AARCH64: Final = 183
 _SEGMENT_HEADER_SIZE: Final = 56
 #: Linux loads no program with more; a damaged header may claim billions.
 _MAX_SEGMENTS: Final = 1024
 
 
 @contextmanager
-def open_elf(data: bytes, name: str) -> Iterator["ELFFile"]:
+def open_elf(data: bytes | BinaryIO, name: str) -> Iterator["ELFFile"]:
     """Open a file that begins like an ELF file; what is damaged shows while it is read.
 
     Raises:
@@ -28,8 +27,8 @@ def open_elf(data: bytes, name: str) -> Iterator["ELFFile"]:
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415
 
     try:
-        elf = ELFFile(io.BytesIO(data))
-        if int.from_bytes(data[18:20], "little") != _EM_AARCH64:
+        elf = ELFFile(io.BytesIO(data) if isinstance(data, bytes) else data)
+        if elf.header.e_machine != "EM_AARCH64":
             machine = elf.get_machine_arch()
             raise UserError(f"{name} is for {machine}: build or download one for arm64")
         num_segments, size = elf.num_segments(), elf.header.e_phentsize
