@@ -1,5 +1,7 @@
 """pyvmm create: make an instance that waits to be started."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Unpack
 
 import click
@@ -12,7 +14,7 @@ from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_opti
 from pyvmm.cli.owner import Owner, Wish
 from pyvmm.cli.progress import Bar
 from pyvmm.cli.say import say, say_lines
-from pyvmm.vm.api import State
+from pyvmm.vm.api import State, Status
 from pyvmm.vm.daemon import Message, Tell, spawn
 from pyvmm.vm.directory import Directory, check_name
 from pyvmm.vm.exit_code import ExitCode, Failure
@@ -39,6 +41,7 @@ def create(  # noqa: D103  the help says it
     trace: str | None,
     gdb: str | None,
     gdb_wait: bool,
+    vmlinux: Path | None,
     wants_json: bool,
     **asked: Unpack[GuestOptions],
 ) -> int:
@@ -46,7 +49,7 @@ def create(  # noqa: D103  the help says it
         raise UserError(f"two names, {instance} and {asked['name']}: give one")
     asked["name"] = check_name(instance)
     place = directory()
-    options = with_gdb(vm_options(asked), gdb, waits=gdb_wait)
+    options = with_gdb(replace(vm_options(asked), vmlinux=vmlinux), gdb, waits=gdb_wait)
     create_instance(Wish(options, timeout, trace), place)
     if wants_json:
         print_json(place.find(instance))
@@ -85,6 +88,7 @@ def _own(wish: Wish, place: Directory, tell: Tell) -> int:
         owner.lifecycle.subscribe(
             lambda status: tell(Message(is_ready=True)) if status.state == State.NEW else None
         )
+        owner.lifecycle.subscribe(lambda status: _log_end(owner, status))
         code = owner.live(
             report=lambda doing, share: tell(Message(doing=doing, share=share)),
             notify=lambda line: tell(Message(notice=printable(line))),
@@ -98,6 +102,11 @@ def _own(wish: Wish, place: Directory, tell: Tell) -> int:
         say_lines(line)
     tell(Message(code=code, line=line))  # unless it has been new: then nobody listens
     return code
+
+
+def _log_end(owner: Owner, status: Status) -> None:
+    if status.state == State.STOPPED and owner.lifecycle.last_words:
+        say(owner.lifecycle.last_words)
 
 
 def _take_name(owner: Owner, place: Directory) -> None:

@@ -114,6 +114,9 @@ _LIFE_OPTIONS: Final = (
         "--gdb", metavar="PORT|SOCKET", help="let GDB debug it, at a loopback port or Unix socket"
     ),
     click.option("--gdb-wait", is_flag=True, help="start only when GDB says so"),
+    click.option(
+        "--vmlinux", type=FILE, help="ELF file that names the functions of a guest that fails"
+    ),
 )
 
 
@@ -163,7 +166,7 @@ def life_options(verb: Callable[P, R]) -> Callable[P, R]:
 
 def no_life_options(verb: Callable[P, R]) -> Callable[P, R]:
     """Let a verb pass over those options: it has the configuration of a guest that runs."""
-    for name in ("--timeout", "--trace", "--gdb"):
+    for name in ("--timeout", "--trace", "--gdb", "--vmlinux"):
         verb = click.option(name, hidden=True, expose_value=False)(verb)
     return click.option("--gdb-wait", is_flag=True, hidden=True, expose_value=False)(verb)
 

@@ -1,5 +1,7 @@
 """pyvmm run: run a guest, a normal VM or a realm."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Unpack
 
 import click
@@ -34,9 +36,10 @@ def run(  # noqa: D103  the help says it
     trace: str | None,
     gdb: str | None,
     gdb_wait: bool,
+    vmlinux: Path | None,
     **asked: Unpack[GuestOptions],
 ) -> int:
-    options = with_gdb(vm_options(asked), gdb, waits=gdb_wait)
+    options = with_gdb(replace(vm_options(asked), vmlinux=vmlinux), gdb, waits=gdb_wait)
     return run_instance(Wish(options, timeout, trace, is_started=True))
 
 
@@ -63,6 +66,8 @@ def run_instance(wish: Wish) -> int:
         say(f"the guest crashed: {reason}")
     if code is ExitCode.TIMEOUT:
         say(reason)
+    if owner.lifecycle.last_words:
+        say(owner.lifecycle.last_words)
     return owner.lifecycle.status.result or terminal.code
 
 

@@ -24,9 +24,11 @@ from pyvmm.vm.console import ConsoleLog
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.gdb.monitor import Monitor
 from pyvmm.vm.gdb.server import GdbServer
+from pyvmm.vm.last_words import Ending, last_words
 from pyvmm.vm.options import GdbOptions, VmOptions
 from pyvmm.vm.panic import PanicWatch
 from pyvmm.vm.spin import INTERVAL, SpinWatch
+from pyvmm.vm.symbols import Symbols
 from pyvmm.vm.terminal import Console, EndSignals, Terminal
 
 #: Seconds without output after which a console is taken to be done with its beginning.
@@ -76,6 +78,8 @@ class Instance:
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._options = options
+        self._load_address = config.entry
+        self._symbols = Symbols(options.vmlinux) if options.vmlinux else None
         self._platform = platform
         self._terminal = terminal
         self._notify = notify
@@ -194,6 +198,19 @@ class Instance:
         """Leave the guest as if the plug were pulled; any thread."""
         self._has_quit = True
         self._stop()
+
+    def last_words(self, code: ExitCode) -> str:
+        """Return a paragraph on a guest that died or stayed silent, after `wait`; else nothing."""
+        self._guest.wait()
+        ending = Ending(
+            code,
+            self._options,
+            self.console_log.end,
+            self._panic.message,
+            self._load_address,
+            self._guest.vcpu_states(),
+        )
+        return last_words(ending, self._symbols) if ending.is_reported else ""
 
     def _stop(self) -> None:
         if self._terminal is not None:

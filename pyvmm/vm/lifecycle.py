@@ -71,6 +71,7 @@ class Lifecycle:
         self._is_stopping = False
         self._starts_itself = False
         self.is_unwanted = False
+        self.last_words = ""  # a paragraph about a guest that died or stayed silent
         self._refusal: Failure | UserError | None = None  # why it could not be started
         self._program_status: int | None = None
         self._instance: Instance | None = None
@@ -150,6 +151,8 @@ class Lifecycle:
             if self._is_stopping:
                 instance.quit()
             code = instance.wait(timeout)
+            if self._status.started is not None:
+                self.last_words = instance.last_words(code)
             ended = instance.agent.ended
             self._program_status = None if ended is None else ended.code
             if self._refusal is not None:

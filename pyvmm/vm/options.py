@@ -94,6 +94,7 @@ class VmOptions:
     has_hes: bool = False  # only a realm has
     hes_directory: Path | None = None  # None: the user's
     gdb: GdbOptions | None = None
+    vmlinux: Path | None = None  # names the code of a guest that failed
 
     @property
     def bootargs(self) -> str:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import termios
@@ -17,6 +18,7 @@ from pyvmm.vm.image import Image
 from tests.boot.command import PYVMM, Running, guest_options, pyvmm
 from tests.boot.shell import PATIENCE, Shell
 from tests.core.program import assemble
+from tests.vm.elf_file import vmlinux
 
 #: A flat kernel: wfi for a while, then b .
 IDLE = 0xD503207F.to_bytes(4, "little") * 16 + 0x14000000.to_bytes(4, "little")
@@ -111,14 +113,21 @@ def test_terminal_gets_one_ctrl_a_for_two(terminal: tuple[int, int], tmp_path: P
     assert termios.tcgetattr(theirs) == before
 
 
-@pytest.mark.parametrize("kind", [(), ("--realm",)])
-def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...]) -> None:
-    """A guest that sleeps for ever is stopped, with one line about it."""
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [((), "it never used a device"), (("--realm",), "it asked its host for nothing but memory")],
+)
+def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...], cause: str) -> None:
+    """A guest that sleeps for ever is stopped, with a line and a paragraph about it."""
     kernel = tmp_path / "idle"
     kernel.write_bytes(IDLE)
     ended = pyvmm("run", *kind, "--timeout", "0.5", kernel)
     assert ended.code == ExitCode.TIMEOUT
-    assert ended.errors == "pyvmm: stopped after 0.5 s\n"
+    line, paragraph = ended.errors.splitlines()
+    assert line == "pyvmm: stopped after 0.5 s"
+    assert paragraph.startswith("pyvmm: the guest's console showed nothing. vCPU 0 was on")
+    assert ("in EL1" in paragraph) != bool(kind)
+    assert f"Likely cause: {cause}" in paragraph
 
 
 @pytest.mark.boot
@@ -155,13 +164,62 @@ def test_guest_that_gets_nowhere_is_told(
 
 
 def test_crash_has_its_code(tmp_path: Path) -> None:
-    """A guest that takes an exception where it has no memory ends, with one line about it."""
+    """A guest that takes an exception where it has no memory ends; it is told where from."""
     kernel = tmp_path / "crash"
     kernel.write_bytes(CRASH)
     ended = pyvmm("run", "--timeout", "60", kernel)
     assert ended.code == ExitCode.CRASHED
+    line, paragraph = ended.errors.splitlines()
     reason = "vCPU 0: no memory at its exception vector 0x200"
-    assert ended.errors == f"pyvmm: the guest crashed: {reason}\n"
+    assert line == f"pyvmm: the guest crashed: {reason}"
+    assert "vCPU 0 was on at PC 0x200 in EL1; its exits: other 1;" in paragraph
+    assert "after an undefined instruction (ESR 0x2000000) at 0x80080040." in paragraph
+
+
+def test_realm_that_jumps_nowhere_shows_it_with_realm_debug(tmp_path: Path) -> None:
+    """Nothing but its silence is known otherwise."""
+    kernel = tmp_path / "crash"
+    kernel.write_bytes(CRASH)
+    ended = pyvmm("run", "--realm", "--realm-debug", "--timeout", "1", kernel)
+    assert "vCPU 0 was on at PC 0x200 in EL1" in ended.errors
+    assert "Its PC is in the exception vectors (VBAR_EL1 0x0), after an instr" in ended.errors
+
+
+def test_vmlinux_names_the_code(tmp_path: Path) -> None:
+    """Of a guest that was run to its end in a terminal, or by a daemon; a bad one is refused."""
+    kernel, names = tmp_path / "idle", tmp_path / "vmlinux"
+    kernel.write_bytes(IDLE)
+    names.write_bytes(vmlinux(("first_code", 2, 1, 0x8008_0000)))
+    ended = pyvmm("run", "--timeout", "0.5", "--vmlinux", names, kernel)
+    assert re.search(r"at PC 0x800800\w\w \(first_code\+0x\w+\)", ended.errors)
+    ended = pyvmm("run", "--vmlinux", kernel, kernel)
+    assert ended.code == ExitCode.BAD_INPUT
+    assert ended.errors == (
+        f"pyvmm: --vmlinux {kernel} is a damaged ELF file: build or copy it again\n"
+    )
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("kind", [(), ("--realm",)])
+def test_panic_without_a_root_file_system_is_explained(
+    debian: Image, kind: tuple[str, ...]
+) -> None:
+    """By the kernel's message, and what this guest lacks."""
+    ended = pyvmm("run", *kind, "--kernel", debian.kernel)
+    assert ended.code == ExitCode.PANIC
+    assert "kernel panicked: VFS: Unable to mount root fs on unknown-block(0,0). vC" in ended.errors
+    assert ended.errors.endswith("neither a disk (-d) nor an initial RAM disk (-i).\n")
+
+
+@pytest.mark.boot
+def test_kernel_with_damaged_code_is_described(debian: Image, tmp_path: Path) -> None:
+    """Its header is good, its code is gone."""
+    kernel = tmp_path / "Image"
+    data = debian.kernel.read_bytes()
+    kernel.write_bytes(data[:0x10000] + bytes(len(data) - 0x10000))
+    ended = pyvmm("run", "--kernel", kernel)
+    assert ended.code == ExitCode.CRASHED
+    assert "after an undefined instruction (ESR 0x2000000) at 0x8" in ended.errors
 
 
 @pytest.mark.boot

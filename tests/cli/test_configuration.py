@@ -68,7 +68,7 @@ def test_what_only_looks_at_a_guest_takes_its_configuration(tmp_path: Path) -> N
     path = tmp_path / "guest.toml"
     path.write_text('mem = "64M"\nrealm = true\n')
     rim = verb("measure", "--config", str(path)).output
-    life = 'timeout = 1\ntrace = "rmi"\ngdb = "1234"\ngdb-wait = true\n'
+    life = 'timeout = 1\ntrace = "rmi"\ngdb = "1234"\ngdb-wait = true\nvmlinux = "v"\n'
     path.write_text(path.read_text() + life)
     ended = verb("measure", "--config", str(path))
     assert (ended.code, ended.output, ended.errors) == (0, rim, "")

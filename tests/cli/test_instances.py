@@ -181,9 +181,9 @@ def test_a_hanging_instance_is_ended_by_force(runtime: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("is_started", [False, True])
 def test_a_signal_ends_it_as_stop_does(
-    tmp_path: Path, number: signal.Signals, *, is_started: bool
+    runtime: Path, tmp_path: Path, number: signal.Signals, *, is_started: bool
 ) -> None:
-    """It is shut off then, and the exit code says how."""
+    """It is shut off then, and the exit code says how; its log says where the silent guest was."""
     pid = create("r1", *VM, kernel(tmp_path, IDLE))
     if is_started:
         assert result(verb("start", "r1")) == DONE
@@ -193,6 +193,8 @@ def test_a_signal_ends_it_as_stop_does(
     assert result(verb("stop", "r1")) == DONE
     assert verb("wait", "r1").code == ExitCode.QUIT
     assert pyvmm("console", "r1").code == ExitCode.QUIT
+    log = (runtime / "r1.d" / "log").read_text()
+    assert log.startswith("pyvmm: the guest's console showed nothing. vCPU 0") == is_started
 
 
 def test_a_closed_terminal_ends_run_as_a_signal_does(runtime: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def test_panic_is_found_however_the_output_is_cut(size: int) -> None:
         watch.feed(PANIC[start : start + size])
     assert watch.has_begun
     assert watch.has_ended
+    assert watch.message == "sysrq triggered crash"
 
 
 def test_panic_with_a_caller_or_level_before_it_is_found() -> None:
