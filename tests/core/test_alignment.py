@@ -60,7 +60,7 @@ def bench() -> Bench:
 
 def address_form(row: Row, word: int) -> int:
     """Return the word with BASE for a base and no offset."""
-    clear = {"imm12", "imm9", "imm7", "imm19", "Rn"}
+    clear = {"imm12", "imm9", "imm7", "imm19", "Rn"} | ({"S"} if row.name == "LDRA" else set())
     for name, (lsb, width) in row.fields.items():
         if name in clear:
             word &= ~(((1 << width) - 1) << lsb)

@@ -126,7 +126,7 @@ def needs_alignment(word: int) -> bool:
 def is_store(word: int) -> bool:
     """Tell whether a load or store stores; an atomic or a compare and swap does."""
     kind, opc = bits(word, 27, 3), bits(word, 22, 2)
-    if is_literal(word):
+    if is_literal(word) or is_authenticated_load(word):
         return False
     if is_single(word, indexed=True) and bits(word, 10, 2) == 0:
         return bits(word, 12, 4) != 0b1100  # LDAPR

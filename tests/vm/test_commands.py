@@ -308,7 +308,7 @@ def test_a_command_without_a_thread_is_refused_and_ended(
     """Whichever of its threads is missing; the connection and the others go on."""
     with monkeypatch.context() as patch:
         refuse_threads(patch, "api-pump", spare)
-        with pytest.raises(UserError, match="no thread"):
+        with pytest.raises(UserError, match="no more threads"):
             client.api.exec_start(["sleep", "1000"])
     assert client.api.status().state == State.RUNNING
     agent = running.living.lifecycle.agent

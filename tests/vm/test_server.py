@@ -334,7 +334,7 @@ def test_a_request_without_a_thread_is_refused(
     """In one line; the connection goes on."""
     client = served.client()
     refuse_threads(monkeypatch, "api-pump")
-    with pytest.raises(UserError, match="no thread"):
+    with pytest.raises(UserError, match="no more threads"):
         getattr(client.api, method)()
     assert client.api.status().state == State.NEW
 
