@@ -32,7 +32,7 @@ def started(state: DeviceState, ram: Ram) -> list[Ring]:
         state.set_driver_features(1, Feature.VERSION_1 >> 32)
         state.set_status(Status.FEATURES_OK)
         for queue in state.queues:
-            ring = Ring(ram, 16)
+            ring = Ring(ram, min(16, queue.max_size))
             queue.size = ring.size
             queue.desc_addr, queue.driver_addr = ring.desc, ring.avail
             queue.device_addr = ring.used

@@ -19,7 +19,7 @@ def test_quitting_the_guest_is_no_error_of_make(tmp_path: Path, code: ExitCode) 
     fake.write_text(f'#!/bin/sh\n[ "$1" = image ] || exit {code:d}\n')
     fake.chmod(0o755)
     done = subprocess.run(
-        ["make", "-o", "setup", "run", f"PYVMM={fake}"],
+        ["make", "--no-print-directory", "-o", "setup", "run", f"PYVMM={fake}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
