@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 #: Inputs that a short run tries; a long one tries a hundred times as many.
 RUNS = {"mailbox": 3_000, "bundle": 1_000, "otp": 10_000, "token": 2_000, "user_file": 10_000}
 SOAK_FACTOR = 100
-OPTIONS = ("-timeout=10", "-rss_limit_mb=1024", "-max_len=4300")
+OPTIONS = ("-timeout=10", "-max_len=4300")
 
 
 @pytest.mark.parametrize("factor", [1, pytest.param(SOAK_FACTOR, marks=pytest.mark.slow)])
