@@ -73,12 +73,12 @@ format: setup
 
 gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.core.gen
-	@$(PY) -m pyvmm.vm.schema
+	@$(PY) -m pyvmm.vm.control.schema
 	@$(PY) -m tests.vm.agent_program
 	@PYTHONPATH=. $(PY) tools/rmm_abi.py
 
 man: setup
-	@$(PY) -m pyvmm.cli.manual build/man
+	@$(PY) -m pyvmm.cli.common.manual build/man
 
 bench: setup
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))

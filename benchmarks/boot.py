@@ -19,7 +19,7 @@ import platformdirs
 
 from benchmarks.result import Result
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE, RootOfTrust
-from pyvmm.vm.image import Recipe, build_debian
+from pyvmm.vm.images.debian import Recipe, build_debian
 
 QEMU = "qemu-system-aarch64"
 PYVMM = str(Path(sys.executable).parent / "pyvmm")

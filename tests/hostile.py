@@ -17,12 +17,12 @@ from pyvmm.arch.smccc import SmcccFid
 from pyvmm.arch.sysregs import SYSREGS
 from pyvmm.core.gen import Row, encodings, load_rows
 from pyvmm.host.guest import GuestConfig, Segment
-from pyvmm.vm import machine
+from pyvmm.vm import memory_map
 from tests.core.program import assemble, branch
 from tests.core.words import random_words
 
 PAGE: Final = 0x1000
-RAM_BASE: Final = machine.RAM_BASE
+RAM_BASE: Final = memory_map.RAM_BASE
 RAM_SIZE: Final = 4 << 20
 ALIAS: Final = 1 << 32  # the unprotected half of a realm with this RAM
 DRIVER: Final = RAM_BASE
@@ -101,10 +101,10 @@ def addresses() -> list[int]:
     """List where it hurts: RAM and its edges, devices, their aliases, nowhere."""
     ram = [DRIVER, VECTORS, CODE, TABLES, DATA, DATA + 0xFF8, RAM_BASE + RAM_SIZE - 4]
     ram += [RAM_BASE + RAM_SIZE, RAM_BASE - 8, DATA + 0x10_0000]
-    gicr = machine.GICD_BASE - GICR_SIZE
-    devices = [machine.GICD_BASE, machine.GICD_BASE + 0x6100, gicr, gicr + 0x1_0000]
-    devices += [machine.uart_base(0), machine.RTC_BASE, machine.PL031_BASE]
-    devices += [machine.virtio_base(slot) for slot in range(4)]
+    gicr = memory_map.GICD_BASE - GICR_SIZE
+    devices = [memory_map.GICD_BASE, memory_map.GICD_BASE + 0x6100, gicr, gicr + 0x1_0000]
+    devices += [memory_map.uart_base(0), memory_map.RTC_BASE, memory_map.PL031_BASE]
+    devices += [memory_map.virtio_base(slot) for slot in range(4)]
     near = [*ram, *devices]
     return [*near, *(each | ALIAS for each in near), 0, 1 << 33, 1 << 39, 1 << 47, MASK64 - 7]
 
@@ -212,13 +212,13 @@ class Generator:
             ring = RINGS + n * PAGE if rng.randrange(8) else self.value()
             pairs += [(low, ring & 0xFFFF_FFFF), (low + 4, ring >> 32 & 0xFFFF_FFFF)]
         pairs += [(0x44, 1), (0x70, 15), (0x50, rng.randrange(3)), (0x50, 0), (0x64, 3)]
-        return self.stores(machine.virtio_base(rng.randrange(4)), pairs)
+        return self.stores(memory_map.virtio_base(rng.randrange(4)), pairs)
 
     def gic(self) -> list[int]:
         """Return the words that write to registers of the distributor or a redistributor."""
         rng = self.rng
-        gicr = machine.GICD_BASE - rng.randrange(1, 3) * GICR_SIZE
-        base = rng.choice((machine.GICD_BASE, gicr, gicr + 0x1_0000))
+        gicr = memory_map.GICD_BASE - rng.randrange(1, 3) * GICR_SIZE
+        base = rng.choice((memory_map.GICD_BASE, gicr, gicr + 0x1_0000))
         starts = (0, 0x80, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380, 0x400, 0xC00)
         offsets = [rng.choice(starts) + 4 * rng.randrange(16) for _ in range(12)]
         values = (0, 1, 0xFFFF_FFFF, 0x8080_8080, rng.getrandbits(32))

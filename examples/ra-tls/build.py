@@ -15,8 +15,8 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 
 import pyvmm.vm
-from pyvmm.vm.apt import find_tool
-from pyvmm.vm.cpio import CpioArchive
+from pyvmm.vm.images.apt import find_tool
+from pyvmm.vm.images.cpio import CpioArchive
 
 HERE = Path(__file__).parent
 ATTEST = Path(pyvmm.vm.__file__).parent / "debian/attest.sh"

@@ -14,8 +14,8 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import shortages
 from pyvmm.arch.text import defect
-from pyvmm.cli import streams
-from pyvmm.cli.say import say, say_lines
+from pyvmm.cli.common import streams
+from pyvmm.cli.common.say import say, say_lines
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 #: Verb → its module here, which has a command of the same name, and its line in the help.

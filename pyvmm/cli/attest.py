@@ -10,11 +10,11 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
-from pyvmm.cli.instances import directory, named, one, print_json
-from pyvmm.cli.say import print_lines
-from pyvmm.cli.units import Seconds, octets, plural
-from pyvmm.vm.agent_protocol import CHALLENGE_SIZE
-from pyvmm.vm.client import connect
+from pyvmm.cli.common.instances import directory, named, one, print_json
+from pyvmm.cli.common.say import print_lines
+from pyvmm.cli.common.units import Seconds, octets, plural
+from pyvmm.vm.agent.protocol import CHALLENGE_SIZE
+from pyvmm.vm.control.client import connect
 
 _MIN_SIZE: Final = 32
 _HELP = """Get an attestation token through the agent in a realm, and print it in base64.

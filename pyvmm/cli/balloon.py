@@ -2,11 +2,11 @@
 
 import click
 
-from pyvmm.cli.instances import directory, named, one, print_json
-from pyvmm.cli.say import print_lines
-from pyvmm.cli.units import size
-from pyvmm.vm.api import Balloon
-from pyvmm.vm.client import connect
+from pyvmm.cli.common.instances import directory, named, one, print_json
+from pyvmm.cli.common.say import print_lines
+from pyvmm.cli.common.units import size
+from pyvmm.vm.control.api import Balloon
+from pyvmm.vm.control.client import connect
 
 _MIB = 1 << 20
 _HELP = """Ask a guest to lend memory to its host, or give some of that back; say how it stands.

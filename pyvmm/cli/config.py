@@ -8,9 +8,9 @@ from click.core import ParameterSource
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import is_unicode
-from pyvmm.cli.configuration import Value, long_name, named_options
-from pyvmm.cli.options import guest_options, life_options
-from pyvmm.cli.say import print_json_text
+from pyvmm.cli.common.configuration import Value, long_name, named_options
+from pyvmm.cli.common.options import guest_options, life_options
+from pyvmm.cli.common.say import print_json_text
 
 
 @click.group(help="See what a configuration comes to.")

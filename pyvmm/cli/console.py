@@ -6,13 +6,13 @@ from typing import Final
 
 import click
 
-from pyvmm.cli.instances import directory, either, named, one
-from pyvmm.cli.say import say
-from pyvmm.cli.units import plural
-from pyvmm.vm.api import State, Status
-from pyvmm.vm.client import Client, Gone
+from pyvmm.cli.common.instances import directory, either, named, one
+from pyvmm.cli.common.say import say
+from pyvmm.cli.common.units import plural
+from pyvmm.vm.control.api import State, Status
+from pyvmm.vm.control.client import Client, Gone
+from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.terminal import Terminal
 
 _HELP = """Attach this terminal to an instance's console; Ctrl-A x detaches, and the guest goes on.
 

@@ -9,14 +9,14 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import check_open_files, shortage
 from pyvmm.arch.text import defect, printable
-from pyvmm.cli.instances import code_of, directory, print_json
-from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
-from pyvmm.cli.owner import Owner, Wish
-from pyvmm.cli.progress import Bar
-from pyvmm.cli.say import say, say_lines
-from pyvmm.vm.api import State, Status
-from pyvmm.vm.daemon import Message, Tell, spawn
-from pyvmm.vm.directory import Directory, check_name
+from pyvmm.cli.common.instances import code_of, directory, print_json
+from pyvmm.cli.common.options import GuestOptions, guest_options, life_options, vm_options
+from pyvmm.cli.common.owner import Owner, Wish
+from pyvmm.cli.common.progress import Bar
+from pyvmm.cli.common.say import say, say_lines
+from pyvmm.vm.control.api import State, Status
+from pyvmm.vm.control.daemon import Message, Tell, spawn
+from pyvmm.vm.control.directory import Directory, check_name
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.options import with_gdb
 

@@ -6,10 +6,10 @@ from typing import Final
 import click
 
 from pyvmm.arch.text import printable
-from pyvmm.cli.instances import directory, named, one, print_json
-from pyvmm.cli.say import print_lines
-from pyvmm.vm.api import Vcpu
-from pyvmm.vm.client import connect
+from pyvmm.cli.common.instances import directory, named, one, print_json
+from pyvmm.cli.common.say import print_lines
+from pyvmm.vm.control.api import Vcpu
+from pyvmm.vm.control.client import connect
 from pyvmm.vm.exit_code import ExitCode
 
 #: System registers that are shown: where the last exception came from, and the tables.

@@ -5,10 +5,10 @@ from contextlib import suppress
 
 import click
 
-from pyvmm.cli.instances import Chosen, several_or_gone
-from pyvmm.cli.units import Seconds
-from pyvmm.vm.client import Client
-from pyvmm.vm.directory import Directory
+from pyvmm.cli.common.instances import Chosen, several_or_gone
+from pyvmm.cli.common.units import Seconds
+from pyvmm.vm.control.client import Client
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import Failure
 
 _HELP = """Stop instances and leave nothing of them: no process, no socket, no memory, no file.

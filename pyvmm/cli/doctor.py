@@ -15,9 +15,9 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.instances import print_json
-from pyvmm.cli.say import print_lines
-from pyvmm.vm.directory import Directory
+from pyvmm.cli.common.instances import print_json
+from pyvmm.cli.common.say import print_lines
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 
 _SBIN: Final = "/usr/sbin:/sbin"  # not on everybody's PATH

@@ -8,13 +8,13 @@ import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
-from pyvmm.cli.options import GuestOptions, guest_options, no_life_options, vm_options
-from pyvmm.cli.say import print_json_text, say
+from pyvmm.cli.common.options import GuestOptions, guest_options, no_life_options, vm_options
+from pyvmm.cli.common.say import print_json_text, say
 from pyvmm.platform import Platform, boot_log
 from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust
 from pyvmm.token.endorse import CorimDraft, platform_corim, realm_corim, reference_json
 from pyvmm.token.reference import ComponentValues, PlatformValues, RealmValues
-from pyvmm.vm.measure import RealmPlan
+from pyvmm.vm.machine.measure import RealmPlan
 from pyvmm.vm.options import VmOptions
 
 _HELP = """Print what a verifier should expect: this platform's reference values and trust anchor.

@@ -15,13 +15,13 @@ import msgspec
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import start_thread
 from pyvmm.arch.text import is_unicode
-from pyvmm.cli.instances import complete, directory, parse_variables, print_json
-from pyvmm.cli.streams import output_failure
-from pyvmm.cli.units import Seconds
-from pyvmm.vm.api import MUCH_FED
-from pyvmm.vm.client import Client, Gone, connect
+from pyvmm.cli.common.instances import complete, directory, parse_variables, print_json
+from pyvmm.cli.common.streams import output_failure
+from pyvmm.cli.common.units import Seconds
+from pyvmm.vm.control.api import MUCH_FED
+from pyvmm.vm.control.client import Client, Gone, connect
+from pyvmm.vm.control.terminal import EndSignals
 from pyvmm.vm.exit_code import ExitCode, Failure
-from pyvmm.vm.terminal import EndSignals
 
 _CHUNK: Final = 32 << 10
 _MAX_KEPT: Final = 32 << 20  # bytes of a stream, for one JSON object

@@ -12,7 +12,7 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import printable
 from pyvmm.arch.user_file import read_file
-from pyvmm.cli.say import print_json_text, print_lines, say
+from pyvmm.cli.common.say import print_json_text, print_lines, say
 from pyvmm.root_of_trust import MAX_BUNDLE, BootEvent, HesStatus, RootOfTrust, make_bundles
 
 _MAX_COUNTER: Final = (1 << 32) - 1

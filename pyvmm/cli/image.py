@@ -8,11 +8,11 @@ import platformdirs
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import printable
-from pyvmm.cli.instances import parse_variables
-from pyvmm.cli.say import print_json_text
-from pyvmm.vm.image import Image, Recipe, build_debian
+from pyvmm.cli.common.instances import parse_variables
+from pyvmm.cli.common.say import print_json_text
+from pyvmm.vm.images.debian import Image, Recipe, build_debian
+from pyvmm.vm.images.rootfs import EntryPoint, build_rootfs
 from pyvmm.vm.options import parse_size
-from pyvmm.vm.rootfs import EntryPoint, build_rootfs
 
 _ROOTFS_HELP = """Pack a directory into a root file system that runs one program.
 

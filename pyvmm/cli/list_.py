@@ -2,9 +2,9 @@
 
 import click
 
-from pyvmm.cli.instances import GONE, directory, print_json
-from pyvmm.cli.say import print_lines
-from pyvmm.vm.api import Status
+from pyvmm.cli.common.instances import GONE, directory, print_json
+from pyvmm.cli.common.say import print_lines
+from pyvmm.vm.control.api import Status
 
 
 @click.command("list", help="List the instances: those that live, and what is left of others.")

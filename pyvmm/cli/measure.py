@@ -7,11 +7,11 @@ from typing import Unpack
 import click
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.instances import directory
-from pyvmm.cli.options import FILE, GuestOptions, guest_options, no_life_options, vm_options
-from pyvmm.cli.say import print_json_text, print_lines
-from pyvmm.vm import measure as vm
-from pyvmm.vm.api import Status
+from pyvmm.cli.common.instances import directory
+from pyvmm.cli.common.options import FILE, GuestOptions, guest_options, no_life_options, vm_options
+from pyvmm.cli.common.say import print_json_text, print_lines
+from pyvmm.vm.control.api import Status
+from pyvmm.vm.machine import measure as vm
 
 _HELP = """Compute a realm's initial measurement (RIM) without running it.
 

@@ -2,7 +2,7 @@
 
 import click
 
-from pyvmm.cli.instances import Chosen, several
+from pyvmm.cli.common.instances import Chosen, several
 
 
 @click.command(help="Hold every vCPU of instances; their clocks go on.")

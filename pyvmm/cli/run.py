@@ -7,15 +7,15 @@ from typing import Unpack
 import click
 
 from pyvmm.arch.system import check_open_files
-from pyvmm.cli.instances import told
-from pyvmm.cli.options import GuestOptions, guest_options, life_options, vm_options
-from pyvmm.cli.owner import Owner, Wish
-from pyvmm.cli.progress import Bar
-from pyvmm.cli.say import say
-from pyvmm.vm.directory import Directory
+from pyvmm.cli.common.instances import told
+from pyvmm.cli.common.options import GuestOptions, guest_options, life_options, vm_options
+from pyvmm.cli.common.owner import Owner, Wish
+from pyvmm.cli.common.progress import Bar
+from pyvmm.cli.common.say import say
+from pyvmm.vm.control.directory import Directory
+from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.options import VmOptions, with_gdb
-from pyvmm.vm.terminal import Terminal
 
 _HELP = """Run a guest, a normal VM or a realm, with this terminal as its console; Ctrl-A x quits.
 

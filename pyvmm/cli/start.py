@@ -2,8 +2,8 @@
 
 import click
 
-from pyvmm.cli.instances import Chosen, several
-from pyvmm.vm.client import Client
+from pyvmm.cli.common.instances import Chosen, several
+from pyvmm.vm.control.client import Client
 
 _HELP = """Start instances that are new; a realm is activated.
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 import click
 
 from pyvmm.cli.balloon import lines as balloon_lines
-from pyvmm.cli.instances import Chosen, print_json, several
-from pyvmm.cli.say import print_lines
-from pyvmm.cli.units import size
-from pyvmm.vm.api import Balloon, Statistics
-from pyvmm.vm.client import Client
+from pyvmm.cli.common.instances import Chosen, print_json, several
+from pyvmm.cli.common.say import print_lines
+from pyvmm.cli.common.units import size
+from pyvmm.vm.control.api import Balloon, Statistics
+from pyvmm.vm.control.client import Client
 
 _HELP = """Show what instances have done since their start, and what they take.
 

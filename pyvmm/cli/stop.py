@@ -5,11 +5,11 @@ from contextlib import suppress
 import click
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.instances import Chosen, several
-from pyvmm.cli.units import Seconds
-from pyvmm.vm.api import State
-from pyvmm.vm.client import Gone, NoAnswer, connect
-from pyvmm.vm.directory import Directory
+from pyvmm.cli.common.instances import Chosen, several
+from pyvmm.cli.common.units import Seconds
+from pyvmm.vm.control.api import State
+from pyvmm.vm.control.client import Gone, NoAnswer, connect
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 _HELP = """Stop instances at once, as if the plug were pulled, but with their disks flushed.

@@ -13,7 +13,7 @@ from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
 from pyvmm.arch.user_file import write_file
-from pyvmm.cli.say import print_json_text, print_lines, say
+from pyvmm.cli.common.say import print_json_text, print_lines, say
 from pyvmm.cli.verify import read_input
 from pyvmm.token.cbor import Malformed, Value, ignore
 from pyvmm.token.claims import (

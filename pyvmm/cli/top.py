@@ -9,15 +9,15 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import printable
-from pyvmm.cli.instances import GONE, directory
-from pyvmm.cli.say import print_json_text, print_lines
-from pyvmm.cli.screen import COLUMNS, Keys, layout
-from pyvmm.cli.units import Seconds, count, plural, short_size
-from pyvmm.vm.api import Statistics, Status
-from pyvmm.vm.client import Client, connect
-from pyvmm.vm.directory import Directory
+from pyvmm.cli.common.instances import GONE, directory
+from pyvmm.cli.common.say import print_json_text, print_lines
+from pyvmm.cli.common.screen import COLUMNS, Keys, layout
+from pyvmm.cli.common.units import Seconds, count, plural, short_size
+from pyvmm.vm.control.api import Statistics, Status
+from pyvmm.vm.control.client import Client, connect
+from pyvmm.vm.control.directory import Directory
+from pyvmm.vm.control.rates import Rates
 from pyvmm.vm.exit_code import Failure
-from pyvmm.vm.rates import Rates
 
 _HELP = """Watch what the instances do: instructions, exits by reason, memory, I/O.
 

@@ -12,8 +12,8 @@ import click
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.strict_json import Json
 from pyvmm.arch.user_file import read_start
-from pyvmm.cli.say import print_json_text, print_lines
-from pyvmm.cli.units import octets, plural
+from pyvmm.cli.common.say import print_json_text, print_lines
+from pyvmm.cli.common.units import octets, plural
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import Category, Vector, status_of
 from pyvmm.token.cbor import Malformed

@@ -10,8 +10,8 @@ import click
 def version(*, wants_json: bool) -> None:
     """Print the version."""
     if wants_json:
-        from pyvmm.cli.instances import print_json  # noqa: PLC0415  slower than all the rest
-        from pyvmm.vm.api import API_VERSION, Version  # noqa: PLC0415
+        from pyvmm.cli.common.instances import print_json  # noqa: PLC0415  slower than all the rest
+        from pyvmm.vm.control.api import API_VERSION, Version  # noqa: PLC0415
 
         print_json(Version(API_VERSION, installed_version("pyvmm")))
     else:

@@ -9,10 +9,10 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.instances import directory, either, named, one, print_json
-from pyvmm.cli.units import Seconds
-from pyvmm.vm.api import State, Status
-from pyvmm.vm.client import Client
+from pyvmm.cli.common.instances import directory, either, named, one, print_json
+from pyvmm.cli.common.units import Seconds
+from pyvmm.vm.control.api import State, Status
+from pyvmm.vm.control.client import Client
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 _STATES: Final = {

@@ -18,7 +18,7 @@ from pyvmm.arch.user_file import read_file
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.net_user import PortForward
 from pyvmm.host.guest import REALM_IS_CLOSED, RPV_SIZE, RealmOptions
-from pyvmm.vm.machine import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
+from pyvmm.vm.memory_map import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 DEFAULT_MAC: Final = bytes.fromhex("021515151515")
 MAX_PORT: Final = 65535

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.shell import PATIENCE, Shell
 
 PYVMM = str(Path(sys.executable).parent / "pyvmm")

@@ -5,7 +5,7 @@ three requests, each to a device that it has just reset: read a sector into shar
 into a protected page, write one from a protected page.  After each it prints what became of it.
 """
 
-from pyvmm.vm import machine
+from pyvmm.vm import memory_map
 from tests.core.program import assemble
 
 PATTERN = 0xA5A5_5A5A_C3C3_3C3C
@@ -31,9 +31,9 @@ _SOURCE = f"""
     mov     x2, #1
     lsl     x2, x2, x1                  // the unprotected half
     orr     x21, x23, x2
-    movz    x19, #{machine.VIRTIO_BASE >> 16}, lsl #16
+    movz    x19, #{memory_map.VIRTIO_BASE >> 16}, lsl #16
     orr     x19, x19, x2
-    movz    x20, #{machine.UART_BASE >> 16}, lsl #16
+    movz    x20, #{memory_map.UART_BASE >> 16}, lsl #16
     orr     x20, x20, x2
     movz    x0, #0xC400, lsl #16        // RSI_IPA_STATE_SET: the page is shared from now on
     movk    x0, #0x0197

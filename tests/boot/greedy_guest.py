@@ -7,15 +7,15 @@ After each time the guest prints the status of the last, one digit.
 
 from struct import pack
 
-from pyvmm.vm import machine
+from pyvmm.vm import memory_map
 from tests.core.program import assemble
 
-ENTRY = machine.RAM_BASE + 0x8_0000
+ENTRY = memory_map.RAM_BASE + 0x8_0000
 QUEUE_SIZE = 256
 IN = 0
 NEXT, WRITE, INDIRECT = 1, 2, 4
 #: The rings, the request and its table, then the piece of memory; a realm shares all of it.
-RINGS = machine.RAM_BASE + (16 << 20)
+RINGS = memory_map.RAM_BASE + (16 << 20)
 AVAIL, USED, HEADER, STATUS, TABLE = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000  # offsets
 PIECE = RINGS + 0x1_0000
 PIECE_SIZE = 8 << 20
@@ -26,8 +26,8 @@ _INDIRECT_DESC = 1 << 28
 
 #: Kept throughout: x19 the device, x20 the UART, x21 the rings as the guest reaches them.
 _SOURCE = f"""
-    movz    x19, #{machine.VIRTIO_BASE >> 16}, lsl #16
-    movz    x20, #{machine.UART_BASE >> 16}, lsl #16
+    movz    x19, #{memory_map.VIRTIO_BASE >> 16}, lsl #16
+    movz    x20, #{memory_map.UART_BASE >> 16}, lsl #16
     movz    x21, #{RINGS >> 16}, lsl #16
     mov     w22, #{_VERSION_1}
     adr     x9, is_realm

@@ -11,11 +11,11 @@ from typing import Self
 from pyvmm.arch.events import EventStream
 from pyvmm.host.guest import RealmOptions
 from pyvmm.platform import Platform
-from pyvmm.vm.boot import make_config
+from pyvmm.vm.control.instance import Instance
+from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.instance import Instance
+from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.options import VmOptions
-from pyvmm.vm.terminal import Terminal
 from tests import watchdog
 from tests.boot.shell import PATIENCE, Shell
 

@@ -6,8 +6,8 @@ A call that is INCOMPLETE without having done anything is made again.
 from collections.abc import Sequence
 
 from pyvmm.arch.rsi import RsiStatus
-from pyvmm.vm import machine
-from pyvmm.vm.machine import RAM_BASE
+from pyvmm.vm import memory_map
+from pyvmm.vm.memory_map import RAM_BASE
 from tests.core.program import assemble
 
 #: A protected page for answers, which the host has to provide.
@@ -20,7 +20,7 @@ NUM_RESULTS = 9
 #: Kept throughout: x19 the next call's registers, x20 the UART.
 _SOURCE = f"""
     adr     x19, calls
-    movz    x20, #{machine.UART_BASE >> 16}, lsl #16
+    movz    x20, #{memory_map.UART_BASE >> 16}, lsl #16
     orr     x20, x20, #0x100000000      // the unprotected half of a 33-bit IPA space
 next:
     ldr     x0, [x19]

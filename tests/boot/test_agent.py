@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from pyvmm.host.guest import RealmOptions
-from pyvmm.vm.agent import AgentClient
-from pyvmm.vm.agent_command import AgentError, Output, Status, Stream
+from pyvmm.vm.agent.client import AgentClient
+from pyvmm.vm.agent.command import AgentError, Output, Status, Stream
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
+from pyvmm.vm.images.rootfs import EntryPoint, build_rootfs
 from pyvmm.vm.options import DiskOptions, VmOptions
-from pyvmm.vm.rootfs import EntryPoint, build_rootfs
 from tests.boot.command import copy_disk, guest_options, is_clean, pyvmm
 from tests.boot.inside import REALM, Inside
 from tests.boot.shell import PATIENCE, Answer

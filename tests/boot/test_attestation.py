@@ -14,7 +14,7 @@ from pyvmm.token.reference import RealmValues, ReferenceValues
 from pyvmm.token.report import Report
 from pyvmm.token.trust import hes_anchors
 from pyvmm.token.verify import verify
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.command import Ended, guest_options, pyvmm
 from tests.boot.rsi_guest import DUMP, PAGE, answers, rsi_guest
 from tests.rmm.metadata import realm_metadata

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.arch.errors import UserError
-from pyvmm.vm.boot import make_config
-from pyvmm.vm.image import Image
-from pyvmm.vm.machine import MIB
+from pyvmm.vm.images.debian import Image
+from pyvmm.vm.machine.boot import make_config
+from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.options import VmOptions
 from tests.boot.command import PYVMM, Ended, call, pyvmm
 from tests.boot.inside import REALM, run_inside

@@ -7,8 +7,8 @@ import pytest
 
 from pyvmm.arch.pas import Pas
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
-from pyvmm.vm.machine import MIB
+from pyvmm.vm.images.debian import Image
+from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.options import DiskOptions, VmOptions
 from tests.boot.inside import Inside
 from tests.boot.shell import PATIENCE

@@ -9,7 +9,7 @@ import pytest
 from pyvmm.arch.events import Event, EventStream, GptChange
 from pyvmm.arch.pas import Pas
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.machine import MIB, RAM_BASE
+from pyvmm.vm.memory_map import MIB, RAM_BASE
 from pyvmm.vm.options import VmOptions
 from tests.boot.command import Running, pyvmm
 from tests.boot.inside import REALM, Inside, holdings, run_inside, settled

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from pyvmm.vm.options import disk_serials, parse_disks
 from tests.boot.command import (
     PYVMM,

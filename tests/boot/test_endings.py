@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.command import PYVMM, Running, guest_options, pyvmm
 from tests.boot.shell import PATIENCE, Shell
 from tests.core.program import assemble

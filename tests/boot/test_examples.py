@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.command import PYVMM, Ended, call, pyvmm
 from tests.boot.shell import PATIENCE
 

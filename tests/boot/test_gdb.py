@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.command import Running, guest_options, pyvmm
 from tests.boot.gdb import GDB, Gdb
 from tests.boot.shell import Answer, Shell

@@ -10,7 +10,7 @@ import pytest
 
 from pyvmm.host.guest import RealmOptions
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.machine import MIB
+from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.options import DiskOptions, VmOptions
 from tests.boot.command import Running
 from tests.boot.greedy_guest import PIECE_SIZE, QUEUE_SIZE, greedy_guest

@@ -29,7 +29,7 @@ from pyvmm.token.claims import PlatformKey, SwComponentKey
 from pyvmm.token.cose import Sign1
 from pyvmm.token.generations import PLATFORM_TOKEN
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.command import Ended, Running, call, copy_disk, guest_options, pyvmm
 from tests.boot.memory import found_in
 from tests.hes.test_process import processes, wait_for_end
@@ -209,7 +209,7 @@ def measured_by(root: Path, directory: Path) -> dict[int, bytes]:
         pytest.param("pyvmm/arch/rmi.py", {0, 11, 14}, id="what all are made with"),
         pytest.param("pyvmm/token/make.py", {0, 14}, id="what makes tokens"),
         pytest.param("pyvmm/core/machine.py", {5}, id="the machine"),
-        pytest.param("pyvmm/vm/instance.py", set(), id="the normal world"),
+        pytest.param("pyvmm/vm/control/instance.py", set(), id="the normal world"),
     ],
 )
 def test_a_changed_byte_changes_its_slot_and_no_other(

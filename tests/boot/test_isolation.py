@@ -10,10 +10,10 @@ import pytest
 
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.devices.dma import DmaFault
-from pyvmm.vm import machine
+from pyvmm.vm import memory_map
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
-from pyvmm.vm.machine import MIB, RAM_BASE
+from pyvmm.vm.images.debian import Image
+from pyvmm.vm.memory_map import MIB, RAM_BASE
 from pyvmm.vm.options import DiskOptions, VmOptions
 from tests.boot.command import is_clean, read_from
 from tests.boot.dma_guest import PATTERN, dma_guest
@@ -137,7 +137,7 @@ def test_descriptor_to_a_protected_page_moves_no_byte(tmp_path: Path) -> None:
     kernel.write_bytes(dma_guest())
     before = disk.read_bytes()
     options = VmOptions(
-        kernel=kernel, disks=(DiskOptions(disk),), ram_size=machine.MIN_RAM_SIZE * 4, realm=REALM
+        kernel=kernel, disks=(DiskOptions(disk),), ram_size=memory_map.MIN_RAM_SIZE * 4, realm=REALM
     )
     code, output = run_inside(options)
     assert code is ExitCode.OK, output

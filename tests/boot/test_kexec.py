@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.command import (
     DOWNLOAD_PATIENCE,
     PYVMM,

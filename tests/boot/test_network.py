@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pyvmm.devices import libslirp
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from pyvmm.vm.options import BACKENDS
 from tests.boot.command import Running, call, copy_disk, guest_options
 from tests.boot.server import served_files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.atomics import atomics_program
 from tests.boot.command import Running, guest_options, is_clean, pyvmm, read_from
 from tests.boot.shell import Answer, Shell

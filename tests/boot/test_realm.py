@@ -9,7 +9,7 @@ import pytest
 
 from pyvmm.devices import libslirp
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from pyvmm.vm.options import DiskOptions, VmOptions
 from tests.boot.atomics import atomics_program
 from tests.boot.command import copy_disk, guest_options, is_clean, pyvmm, read_from

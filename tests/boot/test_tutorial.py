@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.vm.image import Image
+from pyvmm.vm.images.debian import Image
 from tests.boot.command import PYVMM, call, copy_disk
 from tests.boot.shell import PATIENCE
 

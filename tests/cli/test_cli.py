@@ -14,10 +14,10 @@ from pyvmm import cli
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import MmioAccess, PsciCall
 from pyvmm.cli import VERBS, Verbs, main
+from pyvmm.cli.common.trace import KINDS, Trace
 from pyvmm.cli.run import run as run_command
-from pyvmm.cli.trace import KINDS, Trace
-from pyvmm.vm.api import API_VERSION, State, Status
-from pyvmm.vm.directory import Directory
+from pyvmm.vm.control.api import API_VERSION, State, Status
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 from tests.cli.inside import verb
 

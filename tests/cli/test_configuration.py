@@ -10,7 +10,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.cli.configuration import named_options
+from pyvmm.cli.common.configuration import named_options
 from pyvmm.cli.create import create
 from pyvmm.cli.run import run
 from tests.cli.inside import verb

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.vm.directory import Directory
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import PYVMM, pyvmm
 from tests.vm.agent_instance import PATIENCE, Running

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cli import VERBS
-from pyvmm.cli.manual import pages
+from pyvmm.cli.common.manual import pages
 from pyvmm.vm.exit_code import ExitCode
 
 PAGES = dict(pages())

@@ -18,7 +18,7 @@ from pyvmm.devices.bus import Bus
 from pyvmm.host.guest import RealmOptions
 from pyvmm.host.vgic import Vgic
 from pyvmm.platform import Platform, replay
-from pyvmm.vm.boot import make_config
+from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.options import VmOptions, parse_ram_size
 from tests.boot.command import PYVMM
 

@@ -5,9 +5,9 @@ from threading import Thread
 
 import pytest
 
-from pyvmm.cli.owner import Owner, Wish
-from pyvmm.vm.api import State, Status
-from pyvmm.vm.directory import Directory
+from pyvmm.cli.common.owner import Owner, Wish
+from pyvmm.vm.control.api import State, Status
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.options import VmOptions
 
 

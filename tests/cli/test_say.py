@@ -9,8 +9,8 @@ from struct import pack
 import pytest
 
 from pyvmm import cli
-from pyvmm.vm.agent_protocol import Ability, Frame, FrameReader, Reply, Request
-from pyvmm.vm.directory import Directory
+from pyvmm.vm.agent.protocol import Ability, Frame, FrameReader, Reply, Request
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 from tests.arch.test_text import HOSTILE, SEEN, is_safe
 from tests.cli.inside import verb

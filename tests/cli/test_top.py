@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.screen import COLUMNS, layout
+from pyvmm.cli.common.screen import COLUMNS, layout
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.shell import PATIENCE
 from tests.cli.inside import verb

@@ -12,10 +12,10 @@ import pytest
 
 from pyvmm.host.guest import RealmOptions
 from pyvmm.platform import Platform
+from pyvmm.vm.control.instance import Instance
+from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.instance import Instance
 from pyvmm.vm.options import DiskOptions, VmOptions
-from pyvmm.vm.terminal import Terminal
 from tests.hostile import ALIAS, RAM_SIZE, Generator
 
 LOG = logging.getLogger(__name__)  # shown when a test fails

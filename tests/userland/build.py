@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pyvmm.vm.cpio import CpioArchive
+from pyvmm.vm.images.cpio import CpioArchive
 
 HERE = Path(__file__).parent
 SOURCES = HERE / "programs"

@@ -4,7 +4,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from pyvmm.vm.directory import Directory
+from pyvmm.vm.control.directory import Directory
 from tests.vm.agent_program import SocketPort
 from tests.vm.served import Served
 

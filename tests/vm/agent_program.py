@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyvmm.vm import guests
-from pyvmm.vm.agent import AgentClient
+from pyvmm.vm.agent.client import AgentClient
 
 SOURCES = Path(guests.__file__).parent / "agent"
 #: Freestanding: the kernel's headers, and no library.

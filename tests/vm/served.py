@@ -3,10 +3,10 @@
 import socket
 from contextlib import ExitStack
 
-from pyvmm.vm.api import State
-from pyvmm.vm.client import Client, connect
-from pyvmm.vm.directory import Directory
-from pyvmm.vm.server import Server
+from pyvmm.vm.control.api import State
+from pyvmm.vm.control.client import Client, connect
+from pyvmm.vm.control.directory import Directory
+from pyvmm.vm.control.server import Server
 from tests.vm.stage import Living
 
 

@@ -15,17 +15,17 @@ from pyvmm.host.machine import Usage
 from pyvmm.host.vcpu import Vcpus
 from pyvmm.host.vcpu_state import LastExit, VcpuState
 from pyvmm.host.vgic import Vgic
-from pyvmm.vm import machine
-from pyvmm.vm.api import State, Status
-from pyvmm.vm.console import ConsoleLog
+from pyvmm.vm import memory_map
+from pyvmm.vm.control.api import State, Status
+from pyvmm.vm.control.console import ConsoleLog
+from pyvmm.vm.control.instance import Instance
+from pyvmm.vm.control.lifecycle import Lifecycle
+from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.instance import Instance
-from pyvmm.vm.lifecycle import Lifecycle
-from pyvmm.vm.machine import MIB
+from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.options import VmOptions
-from pyvmm.vm.terminal import Terminal
 
-CONFIG = GuestConfig(1, machine.RAM_BASE, 64 * MIB, (), machine.RAM_BASE)
+CONFIG = GuestConfig(1, memory_map.RAM_BASE, 64 * MIB, (), memory_map.RAM_BASE)
 END_OF_PANIC = b"[ 1.0] ---[ end Kernel panic - not syncing: x ]---\n"
 
 
@@ -201,7 +201,7 @@ class Stage:
 def show(bus: Bus, text: bytes) -> None:
     """Write to the console as a guest does."""
     for byte in text:
-        bus.write(machine.UART_BASE, 1, byte)
+        bus.write(memory_map.UART_BASE, 1, byte)
 
 
 class Living:

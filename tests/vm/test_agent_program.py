@@ -13,9 +13,9 @@ from struct import pack
 import pytest
 
 from pyvmm.vm import guests
-from pyvmm.vm.agent import AgentClient
-from pyvmm.vm.agent_command import AgentError, Output, Status, Stream
-from pyvmm.vm.agent_protocol import (
+from pyvmm.vm.agent.client import AgentClient
+from pyvmm.vm.agent.command import AgentError, Output, Status, Stream
+from pyvmm.vm.agent.protocol import (
     CHALLENGE_SIZE,
     FrameReader,
     Reply,

@@ -7,9 +7,9 @@ import keystone
 import unicorn
 from unicorn import arm64_const as arm64
 
-from pyvmm.vm import guests, machine
-from pyvmm.vm.loader import FLAT_OFFSET
-from pyvmm.vm.machine import MIB, RAM_BASE
+from pyvmm.vm import guests, memory_map
+from pyvmm.vm.images.loader import FLAT_OFFSET
+from pyvmm.vm.memory_map import MIB, RAM_BASE
 
 ENTRY = RAM_BASE + FLAT_OFFSET
 X0 = arm64.UC_ARM64_REG_X0
@@ -33,7 +33,7 @@ class Rmm:
         self._cpu = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
         self._cpu.mem_map(RAM_BASE, MIB)
         self._cpu.mem_write(ENTRY, guests.hello())
-        uart = machine.UART_BASE | (1 << 32 if is_realm else 0)
+        uart = memory_map.UART_BASE | (1 << 32 if is_realm else 0)
         self._cpu.mmio_map(uart, 0x1000, None, None, self._transmit, None)
         self._cpu.hook_add(unicorn.UC_HOOK_INTR, self._call)
         self.output = b""

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
+from pyvmm.vm.control.rpc import Request
 from pyvmm.vm.json_text import decode
-from pyvmm.vm.rpc import Request
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.host.guest import RealmOptions
-from pyvmm.vm.machine import GIB, MIB
+from pyvmm.vm.memory_map import GIB, MIB
 from pyvmm.vm.options import (
     DiskOptions,
     GdbAddress,

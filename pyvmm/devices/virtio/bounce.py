@@ -12,7 +12,7 @@ many slots:
 - virtio console: 16, for 8 pages
 - entropy: 1
 - network card: 128, for 64 pages; and many more for frames that no program has read yet, which no
-  device can bound: `pyvmm.vm.needs` warns
+  device can bound: `pyvmm.vm.machine.needs` warns
 """
 
 from typing import Final

@@ -12,7 +12,7 @@ ESCAPED: Final = frozenset(b"}$#*")
 ESCAPE_MASK: Final = 0x20
 
 
-class ProtocolError(Exception):
+class PacketError(Exception):
     """The peer does not speak the protocol: there is nothing to answer."""
 
 
@@ -67,7 +67,7 @@ class Decoder:
         """Take bytes; yield what is whole.
 
         Raises:
-            ProtocolError: a packet is larger than any may be.
+            PacketError: a packet is larger than any may be.
         """
         self._pending += data
         while self._pending:
@@ -76,7 +76,7 @@ class Decoder:
                 continue
             end = self._pending.find(b"#")
             if max(end, len(self._pending) - 3) > MAX_PACKET:
-                raise ProtocolError
+                raise PacketError
             if end < 0 or len(self._pending) < end + 3:
                 return
             body, sent = bytes(self._pending[1:end]), bytes(self._pending[end + 1 : end + 3])

@@ -13,9 +13,9 @@ from pyvmm.arch.errors import UserError
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.guest import Outcome
-from pyvmm.vm.gdb.packets import Decoder, ProtocolError, Signal, encode
+from pyvmm.vm.gdb.leftover import SocketNote, remove_dead
+from pyvmm.vm.gdb.packets import Decoder, PacketError, Signal, encode
 from pyvmm.vm.gdb.stub import Guest, Stub
-from pyvmm.vm.leftover import SocketNote, remove_dead
 from pyvmm.vm.options import GdbAddress
 
 LOOPBACK: Final = "127.0.0.1"
@@ -142,7 +142,7 @@ class _Session:
             return False
         try:
             return bool(data) and all(map(self._take, self._decoder.feed(data)))
-        except ProtocolError:
+        except PacketError:
             return False
 
     def stopped(self) -> bool:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.vm.gdb.packets import MAX_PACKET, Decoder, ProtocolError, Signal, encode, unescape
+from pyvmm.vm.gdb.packets import MAX_PACKET, Decoder, PacketError, Signal, encode, unescape
 
 PAYLOADS = st.lists(st.binary(max_size=60), max_size=6)
 
@@ -51,7 +51,7 @@ def test_a_wrong_checksum_is_told(packet: bytes) -> None:
 def test_a_packet_without_end_ends_the_connection() -> None:
     """At the size that was promised, whether its end has come or not."""
     for end in (b"", b"#00"):
-        with pytest.raises(ProtocolError):
+        with pytest.raises(PacketError):
             list(Decoder().feed(b"$" + bytes(MAX_PACKET + 4) + end))
     assert list(Decoder().feed(encode(bytes(MAX_PACKET - 4)))) == [bytes(MAX_PACKET - 4)]
 

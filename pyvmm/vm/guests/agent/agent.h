@@ -4,7 +4,7 @@
 
 #include "linux.h"
 
-/* ---- the protocol; its other end is pyvmm/vm/agent_protocol.py, the page about it docs/agent.md ---- */
+/* ---- the protocol; its other end is pyvmm/vm/agent/protocol.py, the page about it docs/agent.md ---- */
 
 enum { PROTOCOL_VERSION = 1 };
 

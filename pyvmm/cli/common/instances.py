@@ -1,0 +1,209 @@
+"""What the verbs for instances have in common: their arguments, and the way to one that lives."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import update_wrapper
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from pyvmm.arch.errors import UserError
+from pyvmm.cli.common.say import print_json_text, say
+from pyvmm.vm.control.api import State, Status
+from pyvmm.vm.control.client import Client, Gone, connect
+from pyvmm.vm.control.directory import Directory
+from pyvmm.vm.exit_code import ExitCode, Failure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GONE: Final = frozenset({State.STOPPED, State.DEAD})
+
+
+def directory() -> Directory:
+    """Return the user's runtime directory.
+
+    Raises:
+        UserError: there is none to be had.
+    """
+    try:
+        return Directory.of_user()
+    except OSError as error:
+        line = f"no runtime directory ({told(error)}): set XDG_RUNTIME_DIR to one to write in"
+        raise UserError(line) from error
+
+
+def told(error: OSError) -> str:
+    """Return an error of the system's as a user reads it.
+
+    >>> told(FileNotFoundError(2, "No such file or directory", "/tmp/none"))
+    '/tmp/none: No such file or directory'
+    """
+    return ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
+
+
+def complete(
+    _context: click.Context, _parameter: click.Parameter, begun: str
+) -> "list[CompletionItem[str]]":
+    """Complete the name of an instance."""
+    try:
+        statuses = directory().statuses()
+    except UserError:
+        return []
+    found = [each for each in statuses if each.name.startswith(begun)]
+    return [CompletionItem(each.name, help=str(each.state)) for each in found]
+
+
+def code_of(error: UserError | Failure) -> ExitCode:
+    """Return the exit code of what could not be done."""
+    return error.code if isinstance(error, Failure) else ExitCode.BAD_INPUT
+
+
+def print_json(
+    value: msgspec.Struct | Sequence[msgspec.Struct] | Mapping[str, msgspec.Struct],
+) -> None:
+    """Print something as JSON."""
+    print_json_text(msgspec.json.format(msgspec.json.encode(value).decode(), indent=1))
+
+
+def parse_variables(env: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE.
+
+    Raises:
+        UserError: one is not.
+    """
+    variables = {}
+    for text in env:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UserError(f"--env {text}: give NAME=VALUE")
+        variables[name] = value
+    return variables
+
+
+# --- verbs for one instance -----------------------------------------------------------------
+
+
+def named(verb: Callable[P, R]) -> Callable[P, R]:
+    """Give a verb ``name`` and ``option``, two ways to name an instance; see `one`."""
+    for option in reversed(_ONE):
+        verb = option(verb)
+    return verb
+
+
+def one(name: str | None, option: str | None) -> str:
+    """Return the name that was given in one of two ways.
+
+    Raises:
+        UserError: none was, or two.
+    """
+    if bool(name) == bool(option):
+        raise UserError("give the name of one instance: pyvmm list shows what there is")
+    return name or option or ""
+
+
+def either(
+    place: Directory, name: str, live: Callable[[Client], R], off: Callable[[Status], R]
+) -> R:
+    """Do one thing with an instance that lives, another with one that is shut off.
+
+    One that ends between the look at it and the first answer is shut off.
+
+    Raises:
+        UserError: there is no such instance.
+        Failure: it is dead.
+    """
+    status = place.find(name)
+    if status.state != State.STOPPED:
+        try:
+            with connect(place, name) as client:
+                return live(client)
+        except (Gone, UserError):
+            status = place.find(name)
+            if status.state != State.STOPPED:
+                raise
+    return off(status)
+
+
+_ALSO: Final = "another way to say NAME"
+_ONE: Final = (
+    click.argument("name", metavar="NAME", required=False, shell_complete=complete),
+    click.option("-n", "--name", "option", metavar="NAME", shell_complete=complete, help=_ALSO),
+)
+
+
+# --- verbs for any number of them -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The instances that a verb is for."""
+
+    names: tuple[str, ...]
+    every: bool
+    gone_too: bool = False
+
+    def each(self, act: Callable[[Client], object]) -> int:
+        """Do something with each that lives; return the exit code of the first failure."""
+
+        def connected(place: Directory, name: str) -> None:
+            with connect(place, name) as client:
+                act(client)
+
+        return self.each_name(connected)
+
+    def each_name(self, act: Callable[[Directory, str], None]) -> int:
+        """Do something by name; what fails with one does not keep the others from it."""
+        if self.every == bool(self.names):
+            raise UserError("give names of instances, or --all: pyvmm list shows what there is")
+        place, code, names = directory(), ExitCode.OK, self.names
+        if self.every:
+            statuses = place.statuses()
+            names = tuple(e.name for e in statuses if self.gone_too or e.state not in GONE)
+        for name in dict.fromkeys(names):
+            try:
+                act(place, name)
+            except (UserError, Failure) as error:
+                code = code or code_of(error)
+                say(str(error))
+        return code
+
+
+def several(verb: Callable[Concatenate[Chosen, P], int]) -> Callable[P, int]:
+    """Give a verb the arguments that name any number of instances; all are those that live."""
+    return _several(verb, gone_too=False)
+
+
+def several_or_gone(verb: Callable[Concatenate[Chosen, P], int]) -> Callable[P, int]:
+    """Give a verb the same arguments; all are also those that are shut off or dead."""
+    return _several(verb, gone_too=True)
+
+
+def _several(verb: Callable[Concatenate[Chosen, P], int], *, gone_too: bool) -> Callable[P, int]:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> int:
+        names = _taken(kwargs, "names") + _taken(kwargs, "more")
+        return verb(Chosen(names, bool(kwargs.pop("every")), gone_too), *args, **kwargs)
+
+    made: Callable[P, int] = update_wrapper(wrapped, verb)
+    for option in (_MORE, _EVERY_ONE if gone_too else _EVERY_LIVING, _NAMES):
+        made = option(made)
+    return made
+
+
+def _taken(kwargs: dict[str, object], key: str) -> tuple[str, ...]:
+    names = kwargs.pop(key)
+    return tuple(map(str, names)) if isinstance(names, tuple) else ()
+
+
+_NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, shell_complete=complete)
+_EVERY_LIVING: Final = click.option(
+    "-a", "--all", "every", is_flag=True, help="every instance that lives"
+)
+_EVERY_ONE: Final = click.option(
+    "-a", "--all", "every", is_flag=True, help="every instance, also those shut off or dead"
+)
+_MORE: Final = click.option(
+    "-n", "--name", "more", metavar="NAME", multiple=True, shell_complete=complete, help=_ALSO
+)

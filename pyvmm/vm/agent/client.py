@@ -1,0 +1,293 @@
+"""The host's side of the guest agent: commands and reports from inside the guest.
+
+The guest is not trusted: whatever its agent sends ends in an `AgentError` at worst, and holds no
+more of our memory than a window a command.  Nor does the guest trust us: see docs/agent.md.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from struct import Struct
+from typing import Final, Protocol
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import start_thread
+from pyvmm.vm.agent.command import (
+    NUMBER_PAYLOAD,
+    REASONS,
+    WINDOW,
+    AgentError,
+    Command,
+    Completed,
+    Status,
+    collect,
+)
+from pyvmm.vm.agent.protocol import (
+    CHALLENGE_SIZE,
+    VERSION,
+    Ability,
+    Frame,
+    FrameError,
+    FrameReader,
+    Reason,
+    Reply,
+    Request,
+    encode,
+    encode_number,
+    exec_payload,
+)
+
+#: Bytes that may wait for an agent which does not read its port.
+MAX_BACKLOG: Final = 1 << 22
+MAX_TOKEN: Final = 1 << 16
+_NO_LIMIT: Final = 0xFFFF_FFFF
+_hello = Struct("<HHH")  # version, abilities, number of channels
+
+
+class Port(Protocol):
+    """The port as the client uses it."""
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes wait for the guest."""
+        ...
+
+    def send(self, data: bytes) -> bool:
+        """Send bytes; False if nobody in the guest has the port open."""
+        ...
+
+
+class AgentClient:
+    """The agent of one guest; a `PortUser`.
+
+    Concurrency: any thread.  ``lock`` is never held while something is sent, for the port calls
+    back with its own lock held.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
+        self._port: Port | None = None
+        self._reader = FrameReader()
+        self._abilities: int | None = None  # None: no agent, or none that said hello
+        self._problem = ""  # why what the guest sends is not listened to
+        self._num_channels = 0
+        self._commands: dict[int, Command] = {}
+        self._last_channel = 0
+        self._last_ping = 0
+        self._last_pong = 0
+        self._ended: Status | None = None
+        self._has_closed = False
+
+    def attach(self, port: Port) -> None:
+        """Use this port from now on; called once."""
+        self._port = port
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether an agent has said hello."""
+        return self._abilities is not None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is no reason to wait: an agent, no port for one, or none to be had."""
+        return self._port is None or self.is_ready or bool(self._problem)
+
+    @property
+    def ended(self) -> Status | None:
+        """How the guest's one program ended, where its root file system has but one."""
+        return self._ended
+
+    def wait_ready(self, timeout: float) -> None:
+        """Return when there is an agent.
+
+        Raises:
+            AgentError: none within that many seconds.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_settled, timeout)
+            self._check_ready()
+
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str] | None = None, directory: str = ""
+    ) -> Command:
+        """Start a command; variables are added to those that the agent has.
+
+        Raises:
+            UserError: the command cannot be passed on as it is.
+            AgentError: no agent, or one that may not.
+        """
+        return self._start(Request.EXEC, exec_payload(argv, env or {}, directory), Ability.EXEC)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Completed:
+        """Run a command to its end.
+
+        It may go on without a word for ``timeout`` seconds.
+
+        Raises: as `start` and `Command.read` do.
+        """
+        with self.start(argv, env) as command:
+            feeder = threading.Thread(target=_feed, args=(command, stdin, timeout), daemon=True)
+            start_thread(feeder)
+            return collect(command, timeout)
+
+    def attest(self, challenge: bytes, timeout: float | None = None) -> bytes:
+        """Return a token on the challenge, as the guest's Linux gives it.
+
+        Args:
+            challenge: 64 bytes.
+            timeout: seconds.
+
+        Raises:
+            AgentError: no agent, or no token; the reason is the guest's.
+        """
+        if len(challenge) != CHALLENGE_SIZE:
+            raise UserError(f"the challenge has {len(challenge)} bytes: give {CHALLENGE_SIZE}")
+        with self._start(Request.ATTEST, challenge, Ability.ATTEST) as command:
+            completed = collect(command, timeout, MAX_TOKEN)
+        if completed.status.code or not completed.stdout:
+            words = completed.stderr.decode(errors="replace").split()
+            raise AgentError(f"no token: {' '.join(words)[:200] or 'the agent does not say why'}")
+        return completed.stdout
+
+    def ping(self, timeout: float) -> float:
+        """Return how long an answer takes, in seconds.
+
+        Raises:
+            AgentError: no agent, or no answer in time.
+        """
+        start = time.monotonic()
+        with self._changed:
+            self._check_ready()
+            self._last_ping += 1
+            number = self._last_ping
+        self.send(encode_number(Request.PING, 0, number))
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: self._last_pong >= number or not self.is_ready, timeout
+            ):
+                raise AgentError(f"the guest's agent has not answered for {timeout:g} s")
+            self._check_ready()
+        return time.monotonic() - start
+
+    def _start(self, kind: Request, payload: bytes, ability: Ability) -> Command:
+        with self._changed:
+            self._check_ready()
+            if not (self._abilities or 0) & ability:
+                raise AgentError(REASONS[Reason.NOT_ALLOWED])
+            if len(self._commands) >= self._num_channels:
+                raise AgentError(REASONS[Reason.BUSY])
+            channel = self._next_channel()
+            command = self._commands[channel] = Command(self, channel)
+        self.send(encode(kind, channel, payload))
+        self.send(encode_number(Request.GRANT, channel, WINDOW))
+        return command
+
+    def send(self, data: bytes) -> None:
+        """Send a frame; without the lock held."""
+        if self._port is not None and self._port.send(data) and self._port.backlog > MAX_BACKLOG:
+            with self._changed:
+                self._fail("it does not read what it is sent")
+
+    def close(self) -> None:
+        """End for good: the guest is over."""
+        with self._changed:
+            self._problem = "the guest has ended"
+            self._has_closed = True
+            self._drop("the guest has ended, and the command with it")
+
+    # --- the port's side -------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """Begin with a new agent."""
+        with self._changed:
+            self._reader.reset()
+            if not self._has_closed:
+                self._problem = ""
+
+    def received(self, data: bytes) -> None:
+        """Take bytes from the agent."""
+        with self._changed:
+            if self._problem:
+                return
+            try:
+                for frame in self._reader.feed(data):
+                    self._take(frame)
+            except FrameError as error:
+                self._fail(f"it sent {error}")
+
+    def closed(self) -> None:
+        """End with the agent that was there."""
+        with self._changed:
+            self._drop("the guest's agent is gone, and the command with it")
+
+    # --- under the lock --------------------------------------------------------------------------
+
+    def _check_ready(self) -> None:
+        if self._port is None:
+            raise AgentError("this guest has no port for an agent: start it with --agent")
+        if self._problem:
+            raise AgentError(self._problem)
+        if not self.is_ready:
+            raise AgentError(
+                "no agent in this guest: wait until it has booted, or make its image with"
+                " pyvmm image build"
+            )
+
+    def _next_channel(self) -> int:
+        while True:
+            self._last_channel = self._last_channel % _NO_LIMIT + 1
+            if self._last_channel not in self._commands:
+                return self._last_channel
+
+    def _take(self, frame: Frame) -> None:
+        if frame.type == Reply.HELLO:
+            self._greet(*frame.numbers(_hello))
+        elif not self.is_ready:
+            raise FrameError("no hello")
+        elif frame.type == Reply.PONG:
+            (number,) = frame.numbers(NUMBER_PAYLOAD)
+            self._last_pong = max(self._last_pong, min(number, self._last_ping))
+            self._changed.notify_all()
+        elif frame.type == Reply.ENDED:
+            self._ended = Status(*frame.status())
+        else:
+            command = self._commands.get(frame.channel)
+            if command is not None:  # it may have ended with the agent's predecessor
+                command.take(frame)
+                if command.has_ended:
+                    del self._commands[frame.channel]
+
+    def _greet(self, version: int, abilities: int, num_channels: int) -> None:
+        if self.is_ready:
+            raise FrameError("hello twice")
+        if version != VERSION:
+            raise FrameError(f"version {version} of the protocol, which is {VERSION} here")
+        self._abilities = abilities
+        self._num_channels = num_channels
+        self._changed.notify_all()
+
+    def _fail(self, problem: str) -> None:
+        """Listen no more until an agent comes anew."""
+        self._problem = f"the guest's agent is none of ours: {problem}"
+        self._drop(self._problem)
+
+    def _drop(self, reason: str) -> None:
+        self._abilities = None
+        for command in self._commands.values():
+            command.fail(AgentError(reason))
+        self._commands.clear()
+        self._changed.notify_all()
+
+
+def _feed(command: Command, data: bytes, timeout: float | None) -> None:
+    with suppress(AgentError):  # the reader is told as well
+        command.feed(data, timeout)
+        command.end_input()

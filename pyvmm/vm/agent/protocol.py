@@ -1,0 +1,156 @@
+"""The frames that go through the guest agent's port; the other end is `guests/agent/serve.c`.
+
+A frame is a header (channel, type, size of the payload) and the payload, all little-endian.  A
+channel is one process in the guest, numbered by the host; 0 is the agent itself.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+
+PORT_NAME: Final = "org.pyvmm.agent.0"
+VERSION: Final = 1
+CHALLENGE_SIZE: Final = 64
+MAX_PAYLOAD: Final = 0xFFFF
+_MAX_STRINGS: Final = 8000  # arguments and variables, and room for what the agent adds
+
+_header = Struct("<IHH")
+_counts = Struct("<HH")
+_number = Struct("<I")
+_status = Struct("<HH")  # exit status, signal
+_MAX_STATUS: Final = 255
+MAX_SIGNAL: Final = 64
+
+
+class Request(IntEnum):
+    """What the host sends."""
+
+    EXEC = 1
+    ATTEST = 2
+    STDIN = 3
+    SIGNAL = 4
+    GRANT = 5
+    PING = 6
+
+
+class Reply(IntEnum):
+    """What the agent sends."""
+
+    HELLO = 1
+    STDOUT = 2
+    STDERR = 3
+    EXIT = 4
+    GRANTED = 5
+    PONG = 6
+    REFUSED = 7
+    ENDED = 8
+
+
+class Ability(IntEnum):
+    """What an agent may do for the host."""
+
+    ATTEST = 1
+    EXEC = 2
+
+
+class Reason(IntEnum):
+    """Why it does not do it."""
+
+    BUSY = 1
+    NOT_ALLOWED = 2
+    MALFORMED = 3
+
+
+class FrameError(Exception):
+    """Bytes from the guest that no agent of ours sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame from the guest."""
+
+    type: int
+    channel: int
+    payload: bytes
+
+    def numbers(self, layout: Struct) -> tuple[int, ...]:
+        """Return the payload's numbers.
+
+        Raises:
+            FrameError: it is shorter or longer.
+        """
+        if len(self.payload) != layout.size:
+            raise FrameError(f"a frame of type {self.type} with {len(self.payload)} bytes")
+        return layout.unpack(self.payload)
+
+    def status(self) -> tuple[int, int]:
+        """Return the exit status and the signal that the payload has.
+
+        Raises:
+            FrameError: Linux has no such status, or no such signal.
+        """
+        status, signal = self.numbers(_status)
+        if status > _MAX_STATUS or signal > MAX_SIGNAL:
+            raise FrameError(f"exit status {status}, signal {signal}")
+        return status, signal
+
+
+class FrameReader:
+    """Cuts a stream into frames; holds less than one frame."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Take bytes and yield the frames that are whole now."""
+        self._data += data
+        at = 0
+        while len(self._data) - at >= _header.size:
+            channel, kind, size = _header.unpack_from(self._data, at)
+            end = at + _header.size + size
+            if end > len(self._data):
+                break
+            yield Frame(kind, channel, bytes(self._data[at + _header.size : end]))
+            at = end
+        del self._data[:at]
+
+    def reset(self) -> None:
+        """Forget the beginning of a frame."""
+        self._data.clear()
+
+
+def encode(kind: Request, channel: int, payload: bytes = b"") -> bytes:
+    """Return a frame."""
+    return _header.pack(channel, kind, len(payload)) + payload
+
+
+def encode_number(kind: Request, channel: int, number: int) -> bytes:
+    """Return a frame with a number."""
+    return encode(kind, channel, _number.pack(number))
+
+
+def exec_payload(argv: Sequence[str], env: Mapping[str, str], directory: str) -> bytes:
+    """Return what asks for a program.
+
+    Raises:
+        UserError: no program, a character that no argument can hold, or too much of it all.
+    """
+    if not argv or not argv[0]:
+        raise UserError("no command: give the program and its arguments after --")
+    strings = [directory, *argv, *(f"{name}={value}" for name, value in env.items())]
+    if any("\0" in text for text in strings):
+        raise UserError("an argument holds a zero byte: pass such data on standard input")
+    if any(not name or "=" in name for name in env):
+        raise UserError("an environment variable needs a name, without =: give NAME=VALUE")
+    encoded = (text.encode(errors="surrogateescape") + b"\0" for text in strings)
+    payload = _counts.pack(len(argv) & 0xFFFF, len(env) & 0xFFFF) + b"".join(encoded)
+    if len(payload) > MAX_PAYLOAD or len(strings) > _MAX_STRINGS:
+        raise UserError(
+            f"the command has {len(payload)} bytes: give at most {MAX_PAYLOAD},"
+            " and the rest on standard input"
+        )
+    return payload

@@ -1,0 +1,1 @@
+"""Instances: their life, their API, and the processes that serve it and call it."""

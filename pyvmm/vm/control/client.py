@@ -1,0 +1,189 @@
+"""A client of instances: the typed `Api` of one that lives, and what it tells unasked."""
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Final, Self, cast
+
+import msgspec
+from msgspec.structs import asdict
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm.control.api import (
+    API_VERSION,
+    METHODS,
+    NOTIFICATIONS,
+    Api,
+    CommandNotifications,
+    Method,
+    Notifications,
+    Proxy,
+    State,
+    Status,
+)
+from pyvmm.vm.control.directory import Directory, check_name
+from pyvmm.vm.control.process import Process, peer
+from pyvmm.vm.control.rpc import Id, Request, Response, Stream, message, parse
+from pyvmm.vm.exit_code import ExitCode, Failure
+
+PATIENCE: Final = 30.0  # seconds for an answer
+
+
+class NoAnswer(Failure):
+    """The instance lives, and does not answer."""
+
+    def __init__(self, name: str) -> None:
+        line = f"{name} does not answer: pyvmm destroy {name} ends it"
+        super().__init__(ExitCode.UNREACHABLE, line)
+
+
+class Gone(Failure):
+    """The instance has ended, or this connection to it has."""
+
+
+class Client:
+    """A connection to one instance, for one thread; `post` is for any.
+
+    ``api`` calls and waits for the answer.  What the instance tells unasked is kept until `listen`.
+    """
+
+    def __init__(
+        self, connection: socket.socket, name: str, patience: float | None = PATIENCE
+    ) -> None:
+        self.name = name
+        self.patience = patience  # seconds for an answer; None: for ever
+        self.api = cast("Api", Proxy(METHODS, self._call))
+        self._stream = Stream(connection)
+        self.process = Process(peer(connection)[0])
+        self._ids = count(1)
+        self._posted: dict[Id, Callable[[], None]] = {}
+        self._told: deque[Request] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def hang_up(self) -> None:
+        """End the connection; whoever calls or listens at the moment raises `Gone`; any thread."""
+        self._stream.hang_up()
+
+    def close(self) -> None:
+        """Hang up for good."""
+        self._stream.hang_up()
+        self._stream.close()
+        self.process.close()
+
+    # --- calls ------------------------------------------------------------------------------
+
+    def _call(self, method: Method, params: dict[str, object]) -> object:
+        id_ = next(self._ids)
+        self._send(method.name, params, id_)
+        while True:
+            response = self._receive(self.patience)
+            if isinstance(response, Response) and response.id == id_:
+                return self._result(method, response)
+            if response is None:
+                raise NoAnswer(self.name)
+
+    def post(self, method: str, params: dict[str, object], then: Callable[[], None]) -> None:
+        """Call without waiting; ``then`` is called by `listen` when the answer comes."""
+        id_ = next(self._ids)
+        self._posted[id_] = then
+        self._send(method, params, id_)
+
+    def _send(self, method: str, params: dict[str, object], id_: Id) -> None:
+        try:
+            self._stream.send(message(method, params, id_))
+        except OSError:
+            raise self._gone() from None
+
+    def _result(self, method: Method, response: Response) -> object:
+        error = response.error
+        if error is not msgspec.UNSET:
+            if error.code == ExitCode.BAD_INPUT:
+                raise UserError(error.message)
+            code = ExitCode(error.code) if error.code in set(ExitCode) else ExitCode.INTERNAL
+            raise Failure(code, error.message)
+        raw = response.result
+        return msgspec.json.decode(b"null" if raw is msgspec.UNSET else raw, type=method.result)
+
+    # --- what comes -------------------------------------------------------------------------
+
+    def listen(
+        self, listener: Notifications | CommandNotifications, timeout: float | None = None
+    ) -> bool:
+        """Hand one notification to the listener; False if there is none in time.
+
+        Raises:
+            Failure: the instance is gone.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._told:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            if self._receive(left) is None:
+                return False
+        told = self._told.popleft()
+        method = NOTIFICATIONS.get(told.method)
+        if method is not None:  # a newer instance may have more to tell
+            params = msgspec.json.decode(told.params, type=method.params)
+            getattr(listener, method.name)(**asdict(params))
+        return True
+
+    def _receive(self, timeout: float | None) -> Request | Response | None:
+        """Take one message; None if there is none in time."""
+        line = self._stream.receive(timeout)
+        if line is None:
+            return None
+        if not line:
+            raise self._gone()
+        try:
+            received = parse(line)
+        except msgspec.DecodeError as error:
+            raise Failure(ExitCode.UNREACHABLE, f"{self.name} talks nonsense: {error}") from None
+        if isinstance(received, Request):
+            self._told.append(received)
+        elif received.id in self._posted:
+            self._posted.pop(received.id)()
+        return received
+
+    def _gone(self) -> Gone:
+        return Gone(ExitCode.UNREACHABLE, f"{self.name} has ended without an answer")
+
+
+def connect(directory: Directory, name: str, patience: float | None = PATIENCE) -> Client:
+    """Connect to an instance that lives; ``patience`` is how long (seconds) answers may take.
+
+    Raises:
+        UserError: there is no such instance, or it is shut off.
+        Failure: it is dead, or of another age.
+    """
+    check_name(name)
+    promptly = PATIENCE if patience is None else patience  # it has nothing to wait for
+    try:
+        client = Client(directory.connect(name, promptly), name, promptly)
+    except TimeoutError:
+        raise NoAnswer(name) from None
+    except OSError:
+        raise _not_there(directory.find(name)) from None
+    try:
+        version = client.api.version()
+    except BaseException:
+        client.close()
+        raise
+    if version.api != API_VERSION:
+        client.close()
+        line = f"{name} is of pyvmm {version.pyvmm}, which speaks another API: use that"
+        raise Failure(ExitCode.UNREACHABLE, line)
+    client.patience = patience
+    return client
+
+
+def _not_there(status: Status) -> Exception:
+    name = status.name
+    if status.state == State.STOPPED:
+        return UserError(f"{name} is shut off: pyvmm destroy {name}, and create it anew")
+    return Failure(ExitCode.UNREACHABLE, f"{name} is dead: pyvmm destroy {name} cleans up")

@@ -1,0 +1,105 @@
+"""What a guest looks like from inside: registers, stack and code of each vCPU that stands still."""
+
+from typing import Final
+
+from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
+
+from pyvmm.arch.bits import MASK64
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.machine import GuestRegisters
+from pyvmm.host.debug import DebugFault, DebugPort
+from pyvmm.host.registers import GENERAL, PC, PSTATE, SP, SYSTEM, Register
+from pyvmm.vm.control.api import CodeLine, Vcpu
+
+WORD: Final = 8
+INSTRUCTION: Final = 4
+STACK_WORDS: Final = 16
+CODE_BEFORE, CODE_AFTER = 6, 10  # instructions
+
+#: M[3:0] of PSTATE.
+_MODES: Final = {0: "EL0t", 4: "EL1t", 5: "EL1h"}
+#: Bits of PSTATE that are shown by one letter, large where they are set.
+_LETTERS: Final = (("NZCV", (31, 30, 29, 28)), ("DAIF", (9, 8, 7, 6)))
+#: Bits of PSTATE that are named where they are set.
+_NAMES: Final = {24: "DIT", 22: "PAN", 21: "SS", 20: "IL", 12: "SSBS"}
+
+
+def look(port: DebugPort) -> list[Vcpu]:
+    """Return what there is to see of every vCPU; the guest goes on afterwards as it did.
+
+    UserError if it is at its end.
+    """
+    with port.still():
+        try:
+            return [_look_at(port, cpu) for cpu in range(port.num_cpus)]
+        except DebugFault:
+            raise UserError("the guest has ended: there is nothing to see any more") from None
+
+
+def describe_pstate(pstate: int) -> str:
+    """Return PSTATE in words.
+
+    >>> describe_pstate(0x6040_03C5)
+    'EL1h nZCv DAIF PAN'
+    """
+    words = [_MODES.get(pstate & 0xF, "?")]
+    for letters, bits in _LETTERS:
+        pairs = zip(letters, bits, strict=True)
+        words.append("".join(c if pstate >> bit & 1 else c.lower() for c, bit in pairs))
+    return " ".join([*words, *(name for bit, name in _NAMES.items() if pstate >> bit & 1)])
+
+
+def _look_at(port: DebugPort, cpu: int) -> Vcpu:
+    registers = port.registers(cpu)
+    return Vcpu(
+        is_on=port.is_on(cpu),
+        pstate=describe_pstate(PSTATE.get(registers)),
+        registers=dict(_shown(registers, (PC, SP, PSTATE, *GENERAL))),
+        system=dict(_shown(registers, SYSTEM)),
+        stack=_stack(port, cpu, SP.get(registers)),
+        code=_code(port, cpu, PC.get(registers)),
+    )
+
+
+def _shown(registers: GuestRegisters, which: tuple[Register, ...]) -> list[tuple[str, str]]:
+    return [(each.name, _hex(each.get(registers))) for each in which]
+
+
+def _hex(value: int) -> str:
+    """Return a number that JSON tools do not round."""
+    return f"{value:#018x}"
+
+
+def _words(port: DebugPort, cpu: int, address: int, size: int, count: int) -> dict[int, int]:
+    """Return the words from an address on, by theirs, as far as there is memory."""
+    try:
+        data = port.read(cpu, address, size * count)
+    except DebugFault:
+        return {}
+    whole = len(data) - len(data) % size
+    return {
+        address + at & MASK64: int.from_bytes(data[at : at + size], "little")
+        for at in range(0, whole, size)
+    }
+
+
+def _stack(port: DebugPort, cpu: int, sp: int) -> dict[str, str]:
+    words = _words(port, cpu, sp & -WORD, WORD, STACK_WORDS)
+    return {_hex(address): _hex(word) for address, word in words.items()}
+
+
+def _code(port: DebugPort, cpu: int, pc: int) -> list[CodeLine]:
+    before = _words(port, cpu, pc - INSTRUCTION * CODE_BEFORE & MASK64, INSTRUCTION, CODE_BEFORE)
+    after = _words(port, cpu, pc, INSTRUCTION, CODE_AFTER)
+    disassembler = Cs(CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN)
+    return [
+        CodeLine(_hex(address), f"{word:08x}", _disassembled(disassembler, word, address))
+        for address, word in (before | after).items()
+    ]
+
+
+def _disassembled(disassembler: Cs, word: int, address: int) -> str:
+    """Return an instruction as text; what is none is data."""
+    for found in disassembler.disasm(word.to_bytes(INSTRUCTION, "little"), address):
+        return f"{found.mnemonic} {found.op_str}".strip()
+    return f".word {word:#010x}"

@@ -1,0 +1,309 @@
+"""An instance: one guest with its devices and its console, from start to end.
+
+The platform (machine and firmware) makes the guest, the board its devices; what a user sees of
+both is put together here.  Order of life: payload, platform, guest, devices, build, start, and
+back in the opposite order.  `pyvmm.vm.control.lifecycle` decides who may do what when.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+from pyvmm.devices.bus import Bus
+from pyvmm.host.guest import GuestConfig, Outcome, Progress
+from pyvmm.host.machine import Usage
+from pyvmm.host.vgic import Vgic
+from pyvmm.vm.agent.client import AgentClient
+from pyvmm.vm.control.api import Vcpu
+from pyvmm.vm.control.console import ConsoleLog
+from pyvmm.vm.control.terminal import Console, EndSignals, Terminal
+from pyvmm.vm.diagnosis.last_words import Ending, last_words
+from pyvmm.vm.diagnosis.panic import PanicWatch
+from pyvmm.vm.diagnosis.spin import INTERVAL, SpinWatch
+from pyvmm.vm.diagnosis.symbols import Symbols
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.gdb.monitor import Monitor
+from pyvmm.vm.gdb.server import GdbServer
+from pyvmm.vm.machine.board import Board
+from pyvmm.vm.machine.platform import Platform
+from pyvmm.vm.options import GdbOptions, VmOptions
+
+#: Seconds without output after which a console is taken to be done with its beginning.
+_QUIET: Final = 0.2
+#: Ctrl-O, which Linux takes for SysRq on a hypervisor console.
+HVC_SYSRQ: Final = b"\x0f"
+
+
+class Instance:
+    """A guest that is put together; `run` is its life in one breath.
+
+    Args:
+        terminal: where its console is shown and typed; None leaves both to who attaches.
+        console_log: where the console's output is kept.
+        notify: told what the user should know while the guest runs; any thread.
+
+    Raises:
+        UserError: a disk or network as asked for is not to be had.
+    """
+
+    def __init__(
+        self,
+        options: VmOptions,
+        config: GuestConfig,
+        platform: Platform,
+        terminal: Terminal | None = None,
+        console_log: ConsoleLog | None = None,
+        notify: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._options = options
+        self._load_address = config.entry
+        self._symbols = Symbols(options.vmlinux) if options.vmlinux else None
+        self._platform = platform
+        self._terminal = terminal
+        self._notify = notify
+        self.console_log = console_log or ConsoleLog()
+        self._panic = PanicWatch()
+        self._has_quit = False
+        self.agent = AgentClient()
+        self._last_output = math.inf
+        self._has_listened = options.console == "serial"
+        self._resources = ExitStack()
+        bus, vgic = Bus(platform.events), Vgic(options.num_cpus)
+        self._guest = platform.new_guest(config, bus, vgic, options.realm)
+        self._resources.callback(self._guest.close)
+        try:
+            self.board = Board(
+                options,
+                self._guest,
+                bus,
+                vgic,
+                self._resources,
+                sink=self._show,
+                size=terminal.size if terminal is not None else (0, 0),
+                agent=self.agent,
+                notify=notify,
+            )
+            self._attach(terminal)
+            self._gdb = self._make_gdb(options.gdb) if options.gdb else None
+        except BaseException:
+            self._resources.close()
+            raise
+
+    def _attach(self, terminal: Terminal | None) -> None:
+        """Join what is outside with its device."""
+        self._console: Console = self.board.hvc or self.board.uart
+        if self.board.hvc is not None and terminal is not None:
+            terminal.on_resize(self.board.hvc.resize)
+        if self.board.port is not None:
+            self.agent.attach(self.board.port)
+
+    def run(self, timeout: float | None = None) -> ExitCode:
+        """Build, start and run the guest to its end, and give back all it had.
+
+        Args:
+            timeout: seconds after which it is stopped.
+        """
+        try:
+            self.build()
+            self.start()
+            with EndSignals(self.quit):
+                return self.wait(timeout)
+        finally:
+            self.close()
+
+    def build(self, progress: Progress | None = None) -> None:
+        """Load the payload, and measure a realm by that; once.
+
+        Raises:
+            RmiFailed: the RMM refused it.
+        """
+        self._guest.build(progress)
+        if self._gdb is not None:
+            self._gdb.start()
+
+    def start(self) -> None:
+        """Let the guest run; once.
+
+        Raises:
+            RmiFailed: the RMM refused it.
+        """
+        self._guest.start()
+        if self._terminal is not None:
+            self._terminal.start(self._console, self.quit, lambda: self.is_listening)
+
+    def pause(self) -> None:
+        """Hold every vCPU; returns when they stand still.  The guest's clock goes on."""
+        self._guest.pause()
+
+    def resume(self) -> None:
+        """Let the vCPUs go on."""
+        self._guest.resume()
+
+    def wait(self, timeout: float | None = None) -> ExitCode:
+        """Wait for the end, which comes at the latest after ``timeout`` seconds."""
+        outcome = self._wait_for_end(timeout)
+        if outcome is None:
+            self._stop()
+        code = self._exit_code(outcome)
+        if self._gdb is not None:
+            self._gdb.close(outcome)
+        if self._terminal is not None:
+            self._terminal.stop()
+        self.board.uart.flush()
+        return code
+
+    def _wait_for_end(self, timeout: float | None) -> Outcome | None:
+        """Wait for the outcome, and look from time to time whether the guest gets anywhere."""
+        watch = SpinWatch(self._options)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            outcome = self._guest.wait(max(0, min(left, INTERVAL)))
+            if outcome is not None or left <= INTERVAL:
+                return outcome
+            if line := watch.look(self._guest.exits, self.console_log.end):
+                self._notify(line)
+
+    def close(self) -> None:
+        """Give back all that the guest had; disks are on stable storage then."""
+        try:
+            self.agent.close()
+            self._resources.close()
+        finally:
+            self.console_log.close()
+
+    def quit(self) -> None:
+        """Leave the guest as if the plug were pulled; any thread."""
+        self._has_quit = True
+        self._stop()
+
+    def last_words(self, code: ExitCode) -> str:
+        """Return a paragraph on a guest that died or stayed silent, after `wait`; else nothing."""
+        self._guest.wait()
+        ending = Ending(
+            code,
+            self._options,
+            self.console_log.end,
+            self._panic.message,
+            self._load_address,
+            self._guest.vcpu_states(),
+        )
+        return last_words(ending, self._symbols) if ending.is_reported else ""
+
+    def _stop(self) -> None:
+        if self._terminal is not None:
+            self._terminal.hurry()  # a vCPU may be waiting for its reader
+        self._guest.stop()
+
+    def _exit_code(self, outcome: Outcome | None) -> ExitCode:
+        if self._panic.has_ended or (self._panic.has_begun and outcome is Outcome.RESET):
+            return ExitCode.PANIC
+        if self._has_quit:
+            return ExitCode.QUIT
+        match outcome:
+            case None:
+                return ExitCode.TIMEOUT
+            case Outcome.CRASHED:
+                return ExitCode.CRASHED
+            case Outcome.STOPPED:
+                return ExitCode.QUIT
+            case Outcome.OFF | Outcome.RESET:
+                return ExitCode.OK
+
+    @property
+    def crash_reason(self) -> str:
+        """Why the guest crashed, in one line; empty otherwise."""
+        return self._guest.reason
+
+    @property
+    def gdb_address(self) -> str:
+        """What a debugger is told to connect to; empty if there is no stub."""
+        return self._gdb.address if self._gdb else ""
+
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at; any thread."""
+        from pyvmm.vm.control.debug import look  # noqa: PLC0415  the disassembler is large
+
+        return look(self._guest.debug_port())
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the console; any thread."""
+        if len(key) != 1 or not key.isascii() or not key.isalnum():
+            raise UserError(f"SysRq {key!r}: give one letter or digit, such as h for help")
+        if self.board.hvc is not None:
+            self.board.hvc.receive(HVC_SYSRQ + key.encode())
+        else:
+            self.board.uart.receive_break(key.encode())
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError; any thread."""
+        if not 0 <= cpu < self._options.num_cpus:
+            raise UserError(f"CPU {cpu}: there are only {self._options.num_cpus}, from 0 on")
+        self._guest.send_serror(cpu)
+
+    def type(self, data: bytes) -> None:
+        """Give input to the console; any thread."""
+        self._console.receive(data)
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes of input the guest has not taken yet."""
+        return self._console.backlog
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Tell the guest the size of the terminal, if its console can have one; any thread."""
+        if self.board.hvc is not None:
+            self.board.hvc.resize(columns, rows)
+
+    @property
+    def exits(self) -> list[list[int]]:
+        """How often each vCPU stopped running, by `ExitKind`."""
+        return [list(counts) for counts in self._guest.exits]
+
+    def usage(self) -> Usage:
+        """Say what the machine has done so far and what it takes."""
+        return self._platform.usage()
+
+    def rim(self) -> bytes:
+        """Return the initial measurement of the realm; empty if there is none."""
+        return self._platform.rim()
+
+    def counters(self) -> Mapping[str, Mapping[str, int]]:
+        """Return what the devices count, by their names."""
+        console = {"output_bytes": self.console_log.end}
+        return {"console": console} | {
+            name: dict(device.counters)
+            for name, device in self.board.devices.items()
+            if device.counters
+        }
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether input would be kept: from some moment on, for good.
+
+        The serial port keeps it until its driver asks. Linux's driver of the virtio console throws
+        away what comes before it has set up its port, during which it prints the log so far.
+        """
+        self._has_listened |= time.monotonic() > self._last_output + _QUIET
+        return self._has_listened
+
+    def _show(self, data: bytes) -> None:
+        """Take the console's output: to the user, and to the one who looks for a panic."""
+        self._last_output = time.monotonic()
+        self.console_log.write(data)
+        if self._terminal is not None:
+            self._terminal.write(data)
+        self._panic.feed(data)
+        if self._panic.has_ended:
+            self._guest.stop()
+
+    def _make_gdb(self, gdb: GdbOptions) -> GdbServer:
+        port = self._guest.debug_port()
+        server = GdbServer(gdb.address, port, Monitor(self._options, port, self.quit))
+        self._resources.callback(server.close)
+        if gdb.waits:
+            port.hold()
+        return server

@@ -1,0 +1,407 @@
+"""The life of an instance: its state, who may change it from which, and who is told.
+
+::
+
+    BUILDING --> NEW --start--> RUNNING <--pause, resume--> PAUSED
+        any of them --the guest ends, stop, a signal, a failure--> STOPPED
+
+One thread, the owner's, lives it (`live`); the controls may be called from any other.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from threading import Condition, Lock
+from typing import Final
+
+from msgspec.structs import replace
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import shortages
+from pyvmm.arch.text import printable
+from pyvmm.host.guest import ExitKind
+from pyvmm.host.machine import Usage
+from pyvmm.vm.agent.client import AgentClient
+from pyvmm.vm.control.api import (
+    Balloon,
+    MemoryStatistics,
+    State,
+    Statistics,
+    Status,
+    Vcpu,
+    VcpuStatistics,
+)
+from pyvmm.vm.control.console import ConsoleLog
+from pyvmm.vm.control.failures import refusals, storage_failures
+from pyvmm.vm.control.instance import Instance
+from pyvmm.vm.control.terminal import EndSignals
+from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.options import VmOptions
+
+#: Is told each new state, in order; must not wait for anything.
+Listener = Callable[[Status], None]
+#: Is told what is being done, and how much of it (0 to 1); what it raises ends the building.
+Report = Callable[[str, float], None]
+#: Reads the guest's files and puts it together.
+Assemble = Callable[[ConsoleLog], Instance]
+
+_ANSWER: Final = 1.0  # seconds that a guest has to say how its memory does
+_LIVE: Final = frozenset({State.NEW, State.RUNNING, State.PAUSED})
+_HINTS: Final = {
+    State.BUILDING: "it is not complete yet",
+    State.NEW: "start it first",
+    State.RUNNING: "it was started already",
+    State.PAUSED: "it was started already",
+    State.STOPPED: "it has no guest any more",
+}
+
+
+class _Stopped(Exception):
+    """The building was told to end."""
+
+
+class Lifecycle:
+    """One instance, as its controls see it."""
+
+    def __init__(self, options: VmOptions, listener: Listener | None = None) -> None:
+        self.console_log = ConsoleLog()
+        self._listeners: list[Listener] = [listener] if listener else []
+        self._changed = Condition()  # guards the status, the listeners and the instance's presence
+        self._control = Lock()  # one change of the state at a time
+        self._is_stopping = False
+        self._starts_itself = False
+        self.is_unwanted = False
+        self.last_words = ""  # a paragraph about a guest that died or stayed silent
+        self._refusal: Failure | UserError | None = None  # why it could not be started
+        self._program_status: int | None = None
+        self._instance: Instance | None = None
+        self._status = Status(
+            name=options.name,
+            state=State.BUILDING,
+            pid=os.getpid(),
+            kind="vm" if options.realm is None else "realm",
+            num_cpus=options.num_cpus,
+            ram_size=options.ram_size,
+            kernel=printable(str(options.kernel.absolute())) if options.kernel else None,
+            created=time.time(),
+        )
+
+    # --- the owner's thread -----------------------------------------------------------------
+
+    def live(
+        self,
+        assemble: Assemble,
+        timeout: float | None = None,
+        report: Report | None = None,
+        *,
+        is_started: bool = False,
+    ) -> ExitCode:
+        """Build the guest, wait for its start, and run it to its end.
+
+        Args:
+            assemble: makes the instance; slow, as it reads the guest's files.
+            timeout: seconds after the start after which it is stopped.
+            report: told about the building; an exception of its ends it.
+            is_started: start it at once.
+
+        Raises:
+            UserError: something asked for is wrong.
+            Failure: it could not be made.
+        """
+        code, reason = ExitCode.INTERNAL, "a defect of pyvmm"
+        self._starts_itself = is_started
+        try:
+            with shortages(), EndSignals(self.quit):
+                code, reason = self._live(assemble, timeout, report, is_started=is_started)
+        except Failure as failure:
+            code, reason = failure.code, str(failure)
+            raise
+        except UserError as error:
+            code, reason = ExitCode.BAD_INPUT, str(error)
+            raise
+        finally:
+            self.console_log.close()
+            self._become(
+                State.STOPPED,
+                ended=time.time(),
+                exit_code=code,
+                program_status=self._program_status,
+                reason=reason,
+            )
+        return code
+
+    def _live(
+        self,
+        assemble: Assemble,
+        timeout: float | None,
+        report: Report | None,
+        *,
+        is_started: bool,
+    ) -> tuple[ExitCode, str]:
+        instance: Instance | None = None
+        try:
+            instance = assemble(self.console_log)
+            with refusals():
+                instance.build(lambda done, total: self._step(report, done / (total or 1)))
+            self._instance = instance
+            self._become(State.NEW, rim=instance.rim().hex() or None)
+            if is_started:
+                self.start()
+            self._wait_for(lambda: self._is_stopping or self._status.state != State.NEW)
+            if self._is_stopping:
+                instance.quit()
+            code = instance.wait(timeout)
+            if self._status.started is not None:
+                self.last_words = instance.last_words(code)
+            ended = instance.agent.ended
+            self._program_status = None if ended is None else ended.code
+            if self._refusal is not None:
+                raise self._refusal
+        except _Stopped:
+            code = ExitCode.QUIT
+        finally:
+            if instance is not None:
+                with self._control, storage_failures():  # nobody is about to start it
+                    with self._changed:
+                        self._instance = None
+                    instance.close()
+        return code, _reason(code, instance, timeout)
+
+    def _step(self, report: Report | None, share: float) -> None:
+        if self._is_stopping:
+            raise _Stopped
+        if report is not None:
+            report("measuring" if self._status.kind == "realm" else "loading", share)
+
+    def _become(self, state: State, *old: State, **fields: float | str | None) -> None:
+        """Enter a state; where old ones are given, only from one of them."""
+        with self._changed:
+            if old and self._status.state not in old:
+                return
+            self._status = replace(self._status, state=state, **fields)
+            for listener in self._listeners:
+                listener(self._status)
+            self._changed.notify_all()
+        self.console_log.wake()
+
+    def _wait_for(self, is_so: Callable[[], bool]) -> None:
+        with self._changed:
+            self._changed.wait_for(is_so)
+
+    # --- controls: any thread ---------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        """What it is and how it does."""
+        return self._status
+
+    def subscribe(self, listener: Listener) -> Status:
+        """Tell the listener each new state; return the present one."""
+        with self._changed:
+            self._listeners.append(listener)
+            return self._status
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Tell it no more."""
+        with self._changed:
+            self._listeners.remove(listener)
+
+    def start(self) -> Status:
+        """Let a new guest run.
+
+        Raises:
+            UserError: it is not new; or it cannot be started as it is, and ends.
+            Failure: the RMM refused; the instance ends.
+        """
+        with self._control:
+            instance = self._in(State.NEW)
+            try:
+                with refusals():
+                    instance.start()
+            except (Failure, UserError) as error:
+                self._refusal = error
+                self.quit()
+                raise
+            self._become(State.RUNNING, State.NEW, started=time.time())
+            return self._status
+
+    def pause(self) -> Status:
+        """Hold every vCPU."""
+        with self._control:
+            self._in(State.RUNNING, State.PAUSED).pause()
+            self._become(State.PAUSED, State.RUNNING)
+            return self._status
+
+    def resume(self) -> Status:
+        """Let the vCPUs go on."""
+        with self._control:
+            self._in(State.RUNNING, State.PAUSED).resume()
+            self._become(State.RUNNING, State.PAUSED)
+            return self._status
+
+    def quit(self) -> None:
+        """Stop the guest as if the plug were pulled; does not wait for the end."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+            if self._instance is not None:  # and it is not closed while this lasts
+                self._instance.quit()
+
+    def stop(self) -> Status:
+        """Stop the guest; return when it is shut off."""
+        self.quit()
+        self._wait_for(lambda: self._status.state == State.STOPPED)
+        return self._status
+
+    def destroy(self) -> None:
+        """Stop the guest, and let its owner know that nothing of the instance is to stay."""
+        self.is_unwanted = True
+        self.stop()
+
+    def statistics(self) -> Statistics:
+        """Say what it has done and what it takes.
+
+        Raises:
+            UserError: there is no guest yet, or any more.
+        """
+        instance = self._in(*_LIVE)
+        usage = instance.usage()
+        return Statistics(
+            time.monotonic(),
+            [
+                VcpuStatistics(instructions, _named(counts))
+                for instructions, counts in zip(usage.instructions, instance.exits, strict=True)
+            ],
+            _memory(usage),
+            {name: dict(counters) for name, counters in instance.counters().items()},
+        )
+
+    def debug(self) -> list[Vcpu]:
+        """Say what each vCPU is at.
+
+        Raises:
+            UserError: it is a realm that its host may not debug, or there is no guest.
+        """
+        return self._in(*_LIVE).debug()
+
+    def sysrq(self, key: str) -> None:
+        """Press Alt-SysRq and a key on the console.
+
+        Raises:
+            UserError: there is no such key, or the guest does not run.
+        """
+        self._in(State.RUNNING, State.PAUSED).sysrq(key)
+
+    def nmi(self, cpu: int) -> None:
+        """Send a vCPU an SError.
+
+        Raises:
+            UserError: it is a realm, there is no such vCPU, or the guest does not run.
+        """
+        self._in(State.RUNNING, State.PAUSED).nmi(cpu)
+
+    @property
+    def agent(self) -> AgentClient:
+        """The guest's agent, there or not.
+
+        Raises:
+            UserError: the guest does not run.
+        """
+        if self._status.state == State.PAUSED:
+            raise UserError(f"{self._status.name} is paused: resume it first")
+        return self._in(State.RUNNING, State.PAUSED).agent
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether the guest is being built, or starts next without anybody's doing."""
+        state = self._status.state
+        return state == State.BUILDING or (state == State.NEW and self._starts_itself)
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether there is no reason to wait for the guest's agent."""
+        instance = self._instance
+        if self.is_coming:
+            return False
+        return self._status.state != State.RUNNING or instance is None or instance.agent.is_settled
+
+    def balloon(self, change: int) -> Balloon:
+        """Ask the guest to lend so many bytes more, or less; say how its memory does.
+
+        Raises:
+            UserError: it has no balloon, no driver for it, or not that much memory.
+        """
+        with self._control:
+            instance, status = self._in(*_LIVE), self._status
+            if status.kind == "realm":
+                raise UserError(f"{status.name} is a realm: its memory is not the host's to take")
+            balloon = instance.board.balloon
+            if balloon is None:
+                raise UserError(f"{status.name} has no balloon: create it with --balloon")
+            if status.state != State.NEW and not balloon.has_driver:
+                raise UserError(
+                    f"{status.name} has no driver for its balloon: wait until it has booted, or"
+                    " load virtio_balloon there"
+                )
+            target = balloon.target + change
+            if not 0 <= target <= status.ram_size:
+                raise UserError(
+                    f"{status.name} lends {balloon.target >> 20} of {status.ram_size >> 20} MiB:"
+                    f" that cannot become {target >> 20} MiB"
+                )
+            if change:
+                balloon.resize(target)
+        statistics = balloon.ask(_ANSWER if status.state == State.RUNNING else 0)
+        return Balloon(balloon.target, balloon.actual, statistics)
+
+    def type(self, data: bytes) -> None:
+        """Give input to the console."""
+        self._in(*_LIVE).type(data)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether input would be kept; nobody is to wait for a guest that is not there."""
+        instance = self._instance
+        return instance is None or instance.is_listening
+
+    @property
+    def backlog(self) -> int:
+        """How many bytes of input the guest has not taken yet."""
+        instance = self._instance
+        return 0 if instance is None else instance.backlog
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Tell the guest the size of the terminal."""
+        self._in(*_LIVE).resize(columns, rows)
+
+    def _in(self, *states: State) -> Instance:
+        """Return the instance, which is in one of these states.
+
+        Raises:
+            UserError: it is not.
+        """
+        status, instance = self._status, self._instance
+        if status.state not in states:
+            raise UserError(f"{status.name} is {status.state}: {_HINTS[status.state]}")
+        if instance is None:
+            raise UserError(f"{status.name} is about to end")
+        return instance
+
+
+def _reason(code: ExitCode, instance: Instance | None, timeout: float | None) -> str:
+    if code is ExitCode.CRASHED and instance is not None:
+        return instance.crash_reason
+    if code is ExitCode.TIMEOUT:
+        return f"stopped after {timeout:g} s"
+    return ""
+
+
+def _named(counts: list[int]) -> dict[str, int]:
+    return {kind.name.lower(): counts[kind] for kind in ExitKind}
+
+
+def _memory(usage: Usage) -> dict[str, MemoryStatistics]:
+    return {
+        pas.name.lower(): MemoryStatistics(granules, usage.resident[pas])
+        for pas, granules in usage.granules.items()
+    }

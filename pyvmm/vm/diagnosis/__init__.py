@@ -1,0 +1,1 @@
+"""What is known of a guest that failed, and what its user can try."""

@@ -1,0 +1,105 @@
+"""What a guest that fails looks like from outside, and what its user can try.
+
+The host knows how often the guest stopped running, and for what; of a realm it knows no more.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from pyvmm.host.guest import ExitKind
+from pyvmm.vm.memory_map import RAM_BASE, UART_BASE, MemoryMap
+from pyvmm.vm.options import VmOptions
+
+#: So many exceptions sent into a guest that has not said a word are no probing of the hardware.
+MANY_FAULTS: Final = 1000
+
+_NO_PROGRAM: Final = (
+    "the root file system has no program to start with, or one that is not for arm64: check the"
+    " disk and init="
+)
+_FIRST_PROGRAM_ENDED: Final = (
+    "the first program of the guest ended: its last lines on the console say why; init= chooses"
+    " another"
+)
+_SERROR: Final = (
+    "an SError: `pyvmm debug --nmi` sends one, and so does an access to memory that does not exist"
+)
+#: Kernel messages and what causes them; the first that matches counts.
+_PANICS: Final = (
+    (r"No working init found|Requested init ", _NO_PROGRAM),
+    (r"Attempted to kill init", _FIRST_PROGRAM_ENDED),
+    (r"(?i)out of memory|deadlocked on memory|swiotlb", "too little memory: give more with -m"),
+    (r"sysrq triggered crash", "the panic was requested (SysRq c)"),
+    (r"SError", _SERROR),
+)
+
+
+def explain(options: VmOptions, exits: Sequence[int]) -> str:
+    """Return what a silent guest looks like and what to try; ``exits`` by ``ExitKind``."""
+    if options.realm is not None:
+        return _explain_realm(options, exits)
+    if exits[ExitKind.OTHER] >= MANY_FAULTS:
+        return (
+            "it faults over and over, as a kernel does that is built for another machine; here RAM"
+            f" begins at {RAM_BASE:#x} and a 16550 UART is at {UART_BASE:#x} (--dump-dtb has the"
+            " rest)"
+        )
+    if exits[ExitKind.MMIO]:
+        if _console(options) in options.bootargs:
+            return "it uses devices, but stops before it uses its console; try -p earlycon"
+        return f"it uses devices, but writes to another console; try {_console(options)} with -p"
+    return (
+        "it never used a device: the kernel is damaged, or does not get as far as its console; try"
+        " -p earlycon, and pyvmm debug or --gdb to see where it is"
+    )
+
+
+def _explain_realm(options: VmOptions, exits: Sequence[int]) -> str:
+    alias = 1 << MemoryMap(options.ram_size, options.num_cpus).ipa_bits - 1
+    earlycon = f"earlycon=uart,mmio,{UART_BASE | alias:#x}"
+    if re.search(rf"earlycon=\S*,0x0*{UART_BASE:x}\b", options.bootargs):
+        return f"a realm cannot reach the address of its earlycon=; try {earlycon}"
+    if exits[ExitKind.MMIO] or exits[ExitKind.RIPAS] or exits[ExitKind.HOST_CALL]:
+        if _console(options) in options.bootargs:
+            return (
+                "it speaks to its host, but stops before it uses its console; try -p with"
+                f" {earlycon}, which replaces all parameters in a realm"
+            )
+        return (
+            f"it speaks to its host, but writes to another console; try {_console(options)} with"
+            f" -p, which replaces all parameters in a realm, or {earlycon}"
+        )
+    return (
+        "it asked its host for nothing but memory, as a kernel does that is not made for realms"
+        " (Linux is from 6.13 on) or that is damaged; try it without --realm, or with"
+        f" -p {earlycon}"
+    )
+
+
+def _console(options: VmOptions) -> str:
+    return "console=hvc0" if options.console == "virtio" else "console=ttyS0"
+
+
+def explain_panic(options: VmOptions, message: str) -> str:
+    """Return what causes a kernel panic with this message, and what to try."""
+    if "Unable to mount root fs" in message:
+        return _explain_no_root(options)
+    for pattern, cause in _PANICS:
+        if re.search(pattern, message):
+            return cause
+    return "the call trace on the console shows where it happened"
+
+
+def _explain_no_root(options: VmOptions) -> str:
+    if not options.disks and options.initrd is None:
+        return "the guest has neither a disk (-d) nor an initial RAM disk (-i)"
+    if options.disks and "root=" not in options.bootargs:
+        way = "-p replaces a realm's default parameters" if options.realm else "--nodefaults"
+        return f"the kernel parameters have no root= ({way}): add root=/dev/vda with -p"
+    if options.initrd is None:
+        return (
+            "the kernel has no driver for the disk, or root= names another: give the kernel's"
+            " initial RAM disk with -i, and root=/dev/vda for the first disk"
+        )
+    return "the initial RAM disk is not for this kernel, or root= names a disk that does not exist"

@@ -1,0 +1,1 @@
+"""Images and loaders: making the files of a guest, and reading them."""

@@ -1,0 +1,441 @@
+"""A guest to try: Debian's arm64 kernel, an initial RAM disk and a small root file system.
+
+Packages are unpacked, never installed: their maintainer scripts are arm64 programs.  What they
+would have done is little, and written out below (accounts, links, a first process of our own).
+"""
+
+import hashlib
+import importlib.resources
+import json
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm import guests
+from pyvmm.vm.images.apt import PrivateApt, find_tool, require_tools
+from pyvmm.vm.images.cpio import CpioArchive
+from pyvmm.vm.images.ext4 import EPOCH, choose_size, make_disk, scan_tree
+from pyvmm.vm.images.loader import unpack_kernel
+
+#: Told what is being done and how far the whole build is, in percent.
+Report = Callable[[str, float], None]
+
+#: Realms need Linux's arm64 RSI support.
+OLDEST_KERNEL: Final = (6, 13)
+#: A package as apt-get takes it, with a version or a release.
+_PACKAGE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9+.:=/~_-]*")
+_SUITES: Final = ("stable", "stable-backports", "testing")
+#: The newest kernel of any suite; everything else from one release.
+_PREFERENCES: Final = {"linux-*": "version *", "*": "release a=stable"}
+_USERLAND: Final = (
+    *("base-files", "bash", "busybox-static", "coreutils", "curl", "dash", "findutils", "grep"),
+    *("gzip", "hostname", "iproute2", "iputils-ping", "less", "libc-bin", "mawk", "mount"),
+    *("ncurses-base", "procps", "sed", "tar", "util-linux"),
+)
+
+_BUS: Final = "virtio_mmio"
+#: Drivers that the initial RAM disk loads where their device is there: device alias → modules.
+_DRIVERS: Final = {
+    "virtio:d00000001": ("virtio_net",),
+    "virtio:d00000002": ("virtio_blk", "ext4"),
+    "virtio:d00000004": ("virtio_rng",),
+    "virtio:d00000005": ("virtio_balloon",),
+    "platform:arm-cca-dev": ("arm_cca_guest",),  # attestation, where the guest is a realm
+}
+_INITRD_COMMANDS: Final = (
+    *("chroot", "cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
+)
+#: Commands that the packages above lack and busybox has.
+_BUSYBOX_COMMANDS: Final = (
+    *("clear", "hexdump", "insmod", "ip", "killall", "lsmod", "modinfo", "modprobe", "nc"),
+    *("nslookup", "ping", "rmmod", "strings", "traceroute", "udhcpc", "unxz", "unzip", "vi"),
+    *("wget", "xxd", "xz"),
+)
+_SIGNATURE_MAGIC: Final = b"~Module signature appended~\n"
+_SIGNATURE_INFO_SIZE: Final = 12  # struct module_signature; its last word is the signature's size
+_LEAST_DISK: Final = 512 << 20
+_ROOM: Final = 256 << 20
+
+
+def _fstab(*mounts: tuple[str, str, str]) -> str:
+    return "".join(f"{kind} {where} {kind} {options} 0 0\n" for kind, where, options in mounts)
+
+
+_INITRD_FSTAB: Final = _fstab(
+    ("devtmpfs", "/dev", "defaults"), ("proc", "/proc", "defaults"), ("sysfs", "/sys", "defaults")
+)
+_FILES: Final[Mapping[str, str]] = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n",
+    "etc/hostname": "debian\n",
+    "etc/hosts": "127.0.0.1 localhost debian\n::1 localhost\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+    "etc/fstab": _fstab(
+        ("proc", "/proc", "defaults"),
+        ("sysfs", "/sys", "defaults"),
+        ("devpts", "/dev/pts", "gid=5,mode=620"),
+        ("tmpfs", "/run", "mode=755"),
+        ("tmpfs", "/tmp", "defaults"),  # noqa: S108  the guest's, not ours
+    ),
+    # Scripts read the console too: no escape sequences but those that a program asks for.
+    "etc/inputrc": "set enable-bracketed-paste off\nset bell-style none\n",
+    "etc/profile": "PS1='\\u@\\h:\\w\\$ '\nalias ls='ls --color=auto'\n",
+}
+_LINKS: Final[Mapping[str, str]] = {
+    "usr/bin/awk": "mawk",
+    "usr/bin/pager": "less",
+    "usr/sbin/halt": "poweroff",
+    "usr/sbin/reboot": "poweroff",
+    "usr/sbin/shutdown": "poweroff",
+}
+_SCRIPTS: Final[Mapping[str, str]] = {
+    "usr/sbin/init": "rootfs-init.sh",
+    "usr/sbin/poweroff": "poweroff.sh",
+    "usr/local/bin/attest": "attest.sh",
+    "etc/udhcpc/default.script": "udhcpc.sh",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The files of a guest, in one directory."""
+
+    directory: Path
+
+    @property
+    def kernel(self) -> Path:
+        """The arm64 Image."""
+        return self.directory / "Image"
+
+    @property
+    def initrd(self) -> Path:
+        """The initial RAM disk."""
+        return self.directory / "initrd.img"
+
+    @property
+    def rootfs(self) -> Path:
+        """The disk."""
+        return self.directory / "rootfs.img"
+
+    @property
+    def manifest(self) -> Path:
+        """What the files were made from; written last, so it tells that they are whole."""
+        return self.directory / "image.json"
+
+    def is_made_from(self, recipe: str) -> bool:
+        """Tell whether all files are there and were made by this recipe."""
+        try:
+            made_from = json.loads(self.manifest.read_text())["recipe"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return False
+        return made_from == recipe and all(
+            path.exists() for path in (self.kernel, self.initrd, self.rootfs)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is asked of an image: packages to unpack beside ours, with all they depend on.
+
+    ``size`` is that of the disk in bytes; 0 for what the packages need, and some room.  ``kernel``
+    is the flavour of Debian's kernel, with which its package's name ends.
+    """
+
+    packages: tuple[str, ...] = ()
+    size: int = 0
+    kernel: str = "cloud-arm64"
+
+    @property
+    def digest(self) -> str:
+        """Return a digest of everything here that shapes an image."""
+        scripts = (_script(name) for name in sorted(_script_names()))
+        asked = [*sorted(self.packages), str(self.size), self.kernel]
+        texts = [Path(__file__).read_text(), *scripts, *asked]
+        parts = [*map(str.encode, texts), guests.agent()]
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+    def choose_size(self, needed: int) -> int:
+        """Return the disk's size if its files need so many bytes.
+
+        Raises:
+            UserError: that is more than was asked for.
+        """
+        what = "Debian with these packages" if self.packages else "Debian"
+        return choose_size(self.size, needed, what, room=_ROOM, least=_LEAST_DISK)
+
+
+def build_debian(
+    output: Path,
+    cache: Path,
+    report: Report,
+    *,
+    recipe: Recipe | None = None,
+    force: bool = False,
+) -> Image:
+    """Make the Debian guest, unless it is there already.
+
+    Args:
+        output: directory for the files.
+        cache: directory for package lists and packages.
+        report: told what is going on.
+        recipe: what is in it.
+        force: make it anew, from the packages of today.
+
+    Raises:
+        UserError: no such package, no apt, a missing tool, or no space.
+    """
+    recipe = recipe or Recipe()
+    for name in recipe.packages:
+        if not _PACKAGE.fullmatch(name):
+            raise UserError(f"--with {name}: not a name that a Debian package can have")
+    image = Image(output)
+    if not force and image.is_made_from(recipe.digest):
+        return image
+    if find_tool("apt-get") is None:
+        raise UserError(
+            "no apt here to fetch Debian with: bring an arm64 kernel (Linux 6.13 or newer, virtio"
+            " built in) as Image and its ext4 disk as rootfs.img, then"
+            " pyvmm run --realm --kernel Image --disk rootfs.img"
+        )
+    require_tools(**{"dpkg-deb": "dpkg", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs"})
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".build-", dir=output) as scratch:
+            _build(image, Path(scratch), cache, recipe, report)
+    except OSError as error:
+        raise UserError(f"{error.filename or output}: {error.strerror}: choose --output") from error
+    return image
+
+
+def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Report) -> None:
+    apt = PrivateApt(cache / "apt-arm64", "arm64")
+    apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.2))
+    packages = (*_USERLAND, *recipe.packages)
+    recipe.choose_size(apt.installed_size(packages))  # before the rest takes minutes
+    kernel_debs = apt.download(
+        _kernel_packages(apt, recipe.kernel), lambda percent: report("kernel", 20 + percent * 0.2)
+    )
+    userland_debs = apt.download_closure(
+        packages, lambda percent: report("userland", 40 + percent * 0.2)
+    )
+
+    made = Image(scratch)
+    kernel_tree, root = scratch / "kernel", scratch / "root"
+    for done, deb in enumerate(kernel_debs):
+        report("unpacking the kernel", 60 + 5 * done / len(kernel_debs))
+        _unpack(deb, kernel_tree)
+    for done, deb in enumerate(userland_debs):
+        report("unpacking the userland", 65 + 20 * done / len(userland_debs))
+        _unpack(deb, root)
+
+    report("initial RAM disk", 85)
+    made.kernel.write_bytes(unpack_kernel(_find_kernel(kernel_tree).read_bytes(), "the kernel"))
+    modules = Modules(next(kernel_tree.glob("**/lib/modules/*")))
+    made.initrd.write_bytes(make_initrd(modules, _busybox(root)))
+    report("root file system", 88)
+    complete_root(root, modules)
+    make_rootfs(root, made.rootfs, recipe)
+    made.manifest.write_text(
+        json.dumps(
+            {
+                "recipe": recipe.digest,
+                "kernel": modules.release,
+                "packages": sorted(deb.stem for deb in [*kernel_debs, *userland_debs]),
+            },
+            indent=1,
+        )
+    )
+    for path in (made.kernel, made.initrd, made.rootfs, made.manifest):
+        path.replace(image.directory / path.name)
+    report("done", 100)
+
+
+def _script_names() -> Iterator[str]:
+    yield "initrd-init.sh"
+    yield from _SCRIPTS.values()
+
+
+def _script(name: str) -> str:
+    return (importlib.resources.files("pyvmm.vm.images") / "scripts" / name).read_text()
+
+
+def _kernel_packages(apt: PrivateApt, flavour: str) -> list[str]:
+    """Return the packages of the newest kernel: image, modules, and what releases split off."""
+    kernel = f"linux-image-{flavour}"
+    version = apt.candidate(kernel)
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None or (int(match[1]), int(match[2])) < OLDEST_KERNEL:
+        raise UserError(
+            f"the newest {kernel} in {', '.join(_SUITES)} is {version or 'missing'}; a realm needs"
+            f" {'.'.join(map(str, OLDEST_KERNEL))}: use a mirror that carries these suites"
+        )
+    is_part = re.compile(rf"linux-.*\d[^-]*-{flavour}").fullmatch
+    return [name for name in apt.dependencies(kernel) if is_part(name)]
+
+
+def _unpack(deb: Path, directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    _call(["dpkg-deb", "--extract", str(deb), str(directory)])
+
+
+def _call(command: Sequence[str], **env: str) -> None:
+    """Run a tool that must succeed."""
+    path = find_tool(command[0]) or command[0]
+    result = subprocess.run(
+        [path, *command[1:]],
+        env=os.environ | env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no word"])[-1]
+        raise UserError(f"{command[0]} failed ({last}): is there space, is the download whole?")
+
+
+def _find_kernel(tree: Path) -> Path:
+    """Return the kernel's file: releases keep it in /boot or beside the modules."""
+    for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"):
+        for path in tree.glob(pattern):
+            return path
+    raise UserError("Debian's kernel package holds no kernel where one is known: try another suite")
+
+
+def _busybox(root: Path) -> bytes:
+    return (root / "usr/bin/busybox").read_bytes()
+
+
+class Modules:
+    """The kernel modules of one release, with their dependencies."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.release = directory.name
+        self._dependencies: dict[str, list[str]] = {}
+        self._paths = {
+            _module_name(path): path for path in sorted(directory.glob("kernel/**/*.ko*"))
+        }
+
+    def content(self, name: str) -> bytes:
+        """Return a module's ELF object, decompressed."""
+        path = self._paths[name]
+        data = path.read_bytes()
+        return lzma.decompress(data) if path.suffix == ".xz" else data
+
+    def unsigned(self, name: str) -> bytes:
+        """Return a module's ELF object without its signature.
+
+        To verify it costs an interpreted guest a second a module, and says no more than that the
+        module is the kernel's, which we took care of; a realm's measurement covers it anyway.
+        """
+        data = self.content(name)
+        if not data.endswith(_SIGNATURE_MAGIC):
+            return data
+        end = len(data) - len(_SIGNATURE_MAGIC)
+        size = int.from_bytes(data[end - 4 : end])
+        return data[: end - _SIGNATURE_INFO_SIZE - size]
+
+    def load_order(self, names: Iterable[str]) -> list[str]:
+        """Return modules with all they depend on, in an order in which they load.
+
+        A driver that is no module is built into the kernel and left out.
+        """
+        order: dict[str, None] = {}
+        for name in names:
+            if name in self._paths:
+                order |= dict.fromkeys([*self.load_order(self.dependencies(name)), name])
+        return list(order)
+
+    def dependencies(self, name: str) -> list[str]:
+        """Return the modules that a module names in its `.modinfo` section."""
+        if name not in self._dependencies:
+            match = re.search(rb"\0depends=([^\0]*)\0", self.content(name))
+            listed = match[1].decode().split(",") if match else []
+            self._dependencies[name] = [_underscored(needed) for needed in listed if needed]
+        return self._dependencies[name]
+
+    def dependency_file(self) -> str:
+        """Return modules.dep: what depmod would have written when the package was installed."""
+        lines = []
+        for name, path in self._paths.items():
+            needed = reversed(self.load_order([name])[:-1])
+            places = [self._paths[n].relative_to(self.directory) for n in needed]
+            lines.append(f"{path.relative_to(self.directory)}: {' '.join(map(str, places))}\n")
+        return "".join(lines)
+
+
+def _module_name(path: Path) -> str:
+    return _underscored(path.name.split(".")[0])
+
+
+def _underscored(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def make_initrd(modules: Modules, busybox: bytes) -> bytes:
+    """Return the initial RAM disk: not compressed, for the guest would pay more than we save."""
+    archive = CpioArchive()
+    for directory in ("bin", "dev", "etc", "lib", "lib/modules", "mnt", "proc", "root", "sys"):
+        archive.add_directory(directory)
+    archive.add_char_device("dev/console", 5, 1)
+    archive.add_file("etc/fstab", _INITRD_FSTAB.encode())
+    archive.add_file("bin/busybox", busybox, 0o755)
+    for command in _INITRD_COMMANDS:
+        archive.add_symlink(f"bin/{command}", "busybox")
+    for name in modules.load_order([_BUS, *chain.from_iterable(_DRIVERS.values())]):
+        archive.add_file(f"lib/modules/{name}.ko", modules.unsigned(name))
+    drivers = {alias: modules.load_order(names) for alias, names in _DRIVERS.items()}
+    lines = (f"{alias} {' '.join(needed)}\n" for alias, needed in drivers.items())
+    archive.add_file("lib/modules/drivers", "".join(lines).encode())
+    archive.add_file("init", _script("initrd-init.sh").encode(), 0o755)
+    return archive.finish()
+
+
+def complete_root(root: Path, modules: Modules) -> None:
+    """Do what installing the packages would have done, and put our first process in place."""
+    for directory in ("dev", "proc", "sys", "run", "root", "tmp", "mnt", "etc"):
+        (root / directory).mkdir(exist_ok=True)
+    for name, text in _FILES.items():
+        (root / name).write_text(text)
+    for name, script in _SCRIPTS.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_text(_script(script))
+        path.chmod(0o755)
+    agent = root / "usr/sbin/pyvmm-agent"
+    agent.write_bytes(guests.agent())
+    agent.chmod(0o755)
+    for name, target in _LINKS.items():
+        _link(root / name, target)
+    present = {path.name for path in (*root.glob("usr/bin/*"), *root.glob("usr/sbin/*"))}
+    for command in set(_BUSYBOX_COMMANDS) - present:
+        _link(root / "usr/bin" / command, "busybox")
+    for clutter in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian"):
+        shutil.rmtree(root / clutter, ignore_errors=True)
+    place = root / "usr/lib/modules" / modules.release
+    shutil.copytree(
+        modules.directory, place, ignore=shutil.ignore_patterns("System.map", "vmlinuz", "dtb")
+    )
+    (place / "modules.dep").write_text(modules.dependency_file())
+
+
+def _link(path: Path, target: str) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def make_rootfs(root: Path, disk: Path, recipe: Recipe) -> None:
+    """Write a tree into a new ext4 disk; the same packages give the same bytes."""
+    tree = scan_tree(root, newest=EPOCH)
+    make_disk(disk, tree, recipe.choose_size(tree.needed_size), "debian")

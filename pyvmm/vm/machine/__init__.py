@@ -1,0 +1,1 @@
+"""The machine of a VM: its devices, their places, its device tree and its payload."""

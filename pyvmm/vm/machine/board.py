@@ -1,0 +1,194 @@
+"""The devices of a guest, each at its place in the machine's map, and what they are backed by.
+
+The places are those of the plan (`pyvmm.vm.machine.plan`), which the device tree describes to the
+guest.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from pyvmm.arch.gic import GICR_SIZE
+from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.devices.bus import Bus, IrqLine, MmioDevice
+from pyvmm.devices.disk import RawDisk
+from pyvmm.devices.dma import DmaFault, GuestDma
+from pyvmm.devices.ioloop import IoLoop
+from pyvmm.devices.mc146818 import Mc146818
+from pyvmm.devices.pl031 import Pl031
+from pyvmm.devices.uart import Uart
+from pyvmm.devices.virtio.balloon import VirtioBalloon
+from pyvmm.devices.virtio.blk import VirtioBlk
+from pyvmm.devices.virtio.console import VirtioConsole
+from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.mmio import VirtioMmio
+from pyvmm.devices.virtio.port import PortUser, VirtioPort
+from pyvmm.devices.virtio.rng import VirtioRng
+from pyvmm.host.guest import Guest
+from pyvmm.host.vgic import Vgic
+from pyvmm.host.vgic_mmio import Distributor, Redistributor
+from pyvmm.vm import memory_map
+from pyvmm.vm.agent.protocol import PORT_NAME
+from pyvmm.vm.machine.plan import Kind, PlannedDevice, device_plan
+from pyvmm.vm.memory_map import MemoryMap
+from pyvmm.vm.options import VmOptions, disk_serials
+
+
+class Board:
+    """What a guest finds on its bus: what all guests have, and the devices of its options.
+
+    Args:
+        resources: told what to close at the end: event loop, disks, networks.
+        sink: takes what the guest writes to its console, from the thread of a vCPU.
+        size: columns and rows of the terminal; (0, 0) if there is none.
+        agent: the user of the port for the guest's agent.
+        notify: told of a disk whose storage fails; any thread.
+
+    Raises:
+        UserError: a disk or network as asked for is not to be had.
+    """
+
+    def __init__(
+        self,
+        options: VmOptions,
+        guest: Guest,
+        bus: Bus,
+        vgic: Vgic,
+        resources: ExitStack,
+        *,
+        sink: Callable[[bytes], None],
+        size: tuple[int, int],
+        agent: PortUser,
+        notify: Callable[[str], None],
+    ) -> None:
+        self.dma = GuestDma(guest.dma)
+        self.devices: dict[str, VirtioDevice] = {}  # by name on the bus
+        self.uart: Uart
+        self.hvc: VirtioConsole | None = None
+        self.balloon: VirtioBalloon | None = None
+        self.port: VirtioPort | None = None
+        self._options = options
+        self._guest = guest
+        self._bus = bus
+        self._vgic = vgic
+        self._resources = resources
+        self._sink = sink
+        self._size = size
+        self._agent = agent
+        self._notify = notify
+        self._told: set[str] = set()
+        self._loop = IoLoop()
+        resources.callback(self._loop.stop)
+        self._loop.start()
+        self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
+        for device in device_plan(options):
+            place = device.place
+            bus.add(place.base, place.size, self._make(device), device.name)
+
+    def _irq(self, device: PlannedDevice) -> IrqLine:
+        """Return the line of a device with one interrupt."""
+        (spi,) = device.place.spis
+        return partial(self._vgic.set_spi, memory_map.NUM_PRIVATE_INTIDS + spi)
+
+    def _add_gic(self, layout: MemoryMap) -> None:
+        self._bus.add(memory_map.GICD_BASE, layout.gicd_size, Distributor(self._vgic), "gicd")
+        for cpu in range(layout.num_cpus):
+            base = layout.gicr_base + cpu * GICR_SIZE
+            self._bus.add(base, GICR_SIZE, Redistributor(self._vgic, cpu), f"gicr{cpu}")
+
+    def _make(self, device: PlannedDevice) -> MmioDevice:
+        """Make a device, with its host side."""
+        match device.kind:
+            case Kind.UART:
+                return self._serial_port(device)
+            case Kind.RTC:
+                return Mc146818()
+            case Kind.PL031:
+                return Pl031(self._irq(device), self._loop.set_timer)
+            case Kind.BLK:
+                return self._plug(device, self._disk(device.index))
+            case Kind.NET:
+                return self._card(device)
+            case Kind.HVC:
+                self.hvc = VirtioConsole(self._sink, self._size)
+                return self._plug(device, self.hvc)
+            case Kind.RNG:
+                return self._plug(device, VirtioRng())
+            case Kind.BALLOON:
+                self.balloon = VirtioBalloon(self._release)
+                return self._plug(device, self.balloon)
+            case Kind.AGENT:
+                self.port = VirtioPort(PORT_NAME, self._agent)
+                return self._plug(device, self.port)
+
+    def _serial_port(self, device: PlannedDevice) -> Uart:
+        """Make a serial port: the first is the console, the others go nowhere."""
+        uart = Uart(self._irq(device), _drop if device.index else self._sink)
+        if not device.index:
+            self.uart = uart
+        return uart
+
+    def _disk(self, index: int) -> VirtioBlk:
+        disks = self._options.disks
+        path, serial = disks[index].path, disk_serials(disks)[index]
+        image = RawDisk(path, is_read_only=disks[index].is_read_only)
+        self._resources.callback(_close_disk, image)
+        return VirtioBlk(
+            image,
+            serial.encode(),
+            is_bounced=self._options.realm is not None,
+            on_failure=partial(self._tell_failure, path),
+            is_over=lambda: self._guest.outcome is not None,
+        )
+
+    def _card(self, device: PlannedDevice) -> VirtioMmio:
+        from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415  only with a network
+        from pyvmm.vm.machine.network import open_backend  # noqa: PLC0415
+
+        network = self._options.network
+        assert network is not None  # noqa: S101  the plan has a card
+        backend = open_backend(network, self._loop)
+        self._resources.callback(backend.close)
+        is_bounced = self._options.realm is not None
+        card = VirtioNet(backend, network.mac, is_bounced=is_bounced)
+        window = self._plug(device, card)
+        backend.start(card)
+        return window
+
+    def _plug(self, device: PlannedDevice, virtio: VirtioDevice) -> VirtioMmio:
+        """Put a virtio device behind its window."""
+        self.devices[device.name] = virtio
+        return VirtioMmio(
+            virtio,
+            self.dma,
+            self._irq(device),
+            access_platform=self._options.realm is not None,
+            is_halting=lambda: self._guest.is_halting,
+        )
+
+    def _release(self, addr: int, size: int) -> None:
+        try:
+            self._guest.release(addr, size)
+        except GranuleProtectionFault as fault:
+            raise DmaFault(addr, size) from fault
+
+    def _tell_failure(self, disk: Path, error: OSError) -> None:
+        """Say what is wrong with a disk's storage, each thing once: the guest tries again."""
+        line = f"disk {disk}: {error.strerror}; the guest gets I/O errors"
+        if line not in self._told:
+            self._told.add(line)
+            self._notify(line)
+
+
+def _drop(_data: bytes) -> None:
+    """Be the line of a serial port that goes nowhere."""
+
+
+def _close_disk(disk: RawDisk) -> None:
+    """Close a disk; what the guest wrote, and perhaps did not flush, stays."""
+    try:
+        if not disk.is_read_only:
+            disk.flush()
+    finally:
+        disk.close()

@@ -1,0 +1,100 @@
+"""The payload of a guest: kernel, initial RAM disk and device tree, each at its place in RAM."""
+
+import os
+from pathlib import Path
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import read_file, write_file
+from pyvmm.host.guest import GuestConfig, Segment
+from pyvmm.vm import guests, memory_map
+from pyvmm.vm.images.loader import Kernel, load_flat, load_kernel, read_payload
+from pyvmm.vm.machine.plan import device_plan
+from pyvmm.vm.memory_map import MIB, RAM_BASE, MemoryMap, Placement
+from pyvmm.vm.options import VmOptions
+
+_FDT_MAGIC = b"\xd0\x0d\xfe\xed"
+
+
+def make_config(options: VmOptions) -> GuestConfig:
+    """Read and lay out everything that is in the guest's memory when it starts.
+
+    Raises:
+        UserError: a file is not what it should be, or all of it does not fit.
+    """
+    kernel = (
+        load_flat(guests.hello(), "the built-in guest")
+        if options.kernel is None
+        else load_kernel(options.kernel, options.ram_size)
+    )
+    initrd = read_payload(options.initrd, "initrd", options.ram_size) if options.initrd else b""
+    placement = memory_map.place(options.ram_size, len(initrd), RAM_BASE + kernel.end)
+    if placement is None:
+        needed = kernel.end + len(initrd)
+        raise UserError(
+            f"kernel and initrd need {needed // MIB + 4} MiB, which do not fit below the device"
+            f" tree in {options.ram_size // MIB} MiB of guest memory: give more with -m"
+        )
+    segments = [Segment(RAM_BASE + offset, data, "kernel") for offset, data in kernel.segments]
+    if initrd:
+        segments.append(Segment(placement.initrd, initrd, "initrd"))
+    if options.dtb is None:
+        _check_parameters(options, kernel)
+    dtb = _dtb(options, placement, len(initrd))
+    segments.append(Segment(placement.dtb, dtb, "device tree"))
+    return GuestConfig(
+        num_cpus=options.num_cpus,
+        ram_base=RAM_BASE,
+        ram_size=options.ram_size,
+        segments=tuple(segments),
+        entry=RAM_BASE + kernel.entry,
+        args=(placement.dtb, 0, 0, 0),
+        stolen_time=memory_map.PV_TIME_BASE,
+    )
+
+
+def _check_parameters(options: VmOptions, kernel: Kernel) -> None:
+    size, limit = len(os.fsencode(options.bootargs)), kernel.max_parameters
+    if limit is not None and size > limit:
+        added = size - len(os.fsencode(options.params or ""))
+        defaults = f", {added} of them the default ones (--nodefaults leaves those out)"
+        raise UserError(
+            f"the kernel parameters have {size} bytes{defaults if added else ''}: Linux takes"
+            f" {limit}, give fewer with -p"
+        )
+
+
+def _dtb(options: VmOptions, placement: Placement, initrd_size: int) -> bytes:
+    """Return the user's device tree or ours, as large as its place is.
+
+    It is written out where that is asked for.
+    """
+    blob = _read_dtb(options.dtb) if options.dtb else _build_dtb(options, placement, initrd_size)
+    blob = blob.ljust(memory_map.DTB_SIZE, b"\0")
+    if options.dump_dtb is not None:
+        try:
+            write_file(options.dump_dtb, blob)
+        except OSError as error:
+            raise UserError(f"--dump-dtb {options.dump_dtb}: {error.strerror}") from None
+    return blob
+
+
+def _read_dtb(path: Path) -> bytes:
+    blob = read_file(path, "device tree", memory_map.DTB_SIZE)
+    if not blob.startswith(_FDT_MAGIC) or int.from_bytes(blob[4:8]) > len(blob):
+        raise UserError(f"device tree {path} is none: give what dtc -O dtb or --dump-dtb wrote")
+    return blob
+
+
+def _build_dtb(options: VmOptions, placement: Placement, initrd_size: int) -> bytes:
+    from pyvmm.vm.machine.device_tree import Description, build_fdt  # noqa: PLC0415  libfdt only where needed
+
+    span = (placement.initrd, placement.initrd + initrd_size) if initrd_size else None
+    return build_fdt(
+        Description(
+            map=MemoryMap(options.ram_size, options.num_cpus),
+            bootargs=options.bootargs,
+            initrd=span,
+            devices=device_plan(options),
+            is_realm=options.realm is not None,
+        )
+    )

@@ -1,0 +1,163 @@
+"""The device tree that a guest gets: kvmtool's nodes, the Realm VM specification's interrupts.
+
+The same description gives the same bytes, so a realm's measurement can be computed beforehand.
+Source: Devicetree Specification 0.4; the bindings of each node's `compatible` in Linux.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import libfdt
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.gic import affinity_of
+from pyvmm.devices import uart
+from pyvmm.devices.tree import Trigger
+from pyvmm.vm import memory_map
+from pyvmm.vm.machine.plan import Kind, PlannedDevice
+from pyvmm.vm.memory_map import MemoryMap
+
+_GIC_PHANDLE: Final = 1
+_SPI, _PPI = 0, 1
+#: Secure physical, non-secure physical, virtual and hypervisor timer.
+_TIMER_PPIS: Final = (13, 14, 11, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a guest's device tree says beyond the fixed map."""
+
+    map: MemoryMap
+    bootargs: str
+    initrd: tuple[int, int] | None = None  # first IPA, and the first after it
+    devices: tuple[PlannedDevice, ...] = ()
+    is_realm: bool = False
+
+
+def build_fdt(description: Description) -> bytes:
+    """Return the flattened device tree.
+
+    Raises:
+        UserError: the command line makes it larger than the place it has.
+    """
+    tree = _Tree()
+    with tree.node(""):
+        tree.cells("interrupt-parent", _GIC_PHANDLE)
+        tree.text("compatible", "linux,dummy-virt")
+        tree.cells("#address-cells", 2)
+        tree.cells("#size-cells", 2)
+        _chosen(tree, description)
+        _memory(tree, description.map)
+        _cpus(tree, description.map.num_cpus)
+        _gic(tree, description.map)
+        _timer(tree)
+        for device in description.devices:
+            device.describe(tree, device.place)
+        _psci(tree, "smc" if description.is_realm else "hvc")
+        with tree.node("aliases"):
+            for device in description.devices:
+                if device.kind is Kind.UART:
+                    tree.text(f"serial{device.index}", uart.node_path(device.place))
+    return tree.finish()
+
+
+class _Tree:
+    """A device tree being written from its root on."""
+
+    def __init__(self) -> None:
+        self._writer = libfdt.FdtSw()
+        self._writer.finish_reservemap()
+        self._last_phandle = _GIC_PHANDLE
+
+    @contextmanager
+    def node(self, name: str) -> Iterator[None]:
+        with self._writer.add_node(name):
+            yield
+
+    def text(self, name: str, *values: str) -> None:
+        self._writer.property(name, b"".join(os.fsencode(value) + b"\0" for value in values))
+
+    def cells(self, name: str, *values: int) -> None:
+        self._writer.property(name, struct.pack(f">{len(values)}I", *values))
+
+    def wide_cells(self, name: str, *values: int) -> None:
+        self._writer.property(name, struct.pack(f">{len(values)}Q", *values))
+
+    def flag(self, name: str) -> None:
+        self._writer.property(name, b"")
+
+    def interrupts(self, spis: tuple[int, ...], trigger: Trigger) -> None:
+        self.cells("interrupts", *(cell for spi in spis for cell in (_SPI, spi, trigger)))
+
+    def new_phandle(self) -> int:
+        self._last_phandle += 1
+        return self._last_phandle
+
+    def finish(self) -> bytes:
+        fdt = self._writer.as_fdt()
+        fdt.pack()
+        blob = bytes(fdt.as_bytearray())
+        if len(blob) > memory_map.DTB_SIZE:
+            raise UserError("the kernel parameters are too long: keep -p below 60 KiB")
+        return blob
+
+
+def _chosen(tree: _Tree, description: Description) -> None:
+    with tree.node("chosen"):
+        tree.text("bootargs", description.bootargs)
+        tree.text("stdout-path", "serial0")
+        if description.initrd is not None:
+            tree.wide_cells("linux,initrd-start", description.initrd[0])
+            tree.wide_cells("linux,initrd-end", description.initrd[1])
+
+
+def _memory(tree: _Tree, layout: MemoryMap) -> None:
+    with tree.node(f"memory@{memory_map.RAM_BASE:x}"):
+        tree.text("device_type", "memory")
+        tree.wide_cells("reg", memory_map.RAM_BASE, layout.ram_size)
+
+
+def _cpus(tree: _Tree, num_cpus: int) -> None:
+    with tree.node("cpus"):
+        tree.cells("#address-cells", 1)
+        tree.cells("#size-cells", 0)
+        for affinity in map(affinity_of, range(num_cpus)):
+            with tree.node(f"cpu@{affinity:x}"):
+                tree.text("device_type", "cpu")
+                tree.text("compatible", "arm,arm-v8")
+                tree.text("enable-method", "psci")
+                tree.cells("reg", affinity)
+
+
+def _gic(tree: _Tree, layout: MemoryMap) -> None:
+    with tree.node(f"intc@{memory_map.GICD_BASE:x}"):
+        tree.text("compatible", "arm,gic-v3")
+        tree.cells("#interrupt-cells", 3)
+        tree.flag("interrupt-controller")
+        tree.cells("#address-cells", 2)
+        tree.cells("#size-cells", 2)
+        tree.flag("ranges")
+        tree.wide_cells(
+            "reg",
+            *(memory_map.GICD_BASE, layout.gicd_size),
+            *(layout.gicr_base, layout.gicr_size),
+        )
+        tree.cells("phandle", _GIC_PHANDLE)
+
+
+def _timer(tree: _Tree) -> None:
+    with tree.node("timer"):
+        tree.text("compatible", "arm,armv8-timer")
+        lines = ((_PPI, ppi, Trigger.LEVEL_LOW) for ppi in _TIMER_PPIS)
+        tree.cells("interrupts", *(cell for line in lines for cell in line))
+        tree.flag("always-on")
+
+
+def _psci(tree: _Tree, method: str) -> None:
+    with tree.node("psci"):
+        tree.text("compatible", "arm,psci-1.0", "arm,psci-0.2", "arm,psci")
+        tree.text("method", method)

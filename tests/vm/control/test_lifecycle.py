@@ -1,0 +1,352 @@
+"""The states of an instance: who may change them from which, and what is told of it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.rmi import RmiFid, RmiStatus
+from pyvmm.devices.bus import Bus
+from pyvmm.devices.disk import RawDisk
+from pyvmm.host.guest import Outcome, RealmOptions
+from pyvmm.host.rmi import RmiFailed
+from pyvmm.vm import memory_map
+from pyvmm.vm.control.api import State, Status
+from pyvmm.vm.control.lifecycle import Lifecycle
+from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.options import DiskOptions, VmOptions
+from tests.vm.stage import END_OF_PANIC, Living, show
+
+CONTROLS: dict[str, Callable[[Lifecycle], object]] = {
+    "start": Lifecycle.start,
+    "pause": Lifecycle.pause,
+    "resume": Lifecycle.resume,
+    "statistics": Lifecycle.statistics,
+    "type": lambda lifecycle: lifecycle.type(b"x"),
+    "resize": lambda lifecycle: lifecycle.resize(80, 24),
+    "debug": Lifecycle.debug,
+    "sysrq": lambda lifecycle: lifecycle.sysrq("h"),
+    "nmi": lambda lifecycle: lifecycle.nmi(0),
+}
+LOOKS = ("statistics", "type", "resize", "debug")
+
+
+@pytest.fixture
+def living() -> Iterator[Living]:
+    """Return a new instance."""
+    with Living() as made:
+        made.until(State.NEW)
+        yield made
+
+
+def states(living: Living) -> list[State]:
+    """List the states that were told."""
+    return [status.state for status in living.told]
+
+
+def test_the_whole_life(living: Living) -> None:
+    """Each state is told, and the guest does what it is told to."""
+    lifecycle = living.lifecycle
+    assert lifecycle.start().state == State.RUNNING
+    assert lifecycle.pause().state == State.PAUSED
+    assert lifecycle.resume().state == State.RUNNING
+    assert lifecycle.stop().state == State.STOPPED
+    assert living.end() is ExitCode.QUIT
+    assert states(living) == ["new", "running", "paused", "running", "shut off"]
+    assert living.guest.calls == ["start", "pause", "resume"]
+    assert living.guest.is_closed
+    last = living.told[-1]
+    assert (last.exit_code, last.reason) == (ExitCode.QUIT, "")
+    assert last.created <= (last.started or 0) <= (last.ended or 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "allowed"),
+    [
+        (State.NEW, {"start", *LOOKS}),
+        (State.RUNNING, {"pause", "resume", "sysrq", "nmi", *LOOKS}),
+        (State.PAUSED, {"pause", "resume", "sysrq", "nmi", *LOOKS}),
+        (State.STOPPED, set()),
+    ],
+)
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_is_refused_where_it_makes_no_sense(
+    living: Living, state: State, allowed: set[str], control: str
+) -> None:
+    """With one line that says why; nothing has changed then."""
+    if state != State.NEW:
+        living.lifecycle.start()
+    if state == State.PAUSED:
+        living.lifecycle.pause()
+    if state == State.STOPPED:
+        living.lifecycle.stop()
+    before = states(living)
+    if control in allowed:
+        CONTROLS[control](living.lifecycle)
+        return
+    with pytest.raises(UserError, match=rf"^r1 is {state}: (it|start) "):
+        CONTROLS[control](living.lifecycle)
+    assert states(living) == before
+
+
+def test_nothing_can_be_done_while_it_is_built() -> None:
+    """But to stop it."""
+    lifecycle = Lifecycle(VmOptions(name="r1"))
+    for control in CONTROLS.values():
+        with pytest.raises(UserError, match="r1 is building: it is not complete yet"):
+            control(lifecycle)
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+@pytest.mark.parametrize("count", [1, 4])
+def test_stop_ends_it_whoever_asks(living: Living, *, is_started: bool, count: int) -> None:
+    """Once or several at the same time: all see it shut off."""
+    if is_started:
+        living.lifecycle.start()
+    seen: list[Status] = []
+    threads = [
+        threading.Thread(target=lambda: seen.append(living.lifecycle.stop())) for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert [status.state for status in seen] == [State.STOPPED] * count
+    assert living.lifecycle.stop().exit_code == ExitCode.QUIT
+    assert not living.lifecycle.is_unwanted
+
+
+def test_destroy_is_a_stop_that_its_owner_knows_of(living: Living) -> None:
+    """He is the one to remove what there is."""
+    living.lifecycle.destroy()
+    assert living.lifecycle.is_unwanted
+    assert states(living)[-1] == State.STOPPED
+
+
+def test_one_of_many_starts_it(living: Living) -> None:
+    """The others learn that it was started."""
+    results: list[str] = []
+
+    def start() -> None:
+        try:
+            living.lifecycle.start()
+            results.append("started")
+        except UserError as error:
+            results.append(str(error))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(results) == [*["r1 is running: it was started already"] * 7, "started"]
+    assert living.guest.calls == ["start"]
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "reason"),
+    [
+        (lambda _: Outcome.OFF, ExitCode.OK, ""),
+        (lambda _: Outcome.CRASHED, ExitCode.CRASHED, "a reason"),
+        (lambda bus: show(bus, END_OF_PANIC), ExitCode.PANIC, ""),
+    ],
+)
+def test_status_says_how_it_ended(
+    living: Living, script: Callable[[Bus], Outcome | None], code: ExitCode, reason: str
+) -> None:
+    """By the exit code, and a reason where that does not say it all."""
+    living.stage.guest._script = script  # type: ignore[union-attr]
+    living.lifecycle.start()
+    assert living.end() is code
+    status = living.lifecycle.status
+    assert (status.state, status.exit_code, status.reason) == (State.STOPPED, code, reason)
+
+
+def test_timeout_counts_from_the_start() -> None:
+    """What waits to be started waits as long as it takes."""
+    with Living(timeout=0.05) as living:
+        living.until(State.NEW)
+        living._thread.join(0.2)
+        assert living._thread.is_alive()
+        living.lifecycle.start()
+        assert living.end() is ExitCode.TIMEOUT
+    assert living.lifecycle.status.reason == "stopped after 0.05 s"
+
+
+def test_building_is_reported_and_can_be_stopped() -> None:
+    """What was made is given back."""
+    shares: list[tuple[str, float]] = []
+    for name, options in (
+        ("loading", VmOptions(name="r1")),
+        ("measuring", VmOptions(name="r1", realm=RealmOptions())),
+    ):
+        living = Living(options)
+
+        def report(doing: str, share: float, living: Living = living) -> None:
+            shares.append((doing, share))
+            living.lifecycle.quit()
+
+        assert living.lifecycle.live(living.assemble, report=report) is ExitCode.QUIT
+        assert shares.pop() == (name, 0.0)
+        assert not shares
+        assert living.guest.is_closed
+        assert states(living) == ["shut off"]
+        living.stage.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            RmiFailed(RmiFid.RMI_REALM_CREATE, (1, 2), RmiStatus.ERROR_INPUT),
+            ExitCode.REFUSED,
+            "the RMM refused RMI_REALM_CREATE: ERROR_INPUT, an argument is invalid",
+        ),
+        (MemoryError("no 0x1000 bytes"), ExitCode.REFUSED, "not enough memory for the guest"),
+        (UserError("a mistake"), ExitCode.BAD_INPUT, "a mistake"),
+        (Failure(ExitCode.UNREACHABLE, "a failure"), ExitCode.UNREACHABLE, "a failure"),
+    ],
+)
+def test_what_cannot_be_built_is_a_line_and_a_code(
+    error: Exception, code: ExitCode, line: str
+) -> None:
+    """For who made it, and in the status."""
+    living = Living()
+
+    def report(_doing: str, _share: float) -> None:
+        raise error
+
+    with pytest.raises((Failure, UserError)) as caught:
+        living.lifecycle.live(living.assemble, report=report)
+    assert str(caught.value).startswith(line)
+    assert living.lifecycle.status.exit_code == code
+    assert living.lifecycle.status.reason == str(caught.value)
+    assert living.guest.is_closed
+    living.stage.close()
+
+
+def test_our_own_defect_is_no_secret() -> None:
+    """It is raised, and the status says so."""
+    living = Living()
+
+    def report(_doing: str, _share: float) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        living.lifecycle.live(living.assemble, report=report)
+    assert living.lifecycle.status.exit_code == ExitCode.INTERNAL
+    assert living.guest.is_closed
+    living.stage.close()
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+def test_disks_are_flushed_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_failing: bool
+) -> None:
+    """Though nobody in the guest has asked for it; if that fails, the exit code says so."""
+    flushed: list[bool] = []
+
+    def flush(_disk: RawDisk) -> None:
+        flushed.append(True)
+        if is_failing:
+            raise OSError(5, "Input/output error")
+
+    (tmp_path / "disk").write_bytes(bytes(4096))
+    (tmp_path / "other").write_bytes(bytes(4096))
+    monkeypatch.setattr(RawDisk, "flush", flush)
+    disks = (DiskOptions(tmp_path / "disk"), DiskOptions(tmp_path / "other", is_read_only=True))
+    with Living(VmOptions(name="r1", disks=disks)) as living:
+        living.until(State.NEW)
+        living.lifecycle.stop()
+    assert flushed == [True]
+    status = living.lifecycle.status
+    if is_failing:
+        assert status.exit_code == ExitCode.STORAGE
+        assert "Input/output error" in status.reason
+        assert isinstance(living.error, Failure)
+    else:
+        assert status.exit_code == ExitCode.QUIT
+    RawDisk(tmp_path / "disk").close()  # it is not locked any more
+
+
+def test_a_realm_that_cannot_be_activated_ends(living: Living) -> None:
+    """Who starts it is told why, and so is its owner."""
+
+    def refuse(_bus: Bus) -> None:
+        raise RmiFailed(RmiFid.RMI_REALM_ACTIVATE, (1,), RmiStatus.ERROR_REALM)
+
+    living.stage.guest._script = refuse  # type: ignore[union-attr]
+    with pytest.raises(
+        Failure, match="RMI_REALM_ACTIVATE: ERROR_REALM, the realm's state does not"
+    ):
+        living.lifecycle.start()
+    living.end()
+    assert living.lifecycle.status.state == State.STOPPED
+    assert living.lifecycle.status.exit_code == ExitCode.REFUSED
+
+
+def test_balloon_is_resized_within_the_memory() -> None:
+    """Who has none, or asks for more than there is, is told."""
+    with Living(VmOptions(name="r1", ram_size=64 << 20, has_balloon=True)) as living:
+        living.until(State.NEW)
+        balloon = living.lifecycle.balloon
+        assert balloon(8 << 20).target == 8 << 20
+        assert balloon(-(3 << 20)).target == 5 << 20
+        for change in (-(6 << 20), 60 << 20):
+            with pytest.raises(UserError, match="r1 lends 5 of 64 MiB: that cannot become"):
+                balloon(change)
+        assert balloon(0).target == 5 << 20
+        living.lifecycle.start()
+        for change in (0, 1 << 20):
+            with pytest.raises(UserError, match="r1 has no driver for its balloon: wait until"):
+                balloon(change)
+    with Living(VmOptions(name="r1", realm=RealmOptions())) as living:
+        living.until(State.NEW)
+        with pytest.raises(UserError, match="not the host's to take"):
+            living.lifecycle.balloon(0)
+    with Living() as living:
+        living.until(State.NEW)
+        with pytest.raises(UserError, match="create it with --balloon"):
+            living.lifecycle.balloon(0)
+
+
+def test_status_has_the_measurement(living: Living) -> None:
+    """Once there is one."""
+    assert living.lifecycle.status.rim == "1234"
+    assert Lifecycle(VmOptions(name="r1", realm=RealmOptions())).status.rim is None
+
+
+def test_statistics_name_what_they_count(living: Living) -> None:
+    """Exits by kind, memory by physical address space, devices by name."""
+    statistics = living.lifecycle.statistics()
+    (vcpu,) = statistics.vcpus
+    assert vcpu.instructions == 7
+    assert vcpu.exits["mmio"] == vcpu.exits["host_call"] == 1
+    assert set(statistics.memory) == {"ns", "secure", "realm", "root"}
+    assert statistics.memory["realm"].resident == 4096
+    assert statistics.devices["console"] == {"output_bytes": 0}
+
+
+def test_sysrq_is_a_break_and_a_key(living: Living) -> None:
+    """On the serial port; what is no key is refused."""
+    living.lifecycle.start()
+    living.lifecycle.sysrq("h")
+    bus = living.guest.bus
+    bus.write(memory_map.UART_BASE + 1, 1, 1)  # IER.RDI
+    read = [bus.read(memory_map.UART_BASE + offset, 1) for offset in (5, 0, 0)]
+    assert read == [0x71, 0, ord("h")]
+    for key in ("", "hh", "\x00", "é", "-"):
+        with pytest.raises(UserError, match="give one letter or digit"):
+            living.lifecycle.sysrq(key)
+
+
+def test_an_serror_is_for_a_cpu_that_there_is(living: Living) -> None:
+    """The guest gets it; another number is refused."""
+    living.lifecycle.start()
+    living.lifecycle.nmi(0)
+    for cpu in (-1, 1):
+        with pytest.raises(UserError, match="there are only 1"):
+            living.lifecycle.nmi(cpu)
+    assert living.guest.calls == ["start", "SError to 0"]

@@ -1,0 +1,81 @@
+"""The device tree, read back with libfdt."""
+
+import struct
+
+import libfdt
+import pytest
+
+from pyvmm.arch.errors import UserError
+from pyvmm.vm import memory_map
+from pyvmm.vm.machine.device_tree import Description, build_fdt
+from pyvmm.vm.machine.plan import device_plan
+from pyvmm.vm.memory_map import MIB, MemoryMap
+from pyvmm.vm.options import VmOptions
+
+DEVICES = device_plan(VmOptions(console="virtio", has_rng=True))
+SMALL = Description(MemoryMap(512 * MIB, 2), "console=ttyS0", (0x8FC0_0000, 0x8FC0_0123), DEVICES)
+
+
+class Tree:
+    """A device tree to ask by path."""
+
+    def __init__(self, blob: bytes) -> None:
+        self._fdt = libfdt.FdtRo(blob)
+
+    def bytes(self, path: str, name: str) -> bytes:
+        """Return a property's value."""
+        return bytes(self._fdt.getprop(self._fdt.path_offset(path), name))
+
+    def cells(self, path: str, name: str) -> tuple[int, ...]:
+        """Return a property as 32-bit cells."""
+        value = self.bytes(path, name)
+        return struct.unpack(f">{len(value) // 4}I", value)
+
+    def has(self, path: str) -> bool:
+        """Tell whether a node is there."""
+        return int(self._fdt.path_offset(path, [libfdt.NOTFOUND])) >= 0
+
+
+def test_tree_is_the_same_for_the_same_guest() -> None:
+    """A realm's measurement depends on it."""
+    assert build_fdt(SMALL) == build_fdt(SMALL)
+
+
+def test_chosen_says_what_to_boot() -> None:
+    """Command line, console and initial RAM disk."""
+    tree = Tree(build_fdt(SMALL))
+    assert tree.bytes("/chosen", "bootargs") == b"console=ttyS0\0"
+    assert tree.bytes("/chosen", "stdout-path") == b"serial0\0"
+    assert tree.cells("/chosen", "linux,initrd-end") == (0, 0x8FC0_0123)
+    assert tree.bytes("/aliases", "serial0") == b"/U6_16550A@1000000\0"
+    assert tree.has("/U6_16550A@1000000")
+
+
+def test_interrupts_are_those_of_the_realm_vm_specification() -> None:
+    """UARTs have SPI 0 to 3, level; virtio devices SPI 4 on, edge."""
+    tree = Tree(build_fdt(SMALL))
+    assert tree.cells("/U6_16550A@1003000", "interrupts") == (0, 3, 4)
+    assert tree.cells("/virtio@3000200", "interrupts") == (0, 5, 1)
+    assert not tree.has("/virtio@3000400")
+
+
+def test_cpus_and_redistributors_agree() -> None:
+    """There is one redistributor a CPU, right below the distributor."""
+    tree = Tree(build_fdt(SMALL))
+    assert tree.has("/cpus/cpu@1")
+    assert not tree.has("/cpus/cpu@2")
+    reg = tree.cells(f"/intc@{memory_map.GICD_BASE:x}", "reg")
+    assert reg == (0, 0x3FFF_0000, 0, 0x1_0000, 0, 0x3FFB_0000, 0, 0x4_0000)
+
+
+@pytest.mark.parametrize(("is_realm", "method"), [(False, b"hvc\0"), (True, b"smc\0")])
+def test_psci_conduit_tells_a_realm(is_realm: bool, method: bytes) -> None:
+    """Linux looks for RSI only where PSCI goes by SMC."""
+    description = Description(MemoryMap(64 * MIB, 1), "", is_realm=is_realm)
+    assert Tree(build_fdt(description)).bytes("/psci", "method") == method
+
+
+def test_overlong_parameters_are_refused() -> None:
+    """The tree has 64 KiB."""
+    with pytest.raises(UserError, match="too long"):
+        build_fdt(Description(MemoryMap(64 * MIB, 1), "x" * 70_000))

@@ -1,0 +1,60 @@
+"""Who is warned of too little memory, and who is not."""
+
+import pytest
+
+from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
+from pyvmm.vm.machine.needs import memory_warning
+from pyvmm.vm.memory_map import MIB, RAM_BASE
+from pyvmm.vm.options import VmOptions, parse_network
+
+NETWORK = parse_network("mode=user")
+DEBIAN = 38 * MIB
+
+
+def config(kernel_size: int, banner: bytes = b"Linux version 7.2.12+deb14") -> GuestConfig:
+    """Return a payload with a kernel of this size, in two segments as of an ELF file."""
+    first = Segment(RAM_BASE, banner.rjust(kernel_size - 4096, b"\0"), "kernel")
+    others = (Segment(RAM_BASE, bytes(4096), "kernel"), Segment(RAM_BASE, bytes(4096), "initrd"))
+    return GuestConfig(1, RAM_BASE, 0, (first, *others), RAM_BASE)
+
+
+@pytest.mark.parametrize(("realm", "least"), [(None, 144), (RealmOptions(), 224)])
+def test_a_large_kernel_in_little_memory_gets_a_warning(
+    realm: RealmOptions | None, least: int
+) -> None:
+    """It says how much it has, and how much is needed; from there on there is none."""
+
+    def warning(mebibytes: int) -> str:
+        options = VmOptions(ram_size=mebibytes * MIB, realm=realm, network=NETWORK)
+        return memory_warning(options, config(DEBIAN))
+
+    assert warning(least) == ""
+    assert warning(least - 1).startswith(f"-m {least - 1}M may be too little")
+    assert f"needs {least}M in a {'realm' if realm else 'VM'}" in warning(64)
+
+
+def test_a_small_kernel_needs_less() -> None:
+    """Of one's own, or the built-in guest."""
+    assert memory_warning(VmOptions(ram_size=8 * MIB, realm=RealmOptions()), config(8 * MIB)) == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "ram_size", "params", "is_warned"),
+    [
+        (b"7.3.4-cloud-arm64", 512, None, True),
+        (b"10.0", 1023, None, True),
+        (b"7.3.4-cloud-arm64", 1024, None, False),
+        (b"7.3.4-cloud-arm64", 512, "root=/dev/vda rw swiotlb=512", False),
+        (b"7.2.13+deb14-cloud-arm64", 512, None, False),
+        (b"next", 512, None, False),
+    ],
+)
+def test_a_network_card_may_fill_the_bounce_pool_of_a_new_kernel(
+    version: bytes, ram_size: int, params: str | None, *, is_warned: bool
+) -> None:
+    """Only in a realm, with a card, and where the user has not said how large the pool is."""
+    realm, payload = RealmOptions(), config(DEBIAN, b"Linux version " + version)
+    options = VmOptions(ram_size=ram_size * MIB, realm=realm, params=params, network=NETWORK)
+    assert ("swiotlb=512" in memory_warning(options, payload)) == is_warned
+    assert memory_warning(VmOptions(ram_size=512 * MIB, network=NETWORK), payload) == ""
+    assert memory_warning(VmOptions(ram_size=512 * MIB, realm=realm), payload) == ""

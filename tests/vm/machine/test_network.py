@@ -1,0 +1,83 @@
+"""What carries a guest's frames: what was asked for, else what this host has."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pyvmm.arch.errors import UserError
+from pyvmm.devices import libslirp
+from pyvmm.devices.ioloop import IoLoop
+from pyvmm.devices.net_stream import StreamBackend
+from pyvmm.vm.machine.network import open_backend
+from pyvmm.vm.options import NetworkOptions, parse_network
+
+needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
+
+
+def card(text: str) -> NetworkOptions:
+    """Read options of a network card."""
+    network = parse_network(text)
+    assert network is not None
+    return network
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where programs are found, and nowhere else."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def put_passt(directory: Path, script: str) -> None:
+    """Install a passt."""
+    passt = directory / "passt"
+    passt.write_text(f"#!/bin/sh\n{script}\n")
+    passt.chmod(0o755)
+
+
+def test_passt_that_does_not_start_leaves_a_way_out(programs: Path, loop: IoLoop) -> None:
+    """Nobody gets another program than the one that is there without knowing."""
+    put_passt(programs, "echo Not permitted >&2; exit 1")
+    words = "^passt: Not permitted; backend=slirp does without passt$"
+    with pytest.raises(UserError, match=words):
+        open_backend(card("mode=user"), loop)
+    with pytest.raises(UserError, match=r"^passt: Not permitted$"):
+        open_backend(card("backend=passt"), loop)
+
+
+@pytest.mark.parametrize("options", ["mode=user", "backend=passt"])
+def test_passt_is_first(programs: Path, loop: IoLoop, options: str) -> None:
+    """It is made for this, and fast."""
+    put_passt(programs, f"echo started >{programs}/log")
+    with closing(open_backend(card(options), loop)):
+        assert (programs / "log").read_text() == "started\n"
+
+
+@needs_slirp
+@pytest.mark.parametrize("options", ["mode=user", "backend=slirp"])
+def test_libslirp_is_second(programs: Path, loop: IoLoop, options: str) -> None:
+    """Where there is no passt, or it is asked for."""
+    if options == "backend=slirp":
+        put_passt(programs, f"echo started >{programs}/log")
+    with closing(open_backend(card(options), loop)) as backend:
+        assert isinstance(backend, StreamBackend)
+    assert not (programs / "log").exists()
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("mode=user", "install the package passt or libslirp0, or give -n mode=tap"),
+        ("backend=passt", "install the package passt"),
+        ("backend=slirp", "install the package libslirp0"),
+    ],
+)
+def test_neither_is_refused_in_one_line(
+    loop: IoLoop, monkeypatch: pytest.MonkeyPatch, options: str, words: str
+) -> None:
+    """It says which package to install."""
+    monkeypatch.setattr(libslirp, "_LIBRARY", "libslirp.so.none")
+    with pytest.raises(UserError, match=f"{words}$"):
+        open_backend(card(options), loop)
