@@ -18,7 +18,7 @@ PYVMM := $(VENV)/bin/pyvmm
 GUEST := build/debian
 
 CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/core/*.decode \
-    pyvmm/core/build.py pyvmm/core/gen.py pyvmm/core/gen/*)
+    pyvmm/core/build.py pyvmm/core/generate.py pyvmm/core/gen/*)
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
@@ -72,31 +72,5 @@ format: setup
 	@$(PY) -m ruff format .
 
 gen: $(VENV)/.packages
-	@$(PY) -m pyvmm.core.gen
+	@$(PY) -m pyvmm.core.generate
 	@$(PY) -m pyvmm.vm.control.schema
-	@$(PY) -m tests.vm.agent_program
-	@PYTHONPATH=. $(PY) tools/rmm_abi.py
-
-man: setup
-	@$(PY) -m pyvmm.cli.common.manual build/man
-
-bench: setup
-	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))
-
-soak: setup
-	@$(PY) -m pytest -m slow $(if $(SEED),--seed $(SEED))
-
-coverage: setup
-	@$(PY) -m coverage run -m pytest tests/rmm tests/monitor
-	@$(PY) -m coverage report
-
-mutation: setup
-	@PYTHONPATH=. $(PY) tools/mutation.py $(ONLY)
-
-sanitize: setup
-	@CC="$(CC)" tools/sanitize.sh address $(PY)
-	@CC="$(CC)" tools/sanitize.sh thread $(PY)
-
-clean:
-	@rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache \
-	    ./*.egg-info pyvmm/core/_core.c pyvmm/core/_core.*.so

@@ -15,7 +15,7 @@ from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rsi import RsiFid
 from pyvmm.arch.smccc import SmcccFid
 from pyvmm.arch.sysregs import SYSREGS
-from pyvmm.core.gen import Row, encodings, load_rows
+from pyvmm.core.generate import Row, encodings, load_rows
 from pyvmm.host.guest import GuestConfig, Segment
 from pyvmm.vm import memory_map
 from tests.core.program import assemble, branch

@@ -8,7 +8,8 @@ from cffi import FFI
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-gen = importlib.import_module("gen")  # the package is not importable while it is being built
+# The package cannot be imported while it is being built.
+generate = importlib.import_module("generate")
 
 BEGIN, END = "/* cdef: begin */", "/* cdef: end */"
 OPTIONS = [
@@ -41,7 +42,7 @@ ffi.set_source(
     '#include "api.h"',
     sources=sources(),
     include_dirs=["pyvmm/core"],
-    define_macros=[("CORE_DIGEST", f'"{gen.digest()}"')],
+    define_macros=[("CORE_DIGEST", f'"{generate.digest()}"')],
     extra_compile_args=[*OPTIONS, "-fno-gcse"],
     depends=[
         str(path) for path in (*HERE.glob("*.h"), *HERE.glob("*.inc"), *(HERE / "gen").glob("*.h"))

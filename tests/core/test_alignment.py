@@ -14,7 +14,7 @@ import pytest
 
 from pyvmm.arch.exits import ExitReason
 from pyvmm.core import decode
-from pyvmm.core.gen import Row, encodings, load_rows
+from pyvmm.core.generate import Row, encodings, load_rows
 from tests.core import words
 from tests.core.subject import UNDEFINED
 from tests.core.system import (

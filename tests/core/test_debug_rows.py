@@ -10,7 +10,7 @@ import pytest
 
 from pyvmm.arch.exits import ExitReason
 from pyvmm.core import PeContext
-from pyvmm.core.gen import Row, encodings, load_rows
+from pyvmm.core.generate import Row, encodings, load_rows
 from tests.core import program, values, words
 from tests.core.debugger import READ, WRITE, Debugger, stops
 from tests.core.subject import Subject, decodes

@@ -16,7 +16,7 @@ from itertools import islice
 import pytest
 from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
 
-from pyvmm.core.gen import Row, encodings, load_rows
+from pyvmm.core.generate import Row, encodings, load_rows
 from tests.core import program, values, words
 from tests.core.oracle import Oracle, undefined_oracle
 from tests.core.subject import Subject, decodes

@@ -15,7 +15,7 @@ import pytest
 
 from pyvmm.arch.pas import Pas
 from pyvmm.core import decode
-from pyvmm.core.gen import Row, encodings, load_rows
+from pyvmm.core.generate import Row, encodings, load_rows
 from tests.core import program, values, words
 from tests.core.debugger import Debugger
 from tests.core.oracle import Oracle

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pyvmm.core.gen import Row
+from pyvmm.core.generate import Row
 from tests.core import program
 from tests.core.values import RECORD_SIZE
 

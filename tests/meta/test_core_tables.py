@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pyvmm.core.gen import encodings, load_rows
+from pyvmm.core.generate import encodings, load_rows
 
 CORE = Path(__file__).parents[2] / "pyvmm" / "core"
 
@@ -20,7 +20,7 @@ def core_text() -> str:
 
 def test_generated_files_are_fresh() -> None:
     """What is committed under gen/ is what the tables give."""
-    check = [sys.executable, "-m", "pyvmm.core.gen", "--check"]
+    check = [sys.executable, "-m", "pyvmm.core.generate", "--check"]
     result = subprocess.run(check, cwd=CORE.parents[1], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
