@@ -214,10 +214,6 @@ struct machine {
 
 /* interp.c */
 void interp_run(struct cpu *cpu);
-uint64_t cpu_pstate(const struct cpu *cpu);              /* SPSR layout, M from el/spsel */
-void cpu_set_pstate(struct cpu *cpu, uint64_t spsr);     /* also banks SP and selects TLB, fetch TLB, fp_trap */
-void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel); /* banks SP, selects TLBs, updates fp_trap */
-void cpu_set_pan(struct cpu *cpu, bool pan);
 
 /* code.c: decoded pages */
 struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa); /* decoded page of a granule, made if absent */
@@ -264,7 +260,6 @@ void mmu_flush_all(struct cpu *cpu);
 void mmu_flush_va(struct cpu *cpu, uint64_t va, uint64_t size);
 void mmu_flush_writes(struct cpu *cpu, const uint8_t *host_page); /* drop write tags to that host page */
 void mmu_flush_data(struct cpu *cpu); /* the first-level TLBs of data accesses */
-enum mmu_index mmu_index(const struct cpu *cpu); /* for the current EL and PAN */
 
 /* gpc.c */
 int gpc_check(struct machine *machine, enum pas pas, uint64_t pa); /* 0, or the DFSC/IFSC-style fault code 0x28 (not on a walk) */
@@ -280,7 +275,6 @@ bool raise_alignment(struct cpu *cpu, uint64_t va, bool write);             /* d
  * `insn`: the word of the instruction, for the ISV syndrome of a stage-2 data abort. */
 enum step exception_take(struct cpu *cpu, uint32_t insn);
 enum step exception_irq(struct cpu *cpu); /* take the pending virtual IRQ/FIQ/SError to EL1, cpu->pc = interrupted instruction */
-void fp_access_update(struct cpu *cpu);
 
 /* pauth.c: pointer authentication.  A function that can raise returns false with cpu->exc raised. */
 void pauth_init(struct cpu *cpu);
@@ -304,7 +298,6 @@ enum step debug_resume(struct cpu *cpu, uint64_t executed);
 bool debug_may_step(const struct cpu *cpu, uint64_t spsr);
 void debug_step(struct cpu *cpu, uint32_t insn); /* `insn` is executed now; */
 void debug_not_stepped(struct cpu *cpu);         /* no, it raised an exception and did nothing */
-void cpu_select(struct cpu *cpu);                /* interp.c: the TLBs of the current EL */
 
 /* sysreg.c, timer.c, gic_cpuif.c */
 uint64_t timer_counter(struct machine *machine, const struct cpu *cpu); /* CNTPCT */
@@ -327,35 +320,9 @@ static INLINE void cpu_request(struct cpu *cpu, uint32_t what) {
     atomic_fetch_or_explicit(&cpu->request, what, memory_order_seq_cst);
 }
 
-/*
- * PSTATE.BTYPE costs a branch nothing but two stores: an indirect branch says of which instruction, by its number, it is
- * about.  BTYPE_ANY: of the one at cpu->pc, whatever its number.
- */
-#define BTYPE_ANY (-1ll)
-static INLINE unsigned cpu_btype(const struct cpu *cpu) {
-    bool holds = cpu->btype_at == (int64_t)cpu->icount << 4 || cpu->btype_at == BTYPE_ANY;
-    return holds && cpu->machine->features & FEATURE_BTI ? cpu->btype : 0;
-}
 static INLINE bool is_guarded(const struct cpu *cpu, uint64_t va) { /* va's page: in the fetch TLB, or the one that runs */
     unsigned slot = (va >> GRANULE_SHIFT) & (FETCH_SIZE - 1);
     return cpu->guarded[slot / 64] >> slot % 64 & 1;
-}
-
-/* Flags from the result of an operation. */
-static INLINE void set_nz64(struct cpu *cpu, uint64_t result) {
-    cpu->nf = cpu->zf = result;
-}
-static INLINE void set_nz32(struct cpu *cpu, uint32_t result) {
-    cpu->nf = cpu->zf = (uint64_t)(int64_t)(int32_t)result;
-}
-static INLINE uint32_t cpu_nzcv(const struct cpu *cpu) { /* NZCV in bits 31:28 */
-    return (uint32_t)((cpu->nf >> 63) << 31 | (uint64_t)(cpu->zf == 0) << 30 | cpu->cf << 29 | cpu->vf << 28);
-}
-static INLINE void cpu_set_nzcv(struct cpu *cpu, uint32_t nzcv) {
-    cpu->nf = (uint64_t)(nzcv >> 31) << 63;
-    cpu->zf = !(nzcv >> 30 & 1);
-    cpu->cf = nzcv >> 29 & 1;
-    cpu->vf = nzcv >> 28 & 1;
 }
 
 #endif

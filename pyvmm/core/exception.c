@@ -30,7 +30,6 @@ enum exception_class {
 #define HCR_HCD (1ull << 29)
 #define HCR_TEA (1ull << 37)
 #define MDCR_TDE (1ull << 8)
-#define CPTR_TFP (1ull << 10)
 #define SCTLR_SPAN (1ull << 23)
 #define SCTLR_DSSBS (1ull << 44)
 
@@ -272,16 +271,4 @@ enum step exception_return(struct cpu *cpu, uint64_t target) {
     cpu->pc = branch_address(cpu, target);
     irq_mask_changed(cpu);
     return STEP_JUMP;
-}
-
-/* ---- FP and SIMD access ---- */
-
-/* fp_trap: the EL that an FP or SIMD instruction traps to now, or 0. */
-void fp_access_update(struct cpu *cpu) {
-    unsigned enabled = cpu->st.cpacr_el1 >> 20 & 3; /* FPEN: 3 all, 1 EL1 only */
-    if (enabled != 3 && !(enabled == 1 && cpu->el)) {
-        cpu->fp_trap = 1;
-    } else {
-        cpu->fp_trap = cpu->st.cptr_el2 & CPTR_TFP ? 2 : 0;
-    }
 }

@@ -20,7 +20,7 @@
 #include <emmintrin.h>
 #endif
 
-#include "cpu.h"
+#include "pstate.h"
 
 /* sz, op and the like are constants at every call: the handler of an op is then a few instructions and one cold call. */
 #define FP_INLINE static inline __attribute__((always_inline))

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "cpu.h"
+#include "pstate.h"
 
 #define GUEST_ACCESS(bits)                                                                                            \
     static INLINE uint##bits##_t guest_load##bits(const void *host) {                                                 \

@@ -7,7 +7,7 @@
 #ifndef PYVMM_CORE_MMU_H
 #define PYVMM_CORE_MMU_H
 
-#include "cpu.h"
+#include "pstate.h"
 
 /* Fault status codes (DFSC/IFSC); those of a walk have the level added. */
 enum fsc {

@@ -4,7 +4,7 @@
 #ifndef PYVMM_CORE_PAGE_H
 #define PYVMM_CORE_PAGE_H
 
-#include "cpu.h"
+#include "pstate.h"
 
 /* The word in a slot of a decoded page, as memory holds it now. */
 uint32_t code_word(const struct insn *ops, unsigned slot);

@@ -12,7 +12,7 @@
 #include <tmmintrin.h>
 #endif
 
-#include "cpu.h"
+#include "pstate.h"
 #include "mem.h"
 
 #include "gen/calls.h"

@@ -7,17 +7,10 @@
 #ifndef PYVMM_CORE_SYSREG_H
 #define PYVMM_CORE_SYSREG_H
 
-#include "cpu.h"
+#include "pstate.h"
 #include "mmu.h"
 
 #define ENCODE(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
-
-#define PSTATE_D 0x200u
-#define PSTATE_A 0x100u
-#define PSTATE_I 0x080u
-#define PSTATE_F 0x040u
-#define PSTATE_DAIF 0x3c0u
-#define PSTATE_SS (1u << 21)
 
 #define MDSCR_SS (1ull << 0)
 #define MDSCR_KDE (1ull << 13)

@@ -1,0 +1,51 @@
+/*
+ * PSTATE: its fields, the condition flags, and what depends on the exception level.
+ */
+#ifndef PYVMM_CORE_PSTATE_H
+#define PYVMM_CORE_PSTATE_H
+
+#include "cpu.h"
+
+#define PSTATE_D 0x200u
+#define PSTATE_A 0x100u
+#define PSTATE_I 0x080u
+#define PSTATE_F 0x040u
+#define PSTATE_DAIF 0x3c0u
+#define PSTATE_SS (1u << 21)
+
+uint64_t cpu_pstate(const struct cpu *cpu);                    /* SPSR layout, M from el/spsel */
+void cpu_set_pstate(struct cpu *cpu, uint64_t spsr);           /* also banks SP and selects TLB, fetch TLB, fp_trap */
+void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel); /* banks SP, selects TLBs, updates fp_trap */
+void cpu_set_pan(struct cpu *cpu, bool pan);
+void cpu_select(struct cpu *cpu);                /* the TLBs of the current EL */
+void fp_access_update(struct cpu *cpu);          /* after a change of CPACR_EL1, CPTR_EL2 or the EL */
+enum mmu_index mmu_index(const struct cpu *cpu); /* for the current EL and PAN */
+
+/*
+ * PSTATE.BTYPE costs a branch nothing but two stores: an indirect branch says of which instruction, by its number, it is
+ * about.  BTYPE_ANY: of the one at cpu->pc, whatever its number.
+ */
+#define BTYPE_ANY (-1ll)
+static INLINE unsigned cpu_btype(const struct cpu *cpu) {
+    bool holds = cpu->btype_at == (int64_t)cpu->icount << 4 || cpu->btype_at == BTYPE_ANY;
+    return holds && cpu->machine->features & FEATURE_BTI ? cpu->btype : 0;
+}
+
+/* Flags from the result of an operation. */
+static INLINE void set_nz64(struct cpu *cpu, uint64_t result) {
+    cpu->nf = cpu->zf = result;
+}
+static INLINE void set_nz32(struct cpu *cpu, uint32_t result) {
+    cpu->nf = cpu->zf = (uint64_t)(int64_t)(int32_t)result;
+}
+static INLINE uint32_t cpu_nzcv(const struct cpu *cpu) { /* NZCV in bits 31:28 */
+    return (uint32_t)((cpu->nf >> 63) << 31 | (uint64_t)(cpu->zf == 0) << 30 | cpu->cf << 29 | cpu->vf << 28);
+}
+static INLINE void cpu_set_nzcv(struct cpu *cpu, uint32_t nzcv) {
+    cpu->nf = (uint64_t)(nzcv >> 31) << 63;
+    cpu->zf = !(nzcv >> 30 & 1);
+    cpu->cf = nzcv >> 29 & 1;
+    cpu->vf = nzcv >> 28 & 1;
+}
+
+#endif
