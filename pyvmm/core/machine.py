@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
-from pyvmm.core import gen
+from pyvmm.core import generate
 
 
 class UnusableCore(UserError, ImportError):
@@ -27,7 +27,7 @@ except ImportError as error:  # pragma: no cover
     raise UnusableCore("the C core is not built: run `make setup`") from error
 
 
-if ffi.string(lib.core_digest()).decode() != gen.digest():  # pragma: no cover
+if ffi.string(lib.core_digest()).decode() != generate.digest():  # pragma: no cover
     raise UnusableCore("the C core is stale: run `make setup`")
 
 # What every exit and every access calls: without the look-up in the library.
