@@ -219,7 +219,8 @@ def test_a_defect_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_stale_core_is_one_line() -> None:
     """Who has pulled and not built is told what to run."""
-    program = "from pyvmm.core import generate; generate.digest = str; from pyvmm.cli import main; main()"
+    stale = "from pyvmm.core import generate; generate.digest = str"
+    program = f"{stale}; from pyvmm.cli import main; main()"
     command = [sys.executable, "-c", program, "run"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == ExitCode.BAD_INPUT
