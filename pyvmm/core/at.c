@@ -4,7 +4,10 @@
  * The result of stage 1 goes to PAR_EL1, a fault of it too; a fault of stage 2 on the way to a table, or of the GPC, is
  * an exception to EL2.  Spec: DDI 0487, AArch64.AT, PAR_EL1.
  */
-#include "sysreg.h"
+#include "at.h"
+
+#include "exception.h"
+#include "walk_s1.h"
 
 enum { AT_S1E1R = 0, AT_S1E1W = 1, AT_S1E0R = 2, AT_S1E0W = 3, AT_S1E1RP = 8, AT_S1E1WP = 9 };
 enum { ISS_CM = 1 << 8, ISS_WNR = 1 << 6, SH_OUTER = 2 };

@@ -13,13 +13,18 @@
  * that it serves while it waits.  Its handler goes on to read its operands, so forgetting a slot changes nothing but `op`.
  * Operands are replaced by decoding alone, which the interpreter does between two instructions.
  */
+#include "code.h"
+
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "decode.h"
+#include "inval.h"
+#include "tlb.h"
+
 #include "gen/ops.h"
-#include "page.h"
 
 enum { SLOTS = GRANULE_SIZE / 4, MAX_PAGES = 2048, HASH_SIZE = 8192, MAX_WRITES = 32 };
 
@@ -140,7 +145,7 @@ void code_decode(struct cpu *cpu, struct insn *ops, unsigned slot) {
     if (!page->live) {
         page->live = true;
         atomic_fetch_or(has_code_of(cpu->machine, page->host), pe_bit(cpu));
-        mmu_flush_writes(cpu, page->host);
+        tlb_flush_writes(cpu, page->host);
         if (cpu->machine->num_pes > 1) {
             cpu_post_inval(cpu, (struct inval){.kind = INVAL_WRITES, .addr = (uintptr_t)page->host}, true);
         }

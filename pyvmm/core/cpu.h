@@ -152,7 +152,7 @@ struct cpu {
     struct machine *machine;
     uint32_t index;
     struct code_cache *code;
-    struct walk_cache *walks; /* mmu.c */
+    struct walk_cache *walks; /* tlb.h */
     struct exception exc;
     struct pe_exit *exit;
     struct debug debug;
@@ -210,119 +210,8 @@ struct machine {
     struct cpu *pe[64];
 };
 
-/* ---- who implements what ---------------------------------------------------------------------------------------- */
-
-/* interp.c */
-void interp_run(struct cpu *cpu);
-
-/* code.c: decoded pages */
-struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa); /* decoded page of a granule, made if absent */
-void code_written(struct cpu *cpu, const uint8_t *host, unsigned size); /* slow-path store into a granule with code */
-void code_drop_page(struct cpu *cpu, const uint8_t *host_page);
-void code_drop_all(struct cpu *cpu);
-struct code_cache *code_cache_new(void);
-void code_cache_free(struct code_cache *cache);
-
-/* decode.c */
-/* slot: index of the word in its page; features: what the machine has */
-void decode_insn(struct insn *i, uint32_t word, unsigned slot, uint32_t features);
-
-/* mmu.c: translation behind the TLB */
-struct translation {
-    uint64_t pa;
-    enum pas pas;
-    uint8_t *host;      /* host address of VA, NULL if outside DRAM */
-    bool writable, dirty_ok; /* a store may go straight to memory from now on */
-    bool device;        /* Device memory: unaligned accesses fault */
-    bool ng, guarded;
-    uint8_t block_shift; /* log2 of the stage-1 block's size; 0: a page */
-};
-enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
-/* How an access passes the alignment checks of SCTLR_EL1.A and of Device memory. */
-enum alignment {
-    ALIGNED,   /* both: every element is aligned to its size */
-    ZEROING,   /* DC ZVA: the first; Device memory it cannot zero */
-    UNALIGNED, /* neither */
-};
-/* Stage 1, stage 2 and GPC for one byte at mmu index.  @return false with cpu->exc raised. */
-bool mmu_translate(struct cpu *cpu, uint64_t va, enum access access, enum mmu_index index, struct translation *t);
-/* For cache maintenance by address, which asks for fewer permissions; `invalidates`: DC IVAC. */
-bool mmu_translate_for_maintenance(struct cpu *cpu, uint64_t va, bool invalidates, struct translation *t);
-/* Whatever the permissions say, and nothing in the tables changes; *t holds on success. */
-bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation *t);
-/* Same as mmu_translate() for an access, or its part, within one page; fills the TLB entry.  @return the host address of va,
- * NULL with cpu->exc raised (also outside DRAM: synchronous external abort). */
-uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, enum alignment alignment, enum access access, enum mmu_index index);
-/* Fetch: fills the fetch TLB; @return the decoded page of va's page, NULL with cpu->exc raised. */
-struct insn *mmu_fetch(struct cpu *cpu, uint64_t va);
-/* tlb_flush.c */
-void mmu_flush_all(struct cpu *cpu);
-void mmu_flush_va(struct cpu *cpu, uint64_t va, uint64_t size);
-void mmu_flush_writes(struct cpu *cpu, const uint8_t *host_page); /* drop write tags to that host page */
-void mmu_flush_data(struct cpu *cpu); /* the first-level TLBs of data accesses */
-
-/* gpc.c */
-int gpc_check(struct machine *machine, enum pas pas, uint64_t pa); /* 0, or the DFSC/IFSC-style fault code 0x28 (not on a walk) */
-
-/* exception.c */
-bool raise_undefined(struct cpu *cpu);                                      /* always returns false */
-bool raise_sp_alignment(struct cpu *cpu);                                   /* always returns false */
-bool raise_exception(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss); /* always returns false */
-bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa, bool s1ptw);
-bool raise_alignment(struct cpu *cpu, uint64_t va, bool write);             /* data alignment fault, always returns false */
-/* Take cpu->exc with cpu->pc = address of the instruction (preferred return already adjusted for SVC/HVC by the raiser via
- * cpu->pc).  To EL1: sets ESR/FAR/ELR/SPSR, PSTATE, cpu->pc = vector; returns STEP_JUMP.  To EL2: fills cpu->exit; STEP_EXIT.
- * `insn`: the word of the instruction, for the ISV syndrome of a stage-2 data abort. */
-enum step exception_take(struct cpu *cpu, uint32_t insn);
-enum step exception_irq(struct cpu *cpu); /* take the pending virtual IRQ/FIQ/SError to EL1, cpu->pc = interrupted instruction */
-
-/* pauth.c: pointer authentication.  A function that can raise returns false with cpu->exc raised. */
-void pauth_init(struct cpu *cpu);
-void pauth_update(struct cpu *cpu); /* TCR_EL1 has changed */
-enum pauth_key { KEY_IA, KEY_IB, KEY_DA, KEY_DB, KEY_GA }; /* bit 0: B, bit 1: of data */
-bool pauth_add(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier);
-bool pauth_check(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier); /* and strip */
-uint64_t pauth_strip(const struct cpu *cpu, uint64_t pointer, bool data);
-bool pauth_generic(struct cpu *cpu, uint64_t value, uint64_t modifier, uint64_t *code);
-
-/* debug.c */
-void debug_update(struct cpu *cpu); /* after a change of what is to be stopped at, or of the context */
-/* Is there a breakpoint at the instruction?  Then it is raised. */
-bool debug_break(struct cpu *cpu, uint64_t va);
-/* May a watchpoint be in the page?  And is there one in the access?  Then it is raised. */
-bool debug_watches_page(const struct cpu *cpu, uint64_t va);
-bool debug_watch(struct cpu *cpu, uint64_t va, unsigned size, bool read, bool write, enum mmu_index index);
-/* Before guest code goes on at cpu->pc, `executed` instructions into this pe_run().  STEP_NEXT: it may. */
-enum step debug_resume(struct cpu *cpu, uint64_t executed);
-/* Software step: may PSTATE.SS be set, as this SPSR has it? */
-bool debug_may_step(const struct cpu *cpu, uint64_t spsr);
-void debug_step(struct cpu *cpu, uint32_t insn); /* `insn` is executed now; */
-void debug_not_stepped(struct cpu *cpu);         /* no, it raised an exception and did nothing */
-
-/* sysreg.c, timer.c, gic_cpuif.c */
-uint64_t timer_counter(struct machine *machine, const struct cpu *cpu); /* CNTPCT */
-int64_t timer_poll(struct cpu *cpu); /* update ISTATUS and REQ_LEAVE; @return ns (real) or ticks (virtual) until the next output edge, INT64_MAX if none */
-void irq_update(struct cpu *cpu);    /* recompute REQ_IRQ and the maintenance interrupt from list registers, HCR and PSTATE */
-
-/* inval.c */
-void cpu_serve_invalidations(struct cpu *cpu);
-void cpu_post_inval(struct cpu *from, struct inval what, bool others_only); /* does not wait: DSB does */
-void machine_post_inval(struct machine *machine, struct inval what);        /* to every PE, and wait */
-void cpu_wait_invalidations(struct cpu *cpu); /* DSB: until all that this PE posted is served */
-void cpu_enter_guest(struct cpu *cpu);
-void cpu_leave_guest(struct cpu *cpu);
-
-/* wait.c */
-void cpu_sleep(struct cpu *cpu); /* WFI: until an interrupt, a request or the timer */
-void cpu_wake(struct cpu *cpu);  /* after a request from another thread */
-
 static INLINE void cpu_request(struct cpu *cpu, uint32_t what) {
     atomic_fetch_or_explicit(&cpu->request, what, memory_order_seq_cst);
-}
-
-static INLINE bool is_guarded(const struct cpu *cpu, uint64_t va) { /* va's page: in the fetch TLB, or the one that runs */
-    unsigned slot = (va >> GRANULE_SHIFT) & (FETCH_SIZE - 1);
-    return cpu->guarded[slot / 64] >> slot % 64 & 1;
 }
 
 #endif

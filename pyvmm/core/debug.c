@@ -14,10 +14,15 @@
  * Spec: DDI 0487, "AArch64 Self-hosted Debug": AArch64.CheckBreakpoint, AArch64.CheckWatchpoint, software step.
  * Not here: breakpoints on VMIDs, watchpoints on cache maintenance.
  */
+#include "debug.h"
+
 #include <string.h>
 
-#include "page.h"
-#include "sysreg.h"
+#include "code.h"
+#include "exception.h"
+#include "gic_cpuif.h"
+#include "pstate.h"
+#include "tlb.h"
 
 enum { EC_BREAKPOINT = 0x30, EC_SOFTWARE_STEP = 0x32, EC_WATCHPOINT = 0x34 }; /* from a lower EL; + 1: from the same */
 enum { FSC_DEBUG = 0x22, ISS_WNR = 1 << 6, ISS_EX = 1 << 6, ISS_ISV = 1 << 24 };
@@ -250,7 +255,7 @@ static void update_watchpoints(struct cpu *cpu) {
     if (num != cpu->debug.num_watched || memcmp(watched, cpu->debug.watched, num * sizeof *watched)) {
         memcpy(cpu->debug.watched, watched, num * sizeof *watched);
         cpu->debug.num_watched = num;
-        mmu_flush_data(cpu);
+        tlb_flush_data(cpu);
     }
 }
 

@@ -1,7 +1,7 @@
 /*
  * From an A64 word to a struct insn: the first row of the bucket that matches, its op, its operands.
  */
-#include "insn.h"
+#include "decode.h"
 
 #include <stddef.h>
 

@@ -5,7 +5,13 @@
  * not here, or for a debugger outside.  Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
  * Not here: HCR_EL2.TGE; debug exceptions other than BRK are raised in debug.c.
  */
-#include "sysreg.h"
+#include "exception.h"
+
+#include "debug.h"
+#include "gic_cpuif.h"
+#include "pstate.h"
+#include "regime.h"
+#include "walk.h"
 
 enum exception_class {
     EC_UNKNOWN = 0x00,

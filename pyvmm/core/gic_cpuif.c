@@ -4,7 +4,9 @@
  * Four list registers, five priority and preemption bits, no LPIs, affinity routing and system registers always on.
  * Spec: Arm IHI 0069, "Virtual interrupt handling", ICV_* and ICH_* registers.
  */
-#include "sysreg.h"
+#include "gic_cpuif.h"
+
+#include "pstate.h"
 
 enum { NUM_LRS = 4, PRIORITY_BITS = 5, MIN_BPR0 = 7 - PRIORITY_BITS, IDLE_PRIORITY = 0xff, SPURIOUS = 1023 };
 enum { FIRST_SPECIAL = 1020, FIRST_LPI = 8192 };

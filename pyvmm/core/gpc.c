@@ -4,7 +4,11 @@
  * The table is the architectural two-level GPT in Root memory.  Spec: DDI 0487 "Granule Protection Tables", GPCCR_EL3.
  * Every way for the check not to pass is one fault here: PEs below EL3 cannot tell them apart.
  */
-#include "mmu.h"
+#include "gpc.h"
+
+#include "guest.h"
+#include "regime.h"
+#include "walk.h"
 
 enum gpi { GPI_NO_ACCESS = 0x0, GPI_SECURE = 0x8, GPI_NS = 0x9, GPI_ROOT = 0xa, GPI_REALM = 0xb, GPI_ANY = 0xf };
 

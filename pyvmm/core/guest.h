@@ -11,7 +11,13 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "pstate.h"
+#include "cpu.h"
+
+/* @return the host address of a physical address, NULL outside DRAM */
+static inline uint8_t *dram_host(const struct machine *machine, enum pas pas, uint64_t pa) {
+    uint64_t offset = pa - machine->dram_base;
+    return offset < machine->dram_size ? machine->memory[pas] + offset : NULL;
+}
 
 #define GUEST_ACCESS(bits)                                                                                            \
     static INLINE uint##bits##_t guest_load##bits(const void *host) {                                                 \

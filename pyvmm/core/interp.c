@@ -12,14 +12,25 @@
  */
 #pragma GCC optimize("no-tree-slp-vectorize") /* flags are stored one by one: a wide store would stall their readers */
 
+#include "interp.h"
+
 #include <sched.h>
 
-#include "cpu.h"
+#include "code.h"
+#include "debug.h"
+#include "exception.h"
+#include "inval.h"
+#include "mem.h"
+#include "mmu.h"
+#include "pauth.h"
+#include "pstate.h"
+#include "sysinsn.h"
+#include "sysreg.h"
+#include "timer.h"
+#include "wait.h"
+
 #include "gen/calls.h"
 #include "gen/ops.h"
-#include "mem.h"
-#include "page.h"
-#include "sysreg.h"
 
 #include "a64_alu.c.inc"
 #include "a64_branch.c.inc"

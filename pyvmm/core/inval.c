@@ -6,21 +6,23 @@
  * the PE sets in_guest, then looks at request; the poster sets request, then looks at in_guest (all sequentially
  * consistent), so at least one of them sees the other.
  */
+#include "inval.h"
+
 #include <sched.h>
 
-#include "page.h"
-#include "sysreg.h"
+#include "code.h"
+#include "tlb.h"
 
 static void apply(struct cpu *cpu, const struct inval *what) {
     switch (what->kind) {
-    case INVAL_VA: mmu_flush_va(cpu, what->addr, what->size); break;
-    case INVAL_ASID: mmu_flush_asid(cpu, (uint16_t)what->addr); break;
+    case INVAL_VA: tlb_flush_va(cpu, what->addr, what->size); break;
+    case INVAL_ASID: tlb_flush_asid(cpu, (uint16_t)what->addr); break;
     case INVAL_CODE_ALL: code_drop_all(cpu); break;
     case INVAL_CODE_PAGE: code_drop_page(cpu, (const uint8_t *)what->addr); break;
-    case INVAL_WRITES: mmu_flush_writes(cpu, (const uint8_t *)what->addr); break;
+    case INVAL_WRITES: tlb_flush_writes(cpu, (const uint8_t *)what->addr); break;
     case INVAL_ALL:
     case INVAL_IPA:
-    case INVAL_PA: mmu_flush_all(cpu); break;
+    case INVAL_PA: tlb_flush_all(cpu); break;
     }
 }
 

@@ -10,9 +10,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "code.h"
+#include "debug.h"
+#include "gic_cpuif.h"
+#include "gpc.h"
 #include "guest.h"
-#include "page.h"
+#include "interp.h"
+#include "inval.h"
+#include "mmu.h"
+#include "pauth.h"
+#include "pstate.h"
 #include "sysreg.h"
+#include "timer.h"
+#include "tlb.h"
+#include "wait.h"
 
 /* ---- memory ---- */
 
@@ -71,7 +82,7 @@ static struct cpu *cpu_new(struct machine *machine, uint32_t index) {
         cpu_free(cpu);
         return NULL;
     }
-    mmu_flush_all(cpu);
+    tlb_flush_all(cpu);
     pauth_init(cpu);
     return cpu;
 }
@@ -299,7 +310,7 @@ static bool same_regime(const struct pe_state *a, const struct pe_state *b) {
 
 static void load_state(struct cpu *cpu, const struct pe_state *state) {
     if (!same_regime(&cpu->st, state)) {
-        mmu_flush_all(cpu);
+        tlb_flush_all(cpu);
     }
     cpu->st = *state;
     cpu->st.sctlr_el1 = sysreg_written(cpu, ENCODE(3, 0, 1, 0, 0), state->sctlr_el1);

@@ -3,7 +3,11 @@
  */
 #include "mem.h"
 
+#include "code.h"
+#include "debug.h"
+#include "exception.h"
 #include "mmu.h"
+
 
 /* A part of an access, at most to the end of its page. */
 struct part {

@@ -8,6 +8,7 @@
 #define PYVMM_CORE_MEM_H
 
 #include "guest.h"
+#include "pstate.h"
 
 /* Elements side by side, at most a page of them; their size is what alignment checks ask for. */
 bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, unsigned element, enum mmu_index index);

@@ -1,6 +1,6 @@
 /*
  * The translation regime as one thing: stage 1, stage 2 and GPC behind two levels of software TLB.  What empties the TLBs
- * is in tlb_flush.c.
+ * is in tlb.c.
  *
  * All of it belongs to one PE and is touched by that PE's thread alone; others ask through its invalidation queue.
  * Invariant: an entry stands only while the tables, registers and GPT that it came from may still give it.  Who
@@ -8,6 +8,15 @@
  * before an entry is used, so that a change to a granule or to code knows whom to ask.
  */
 #include "mmu.h"
+
+#include "code.h"
+#include "debug.h"
+#include "exception.h"
+#include "guest.h"
+#include "regime.h"
+#include "tlb.h"
+#include "walk_s1.h"
+#include "walk_s2.h"
 
 /* A translation with what the TLB needs beyond struct translation. */
 struct result {

@@ -6,7 +6,10 @@
  * is the key register: a keyed pseudorandom function that is made for software, which QARMA is not.
  * Spec: DDI 0487, AddPAC, Auth, Strip, ComputePAC, CalculateBottomPACBit.
  */
-#include "mmu.h"
+#include "pauth.h"
+
+#include "exception.h"
+#include "regime.h"
 
 #define HCR_API (1ull << 41)
 enum { EC_PAUTH_TRAP = 0x09, EC_PAC_FAIL = 0x1c };

@@ -12,12 +12,13 @@
 #include <tmmintrin.h>
 #endif
 
-#include "pstate.h"
+#include "exception.h"
 #include "mem.h"
+#include "pstate.h"
+#include "simd_crypto.h"
 
 #include "gen/calls.h"
 #include "gen/ops.h"
-#include "simd_crypto.h"
 
 #include "simd_lanes.c.inc"
 #include "simd_saturate.c.inc"

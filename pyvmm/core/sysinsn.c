@@ -4,7 +4,16 @@
  * There are no caches but decoded code and the software TLB, so data cache operations only trap, translate and permit.
  * Spec: DDI 0487, "TLB maintenance instructions", "Cache maintenance instructions", FEAT_TLBIRANGE, FEAT_TLBIOS.
  */
+#include "sysinsn.h"
+
+#include "at.h"
+#include "code.h"
+#include "exception.h"
+#include "inval.h"
+#include "mmu.h"
+#include "regime.h"
 #include "sysreg.h"
+#include "tlb.h"
 
 #define HCR_FB (1ull << 9)
 #define HCR_TSW (1ull << 22)
@@ -85,11 +94,11 @@ static enum step tlbi(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t 
         cpu_post_inval(cpu, what, true);
     }
     if (what.kind == INVAL_VA) {
-        mmu_flush_va(cpu, what.addr, what.size);
+        tlb_flush_va(cpu, what.addr, what.size);
     } else if (what.kind == INVAL_ASID) {
-        mmu_flush_asid(cpu, (uint16_t)what.addr);
+        tlb_flush_asid(cpu, (uint16_t)what.addr);
     } else {
-        mmu_flush_stage1(cpu);
+        tlb_flush_stage1(cpu);
     }
     return STEP_NEXT;
 }

@@ -8,6 +8,15 @@
 #include <stddef.h>
 #include <sys/random.h>
 
+#include "debug.h"
+#include "exception.h"
+#include "gic_cpuif.h"
+#include "pauth.h"
+#include "pstate.h"
+#include "sysinsn.h"
+#include "timer.h"
+#include "tlb.h"
+
 enum { ACCESS_EL0_READ = 1, ACCESS_EL0_WRITE = 2, ACCESS_EL1_READ = 4, ACCESS_EL1_WRITE = 8 };
 enum { EC_FP_ACCESS = 0x07, EC_SYSREG = 0x18 };
 

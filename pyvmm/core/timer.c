@@ -5,9 +5,10 @@
  * of 16 ns ticks grows by one every four of them; idle time is added to machine->virtual_time by who sleeps.
  * Spec: DDI 0487, "The Generic Timer in AArch64 state".
  */
+#include "timer.h"
+
 #include <time.h>
 
-#include "sysreg.h"
 
 enum { CTL_ENABLE = 1, CTL_IMASK = 2, CTL_ISTATUS = 4 };
 enum { NS_PER_TICK = 1000000000 / COUNTER_FREQUENCY, INSTRUCTIONS_PER_TICK = 4, CLOCK_VIRTUAL = 1 };

@@ -1,9 +1,13 @@
 /*
  * WFI: sleep until there is something to do, without the GIL and without the host's CPU.
  */
+#include "wait.h"
+
 #include <time.h>
 
-#include "sysreg.h"
+#include "gic_cpuif.h"
+#include "inval.h"
+#include "timer.h"
 
 #define NS_PER_SECOND 1000000000ll
 #define VIRTUAL_NAP_NS 1000000ll /* virtual clock with several PEs: look again whether all sleep */

@@ -5,7 +5,12 @@
  * access flag and the dirty state (FEAT_HAFDBS) by compare-and-swap on the descriptor.
  * Not here, and not advertised: 52-bit addresses, hierarchical permission disables, small translation tables.
  */
-#include "mmu.h"
+#include "walk_s1.h"
+
+#include "exception.h"
+#include "guest.h"
+#include "regime.h"
+#include "walk_s2.h"
 
 #define TCR_HA (1ull << 39)
 #define TCR_HD (1ull << 40)

@@ -4,7 +4,13 @@
  * Tables are read in the PAS of the context's security state.  Spec: DDI 0487 AArch64.S2Walk, VTCR_EL2, VTTBR_EL2.
  * Not here: hardware update of the access flag and dirty state at stage 2, 52-bit addresses.
  */
-#include "mmu.h"
+#include "walk_s2.h"
+
+#include "exception.h"
+#include "gpc.h"
+#include "guest.h"
+#include "regime.h"
+#include "tlb.h"
 
 /* Where a stage-2 walk starts, from VTCR_EL2. */
 struct s2_geometry {

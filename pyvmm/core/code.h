@@ -1,11 +1,16 @@
 /*
- * Decoded pages: what code.c offers to the interpreter.
+ * Decoded pages: the instructions of a granule, decoded, and what forgets them.
  */
-#ifndef PYVMM_CORE_PAGE_H
-#define PYVMM_CORE_PAGE_H
+#ifndef PYVMM_CORE_CODE_H
+#define PYVMM_CORE_CODE_H
 
-#include "pstate.h"
+#include "cpu.h"
 
+struct code_cache *code_cache_new(void); /* NULL: no memory */
+void code_cache_free(struct code_cache *cache);
+
+/* The decoded page of a granule, made if absent. */
+struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa);
 /* The word in a slot of a decoded page, as memory holds it now. */
 uint32_t code_word(const struct insn *ops, unsigned slot);
 /* Decode one slot of a page; the first decode of a dropped page makes its granule a code granule again. */
@@ -14,7 +19,12 @@ void code_decode(struct cpu *cpu, struct insn *ops, unsigned slot);
 uint16_t code_decode_marked(struct cpu *cpu, struct insn *ops, unsigned slot);
 /* A copy of the page in which nothing but one slot is decoded: what comes after it is OP_STEPPED. */
 struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned slot);
+
+/* A store went to a granule that holds decoded code, past the TLB. */
+void code_written(struct cpu *cpu, const uint8_t *host, unsigned size);
 /* Have these slots of every page decoded anew. */
 void code_forget_slots(struct cpu *cpu, const uint64_t slots[SLOT_WORDS]);
+void code_drop_page(struct cpu *cpu, const uint8_t *host_page);
+void code_drop_all(struct cpu *cpu);
 
 #endif

@@ -4,10 +4,12 @@
  * An invalidation by VA looks at the places that a translation of its pages can have, and, if the VA may be in a block, at
  * those where pieces of that block were put (struct block_bucket).  More may always go than has to.
  */
+#include "tlb.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-#include "mmu.h"
+#include "regime.h"
 
 /* ---- everything ---- */
 
@@ -27,10 +29,10 @@ static void l2_drop(struct l2_entry *e) {
 }
 
 struct walk_cache *walk_cache_new(void) {
-    return calloc(1, sizeof(struct walk_cache)); /* mmu_flush_all() makes it empty */
+    return calloc(1, sizeof(struct walk_cache)); /* tlb_flush_all() makes it empty */
 }
 
-void mmu_flush_data(struct cpu *cpu) {
+void tlb_flush_data(struct cpu *cpu) {
     for (unsigned index = 0; index < NUM_MMU; index++) {
         for (unsigned slot = 0; slot < TLB_SIZE; slot++) {
             tlb_drop(&cpu->tlbs[index][slot]);
@@ -38,9 +40,9 @@ void mmu_flush_data(struct cpu *cpu) {
     }
 }
 
-void mmu_flush_stage1(struct cpu *cpu) {
+void tlb_flush_stage1(struct cpu *cpu) {
     struct walk_cache *walks = cpu->walks;
-    mmu_flush_data(cpu);
+    tlb_flush_data(cpu);
     for (unsigned slot = 0; slot < FETCH_SIZE; slot++) {
         fetch_drop(cpu, 0, slot);
         fetch_drop(cpu, 1, slot);
@@ -51,8 +53,8 @@ void mmu_flush_stage1(struct cpu *cpu) {
     memset(walks->blocks, 0, sizeof walks->blocks);
 }
 
-void mmu_flush_all(struct cpu *cpu) {
-    mmu_flush_stage1(cpu);
+void tlb_flush_all(struct cpu *cpu) {
+    tlb_flush_stage1(cpu);
     for (unsigned k = 0; k < S2_CACHE_SIZE; k++) {
         cpu->walks->s2[k].tag = TLB_NONE;
     }
@@ -160,7 +162,7 @@ static void sweep_all(struct cpu *cpu, const struct sweep *sweep) {
     }
 }
 
-void mmu_flush_va(struct cpu *cpu, uint64_t va, uint64_t size) {
+void tlb_flush_va(struct cpu *cpu, uint64_t va, uint64_t size) {
     uint64_t first = tlb_page(va), last = first + ((va & ~PAGE_MASK) + size - 1);
     struct sweep sweep = {.first = first, .last = last < first ? ~0ull : last, .bucket = BLOCK_BUCKETS};
     if ((sweep.last - first) >> GRANULE_SHIFT >= TLB_SIZE) {
@@ -188,7 +190,7 @@ static int next_slot(uint64_t *slots) {
     return -1;
 }
 
-void mmu_switch_asid(struct cpu *cpu) {
+void tlb_switch_asid(struct cpu *cpu) {
     int slot;
     for (unsigned index = 0; index < NUM_MMU; index++) {
         while ((slot = next_slot(cpu->walks->ng_slots[index])) >= 0) {
@@ -205,7 +207,7 @@ void mmu_switch_asid(struct cpu *cpu) {
 }
 
 /* A tag of the second level holds the ASID; the first level is that of the current one. */
-void mmu_flush_asid(struct cpu *cpu, uint16_t asid) {
+void tlb_flush_asid(struct cpu *cpu, uint16_t asid) {
     asid = effective_asid(cpu, asid);
     for (unsigned k = 0; k < L2_SETS * L2_WAYS; k++) {
         struct l2_entry *e = &cpu->walks->l2[k / L2_WAYS][k % L2_WAYS];
@@ -214,13 +216,13 @@ void mmu_flush_asid(struct cpu *cpu, uint16_t asid) {
         }
     }
     if (asid == current_asid(cpu)) {
-        mmu_switch_asid(cpu);
+        tlb_switch_asid(cpu);
     }
 }
 
 /* ---- stores that something must see ---- */
 
-void mmu_flush_writes(struct cpu *cpu, const uint8_t *host_page) {
+void tlb_flush_writes(struct cpu *cpu, const uint8_t *host_page) {
     for (unsigned index = 0; index < NUM_MMU; index++) {
         for (unsigned k = 0; k < TLB_SIZE; k++) {
             struct tlb_entry *e = &cpu->tlbs[index][k];

@@ -1,0 +1,30 @@
+/*
+ * The virtual GIC CPU interface: interrupts of EL1, and the ICC_* registers behind sysreg.c.
+ */
+#ifndef PYVMM_CORE_GIC_CPUIF_H
+#define PYVMM_CORE_GIC_CPUIF_H
+
+#include "cpu.h"
+
+enum { PENDING_IRQ = 1, PENDING_FIQ = 2, PENDING_SERROR = 4 };
+unsigned irq_pending(const struct cpu *cpu); /* virtual interrupts that only PSTATE may mask; any of them ends WFI */
+/* Recompute REQ_IRQ and the maintenance interrupt from list registers, HCR_EL2 and PSTATE. */
+void irq_update(struct cpu *cpu);
+void irq_mask_changed(struct cpu *cpu);      /* the part of irq_update() that a change of PSTATE.DAIF needs */
+uint64_t gic_read_IAR(struct cpu *cpu, unsigned group);
+uint64_t gic_read_HPPIR(struct cpu *cpu, unsigned group);
+uint64_t gic_read_BPR(struct cpu *cpu, unsigned group);
+uint64_t gic_read_RPR(struct cpu *cpu);
+uint64_t gic_read_CTLR(struct cpu *cpu);
+void gic_write_EOIR(struct cpu *cpu, unsigned group, uint64_t value);
+void gic_write_BPR(struct cpu *cpu, unsigned group, uint64_t value);
+void gic_write_DIR(struct cpu *cpu, uint64_t value);
+void gic_write_CTLR(struct cpu *cpu, uint64_t value);
+void gic_reset(struct pe_state *state);
+uint64_t gic_vmcr(uint64_t value); /* ICH_VMCR_EL2 after a write of the value */
+void gic_write_vmcr(struct cpu *cpu, unsigned lsb, unsigned width, uint64_t value);
+/* fields of ICH_VMCR_EL2 */
+enum { VMCR_ENG0 = 0, VMCR_ENG1 = 1, VMCR_FIQEN = 3, VMCR_CBPR = 4, VMCR_EOIM = 9 };
+enum { VMCR_BPR1 = 18, VMCR_BPR0 = 21, VMCR_PMR = 24 };
+
+#endif

@@ -1,0 +1,19 @@
+/*
+ * The generic timer.
+ */
+#ifndef PYVMM_CORE_TIMER_H
+#define PYVMM_CORE_TIMER_H
+
+#include "cpu.h"
+
+enum { COUNTER_FREQUENCY = 62500000 };
+enum timer { TIMER_VIRTUAL, TIMER_PHYSICAL };
+
+uint64_t timer_counter(struct machine *machine, const struct cpu *cpu); /* CNTPCT */
+uint64_t timer_count(const struct cpu *cpu, enum timer timer);
+/* Before the first instruction of a run: the caller knows the outputs as the context holds them. */
+void timer_enter(struct cpu *cpu);
+/* Update ISTATUS and REQ_LEAVE.  @return ns (real) or ticks (virtual) until the next output edge, INT64_MAX if none */
+int64_t timer_poll(struct cpu *cpu);
+
+#endif
