@@ -6,7 +6,7 @@
  */
 #include "at.h"
 
-#include "exception.h"
+#include "raise.h"
 #include "walk_s1.h"
 
 enum { AT_S1E1R = 0, AT_S1E1W = 1, AT_S1E0R = 2, AT_S1E0W = 3, AT_S1E1RP = 8, AT_S1E1WP = 9 };

@@ -20,7 +20,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "decode.h"
 #include "inval.h"
 #include "tlb.h"
 
@@ -140,27 +139,17 @@ uint32_t code_word(const struct insn *ops, unsigned slot) {
     return __atomic_load_n((const uint32_t *)page_of(ops)->host + slot, __ATOMIC_RELAXED);
 }
 
-void code_decode(struct cpu *cpu, struct insn *ops, unsigned slot) {
+void code_claim(struct cpu *cpu, const struct insn *ops) {
     struct code_page *page = page_of(ops);
-    if (!page->live) {
-        page->live = true;
-        atomic_fetch_or(has_code_of(cpu->machine, page->host), pe_bit(cpu));
-        tlb_flush_writes(cpu, page->host);
-        if (cpu->machine->num_pes > 1) {
-            cpu_post_inval(cpu, (struct inval){.kind = INVAL_WRITES, .addr = (uintptr_t)page->host}, true);
-        }
+    if (page->live) {
+        return;
     }
-    decode_insn(&ops[slot], code_word(ops, slot), slot, cpu->machine->features);
-    if (unlikely(cpu->debug.break_slots[slot / 64] >> slot % 64 & 1)) {
-        ops[slot].op = OP_DEBUG;
+    page->live = true;
+    atomic_fetch_or(has_code_of(cpu->machine, page->host), pe_bit(cpu));
+    tlb_flush_writes(cpu, page->host);
+    if (cpu->machine->num_pes > 1) {
+        cpu_post_inval(cpu, (struct inval){.kind = INVAL_WRITES, .addr = (uintptr_t)page->host}, true);
     }
-}
-
-uint16_t code_decode_marked(struct cpu *cpu, struct insn *ops, unsigned slot) {
-    decode_insn(&ops[slot], code_word(ops, slot), slot, cpu->machine->features);
-    uint16_t op = ops[slot].op;
-    ops[slot].op = OP_DEBUG;
-    return op;
 }
 
 struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned slot) {
@@ -173,7 +162,6 @@ struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned sl
     page->host = page_of(ops)->host;
     page->ops[cache->stepped].op = OP_STEPPED;
     cache->stepped = slot;
-    decode_insn(&page->ops[slot], code_word(ops, slot), slot, cpu->machine->features);
     return page->ops;
 }
 

@@ -13,11 +13,9 @@ void code_cache_free(struct code_cache *cache);
 struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa);
 /* The word in a slot of a decoded page, as memory holds it now. */
 uint32_t code_word(const struct insn *ops, unsigned slot);
-/* Decode one slot of a page; the first decode of a dropped page makes its granule a code granule again. */
-void code_decode(struct cpu *cpu, struct insn *ops, unsigned slot);
-/* Decode a slot that holds OP_DEBUG again, which it goes on to hold.  @return the op of its word */
-uint16_t code_decode_marked(struct cpu *cpu, struct insn *ops, unsigned slot);
-/* A copy of the page in which nothing but one slot is decoded: what comes after it is OP_STEPPED. */
+/* Before a slot of the page is decoded: its granule holds decoded code from now on, and stores to it are noticed. */
+void code_claim(struct cpu *cpu, const struct insn *ops);
+/* A copy of the page for one instruction, the only one to decode there: what comes after it is OP_STEPPED. */
 struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned slot);
 
 /* A store went to a granule that holds decoded code, past the TLB. */

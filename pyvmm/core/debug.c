@@ -19,12 +19,11 @@
 #include <string.h>
 
 #include "code.h"
-#include "exception.h"
 #include "gic_cpuif.h"
 #include "pstate.h"
+#include "raise.h"
 #include "tlb.h"
 
-enum { EC_BREAKPOINT = 0x30, EC_SOFTWARE_STEP = 0x32, EC_WATCHPOINT = 0x34 }; /* from a lower EL; + 1: from the same */
 enum { FSC_DEBUG = 0x22, ISS_WNR = 1 << 6, ISS_EX = 1 << 6, ISS_ISV = 1 << 24 };
 enum { NUM_REGISTERS = 16, CONTROL_ENABLE = 1, LOAD = 1, STORE = 2 };
 enum { BT_ADDRESS = 0, BT_LINKED_ADDRESS = 1, BT_CONTEXT = 2, BT_LINKED_CONTEXT = 3 };
@@ -284,7 +283,7 @@ static bool outside_steps(const struct cpu *cpu) {
     return cpu->debug.outside && cpu->debug.outside->step;
 }
 
-enum step debug_resume(struct cpu *cpu, uint64_t executed) {
+bool debug_resume(struct cpu *cpu, uint64_t executed) {
     if (cpu->debug.stepping) {
         cpu->debug.stepping = false;
         cpu_select(cpu);
@@ -293,18 +292,18 @@ enum step debug_resume(struct cpu *cpu, uint64_t executed) {
     if (outside_steps(cpu)) {
         if (executed) {
             raise_to_debugger(cpu, EC_SOFTWARE_STEP, FSC_DEBUG);
-            return exception_take(cpu, 0);
+            return false;
         }
         cpu->debug.stepping = true;
     }
     if (cpu->st.mdscr_el1 & MDSCR_SS && generates_from(cpu, cpu->el, cpu->daif)) {
         if (!cpu->ss) {
             raise_to_guest(cpu, EC_SOFTWARE_STEP, FSC_DEBUG | cpu->debug.step_iss);
-            return exception_take(cpu, 0);
+            return false;
         }
         cpu->debug.stepping = true;
     }
-    return STEP_NEXT;
+    return true;
 }
 
 /* ---- changes ---- */

@@ -5,6 +5,8 @@
 
 #include <stddef.h>
 
+#include "code.h"
+
 #include "gen/ops.h"
 
 struct row {
@@ -15,7 +17,6 @@ struct row {
     bool (*decode)(struct insn *i, uint32_t w);
 };
 
-#include "cpu.h"
 #include "gen/calls.h"
 #include "gen/decode.h"
 #include "gen/names.h"
@@ -34,7 +35,7 @@ static const struct row *find_row(uint32_t w, uint32_t features) {
     return NULL;
 }
 
-void decode_insn(struct insn *i, uint32_t w, unsigned slot, uint32_t features) {
+static void decode_insn(struct insn *i, uint32_t w, unsigned slot, uint32_t features) {
     const struct row *row = find_row(w, features);
     struct insn out = {.rd = bits(w, 0, 5), .rn = bits(w, 5, 5), .rm = bits(w, 16, 5), .ra = bits(w, 10, 5), .imm = w};
     out.op = OP_UNDEFINED;
@@ -46,6 +47,31 @@ void decode_insn(struct insn *i, uint32_t w, unsigned slot, uint32_t features) {
         }
     }
     *i = out;
+}
+
+static void decode_word(const struct cpu *cpu, struct insn *ops, unsigned slot) {
+    decode_insn(&ops[slot], code_word(ops, slot), slot, cpu->machine->features);
+}
+
+void decode_slot(struct cpu *cpu, struct insn *ops, unsigned slot) {
+    code_claim(cpu, ops);
+    decode_word(cpu, ops, slot);
+    if (unlikely(cpu->debug.break_slots[slot / 64] >> slot % 64 & 1)) {
+        ops[slot].op = OP_DEBUG;
+    }
+}
+
+uint16_t decode_marked_slot(struct cpu *cpu, struct insn *ops, unsigned slot) {
+    decode_word(cpu, ops, slot);
+    uint16_t op = ops[slot].op;
+    ops[slot].op = OP_DEBUG;
+    return op;
+}
+
+struct insn *decode_step(struct cpu *cpu, const struct insn *ops, unsigned slot) {
+    struct insn *page = code_step_page(cpu, ops, slot);
+    decode_word(cpu, page, slot);
+    return page;
 }
 
 uint32_t core_decode(uint32_t word) {

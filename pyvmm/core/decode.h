@@ -1,12 +1,16 @@
 /*
- * From an A64 word to a decoded instruction.
+ * Decoding the words of a page.
  */
 #ifndef PYVMM_CORE_DECODE_H
 #define PYVMM_CORE_DECODE_H
 
-#include "insn.h"
+#include "cpu.h"
 
-/* slot: index of the word in its page; features: what the machine has */
-void decode_insn(struct insn *i, uint32_t word, unsigned slot, uint32_t features);
+/* Decode one slot; the first decode of a dropped page makes its granule a code granule again. */
+void decode_slot(struct cpu *cpu, struct insn *ops, unsigned slot);
+/* Decode a slot that holds OP_DEBUG again, which it goes on to hold.  @return the op of its word */
+uint16_t decode_marked_slot(struct cpu *cpu, struct insn *ops, unsigned slot);
+/* A copy of the page in which nothing but this slot is decoded, to execute one instruction. */
+struct insn *decode_step(struct cpu *cpu, const struct insn *ops, unsigned slot);
 
 #endif

@@ -1,8 +1,8 @@
 /*
- * Exceptions: raising, taking and returning.
+ * Exceptions: the instructions that raise them, taking them, and returning from them.
  *
- * Raising only notes what happened in cpu->exc; taking turns it into state of EL1, or into an exit for EL2, which is
- * not here, or for a debugger outside.  Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
+ * Taking turns cpu->exc (raise.c) into state of EL1, or into an exit for EL2, which is not here, or for a debugger outside.
+ *  Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
  * Not here: HCR_EL2.TGE; debug exceptions other than BRK are raised in debug.c.
  */
 #include "exception.h"
@@ -10,86 +10,18 @@
 #include "debug.h"
 #include "gic_cpuif.h"
 #include "pstate.h"
+#include "raise.h"
 #include "regime.h"
 #include "walk.h"
-
-enum exception_class {
-    EC_UNKNOWN = 0x00,
-    EC_BRANCH_TARGET = 0x0d,
-    EC_ILLEGAL_STATE = 0x0e,
-    EC_SVC = 0x15,
-    EC_HVC = 0x16,
-    EC_SMC = 0x17,
-    EC_INSTRUCTION_ABORT = 0x20, /* from a lower EL; + 1: from the same */
-    EC_PC_ALIGNMENT = 0x22,
-    EC_DATA_ABORT = 0x24,
-    EC_SP_ALIGNMENT = 0x26,
-    EC_SERROR = 0x2f,
-    EC_BREAKPOINT = 0x30,
-    EC_SOFTWARE_STEP = 0x32,
-    EC_WATCHPOINT = 0x34,
-    EC_BRK = 0x3c,
-};
 
 #define HCR_VSE (1ull << 8)
 #define HCR_TSC (1ull << 19)
 #define HCR_HCD (1ull << 29)
-#define HCR_TEA (1ull << 37)
 #define MDCR_TDE (1ull << 8)
 #define SCTLR_SPAN (1ull << 23)
 #define SCTLR_DSSBS (1ull << 44)
 
 enum { VECTOR_IRQ = 0x080, VECTOR_FIQ = 0x100, VECTOR_SERROR = 0x180, VECTOR_SP_ELX = 0x200, VECTOR_LOWER_EL = 0x400 };
-
-/* ---- raising ---- */
-
-bool raise_exception(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss) {
-    cpu->exc = (struct exception){.target_el = target_el, .ec = ec, .iss = iss};
-    return false;
-}
-
-bool raise_undefined(struct cpu *cpu) {
-    return raise_exception(cpu, 1, EC_UNKNOWN, 0);
-}
-
-bool raise_illegal_state(struct cpu *cpu) {
-    return raise_exception(cpu, 1, EC_ILLEGAL_STATE, 0);
-}
-
-bool raise_branch_target(struct cpu *cpu) {
-    return raise_exception(cpu, 1, EC_BRANCH_TARGET, cpu_btype(cpu));
-}
-
-bool raise_sp_alignment(struct cpu *cpu) {
-    return raise_exception(cpu, 1, EC_SP_ALIGNMENT, 0);
-}
-
-bool raise_pc_alignment(struct cpu *cpu) {
-    raise_exception(cpu, 1, EC_PC_ALIGNMENT, 0);
-    cpu->exc.far = cpu->pc;
-    return false;
-}
-
-/* Granule protection faults go to EL2 whoever's table led there: only the owner of the GPT can mend them. */
-static bool abort_is_for_el2(const struct cpu *cpu, unsigned fsc, bool stage2) {
-    bool protection = fsc >= FSC_GPF_WALK && fsc <= FSC_GPF;
-    bool external = fsc == FSC_EXTERNAL || (fsc >= FSC_EXTERNAL_WALK && fsc < FSC_EXTERNAL_WALK + 4);
-    return stage2 || protection || (external && cpu->st.hcr_el2 & HCR_TEA);
-}
-
-bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa,
-                 bool s1ptw) {
-    unsigned target_el = abort_is_for_el2(cpu, fsc, stage2) ? 2 : 1;
-    unsigned ec = (fetch ? EC_INSTRUCTION_ABORT : EC_DATA_ABORT) + (cpu->el == target_el);
-    raise_exception(cpu, target_el, ec, fsc | s1ptw << 7 | (!fetch && write) << 6);
-    cpu->exc.far = va;
-    cpu->exc.hpfar = stage2 ? (ipa & ADDRESS_MASK) >> 8 : 0;
-    return false;
-}
-
-bool raise_alignment(struct cpu *cpu, uint64_t va, bool write) {
-    return raise_abort(cpu, false, write, va, FSC_ALIGNMENT, false, 0, false);
-}
 
 /* ---- instructions that raise ---- */
 

@@ -1,21 +1,10 @@
 /*
- * Exceptions: raising, taking, returning.
- *
- * cpu->pc is the address of the instruction at every call.  A raise_*() returns false, always.
+ * Taking exceptions and returning from them, and the instructions that are exceptions.
  */
 #ifndef PYVMM_CORE_EXCEPTION_H
 #define PYVMM_CORE_EXCEPTION_H
 
 #include "cpu.h"
-
-bool raise_exception(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss);
-bool raise_undefined(struct cpu *cpu);
-bool raise_sp_alignment(struct cpu *cpu);
-bool raise_pc_alignment(struct cpu *cpu);
-bool raise_illegal_state(struct cpu *cpu);
-bool raise_branch_target(struct cpu *cpu);
-bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa, bool s1ptw);
-bool raise_alignment(struct cpu *cpu, uint64_t va, bool write); /* of data */
 
 /* Take cpu->exc with cpu->pc = address of the instruction (preferred return already adjusted for SVC/HVC by the raiser via
  * cpu->pc).  To EL1: sets ESR/FAR/ELR/SPSR, PSTATE, cpu->pc = vector; returns STEP_JUMP.  To EL2: fills cpu->exit; STEP_EXIT.
@@ -23,6 +12,7 @@ bool raise_alignment(struct cpu *cpu, uint64_t va, bool write); /* of data */
 enum step exception_take(struct cpu *cpu, uint32_t insn);
 enum step exception_irq(struct cpu *cpu); /* take the pending virtual IRQ/FIQ/SError to EL1, cpu->pc = interrupted instruction */
 
+/* cpu->pc is the address of the instruction. */
 enum step exception_svc(struct cpu *cpu, uint32_t imm16);
 enum step exception_hvc(struct cpu *cpu, uint32_t imm16);
 enum step exception_smc(struct cpu *cpu, uint32_t imm16);

@@ -18,12 +18,14 @@
 
 #include "code.h"
 #include "debug.h"
+#include "decode.h"
 #include "exception.h"
-#include "inval.h"
+#include "inval_serve.h"
 #include "mem.h"
 #include "mmu.h"
 #include "pauth.h"
 #include "pstate.h"
+#include "raise.h"
 #include "sysinsn.h"
 #include "sysreg.h"
 #include "timer.h"
@@ -128,7 +130,7 @@ static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
         return NULL;
     }
     debug_step(cpu, code_word(cpu->ops, slot));
-    cpu->ops = code_step_page(cpu, cpu->ops, slot);
+    cpu->ops = decode_step(cpu, cpu->ops, slot);
     cpu->fetch = nothing;
     cpu->limit = 0; /* ends a branch to itself */
     return cpu->ops + slot;
@@ -152,11 +154,9 @@ void interp_run(struct cpu *cpu) {
 resume: /* at cpu->pc, with `executed` instructions done */
     cpu->sp_align = cpu->st.sctlr_el1 >> (cpu->el ? 3 : 4) & 1 ? 15 : 0;
     cpu->icount = (uint64_t)executed;
-    if (unlikely(cpu->debug.armed)) {
-        step = debug_resume(cpu, (uint64_t)executed);
-        if (step != STEP_NEXT) {
-            goto go_on;
-        }
+    if (unlikely(cpu->debug.armed) && !debug_resume(cpu, (uint64_t)executed)) {
+        step = exception_take(cpu, 0);
+        goto go_on;
     }
     if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) || executed << 4 >= cpu->limit)) {
         if (poll(cpu) == STEP_EXIT) {
@@ -240,7 +240,7 @@ resume: /* at cpu->pc, with `executed` instructions done */
     A64_OPS(PLAIN, FAULTS, BRANCH, INDIRECT, SYS, FP_PLAIN, FP_FAULTS)
 
 do_DECODE: /* the first execution of this word since its page was (re)made */
-    code_decode(cpu, cpu->ops, (unsigned)(i - cpu->ops));
+    decode_slot(cpu, cpu->ops, (unsigned)(i - cpu->ops));
     DISPATCH;
 
 do_NEXT_PAGE: { /* slot 1024: not an instruction */
@@ -267,7 +267,7 @@ do_DEBUG: /* some breakpoint is at this place in its page */
         step = exception_take(cpu, 0);
         goto go_on;
     }
-    goto *label[code_decode_marked(cpu, cpu->ops, (unsigned)(i - cpu->ops))];
+    goto *label[decode_marked_slot(cpu, cpu->ops, (unsigned)(i - cpu->ops))];
 
 do_STEPPED: /* what follows the one instruction of a step */
     goto check;

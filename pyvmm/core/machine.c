@@ -17,6 +17,7 @@
 #include "guest.h"
 #include "interp.h"
 #include "inval.h"
+#include "inval_serve.h"
 #include "mmu.h"
 #include "pauth.h"
 #include "pstate.h"

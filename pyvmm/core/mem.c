@@ -5,8 +5,8 @@
 
 #include "code.h"
 #include "debug.h"
-#include "exception.h"
 #include "mmu.h"
+#include "raise.h"
 
 
 /* A part of an access, at most to the end of its page. */

@@ -11,8 +11,8 @@
 
 #include "code.h"
 #include "debug.h"
-#include "exception.h"
 #include "guest.h"
+#include "raise.h"
 #include "regime.h"
 #include "tlb.h"
 #include "walk_s1.h"

@@ -8,7 +8,7 @@
  */
 #include "pauth.h"
 
-#include "exception.h"
+#include "raise.h"
 #include "regime.h"
 
 #define HCR_API (1ull << 41)

@@ -12,9 +12,9 @@
 #include <tmmintrin.h>
 #endif
 
-#include "exception.h"
 #include "mem.h"
 #include "pstate.h"
+#include "raise.h"
 #include "simd_crypto.h"
 
 #include "gen/calls.h"

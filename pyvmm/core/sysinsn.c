@@ -8,9 +8,9 @@
 
 #include "at.h"
 #include "code.h"
-#include "exception.h"
 #include "inval.h"
 #include "mmu.h"
+#include "raise.h"
 #include "regime.h"
 #include "sysreg.h"
 #include "tlb.h"
@@ -23,7 +23,7 @@
 #define HCR_TDZ (1ull << 28)
 #define SCTLR_DZE (1ull << 14)
 
-enum { EC_SYSREG = 0x18, ISS_CM = 1 << 8, ISS_WNR = 1 << 6 };
+enum { ISS_CM = 1 << 8, ISS_WNR = 1 << 6 };
 
 static enum step undefined(struct cpu *cpu) {
     raise_undefined(cpu);
@@ -31,7 +31,7 @@ static enum step undefined(struct cpu *cpu) {
 }
 
 static enum step trapped(struct cpu *cpu, unsigned el, uint32_t encoding, unsigned rt) {
-    raise_exception(cpu, el, EC_SYSREG, sysreg_iss(encoding, rt, false));
+    raise_sysreg(cpu, el, encoding, rt, false);
     return STEP_FAULT;
 }
 
@@ -40,7 +40,7 @@ static enum step unknown(struct cpu *cpu, uint32_t encoding, unsigned rt, bool r
     if (cpu->el == 0 || !is_implementation_defined(encoding) || !(cpu->st.hcr_el2 & HCR_TIDCP)) {
         return undefined(cpu);
     }
-    raise_exception(cpu, 2, EC_SYSREG, sysreg_iss(encoding, rt, read));
+    raise_sysreg(cpu, 2, encoding, rt, read);
     return STEP_FAULT;
 }
 
@@ -142,10 +142,6 @@ static enum step ic_all(struct cpu *cpu, bool broadcast) {
 static enum step dc_address(struct cpu *cpu, uint64_t va, bool invalidates) {
     struct translation t;
     return maintain(cpu, va, invalidates, &t) ? STEP_NEXT : STEP_FAULT;
-}
-
-bool sys_zva_allowed(const struct cpu *cpu) {
-    return !(cpu->st.hcr_el2 & HCR_TDZ) && (cpu->el || cpu->st.sctlr_el1 & SCTLR_DZE);
 }
 
 #define SYS(op1, crn, crm, op2) ENCODE(1u, op1, crn, crm, op2)

@@ -10,6 +10,5 @@
 
 enum step sys_insn(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value);
 enum step sysl_insn(struct cpu *cpu, uint32_t encoding, unsigned rt);
-bool sys_zva_allowed(const struct cpu *cpu); /* DC ZVA neither traps nor is prohibited at this EL */
 
 #endif

@@ -9,16 +9,15 @@
 #include <sys/random.h>
 
 #include "debug.h"
-#include "exception.h"
 #include "gic_cpuif.h"
 #include "pauth.h"
 #include "pstate.h"
-#include "sysinsn.h"
+#include "raise.h"
 #include "timer.h"
 #include "tlb.h"
 
 enum { ACCESS_EL0_READ = 1, ACCESS_EL0_WRITE = 2, ACCESS_EL1_READ = 4, ACCESS_EL1_WRITE = 8 };
-enum { EC_FP_ACCESS = 0x07, EC_SYSREG = 0x18 };
+enum { EC_FP_ACCESS = 0x07 };
 
 struct sysreg_row {
     uint16_t encoding;
@@ -74,12 +73,6 @@ static uint64_t *storage_of(struct cpu *cpu, const struct sysreg_row *row) {
 static bool in_id_space(uint32_t encoding) {
     unsigned crm = encoding >> 3 & 15;
     return (encoding & ~0x7fu) == ENCODE(3, 0, 0, 0, 0) && crm >= 1 && crm <= 7;
-}
-
-uint32_t sysreg_iss(uint32_t encoding, unsigned rt, bool read) {
-    unsigned op0 = encoding >> 14, op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15;
-    unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
-    return op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | rt << 5 | crm << 1 | read;
 }
 
 /* ---- traps ---- */
@@ -154,7 +147,7 @@ static enum step access_unknown(struct cpu *cpu, uint32_t encoding, unsigned rt,
         return undefined(cpu);
     }
     if (cpu->st.hcr_el2 & trap) {
-        raise_exception(cpu, 2, EC_SYSREG, sysreg_iss(encoding, rt, read));
+        raise_sysreg(cpu, 2, encoding, rt, read);
         return STEP_FAULT;
     }
     if (trap != HCR_TID3) {
@@ -182,7 +175,7 @@ static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, uns
     if (!el) {
         return STEP_NEXT;
     }
-    raise_exception(cpu, el, EC_SYSREG, sysreg_iss(row->encoding, rt, read));
+    raise_sysreg(cpu, el, row->encoding, rt, read);
     return STEP_FAULT;
 }
 
@@ -253,7 +246,7 @@ uint64_t machine_id_register(struct machine *machine, uint32_t encoding) {
 
 static enum step msr_daif(struct cpu *cpu, unsigned op2, unsigned imm) {
     if (cpu->el == 0 && !(cpu->st.sctlr_el1 & SCTLR_UMA)) {
-        raise_exception(cpu, 1, EC_SYSREG, sysreg_iss(ENCODE(0, 3, 4, imm, op2), 31, false));
+        raise_sysreg(cpu, 1, ENCODE(0, 3, 4, imm, op2), 31, false);
         return STEP_FAULT;
     }
     return write_DAIF(cpu, op2 == 6 ? cpu->daif | imm << 6 : cpu->daif & ~(imm << 6));

@@ -26,6 +26,6 @@ enum step sysreg_msr_imm(struct cpu *cpu, unsigned op1, unsigned op2, unsigned i
 uint64_t sysreg_written(const struct cpu *cpu, uint32_t encoding, uint64_t value);
 /* At this EL, is it plain 64-bit storage at *offset in struct cpu that nothing can ever trap? */
 bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset);
-uint32_t sysreg_iss(uint32_t encoding, unsigned rt, bool read); /* of EC 0x18 */
+bool sysreg_allows_zva(const struct cpu *cpu); /* DC ZVA neither traps nor is prohibited at this EL */
 
 #endif

@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "gic_cpuif.h"
-#include "inval.h"
+#include "inval_serve.h"
 #include "timer.h"
 
 #define NS_PER_SECOND 1000000000ll

@@ -7,8 +7,8 @@
  */
 #include "walk_s1.h"
 
-#include "exception.h"
 #include "guest.h"
+#include "raise.h"
 #include "regime.h"
 #include "walk_s2.h"
 

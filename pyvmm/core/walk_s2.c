@@ -6,9 +6,9 @@
  */
 #include "walk_s2.h"
 
-#include "exception.h"
 #include "gpc.h"
 #include "guest.h"
+#include "raise.h"
 #include "regime.h"
 #include "tlb.h"
 

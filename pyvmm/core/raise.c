@@ -1,0 +1,66 @@
+/*
+ * Raising an exception: cpu->exc says what happened and to whom it goes.  Nothing else changes; exception.c takes it.
+ *
+ * Spec: DDI 0487 ESR_EL1, ESR_EL2, AArch64.Abort, "Routing synchronous External aborts".
+ */
+#include "raise.h"
+
+#include "pstate.h"
+#include "walk.h"
+
+#define HCR_TEA (1ull << 37)
+
+bool raise_exception(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss) {
+    cpu->exc = (struct exception){.target_el = target_el, .ec = ec, .iss = iss};
+    return false;
+}
+
+bool raise_undefined(struct cpu *cpu) {
+    return raise_exception(cpu, 1, EC_UNKNOWN, 0);
+}
+
+bool raise_illegal_state(struct cpu *cpu) {
+    return raise_exception(cpu, 1, EC_ILLEGAL_STATE, 0);
+}
+
+bool raise_branch_target(struct cpu *cpu) {
+    return raise_exception(cpu, 1, EC_BRANCH_TARGET, cpu_btype(cpu));
+}
+
+bool raise_sp_alignment(struct cpu *cpu) {
+    return raise_exception(cpu, 1, EC_SP_ALIGNMENT, 0);
+}
+
+bool raise_pc_alignment(struct cpu *cpu) {
+    raise_exception(cpu, 1, EC_PC_ALIGNMENT, 0);
+    cpu->exc.far = cpu->pc;
+    return false;
+}
+
+/* Granule protection faults go to EL2 whoever's table led there: only the owner of the GPT can mend them. */
+static bool abort_is_for_el2(const struct cpu *cpu, unsigned fsc, bool stage2) {
+    bool protection = fsc >= FSC_GPF_WALK && fsc <= FSC_GPF;
+    bool external = fsc == FSC_EXTERNAL || (fsc >= FSC_EXTERNAL_WALK && fsc < FSC_EXTERNAL_WALK + 4);
+    return stage2 || protection || (external && cpu->st.hcr_el2 & HCR_TEA);
+}
+
+bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa,
+                 bool s1ptw) {
+    unsigned target_el = abort_is_for_el2(cpu, fsc, stage2) ? 2 : 1;
+    unsigned ec = (fetch ? EC_INSTRUCTION_ABORT : EC_DATA_ABORT) + (cpu->el == target_el);
+    raise_exception(cpu, target_el, ec, fsc | s1ptw << 7 | (!fetch && write) << 6);
+    cpu->exc.far = va;
+    cpu->exc.hpfar = stage2 ? (ipa & ADDRESS_MASK) >> 8 : 0;
+    return false;
+}
+
+bool raise_alignment(struct cpu *cpu, uint64_t va, bool write) {
+    return raise_abort(cpu, false, write, va, FSC_ALIGNMENT, false, 0, false);
+}
+
+bool raise_sysreg(struct cpu *cpu, unsigned target_el, uint32_t encoding, unsigned rt, bool read) {
+    unsigned op0 = encoding >> 14, op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15;
+    unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
+    uint32_t iss = op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | rt << 5 | crm << 1 | read;
+    return raise_exception(cpu, target_el, EC_SYSREG, iss);
+}
