@@ -248,7 +248,7 @@ def entries(world: World) -> float:
 
 
 @dataclass(frozen=True)
-class Life:
+class Lifetime:
     """What the parts of a realm's life took, in seconds."""
 
     build: float
@@ -256,29 +256,29 @@ class Life:
     destroy: float
 
 
-def live(payload: bytes, *args: int) -> Life:
+def run_realm(payload: bytes, *args: int) -> Lifetime:
     """Build a realm, run it until it turns itself off, destroy it."""
     world = World()
     guest = world.guest(payload, *args)
     build = seconds(guest.start)
     run = seconds(guest.wait)
-    return Life(build, run, seconds(guest.close))
+    return Lifetime(build, run, seconds(guest.close))
 
 
-def lives() -> Iterator[Result]:
+def realm_lifetimes() -> Iterator[Result]:
     """Whole realms, as the VMM makes them."""
     payload = assemble(TOUCHES).ljust(PAYLOAD * GRANULE_SIZE, b"\x5a")
     touched = LIVE - PAYLOAD
-    life = live(payload, 0, ENTRY + len(payload), touched)
-    yield Result("build, 10 900 granules", life.build, "s", goal=0.4)
-    yield Result("first touch", life.run / touched * 1e6, "µs", goal=45)
-    yield Result("destroy, 20 000 granules", life.destroy, "s", goal=0.6)
+    lifetime = run_realm(payload, 0, ENTRY + len(payload), touched)
+    yield Result("build, 10 900 granules", lifetime.build, "s", goal=0.4)
+    yield Result("first touch", lifetime.run / touched * 1e6, "µs", goal=45)
+    yield Result("destroy, 20 000 granules", lifetime.destroy, "s", goal=0.6)
     count = 20_000
-    stores = live(assemble(STORES), 0, SHARED + DEVICE, count)
+    stores = run_realm(assemble(STORES), 0, SHARED + DEVICE, count)
     yield Result("device access of a realm", stores.run / count * 1e6, "µs", goal=25)
 
 
 def rmm() -> Iterator[Result]:
     """The RMM's commands and a realm's life."""
     yield from commands()
-    yield from lives()
+    yield from realm_lifetimes()

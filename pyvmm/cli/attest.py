@@ -10,7 +10,7 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
-from pyvmm.cli.common.instances import directory, named, one, print_json
+from pyvmm.cli.common.instances import directory, instance_name, named, print_json
 from pyvmm.cli.common.say import print_lines
 from pyvmm.cli.common.units import Seconds, octets, plural
 from pyvmm.vm.agent.protocol import CHALLENGE_SIZE
@@ -63,7 +63,7 @@ def attest(
 ) -> None:
     """Get a token and print it."""
     asked = _parse(challenge) if challenge is not None else secrets.token_bytes(CHALLENGE_SIZE)
-    with connect(directory(), one(name, option)) as client:
+    with connect(directory(), instance_name(name, option)) as client:
         client.patience = None
         token = client.api.attest(asked.ljust(CHALLENGE_SIZE, b"\0"), patience=patience)
     if challenge is None and not wants_json:

@@ -2,7 +2,7 @@
 
 import click
 
-from pyvmm.cli.common.instances import directory, named, one, print_json
+from pyvmm.cli.common.instances import directory, instance_name, named, print_json
 from pyvmm.cli.common.say import print_lines
 from pyvmm.cli.common.units import size
 from pyvmm.vm.control.api import Balloon
@@ -30,7 +30,7 @@ def balloon(
     wants_json: bool,
 ) -> None:
     """Resize it and print how it stands."""
-    with connect(directory(), one(name, option)) as client:
+    with connect(directory(), instance_name(name, option)) as client:
         stands = client.api.balloon(((inflate or 0) - (deflate or 0)) * _MIB)
     if wants_json:
         print_json(stands)

@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from pyvmm.cli.common.instances import directory, either, named, one
+from pyvmm.cli.common.instances import by_state, directory, instance_name, named
 from pyvmm.cli.common.say import say
 from pyvmm.cli.common.units import plural
 from pyvmm.vm.control.api import State, Status
@@ -29,21 +29,21 @@ _TOO_MUCH: Final = 64 << 10  # bytes typed that the guest has not taken
 @click.option("--log", "only_log", is_flag=True, help="show what was said so far, and end")
 def console(name: str | None, option: str | None, *, only_log: bool) -> int:
     """Attach, until the user detaches or the guest ends."""
-    place, name = directory(), one(name, option)
+    place, name = directory(), instance_name(name, option)
 
-    def live(client: Client) -> int:
+    def attach(client: Client) -> int:
         with Terminal() as terminal:
             attached = Attached(client, terminal)
             return attached.print_log() if only_log else attached.follow()
 
-    def off(status: Status) -> int:
+    def show_rest(status: Status) -> int:
         said = place.console_log(name)
         if said is None:
             say(f"what {name} said could not be kept, and is lost")
         sys.stdout.buffer.write(said or b"")
         return ExitCode.OK if only_log else status.result
 
-    return either(place, name, live, off)
+    return by_state(place, name, attach, show_rest)
 
 
 class Attached:

@@ -11,7 +11,7 @@ from pyvmm.arch.system import check_open_files, shortage
 from pyvmm.arch.text import defect, printable
 from pyvmm.cli.common.instances import code_of, directory, print_json
 from pyvmm.cli.common.options import GuestOptions, guest_options, life_options, vm_options
-from pyvmm.cli.common.owner import Owner, Wish
+from pyvmm.cli.common.owner import LaunchRequest, Owner
 from pyvmm.cli.common.progress import Bar
 from pyvmm.cli.common.say import say, say_lines
 from pyvmm.vm.control.api import State, Status
@@ -50,13 +50,13 @@ def create(  # noqa: D103  the help says it
     asked["name"] = check_name(instance)
     place = directory()
     options = with_gdb(replace(vm_options(asked), vmlinux=vmlinux), gdb, waits=gdb_wait)
-    create_instance(Wish(options, timeout, trace), place)
+    create_instance(LaunchRequest(options, timeout, trace), place)
     if wants_json:
         print_json(place.find(instance))
     return ExitCode.OK
 
 
-def create_instance(wish: Wish, place: Directory) -> None:
+def create_instance(request: LaunchRequest, place: Directory) -> None:
     """Make an instance; return when it is new.
 
     Raises:
@@ -65,7 +65,7 @@ def create_instance(wish: Wish, place: Directory) -> None:
     """
     check_open_files()
     with Bar() as bar:
-        for message in spawn(lambda tell: _own(wish, place, tell)):
+        for message in spawn(lambda tell: _own(request, place, tell)):
             if message.is_ready:
                 return
             if message.code:
@@ -73,28 +73,28 @@ def create_instance(wish: Wish, place: Directory) -> None:
             if message.notice:
                 say(message.notice)
             bar.report(message.doing, message.share)
-    raise Failure(ExitCode.UNREACHABLE, _death(wish.options.name))
+    raise Failure(ExitCode.UNREACHABLE, _death(request.options.name))
 
 
 def _death(name: str) -> str:
     return f"{name} died while it was made: pyvmm destroy {name} cleans up"
 
 
-def _own(wish: Wish, place: Directory, tell: Tell) -> int:
+def _own(request: LaunchRequest, place: Directory, tell: Tell) -> int:
     """Be the instance; return the exit code of its process."""
     try:
-        owner = Owner(wish)
+        owner = Owner(request)
         _take_name(owner, place)
         owner.lifecycle.subscribe(
             lambda status: tell(Message(is_ready=True)) if status.state == State.NEW else None
         )
         owner.lifecycle.subscribe(lambda status: _log_end(owner, status))
-        code = owner.live(
+        code = owner.run(
             report=lambda doing, share: tell(Message(doing=doing, share=share)),
             notify=lambda line: tell(Message(notice=printable(line))),
             keeps_name=True,
         )
-        line = f"{wish.options.name} was stopped while it was made"
+        line = f"{request.options.name} was stopped while it was made"
     except (UserError, Failure) as error:
         code, line = code_of(error), str(error)
     except Exception:  # noqa: BLE001  ours: who asked for the instance may report it

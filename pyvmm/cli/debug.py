@@ -6,7 +6,7 @@ from typing import Final
 import click
 
 from pyvmm.arch.text import printable
-from pyvmm.cli.common.instances import directory, named, one, print_json
+from pyvmm.cli.common.instances import directory, instance_name, named, print_json
 from pyvmm.cli.common.say import print_lines
 from pyvmm.vm.control.api import Vcpu
 from pyvmm.vm.control.client import connect
@@ -41,7 +41,7 @@ def debug(
     wants_json: bool,
 ) -> int:
     """Do what is asked for, then show."""
-    with connect(directory(), one(name, option)) as client:
+    with connect(directory(), instance_name(name, option)) as client:
         if sysrq is not None:
             client.api.sysrq(printable(sysrq))
         if nmi is not None:

@@ -7,9 +7,9 @@ from typing import Unpack
 import click
 
 from pyvmm.arch.system import check_open_files
-from pyvmm.cli.common.instances import told
+from pyvmm.cli.common.instances import format_os_error
 from pyvmm.cli.common.options import GuestOptions, guest_options, life_options, vm_options
-from pyvmm.cli.common.owner import Owner, Wish
+from pyvmm.cli.common.owner import LaunchRequest, Owner
 from pyvmm.cli.common.progress import Bar
 from pyvmm.cli.common.say import say
 from pyvmm.vm.control.directory import Directory
@@ -40,10 +40,10 @@ def run(  # noqa: D103  the help says it
     **asked: Unpack[GuestOptions],
 ) -> int:
     options = with_gdb(replace(vm_options(asked), vmlinux=vmlinux), gdb, waits=gdb_wait)
-    return run_instance(Wish(options, timeout, trace, is_started=True))
+    return run_instance(LaunchRequest(options, timeout, trace, is_started=True))
 
 
-def run_instance(wish: Wish) -> int:
+def run_instance(request: LaunchRequest) -> int:
     """Run a guest to its end; return the exit code.
 
     Raises:
@@ -51,16 +51,16 @@ def run_instance(wish: Wish) -> int:
         Failure: the guest could not be made.
     """
     check_open_files()
-    owner, terminal, bar = Owner(wish), Terminal(), Bar()
+    owner, terminal, bar = Owner(request), Terminal(), Bar()
     try:
         owner.claim(Directory.of_user())
     except OSError as error:
-        say(f"no other pyvmm will see this guest: {told(error)}")
+        say(f"no other pyvmm will see this guest: {format_os_error(error)}")
     if terminal.is_interactive:
-        _announce(wish.options)
+        _announce(request.options)
     owner.lifecycle.subscribe(lambda _: bar.stop())  # the screen is the guest's now
     with bar, terminal:
-        code = owner.live(terminal, bar.report, say)
+        code = owner.run(terminal, bar.report, say)
     reason = owner.lifecycle.status.reason
     if code is ExitCode.CRASHED:
         say(f"the guest crashed: {reason}")

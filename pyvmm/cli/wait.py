@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.common.instances import directory, either, named, one, print_json
+from pyvmm.cli.common.instances import by_state, directory, instance_name, named, print_json
 from pyvmm.cli.common.units import Seconds
 from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.client import Client
@@ -64,19 +64,19 @@ def wait(
 ) -> int:
     """Wait; return the exit code."""
     waiter = _parse(goal)
-    place, name = directory(), one(name, option)
+    place, name = directory(), instance_name(name, option)
 
-    def live(client: Client) -> None:
+    def wait_for_it(client: Client) -> None:
         waiter.begin(client, scrollback=not only_new)
-        if not waiter.hear(client, timeout):
+        if not waiter.listen(client, timeout):
             raise Failure(ExitCode.TIMEOUT, f"{name}: no {goal} within {timeout:g} s")
 
-    def off(status: Status) -> None:
+    def look_back(status: Status) -> None:
         waiter.state_changed(status)
         waiter.console_output(0, b"" if only_new else place.console_log(name) or b"")
         waiter.console_closed()
 
-    either(place, name, live, off)
+    by_state(place, name, wait_for_it, look_back)
     if waiter.result is None:
         raise Failure(ExitCode.ENDED, f"{name} has ended before {goal} came")
     if wants_json:
@@ -96,8 +96,8 @@ class Waiter:
         """Ask to be told."""
         raise NotImplementedError
 
-    def hear(self, client: Client, timeout: float | None) -> bool:
-        """Hear what is told until there is no need to; False if that takes too long."""
+    def listen(self, client: Client, timeout: float | None) -> bool:
+        """Listen until the result is certain; return False if the time runs out."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.is_over:
             left = None if deadline is None else deadline - time.monotonic()

@@ -184,7 +184,7 @@ def test_start_waits_for_the_agent(
         threading.Timer(0.5, made.port.start).start()
         ended = pyvmm("start", "--wait", "r1")
         assert (ended.code, ended.output, ended.errors) == (0, "", "")
-        assert made.living.lifecycle.agent.is_ready
+        assert made.owner.lifecycle.agent.is_ready
         ended = pyvmm("start", "r1", "--wait")
         line = "pyvmm: r1 is running: it was started already\n"
         assert (ended.code, ended.output, ended.errors) == (ExitCode.BAD_INPUT, "", line)

@@ -347,9 +347,9 @@ def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
     assert {len(row.split()) for row in table} == {11}
 
 
-@pytest.mark.parametrize(("wish", "code"), [("stop", ExitCode.QUIT), ("destroy", ExitCode.QUIT)])
+@pytest.mark.parametrize(("command", "code"), [("stop", ExitCode.QUIT), ("destroy", ExitCode.QUIT)])
 def test_what_is_being_made_can_be_ended(
-    runtime: Path, tmp_path: Path, wish: str, code: ExitCode
+    runtime: Path, tmp_path: Path, command: str, code: ExitCode
 ) -> None:
     """Its maker is told; nothing of it stays."""
     (tmp_path / "payload").write_bytes(bytes(96 << 20))
@@ -359,7 +359,7 @@ def test_what_is_being_made_can_be_ended(
         while not (runtime / "r1.d" / "state").exists():
             assert time.monotonic() < deadline
         assert verb("start", "r1").errors == "pyvmm: r1 is building: it is not complete yet\n"
-        assert result(verb(wish, "r1")) == DONE
+        assert result(verb(command, "r1")) == DONE
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == code
     assert errors == b"pyvmm: r1 was stopped while it was made\n"
@@ -385,12 +385,12 @@ def test_the_wishes_of_many_come_to_one_end(runtime: Path, tmp_path: Path) -> No
     """Whoever comes too late is told that it is gone; nobody waits, and nothing stays."""
     create("r1", *VM, kernel(tmp_path, IDLE))
     with ExitStack() as stack:
-        wishes = ["stop", "destroy", "start", "destroy", "stop", "wait", "pause", "destroy"]
-        each = [stack.enter_context(running(wish, "r1")) for wish in wishes]
-        for wish, process in zip(wishes, each, strict=True):
+        commands = ["stop", "destroy", "start", "destroy", "stop", "wait", "pause", "destroy"]
+        each = [stack.enter_context(running(command, "r1")) for command in commands]
+        for command, process in zip(commands, each, strict=True):
             output, errors = process.communicate(timeout=PATIENCE)
             assert (output, errors.count(b"\n") <= 1, b"Traceback" in errors) == (b"", True, False)
-            if wish in {"stop", "destroy"} and process.returncode:
+            if command in {"stop", "destroy"} and process.returncode:
                 assert errors == b"pyvmm: no instance r1: pyvmm list shows what there is\n"
     assert left(runtime) == []
 

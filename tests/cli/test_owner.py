@@ -5,7 +5,7 @@ from threading import Thread
 
 import pytest
 
-from pyvmm.cli.common.owner import Owner, Wish
+from pyvmm.cli.common.owner import LaunchRequest, Owner
 from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.options import VmOptions
@@ -13,7 +13,7 @@ from pyvmm.vm.options import VmOptions
 
 def new_owner() -> Owner:
     """Return the owner of an instance that is started at once."""
-    return Owner(Wish(VmOptions(name="r1", ram_size=64 << 20), is_started=True))
+    return Owner(LaunchRequest(VmOptions(name="r1", ram_size=64 << 20), is_started=True))
 
 
 def test_what_was_said_is_there_when_the_end_is_told(tmp_path: Path) -> None:
@@ -28,9 +28,9 @@ def test_what_was_said_is_there_when_the_end_is_told(tmp_path: Path) -> None:
             kept.append(directory.console_log("r1"))
 
     owner.lifecycle.subscribe(look)
-    life = Thread(target=owner.live, kwargs={"keeps_name": True})
-    life.start()
-    life.join()
+    thread = Thread(target=owner.run, kwargs={"keeps_name": True})
+    thread.start()
+    thread.join()
     assert len(kept) == 1
     assert kept[0]
     assert kept[0] == owner.lifecycle.console_log.tail()
@@ -55,9 +55,9 @@ def test_an_end_is_told_though_nothing_can_be_kept(
     owner = new_owner()
     owner.claim(directory)
     (directory.home("r1") / "console").mkdir()  # no file can be made there
-    life = Thread(target=owner.live, kwargs={"keeps_name": True})
-    life.start()
-    life.join()
+    thread = Thread(target=owner.run, kwargs={"keeps_name": True})
+    thread.start()
+    thread.join()
     status = directory.find("r1")
     assert (status.state, status.exit_code) == (State.STOPPED, 0)
     assert directory.console_log("r1") is None

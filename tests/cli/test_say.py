@@ -22,7 +22,7 @@ class HostileAgent:
 
     def __init__(self, served: Served) -> None:
         self.backlog = 0
-        self._client = served.living.lifecycle.agent
+        self._client = served.owner.lifecycle.agent
         self._reader = FrameReader()
         self._client.attach(self)
         self._client.opened()
@@ -48,9 +48,9 @@ class HostileAgent:
 def served(runtime: Path) -> Iterator[Served]:
     """Let r1 run, with such an agent and such a console."""
     made = Served(Directory(runtime))
-    made.living.lifecycle.start()
+    made.owner.lifecycle.start()
     HostileAgent(made)
-    made.living.lifecycle.console_log.write(f"login{HOSTILE}".encode())
+    made.owner.lifecycle.console_log.write(f"login{HOSTILE}".encode())
     yield made
     made.close()
 

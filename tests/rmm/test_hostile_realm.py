@@ -82,7 +82,7 @@ class Rig:
         low = [self.machine.buffer(pas)[: 1 << 20] for pas in (Pas.SECURE, Pas.ROOT)]
         return [zlib.crc32(part) for part in (*rest, *low)]
 
-    def live(self, generator: Generator, vmid: int) -> int:
+    def run_realm(self, generator: Generator, vmid: int) -> int:
         """Run a realm for a moment; return how many chunks it began."""
         vgic = Vgic(NUM_CPUS)
         realm = Realm(
@@ -125,7 +125,7 @@ def harass(seed: int, seconds: float) -> tuple[int, int, int]:
     until = monotonic() + seconds
     while monotonic() < until:
         LOG.warning("seed %d, life %d", seed, lives)
-        chunks += rig.live(generator, 1 + lives % 100)
+        chunks += rig.run_realm(generator, 1 + lives % 100)
         lives += 1
         if lives % CHECKED_EVERY == 0:
             rig.check()

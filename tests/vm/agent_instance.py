@@ -17,9 +17,9 @@ class Running(Served):
     def __init__(self, directory: Directory, program: Path, *, is_started: bool = True) -> None:
         super().__init__(directory)
         if is_started:
-            self.living.lifecycle.start()
+            self.owner.lifecycle.start()
         self.ours, theirs = socket.socketpair()
-        instance = self.living.lifecycle._instance
+        instance = self.owner.lifecycle._instance
         assert instance is not None
         self.port = SocketPort(instance.agent, self.ours)
         with theirs:

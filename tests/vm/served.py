@@ -7,7 +7,7 @@ from pyvmm.vm.control.api import State
 from pyvmm.vm.control.client import Client, connect
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.control.server import Server
-from tests.vm.stage import Living
+from tests.vm.stage import OwnerThread
 
 
 class Served:
@@ -15,12 +15,12 @@ class Served:
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
-        self.living = Living()
+        self.owner = OwnerThread()
         self._stack = ExitStack()
-        self._stack.enter_context(self.living)
-        self.living.until(State.NEW)
-        self.claim = directory.claim(self.living.lifecycle.status)
-        self.server = Server(self.claim.listener, self.living.lifecycle)
+        self._stack.enter_context(self.owner)
+        self.owner.until(State.NEW)
+        self.claim = directory.claim(self.owner.lifecycle.status)
+        self.server = Server(self.claim.listener, self.owner.lifecycle)
         self.server.start()
 
     def client(self) -> Client:
@@ -37,8 +37,8 @@ class Served:
 
     def end(self) -> None:
         """End the instance, then its server, as its owner does."""
-        self.living.lifecycle.quit()
-        self.living.end()
+        self.owner.lifecycle.quit()
+        self.owner.end()
         self.server.close()
 
     def close(self) -> None:

@@ -204,8 +204,8 @@ def show(bus: Bus, text: bytes) -> None:
         bus.write(memory_map.UART_BASE, 1, byte)
 
 
-class Living:
-    """A lifecycle that a thread lives; a context manager that ends it at the latest."""
+class OwnerThread:
+    """A lifecycle run by a thread; leaving the context ends it."""
 
     def __init__(self, options: VmOptions | None = None, timeout: float | None = None) -> None:
         self.stage = Stage()
@@ -216,7 +216,7 @@ class Living:
         self.code: ExitCode | None = None
         self.error: Exception | None = None
         self._timeout = timeout
-        self._thread = threading.Thread(target=self._live, name="owner")
+        self._thread = threading.Thread(target=self._run, name="owner")
 
     def assemble(self, log: ConsoleLog) -> Instance:
         """Put the guest together."""
@@ -228,9 +228,9 @@ class Living:
         assert self.stage.guest is not None
         return self.stage.guest
 
-    def _live(self) -> None:
+    def _run(self) -> None:
         try:
-            self.code = self.lifecycle.live(self.assemble, self._timeout)
+            self.code = self.lifecycle.run(self.assemble, self._timeout)
         except Exception as error:  # noqa: BLE001  for the test to look at
             self.error = error
 

@@ -26,19 +26,20 @@ def directory() -> Directory:
     """Return the user's runtime directory.
 
     Raises:
-        UserError: there is none to be had.
+        UserError: it cannot be created or used.
     """
     try:
         return Directory.of_user()
     except OSError as error:
-        line = f"no runtime directory ({told(error)}): set XDG_RUNTIME_DIR to one to write in"
+        reason = format_os_error(error)
+        line = f"no runtime directory ({reason}): set XDG_RUNTIME_DIR to one to write in"
         raise UserError(line) from error
 
 
-def told(error: OSError) -> str:
-    """Return an error of the system's as a user reads it.
+def format_os_error(error: OSError) -> str:
+    """Return the text of an operating system error, with the file it is about.
 
-    >>> told(FileNotFoundError(2, "No such file or directory", "/tmp/none"))
+    >>> format_os_error(FileNotFoundError(2, "No such file or directory", "/tmp/none"))
     '/tmp/none: No such file or directory'
     """
     return ": ".join(filter(None, (error.filename, error.strerror))) or str(error)
@@ -87,29 +88,32 @@ def parse_variables(env: tuple[str, ...]) -> dict[str, str]:
 
 
 def named(verb: Callable[P, R]) -> Callable[P, R]:
-    """Give a verb ``name`` and ``option``, two ways to name an instance; see `one`."""
+    """Give a verb ``name`` and ``option``, two ways to name an instance; see `instance_name`."""
     for option in reversed(_ONE):
         verb = option(verb)
     return verb
 
 
-def one(name: str | None, option: str | None) -> str:
-    """Return the name that was given in one of two ways.
+def instance_name(name: str | None, option: str | None) -> str:
+    """Return the instance's name, given either as argument or as option.
 
     Raises:
-        UserError: none was, or two.
+        UserError: neither or both were given.
     """
     if bool(name) == bool(option):
         raise UserError("give the name of one instance: pyvmm list shows what there is")
     return name or option or ""
 
 
-def either(
-    place: Directory, name: str, live: Callable[[Client], R], off: Callable[[Status], R]
+def by_state(
+    place: Directory,
+    name: str,
+    when_running: Callable[[Client], R],
+    when_stopped: Callable[[Status], R],
 ) -> R:
-    """Do one thing with an instance that lives, another with one that is shut off.
+    """Call one function if the instance's process runs, another if the instance has stopped.
 
-    One that ends between the look at it and the first answer is shut off.
+    An instance that stops before it gives the first answer counts as stopped.
 
     Raises:
         UserError: there is no such instance.
@@ -119,12 +123,12 @@ def either(
     if status.state != State.STOPPED:
         try:
             with connect(place, name) as client:
-                return live(client)
+                return when_running(client)
         except (Gone, UserError):
             status = place.find(name)
             if status.state != State.STOPPED:
                 raise
-    return off(status)
+    return when_stopped(status)
 
 
 _ALSO: Final = "another way to say NAME"

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is asked for: the guest, and what is to be done with it."""
+class LaunchRequest:
+    """The guest to launch, and how to run it."""
 
     options: VmOptions
     timeout: float | None = None  # seconds after its start
@@ -42,15 +42,15 @@ class Wish:
 class Owner:
     """An instance in this process."""
 
-    def __init__(self, wish: Wish) -> None:
-        self._wish = wish
+    def __init__(self, request: LaunchRequest) -> None:
+        self._request = request
         self._resources = ExitStack()
         self._has_been_new = self._keeps_name = False
         self._claim: Claim | None = None
-        self.lifecycle = Lifecycle(wish.options)
+        self.lifecycle = Lifecycle(request.options)
 
     def claim(self, directory: Directory) -> None:
-        """Take the name and serve its socket, until the end of `live`.
+        """Take the name and serve its socket, until the end of `run`.
 
         Raises:
             UserError: the name is taken, or none; or there is no thread for the server.
@@ -79,7 +79,7 @@ class Owner:
             self._release()
             raise
 
-    def live(
+    def run(
         self,
         terminal: Terminal | None = None,
         report: Report | None = None,
@@ -87,7 +87,7 @@ class Owner:
         *,
         keeps_name: bool = False,
     ) -> ExitCode:
-        """Live the life of the instance.
+        """Build the guest and run it to its end.
 
         Args:
             terminal: the console's.
@@ -102,11 +102,11 @@ class Owner:
         self._keeps_name = keeps_name
         with self._resources:
             try:
-                return self.lifecycle.live(
+                return self.lifecycle.run(
                     lambda log: self._assemble(log, terminal, notify),
-                    self._wish.timeout,
+                    self._request.timeout,
                     report,
-                    is_started=self._wish.is_started,
+                    is_started=self._request.is_started,
                 )
             finally:
                 self._release()
@@ -117,7 +117,8 @@ class Owner:
         terminal: Terminal | None,
         notify: Callable[[str], None] | None,
     ) -> Instance:
-        options, trace, enter = self._wish.options, self._wish.trace, self._resources.enter_context
+        options, trace = self._request.options, self._request.trace
+        enter = self._resources.enter_context
         events = EventStream(enter(Trace(trace)) if trace else None)
         vm.check_disks(options.disks)
         root_of_trust = enter(_start_hes(options)) if options.has_hes else None
@@ -145,7 +146,7 @@ class Owner:
         return instance
 
     def _note_gdb(self) -> None:
-        gdb = self._wish.options.gdb
+        gdb = self._request.options.gdb
         if self._claim is not None and gdb is not None and gdb.address.path is not None:
             with suppress(OSError):  # then it stays if we are killed
                 self._claim.note_gdb(gdb.address.path)

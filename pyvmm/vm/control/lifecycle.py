@@ -5,7 +5,7 @@
     BUILDING --> NEW --start--> RUNNING <--pause, resume--> PAUSED
         any of them --the guest ends, stop, a signal, a failure--> STOPPED
 
-One thread, the owner's, lives it (`live`); the controls may be called from any other.
+One thread, the owner's, lives it (`run`); the controls may be called from any other.
 """
 
 import os
@@ -88,7 +88,7 @@ class Lifecycle:
 
     # --- the owner's thread -----------------------------------------------------------------
 
-    def live(
+    def run(
         self,
         assemble: Assemble,
         timeout: float | None = None,
@@ -112,7 +112,7 @@ class Lifecycle:
         self._starts_itself = is_started
         try:
             with shortages(), EndSignals(self.quit):
-                code, reason = self._live(assemble, timeout, report, is_started=is_started)
+                code, reason = self._run(assemble, timeout, report, is_started=is_started)
         except Failure as failure:
             code, reason = failure.code, str(failure)
             raise
@@ -130,7 +130,7 @@ class Lifecycle:
             )
         return code
 
-    def _live(
+    def _run(
         self,
         assemble: Assemble,
         timeout: float | None,

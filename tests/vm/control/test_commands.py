@@ -17,7 +17,7 @@ from pyvmm.vm.control.server import Server
 from tests.shortage import refuse_threads
 from tests.vm.agent_instance import Running
 from tests.vm.agent_program import compile_here
-from tests.vm.stage import Living
+from tests.vm.stage import OwnerThread
 
 PATIENCE = 30.0
 
@@ -208,7 +208,7 @@ def test_what_is_no_command_is_refused(client: Client, argv: list[str], complain
 def test_agent_is_awaited_while_the_guest_says_something(tmp_path: Path, program: Path) -> None:
     """However long that takes; silence ends it, and so does the guest's end."""
     running = Running(Directory(tmp_path / "pyvmm"), program)
-    log = running.living.lifecycle.console_log
+    log = running.owner.lifecycle.console_log
     boots = threading.Event()
 
     def boot() -> None:
@@ -227,7 +227,7 @@ def test_agent_is_awaited_while_the_guest_says_something(tmp_path: Path, program
     running.close()
 
 
-class Building(Living):
+class Building(OwnerThread):
     """An instance that is built when the test says so."""
 
     def __init__(self, *, starts_itself: bool) -> None:
@@ -240,8 +240,8 @@ class Building(Living):
         assert self.may_go_on.wait(PATIENCE)
         return super().assemble(log)
 
-    def _live(self) -> None:
-        self.lifecycle.live(self.assemble, is_started=self._starts_itself)
+    def _run(self) -> None:
+        self.lifecycle.run(self.assemble, is_started=self._starts_itself)
 
 
 @pytest.mark.parametrize(
@@ -251,22 +251,22 @@ def test_agent_is_awaited_while_the_guest_is_built(
     tmp_path: Path, complaint: str, *, starts_itself: bool
 ) -> None:
     """And until it starts, if that needs nobody; there is no other reason to wait then."""
-    with Building(starts_itself=starts_itself) as living:
+    with Building(starts_itself=starts_itself) as owner:
         directory = Directory(tmp_path / "pyvmm")
-        claim = directory.claim(living.lifecycle.status)
-        server = Server(claim.listener, living.lifecycle)
+        claim = directory.claim(owner.lifecycle.status)
+        server = Server(claim.listener, owner.lifecycle)
         server.start()
         with connect(directory, "r1") as client:
             answered = threading.Event()
             client.post("wait_agent", {"patience": 0.01}, answered.set)
             assert not client.listen(Heard(client), 0.3)
             assert not answered.is_set()
-            living.may_go_on.set()
+            owner.may_go_on.set()
             with pytest.raises(UserError, match=complaint):
                 client.api.exec_start(["true"], patience=0.01)
             assert answered.is_set()
-        living.lifecycle.quit()
-        living.end()
+        owner.lifecycle.quit()
+        owner.end()
         server.close()
         claim.listener.close()
 
@@ -281,12 +281,12 @@ def test_agent_is_awaited(tmp_path: Path, program: Path) -> None:
         number = client.api.exec_start(["true"], patience=PATIENCE)
         assert Heard(client).end(number) == (0, 0, "")
     running.close()
-    with Living() as living:
-        living.until(State.NEW)
+    with OwnerThread() as owner:
+        owner.until(State.NEW)
         with pytest.raises(UserError, match="start it first"):
-            _ = living.lifecycle.agent
-        living.lifecycle.start()
-        assert living.lifecycle.agent.is_settled
+            _ = owner.lifecycle.agent
+        owner.lifecycle.start()
+        assert owner.lifecycle.agent.is_settled
 
 
 def test_threads_of_commands_end_with_them(client: Client) -> None:
@@ -311,7 +311,7 @@ def test_a_command_without_a_thread_is_refused_and_ended(
         with pytest.raises(UserError, match="no more threads"):
             client.api.exec_start(["sleep", "1000"])
     assert client.api.status().state == State.RUNNING
-    agent = running.living.lifecycle.agent
+    agent = running.owner.lifecycle.agent
     deadline = time.monotonic() + PATIENCE
     while agent._commands:
         assert time.monotonic() < deadline

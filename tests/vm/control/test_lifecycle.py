@@ -17,7 +17,7 @@ from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.lifecycle import Lifecycle
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.options import DiskOptions, VmOptions
-from tests.vm.stage import END_OF_PANIC, Living, show
+from tests.vm.stage import END_OF_PANIC, OwnerThread, show
 
 CONTROLS: dict[str, Callable[[Lifecycle], object]] = {
     "start": Lifecycle.start,
@@ -34,30 +34,30 @@ LOOKS = ("statistics", "type", "resize", "debug")
 
 
 @pytest.fixture
-def living() -> Iterator[Living]:
+def owner() -> Iterator[OwnerThread]:
     """Return a new instance."""
-    with Living() as made:
+    with OwnerThread() as made:
         made.until(State.NEW)
         yield made
 
 
-def states(living: Living) -> list[State]:
+def states(owner: OwnerThread) -> list[State]:
     """List the states that were told."""
-    return [status.state for status in living.told]
+    return [status.state for status in owner.told]
 
 
-def test_the_whole_life(living: Living) -> None:
+def test_the_whole_life(owner: OwnerThread) -> None:
     """Each state is told, and the guest does what it is told to."""
-    lifecycle = living.lifecycle
+    lifecycle = owner.lifecycle
     assert lifecycle.start().state == State.RUNNING
     assert lifecycle.pause().state == State.PAUSED
     assert lifecycle.resume().state == State.RUNNING
     assert lifecycle.stop().state == State.STOPPED
-    assert living.end() is ExitCode.QUIT
-    assert states(living) == ["new", "running", "paused", "running", "shut off"]
-    assert living.guest.calls == ["start", "pause", "resume"]
-    assert living.guest.is_closed
-    last = living.told[-1]
+    assert owner.end() is ExitCode.QUIT
+    assert states(owner) == ["new", "running", "paused", "running", "shut off"]
+    assert owner.guest.calls == ["start", "pause", "resume"]
+    assert owner.guest.is_closed
+    last = owner.told[-1]
     assert (last.exit_code, last.reason) == (ExitCode.QUIT, "")
     assert last.created <= (last.started or 0) <= (last.ended or 0)
 
@@ -73,22 +73,22 @@ def test_the_whole_life(living: Living) -> None:
 )
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_control_is_refused_where_it_makes_no_sense(
-    living: Living, state: State, allowed: set[str], control: str
+    owner: OwnerThread, state: State, allowed: set[str], control: str
 ) -> None:
     """With one line that says why; nothing has changed then."""
     if state != State.NEW:
-        living.lifecycle.start()
+        owner.lifecycle.start()
     if state == State.PAUSED:
-        living.lifecycle.pause()
+        owner.lifecycle.pause()
     if state == State.STOPPED:
-        living.lifecycle.stop()
-    before = states(living)
+        owner.lifecycle.stop()
+    before = states(owner)
     if control in allowed:
-        CONTROLS[control](living.lifecycle)
+        CONTROLS[control](owner.lifecycle)
         return
     with pytest.raises(UserError, match=rf"^r1 is {state}: (it|start) "):
-        CONTROLS[control](living.lifecycle)
-    assert states(living) == before
+        CONTROLS[control](owner.lifecycle)
+    assert states(owner) == before
 
 
 def test_nothing_can_be_done_while_it_is_built() -> None:
@@ -101,37 +101,37 @@ def test_nothing_can_be_done_while_it_is_built() -> None:
 
 @pytest.mark.parametrize("is_started", [False, True])
 @pytest.mark.parametrize("count", [1, 4])
-def test_stop_ends_it_whoever_asks(living: Living, *, is_started: bool, count: int) -> None:
+def test_stop_ends_it_whoever_asks(owner: OwnerThread, *, is_started: bool, count: int) -> None:
     """Once or several at the same time: all see it shut off."""
     if is_started:
-        living.lifecycle.start()
+        owner.lifecycle.start()
     seen: list[Status] = []
     threads = [
-        threading.Thread(target=lambda: seen.append(living.lifecycle.stop())) for _ in range(count)
+        threading.Thread(target=lambda: seen.append(owner.lifecycle.stop())) for _ in range(count)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(10)
     assert [status.state for status in seen] == [State.STOPPED] * count
-    assert living.lifecycle.stop().exit_code == ExitCode.QUIT
-    assert not living.lifecycle.is_unwanted
+    assert owner.lifecycle.stop().exit_code == ExitCode.QUIT
+    assert not owner.lifecycle.is_unwanted
 
 
-def test_destroy_is_a_stop_that_its_owner_knows_of(living: Living) -> None:
+def test_destroy_is_a_stop_that_its_owner_knows_of(owner: OwnerThread) -> None:
     """He is the one to remove what there is."""
-    living.lifecycle.destroy()
-    assert living.lifecycle.is_unwanted
-    assert states(living)[-1] == State.STOPPED
+    owner.lifecycle.destroy()
+    assert owner.lifecycle.is_unwanted
+    assert states(owner)[-1] == State.STOPPED
 
 
-def test_one_of_many_starts_it(living: Living) -> None:
+def test_one_of_many_starts_it(owner: OwnerThread) -> None:
     """The others learn that it was started."""
     results: list[str] = []
 
     def start() -> None:
         try:
-            living.lifecycle.start()
+            owner.lifecycle.start()
             results.append("started")
         except UserError as error:
             results.append(str(error))
@@ -142,7 +142,7 @@ def test_one_of_many_starts_it(living: Living) -> None:
     for thread in threads:
         thread.join(10)
     assert sorted(results) == [*["r1 is running: it was started already"] * 7, "started"]
-    assert living.guest.calls == ["start"]
+    assert owner.guest.calls == ["start"]
 
 
 @pytest.mark.parametrize(
@@ -154,25 +154,25 @@ def test_one_of_many_starts_it(living: Living) -> None:
     ],
 )
 def test_status_says_how_it_ended(
-    living: Living, script: Callable[[Bus], Outcome | None], code: ExitCode, reason: str
+    owner: OwnerThread, script: Callable[[Bus], Outcome | None], code: ExitCode, reason: str
 ) -> None:
     """By the exit code, and a reason where that does not say it all."""
-    living.stage.guest._script = script  # type: ignore[union-attr]
-    living.lifecycle.start()
-    assert living.end() is code
-    status = living.lifecycle.status
+    owner.stage.guest._script = script  # type: ignore[union-attr]
+    owner.lifecycle.start()
+    assert owner.end() is code
+    status = owner.lifecycle.status
     assert (status.state, status.exit_code, status.reason) == (State.STOPPED, code, reason)
 
 
 def test_timeout_counts_from_the_start() -> None:
     """What waits to be started waits as long as it takes."""
-    with Living(timeout=0.05) as living:
-        living.until(State.NEW)
-        living._thread.join(0.2)
-        assert living._thread.is_alive()
-        living.lifecycle.start()
-        assert living.end() is ExitCode.TIMEOUT
-    assert living.lifecycle.status.reason == "stopped after 0.05 s"
+    with OwnerThread(timeout=0.05) as owner:
+        owner.until(State.NEW)
+        owner._thread.join(0.2)
+        assert owner._thread.is_alive()
+        owner.lifecycle.start()
+        assert owner.end() is ExitCode.TIMEOUT
+    assert owner.lifecycle.status.reason == "stopped after 0.05 s"
 
 
 def test_building_is_reported_and_can_be_stopped() -> None:
@@ -182,18 +182,18 @@ def test_building_is_reported_and_can_be_stopped() -> None:
         ("loading", VmOptions(name="r1")),
         ("measuring", VmOptions(name="r1", realm=RealmOptions())),
     ):
-        living = Living(options)
+        owner = OwnerThread(options)
 
-        def report(doing: str, share: float, living: Living = living) -> None:
+        def report(doing: str, share: float, owner: OwnerThread = owner) -> None:
             shares.append((doing, share))
-            living.lifecycle.quit()
+            owner.lifecycle.quit()
 
-        assert living.lifecycle.live(living.assemble, report=report) is ExitCode.QUIT
+        assert owner.lifecycle.run(owner.assemble, report=report) is ExitCode.QUIT
         assert shares.pop() == (name, 0.0)
         assert not shares
-        assert living.guest.is_closed
-        assert states(living) == ["shut off"]
-        living.stage.close()
+        assert owner.guest.is_closed
+        assert states(owner) == ["shut off"]
+        owner.stage.close()
 
 
 @pytest.mark.parametrize(
@@ -213,32 +213,32 @@ def test_what_cannot_be_built_is_a_line_and_a_code(
     error: Exception, code: ExitCode, line: str
 ) -> None:
     """For who made it, and in the status."""
-    living = Living()
+    owner = OwnerThread()
 
     def report(_doing: str, _share: float) -> None:
         raise error
 
     with pytest.raises((Failure, UserError)) as caught:
-        living.lifecycle.live(living.assemble, report=report)
+        owner.lifecycle.run(owner.assemble, report=report)
     assert str(caught.value).startswith(line)
-    assert living.lifecycle.status.exit_code == code
-    assert living.lifecycle.status.reason == str(caught.value)
-    assert living.guest.is_closed
-    living.stage.close()
+    assert owner.lifecycle.status.exit_code == code
+    assert owner.lifecycle.status.reason == str(caught.value)
+    assert owner.guest.is_closed
+    owner.stage.close()
 
 
 def test_our_own_defect_is_no_secret() -> None:
     """It is raised, and the status says so."""
-    living = Living()
+    owner = OwnerThread()
 
     def report(_doing: str, _share: float) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        living.lifecycle.live(living.assemble, report=report)
-    assert living.lifecycle.status.exit_code == ExitCode.INTERNAL
-    assert living.guest.is_closed
-    living.stage.close()
+        owner.lifecycle.run(owner.assemble, report=report)
+    assert owner.lifecycle.status.exit_code == ExitCode.INTERNAL
+    assert owner.guest.is_closed
+    owner.stage.close()
 
 
 @pytest.mark.parametrize("is_failing", [False, True])
@@ -257,70 +257,70 @@ def test_disks_are_flushed_at_the_end(
     (tmp_path / "other").write_bytes(bytes(4096))
     monkeypatch.setattr(RawDisk, "flush", flush)
     disks = (DiskOptions(tmp_path / "disk"), DiskOptions(tmp_path / "other", is_read_only=True))
-    with Living(VmOptions(name="r1", disks=disks)) as living:
-        living.until(State.NEW)
-        living.lifecycle.stop()
+    with OwnerThread(VmOptions(name="r1", disks=disks)) as owner:
+        owner.until(State.NEW)
+        owner.lifecycle.stop()
     assert flushed == [True]
-    status = living.lifecycle.status
+    status = owner.lifecycle.status
     if is_failing:
         assert status.exit_code == ExitCode.STORAGE
         assert "Input/output error" in status.reason
-        assert isinstance(living.error, Failure)
+        assert isinstance(owner.error, Failure)
     else:
         assert status.exit_code == ExitCode.QUIT
     RawDisk(tmp_path / "disk").close()  # it is not locked any more
 
 
-def test_a_realm_that_cannot_be_activated_ends(living: Living) -> None:
+def test_a_realm_that_cannot_be_activated_ends(owner: OwnerThread) -> None:
     """Who starts it is told why, and so is its owner."""
 
     def refuse(_bus: Bus) -> None:
         raise RmiFailed(RmiFid.RMI_REALM_ACTIVATE, (1,), RmiStatus.ERROR_REALM)
 
-    living.stage.guest._script = refuse  # type: ignore[union-attr]
+    owner.stage.guest._script = refuse  # type: ignore[union-attr]
     with pytest.raises(
         Failure, match="RMI_REALM_ACTIVATE: ERROR_REALM, the realm's state does not"
     ):
-        living.lifecycle.start()
-    living.end()
-    assert living.lifecycle.status.state == State.STOPPED
-    assert living.lifecycle.status.exit_code == ExitCode.REFUSED
+        owner.lifecycle.start()
+    owner.end()
+    assert owner.lifecycle.status.state == State.STOPPED
+    assert owner.lifecycle.status.exit_code == ExitCode.REFUSED
 
 
 def test_balloon_is_resized_within_the_memory() -> None:
     """Who has none, or asks for more than there is, is told."""
-    with Living(VmOptions(name="r1", ram_size=64 << 20, has_balloon=True)) as living:
-        living.until(State.NEW)
-        balloon = living.lifecycle.balloon
+    with OwnerThread(VmOptions(name="r1", ram_size=64 << 20, has_balloon=True)) as owner:
+        owner.until(State.NEW)
+        balloon = owner.lifecycle.balloon
         assert balloon(8 << 20).target == 8 << 20
         assert balloon(-(3 << 20)).target == 5 << 20
         for change in (-(6 << 20), 60 << 20):
             with pytest.raises(UserError, match="r1 lends 5 of 64 MiB: that cannot become"):
                 balloon(change)
         assert balloon(0).target == 5 << 20
-        living.lifecycle.start()
+        owner.lifecycle.start()
         for change in (0, 1 << 20):
             with pytest.raises(UserError, match="r1 has no driver for its balloon: wait until"):
                 balloon(change)
-    with Living(VmOptions(name="r1", realm=RealmOptions())) as living:
-        living.until(State.NEW)
+    with OwnerThread(VmOptions(name="r1", realm=RealmOptions())) as owner:
+        owner.until(State.NEW)
         with pytest.raises(UserError, match="not the host's to take"):
-            living.lifecycle.balloon(0)
-    with Living() as living:
-        living.until(State.NEW)
+            owner.lifecycle.balloon(0)
+    with OwnerThread() as owner:
+        owner.until(State.NEW)
         with pytest.raises(UserError, match="create it with --balloon"):
-            living.lifecycle.balloon(0)
+            owner.lifecycle.balloon(0)
 
 
-def test_status_has_the_measurement(living: Living) -> None:
+def test_status_has_the_measurement(owner: OwnerThread) -> None:
     """Once there is one."""
-    assert living.lifecycle.status.rim == "1234"
+    assert owner.lifecycle.status.rim == "1234"
     assert Lifecycle(VmOptions(name="r1", realm=RealmOptions())).status.rim is None
 
 
-def test_statistics_name_what_they_count(living: Living) -> None:
+def test_statistics_name_what_they_count(owner: OwnerThread) -> None:
     """Exits by kind, memory by physical address space, devices by name."""
-    statistics = living.lifecycle.statistics()
+    statistics = owner.lifecycle.statistics()
     (vcpu,) = statistics.vcpus
     assert vcpu.instructions == 7
     assert vcpu.exits["mmio"] == vcpu.exits["host_call"] == 1
@@ -329,24 +329,24 @@ def test_statistics_name_what_they_count(living: Living) -> None:
     assert statistics.devices["console"] == {"output_bytes": 0}
 
 
-def test_sysrq_is_a_break_and_a_key(living: Living) -> None:
+def test_sysrq_is_a_break_and_a_key(owner: OwnerThread) -> None:
     """On the serial port; what is no key is refused."""
-    living.lifecycle.start()
-    living.lifecycle.sysrq("h")
-    bus = living.guest.bus
+    owner.lifecycle.start()
+    owner.lifecycle.sysrq("h")
+    bus = owner.guest.bus
     bus.write(memory_map.UART_BASE + 1, 1, 1)  # IER.RDI
     read = [bus.read(memory_map.UART_BASE + offset, 1) for offset in (5, 0, 0)]
     assert read == [0x71, 0, ord("h")]
     for key in ("", "hh", "\x00", "é", "-"):
         with pytest.raises(UserError, match="give one letter or digit"):
-            living.lifecycle.sysrq(key)
+            owner.lifecycle.sysrq(key)
 
 
-def test_an_serror_is_for_a_cpu_that_there_is(living: Living) -> None:
+def test_an_serror_is_for_a_cpu_that_there_is(owner: OwnerThread) -> None:
     """The guest gets it; another number is refused."""
-    living.lifecycle.start()
-    living.lifecycle.nmi(0)
+    owner.lifecycle.start()
+    owner.lifecycle.nmi(0)
     for cpu in (-1, 1):
         with pytest.raises(UserError, match="there are only 1"):
-            living.lifecycle.nmi(cpu)
-    assert living.guest.calls == ["start", "SError to 0"]
+            owner.lifecycle.nmi(cpu)
+    assert owner.guest.calls == ["start", "SError to 0"]

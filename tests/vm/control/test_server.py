@@ -61,7 +61,7 @@ class Told:
         """Note it."""
         self.is_closed = True
 
-    def hear_all(self, client: Client) -> None:
+    def listen_to_end(self, client: Client) -> None:
         """Hear everything until the instance is gone."""
         try:
             while client.listen(self, 10):
@@ -83,7 +83,7 @@ def test_a_client_leads_the_whole_life(served: Served) -> None:
     """Each call does what the lifecycle does."""
     api = served.client().api
     assert api.version().api == API_VERSION
-    assert api.status() == served.living.lifecycle.status
+    assert api.status() == served.owner.lifecycle.status
     assert api.start().state == State.RUNNING
     assert api.pause().state == State.PAUSED
     assert api.resume().state == State.RUNNING
@@ -100,7 +100,7 @@ def test_refusals_arrive_as_they_were(served: Served) -> None:
     def fail(_bus: Bus) -> None:
         raise Failure(ExitCode.REFUSED, "not today")
 
-    served.living.guest._script = fail
+    served.owner.guest._script = fail
     with pytest.raises(Failure, match="not today") as caught:
         api.start()
     assert caught.value.code is ExitCode.REFUSED
@@ -115,7 +115,7 @@ def test_our_own_defect_is_told_and_loses_nothing(
         raise ZeroDivisionError
 
     api = served.client().api
-    served.living.guest._script = fail
+    served.owner.guest._script = fail
     with pytest.raises(Failure, match="ZeroDivisionError") as caught:
         api.start()
     assert caught.value.code is ExitCode.INTERNAL
@@ -131,13 +131,13 @@ def test_states_are_told_to_the_end(served: Served) -> None:
     clients[0].api.pause()
     served.end()
     for client, each in zip(clients, told, strict=True):
-        each.hear_all(client)
+        each.listen_to_end(client)
         assert each.states == [State.RUNNING, State.PAUSED, State.STOPPED]
 
 
 def test_the_console_is_told_to_the_end(served: Served) -> None:
     """With what was said before, to who wants it; and everybody may type."""
-    served.living.lifecycle.console_log.write(b"before\n")
+    served.owner.lifecycle.console_log.write(b"before\n")
     late, early = served.client(), served.client()
     assert early.api.console_attach().position == 0
     place = late.api.console_attach(scrollback=False)
@@ -151,12 +151,12 @@ def test_the_console_is_told_to_the_end(served: Served) -> None:
         return Outcome.OFF
 
     late.api.console_write(b"y")
-    served.living.guest._script = echo
+    served.owner.guest._script = echo
     late.api.start()
     served.end()
     for client, said, position in ((early, b"before\ny\n", 0), (late, b"y\n", 7)):
         told = Told()
-        told.hear_all(client)
+        told.listen_to_end(client)
         assert (told.said, told.positions[0], told.is_closed) == (said, position, True)
 
 
@@ -164,11 +164,11 @@ def test_who_reads_too_slowly_holds_nobody_up(served: Served) -> None:
     """It misses something, sees where, and gets the rest; the guest does not wait."""
     client, told = served.client(), Told()
     client.api.console_attach()
-    log = served.living.lifecycle.console_log
+    log = served.owner.lifecycle.console_log
     for number in range(2000):
         log.write(bytes((number & 0xFF,)) * 4096)
     log.write(b"end")
-    reader = threading.Thread(target=told.hear_all, args=(client,))
+    reader = threading.Thread(target=told.listen_to_end, args=(client,))
     reader.start()
     served.end()
     reader.join(10)
@@ -272,7 +272,7 @@ def test_a_notification_gets_no_answer(served: Served) -> None:
     connection.sendall(b'{"jsonrpc": "2.0", "method": "start"}\n')
     answer = ask(connection, b'{"jsonrpc": "2.0", "id": 7, "method": "version"}\n')
     assert answer["id"] == 7
-    assert served.living.lifecycle.status.state == State.RUNNING
+    assert served.owner.lifecycle.status.state == State.RUNNING
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -285,7 +285,7 @@ def test_no_bytes_harm_the_instance(served: Served, noise: bytes) -> None:
         connection.settimeout(10)
         while connection.recv(1 << 16):
             pass
-    assert served.living.lifecycle.status.state == State.NEW
+    assert served.owner.lifecycle.status.state == State.NEW
 
 
 def num_files() -> int:

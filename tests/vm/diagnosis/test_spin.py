@@ -29,7 +29,9 @@ class Guest:
         self._watch = SpinWatch(options, lambda: next(self._ticks))
         self.said: list[str] = []
 
-    def live(self, rows: Iterator[list[list[int]]] | list[list[list[int]]], output: int = 0) -> str:
+    def watch(
+        self, rows: Iterator[list[list[int]]] | list[list[list[int]]], output: int = 0
+    ) -> str:
         """Look at it, a second of CPU time for each row; return all that was said."""
         self.said += filter(None, (self._watch.look(row, output) for row in rows))
         return "\n".join(self.said)
@@ -42,12 +44,12 @@ def test_faults_and_nothing_else_are_a_kernel_of_another_machine() -> None:
     """Once, after the patience; and later in its life, too."""
     guest = Guest(VM)
     storm = [exits(other=n * MANY_FAULTS) for n in range(LONG)]
-    assert guest.live(storm[: int(PATIENCE)]) == ""
-    assert "it faults over and over" in guest.live(storm[int(PATIENCE) :])
+    assert guest.watch(storm[: int(PATIENCE)]) == ""
+    assert "it faults over and over" in guest.watch(storm[int(PATIENCE) :])
     assert len(guest.said) == 1
     panicked = Guest(VM)
     rows = [exits(mmio=500, psci=3, other=n * MANY_FAULTS) for n in range(LONG)]
-    assert "it faults over and over" in panicked.live(rows, output=1000)
+    assert "it faults over and over" in panicked.watch(rows, output=1000)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_faults_and_nothing_else_are_a_kernel_of_another_machine() -> None:
 def test_a_guest_that_only_computes_is_told(options: VmOptions, words: str) -> None:
     """It took its memory, and one interrupt came for its host."""
     guest = Guest(options)
-    assert words in guest.live([exits(fault=118, irq=1)] * LONG)
+    assert words in guest.watch([exits(fault=118, irq=1)] * LONG)
     assert len(guest.said) == 1
 
 
@@ -65,16 +67,16 @@ def test_a_guest_that_only_computes_is_told(options: VmOptions, words: str) -> N
 @pytest.mark.parametrize("kind", [kind for kind in ExitKind if kind is not ExitKind.OTHER])
 def test_a_guest_with_any_sign_of_life_is_left_alone(options: VmOptions, kind: ExitKind) -> None:
     """Of whatever kind, as long as there is one more each time."""
-    assert Guest(options).live([exits(**{kind.name: n}) for n in range(LONG)]) == ""
+    assert Guest(options).watch([exits(**{kind.name: n}) for n in range(LONG)]) == ""
 
 
 def test_a_guest_that_was_heard_of_may_compute_for_ever() -> None:
     """It has spoken, or used a device; a few faults, as of probing, are nothing."""
-    assert Guest(VM).live([exits(other=n) for n in range(LONG)], output=1) == ""
-    assert Guest(REALM).live([exits(mmio=1)] * LONG) == ""
-    assert Guest(REALM).live([exits(ripas=1)] * LONG) == ""
+    assert Guest(VM).watch([exits(other=n) for n in range(LONG)], output=1) == ""
+    assert Guest(REALM).watch([exits(mmio=1)] * LONG) == ""
+    assert Guest(REALM).watch([exits(ripas=1)] * LONG) == ""
 
 
 def test_time_that_it_does_not_compute_is_none() -> None:
     """It waits for an interrupt, stands still for a debugger, or the host is busy."""
-    assert Guest(VM, is_busy=False).live([exits()] * 50) == ""
+    assert Guest(VM, is_busy=False).watch([exits()] * 50) == ""
