@@ -16,8 +16,9 @@ from pyvmm.cli.common.progress import Bar
 from pyvmm.cli.common.say import say, say_lines
 from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.daemon import Message, Tell, spawn
-from pyvmm.vm.control.directory import Directory, check_name
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.name import check_name
 from pyvmm.vm.options import with_gdb
 
 _HELP = """Make an instance that waits to be started, in a process of its own.

@@ -22,7 +22,7 @@ from pyvmm.cli.common.trace import KINDS
 from pyvmm.cli.common.units import Seconds
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm
-from pyvmm.vm.control.directory import check_name
+from pyvmm.vm.name import check_name
 from pyvmm.vm.options import VmOptions
 
 P = ParamSpec("P")

@@ -23,10 +23,11 @@ from pyvmm.vm.control.api import (
     State,
     Status,
 )
-from pyvmm.vm.control.directory import Directory, check_name
+from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.control.process import Process, peer
 from pyvmm.vm.control.rpc import Id, Request, Response, Stream, message, parse
 from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.name import check_name
 
 PATIENCE: Final = 30.0  # seconds for an answer
 

@@ -11,7 +11,6 @@ that all processes of the user share, and that is held for moments only; who lis
 
 import fcntl
 import os
-import re
 import shutil
 import socket
 import stat
@@ -30,23 +29,12 @@ from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.process import Process
 from pyvmm.vm.gdb.leftover import SocketNote, remove_noted
 from pyvmm.vm.json_text import decode
+from pyvmm.vm.name import check_name
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _MAX_SOCKET_PATH: Final = 107  # bytes, by sockaddr_un
 _STATE_SIZE: Final = 4096  # the file's, so that it can be replaced in place on a full disk
 _GDB: Final = "gdb"
 _BACKLOG: Final = 64  # connections that may wait to be accepted
-
-
-def check_name(name: str) -> str:
-    """Return a name that an instance may have.
-
-    Raises:
-        UserError: it may not.
-    """
-    if not _NAME.fullmatch(name):
-        raise UserError(f"name {name!r}: give at most 64 letters, digits, and _ . - but no - first")
-    return name
 
 
 class Claim:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm.control.api import State, Status
-from pyvmm.vm.control.directory import Claim, Directory, check_name
+from pyvmm.vm.control.directory import Claim, Directory
 from pyvmm.vm.gdb.leftover import remove_noted
 
 DEEP = b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -43,19 +43,6 @@ def claims(directory: Directory) -> Iterator[list[Claim]]:
 def left(directory: Directory) -> list[str]:
     """Return what there is but the lock."""
     return sorted(path.name for path in directory.path.iterdir() if path.name != ".lock")
-
-
-@pytest.mark.parametrize("name", ["r1", "web-1.example", "_", "a" * 64, "R1.sock", "r1.d"])
-def test_names_that_can_be(name: str) -> None:
-    """Letters, digits and three signs."""
-    assert check_name(name) == name
-
-
-@pytest.mark.parametrize("name", ["", "-a", ".", "..", ".a", "a/b", "a b", "é", "a" * 65, "a\n"])
-def test_names_that_cannot_be(name: str) -> None:
-    """Nothing that a path, an option or a table would take for something else."""
-    with pytest.raises(UserError, match="letters"):
-        check_name(name)
 
 
 def test_a_name_lives_while_its_socket_listens(directory: Directory, claims: list[Claim]) -> None:
