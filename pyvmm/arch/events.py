@@ -10,6 +10,7 @@ so that an event costs one branch without a listener.  ``str(event)`` is one lin
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pyvmm.arch import rmi, rsi
 from pyvmm.arch.bits import MASK64
@@ -235,6 +236,20 @@ Event = (
     | RecExit
     | MmioAccess
 )
+
+#: The names of the kinds of events that a user may choose, each with its events.
+KINDS: Final[dict[str, tuple[type[Event], ...]]] = {
+    "rmi": (RmiCall,),
+    "rsi": (RsiCall,),
+    "psci": (PsciCall,),
+    "smc": (Smc, WorldSwitch),
+    "hes": (HesCall,),
+    "gpt": (GptChange, GranuleTransition),
+    "rtt": (RttChange,),
+    "rim": (RimExtension,),
+    "exit": (RecExit,),
+    "mmio": (MmioAccess,),
+}
 
 
 class EventStream:

@@ -12,9 +12,9 @@ import pytest
 
 from pyvmm import cli
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.events import MmioAccess, PsciCall
+from pyvmm.arch.events import KINDS, MmioAccess, PsciCall
 from pyvmm.cli import VERBS, Verbs, main
-from pyvmm.cli.common.trace import KINDS, Trace
+from pyvmm.cli.common.trace import Trace
 from pyvmm.cli.run import run as run_command
 from pyvmm.vm.control.api import API_VERSION, State, Status
 from pyvmm.vm.control.directory import Directory

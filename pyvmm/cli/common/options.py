@@ -16,9 +16,9 @@ from typing import Final, ParamSpec, TypedDict, TypeVar
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.events import KINDS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES
 from pyvmm.cli.common.configuration import config_option
-from pyvmm.cli.common.trace import KINDS
 from pyvmm.cli.common.units import Seconds
 from pyvmm.token.generations import Generation
 from pyvmm.vm import options as vm

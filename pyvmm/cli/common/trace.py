@@ -4,28 +4,13 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TextIO
 
-from pyvmm.arch import events
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.events import Event
+from pyvmm.arch.events import KINDS, Event
 from pyvmm.arch.text import printable
 from pyvmm.arch.user_file import without_waiting
 from pyvmm.cli.common.say import say
-
-#: What may be asked for, and the events that it shows.
-KINDS: Final[dict[str, tuple[type[Event], ...]]] = {
-    "rmi": (events.RmiCall,),
-    "rsi": (events.RsiCall,),
-    "psci": (events.PsciCall,),
-    "smc": (events.Smc, events.WorldSwitch),
-    "hes": (events.HesCall,),
-    "gpt": (events.GptChange, events.GranuleTransition),
-    "rtt": (events.RttChange,),
-    "rim": (events.RimExtension,),
-    "exit": (events.RecExit,),
-    "mmio": (events.MmioAccess,),
-}
 
 
 class Trace:
