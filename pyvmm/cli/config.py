@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import is_unicode
 from pyvmm.cli.common.configuration import Value, long_name, named_options
-from pyvmm.cli.common.options import guest_options, life_options
+from pyvmm.cli.common.options import guest_options
 from pyvmm.cli.common.say import print_json_text
 
 
@@ -20,7 +20,6 @@ def config() -> None:
 
 @config.command(help="Print the effective configuration as TOML: options, file and defaults.")
 @guest_options
-@life_options
 @click.option("--set", "only_set", is_flag=True, help="without the defaults")
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")
 @click.pass_context

@@ -1,8 +1,6 @@
 """pyvmm create: make an instance that waits to be started."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
 
 import click
 
@@ -10,8 +8,8 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import check_open_files, shortage
 from pyvmm.arch.text import defect, printable
 from pyvmm.cli.common.instances import code_of, directory, print_json
-from pyvmm.cli.common.options import GuestOptions, guest_options, life_options, vm_options
-from pyvmm.cli.common.owner import LaunchRequest, Owner
+from pyvmm.cli.common.options import guest_options, vm_options
+from pyvmm.cli.common.owner import Owner
 from pyvmm.cli.common.progress import Bar
 from pyvmm.cli.common.say import say, say_lines
 from pyvmm.vm.control.api import State, Status
@@ -19,7 +17,7 @@ from pyvmm.vm.control.daemon import Message, Tell, spawn
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.name import check_name
-from pyvmm.vm.options import with_gdb
+from pyvmm.vm.options import VmOptions
 
 _HELP = """Make an instance that waits to be started, in a process of its own.
 
@@ -33,31 +31,21 @@ Exit code: 0 it is there, 2 bad input, 6 it could not be made.
 @click.command(help=_HELP)
 @click.argument("instance", metavar="NAME")
 @guest_options
-@life_options
 @click.option("--json", "wants_json", is_flag=True, help="print its status as JSON")
 def create(  # noqa: D103  the help says it
-    *,
-    instance: str,
-    timeout: float | None,
-    trace: str | None,
-    gdb: str | None,
-    gdb_wait: bool,
-    vmlinux: Path | None,
-    wants_json: bool,
-    **asked: Unpack[GuestOptions],
+    *, instance: str, positional: Path | None, wants_json: bool, **asked: object
 ) -> int:
     if asked["name"] not in {None, instance}:
         raise UserError(f"two names, {instance} and {asked['name']}: give one")
     asked["name"] = check_name(instance)
     place = directory()
-    options = with_gdb(replace(vm_options(asked), vmlinux=vmlinux), gdb, waits=gdb_wait)
-    create_instance(LaunchRequest(options, timeout, trace), place)
+    create_instance(vm_options(positional, asked), place)
     if wants_json:
         print_json(place.find(instance))
     return ExitCode.OK
 
 
-def create_instance(request: LaunchRequest, place: Directory) -> None:
+def create_instance(options: VmOptions, place: Directory) -> None:
     """Make an instance; return when it is new.
 
     Raises:
@@ -66,7 +54,7 @@ def create_instance(request: LaunchRequest, place: Directory) -> None:
     """
     check_open_files()
     with Bar() as bar:
-        for message in spawn(lambda tell: _own(request, place, tell)):
+        for message in spawn(lambda tell: _own(options, place, tell)):
             if message.is_ready:
                 return
             if message.code:
@@ -74,17 +62,17 @@ def create_instance(request: LaunchRequest, place: Directory) -> None:
             if message.notice:
                 say(message.notice)
             bar.report(message.doing, message.share)
-    raise Failure(ExitCode.UNREACHABLE, _death(request.options.name))
+    raise Failure(ExitCode.UNREACHABLE, _death(options.name))
 
 
 def _death(name: str) -> str:
     return f"{name} died while it was made: pyvmm destroy {name} cleans up"
 
 
-def _own(request: LaunchRequest, place: Directory, tell: Tell) -> int:
+def _own(options: VmOptions, place: Directory, tell: Tell) -> int:
     """Be the instance; return the exit code of its process."""
     try:
-        owner = Owner(request)
+        owner = Owner(options)
         _take_name(owner, place)
         owner.lifecycle.subscribe(
             lambda status: tell(Message(is_ready=True)) if status.state == State.NEW else None
@@ -95,7 +83,7 @@ def _own(request: LaunchRequest, place: Directory, tell: Tell) -> int:
             notify=lambda line: tell(Message(notice=printable(line))),
             keeps_name=True,
         )
-        line = f"{request.options.name} was stopped while it was made"
+        line = f"{options.name} was stopped while it was made"
     except (UserError, Failure) as error:
         code, line = code_of(error), str(error)
     except Exception:  # noqa: BLE001  ours: who asked for the instance may report it

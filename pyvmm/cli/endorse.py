@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Unpack
 
 import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
-from pyvmm.cli.common.options import GuestOptions, guest_options, no_life_options, vm_options
+from pyvmm.cli.common.options import plan_options, vm_options
 from pyvmm.cli.common.say import print_json_text, say
 from pyvmm.platform import Platform, boot_log
 from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust
@@ -25,7 +24,7 @@ a file for `pyvmm verify --reference`.
 
 
 @click.command(help=_HELP)
-@guest_options
+@plan_options
 @click.option(
     "--corim",
     type=click.Path(path_type=Path, file_okay=False),
@@ -37,14 +36,13 @@ a file for `pyvmm verify --reference`.
     help="draft of the CCA profiles for --corim; Veraison reads 03  [default: 03]",
 )
 @click.option("--json", is_flag=True, expose_value=False, help="print JSON (the default)")
-@no_life_options
 def endorse(  # noqa: D103  the help says it
-    *, corim: Path | None, corim_draft: str | None, **asked: Unpack[GuestOptions]
+    *, positional: Path | None, corim: Path | None, corim_draft: str | None, **asked: object
 ) -> None:
     if corim_draft is not None and corim is None:
         raise UserError("--corim-draft requires --corim: add --corim DIR")
-    options = vm_options(asked, is_run=False)
-    if asked["no_hes"]:
+    options = vm_options(positional, asked, is_run=False)
+    if not options.wants_hes:
         raise UserError("endorse needs the root of trust: omit --no-hes")
     realm = _realm_values(options) if options.realm is not None else None
     with RootOfTrust(options.hes_directory) as root_of_trust:

@@ -12,7 +12,7 @@ from pyvmm.cli.common.instances import parse_variables
 from pyvmm.cli.common.say import print_json_text
 from pyvmm.vm.images.debian import Image, Recipe, build_debian
 from pyvmm.vm.images.rootfs import EntryPoint, build_rootfs
-from pyvmm.vm.options import parse_size
+from pyvmm.vm.option_values import parse_size
 
 _ROOTFS_HELP = """Pack a directory into a root file system that runs one program.
 

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Unpack
 
 import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.common.instances import directory
-from pyvmm.cli.common.options import FILE, GuestOptions, guest_options, no_life_options, vm_options
+from pyvmm.cli.common.options import FILE, plan_options, vm_options
 from pyvmm.cli.common.say import print_json_text, print_lines
 from pyvmm.vm.control.api import Status
 from pyvmm.vm.machine import measure as vm
@@ -24,7 +23,7 @@ Exit code: 0 success or no difference; 1 --diff found a difference; 2 bad input.
 
 
 @click.command(help=_HELP)
-@guest_options
+@plan_options
 @click.option("--log", "wants_log", is_flag=True, help="list every measured step")
 @click.option(
     "--json", "wants_json", is_flag=True, help="print JSON; with --log, the input for --diff"
@@ -35,18 +34,18 @@ Exit code: 0 success or no difference; 1 --diff found a difference; 2 bad input.
     help="as on a host with these RmiRealmParams: num_bps, num_wps, sve_vl, pmu_num_ctrs",
 )
 @click.option("--diff", nargs=2, type=FILE, metavar="A B", help="compare two logs in JSON")
-@no_life_options
 def measure(  # noqa: D103  the help says it
     *,
+    positional: Path | None,
     wants_log: bool,
     wants_json: bool,
     host: str | None,
     diff: tuple[Path, Path] | None,
-    **asked: Unpack[GuestOptions],
+    **asked: object,
 ) -> int:
     if diff is not None:
         return _compare(*diff, wants_json=wants_json)
-    instance = _instance(asked["positional"])
+    instance = _instance(positional)
     if instance is not None:
         if wants_log or host is not None:
             raise UserError(
@@ -58,9 +57,9 @@ def measure(  # noqa: D103  the help says it
             )
         _print(instance.rim, None, wants_json=wants_json)
         return 0
-    _check_is_realm(asked)
+    _check_is_realm(positional, is_realm=bool(asked["is_realm"]))
     parameters = vm.parse_host(host) if host is not None else {}
-    options = vm_options(asked, is_run=False)
+    options = vm_options(positional, asked, is_run=False)
     plan = vm.RealmPlan(options)
     from pyvmm.platform import Platform, replay  # noqa: PLC0415  slow; check the input first
 
@@ -71,9 +70,8 @@ def measure(  # noqa: D103  the help says it
     return 0
 
 
-def _check_is_realm(asked: GuestOptions) -> None:
-    name = asked["positional"]
-    if not asked["realm"] and name is not None and not _exists(name):
+def _check_is_realm(name: Path | None, *, is_realm: bool) -> None:
+    if not is_realm and name is not None and not _exists(name):
         raise UserError(f"{name}: neither an instance (pyvmm list) nor a kernel (add --realm)")
 
 

@@ -1,21 +1,19 @@
 """pyvmm run: run a guest, a normal VM or a realm."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
 
 import click
 
 from pyvmm.arch.system import check_open_files
 from pyvmm.cli.common.instances import format_os_error
-from pyvmm.cli.common.options import GuestOptions, guest_options, life_options, vm_options
-from pyvmm.cli.common.owner import LaunchRequest, Owner
+from pyvmm.cli.common.options import guest_options, vm_options
+from pyvmm.cli.common.owner import Owner
 from pyvmm.cli.common.progress import Bar
 from pyvmm.cli.common.say import say
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.options import VmOptions, with_gdb
+from pyvmm.vm.options import VmOptions
 
 _HELP = """Run a guest, a normal VM or a realm, with this terminal as its console; Ctrl-A x quits.
 
@@ -29,21 +27,11 @@ powers off with the exit status of its program.
 
 @click.command(help=_HELP)
 @guest_options
-@life_options
-def run(  # noqa: D103  the help says it
-    *,
-    timeout: float | None,
-    trace: str | None,
-    gdb: str | None,
-    gdb_wait: bool,
-    vmlinux: Path | None,
-    **asked: Unpack[GuestOptions],
-) -> int:
-    options = with_gdb(replace(vm_options(asked), vmlinux=vmlinux), gdb, waits=gdb_wait)
-    return run_instance(LaunchRequest(options, timeout, trace, is_started=True))
+def run(positional: Path | None, **asked: object) -> int:  # noqa: D103  the help says it
+    return run_instance(vm_options(positional, asked))
 
 
-def run_instance(request: LaunchRequest) -> int:
+def run_instance(options: VmOptions) -> int:
     """Run a guest to its end; return the exit code.
 
     Raises:
@@ -51,13 +39,13 @@ def run_instance(request: LaunchRequest) -> int:
         Failure: the guest could not be made.
     """
     check_open_files()
-    owner, terminal, bar = Owner(request), Terminal(), Bar()
+    owner, terminal, bar = Owner(options, is_started=True), Terminal(), Bar()
     try:
         owner.claim(Directory.of_user())
     except OSError as error:
         say(f"no other pyvmm will see this guest: {format_os_error(error)}")
     if terminal.is_interactive:
-        _announce(request.options)
+        _announce(options)
     owner.lifecycle.subscribe(lambda _: bar.stop())  # the screen is the guest's now
     with bar, terminal:
         code = owner.run(terminal, bar.report, say)

@@ -1,109 +1,216 @@
-"""What a user may ask of a virtual machine, checked as far as it can be without the machine."""
+"""The options of a virtual machine: each is declared here, once, as a field of `VmOptions`.
 
-import os
-import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
-from itertools import combinations
+The command line, the configuration file, `pyvmm config show` and the man pages derive from the
+fields, in their order.  To add an option, add a field, and use it.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.islet import METADATA_SIZE
-from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.events import KINDS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
-from pyvmm.arch.user_file import read_file
-from pyvmm.devices.disk import RawDisk
-from pyvmm.devices.net_user import PortForward
-from pyvmm.host.guest import REALM_IS_CLOSED, RPV_SIZE, RealmOptions
-from pyvmm.vm.memory_map import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
-
-DEFAULT_MAC: Final = bytes.fromhex("021515151515")
-MAX_PORT: Final = 65535
-MAX_SOCKET_PATH: Final = 107
-MAX_SERIAL: Final = 20
-CONSOLES: Final = ("serial", "virtio")
-MODES: Final = ("user", "tap", "none")
-BACKENDS: Final = ("passt", "slirp")
-MEASUREMENT_ALGOS: Final = ("sha256", "sha512")
-
-_SIZE: Final = re.compile(r"(\d{1,18})([BKMGTP]?)", re.IGNORECASE)
-_UNITS: Final = {unit: 1 << 10 * rank for rank, unit in enumerate("BKMGTP")}
-_MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class DiskOptions:
-    """A disk: an image file or a block device; without a serial number it has one by its path."""
-
-    path: Path
-    is_read_only: bool = False
-    serial: str = ""
+from pyvmm.host.guest import REALM_IS_CLOSED, RealmOptions
+from pyvmm.vm.declare import Kind, Scope, declared, file, option, repeatable, switch
+from pyvmm.vm.memory_map import MIB
+from pyvmm.vm.name import check_name
+from pyvmm.vm.option_values import (
+    DiskOptions,
+    GdbAddress,
+    NetworkOptions,
+    parse_cpu_features,
+    parse_disks,
+    parse_gdb,
+    parse_network,
+    parse_num_cpus,
+    parse_personalization,
+    parse_planned_ram_size,
+    parse_ram_size,
+    read_metadata,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkOptions:
-    """A network card: through a tap interface, or, without one, in user mode."""
-
-    tap: str = ""
-    backend: str = ""  # in user mode, one of BACKENDS; by default, what is installed
-    mac: bytes = DEFAULT_MAC
-    forwards: tuple[PortForward, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class GdbAddress:
-    """Where a debugger connects: a TCP port of the loopback interface, or a Unix socket."""
-
-    port: int = 0
-    path: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GdbOptions:
-    """A stub for a debugger; ``waits``: the guest starts when the debugger says so."""
-
-    address: GdbAddress
-    waits: bool = False
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VmOptions:
-    """A virtual machine as asked for; sizes in bytes."""
+    """A virtual machine as the user wants it; sizes in bytes."""
 
-    name: str = ""
-    kernel: Path | None = None  # None: the built-in guest
-    initrd: Path | None = None
-    disks: tuple[DiskOptions, ...] = ()
-    ram_size: int = 512 * MIB
-    num_cpus: int = 1
-    cpu_features: Feature = DEFAULT_FEATURES
-    params: str | None = None
-    console: str = "serial"
-    dtb: Path | None = None
-    dump_dtb: Path | None = None
-    has_defaults: bool = True
-    network: NetworkOptions | None = None
-    has_rng: bool = False
-    has_balloon: bool = False  # only a normal VM has
-    has_agent: bool = False
-    realm: RealmOptions | None = None
-    token_profile: str = "g1"  # noqa: S105  no secret
-    has_hes: bool = False  # only a realm has
-    hes_directory: Path | None = None  # None: the user's
-    gdb: GdbOptions | None = None
-    vmlinux: Path | None = None  # names the code of a guest that failed
+    kernel: Path | None = file(  # None: the built-in guest
+        "-k --kernel", "arm64 Image, Image.gz, ELF file or flat binary"
+    )
+    initrd: Path | None = file("-i --initrd", "initial RAM disk")
+    disks: tuple[DiskOptions, ...] = repeatable(
+        "-d --disk",
+        "raw disk image or block device",
+        read=parse_disks,
+        kind=Kind.FILE_WITH_DETAILS,
+        metavar="FILE[,ro][,serial=TEXT]",
+    )
+    ram_size: int = option(
+        512 * MIB,
+        "-m --mem",
+        "memory",
+        read=parse_ram_size,
+        plan=parse_planned_ram_size,
+        metavar="SIZE",
+        default_text="512M",
+    )
+    num_cpus: int = option(
+        1, "-c --cpus", "CPUs", read=parse_num_cpus, metavar="N", default_text="1"
+    )
+    cpu_features: Feature = option(
+        DEFAULT_FEATURES,
+        "--cpu-features",
+        "add and remove CPU features: pauth, bti  [default: +pauth,+bti]",
+        read=parse_cpu_features,
+        metavar="+NAME|-NAME,...",
+    )
+    params: str | None = option(
+        None,
+        "-p --params",
+        "kernel parameters, added to the default ones; in a realm, instead of them",
+        read=str,
+    )
+    console: str = option(
+        "serial",
+        "--console",
+        "console device",
+        read=str,
+        choices=("serial", "virtio"),
+        default_text="serial",
+    )
+    dtb: Path | None = file("--dtb", "use this device tree")
+    dump_dtb: Path | None = file("--dump-dtb", "write the device tree to this file")
+    has_defaults: bool = switch(True, "--nodefaults", "omit the default kernel parameters")
+    network: NetworkOptions | None = option(
+        None,
+        "-n --network",
+        "network card: mode=user|tap|none, tapif=NAME, backend=passt|slirp, guest_mac=MAC,"
+        " hostfwd=tcp:8080-:80",
+        read=parse_network,
+        metavar="KEY=VALUE,...",
+    )
+    has_rng: bool = switch(False, "--rng", "entropy device")
+    has_balloon: bool = switch(False, "--balloon", "memory balloon device; not for realms")
+    wants_agent: bool | None = switch(
+        None,
+        "--agent/--no-agent",
+        "port for the agent of the guest's image  [default: if there is a disk]",
+    )
+    is_realm: bool = switch(False, "--realm", "run the guest in a realm")
+    measurement_algo: str = option(
+        "sha256",
+        "--measurement-algo",
+        "hash algorithm that measures the realm  [default: sha256]",
+        read=str,
+        choices=("sha256", "sha512"),
+        scope=Scope.REALM,
+    )
+    personalization: bytes = option(
+        b"",
+        "--realm-pv",
+        "realm personalization value, at most 64 bytes",
+        read=parse_personalization,
+        scope=Scope.REALM,
+    )
+    is_debuggable: bool = switch(
+        False, "--realm-debug", "let the host debug the realm; measured", scope=Scope.REALM
+    )
+    metadata: bytes = option(
+        b"",
+        "--metadata",
+        "metadata that the realm's owner has signed",
+        read=read_metadata,
+        kind=Kind.FILE,
+        scope=Scope.REALM,
+    )
+    token_profile: str = option(
+        "g1",
+        "--token-profile",
+        "generation of the realm's attestation tokens  [default: g1]",
+        read=str,
+        choices=("g0", "g1", "g1b", "g2", "g2b"),
+        scope=Scope.PLATFORM,
+    )
+    wants_hes: bool = switch(
+        True,
+        "--no-hes",
+        "run the realm without a root of trust: it cannot attest",
+        scope=Scope.PLATFORM,
+    )
+    hes_directory: Path | None = option(  # None: the user's
+        None,
+        "--hes-dir",
+        "state of the root of trust  [default: $PYVMM_HES_DIR, or the user's]",
+        read=Path,
+        kind=Kind.DIRECTORY,
+        scope=Scope.PLATFORM,
+    )
+    name: str = option(
+        "", "--name", "name of the instance that `run` makes  [default: guest-PID]", read=check_name
+    )
+    timeout: float | None = option(
+        None,
+        "--timeout",
+        "stop the guest after SECONDS",
+        read=float,
+        kind=Kind.SECONDS,
+        metavar="SECONDS",
+        scope=Scope.RUN,
+    )
+    trace: str | None = option(
+        None,
+        "--trace",
+        f"print events: {','.join(KINDS)}",
+        read=str,
+        metavar="KIND,...[:FILE]",
+        scope=Scope.RUN,
+    )
+    gdb: GdbAddress | None = option(
+        None,
+        "--gdb",
+        "let GDB connect, at a loopback port or Unix socket",
+        read=parse_gdb,
+        metavar="PORT|SOCKET",
+        scope=Scope.RUN,
+    )
+    waits_for_gdb: bool = switch(
+        False, "--gdb-wait", "wait for GDB before the first instruction", scope=Scope.RUN
+    )
+    vmlinux: Path | None = file(
+        "--vmlinux",
+        "ELF file with the symbols of the kernel, to explain a failure",
+        scope=Scope.RUN,
+    )
+
+    @property
+    def has_agent(self) -> bool:
+        """Whether the guest has a port for its agent: by default, if it has a disk."""
+        return bool(self.disks) if self.wants_agent is None else self.wants_agent
+
+    @property
+    def has_hes(self) -> bool:
+        """Whether a root of trust attests the guest; only realms have one."""
+        return self.is_realm and self.wants_hes
+
+    @property
+    def realm(self) -> RealmOptions | None:
+        """What the host needs to know of the realm; None for a normal VM."""
+        if not self.is_realm:
+            return None
+        return RealmOptions(
+            self.measurement_algo, self.personalization, self.metadata, self.is_debuggable
+        )
 
     @property
     def bootargs(self) -> str:
         """The kernel's command line.
 
-        A normal VM's is the defaults, then the user's parameters.  A realm's is measured, so
-        nothing is added to what the user gave; only who gave none gets the defaults.
+        For a normal VM it is the default parameters, then the user's.  A realm's is measured, so
+        nothing is added to what the user gave; the default ones apply if the user gave none.
         """
-        if not self.has_defaults or (self.realm is not None and self.params is not None):
+        if not self.has_defaults or (self.is_realm and self.params is not None):
             return self.params or ""
         words = [f"console={'hvc0' if self.console == 'virtio' else 'ttyS0'}"]
         if self.disks:
@@ -111,242 +218,37 @@ class VmOptions:
         return " ".join([*words, self.params or ""]).strip()
 
 
-def parse_gdb(text: str) -> GdbAddress:
-    """Read PORT or SOCKET; port 0 is any free one.
+OPTIONS: Final = declared(VmOptions)
+
+
+def read_options(asked: Mapping[str, object], *, is_run: bool) -> VmOptions:
+    """Return the virtual machine that the user asked for.
+
+    Args:
+        asked: what the user gave, by the names of the fields; None and () mean nothing.
+        is_run: the machine is to run here; otherwise it is only measured.
 
     Raises:
-        UserError: no port, and no path that a socket can have.
+        UserError: a value is invalid, or two options exclude each other.
     """
-    if text.isascii() and text.isdigit():
-        if int(text) > MAX_PORT:
-            raise UserError(f"--gdb {text}: a port is at most {MAX_PORT}")
-        return GdbAddress(port=int(text))
-    path = Path(text).absolute()
-    if not text or len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise UserError(
-            f"--gdb {text}: give a port, or the path of a socket of at most {MAX_SOCKET_PATH} bytes"
-        )
-    return GdbAddress(path=path)
+    given = {name: each for name, each in asked.items() if each is not None and each != ()}
+    _check_together({name for name, each in given.items() if each is not False}, is_run=is_run)
+    values = {name: OPTIONS[name].value(each, is_run=is_run) for name, each in given.items()}
+    return VmOptions(**values)  # type: ignore[arg-type]  # the type of each is checked above
 
 
-def with_gdb(options: VmOptions, gdb: str | None, *, waits: bool) -> VmOptions:
-    """Return the virtual machine with the debugger that is asked for.
-
-    Raises:
-        UserError: there is no such address, nobody to wait for, or nothing to be seen.
-    """
-    if gdb is None:
-        if waits:
-            raise UserError("--gdb-wait waits for a debugger: say where with --gdb")
-        return options
-    if options.realm and not options.realm.is_debuggable:
+def _check_together(given: Collection[str], *, is_run: bool) -> None:
+    """Check that no option requires another one that is missing, or excludes a given one."""
+    is_realm = "is_realm" in given
+    realm_scopes = {Scope.REALM, Scope.PLATFORM} if is_run else {Scope.REALM}
+    for name, declaration in OPTIONS.items():
+        if name in given and declaration.scope in realm_scopes and not is_realm:
+            raise UserError(f"{declaration.flag} is for realms: add --realm")
+    if is_realm and "has_balloon" in given:
+        raise UserError("--balloon is not for realms: the host cannot take memory from a realm")
+    if "wants_hes" in given and ("token_profile" in given or "hes_directory" in given):
+        raise UserError("--no-hes excludes --token-profile and --hes-dir: omit it, or them")
+    if "waits_for_gdb" in given and "gdb" not in given:
+        raise UserError("--gdb-wait requires --gdb: add --gdb PORT or --gdb SOCKET")
+    if is_realm and "gdb" in given and "is_debuggable" not in given:
         raise UserError(f"--gdb: {REALM_IS_CLOSED}")
-    return replace(options, gdb=GdbOptions(parse_gdb(gdb), waits))
-
-
-def parse_ram_size(text: str, *, is_run: bool = True) -> int:
-    """Read SIZE[BKMGTP], by default in MiB; return bytes.
-
-    Raises:
-        UserError: no size, or none that a guest (one to run here, if ``is_run``) could have.
-    """
-    size = parse_size(text, "-m")
-    if size < MIN_RAM_SIZE:
-        raise UserError(f"-m {text}: a guest needs at least {MIN_RAM_SIZE // MIB}M")
-    host_size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if is_run and size > host_size:
-        raise UserError(f"-m {text}: this machine has {host_size // MIB}M; give less")
-    if size > MAX_RAM_SIZE:
-        raise UserError(f"-m {text}: a guest has at most {MAX_RAM_SIZE // GIB}G")
-    if size % GRANULE_SIZE:
-        raise UserError(f"-m {text}: give a multiple of 4K")
-    return size
-
-
-def parse_size(text: str, option: str) -> int:
-    """Read SIZE[BKMGTP], by default in MiB; return bytes.
-
-    Raises:
-        UserError: no size; it names the option.
-    """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise UserError(f"{option} {text}: give a size such as 512M or 2G")
-    return int(match[1]) * _UNITS[match[2].upper() or "M"]
-
-
-def parse_num_cpus(text: str) -> int:
-    """Read a number of CPUs.
-
-    Raises:
-        UserError: no number, or out of range.
-    """
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_CPUS:
-        raise UserError(f"-c {text}: give 1 to {MAX_CPUS} CPUs")
-    return int(text)
-
-
-def parse_disks(texts: Sequence[str]) -> tuple[DiskOptions, ...]:
-    """Read FILE[,ro][,serial=TEXT], each with a serial number of its own.
-
-    Raises:
-        UserError: an unknown option, or no such serial number.
-    """
-    disks = tuple(map(parse_disk, texts))
-    for serial, count in Counter(disk.serial for disk in disks).items():
-        if serial and count > 1:
-            raise UserError(f"--disk: two have serial={serial}: give each its own")
-    return disks
-
-
-def parse_cpu_features(text: str) -> Feature:
-    """Read +NAME,-NAME,...: what to add to the default features, and what to leave out.
-
-    Raises:
-        UserError: no sign, an unknown name, or one that is there twice.
-    """
-    features, seen = DEFAULT_FEATURES, Feature(0)
-    for word in text.split(","):
-        sign, name = word[:1], word[1:]
-        feature = Feature.__members__.get(name.upper())
-        if sign not in {"+", "-"} or feature is None or name != name.lower():
-            known = ", ".join(f"+{each.lower()} or -{each.lower()}" for each in Feature.__members__)
-            raise UserError(f"--cpu-features {text}: no feature {word!r}: give {known}")
-        if feature in seen:
-            raise UserError(f"--cpu-features {text}: {name} is there twice: give it once")
-        seen |= feature
-        features = features | feature if sign == "+" else features & ~feature
-    return features
-
-
-def parse_disk(text: str) -> DiskOptions:
-    """Read FILE[,ro][,serial=TEXT].
-
-    Raises:
-        UserError: an unknown option after a comma, or no such serial number.
-    """
-    disk, path = DiskOptions(Path()), text
-    while True:
-        rest, comma, option = path.rpartition(",")
-        if option in {"ro", "rw"} and comma:
-            disk = replace(disk, is_read_only=option == "ro")
-        elif option.startswith("serial=") and comma:
-            disk = replace(disk, serial=_check_serial(text, option.removeprefix("serial=")))
-        elif comma and path == text:
-            raise UserError(
-                f"--disk {text}: after a comma give ro, rw or serial=TEXT;"
-                " if the name has one, end it with ,rw"
-            )
-        else:
-            return replace(disk, path=Path(path))
-        path = rest
-
-
-def _check_serial(text: str, serial: str) -> str:
-    if not 0 < len(serial) <= MAX_SERIAL or not serial.isascii() or not serial.isprintable():
-        raise UserError(f"--disk {text}: a serial has 1 to {MAX_SERIAL} printable ASCII characters")
-    return serial
-
-
-def disk_serials(disks: Sequence[DiskOptions]) -> list[str]:
-    """Return the disks' serial numbers; the same path has the same one, in every guest.
-
-    A path that a guest has several times has several numbers.
-    """
-    seen: Counter[str] = Counter()
-    serials = []
-    for disk in disks:
-        path = os.path.normpath(disk.path.absolute())  # a link stays: it is the name that lasts
-        digest = sha256(os.fsencode(path) + b"\0" * seen[path]).hexdigest()
-        seen[path] += 1
-        serials.append(disk.serial or f"pyvmm-{digest[: MAX_SERIAL - len('pyvmm-')]}")
-    return serials
-
-
-def check_disks(disks: Sequence[DiskOptions]) -> None:
-    """Open and close each disk, so that a mistake is told before anything is started.
-
-    Raises:
-        UserError: one cannot be had, or the guest would have it twice and write to it.
-    """
-    for disk in disks:
-        RawDisk(disk.path, is_read_only=disk.is_read_only).close()
-    for one, other in combinations(disks, 2):
-        is_written = not (one.is_read_only and other.is_read_only)
-        if is_written and one.path.samefile(other.path):
-            raise UserError(
-                f"disk {other.path}: given twice: copy the image, or give it with ,ro both times"
-            )
-
-
-def parse_network(text: str) -> NetworkOptions | None:
-    """Read mode=user|tap|none[,tapif=NAME][,backend=passt|slirp][,guest_mac=MAC][,hostfwd=...]...
-
-    Returns: None for mode=none, which is no network card.
-
-    Raises:
-        UserError: an unknown key, or a value that the key cannot have.
-    """
-    mode, tap, backend, mac = "user", "", "", DEFAULT_MAC
-    forwards = []
-    words = list(filter(None, text.split(",")))
-    for word in words:
-        key, _, value = word.partition("=")
-        match key:
-            case "mode" if value in MODES:
-                mode = value
-            case "tapif" if value:
-                tap = value
-            case "backend" if value in BACKENDS:
-                backend = value
-            case "guest_mac" if _MAC.fullmatch(value):
-                mac = bytes.fromhex(value.replace(":", ""))
-            case "hostfwd":
-                forwards.append(PortForward.parse(value))
-            case _:
-                raise UserError(
-                    f"-n {word}: give mode={'|'.join(MODES)}, tapif=NAME, backend=passt or"
-                    " backend=slirp, guest_mac=MAC, hostfwd=tcp:8080-:80"
-                )
-    if mode == "none":
-        if len(words) > 1:
-            raise UserError(f"-n {text}: mode=none is no network card: give nothing else with it")
-        return None
-    if (mode == "tap") != bool(tap):
-        raise UserError(f"-n {text}: mode=tap and tapif=NAME go together")
-    if tap and (forwards or backend):
-        raise UserError(f"-n {text}: hostfwd and backend are for mode=user")
-    return NetworkOptions(tap, backend, mac, tuple(forwards))
-
-
-def parse_realm(
-    algo: str | None = None,
-    personalization: str | None = None,
-    metadata: Path | None = None,
-    *,
-    is_debuggable: bool = False,
-) -> RealmOptions:
-    """Check the options that only a realm has.
-
-    Raises:
-        UserError: a personalization value that is empty or of more than 64 bytes, or no metadata
-            in their file.
-    """
-    if personalization == "":
-        raise UserError("--realm-pv is empty: give a value, or leave the option out")
-    value = os.fsencode(personalization or "")
-    if len(value) > RPV_SIZE:
-        raise UserError(f"--realm-pv has {len(value)} bytes: give at most {RPV_SIZE}")
-    block = _read_metadata(metadata) if metadata else b""
-    return RealmOptions(algo or MEASUREMENT_ALGOS[0], value, block, is_debuggable)
-
-
-def _read_metadata(path: Path) -> bytes:
-    """Read a realm's metadata; the RMM looks closer."""
-    data = read_file(path, "--metadata", MIB)
-    if not METADATA_SIZE <= len(data) <= GRANULE_SIZE:
-        raise UserError(
-            f"--metadata {path} has {len(data)} bytes: give a block of {METADATA_SIZE} to"
-            f" {GRANULE_SIZE}"
-        )
-    return data

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from pyvmm.arch.events import EventStream
-from pyvmm.host.guest import RealmOptions
 from pyvmm.platform import Platform
 from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.control.terminal import Terminal
@@ -18,8 +17,6 @@ from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.options import VmOptions
 from tests import watchdog
 from tests.boot.shell import PATIENCE, Shell
-
-REALM = RealmOptions()
 
 
 class Inside:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.host.guest import RealmOptions
 from pyvmm.vm.agent.client import AgentClient
 from pyvmm.vm.agent.command import AgentError, Output, Status, Stream
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
 from pyvmm.vm.images.rootfs import EntryPoint, build_rootfs
-from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
 from tests.boot.command import copy_disk, guest_options, is_clean, pyvmm
-from tests.boot.inside import REALM, Inside
+from tests.boot.inside import Inside
 from tests.boot.shell import PATIENCE, Answer
 
 pytestmark = pytest.mark.boot
@@ -53,7 +53,7 @@ int main(int count, char **words) {
 """
 
 
-def options(image: Image, disk: Path, realm: RealmOptions | None, params: str = "") -> VmOptions:
+def options(image: Image, disk: Path, params: str = "", *, is_realm: bool) -> VmOptions:
     """Return a guest with an agent."""
     words = f"console=ttyS0 root=/dev/vda rw {params}"
     return VmOptions(
@@ -62,8 +62,8 @@ def options(image: Image, disk: Path, realm: RealmOptions | None, params: str = 
         disks=(DiskOptions(disk),),
         params=words,
         has_defaults=False,
-        realm=realm,
-        has_agent=True,
+        is_realm=is_realm,
+        wants_agent=True,
     )
 
 
@@ -71,7 +71,7 @@ def options(image: Image, disk: Path, realm: RealmOptions | None, params: str = 
 def guest(debian: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inside]:
     """Boot Debian in a realm."""
     disk = copy_disk(debian, tmp_path_factory.mktemp("agent"))
-    with Inside(options(debian, disk, REALM)) as guest:
+    with Inside(options(debian, disk, is_realm=True)) as guest:
         guest.instance.agent.wait_ready(PATIENCE)
         guest.shell.log_in()
         yield guest
@@ -160,7 +160,7 @@ def test_root_file_system_of_one_program(debian: Image, tmp_path: Path) -> None:
     compile_program(tmp_path / "tree")
     disk = tmp_path / "disk"
     build_rootfs(tmp_path / "tree", disk, EntryPoint("/app/main", ("a b", ""), ("GREETING=hi",)))
-    with Inside(options(debian, disk, REALM)) as guest:
+    with Inside(options(debian, disk, is_realm=True)) as guest:
         agent = guest.instance.agent
         agent.wait_ready(PATIENCE)
         with pytest.raises(AgentError, match=r"pyvmm\.agent=exec"):
@@ -199,7 +199,7 @@ def test_kernel_parameters_say_what_the_agent_may(debian: Image, tmp_path: Path)
     compile_program(tmp_path / "tree")
     disk = tmp_path / "disk"
     build_rootfs(tmp_path / "tree", disk, EntryPoint("/app/main"))
-    with Inside(options(debian, disk, None, "pyvmm.agent=exec")) as guest:
+    with Inside(options(debian, disk, "pyvmm.agent=exec", is_realm=False)) as guest:
         agent = guest.instance.agent
         agent.wait_ready(PATIENCE)
         done = agent.run(["/app/main", "from outside"], b"5\n", timeout=PATIENCE)

@@ -18,7 +18,7 @@ from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.options import VmOptions
 from tests.boot.command import PYVMM, Ended, call, pyvmm
-from tests.boot.inside import REALM, run_inside
+from tests.boot.inside import run_inside
 
 MAX_CPU_TIME = 1.0
 
@@ -236,15 +236,15 @@ def test_any_file_is_taken_or_refused(what: str, content: bytes) -> None:
         assert "\n" not in refusal
 
 
-@pytest.mark.parametrize("realm", [None, REALM])
+@pytest.mark.parametrize("is_realm", [False, True])
 @pytest.mark.parametrize("number", range(4))
-def test_any_program_is_run(seed: int, number: int, realm: object, tmp_path: Path) -> None:
+def test_any_program_is_run(seed: int, number: int, tmp_path: Path, *, is_realm: bool) -> None:
     """Random instructions do what they do; nothing of it is an error of ours."""
     kernel = tmp_path / "kernel"
     words = random.Random(f"{seed} {number}")
     code = b"".join(words.choice(PIECES)(words) for _ in range(4096))
     kernel.write_bytes(code)
-    options = VmOptions(kernel=kernel, ram_size=64 * MIB, realm=REALM if realm else None)
+    options = VmOptions(kernel=kernel, ram_size=64 * MIB, is_realm=is_realm)
     run_inside(options, timeout=0.3)
 
 

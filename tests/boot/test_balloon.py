@@ -9,7 +9,8 @@ from pyvmm.arch.pas import Pas
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
 from pyvmm.vm.memory_map import MIB
-from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
 from tests.boot.inside import Inside
 from tests.boot.shell import PATIENCE
 

@@ -12,7 +12,7 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.memory_map import MIB, RAM_BASE
 from pyvmm.vm.options import VmOptions
 from tests.boot.command import Running, pyvmm
-from tests.boot.inside import REALM, Inside, holdings, run_inside, settled
+from tests.boot.inside import Inside, holdings, run_inside, settled
 from tests.boot.shell import PATIENCE
 from tests.vm.gdb.client import Client
 
@@ -135,7 +135,7 @@ def test_every_granule_comes_back() -> None:
         if isinstance(event, GptChange):
             moved[event.pa] = event.new
 
-    with Inside(VmOptions(ram_size=64 * MIB, realm=REALM), EventStream(listener)) as guest:
+    with Inside(VmOptions(ram_size=64 * MIB, is_realm=True), EventStream(listener)) as guest:
         assert guest.wait() is ExitCode.OK
         assert moved
         assert set(moved.values()) == {Pas.NS}
@@ -146,7 +146,7 @@ def test_quitting_gives_everything_back(tmp_path: Path) -> None:
     """Though the realm was in the middle of something, on every CPU that it has."""
     kernel = tmp_path / "spin"
     kernel.write_bytes(SPIN)
-    options = VmOptions(kernel=kernel, ram_size=64 * MIB, num_cpus=2, realm=REALM)
+    options = VmOptions(kernel=kernel, ram_size=64 * MIB, num_cpus=2, is_realm=True)
     with Inside(options) as guest:
         deadline = time.monotonic() + PATIENCE
         while not guest.platform.leak_check():
@@ -159,7 +159,7 @@ def test_quitting_gives_everything_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [NUM_RUNS, pytest.param(NUM_SOAK_RUNS, marks=pytest.mark.slow)])
 def test_boots_in_a_row_are_all_the_same(count: int) -> None:
     """Same words, and no descriptor, thread, child or memory file left behind."""
-    options = VmOptions(ram_size=64 * MIB, num_cpus=2, realm=REALM)
+    options = VmOptions(ram_size=64 * MIB, num_cpus=2, is_realm=True)
     first = run_inside(options)
     assert first[0] is ExitCode.OK
     before = holdings()

@@ -9,7 +9,7 @@ import pytest
 
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
-from pyvmm.vm.options import disk_serials, parse_disks
+from pyvmm.vm.option_values import disk_serials, parse_disks
 from tests.boot.command import (
     PYVMM,
     Running,

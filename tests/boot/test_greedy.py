@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.host.guest import RealmOptions
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.memory_map import MIB
-from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
 from tests.boot.command import Running
 from tests.boot.greedy_guest import PIECE_SIZE, QUEUE_SIZE, greedy_guest
 from tests.boot.inside import Inside
@@ -22,33 +22,31 @@ MANY = (1 << 30) // PIECE_SIZE - 1
 #: Seconds; all that the queue holds would take a minute and more.
 SOON = 10.0
 
-KINDS = pytest.mark.parametrize("realm", [None, RealmOptions()], ids=["normal", "realm"])
+KINDS = pytest.mark.parametrize("is_realm", [False, True], ids=["normal", "realm"])
 
 
-def options(
-    directory: Path, count: int, num_requests: int, realm: RealmOptions | None = None
-) -> VmOptions:
+def options(directory: Path, count: int, num_requests: int, *, is_realm: bool = False) -> VmOptions:
     """Return a guest with a sparse disk."""
     kernel, disk = directory / "kernel", directory / "disk"
-    kernel.write_bytes(greedy_guest(count, num_requests, is_realm=realm is not None))
+    kernel.write_bytes(greedy_guest(count, num_requests, is_realm=is_realm))
     disk.touch()
     os.truncate(disk, DISK_SIZE)
-    return VmOptions(kernel=kernel, disks=(DiskOptions(disk),), ram_size=32 * MIB, realm=realm)
+    return VmOptions(
+        kernel=kernel, disks=(DiskOptions(disk),), ram_size=32 * MIB, is_realm=is_realm
+    )
 
 
 @KINDS
-def test_a_request_of_more_than_4_gib_is_an_error(
-    tmp_path: Path, realm: RealmOptions | None
-) -> None:
+def test_a_request_of_more_than_4_gib_is_an_error(tmp_path: Path, *, is_realm: bool) -> None:
     """One of its own: the guest goes on."""
-    with Inside(options(tmp_path, TOO_MANY, 1, realm)) as guest:
+    with Inside(options(tmp_path, TOO_MANY, 1, is_realm=is_realm)) as guest:
         guest.shell.expect(re.compile(b":1111"))
 
 
 @KINDS
-def test_a_busy_disk_holds_up_nobody(tmp_path: Path, realm: RealmOptions | None) -> None:
+def test_a_busy_disk_holds_up_nobody(tmp_path: Path, *, is_realm: bool) -> None:
     """A pause comes between two requests, the end in the middle of one."""
-    with Inside(options(tmp_path, MANY, QUEUE_SIZE, realm)) as guest:
+    with Inside(options(tmp_path, MANY, QUEUE_SIZE, is_realm=is_realm)) as guest:
         while not guest.instance.counters().get("blk0", {}).get("reads"):
             time.sleep(0.01)
         start = time.monotonic()

@@ -14,10 +14,11 @@ from pyvmm.vm import memory_map
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
 from pyvmm.vm.memory_map import MIB, RAM_BASE
-from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
 from tests.boot.command import is_clean, read_from
 from tests.boot.dma_guest import PATTERN, dma_guest
-from tests.boot.inside import REALM, Inside, run_inside
+from tests.boot.inside import Inside, run_inside
 from tests.boot.shell import Shell
 
 NUM_CPUS = 2
@@ -32,7 +33,7 @@ def realm(debian: Image, disk: Path) -> Iterator[Inside]:
         initrd=debian.initrd,
         disks=(DiskOptions(disk),),
         num_cpus=NUM_CPUS,
-        realm=REALM,
+        is_realm=True,
     )
     with Inside(options) as guest:
         guest.shell.log_in()
@@ -137,7 +138,10 @@ def test_descriptor_to_a_protected_page_moves_no_byte(tmp_path: Path) -> None:
     kernel.write_bytes(dma_guest())
     before = disk.read_bytes()
     options = VmOptions(
-        kernel=kernel, disks=(DiskOptions(disk),), ram_size=memory_map.MIN_RAM_SIZE * 4, realm=REALM
+        kernel=kernel,
+        disks=(DiskOptions(disk),),
+        ram_size=memory_map.MIN_RAM_SIZE * 4,
+        is_realm=True,
     )
     code, output = run_inside(options)
     assert code is ExitCode.OK, output

@@ -10,10 +10,11 @@ import pytest
 from pyvmm.devices import libslirp
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
-from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
 from tests.boot.atomics import atomics_program
 from tests.boot.command import copy_disk, guest_options, is_clean, pyvmm, read_from
-from tests.boot.inside import REALM, Inside, holdings, settled
+from tests.boot.inside import Inside, holdings, settled
 from tests.boot.server import served_files
 from tests.boot.shell import Answer
 
@@ -61,7 +62,7 @@ def test_disk_works_with_a_small_bounce_pool(debian: Image, tmp_path: Path) -> N
 
 def test_panic_in_a_realm_leaves_no_granule_behind(debian: Image) -> None:
     """Its code, and everything given back though no CPU was turned off; both CPUs count right."""
-    options = VmOptions(kernel=debian.kernel, initrd=debian.initrd, num_cpus=2, realm=REALM)
+    options = VmOptions(kernel=debian.kernel, initrd=debian.initrd, num_cpus=2, is_realm=True)
     with Inside(options) as guest:
         guest.shell.log_in()
         guest.shell.store("atomics", atomics_program())
@@ -80,7 +81,7 @@ def test_boots_in_a_row_all_end_well(debian: Image, tmp_path: Path) -> None:
         initrd=debian.initrd,
         disks=(DiskOptions(disk),),
         num_cpus=2,
-        realm=REALM,
+        is_realm=True,
     )
     answers, times = set(), []
     before = holdings()

@@ -15,11 +15,11 @@ from pyvmm.arch.events import RimExtension
 from pyvmm.arch.rmi import RealmParams
 from pyvmm.cli import cli
 from pyvmm.devices.bus import Bus
-from pyvmm.host.guest import RealmOptions
 from pyvmm.host.vgic import Vgic
 from pyvmm.platform import Platform, replay
 from pyvmm.vm.machine.boot import make_config
-from pyvmm.vm.options import VmOptions, parse_ram_size
+from pyvmm.vm.option_values import parse_ram_size
+from pyvmm.vm.options import VmOptions
 from tests.boot.command import PYVMM
 
 SMALL = ("--realm", "-m", "64M")
@@ -208,7 +208,7 @@ def test_measuring_takes_memory_by_the_size_of_the_payload(tmp_path: Path) -> No
 @pytest.mark.parametrize("size", ["4M", "66M", "2G"])
 def test_rim_is_that_of_the_realm_that_is_run(capsys: Capture, size: str) -> None:
     """Although that has all of its memory."""
-    options = VmOptions(ram_size=parse_ram_size(size), realm=RealmOptions())
+    options = VmOptions(ram_size=parse_ram_size(size), is_realm=True)
     platform = Platform(options.ram_size, options.num_cpus)
     bus, vgic = Bus(platform.events), Vgic(options.num_cpus)
     platform.new_guest(make_config(options), bus, vgic, options.realm).build()
@@ -218,7 +218,7 @@ def test_rim_is_that_of_the_realm_that_is_run(capsys: Capture, size: str) -> Non
 def test_guest_may_be_larger_than_this_machine(capsys: Capture) -> None:
     """It is measured, not run."""
     assert len(measure(capsys, "--realm", "-m", "512G")) == 64
-    with pytest.raises(UserError, match="at most 512G"):
+    with pytest.raises(UserError, match="limit is 512G"):
         measure(capsys, "--realm", "-m", "513G")
 
 

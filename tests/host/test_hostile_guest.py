@@ -10,12 +10,12 @@ from time import monotonic
 
 import pytest
 
-from pyvmm.host.guest import RealmOptions
 from pyvmm.platform import Platform
 from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
 from tests.hostile import ALIAS, RAM_SIZE, Generator
 
 LOG = logging.getLogger(__name__)  # shown when a test fails
@@ -36,9 +36,7 @@ def nowhere() -> Iterator[Terminal]:
         os.close(fd)
 
 
-def harass(
-    seed: int, seconds: float, folder: Path, realm: RealmOptions | None
-) -> Counter[ExitCode]:
+def harass(seed: int, seconds: float, folder: Path, *, is_realm: bool) -> Counter[ExitCode]:
     """Run guests one after another; return how they ended."""
     disks = tuple(DiskOptions(folder / name, name == "ro") for name in ("rw", "ro"))
     for disk in disks:
@@ -49,9 +47,9 @@ def harass(
         num_cpus=NUM_CPUS,
         console="virtio",
         has_rng=True,
-        realm=realm,
+        is_realm=is_realm,
     )
-    generator = Generator(seed, ALIAS if realm else 0, device_share=0.5)
+    generator = Generator(seed, ALIAS if is_realm else 0, device_share=0.5)
     codes = Counter[ExitCode]()
     until = monotonic() + seconds
     while monotonic() < until:
@@ -66,19 +64,17 @@ def harass(
     return codes
 
 
-@pytest.mark.parametrize("realm", [None, RealmOptions()], ids=["normal", "realm"])
-def test_hostile_guest(seed: int, tmp_path: Path, realm: RealmOptions | None) -> None:
+@pytest.mark.parametrize("is_realm", [False, True], ids=["normal", "realm"])
+def test_hostile_guest(seed: int, tmp_path: Path, *, is_realm: bool) -> None:
     """No guest raises an exception in the host; each is stopped and closed."""
-    codes = harass(seed, 2, tmp_path, realm)
+    codes = harass(seed, 2, tmp_path, is_realm=is_realm)
     assert codes.total() > 2
     assert set(codes) <= EXPECTED
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("realm", [None, RealmOptions()], ids=["normal", "realm"])
+@pytest.mark.parametrize("is_realm", [False, True], ids=["normal", "realm"])
 @pytest.mark.parametrize("turn", range(10))
-def test_hostile_guest_for_long(
-    seed: int, turn: int, tmp_path: Path, realm: RealmOptions | None
-) -> None:
+def test_hostile_guest_for_long(seed: int, turn: int, tmp_path: Path, *, is_realm: bool) -> None:
     """The same for ten minutes, half a minute a seed."""
-    assert set(harass(seed + 1 + turn, 30, tmp_path, realm)) <= EXPECTED
+    assert set(harass(seed + 1 + turn, 30, tmp_path, is_realm=is_realm)) <= EXPECTED

@@ -1,199 +1,99 @@
-"""What a user may ask for."""
+"""The options of a virtual machine: what follows from several, and which go together."""
 
-import os
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.host.guest import RealmOptions
-from pyvmm.vm.memory_map import GIB, MIB
-from pyvmm.vm.options import (
-    DiskOptions,
-    GdbAddress,
-    NetworkOptions,
-    VmOptions,
-    disk_serials,
-    parse_cpu_features,
-    parse_disk,
-    parse_disks,
-    parse_gdb,
-    parse_network,
-    parse_num_cpus,
-    parse_ram_size,
-    parse_realm,
-)
+from pyvmm.vm.option_values import DiskOptions, GdbAddress
+from pyvmm.vm.options import OPTIONS, VmOptions, read_options
 
 DISK = (DiskOptions(Path("disk")),)
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("64", 64 * MIB), ("64m", 64 * MIB), ("1G", GIB), ("8192K", 8 * MIB)]
-)
-def test_ram_size_has_units(text: str, size: int) -> None:
-    """Without a unit it counts MiB, as in kvmtool."""
-    assert parse_ram_size(text) == size
+def test_every_field_is_an_option() -> None:
+    """With its declaration, and with the default that its help shows."""
+    for field in fields(VmOptions):
+        text = OPTIONS[field.name].default_text
+        assert text is None or OPTIONS[field.name].value(text, is_run=False) == field.default
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    """Whether click says None, or leaves it out."""
+    assert read_options({}, is_run=True) == VmOptions()
+    assert read_options({"dtb": None, "disks": (), "has_rng": False}, is_run=True) == VmOptions()
+
+
+def test_what_is_given_is_read() -> None:
+    """Texts, numbers, switches either way, and lists."""
+    given = {
+        "disks": ("disk",),
+        "ram_size": "64M",
+        "has_defaults": True,
+        "wants_agent": False,
+        "timeout": 0.0,
+        "gdb": "1234",
+    }
+    assert read_options(given, is_run=True) == VmOptions(
+        disks=DISK,
+        ram_size=64 << 20,
+        has_defaults=False,
+        wants_agent=False,
+        timeout=0.0,
+        gdb=GdbAddress(1234),
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "1T", "", "-1", "1.5G", "3M", "4097K", "9" * 30, "M", "64MB"]
-)
-def test_impossible_ram_size_is_refused(text: str) -> None:
-    """Nothing, too little, too much, no whole granules, or no number."""
-    with pytest.raises(UserError, match=f"-m {text}: "):
-        parse_ram_size(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "features"),
+    ("given", "complaint"),
     [
-        ("+pauth", DEFAULT_FEATURES | Feature.PAUTH),
-        ("-bti", DEFAULT_FEATURES & ~Feature.BTI),
-        ("+bti,-pauth", Feature.BTI),
-        ("-pauth,-bti", Feature(0)),
-        ("+pauth,+bti", Feature.PAUTH | Feature.BTI),
+        ({"is_debuggable"}, "--realm-debug is for realms: add --realm"),
+        ({"measurement_algo"}, "--measurement-algo is for realms"),
+        ({"personalization"}, "--realm-pv is for realms"),
+        ({"metadata"}, "--metadata is for realms"),
+        ({"token_profile"}, "--token-profile is for realms"),
+        ({"wants_hes"}, "--no-hes is for realms"),
+        ({"hes_directory"}, "--hes-dir is for realms"),
+        ({"is_realm", "has_balloon"}, "--balloon is not for realms"),
+        ({"is_realm", "wants_hes", "hes_directory"}, "--no-hes excludes --token-profile and"),
+        ({"is_realm", "wants_hes", "token_profile"}, "--no-hes excludes --token-profile and"),
+        ({"waits_for_gdb"}, "--gdb-wait requires --gdb"),
+        ({"is_realm", "gdb"}, "--gdb: a realm shows neither"),
     ],
 )
-def test_cpu_features_are_added_and_left_out(text: str, features: Feature) -> None:
-    """From the default ones, in any order."""
-    assert parse_cpu_features(text) == features
+def test_some_options_require_or_exclude_others(given: set[str], complaint: str) -> None:
+    """Whatever their values are: nothing is read before."""
+    with pytest.raises(UserError, match=complaint):
+        read_options(dict.fromkeys(given, True), is_run=True)
 
 
-@pytest.mark.parametrize("text", ["", "pauth", "+", "-", "+sve", "+pauth,", "+PAUTH", "+ bti"])
-def test_unknown_cpu_features_are_refused(text: str) -> None:
-    """With those that there are."""
-    with pytest.raises(UserError, match=r"no feature .*: give \+pauth or -pauth, \+bti or -bti"):
-        parse_cpu_features(text)
+def test_the_platform_of_a_guest_that_is_only_measured_needs_no_realm() -> None:
+    """It has a root of trust without one."""
+    planned = read_options({"hes_directory": "dir", "token_profile": "g2"}, is_run=False)
+    assert planned == VmOptions(hes_directory=Path("dir"), token_profile="g2")  # noqa: S106
 
 
-@pytest.mark.parametrize("text", ["+bti,+bti", "+pauth,-bti,-pauth"])
-def test_a_cpu_feature_is_said_once(text: str) -> None:
-    """Nobody has to know which of the two counts."""
-    with pytest.raises(UserError, match="is there twice: give it once"):
-        parse_cpu_features(text)
+def test_a_realm_has_what_the_host_needs_to_know() -> None:
+    """A normal VM has nothing of it."""
+    assert VmOptions().realm is None
+    assert VmOptions(is_realm=True).realm == RealmOptions()
+    options = VmOptions(is_realm=True, measurement_algo="sha512", personalization=b"mine")
+    assert options.realm == RealmOptions("sha512", b"mine")
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("0", GdbAddress(port=0)),
-        ("1234", GdbAddress(port=1234)),
-        ("/run/gdb", GdbAddress(path=Path("/run/gdb"))),
-        ("stub", GdbAddress(path=Path.cwd() / "stub")),
-    ],
-)
-def test_a_debugger_connects_to_a_port_or_a_socket(text: str, address: GdbAddress) -> None:
-    """Digits are a port, everything else a path."""
-    assert parse_gdb(text) == address
+def test_an_agent_has_a_port_where_there_is_a_disk() -> None:
+    """Unless the user says otherwise."""
+    assert (VmOptions().has_agent, VmOptions(disks=DISK).has_agent) == (False, True)
+    assert VmOptions(wants_agent=True).has_agent
+    assert not VmOptions(disks=DISK, wants_agent=False).has_agent
 
 
-@pytest.mark.parametrize("text", ["65536", "", "x" * 108, "ä" * 54])
-def test_no_socket_has_such_an_address(text: str) -> None:
-    """Beyond the ports, and beyond the length of a socket's path."""
-    with pytest.raises(UserError, match="--gdb "):
-        parse_gdb(text)
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "17", "two", "9" * 100, ""])
-def test_impossible_number_of_cpus_is_refused(text: str) -> None:
-    """There is at least one, and not more than the map has room for."""
-    with pytest.raises(UserError, match="give 1 to 16"):
-        parse_num_cpus(text)
-
-
-def test_disk_may_be_read_only() -> None:
-    """The option stands after a comma, as in kvmtool."""
-    assert parse_disk("a.img,ro") == DiskOptions(Path("a.img"), is_read_only=True)
-    assert parse_disk("a.img") == DiskOptions(Path("a.img"))
-    assert parse_disk("a,b.img,rw") == DiskOptions(Path("a,b.img"))
-    with pytest.raises(UserError, match="give ro, rw or serial=TEXT"):
-        parse_disk("a.img,direct")
-
-
-def test_disk_may_have_a_serial_number() -> None:
-    """In any order with the other option; any text that udev can make a name of."""
-    named = DiskOptions(Path("a.img"), is_read_only=True, serial="WD 40=x")
-    assert parse_disk("a.img,ro,serial=WD 40=x") == named
-    assert parse_disk("a.img,serial=WD 40=x,ro") == named
-
-
-@pytest.mark.parametrize("serial", ["", "x" * 21, "é", "a\tb", "a\0"])
-def test_impossible_serial_number_is_refused(serial: str) -> None:
-    """Virtio has 20 bytes for it."""
-    with pytest.raises(UserError, match="1 to 20 printable ASCII characters"):
-        parse_disk(f"a.img,serial={serial}")
-
-
-def test_two_disks_have_two_serial_numbers() -> None:
-    """What would name two disks names none."""
-    assert [disk.serial for disk in parse_disks(["a,serial=x", "b,serial=y", "c"])] == [
-        "x",
-        "y",
-        "",
-    ]
-    with pytest.raises(UserError, match="two have serial=x"):
-        parse_disks(["a,serial=x", "b,serial=x"])
-
-
-def test_serial_number_stays_with_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever other disks there are, and however it is named; the same path twice differs."""
-    monkeypatch.chdir(tmp_path)
-    (first,) = disk_serials(parse_disks(["a.img"]))
-    disks = parse_disks(["b.img", f"{tmp_path}/x/../a.img,ro", "./a.img,ro", "c,serial=mine"])
-    serials = disk_serials(disks)
-    assert (serials[1], serials[3]) == (first, "mine")
-    assert len(set(serials)) == 4
-    assert all(0 < len(serial) <= 20 and serial.isascii() for serial in serials)
-
-
-def test_network_reads_its_keys() -> None:
-    """User mode with forwards, or a tap interface."""
-    user = parse_network("mode=user,guest_mac=02:00:00:00:00:01,hostfwd=tcp:8080-:80")
-    assert user is not None
-    assert user.mac == bytes.fromhex("020000000001")
-    assert [forward.guest_port for forward in user.forwards] == [80]
-    assert parse_network("mode=tap,tapif=tap0") == NetworkOptions(tap="tap0")
-    assert parse_network("backend=slirp") == NetworkOptions(backend="slirp")
-    assert parse_network("mode=none") is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["mode=vhost", "mode=tap", "tapif=tap0", "guest_mac=1", "hostfwd=80", "colour=red",
-     "mode=tap,tapif=t,hostfwd=tcp:1-:2", "backend=qemu", "mode=tap,tapif=t,backend=passt",
-     "mode=none,hostfwd=tcp:1-:2"],
-)  # fmt: skip
-def test_impossible_network_is_refused(text: str) -> None:
-    """An unknown key, a value it cannot have, or keys that do not go together."""
-    with pytest.raises(UserError):
-        parse_network(text)
-
-
-def test_personalization_value_has_64_bytes() -> None:
-    """Bytes, not characters."""
-    assert parse_realm("sha256", os.fsdecode(b"\xe9\xff")).personalization == b"\xe9\xff"
-    assert parse_realm("sha256", "é" * 32).personalization == "é".encode() * 32
-    with pytest.raises(UserError, match="65 bytes"):
-        parse_realm("sha256", "x" + "é" * 32)
-
-
-def test_empty_personalization_value_is_refused() -> None:
-    """It would be the value of a realm that has none: 64 zeros."""
-    assert parse_realm("sha256").personalization == b""
-    with pytest.raises(UserError, match="--realm-pv is empty"):
-        parse_realm("sha256", "")
-
-
-@pytest.mark.parametrize("size", [0, 431, 4097])
-def test_metadata_are_a_block(tmp_path: Path, size: int) -> None:
-    """Not less than what is signed, not more than a granule."""
-    path = tmp_path / "metadata"
-    path.write_bytes(bytes(size))
-    with pytest.raises(UserError, match="--metadata"):
-        parse_realm(metadata=path)
-    path.write_bytes(bytes(432))
-    assert parse_realm(metadata=path) == RealmOptions(metadata=bytes(432))
+def test_only_a_realm_has_a_root_of_trust() -> None:
+    """Unless it does without."""
+    assert [VmOptions(is_realm=each).has_hes for each in (False, True)] == [False, True]
+    assert not VmOptions(is_realm=True, wants_hes=False).has_hes
 
 
 def test_parameters_follow_the_defaults_of_a_normal_vm() -> None:
@@ -205,6 +105,5 @@ def test_parameters_follow_the_defaults_of_a_normal_vm() -> None:
 
 def test_nothing_is_added_to_the_parameters_of_a_realm() -> None:
     """They are measured: what the user wrote is what is there."""
-    realm = RealmOptions()
-    assert VmOptions(disks=DISK, params="quiet", realm=realm).bootargs == "quiet"
-    assert VmOptions(disks=DISK, realm=realm).bootargs == "console=ttyS0 root=/dev/vda rw"
+    assert VmOptions(disks=DISK, params="quiet", is_realm=True).bootargs == "quiet"
+    assert VmOptions(disks=DISK, is_realm=True).bootargs == "console=ttyS0 root=/dev/vda rw"

@@ -1,7 +1,7 @@
-"""--config FILE.toml: options out of a file, by their long names.
+"""--config FILE.toml: options from a file, by their long names.
 
-A file says what the command line does not: an option given there wins.  Names of files are relative
-to the directory of the configuration.
+An option on the command line overrides the one in the file.  Names of files are relative to the
+directory of the configuration.
 """
 
 import tomllib
@@ -19,12 +19,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Value = str | int | float | bool | list[str]
 _MAX_FILE: Final = 64 << 10
-#: Options that name files, as some do after their own fashion.
-_FILES: Final = frozenset({"disk"})
 
 
 def config_option(verb: Callable[P, R]) -> Callable[P, R]:
-    """Give a verb the option, which is seen before all others."""
+    """Give a verb the option, which click processes before all others."""
     return click.option(
         "--config",
         type=click.Path(path_type=Path, readable=False),
@@ -37,7 +35,7 @@ def config_option(verb: Callable[P, R]) -> Callable[P, R]:
 
 
 def named_options(command: click.Command) -> dict[str, click.Option]:
-    """Return the options that a configuration may have, by their long names."""
+    """Return the options that a configuration may contain, by their long names."""
     options = [each for each in command.params if isinstance(each, click.Option)]
     return {
         long_name(each): each
@@ -64,8 +62,8 @@ def _load(context: click.Context, _option: click.Parameter, path: Path | None) -
         option = known.get(name)
         if option is None:
             near = get_close_matches(name, known, 1)
-            hint = f"; {near[0]} is meant?" if near else f"; there is {', '.join(known)}"
-            raise UserError(f"--config {path}: no option {name}{hint}")
+            hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(known)}"
+            raise UserError(f"--config {path}: unknown option {name}: {hint}")
         defaults[option.name or ""] = _value(path, name, option, value)
     context.default_map = {**(context.default_map or {}), **defaults}
 
@@ -75,21 +73,21 @@ def _read(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(data.decode())
     except RecursionError:
-        raise UserError(f"--config {path}: not TOML: nested too deep") from None
-    except ValueError as error:  # also a number of too many digits, and what is not UTF-8
+        raise UserError(f"--config {path}: not TOML: nested too deeply") from None
+    except ValueError as error:  # also a number with too many digits, and text that is not UTF-8
         raise UserError(f"--config {path}: not TOML: {error}") from None
 
 
 def _value(path: Path, name: str, option: click.Option, value: object) -> Value:
-    """Return a value as click takes it."""
-    is_file = isinstance(option.type, click.Path) or name in _FILES
+    """Return a value of TOML as click accepts it."""
+    is_file = isinstance(option.type, click.Path)
 
     def text(each: object) -> str:
         if isinstance(each, bool) or not isinstance(each, str | int | float):
             kind = "a list of strings" if option.multiple else "a string"
             raise UserError(f"--config {path}: {name} = {each!r}: give {kind}")
         if "\0" in str(each):
-            raise UserError(f"--config {path}: {name} = {each!r}: it cannot hold a NUL character")
+            raise UserError(f"--config {path}: {name} = {each!r}: remove the NUL character")
         return str(path.parent / str(each)) if is_file else str(each)
 
     if option.is_flag:

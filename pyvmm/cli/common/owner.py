@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from pyvmm.arch.events import EventStream
 from pyvmm.arch.system import NoThreadError
 from pyvmm.cli.common.say import say
 from pyvmm.cli.common.trace import Trace
-from pyvmm.vm import options as vm
 from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.console import ConsoleLog
 from pyvmm.vm.control.daemon import redirect
@@ -23,31 +21,23 @@ from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.machine.needs import memory_warning
+from pyvmm.vm.option_values import check_disks
 from pyvmm.vm.options import VmOptions
 
 if TYPE_CHECKING:
     from pyvmm.root_of_trust import RootOfTrust
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchRequest:
-    """The guest to launch, and how to run it."""
-
-    options: VmOptions
-    timeout: float | None = None  # seconds after its start
-    trace: str | None = None
-    is_started: bool = False  # at once
-
-
 class Owner:
     """An instance in this process."""
 
-    def __init__(self, request: LaunchRequest) -> None:
-        self._request = request
+    def __init__(self, options: VmOptions, *, is_started: bool = False) -> None:
+        self._options = options
+        self._is_started = is_started
         self._resources = ExitStack()
         self._has_been_new = self._keeps_name = False
         self._claim: Claim | None = None
-        self.lifecycle = Lifecycle(request.options)
+        self.lifecycle = Lifecycle(options)
 
     def claim(self, directory: Directory) -> None:
         """Take the name and serve its socket, until the end of `run`.
@@ -104,9 +94,9 @@ class Owner:
             try:
                 return self.lifecycle.run(
                     lambda log: self._assemble(log, terminal, notify),
-                    self._request.timeout,
+                    self._options.timeout,
                     report,
-                    is_started=self._request.is_started,
+                    is_started=self._is_started,
                 )
             finally:
                 self._release()
@@ -117,10 +107,9 @@ class Owner:
         terminal: Terminal | None,
         notify: Callable[[str], None] | None,
     ) -> Instance:
-        options, trace = self._request.options, self._request.trace
-        enter = self._resources.enter_context
-        events = EventStream(enter(Trace(trace)) if trace else None)
-        vm.check_disks(options.disks)
+        options, enter = self._options, self._resources.enter_context
+        events = EventStream(enter(Trace(options.trace)) if options.trace else None)
+        check_disks(options.disks)
         root_of_trust = enter(_start_hes(options)) if options.has_hes else None
         config = make_config(options)
         if notify is not None and (line := memory_warning(options, config)):
@@ -146,10 +135,10 @@ class Owner:
         return instance
 
     def _note_gdb(self) -> None:
-        gdb = self._request.options.gdb
-        if self._claim is not None and gdb is not None and gdb.address.path is not None:
+        gdb = self._options.gdb
+        if self._claim is not None and gdb is not None and gdb.path is not None:
             with suppress(OSError):  # then it stays if we are killed
-                self._claim.note_gdb(gdb.address.path)
+                self._claim.note_gdb(gdb.path)
 
     def _write(self, status: Status) -> None:
         self._has_been_new |= status.state == State.NEW

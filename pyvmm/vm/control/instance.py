@@ -29,7 +29,8 @@ from pyvmm.vm.gdb.monitor import Monitor
 from pyvmm.vm.gdb.server import GdbServer
 from pyvmm.vm.machine.board import Board
 from pyvmm.vm.machine.platform import Platform
-from pyvmm.vm.options import GdbOptions, VmOptions
+from pyvmm.vm.option_values import GdbAddress
+from pyvmm.vm.options import VmOptions
 
 #: Seconds without output after which a console is taken to be done with its beginning.
 _QUIET: Final = 0.2
@@ -300,10 +301,10 @@ class Instance:
         if self._panic.has_ended:
             self._guest.stop()
 
-    def _make_gdb(self, gdb: GdbOptions) -> GdbServer:
+    def _make_gdb(self, address: GdbAddress) -> GdbServer:
         port = self._guest.debug_port()
-        server = GdbServer(gdb.address, port, Monitor(self._options, port, self.quit))
+        server = GdbServer(address, port, Monitor(self._options, port, self.quit))
         self._resources.callback(server.close)
-        if gdb.waits:
+        if self._options.waits_for_gdb:
             port.hold()
         return server

@@ -137,6 +137,6 @@ def _likely_cause(ending: Ending) -> str:
         cause = "the console's last lines say what it did: look there first"
     else:
         total = [sum(column) for column in zip(*(vcpu.exits for vcpu in ending.vcpus), strict=True)]
-        is_held = options.gdb is not None and options.gdb.waits and not any(total)
+        is_held = options.waits_for_gdb and not any(total)
         cause = "--gdb-wait: no debugger let it run" if is_held else explain(options, total)
     return f"Likely cause: {cause}."

@@ -16,7 +16,7 @@ from pyvmm.host.guest import Outcome
 from pyvmm.vm.gdb.leftover import SocketNote, remove_dead
 from pyvmm.vm.gdb.packets import Decoder, PacketError, Signal, encode
 from pyvmm.vm.gdb.stub import Guest, Stub
-from pyvmm.vm.options import GdbAddress
+from pyvmm.vm.option_values import GdbAddress
 
 LOOPBACK: Final = "127.0.0.1"
 _CHUNK: Final = 1 << 16

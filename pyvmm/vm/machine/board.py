@@ -32,7 +32,8 @@ from pyvmm.vm import memory_map
 from pyvmm.vm.agent.protocol import PORT_NAME
 from pyvmm.vm.machine.plan import Kind, PlannedDevice, device_plan
 from pyvmm.vm.memory_map import MemoryMap
-from pyvmm.vm.options import VmOptions, disk_serials
+from pyvmm.vm.option_values import disk_serials
+from pyvmm.vm.options import VmOptions
 
 
 class Board:

@@ -7,7 +7,7 @@ from pyvmm.devices.ioloop import IoEvents
 from pyvmm.devices.net_passt import open_passt
 from pyvmm.devices.net_tap import TapBackend
 from pyvmm.devices.virtio.net import NetBackend
-from pyvmm.vm.options import NetworkOptions
+from pyvmm.vm.option_values import NetworkOptions
 
 
 def open_backend(network: NetworkOptions, loop: IoEvents) -> NetBackend:

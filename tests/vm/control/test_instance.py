@@ -13,7 +13,8 @@ from pyvmm.host.guest import Outcome
 from pyvmm.vm import memory_map
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.plan import device_plan
-from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
 from tests.vm.stage import END_OF_PANIC, Stage, show
 
 
@@ -101,7 +102,7 @@ def test_virtio_devices_take_slots_in_a_fixed_order(stage: Stage, tmp_path: Path
 
     stage.script = script
     disks = (DiskOptions(disk),)
-    options = VmOptions(disks=disks, console="virtio", has_rng=True, has_agent=True)
+    options = VmOptions(disks=disks, console="virtio", has_rng=True, wants_agent=True)
     stage.run(options)
     assert found == [2, 3, 4, 3, 0]
     assert [device.name for device in device_plan(options)][:5] == [

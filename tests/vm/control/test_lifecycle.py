@@ -10,13 +10,14 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.rmi import RmiFid, RmiStatus
 from pyvmm.devices.bus import Bus
 from pyvmm.devices.disk import RawDisk
-from pyvmm.host.guest import Outcome, RealmOptions
+from pyvmm.host.guest import Outcome
 from pyvmm.host.rmi import RmiFailed
 from pyvmm.vm import memory_map
 from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.lifecycle import Lifecycle
 from pyvmm.vm.exit_code import ExitCode, Failure
-from pyvmm.vm.options import DiskOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
 from tests.vm.stage import END_OF_PANIC, OwnerThread, show
 
 CONTROLS: dict[str, Callable[[Lifecycle], object]] = {
@@ -180,7 +181,7 @@ def test_building_is_reported_and_can_be_stopped() -> None:
     shares: list[tuple[str, float]] = []
     for name, options in (
         ("loading", VmOptions(name="r1")),
-        ("measuring", VmOptions(name="r1", realm=RealmOptions())),
+        ("measuring", VmOptions(name="r1", is_realm=True)),
     ):
         owner = OwnerThread(options)
 
@@ -302,7 +303,7 @@ def test_balloon_is_resized_within_the_memory() -> None:
         for change in (0, 1 << 20):
             with pytest.raises(UserError, match="r1 has no driver for its balloon: wait until"):
                 balloon(change)
-    with OwnerThread(VmOptions(name="r1", realm=RealmOptions())) as owner:
+    with OwnerThread(VmOptions(name="r1", is_realm=True)) as owner:
         owner.until(State.NEW)
         with pytest.raises(UserError, match="not the host's to take"):
             owner.lifecycle.balloon(0)
@@ -315,7 +316,7 @@ def test_balloon_is_resized_within_the_memory() -> None:
 def test_status_has_the_measurement(owner: OwnerThread) -> None:
     """Once there is one."""
     assert owner.lifecycle.status.rim == "1234"
-    assert Lifecycle(VmOptions(name="r1", realm=RealmOptions())).status.rim is None
+    assert Lifecycle(VmOptions(name="r1", is_realm=True)).status.rim is None
 
 
 def test_statistics_name_what_they_count(owner: OwnerThread) -> None:

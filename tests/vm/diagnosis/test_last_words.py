@@ -11,15 +11,16 @@ from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rmi_debug import DebugRegisters
 from pyvmm.arch.rsi import RsiFid
-from pyvmm.host.guest import ExitKind, RealmOptions
+from pyvmm.host.guest import ExitKind
 from pyvmm.host.realm_debug import RecRegisters
 from pyvmm.host.vcpu_state import LastExit, VcpuState
 from pyvmm.vm.diagnosis.last_words import Ending, last_words
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.options import DiskOptions, GdbAddress, GdbOptions, VmOptions
+from pyvmm.vm.option_values import DiskOptions, GdbAddress
+from pyvmm.vm.options import VmOptions
 
 VM = VmOptions()
-REALM = VmOptions(realm=RealmOptions())
+REALM = VmOptions(is_realm=True)
 DISK = replace(VM, disks=(DiskOptions(Path("disk")),))
 
 
@@ -83,7 +84,7 @@ def test_a_realm_shows_only_what_its_host_may_know() -> None:
     assert "vCPU 0 was on; its exits: ripas 3; its last call was RSI_IPA_STATE_SET." in text
     assert "with --realm-debug" in text
     assert "PC 0x" not in text
-    debuggable = replace(REALM, realm=RealmOptions(is_debuggable=True))
+    debuggable = replace(REALM, is_debuggable=True)
     assert "with --realm-debug" not in last_words(ending(debuggable))
 
 
@@ -105,7 +106,7 @@ def test_a_realm_shows_only_what_its_host_may_know() -> None:
             (),
             "cannot reach the address of its earlycon=; try earlycon=uart,mmio,0x101000000",
         ),
-        (replace(VM, gdb=GdbOptions(GdbAddress(1), waits=True)), (vcpu(),), "no debugger let it"),
+        (replace(VM, gdb=GdbAddress(1), waits_for_gdb=True), (vcpu(),), "no debugger let it"),
     ],
 )
 def test_likely_cause_of_silence(
@@ -126,7 +127,7 @@ def test_likely_cause_of_silence(
             "not for this kernel",
         ),
         (
-            replace(DISK, realm=RealmOptions(), params="console=ttyS0"),
+            replace(DISK, is_realm=True, params="console=ttyS0"),
             "VFS: Unable to mount root fs on x",
             r"no root= \(-p replaces",
         ),

@@ -5,12 +5,12 @@ from itertools import count
 
 import pytest
 
-from pyvmm.host.guest import ExitKind, RealmOptions
+from pyvmm.host.guest import ExitKind
 from pyvmm.vm.diagnosis.advice import MANY_FAULTS
 from pyvmm.vm.diagnosis.spin import PATIENCE, SpinWatch
 from pyvmm.vm.options import VmOptions
 
-VM, REALM = VmOptions(), VmOptions(realm=RealmOptions())
+VM, REALM = VmOptions(), VmOptions(is_realm=True)
 
 
 def exits(**counts: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ from pyvmm.host.guest import Outcome
 from pyvmm.vm.gdb.packets import MAX_PACKET
 from pyvmm.vm.gdb.server import GdbServer, listen
 from pyvmm.vm.gdb.stub import commands
-from pyvmm.vm.options import GdbAddress
+from pyvmm.vm.option_values import GdbAddress
 from tests.host.debug_rig import CODE, DATA, PATIENCE, STORE, Rig, wait_until
 from tests.shortage import BusyListener
 from tests.vm.gdb.client import Client, Stopped

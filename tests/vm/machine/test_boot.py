@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pyvmm.arch.errors import UserError
-from pyvmm.host.guest import RealmOptions
 from pyvmm.vm import guests, memory_map
 from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.memory_map import MIB
@@ -65,7 +64,7 @@ def test_parameters_that_linux_would_cut_are_refused(tmp_path: Path) -> None:
     for options, taken in (
         (VmOptions(has_defaults=False), 2047),
         (VmOptions(), 2047 - len("console=ttyS0 ")),
-        (VmOptions(realm=RealmOptions()), 2047),
+        (VmOptions(is_realm=True), 2047),
     ):
         whole = replace(options, ram_size=SMALL, kernel=kernel)
         assert make_config(replace(whole, params="x" * taken)).segments

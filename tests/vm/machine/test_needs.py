@@ -2,10 +2,11 @@
 
 import pytest
 
-from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
+from pyvmm.host.guest import GuestConfig, Segment
 from pyvmm.vm.machine.needs import memory_warning
 from pyvmm.vm.memory_map import MIB, RAM_BASE
-from pyvmm.vm.options import VmOptions, parse_network
+from pyvmm.vm.option_values import parse_network
+from pyvmm.vm.options import VmOptions
 
 NETWORK = parse_network("mode=user")
 DEBIAN = 38 * MIB
@@ -18,24 +19,22 @@ def config(kernel_size: int, banner: bytes = b"Linux version 7.2.12+deb14") -> G
     return GuestConfig(1, RAM_BASE, 0, (first, *others), RAM_BASE)
 
 
-@pytest.mark.parametrize(("realm", "least"), [(None, 144), (RealmOptions(), 224)])
-def test_a_large_kernel_in_little_memory_gets_a_warning(
-    realm: RealmOptions | None, least: int
-) -> None:
+@pytest.mark.parametrize(("is_realm", "least"), [(False, 144), (True, 224)])
+def test_a_large_kernel_in_little_memory_gets_a_warning(least: int, *, is_realm: bool) -> None:
     """It says how much it has, and how much is needed; from there on there is none."""
 
     def warning(mebibytes: int) -> str:
-        options = VmOptions(ram_size=mebibytes * MIB, realm=realm, network=NETWORK)
+        options = VmOptions(ram_size=mebibytes * MIB, is_realm=is_realm, network=NETWORK)
         return memory_warning(options, config(DEBIAN))
 
     assert warning(least) == ""
     assert warning(least - 1).startswith(f"-m {least - 1}M may be too little")
-    assert f"needs {least}M in a {'realm' if realm else 'VM'}" in warning(64)
+    assert f"needs {least}M in a {'realm' if is_realm else 'VM'}" in warning(64)
 
 
 def test_a_small_kernel_needs_less() -> None:
     """Of one's own, or the built-in guest."""
-    assert memory_warning(VmOptions(ram_size=8 * MIB, realm=RealmOptions()), config(8 * MIB)) == ""
+    assert memory_warning(VmOptions(ram_size=8 * MIB, is_realm=True), config(8 * MIB)) == ""
 
 
 @pytest.mark.parametrize(
@@ -53,8 +52,8 @@ def test_a_network_card_may_fill_the_bounce_pool_of_a_new_kernel(
     version: bytes, ram_size: int, params: str | None, *, is_warned: bool
 ) -> None:
     """Only in a realm, with a card, and where the user has not said how large the pool is."""
-    realm, payload = RealmOptions(), config(DEBIAN, b"Linux version " + version)
-    options = VmOptions(ram_size=ram_size * MIB, realm=realm, params=params, network=NETWORK)
+    payload = config(DEBIAN, b"Linux version " + version)
+    options = VmOptions(ram_size=ram_size * MIB, is_realm=True, params=params, network=NETWORK)
     assert ("swiotlb=512" in memory_warning(options, payload)) == is_warned
     assert memory_warning(VmOptions(ram_size=512 * MIB, network=NETWORK), payload) == ""
-    assert memory_warning(VmOptions(ram_size=512 * MIB, realm=realm), payload) == ""
+    assert memory_warning(VmOptions(ram_size=512 * MIB, is_realm=True), payload) == ""

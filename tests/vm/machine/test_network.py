@@ -10,7 +10,7 @@ from pyvmm.devices import libslirp
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.net_stream import StreamBackend
 from pyvmm.vm.machine.network import open_backend
-from pyvmm.vm.options import NetworkOptions, parse_network
+from pyvmm.vm.option_values import NetworkOptions, parse_network
 
 needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
 

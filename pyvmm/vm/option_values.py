@@ -1,0 +1,293 @@
+"""The values of a virtual machine's options, read from the texts that a user writes."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import combinations
+from pathlib import Path
+from typing import Final
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.islet import METADATA_SIZE
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
+from pyvmm.arch.user_file import read_file
+from pyvmm.devices.disk import RawDisk
+from pyvmm.devices.net_user import PortForward
+from pyvmm.host.guest import RPV_SIZE
+from pyvmm.vm.memory_map import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
+
+DEFAULT_MAC: Final = bytes.fromhex("021515151515")
+MAX_PORT: Final = 65535
+MAX_SOCKET_PATH: Final = 107
+MAX_SERIAL: Final = 20
+MODES: Final = ("user", "tap", "none")
+BACKENDS: Final = ("passt", "slirp")
+
+_SIZE: Final = re.compile(r"(\d{1,18})([BKMGTP]?)", re.IGNORECASE)
+_UNITS: Final = {unit: 1 << 10 * rank for rank, unit in enumerate("BKMGTP")}
+_MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskOptions:
+    """A disk: an image file or a block device; its default serial number derives from the path."""
+
+    path: Path
+    is_read_only: bool = False
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """A network card, connected to a tap interface or, without one, in user mode."""
+
+    tap: str = ""
+    backend: str = ""  # in user mode, one of BACKENDS; the default is what is installed
+    mac: bytes = DEFAULT_MAC
+    forwards: tuple[PortForward, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GdbAddress:
+    """Where a debugger connects: a TCP port of the loopback interface, or a Unix socket."""
+
+    port: int = 0
+    path: Path | None = None
+
+
+def parse_gdb(text: str) -> GdbAddress:
+    """Read PORT or SOCKET; port 0 means any free port.
+
+    Raises:
+        UserError: the text is neither a port nor a possible path of a socket.
+    """
+    if text.isascii() and text.isdigit():
+        if int(text) > MAX_PORT:
+            raise UserError(f"--gdb {text}: a port is at most {MAX_PORT}")
+        return GdbAddress(port=int(text))
+    path = Path(text).absolute()
+    if not text or len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise UserError(
+            f"--gdb {text}: give a port, or the path of a socket of at most {MAX_SOCKET_PATH} bytes"
+        )
+    return GdbAddress(path=path)
+
+
+def parse_ram_size(text: str) -> int:
+    """Read the memory size of a guest that runs here, as `parse_size` does; return bytes.
+
+    Raises:
+        UserError: the text is not a size, or no guest can have that size on this machine.
+    """
+    return _parse_ram_size(text, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def parse_planned_ram_size(text: str) -> int:
+    """Read the memory size of a guest that runs elsewhere, as `parse_size` does; return bytes.
+
+    Raises:
+        UserError: the text is not a size, or no guest can have that size.
+    """
+    return _parse_ram_size(text, None)
+
+
+def _parse_ram_size(text: str, host_size: int | None) -> int:
+    size = parse_size(text, "-m")
+    if size < MIN_RAM_SIZE:
+        raise UserError(f"-m {text}: a guest needs at least {MIN_RAM_SIZE // MIB}M")
+    if host_size is not None and size > host_size:
+        raise UserError(f"-m {text}: this machine has {host_size // MIB}M; give less")
+    if size > MAX_RAM_SIZE:
+        raise UserError(f"-m {text}: the limit is {MAX_RAM_SIZE // GIB}G")
+    if size % GRANULE_SIZE:
+        raise UserError(f"-m {text}: give a multiple of 4K")
+    return size
+
+
+def parse_size(text: str, option: str) -> int:
+    """Read SIZE[BKMGTP], by default in MiB; return bytes.
+
+    Raises:
+        UserError: the text is not a size; the message names the option.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UserError(f"{option} {text}: give a size such as 512M or 2G")
+    return int(match[1]) * _UNITS[match[2].upper() or "M"]
+
+
+def parse_num_cpus(text: str) -> int:
+    """Read a number of CPUs.
+
+    Raises:
+        UserError: the text is not a number, or the number is out of range.
+    """
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_CPUS:
+        raise UserError(f"-c {text}: give 1 to {MAX_CPUS} CPUs")
+    return int(text)
+
+
+def parse_cpu_features(text: str) -> Feature:
+    """Read +NAME,-NAME,...: what to add to the default features, and what to remove.
+
+    Raises:
+        UserError: a sign is missing, a name is unknown, or a name occurs twice.
+    """
+    features, seen = DEFAULT_FEATURES, Feature(0)
+    for word in text.split(","):
+        sign, name = word[:1], word[1:]
+        feature = Feature.__members__.get(name.upper())
+        if sign not in {"+", "-"} or feature is None or name != name.lower():
+            known = ", ".join(f"+{each.lower()} or -{each.lower()}" for each in Feature.__members__)
+            raise UserError(f"--cpu-features {text}: unknown feature {word!r}: give {known}")
+        if feature in seen:
+            raise UserError(f"--cpu-features {text}: {name} occurs twice: give it once")
+        seen |= feature
+        features = features | feature if sign == "+" else features & ~feature
+    return features
+
+
+def parse_disks(texts: Sequence[str]) -> tuple[DiskOptions, ...]:
+    """Read FILE[,ro][,serial=TEXT] of each disk.
+
+    Raises:
+        UserError: an unknown option, an invalid serial number, or the same one twice.
+    """
+    disks = tuple(map(parse_disk, texts))
+    for serial, count in Counter(disk.serial for disk in disks).items():
+        if serial and count > 1:
+            raise UserError(f"--disk: {count} disks have serial={serial}: give each its own")
+    return disks
+
+
+def parse_disk(text: str) -> DiskOptions:
+    """Read FILE[,ro][,serial=TEXT].
+
+    Raises:
+        UserError: an unknown option after a comma, or an invalid serial number.
+    """
+    disk, path = DiskOptions(Path()), text
+    while True:
+        rest, comma, option = path.rpartition(",")
+        if option in {"ro", "rw"} and comma:
+            disk = replace(disk, is_read_only=option == "ro")
+        elif option.startswith("serial=") and comma:
+            disk = replace(disk, serial=_check_serial(text, option.removeprefix("serial=")))
+        elif comma and path == text:
+            raise UserError(
+                f"--disk {text}: after a comma give ro, rw or serial=TEXT;"
+                " if the file's name contains a comma, add ,rw"
+            )
+        else:
+            return replace(disk, path=Path(path))
+        path = rest
+
+
+def _check_serial(text: str, serial: str) -> str:
+    if not 0 < len(serial) <= MAX_SERIAL or not serial.isascii() or not serial.isprintable():
+        raise UserError(f"--disk {text}: a serial has 1 to {MAX_SERIAL} printable ASCII characters")
+    return serial
+
+
+def disk_serials(disks: Sequence[DiskOptions]) -> list[str]:
+    """Return the serial number of each disk; a default one depends on its path alone.
+
+    A path that occurs several times has several numbers.
+    """
+    seen: Counter[str] = Counter()
+    serials = []
+    for disk in disks:
+        path = os.path.normpath(disk.path.absolute())  # a link stays: its name lasts
+        digest = sha256(os.fsencode(path) + b"\0" * seen[path]).hexdigest()
+        seen[path] += 1
+        serials.append(disk.serial or f"pyvmm-{digest[: MAX_SERIAL - len('pyvmm-')]}")
+    return serials
+
+
+def check_disks(disks: Sequence[DiskOptions]) -> None:
+    """Open and close each disk, to report a mistake before anything is started.
+
+    Raises:
+        UserError: a disk cannot be opened, or the guest would have a writable disk twice.
+    """
+    for disk in disks:
+        RawDisk(disk.path, is_read_only=disk.is_read_only).close()
+    for first, second in combinations(disks, 2):
+        is_written = not (first.is_read_only and second.is_read_only)
+        if is_written and first.path.samefile(second.path):
+            raise UserError(
+                f"disk {second.path}: given twice: copy the image, or give it with ,ro both times"
+            )
+
+
+def parse_network(text: str) -> NetworkOptions | None:
+    """Read mode=user|tap|none[,tapif=NAME][,backend=passt|slirp][,guest_mac=MAC][,hostfwd=...]...
+
+    Returns: None for mode=none, which is no network card.
+
+    Raises:
+        UserError: an unknown key, an invalid value, or keys that exclude each other.
+    """
+    mode, tap, backend, mac = "user", "", "", DEFAULT_MAC
+    forwards = []
+    words = list(filter(None, text.split(",")))
+    for word in words:
+        key, _, value = word.partition("=")
+        match key:
+            case "mode" if value in MODES:
+                mode = value
+            case "tapif" if value:
+                tap = value
+            case "backend" if value in BACKENDS:
+                backend = value
+            case "guest_mac" if _MAC.fullmatch(value):
+                mac = bytes.fromhex(value.replace(":", ""))
+            case "hostfwd":
+                forwards.append(PortForward.parse(value))
+            case _:
+                raise UserError(
+                    f"-n {word}: give mode={'|'.join(MODES)}, tapif=NAME, backend=passt or"
+                    " backend=slirp, guest_mac=MAC, hostfwd=tcp:8080-:80"
+                )
+    if mode == "none":
+        if len(words) > 1:
+            raise UserError(f"-n {text}: mode=none excludes all other keys: omit them")
+        return None
+    if (mode == "tap") != bool(tap):
+        raise UserError(f"-n {text}: mode=tap and tapif=NAME require each other: give both")
+    if tap and (forwards or backend):
+        raise UserError(f"-n {text}: hostfwd and backend require mode=user")
+    return NetworkOptions(tap, backend, mac, tuple(forwards))
+
+
+def parse_personalization(text: str) -> bytes:
+    """Read a realm personalization value.
+
+    Raises:
+        UserError: it is empty, which would be the value of a realm without one, or too long.
+    """
+    if not text:
+        raise UserError("--realm-pv is empty: give a value, or omit the option")
+    value = os.fsencode(text)
+    if len(value) > RPV_SIZE:
+        raise UserError(f"--realm-pv has {len(value)} bytes: give at most {RPV_SIZE}")
+    return value
+
+
+def read_metadata(path: str) -> bytes:
+    """Read a file with a realm's metadata; the RMM checks the content.
+
+    Raises:
+        UserError: the file cannot be read, or has the size of no metadata.
+    """
+    data = read_file(Path(path), "--metadata", MIB)
+    if not METADATA_SIZE <= len(data) <= GRANULE_SIZE:
+        raise UserError(
+            f"--metadata {path} has {len(data)} bytes: give a block of {METADATA_SIZE} to"
+            f" {GRANULE_SIZE}"
+        )
+    return data

@@ -1,0 +1,97 @@
+"""An option is declared once: it is on the command line, in configurations and in the manual."""
+
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+import tomli_w
+
+from pyvmm.cli.common.configuration import named_options
+from pyvmm.cli.common.manual import pages
+from pyvmm.cli.common.options import guest_options, plan_options, vm_options
+from pyvmm.cli.create import create
+from pyvmm.cli.endorse import endorse
+from pyvmm.cli.measure import measure
+from pyvmm.cli.run import run
+from pyvmm.token.generations import Generation
+from pyvmm.vm.declare import Kind, Option, Scope
+from pyvmm.vm.options import OPTIONS, VmOptions
+from tests.cli.inside import verb
+
+PAGES = dict(pages())
+BY_FIELD = pytest.mark.parametrize(("field", "option"), OPTIONS.items(), ids=OPTIONS)
+
+
+def in_toml(option: Option) -> str | float | bool | list[str]:
+    """Return a value that a configuration may give to the option."""
+    if option.kind is Kind.SWITCH:
+        return True
+    if option.kind is Kind.SECONDS:
+        return 2.5
+    text = option.choices[-1] if option.choices else "/x"
+    return [text, text] if option.is_repeatable else text
+
+
+def on_command_line(option: Option) -> list[str]:
+    """Return the same for the command line."""
+    value = in_toml(option)
+    if value is True:
+        return [option.flag]
+    return [f"{option.flag}={each}" for each in (value if isinstance(value, list) else [value])]
+
+
+@BY_FIELD
+def test_every_option_is_in_a_configuration_and_on_the_command_line(
+    field: str, option: Option, tmp_path: Path
+) -> None:
+    """What `pyvmm config show` prints is the same for both."""
+    del field
+    path, wanted = tmp_path / "guest.toml", {option.flag.removeprefix("--"): in_toml(option)}
+    path.write_text(tomli_w.dumps(wanted))
+    for arguments in (["--config", str(path)], on_command_line(option)):
+        shown = verb("config", "show", "--set", *arguments)
+        assert (shown.errors, tomllib.loads(shown.output)) == ("", wanted)
+
+
+@BY_FIELD
+@pytest.mark.parametrize("command", [run, create, measure, endorse])
+def test_every_verb_that_makes_a_guest_takes_every_option(
+    command: click.Command, field: str, option: Option
+) -> None:
+    """Its help and its manual show those that have an effect."""
+    taken = named_options(command)[option.flag.removeprefix("--")]
+    assert taken.name == field
+    assert taken.opts + taken.secondary_opts == "/".join(option.flags).split("/")
+    has_effect = option.scope is not Scope.RUN or command in {run, create}
+    assert taken.hidden != has_effect
+    flag = option.flag.replace("-", r"\-")
+    assert (flag in PAGES[f"pyvmm-{command.name}"]) == has_effect
+
+
+def test_what_the_verb_gets_is_what_the_virtual_machine_has() -> None:
+    """By the names of the fields; what concerns a run is left out where there is none."""
+    seen: list[VmOptions] = []
+
+    @click.command
+    @guest_options
+    def runs(positional: Path | None, **asked: object) -> None:
+        assert set(asked) == set(OPTIONS)
+        seen.append(vm_options(positional, asked))
+
+    @click.command
+    @plan_options
+    def plans(positional: Path | None, **asked: object) -> None:
+        seen.append(vm_options(positional, asked, is_run=False))
+
+    words = ["kernel", "-c", "2", "--nodefaults", "--timeout", "3", "--name", "r1"]
+    for command in (runs, plans):
+        command.main(words, standalone_mode=False)
+    planned = VmOptions(kernel=Path("kernel"), num_cpus=2, has_defaults=False, name="r1")
+    assert seen[1] == planned
+    assert (seen[0] != planned, seen[0].timeout) == (True, 3.0)
+
+
+def test_token_profiles_are_the_generations_of_tokens() -> None:
+    """The package vm does not import the package token."""
+    assert list(OPTIONS["token_profile"].choices) == list(Generation)
