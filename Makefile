@@ -74,3 +74,29 @@ format: setup
 gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.core.generate
 	@$(PY) -m pyvmm.vm.control.schema
+	@$(PY) -m tests.vm.agent_program
+	@PYTHONPATH=. $(PY) tools/rmm_abi.py
+
+man: setup
+	@$(PY) -m pyvmm.cli.common.manual build/man
+
+bench: setup
+	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+soak: setup
+	@$(PY) -m pytest -m slow $(if $(SEED),--seed $(SEED))
+
+coverage: setup
+	@$(PY) -m coverage run -m pytest tests/rmm tests/monitor
+	@$(PY) -m coverage report
+
+mutation: setup
+	@PYTHONPATH=. $(PY) tools/mutation.py $(ONLY)
+
+sanitize: setup
+	@CC="$(CC)" tools/sanitize.sh address $(PY)
+	@CC="$(CC)" tools/sanitize.sh thread $(PY)
+
+clean:
+	@rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache \
+	    ./*.egg-info pyvmm/core/_core.c pyvmm/core/_core.*.so
