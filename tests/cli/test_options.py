@@ -1,12 +1,15 @@
 """An option is declared once: it is on the command line, in configurations and in the manual."""
 
+import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
 import tomli_w
 
+from pyvmm.cli.common import options
 from pyvmm.cli.common.configuration import named_options
 from pyvmm.cli.common.manual import pages
 from pyvmm.cli.common.options import guest_options, plan_options, vm_options
@@ -15,7 +18,7 @@ from pyvmm.cli.endorse import endorse
 from pyvmm.cli.measure import measure
 from pyvmm.cli.run import run
 from pyvmm.token.generations import Generation
-from pyvmm.vm.declare import Kind, Option, Scope
+from pyvmm.vm.declare import Kind, Option, Scope, declared, option, repeatable
 from pyvmm.vm.options import OPTIONS, VmOptions
 from tests.cli.inside import verb
 
@@ -90,6 +93,44 @@ def test_what_the_verb_gets_is_what_the_virtual_machine_has() -> None:
     planned = VmOptions(kernel=Path("kernel"), num_cpus=2, has_defaults=False, name="r1")
     assert seen[1] == planned
     assert (seen[0] != planned, seen[0].timeout) == (True, 3.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class More(VmOptions):
+    """A virtual machine with two more options, which are only declared."""
+
+    engine: str = option("a", "--engine", "how", read=str, choices=("a", "b"), default_text="a")
+    shares: tuple[tuple[str, ...], ...] = repeatable(
+        "-s --share",
+        "directory",
+        read=lambda texts: tuple(tuple(text.split(",")) for text in texts),
+        metavar="DIR,TAG",
+        kind=Kind.FILE_WITH_DETAILS,
+    )
+
+
+def test_a_declaration_is_all_that_an_option_needs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Help, command line, configuration and value follow from it."""
+    more, seen = declared(More), dict[str, object]()
+    monkeypatch.setattr(options, "OPTIONS", more)
+
+    @click.command
+    @guest_options
+    def takes(**asked: object) -> None:
+        seen.update({name: more[name].value(asked[name]) for name in ("engine", "shares")})
+
+    with click.Context(takes) as context:
+        text = takes.get_help(context)
+    assert re.search(r"--engine \[a\|b\] +how  \[default: a\]", text)
+    assert re.search(r"-s, --share DIR,TAG +directory\n", text)
+    takes.main(["-s", "/x,one", "--share=/y,two"], standalone_mode=False)
+    assert seen == {"engine": "a", "shares": (("/x", "one"), ("/y", "two"))}
+    path = tmp_path / "guest.toml"
+    path.write_text("engine = 'b'\nshare = ['x,one', '/y,two']\n")
+    takes.main(["--config", str(path)], standalone_mode=False)
+    assert seen == {"engine": "b", "shares": ((f"{tmp_path}/x", "one"), ("/y", "two"))}
 
 
 def test_token_profiles_are_the_generations_of_tokens() -> None:
