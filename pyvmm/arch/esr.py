@@ -48,6 +48,7 @@ class FaultStatus(IntEnum):
     SYNC_EXTERNAL = 0x10
     SYNC_EXTERNAL_WALK = 0x14
     ALIGNMENT = 0x21
+    DEBUG = 0x22
     GPF_WALK = 0x24  # level -1 is 0x23
     GPF = 0x28
 
@@ -121,7 +122,23 @@ class ESR_WFX(Register):
 
     EC = Field(31, 26, ExceptionClass)
     IL = Field(25, 25, bool)
+    CV = Field(24, 24, bool)
+    COND = Field(23, 20, int)
     TI = Field(1, 0, int)  # 0 WFI, 1 WFE, 2 WFIT, 3 WFET
+
+
+#: ISS of a trapped instruction that has no condition: it was always to be executed.
+COND_ALWAYS: Final = int(ESR_WFX.of(CV=1, COND=0xE))
+
+
+class ESR_STEP(Register):
+    """ESR_ELx of a software step exception."""
+
+    EC = Field(31, 26, ExceptionClass)
+    IL = Field(25, 25, bool)
+    ISV = Field(24, 24, bool)  # EX is valid
+    EX = Field(6, 6, bool)  # the instruction was a load exclusive
+    IFSC = Field(5, 0, int)
 
 
 class HPFAR_EL2(Register):

@@ -6,6 +6,8 @@ for this configuration are listed.  Spec: Arm IHI 0069 (GICv3/v4).
 
 from typing import Final
 
+from pyvmm.arch.bits import Field, Register
+
 # --- interrupt numbers --------------------------------------------------------------------
 NUM_SGIS: Final = 16
 NUM_PRIVATE: Final = 32  # INTID 0..15 SGIs, 16..31 PPIs
@@ -76,9 +78,48 @@ ICH_LR_ACTIVE: Final = 1 << 63
 
 ICH_HCR_EN: Final = 1 << 0
 ICH_HCR_UIE: Final = 1 << 1  # maintenance interrupt when at most one list register is in use
+ICH_HCR_TC: Final = 1 << 10
+ICH_HCR_TALL0: Final = 1 << 11
+ICH_HCR_TALL1: Final = 1 << 12
+ICH_HCR_TDIR: Final = 1 << 14
 ICH_HCR_EOICOUNT_SHIFT: Final = 27
 
-PRIORITY_MASK: Final = 0xF8  # five implemented bits
+PRIORITY_BITS: Final = 5
+PRIORITY_MASK: Final = 0xF8  # of them
+
+
+class ICH_VMCR_EL2(Register):
+    """Interrupt Controller Virtual Machine Control Register."""
+
+    VENG0 = Field(0, 0, bool)
+    VENG1 = Field(1, 1, bool)
+    VFIQEN = Field(3, 3, bool)
+    VCBPR = Field(4, 4, bool)
+    VEOIM = Field(9, 9, bool)
+    VBPR1 = Field(20, 18, int)
+    VBPR0 = Field(23, 21, int)
+    VPMR = Field(31, 24, int)
+
+
+class ICH_MISR_EL2(Register):
+    """Maintenance Interrupt State Register; ICH_HCR_EL2 enables U to VGRP1D, bit by bit."""
+
+    EOI = Field(0, 0, bool)
+    U = Field(1, 1, bool)
+    LRENP = Field(2, 2, bool)
+    NP = Field(3, 3, bool)
+    VGRP0E = Field(4, 4, bool)
+    VGRP0D = Field(5, 5, bool)
+    VGRP1E = Field(6, 6, bool)
+    VGRP1D = Field(7, 7, bool)
+
+
+# --- INTIDs with a meaning of their own ---------------------------------------------------
+FIRST_SPECIAL_INTID: Final = 1020
+SPURIOUS_INTID: Final = 1023
+FIRST_LPI_INTID: Final = 8192
+
+MPIDR_RES1: Final = 1 << 31
 
 
 def affinity_of(cpu: int) -> int:
@@ -97,4 +138,4 @@ def mpidr_of(cpu: int) -> int:
     '0x80000101'
     """
     affinity = affinity_of(cpu)
-    return affinity & 0xFF_FFFF | 1 << 31 | (affinity >> 24) << 32
+    return affinity & 0xFF_FFFF | MPIDR_RES1 | (affinity >> 24) << 32

@@ -11,7 +11,15 @@ Spec: Arm DDI 0487, "AArch64 System Register Encoding".
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import reduce
+from operator import or_
 from typing import Final
+
+from pyvmm.arch.bits import Register
+from pyvmm.arch.el1 import CPACR_EL1, SCTLR_EL1, SCTLR_RES1, TCR_EL1
+from pyvmm.arch.fp import FPCR, FPSR
+from pyvmm.arch.pstate import SPSR_EL1
+from pyvmm.arch.timer import CNT_CTL
 
 EL0_READ: Final = 1
 EL0_WRITE: Final = 2
@@ -120,6 +128,15 @@ def bit_range(high: int, low: int) -> int:
     return (1 << high + 1) - (1 << low)
 
 
+def mask_of(register: type[Register]) -> int:
+    """Return the bits of all fields of a register.
+
+    >>> hex(mask_of(CPACR_EL1))
+    '0x300000'
+    """
+    return reduce(or_, (field.mask for field in register.fields()))
+
+
 def fields(**values: int) -> int:
     """Return an ID register from ``F<lsb>=value`` for its four-bit fields.
 
@@ -150,21 +167,11 @@ MMFR0: Final = fields(
 MMFR1: Final = fields(F0=2, F20=2)  # HAFDBS, PAN2
 MMFR2: Final = fields(F0=1, F60=1)  # CnP, E0PD
 
-SCTLR_MASK: Final = (
-    bit_range(4, 0)
-    | 1 << 9
-    | 1 << 12
-    | bit_range(16, 14)
-    | bit_range(19, 18)
-    | 1 << 23
-    | 1 << 26
-    | 1 << 44
-)
-SCTLR_RES1: Final = 1 << 7 | 1 << 8 | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 28 | 1 << 29
-SCTLR_PAUTH: Final = 1 << 31 | 1 << 30 | 1 << 27 | 1 << 13  # EnIA, EnIB, EnDA, EnDB
-SCTLR_BTI: Final = 1 << 36 | 1 << 35  # BT1, BT0
-TCR_MASK: Final = bit_range(5, 0) | bit_range(34, 7) | bit_range(40, 36) | bit_range(56, 55)
-TCR_PAUTH: Final = 1 << 52 | 1 << 51  # TBID1, TBID0
+SCTLR_PAUTH: Final = int(SCTLR_EL1.of(EnIA=1, EnIB=1, EnDA=1, EnDB=1))
+SCTLR_BTI: Final = int(SCTLR_EL1.of(BT1=1, BT0=1))
+SCTLR_MASK: Final = mask_of(SCTLR_EL1) & ~(SCTLR_PAUTH | SCTLR_BTI | SCTLR_EL1.EE.mask)
+TCR_PAUTH: Final = int(TCR_EL1.of(TBID1=1, TBID0=1))
+TCR_MASK: Final = mask_of(TCR_EL1) & ~TCR_PAUTH
 ISAR1_PAUTH: Final = fields(F8=5, F28=1)  # API: PAuth2, FPACCOMBINE; GPI
 PFR1_BTI: Final = fields(F0=1)  # BT
 
@@ -206,7 +213,19 @@ _CONTROL: Final = (
         bti=SCTLR_BTI,
     ),
     SysReg("ACTLR_EL1", 3, 0, 1, 0, 1, RW, trap=Trap.ACTLR),
-    SysReg("CPACR_EL1", 3, 0, 1, 0, 2, RW, "st.cpacr_el1", Trap.CPACR, mask=3 << 20, writer=True),
+    SysReg(
+        "CPACR_EL1",
+        3,
+        0,
+        1,
+        0,
+        2,
+        RW,
+        "st.cpacr_el1",
+        Trap.CPACR,
+        mask=mask_of(CPACR_EL1),
+        writer=True,
+    ),
     SysReg("TTBR0_EL1", 3, 0, 2, 0, 0, RW, "st.ttbr0_el1", Trap.VM, writer=True),
     SysReg("TTBR1_EL1", 3, 0, 2, 0, 1, RW, "st.ttbr1_el1", Trap.VM, writer=True),
     SysReg(
@@ -267,13 +286,39 @@ _KEYS: Final = tuple(
 _PSTATE: Final = (
     SysReg("SPSel", 3, 0, 4, 2, 0, RW, reader=True, writer=True, mask=1),
     SysReg("CurrentEL", 3, 0, 4, 2, 2, RO, reader=True),
-    SysReg("PAN", 3, 0, 4, 2, 3, RW, reader=True, writer=True, mask=1 << 22),
-    SysReg("NZCV", 3, 3, 4, 2, 0, EL0_RW, reader=True, writer=True, mask=0xF << 28),
-    SysReg("DAIF", 3, 3, 4, 2, 1, EL0_RW, trap=Trap.DAIF, reader=True, writer=True, mask=0xF << 6),
-    SysReg("DIT", 3, 3, 4, 2, 5, EL0_RW, reader=True, writer=True, mask=1 << 24),
-    SysReg("SSBS", 3, 3, 4, 2, 6, EL0_RW, reader=True, writer=True, mask=1 << 12),
-    SysReg("FPCR", 3, 3, 4, 4, 0, EL0_RW, trap=Trap.FP, reader=True, writer=True, mask=0x07C0_0000),
-    SysReg("FPSR", 3, 3, 4, 4, 1, EL0_RW, trap=Trap.FP, reader=True, writer=True, mask=0x0800_009F),
+    SysReg("PAN", 3, 0, 4, 2, 3, RW, reader=True, writer=True, mask=SPSR_EL1.PAN.mask),
+    SysReg("NZCV", 3, 3, 4, 2, 0, EL0_RW, reader=True, writer=True, mask=SPSR_EL1.NZCV.mask),
+    SysReg(
+        "DAIF",
+        3,
+        3,
+        4,
+        2,
+        1,
+        EL0_RW,
+        trap=Trap.DAIF,
+        reader=True,
+        writer=True,
+        mask=SPSR_EL1.DAIF.mask,
+    ),
+    SysReg("DIT", 3, 3, 4, 2, 5, EL0_RW, reader=True, writer=True, mask=SPSR_EL1.DIT.mask),
+    SysReg("SSBS", 3, 3, 4, 2, 6, EL0_RW, reader=True, writer=True, mask=SPSR_EL1.SSBS.mask),
+    SysReg(
+        "FPCR", 3, 3, 4, 4, 0, EL0_RW, trap=Trap.FP, reader=True, writer=True, mask=mask_of(FPCR)
+    ),
+    SysReg(
+        "FPSR",
+        3,
+        3,
+        4,
+        4,
+        1,
+        EL0_RW,
+        trap=Trap.FP,
+        reader=True,
+        writer=True,
+        mask=mask_of(FPSR),
+    ),
 )
 
 _TIMER: Final = (
@@ -292,7 +337,7 @@ _TIMER: Final = (
         EL0_RW,
         "st.cntp_ctl",
         Trap.CNTP,
-        mask=3,
+        mask=CNT_CTL.ENABLE.mask | CNT_CTL.IMASK.mask,
         reader=True,
         writer=True,
     ),
@@ -308,7 +353,7 @@ _TIMER: Final = (
         EL0_RW,
         "st.cntv_ctl",
         Trap.CNTV,
-        mask=3,
+        mask=CNT_CTL.ENABLE.mask | CNT_CTL.IMASK.mask,
         reader=True,
         writer=True,
     ),

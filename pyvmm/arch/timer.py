@@ -1,9 +1,30 @@
-"""The generic timer's control registers, CNTV_CTL_EL0 and CNTP_CTL_EL0.
+"""The generic timer: its control registers, and EL1's control of EL0.
 
 Spec: Arm ARM DDI 0487, "The Generic Timer in AArch64 state".
 """
 
 from typing import Final
 
-CTL_FIELDS: Final = 0b111  # ENABLE, IMASK, ISTATUS
-CTL_ASSERTED: Final = 0b101  # enabled, not masked, condition met: the output is high
+from pyvmm.arch.bits import Field, Register
+
+
+class CNT_CTL(Register):
+    """CNTV_CTL_EL0 and CNTP_CTL_EL0."""
+
+    ENABLE = Field(0, 0, bool)
+    IMASK = Field(1, 1, bool)
+    ISTATUS = Field(2, 2, bool)
+
+
+CTL_FIELDS: Final = CNT_CTL.ENABLE.mask | CNT_CTL.IMASK.mask | CNT_CTL.ISTATUS.mask
+#: Enabled, not masked, condition met: the output is high.
+CTL_ASSERTED: Final = CNT_CTL.ENABLE.mask | CNT_CTL.ISTATUS.mask
+
+
+class CNTKCTL_EL1(Register):
+    """Counter-timer Kernel Control Register."""
+
+    EL0PCTEN = Field(0, 0, bool)  # EL0 may read the physical counter
+    EL0VCTEN = Field(1, 1, bool)  # EL0 may read the virtual counter
+    EL0VTEN = Field(8, 8, bool)  # EL0 may use the virtual timer
+    EL0PTEN = Field(9, 9, bool)  # EL0 may use the physical timer

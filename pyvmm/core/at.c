@@ -10,19 +10,17 @@
 #include "walk_s1.h"
 
 enum { AT_S1E1R = 0, AT_S1E1W = 1, AT_S1E0R = 2, AT_S1E0W = 3, AT_S1E1RP = 8, AT_S1E1WP = 9 };
-enum { ISS_CM = 1 << 8, ISS_WNR = 1 << 6, SH_OUTER = 2 };
-
-#define PAR_RES1 (1ull << 11)
+enum { SH_OUTER = 2 };
 
 /* A fault of stage 1 as PAR_EL1 shows it. */
 static uint64_t par_fault(const struct exception *exc) {
-    return 1 | (exc->iss & 0x3f) << 1 | PAR_RES1;
+    return PAR_F | AS_FIELD(FIELD(exc->iss, ESR_ABORT_FSC), PAR_FST) | PAR_RES1;
 }
 
 static uint64_t par_success(const struct stage1 *s1) {
     bool non_cacheable = s1->device || s1->attr == 0x44;
     unsigned sh = non_cacheable ? SH_OUTER : s1->sh;
-    return (uint64_t)s1->attr << 56 | (s1->ipa & ADDRESS_MASK) | PAR_RES1 | sh << 7;
+    return AS_FIELD(s1->attr, PAR_ATTR) | (s1->ipa & PAR_PA) | PAR_RES1 | AS_FIELD(sh, PAR_SH);
 }
 
 static bool at_decode(const struct cpu *cpu, unsigned op, struct walk *w) {
@@ -50,7 +48,7 @@ enum step at_insn(struct cpu *cpu, unsigned op, uint64_t va) {
         return STEP_NEXT;
     }
     if (cpu->exc.target_el == 2) {
-        cpu->exc.iss |= ISS_CM | ISS_WNR;
+        cpu->exc.iss |= ESR_ABORT_CM | ESR_ABORT_WnR;
         return STEP_FAULT;
     }
     cpu->st.par_el1 = par_fault(&cpu->exc);

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "api.h"
+#include "gen/arch.h"
 #include "gen/features.h"
 #include "insn.h"
 
@@ -21,11 +22,12 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define INLINE inline __attribute__((always_inline)) /* where the constants of an op must reach the code */
 
-enum pas { PAS_SECURE, PAS_NS, PAS_ROOT, PAS_REALM, NUM_PAS };
+/* The value of a field that gen/arch.h declares, and a value in the place of the field. */
+#define FIELD(reg, name) (((reg) & name) >> name##_SHIFT)
+#define AS_FIELD(value, name) ((uint64_t)(value) << name##_SHIFT)
 
-#define GRANULE_SHIFT 12
-#define GRANULE_SIZE 4096ull
-#define PAGE_MASK (~0xfffull)
+#define GRANULE_SIZE (1ull << GRANULE_SHIFT)
+#define PAGE_MASK (~(GRANULE_SIZE - 1))
 
 union v128 {
     uint8_t b[16];

@@ -24,13 +24,8 @@
 #include "raise.h"
 #include "tlb.h"
 
-enum { FSC_DEBUG = 0x22, ISS_WNR = 1 << 6, ISS_EX = 1 << 6, ISS_ISV = 1 << 24 };
-enum { NUM_REGISTERS = 16, CONTROL_ENABLE = 1, LOAD = 1, STORE = 2 };
-enum { BT_ADDRESS = 0, BT_LINKED_ADDRESS = 1, BT_CONTEXT = 2, BT_LINKED_CONTEXT = 3 };
-enum { BCR_TYPE = 20, WCR_ACCESS = 3, WCR_BYTES = 5, WCR_LINKED = 20, WCR_MASK = 24, CONTROL_LINK = 16 };
+enum { NUM_REGISTERS = 16, LOAD = 1, STORE = 2 };
 
-#define OSLSR_OSLK (1ull << 1)
-#define MDCR_TDE (1ull << 8)
 #define VA_BITS 49 /* that the registers of the guest hold, sign included */
 
 /* ---- whether and to whom ---- */
@@ -58,9 +53,9 @@ static void raise_to_debugger(struct cpu *cpu, unsigned ec, uint64_t iss) {
     raise_exception(cpu, TARGET_DEBUGGER, ec, iss);
 }
 
-/* HMC, SSC and PMC or PAC of a control register (AArch64.StateMatch), for EL0 and EL1. */
+/* SSC and PMC or PAC of a control register, in the same place of both (AArch64.StateMatch), for EL0 and EL1. */
 static bool state_matches(const struct cpu *cpu, uint64_t control, unsigned el) {
-    unsigned ssc = control >> 14 & 3, levels = control >> 1 & 3;
+    unsigned ssc = FIELD(control, DBGBCR_SSC), levels = FIELD(control, DBGBCR_PMC);
     bool world = ssc == 0 || ssc == 3 || (ssc == 1) == (cpu->st.security == PAS_NS);
     return world && levels >> (el ? 0 : 1) & 1;
 }
@@ -70,13 +65,13 @@ static bool context_matches(const struct cpu *cpu, unsigned n) {
 }
 
 static unsigned breakpoint_type(const struct cpu *cpu, unsigned n) {
-    return cpu->st.dbgbcr[n] >> BCR_TYPE & 15;
+    return FIELD(cpu->st.dbgbcr[n], DBGBCR_BT);
 }
 
 /* The context breakpoint that a control register links to. */
 static bool link_matches(const struct cpu *cpu, uint64_t control) {
-    unsigned n = control >> CONTROL_LINK & 15;
-    return cpu->st.dbgbcr[n] & CONTROL_ENABLE && breakpoint_type(cpu, n) == BT_LINKED_CONTEXT && context_matches(cpu, n);
+    unsigned n = FIELD(control, DBGBCR_LBN); /* as DBGWCR_LBN */
+    return cpu->st.dbgbcr[n] & DBGBCR_E && breakpoint_type(cpu, n) == BT_LINKED_CONTEXT && context_matches(cpu, n);
 }
 
 /* ---- breakpoints ---- */
@@ -84,7 +79,7 @@ static bool link_matches(const struct cpu *cpu, uint64_t control) {
 /* AArch64.BreakpointMatch */
 static bool breakpoint_matches(const struct cpu *cpu, unsigned n, uint64_t va) {
     uint64_t control = cpu->st.dbgbcr[n];
-    if (!(control & CONTROL_ENABLE) || !state_matches(cpu, control, cpu->el)) {
+    if (!(control & DBGBCR_E) || !state_matches(cpu, control, cpu->el)) {
         return false;
     }
     bool address = !((cpu->st.dbgbvr[n] ^ va) & ones(VA_BITS) & ~3ull);
@@ -107,12 +102,12 @@ static bool outside_breaks(const struct pe_debug *outside, uint64_t va) {
 
 bool debug_break(struct cpu *cpu, uint64_t va) {
     if (outside_breaks(cpu->debug.outside, va)) {
-        raise_to_debugger(cpu, EC_BREAKPOINT, FSC_DEBUG);
+        raise_to_debugger(cpu, EC_BREAKPOINT_LOWER, FSC_DEBUG);
         return true;
     }
     for (unsigned n = 0; guest_is_debugging(cpu) && n < NUM_REGISTERS; n++) {
         if (breakpoint_matches(cpu, n, va)) {
-            raise_to_guest(cpu, EC_BREAKPOINT, FSC_DEBUG);
+            raise_to_guest(cpu, EC_BREAKPOINT_LOWER, FSC_DEBUG);
             return true;
         }
     }
@@ -131,7 +126,7 @@ static void update_breakpoints(struct cpu *cpu) {
         mark(slots, outside->breakpoints[n]);
     }
     for (unsigned n = 0; cpu->st.mdscr_el1 & MDSCR_MDE && n < NUM_REGISTERS; n++) {
-        if (cpu->st.dbgbcr[n] & CONTROL_ENABLE) {
+        if (cpu->st.dbgbcr[n] & DBGBCR_E) {
             mark(slots, cpu->st.dbgbvr[n]);
             if (breakpoint_type(cpu, n) == BT_CONTEXT) {
                 memset(slots, 0xff, sizeof slots);
@@ -162,9 +157,9 @@ static int64_t overlap(uint64_t va, unsigned size, uint64_t start, uint64_t leng
 /* AArch64.WatchpointMatch.  @return the offset of the first byte that matches, or -1 */
 static int64_t watchpoint_matches(const struct cpu *cpu, unsigned n, uint64_t va, unsigned size, unsigned access, unsigned el) {
     uint64_t control = cpu->st.dbgwcr[n], value = cpu->st.dbgwvr[n];
-    unsigned log2_size = control >> WCR_MASK & 31, bytes = control >> WCR_BYTES & 0xff;
-    if (!(control & CONTROL_ENABLE) || !(control >> WCR_ACCESS & access) || !state_matches(cpu, control, el) ||
-        (control >> WCR_LINKED & 1 && !link_matches(cpu, control))) {
+    unsigned log2_size = FIELD(control, DBGWCR_MASK), bytes = FIELD(control, DBGWCR_BAS);
+    if (!(control & DBGWCR_E) || !(FIELD(control, DBGWCR_LSC) & access) || !state_matches(cpu, control, el) ||
+        (control & DBGWCR_WT && !link_matches(cpu, control))) {
         return -1;
     }
     if (log2_size) {
@@ -195,19 +190,19 @@ static int64_t outside_watches(const struct pe_debug *outside, uint64_t va, unsi
 
 /* Of an instruction that loads and stores, WnR says that its load was not what the watchpoint wanted. */
 static uint64_t watchpoint_iss(unsigned access, unsigned wanted) {
-    return FSC_DEBUG | (access & wanted & LOAD ? 0 : ISS_WNR);
+    return FSC_DEBUG | (access & wanted & LOAD ? 0 : ESR_ABORT_WnR);
 }
 
 bool debug_watch(struct cpu *cpu, uint64_t va, unsigned size, bool read, bool write, enum mmu_index index) {
     unsigned access = (read ? LOAD : 0) | (write ? STORE : 0), wanted = 0;
     int64_t at = outside_watches(cpu->debug.outside, va, size, access, &wanted);
     if (at >= 0) {
-        raise_to_debugger(cpu, EC_WATCHPOINT, watchpoint_iss(access, wanted));
+        raise_to_debugger(cpu, EC_WATCHPOINT_LOWER, watchpoint_iss(access, wanted));
     }
     for (unsigned n = 0; at < 0 && guest_is_debugging(cpu) && n < NUM_REGISTERS; n++) {
         at = watchpoint_matches(cpu, n, va, size, access, index == MMU_EL0 ? 0 : 1);
         if (at >= 0) {
-            raise_to_guest(cpu, EC_WATCHPOINT, watchpoint_iss(access, cpu->st.dbgwcr[n] >> WCR_ACCESS));
+            raise_to_guest(cpu, EC_WATCHPOINT_LOWER, watchpoint_iss(access, FIELD(cpu->st.dbgwcr[n], DBGWCR_LSC)));
         }
     }
     if (at < 0) {
@@ -245,9 +240,9 @@ static void update_watchpoints(struct cpu *cpu) {
         add_watched(watched, &num, outside->watchpoints[n].addr, outside->watchpoints[n].size);
     }
     for (unsigned n = 0; cpu->st.mdscr_el1 & MDSCR_MDE && n < NUM_REGISTERS; n++) {
-        unsigned log2_size = cpu->st.dbgwcr[n] >> WCR_MASK & 31;
+        unsigned log2_size = FIELD(cpu->st.dbgwcr[n], DBGWCR_MASK);
         log2_size = log2_size < 3 ? 3 : log2_size;
-        if (cpu->st.dbgwcr[n] & CONTROL_ENABLE) {
+        if (cpu->st.dbgwcr[n] & DBGWCR_E) {
             add_watched(watched, &num, cpu->st.dbgwvr[n] & ~ones(log2_size), 1ull << log2_size);
         }
     }
@@ -262,7 +257,7 @@ static void update_watchpoints(struct cpu *cpu) {
 
 bool debug_may_step(const struct cpu *cpu, uint64_t spsr) {
     return cpu->st.mdscr_el1 & MDSCR_SS && !generates_from(cpu, cpu->el, cpu->daif) &&
-           generates_from(cpu, spsr >> 2 & 1, spsr);
+           generates_from(cpu, FIELD(spsr, PSTATE_EL) & 1, spsr);
 }
 
 static bool is_load_exclusive(uint32_t insn) {
@@ -271,7 +266,7 @@ static bool is_load_exclusive(uint32_t insn) {
 
 void debug_step(struct cpu *cpu, uint32_t insn) {
     cpu->debug.ss = cpu->ss;
-    cpu->debug.step_iss = ISS_ISV | (is_load_exclusive(insn) ? ISS_EX : 0);
+    cpu->debug.step_iss = ESR_STEP_ISV | (is_load_exclusive(insn) ? ESR_STEP_EX : 0);
     cpu->ss = 0;
 }
 
@@ -291,14 +286,14 @@ bool debug_resume(struct cpu *cpu, uint64_t executed) {
     cpu->debug.armed = outside_steps(cpu) || cpu->st.mdscr_el1 & MDSCR_SS;
     if (outside_steps(cpu)) {
         if (executed) {
-            raise_to_debugger(cpu, EC_SOFTWARE_STEP, FSC_DEBUG);
+            raise_to_debugger(cpu, EC_SOFTWARE_STEP_LOWER, FSC_DEBUG);
             return false;
         }
         cpu->debug.stepping = true;
     }
     if (cpu->st.mdscr_el1 & MDSCR_SS && generates_from(cpu, cpu->el, cpu->daif)) {
         if (!cpu->ss) {
-            raise_to_guest(cpu, EC_SOFTWARE_STEP, FSC_DEBUG | cpu->debug.step_iss);
+            raise_to_guest(cpu, EC_SOFTWARE_STEP_LOWER, FSC_DEBUG | cpu->debug.step_iss);
             return false;
         }
         cpu->debug.stepping = true;

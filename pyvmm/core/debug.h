@@ -6,10 +6,6 @@
 
 #include "cpu.h"
 
-#define MDSCR_SS (1ull << 0)
-#define MDSCR_KDE (1ull << 13)
-#define MDSCR_MDE (1ull << 15)
-
 void debug_update(struct cpu *cpu); /* after a change of what is to be stopped at, or of the context */
 /* Is there a breakpoint at the instruction?  Then it is raised. */
 bool debug_break(struct cpu *cpu, uint64_t va);

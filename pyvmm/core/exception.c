@@ -12,16 +12,6 @@
 #include "pstate.h"
 #include "raise.h"
 #include "regime.h"
-#include "walk.h"
-
-#define HCR_VSE (1ull << 8)
-#define HCR_TSC (1ull << 19)
-#define HCR_HCD (1ull << 29)
-#define MDCR_TDE (1ull << 8)
-#define SCTLR_SPAN (1ull << 23)
-#define SCTLR_DSSBS (1ull << 44)
-
-enum { VECTOR_IRQ = 0x080, VECTOR_FIQ = 0x100, VECTOR_SERROR = 0x180, VECTOR_SP_ELX = 0x200, VECTOR_LOWER_EL = 0x400 };
 
 /* ---- instructions that raise ---- */
 
@@ -32,7 +22,7 @@ static enum step raised(struct cpu *cpu, unsigned target_el, unsigned ec, uint64
 
 enum step exception_svc(struct cpu *cpu, uint32_t imm16) {
     cpu->pc += 4;
-    return raised(cpu, 1, EC_SVC, imm16);
+    return raised(cpu, 1, EC_SVC64, imm16);
 }
 
 enum step exception_hvc(struct cpu *cpu, uint32_t imm16) {
@@ -40,7 +30,7 @@ enum step exception_hvc(struct cpu *cpu, uint32_t imm16) {
         return raised(cpu, 1, EC_UNKNOWN, 0);
     }
     cpu->pc += 4;
-    return raised(cpu, 2, EC_HVC, imm16);
+    return raised(cpu, 2, EC_HVC64, imm16);
 }
 
 /* There is no EL3 for the guest: what EL2 does not trap is UNDEFINED. */
@@ -48,20 +38,18 @@ enum step exception_smc(struct cpu *cpu, uint32_t imm16) {
     if (cpu->el == 0 || !(cpu->st.hcr_el2 & HCR_TSC)) {
         return raised(cpu, 1, EC_UNKNOWN, 0);
     }
-    return raised(cpu, 2, EC_SMC, imm16);
+    return raised(cpu, 2, EC_SMC64, imm16);
 }
 
 enum step exception_brk(struct cpu *cpu, uint32_t imm16) {
-    return raised(cpu, cpu->st.mdcr_el2 & MDCR_TDE ? 2 : 1, EC_BRK, imm16);
+    return raised(cpu, cpu->st.mdcr_el2 & MDCR_TDE ? 2 : 1, EC_BRK64, imm16);
 }
 
 /* ---- the syndrome of an emulatable access ---- */
 
-enum { ISS_ISV = 1 << 24, ISS_SSE = 1 << 21, ISS_SF = 1 << 15, ISS_AR = 1 << 14, ISS_CM = 1 << 8, ISS_S1PTW = 1 << 7 };
-
 static uint32_t access_syndrome(uint32_t w, unsigned size, bool sign_extended, bool sf, bool acquire_release) {
-    return ISS_ISV | size << 22 | (sign_extended ? ISS_SSE : 0) | bits(w, 0, 5) << 16 | (sf ? ISS_SF : 0) |
-           (acquire_release ? ISS_AR : 0);
+    return ESR_ABORT_ISV | AS_FIELD(size, ESR_ABORT_SAS) | AS_FIELD(sign_extended, ESR_ABORT_SSE) |
+           AS_FIELD(bits(w, 0, 5), ESR_ABORT_SRT) | AS_FIELD(sf, ESR_ABORT_SF) | AS_FIELD(acquire_release, ESR_ABORT_AR);
 }
 
 /* ISV, SAS, SSE, SRT, SF, AR of a load or store of one general register without writeback; 0 for everything else. */
@@ -92,28 +80,28 @@ static uint32_t data_syndrome(uint32_t w) {
 
 /* Stage-2 data aborts of the instruction's own access say what would have to be emulated. */
 static uint32_t instruction_syndrome(const struct exception *exc, uint32_t insn) {
-    unsigned fsc = exc->iss & 0x3f;
-    bool stage2 = exc->ec == EC_DATA_ABORT && fsc < FSC_EXTERNAL;
-    return stage2 && !(exc->iss & (ISS_S1PTW | ISS_CM)) ? data_syndrome(insn) : 0;
+    unsigned fsc = FIELD(exc->iss, ESR_ABORT_FSC);
+    bool stage2 = exc->ec == EC_DATA_ABORT_LOWER && fsc < FSC_SYNC_EXTERNAL;
+    return stage2 && !(exc->iss & (ESR_ABORT_S1PTW | ESR_ABORT_CM)) ? data_syndrome(insn) : 0;
 }
 
 /* ---- taking ---- */
 
 static uint64_t syndrome(const struct exception *exc, uint64_t iss) {
-    return (uint64_t)exc->ec << 26 | (uint64_t)!exc->il16 << 25 | iss;
+    return AS_FIELD(exc->ec, ESR_EC) | AS_FIELD(!exc->il16, ESR_IL) | iss;
 }
 
 /* AArch64.TakeException to EL1. */
 static void enter_el1(struct cpu *cpu, unsigned vector) {
     uint64_t sctlr = cpu->st.sctlr_el1;
-    vector += cpu->el == 0 ? VECTOR_LOWER_EL : cpu->spsel ? VECTOR_SP_ELX : 0;
+    vector += cpu->el == 0 ? VECTOR_LOWER_A64 : cpu->spsel ? VECTOR_CURRENT_SPX : 0;
     cpu->st.spsr_el1 = cpu_pstate(cpu);
     cpu->st.elr_el1 = cpu->pc;
     cpu->daif = PSTATE_DAIF;
     cpu->il = cpu->ss = cpu->uao = 0;
     cpu->btype = 0;
     cpu->debug.step_iss = 0;
-    cpu->ssbs = sctlr & SCTLR_DSSBS ? 1 : 0;
+    cpu->ssbs = FIELD(sctlr, SCTLR_DSSBS);
     if (!(sctlr & SCTLR_SPAN)) {
         cpu->pan = 1;
     }
@@ -123,7 +111,8 @@ static void enter_el1(struct cpu *cpu, unsigned vector) {
 }
 
 static bool sets_far(unsigned ec) {
-    return (ec >= EC_INSTRUCTION_ABORT && ec <= EC_DATA_ABORT + 1) || ec == EC_PC_ALIGNMENT || (ec & ~1u) == EC_WATCHPOINT;
+    return (ec >= EC_INSTRUCTION_ABORT_LOWER && ec <= EC_DATA_ABORT_SAME) || ec == EC_PC_ALIGNMENT ||
+           (ec & ~1u) == EC_WATCHPOINT_LOWER;
 }
 
 /* Where SPSR.BTYPE is that of the instruction.  Elsewhere it may be 0, and is: who emulates the instruction and goes on
@@ -132,14 +121,14 @@ static bool keeps_btype(unsigned ec) {
     switch (ec) {
     case EC_BRANCH_TARGET:
     case EC_ILLEGAL_STATE:
-    case EC_INSTRUCTION_ABORT:
-    case EC_INSTRUCTION_ABORT + 1:
+    case EC_INSTRUCTION_ABORT_LOWER:
+    case EC_INSTRUCTION_ABORT_SAME:
     case EC_PC_ALIGNMENT:
-    case EC_BREAKPOINT:
-    case EC_BREAKPOINT + 1:
-    case EC_SOFTWARE_STEP:
-    case EC_SOFTWARE_STEP + 1:
-    case EC_BRK: return true;
+    case EC_BREAKPOINT_LOWER:
+    case EC_BREAKPOINT_LOWER + 1: /* from the same level */
+    case EC_SOFTWARE_STEP_LOWER:
+    case EC_SOFTWARE_STEP_LOWER + 1:
+    case EC_BRK64: return true;
     default: return false;
     }
 }
@@ -167,7 +156,7 @@ enum step exception_irq(struct cpu *cpu) {
     unsigned pending = irq_pending(cpu);
     if (pending & PENDING_SERROR && !(cpu->daif & PSTATE_A)) {
         cpu->st.hcr_el2 &= ~HCR_VSE;
-        cpu->st.esr_el1 = (uint64_t)EC_SERROR << 26 | 1u << 25;
+        cpu->st.esr_el1 = AS_FIELD(EC_SERROR, ESR_EC) | ESR_IL;
         enter_el1(cpu, VECTOR_SERROR);
     } else if (pending & PENDING_FIQ && !(cpu->daif & PSTATE_F)) {
         enter_el1(cpu, VECTOR_FIQ);
@@ -187,8 +176,8 @@ uint64_t branch_address(const struct cpu *cpu, uint64_t target) {
 
 /* M[4:0] that EL1 may return to: EL0t, EL1t, EL1h, all AArch64. */
 static bool return_is_legal(uint64_t spsr) {
-    unsigned m = spsr & 0x1f;
-    return m == 0 || m == 4 || m == 5;
+    unsigned mode = FIELD(spsr, PSTATE_MODE);
+    return mode == EL0T || mode == EL1T || mode == EL1H;
 }
 
 enum step exception_return(struct cpu *cpu, uint64_t target) {
@@ -197,10 +186,10 @@ enum step exception_return(struct cpu *cpu, uint64_t target) {
     }
     uint64_t spsr = cpu->st.spsr_el1;
     if (!return_is_legal(spsr)) { /* stay here, with the rest of PSTATE restored and IL set */
-        spsr = (spsr & ~0x1full) | 1ull << 20 | 4 | cpu->spsel;
+        spsr = (spsr & ~PSTATE_MODE) | PSTATE_IL | EL1T | AS_FIELD(cpu->spsel, PSTATE_SP);
     }
     if (unlikely(spsr & PSTATE_SS) && !debug_may_step(cpu, spsr)) {
-        spsr &= ~(uint64_t)PSTATE_SS;
+        spsr &= ~PSTATE_SS;
     }
     cpu->excl_va = ~0ull;
     cpu->debug.step_iss = 0;

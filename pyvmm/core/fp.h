@@ -30,19 +30,6 @@ enum fp_type { FP_SINGLE = 0, FP_DOUBLE = 1, FP_HALF = 3 }; /* as ptype encodes 
 /* FPCR.RMode's encoding, and the roundings that only instructions ask for. */
 enum fp_rounding { ROUND_TIEEVEN, ROUND_POSINF, ROUND_NEGINF, ROUND_ZERO, ROUND_TIEAWAY, ROUND_ODD, ROUND_FPCR };
 
-#define FPCR_RMODE_SHIFT 22
-#define FPCR_RMODE (3u << FPCR_RMODE_SHIFT)
-#define FPCR_FZ (1u << 24)
-#define FPCR_DN (1u << 25)
-#define FPCR_AHP (1u << 26)
-
-#define FPSR_IOC (1u << 0)
-#define FPSR_DZC (1u << 1)
-#define FPSR_OFC (1u << 2)
-#define FPSR_UFC (1u << 3)
-#define FPSR_IXC (1u << 4)
-#define FPSR_IDC (1u << 7)
-
 enum fp_arith { FP_ADD, FP_SUB, FP_MUL, FP_DIV };
 
 /* How a conversion to an integral value is made; packed into insn.aux at decode. */

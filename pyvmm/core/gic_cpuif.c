@@ -8,33 +8,14 @@
 
 #include "pstate.h"
 
-enum { NUM_LRS = 4, PRIORITY_BITS = 5, MIN_BPR0 = 7 - PRIORITY_BITS, IDLE_PRIORITY = 0xff, SPURIOUS = 1023 };
-enum { FIRST_SPECIAL = 1020, FIRST_LPI = 8192 };
+enum { MIN_BPR0 = 7 - PRIORITY_BITS, IDLE_PRIORITY = 0xff };
 
-#define LR_EOI (1ull << 41)
-#define LR_GROUP1 (1ull << 60)
-#define LR_HW (1ull << 61)
-#define LR_PENDING (1ull << 62)
-#define LR_ACTIVE (1ull << 63)
 #define LR_STATE (LR_PENDING | LR_ACTIVE)
-
-#define HCR_FMO (1ull << 3)
-#define HCR_IMO (1ull << 4)
-#define HCR_AMO (1ull << 5)
-#define HCR_VF (1ull << 6)
-#define HCR_VI (1ull << 7)
-#define HCR_VSE (1ull << 8)
-
-enum { ICH_EN = 1 << 0, ICH_EOICOUNT = 27 };
-
-/* Bits of ICH_MISR_EL2; those from U on have their enable in the same place of ICH_HCR_EL2. */
-enum { MISR_EOI = 1 << 0, MISR_U = 1 << 1, MISR_LRENP = 1 << 2, MISR_NP = 1 << 3 };
-enum { MISR_GRP0_E = 1 << 4, MISR_GRP0_D = 1 << 5, MISR_GRP1_E = 1 << 6, MISR_GRP1_D = 1 << 7 };
 
 /* ---- list registers and priorities ---- */
 
 static unsigned lr_priority(uint64_t lr) {
-    return lr >> 48 & 0xf8;
+    return lr >> LR_PRIORITY_SHIFT & PRIORITY_MASK;
 }
 
 static unsigned lr_group(uint64_t lr) {
@@ -45,20 +26,16 @@ static uint32_t lr_intid(uint64_t lr) {
     return (uint32_t)lr;
 }
 
-static unsigned vmcr(const struct cpu *cpu, unsigned lsb, unsigned width) {
-    return cpu->st.ich_vmcr >> lsb & ones(width);
-}
-
 /*
  * What ICH_VMCR_EL2 holds after any value was written: binary points not below their minimum, five priority bits, VFIQEn
  * as one and VAckCtl as zero (there are only system registers).
  */
 uint64_t gic_vmcr(uint64_t value) {
-    const uint64_t kept = 1ull << VMCR_ENG0 | 1ull << VMCR_ENG1 | 1ull << VMCR_CBPR | 1ull << VMCR_EOIM |
-                          7ull << VMCR_BPR1 | 7ull << VMCR_BPR0 | 0xf8ull << VMCR_PMR;
-    value = (value & kept) | 1ull << VMCR_FIQEN;
+    const uint64_t kept = VMCR_VENG0 | VMCR_VENG1 | VMCR_VCBPR | VMCR_VEOIM | VMCR_VBPR1 | VMCR_VBPR0 |
+                          AS_FIELD(PRIORITY_MASK, VMCR_VPMR);
+    value = (value & kept) | VMCR_VFIQEN;
     for (unsigned group = 0; group < 2; group++) {
-        unsigned lsb = group ? VMCR_BPR1 : VMCR_BPR0, least = MIN_BPR0 + group;
+        unsigned lsb = group ? VMCR_VBPR1_SHIFT : VMCR_VBPR0_SHIFT, least = MIN_BPR0 + group;
         if ((value >> lsb & 7) < least) {
             value = (value & ~(7ull << lsb)) | (uint64_t)least << lsb;
         }
@@ -72,12 +49,13 @@ void gic_reset(struct pe_state *state) {
 }
 
 static bool group_enabled(const struct cpu *cpu, unsigned group) {
-    return vmcr(cpu, group ? VMCR_ENG1 : VMCR_ENG0, 1);
+    return cpu->st.ich_vmcr & (group ? VMCR_VENG1 : VMCR_VENG0);
 }
 
 /* Bits of a priority that decide about preemption.  ICV_BPR1 counts from one place higher than ICV_BPR0. */
 static unsigned group_priority(const struct cpu *cpu, unsigned group, unsigned priority) {
-    unsigned bpr = group && !vmcr(cpu, VMCR_CBPR, 1) ? vmcr(cpu, VMCR_BPR1, 3) : vmcr(cpu, VMCR_BPR0, 3) + 1;
+    uint64_t vmcr = cpu->st.ich_vmcr;
+    unsigned bpr = group && !(vmcr & VMCR_VCBPR) ? FIELD(vmcr, VMCR_VBPR1) : FIELD(vmcr, VMCR_VBPR0) + 1;
     return priority & ~ones(bpr);
 }
 
@@ -104,7 +82,7 @@ static int highest_pending(const struct cpu *cpu) {
 static int deliverable(const struct cpu *cpu) {
     const uint64_t *lrs = cpu->st.ich_lr;
     _Static_assert(NUM_LRS == 4, "every list register is looked at");
-    if (!((lrs[0] | lrs[1] | lrs[2] | lrs[3]) & LR_PENDING) || !(cpu->st.ich_hcr & ICH_EN)) {
+    if (!((lrs[0] | lrs[1] | lrs[2] | lrs[3]) & LR_PENDING) || !(cpu->st.ich_hcr & ICH_HCR_EN)) {
         return -1;
     }
     int n = highest_pending(cpu);
@@ -113,7 +91,7 @@ static int deliverable(const struct cpu *cpu) {
     }
     uint64_t lr = lrs[n];
     unsigned priority = lr_priority(lr), running = running_priority(cpu);
-    if (priority >= vmcr(cpu, VMCR_PMR, 8)) {
+    if (priority >= FIELD(cpu->st.ich_vmcr, VMCR_VPMR)) {
         return -1;
     }
     return running == IDLE_PRIORITY || group_priority(cpu, lr_group(lr), priority) < running ? n : -1;
@@ -145,13 +123,13 @@ static void update_status(struct cpu *cpu) {
         pending |= (lr & LR_STATE) == LR_PENDING;
     }
     bool group0 = group_enabled(cpu, 0), group1 = group_enabled(cpu, 1);
-    unsigned conditions = (used <= 1 ? MISR_U : 0) | (hcr >> ICH_EOICOUNT & 31 ? MISR_LRENP : 0) |
-                          (pending ? 0 : MISR_NP) | (group0 ? MISR_GRP0_E : MISR_GRP0_D) |
-                          (group1 ? MISR_GRP1_E : MISR_GRP1_D);
+    unsigned conditions = (used <= 1 ? MISR_U : 0) | (hcr >> ICH_HCR_EOICOUNT_SHIFT & 31 ? MISR_LRENP : 0) |
+                          (pending ? 0 : MISR_NP) | (group0 ? MISR_VGRP0E : MISR_VGRP0D) |
+                          (group1 ? MISR_VGRP1E : MISR_VGRP1D);
     cpu->st.ich_eisr = eisr;
     cpu->st.ich_elrsr = empty;
     cpu->st.ich_misr = (eisr ? MISR_EOI : 0) | (conditions & hcr);
-    if (hcr & ICH_EN && cpu->st.ich_misr && cpu->maintenance_enabled) {
+    if (hcr & ICH_HCR_EN && cpu->st.ich_misr && cpu->maintenance_enabled) {
         cpu->leave_irq |= IRQ_MAINTENANCE;
         cpu_request(cpu, REQ_LEAVE);
     }
@@ -175,21 +153,21 @@ void irq_update(struct cpu *cpu) {
 
 /* ---- acknowledge and end ---- */
 
-/* ICV_IAR0_EL1, ICV_IAR1_EL1: activate what is signalled, if it is of this group. */
+/* ICV_IAR0EL1, ICV_IAR1EL1: activate what is signalled, if it is of this group. */
 uint64_t gic_read_IAR(struct cpu *cpu, unsigned group) {
     int n = deliverable(cpu);
     if (n < 0 || lr_group(cpu->st.ich_lr[n]) != group) {
-        return SPURIOUS;
+        return SPURIOUS_INTID;
     }
     uint64_t *lr = &cpu->st.ich_lr[n];
     uint32_t intid = lr_intid(*lr);
-    bool special = intid >= FIRST_SPECIAL && intid <= SPURIOUS;
+    bool special = intid >= FIRST_SPECIAL_INTID && intid <= SPURIOUS_INTID;
     if (special) {
         *lr &= ~LR_STATE;
     } else {
         unsigned level = group_priority(cpu, group, lr_priority(*lr)) >> (8 - PRIORITY_BITS);
         *(group ? &cpu->st.ich_ap1r0 : &cpu->st.ich_ap0r0) |= 1ull << level;
-        *lr = (*lr & ~LR_PENDING) | (intid < FIRST_LPI ? LR_ACTIVE : 0);
+        *lr = (*lr & ~LR_PENDING) | (intid < FIRST_LPI_INTID ? LR_ACTIVE : 0);
     }
     irq_update(cpu);
     return intid;
@@ -206,8 +184,8 @@ static int find_active(const struct cpu *cpu, uint32_t intid) {
 
 /* An active interrupt that has no list register was ended: EL2 must hear of it. */
 static void count_eoi(struct cpu *cpu) {
-    uint64_t count = (cpu->st.ich_hcr >> ICH_EOICOUNT & 31) + 1;
-    cpu->st.ich_hcr = (cpu->st.ich_hcr & ~(31ull << ICH_EOICOUNT)) | (count & 31) << ICH_EOICOUNT;
+    uint64_t count = (cpu->st.ich_hcr >> ICH_HCR_EOICOUNT_SHIFT & 31) + 1;
+    cpu->st.ich_hcr = (cpu->st.ich_hcr & ~(31ull << ICH_HCR_EOICOUNT_SHIFT)) | (count & 31) << ICH_HCR_EOICOUNT_SHIFT;
 }
 
 /* Drop the running priority.  @return the priority and its group in *group; IDLE_PRIORITY if nothing was active */
@@ -230,7 +208,7 @@ static unsigned drop_priority(struct cpu *cpu, unsigned *group) {
 void gic_write_EOIR(struct cpu *cpu, unsigned group, uint64_t value) {
     uint32_t intid = (uint32_t)value;
     unsigned dropped_group = group;
-    if (intid >= FIRST_SPECIAL && intid <= SPURIOUS) {
+    if (intid >= FIRST_SPECIAL_INTID && intid <= SPURIOUS_INTID) {
         return;
     }
     unsigned dropped = drop_priority(cpu, &dropped_group);
@@ -238,9 +216,9 @@ void gic_write_EOIR(struct cpu *cpu, unsigned group, uint64_t value) {
         return;
     }
     int n = find_active(cpu, intid);
-    bool deactivates = !vmcr(cpu, VMCR_EOIM, 1);
+    bool deactivates = !(cpu->st.ich_vmcr & VMCR_VEOIM);
     if (n < 0) {
-        if (deactivates && intid < FIRST_LPI) {
+        if (deactivates && intid < FIRST_LPI_INTID) {
             count_eoi(cpu);
         }
     } else if (deactivates && dropped_group == group && lr_group(cpu->st.ich_lr[n]) == group &&
@@ -252,7 +230,7 @@ void gic_write_EOIR(struct cpu *cpu, unsigned group, uint64_t value) {
 
 void gic_write_DIR(struct cpu *cpu, uint64_t value) {
     uint32_t intid = (uint32_t)value;
-    if (!vmcr(cpu, VMCR_EOIM, 1) || intid >= FIRST_SPECIAL) {
+    if (!(cpu->st.ich_vmcr & VMCR_VEOIM) || intid >= FIRST_SPECIAL_INTID) {
         return;
     }
     int n = find_active(cpu, intid);
@@ -269,7 +247,7 @@ void gic_write_DIR(struct cpu *cpu, uint64_t value) {
 uint64_t gic_read_HPPIR(struct cpu *cpu, unsigned group) {
     int n = highest_pending(cpu);
     if (n < 0 || lr_group(cpu->st.ich_lr[n]) != group) {
-        return SPURIOUS;
+        return SPURIOUS_INTID;
     }
     return lr_intid(cpu->st.ich_lr[n]);
 }
@@ -278,32 +256,35 @@ uint64_t gic_read_RPR(struct cpu *cpu) {
     return running_priority(cpu);
 }
 
-void gic_write_vmcr(struct cpu *cpu, unsigned lsb, unsigned width, uint64_t value) {
-    cpu->st.ich_vmcr = gic_vmcr((cpu->st.ich_vmcr & ~(ones(width) << lsb)) | (value & ones(width)) << lsb);
+void gic_write_vmcr(struct cpu *cpu, uint64_t field, uint64_t value) {
+    cpu->st.ich_vmcr = gic_vmcr((cpu->st.ich_vmcr & ~field) | (value & field));
     irq_update(cpu);
 }
 
 /* CTLR.CBPR: one binary point for both groups; the other register then shows it and ignores writes. */
 uint64_t gic_read_BPR(struct cpu *cpu, unsigned group) {
-    unsigned bpr0 = vmcr(cpu, VMCR_BPR0, 3);
+    uint64_t vmcr = cpu->st.ich_vmcr, bpr0 = FIELD(vmcr, VMCR_VBPR0);
     if (!group) {
         return bpr0;
     }
-    return !vmcr(cpu, VMCR_CBPR, 1) ? vmcr(cpu, VMCR_BPR1, 3) : bpr0 < 7 ? bpr0 + 1 : 7;
+    return !(vmcr & VMCR_VCBPR) ? FIELD(vmcr, VMCR_VBPR1) : bpr0 < 7 ? bpr0 + 1 : 7;
 }
 
 void gic_write_BPR(struct cpu *cpu, unsigned group, uint64_t value) {
-    if (!group || !vmcr(cpu, VMCR_CBPR, 1)) {
-        gic_write_vmcr(cpu, group ? VMCR_BPR1 : VMCR_BPR0, 3, value);
+    if (!group) {
+        gic_write_vmcr(cpu, VMCR_VBPR0, AS_FIELD(value, VMCR_VBPR0));
+    } else if (!(cpu->st.ich_vmcr & VMCR_VCBPR)) {
+        gic_write_vmcr(cpu, VMCR_VBPR1, AS_FIELD(value, VMCR_VBPR1));
     }
 }
 
 uint64_t gic_read_CTLR(struct cpu *cpu) {
     enum { A3V = 1 << 15, PRI_BITS_SHIFT = 8 }; /* INTIDs of 16 bits: IDbits is 0 */
-    return A3V | (PRIORITY_BITS - 1) << PRI_BITS_SHIFT | vmcr(cpu, VMCR_EOIM, 1) << 1 | vmcr(cpu, VMCR_CBPR, 1);
+    uint64_t vmcr = cpu->st.ich_vmcr;
+    return A3V | (PRIORITY_BITS - 1) << PRI_BITS_SHIFT | FIELD(vmcr, VMCR_VEOIM) << 1 | FIELD(vmcr, VMCR_VCBPR);
 }
 
 void gic_write_CTLR(struct cpu *cpu, uint64_t value) {
-    gic_write_vmcr(cpu, VMCR_CBPR, 1, value);
-    gic_write_vmcr(cpu, VMCR_EOIM, 1, value >> 1);
+    gic_write_vmcr(cpu, VMCR_VCBPR, AS_FIELD(value, VMCR_VCBPR));
+    gic_write_vmcr(cpu, VMCR_VEOIM, AS_FIELD(value >> 1, VMCR_VEOIM));
 }

@@ -22,9 +22,7 @@ void gic_write_DIR(struct cpu *cpu, uint64_t value);
 void gic_write_CTLR(struct cpu *cpu, uint64_t value);
 void gic_reset(struct pe_state *state);
 uint64_t gic_vmcr(uint64_t value); /* ICH_VMCR_EL2 after a write of the value */
-void gic_write_vmcr(struct cpu *cpu, unsigned lsb, unsigned width, uint64_t value);
-/* fields of ICH_VMCR_EL2 */
-enum { VMCR_ENG0 = 0, VMCR_ENG1 = 1, VMCR_FIQEN = 3, VMCR_CBPR = 4, VMCR_EOIM = 9 };
-enum { VMCR_BPR1 = 18, VMCR_BPR0 = 21, VMCR_PMR = 24 };
+/* Write one field of ICH_VMCR_EL2: its mask, and the value in its place. */
+void gic_write_vmcr(struct cpu *cpu, uint64_t field, uint64_t value);
 
 #endif

@@ -10,10 +10,6 @@
 #include "regime.h"
 #include "walk.h"
 
-enum gpi { GPI_NO_ACCESS = 0x0, GPI_SECURE = 0x8, GPI_NS = 0x9, GPI_ROOT = 0xa, GPI_REALM = 0xb, GPI_ANY = 0xf };
-
-enum { GPT_BLOCK = 1, GPT_TABLE = 3, GPT_CONTIGUOUS = 1 };
-
 /* log2 of the granule size by GPCCR_EL3.PGS; 0b10 is 16 KB and 0b01 is 64 KB: not a typo */
 static const uint8_t pgs_shift[4] = {12, 16, 14, 0};
 
@@ -29,24 +25,24 @@ static bool gpt_read(const struct machine *machine, uint64_t pa, uint64_t *entry
 
 /* @return the GPI of a physical address below 2^PPS; GPI_NO_ACCESS for every kind of broken table */
 static enum gpi gpt_walk(const struct machine *machine, uint64_t gpccr, uint64_t pa) {
-    unsigned shift = pgs_shift[gpccr >> 14 & 3];
-    unsigned l0_shift = 30 + (gpccr >> 20 & 15);
+    unsigned shift = pgs_shift[FIELD(gpccr, GPCCR_PGS)];
+    unsigned l0_shift = GPT_L0_SHIFT + FIELD(gpccr, GPCCR_L0GPTSZ);
     uint64_t entry;
     if (!shift || !gpt_read(machine, machine->gptbr + (pa >> l0_shift) * 8, &entry)) {
         return GPI_NO_ACCESS;
     }
-    if ((entry & 15) == GPT_BLOCK) {
-        return entry >> 4 & 15;
+    if ((entry & 15) == GPT_L0_BLOCK) {
+        return entry >> GPT_L0_BLOCK_GPI_SHIFT & 15;
     }
-    if ((entry & 15) != GPT_TABLE) {
+    if ((entry & 15) != GPT_L0_TABLE) {
         return GPI_NO_ACCESS;
     }
     uint64_t index = (pa & ones(l0_shift)) >> (shift + 4); /* an entry describes 16 granules */
     if (!gpt_read(machine, (entry & 0x000ffffffffff000ull) + index * 8, &entry)) {
         return GPI_NO_ACCESS;
     }
-    if ((entry & 15) == GPT_CONTIGUOUS) {
-        return entry >> 4 & 15;
+    if ((entry & 15) == GPT_L1_CONTIGUOUS) {
+        return entry >> GPT_L1_CONTIGUOUS_GPI_SHIFT & 15;
     }
     return entry >> ((pa >> shift & 15) * 4) & 15;
 }
@@ -55,10 +51,10 @@ int gpc_check(struct machine *machine, enum pas pas, uint64_t pa) {
     static const uint8_t gpi_of[NUM_PAS] = {
         [PAS_SECURE] = GPI_SECURE, [PAS_NS] = GPI_NS, [PAS_ROOT] = GPI_ROOT, [PAS_REALM] = GPI_REALM};
     uint64_t gpccr = machine->gpccr;
-    if (!(gpccr >> 16 & 1)) {
+    if (!(gpccr & GPCCR_GPC)) {
         return 0;
     }
-    if (pa >> pa_bits(gpccr & 7)) {
+    if (pa >> pa_bits(FIELD(gpccr, GPCCR_PPS))) {
         return pas == PAS_NS ? 0 : FSC_GPF;
     }
     enum gpi gpi = gpt_walk(machine, gpccr, pa);

@@ -152,7 +152,7 @@ void interp_run(struct cpu *cpu) {
     set_limit(cpu, 0);
 
 resume: /* at cpu->pc, with `executed` instructions done */
-    cpu->sp_align = cpu->st.sctlr_el1 >> (cpu->el ? 3 : 4) & 1 ? 15 : 0;
+    cpu->sp_align = cpu->st.sctlr_el1 & (cpu->el ? SCTLR_SA : SCTLR_SA0) ? 15 : 0;
     cpu->icount = (uint64_t)executed;
     if (unlikely(cpu->debug.armed) && !debug_resume(cpu, (uint64_t)executed)) {
         step = exception_take(cpu, 0);
@@ -273,7 +273,7 @@ do_STEPPED: /* what follows the one instruction of a step */
     goto check;
 
 fp_trap:
-    raise_exception(cpu, cpu->fp_trap, 0x07, 0x1e00000);
+    raise_exception(cpu, cpu->fp_trap, EC_FP_ACCESS, ISS_COND_ALWAYS);
 fault: /* the instruction at i did nothing but raise an exception */
     cpu->pc = insn_va(cpu, i);
     cpu->icount = (uint64_t)EXECUTED;

@@ -156,7 +156,7 @@ static int refuse(uint64_t pa, uint64_t *bad) {
     if (bad) {
         *bad = pa;
     }
-    return 0x28;
+    return FSC_GPF;
 }
 
 /* The range must lie in DRAM and every granule of it must pass the check. */
@@ -291,12 +291,12 @@ uint64_t machine_counter(struct machine *machine) {
 
 void pe_reset_state(struct pe_state *state) {
     memset(state, 0, sizeof *state);
-    state->pstate = 0x3c5; /* EL1h, DAIF masked */
-    state->sctlr_el1 = 0x30d00980;
-    state->hcr_el2 = 1ull << 31 | 3ull << 40; /* RW; API, APK: EL1 may authenticate pointers */
-    state->vmpidr_el2 = 1ull << 31;
+    state->pstate = EL1H_MASKED;
+    state->sctlr_el1 = SCTLR_RESET;
+    state->hcr_el2 = HCR_RW | HCR_API | HCR_APK; /* EL1 may authenticate pointers */
+    state->vmpidr_el2 = MPIDR_RES1;
     state->cntkctl_el1 = 0;
-    state->cnthctl_el2 = 3; /* EL1 may read the counters and use the physical timer */
+    state->cnthctl_el2 = CNTHCTL_EL1PCTEN | CNTHCTL_EL1PCEN;
     gic_reset(state);
     state->security = PAS_NS;
     state->oslsr_el1 = 0;
@@ -328,8 +328,8 @@ static void load_state(struct cpu *cpu, const struct pe_state *state) {
     cpu->excl_va = state->excl_size ? state->excl_va : ~0ull;
     cpu->excl_size = (uint32_t)state->excl_size;
     memcpy(cpu->excl_value, state->excl_value, sizeof cpu->excl_value);
-    cpu->el = state->pstate >> 2 & 1; /* so that the SP saved by cpu_set_el() is the one of this level */
-    cpu->spsel = state->pstate & 1;
+    cpu->el = FIELD(state->pstate, PSTATE_EL) & 1; /* so that the SP saved by cpu_set_el() is the one of this level */
+    cpu->spsel = FIELD(state->pstate, PSTATE_SP);
     cpu->x[X_SP] = cpu->el && cpu->spsel ? state->sp_el1 : state->sp_el0;
     cpu_set_pstate(cpu, state->pstate);
     cpu->btype_at = 0;
@@ -422,7 +422,7 @@ int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *st
     cpu_leave_guest(cpu);
     *stage2 = !ok && cpu->exc.target_el == 2;
     if (!ok) {
-        unsigned fsc = cpu->exc.iss & 0x3f;
+        unsigned fsc = FIELD(cpu->exc.iss, ESR_ABORT_FSC);
         return fsc ? (int)fsc : 0x40;
     }
     *pa = t.pa;

@@ -11,9 +11,6 @@
 #include "raise.h"
 #include "regime.h"
 
-#define HCR_API (1ull << 41)
-enum { EC_PAUTH_TRAP = 0x09, EC_PAC_FAIL = 0x1c };
-
 static uint64_t rotate(uint64_t value, unsigned count) {
     return value << count | value >> (64 - count);
 }
@@ -85,12 +82,13 @@ static bool selects_high(const struct cpu *cpu, uint64_t pointer, bool data) {
 
 /* Is the key one that SCTLR_EL1 enables?  Without, its instructions leave the pointer as it is. */
 static bool is_enabled(const struct cpu *cpu, enum pauth_key key) {
-    static const uint8_t enables[] = {[KEY_IA] = 31, [KEY_IB] = 30, [KEY_DA] = 27, [KEY_DB] = 13};
-    return cpu->st.sctlr_el1 >> enables[key] & 1;
+    static const uint64_t enables[] = {
+        [KEY_IA] = SCTLR_EnIA, [KEY_IB] = SCTLR_EnIB, [KEY_DA] = SCTLR_EnDA, [KEY_DB] = SCTLR_EnDB};
+    return cpu->st.sctlr_el1 & enables[key];
 }
 
 static bool is_trapped(struct cpu *cpu) {
-    return unlikely(!(cpu->st.hcr_el2 & HCR_API)) && !raise_exception(cpu, 2, EC_PAUTH_TRAP, 0);
+    return unlikely(!(cpu->st.hcr_el2 & HCR_API)) && !raise_exception(cpu, 2, EC_PAUTH, 0);
 }
 
 #define BIT_55 (1ull << 55)

@@ -4,8 +4,6 @@
  */
 #include "pstate.h"
 
-#define CPTR_TFP (1ull << 10)
-
 enum mmu_index mmu_index(const struct cpu *cpu) {
     if (cpu->el == 0 || cpu->unprivileged) {
         return MMU_EL0;
@@ -21,7 +19,7 @@ void cpu_select(struct cpu *cpu) {
 
 /* fp_trap: the EL that an FP or SIMD instruction traps to now, or 0. */
 void fp_access_update(struct cpu *cpu) {
-    unsigned enabled = cpu->st.cpacr_el1 >> 20 & 3; /* FPEN: 3 all, 1 EL1 only */
+    unsigned enabled = FIELD(cpu->st.cpacr_el1, CPACR_FPEN); /* 3 all, 1 EL1 only */
     if (enabled != 3 && !(enabled == 1 && cpu->el)) {
         cpu->fp_trap = 1;
     } else {
@@ -47,23 +45,21 @@ void cpu_set_pan(struct cpu *cpu, bool pan) {
     cpu_select(cpu);
 }
 
-enum { PS_SPSEL = 0, PS_EL = 2, PS_BTYPE = 10, PS_SSBS = 12, PS_IL = 20, PS_SS = 21, PS_PAN = 22, PS_UAO = 23, PS_DIT = 24 };
-
 uint64_t cpu_pstate(const struct cpu *cpu) {
-    return cpu_nzcv(cpu) | (uint64_t)cpu->dit << PS_DIT | (uint64_t)cpu->uao << PS_UAO | (uint64_t)cpu->pan << PS_PAN |
-           (uint64_t)cpu->ss << PS_SS | (uint64_t)cpu->il << PS_IL | (uint64_t)cpu->ssbs << PS_SSBS |
-           (uint64_t)cpu_btype(cpu) << PS_BTYPE | cpu->daif | (uint64_t)cpu->el << PS_EL |
-           (uint64_t)(cpu->el && cpu->spsel) << PS_SPSEL;
+    return cpu_nzcv(cpu) | AS_FIELD(cpu->dit, PSTATE_DIT) | AS_FIELD(cpu->uao, PSTATE_UAO) | AS_FIELD(cpu->pan, PSTATE_PAN) |
+           AS_FIELD(cpu->ss, PSTATE_SS) | AS_FIELD(cpu->il, PSTATE_IL) | AS_FIELD(cpu->ssbs, PSTATE_SSBS) |
+           AS_FIELD(cpu_btype(cpu), PSTATE_BTYPE) | cpu->daif | AS_FIELD(cpu->el, PSTATE_EL) |
+           AS_FIELD(cpu->el && cpu->spsel, PSTATE_SP);
 }
 
 void cpu_set_pstate(struct cpu *cpu, uint64_t spsr) {
     cpu_set_nzcv(cpu, (uint32_t)spsr);
-    cpu->daif = spsr & 0x3c0;
-    cpu->dit = spsr >> PS_DIT & 1;
-    cpu->ss = spsr >> PS_SS & 1;
-    cpu->il = spsr >> PS_IL & 1;
-    cpu->ssbs = spsr >> PS_SSBS & 1;
-    cpu->btype = spsr >> PS_BTYPE & 3;
-    cpu->pan = spsr >> PS_PAN & 1;
-    cpu_set_el(cpu, spsr >> PS_EL & 1, spsr & 1);
+    cpu->daif = spsr & PSTATE_DAIF;
+    cpu->dit = FIELD(spsr, PSTATE_DIT);
+    cpu->ss = FIELD(spsr, PSTATE_SS);
+    cpu->il = FIELD(spsr, PSTATE_IL);
+    cpu->ssbs = FIELD(spsr, PSTATE_SSBS);
+    cpu->btype = FIELD(spsr, PSTATE_BTYPE);
+    cpu->pan = FIELD(spsr, PSTATE_PAN);
+    cpu_set_el(cpu, FIELD(spsr, PSTATE_EL) & 1, FIELD(spsr, PSTATE_SP));
 }

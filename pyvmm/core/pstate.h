@@ -6,13 +6,6 @@
 
 #include "cpu.h"
 
-#define PSTATE_D 0x200u
-#define PSTATE_A 0x100u
-#define PSTATE_I 0x080u
-#define PSTATE_F 0x040u
-#define PSTATE_DAIF 0x3c0u
-#define PSTATE_SS (1u << 21)
-
 uint64_t cpu_pstate(const struct cpu *cpu);                    /* SPSR layout, M from el/spsel */
 void cpu_set_pstate(struct cpu *cpu, uint64_t spsr);           /* also banks SP and selects TLB, fetch TLB, fp_trap */
 void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel); /* banks SP, selects TLBs, updates fp_trap */
@@ -39,13 +32,14 @@ static INLINE void set_nz32(struct cpu *cpu, uint32_t result) {
     cpu->nf = cpu->zf = (uint64_t)(int64_t)(int32_t)result;
 }
 static INLINE uint32_t cpu_nzcv(const struct cpu *cpu) { /* NZCV in bits 31:28 */
-    return (uint32_t)((cpu->nf >> 63) << 31 | (uint64_t)(cpu->zf == 0) << 30 | cpu->cf << 29 | cpu->vf << 28);
+    return (uint32_t)(AS_FIELD(cpu->nf >> 63, PSTATE_N) | AS_FIELD(cpu->zf == 0, PSTATE_Z) | AS_FIELD(cpu->cf, PSTATE_C) |
+                      AS_FIELD(cpu->vf, PSTATE_V));
 }
 static INLINE void cpu_set_nzcv(struct cpu *cpu, uint32_t nzcv) {
-    cpu->nf = (uint64_t)(nzcv >> 31) << 63;
-    cpu->zf = !(nzcv >> 30 & 1);
-    cpu->cf = nzcv >> 29 & 1;
-    cpu->vf = nzcv >> 28 & 1;
+    cpu->nf = (uint64_t)FIELD(nzcv, PSTATE_N) << 63;
+    cpu->zf = !FIELD(nzcv, PSTATE_Z);
+    cpu->cf = FIELD(nzcv, PSTATE_C);
+    cpu->vf = FIELD(nzcv, PSTATE_V);
 }
 
 #endif

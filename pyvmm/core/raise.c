@@ -8,8 +8,6 @@
 #include "pstate.h"
 #include "walk.h"
 
-#define HCR_TEA (1ull << 37)
-
 bool raise_exception(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss) {
     cpu->exc = (struct exception){.target_el = target_el, .ec = ec, .iss = iss};
     return false;
@@ -40,17 +38,17 @@ bool raise_pc_alignment(struct cpu *cpu) {
 /* Granule protection faults go to EL2 whoever's table led there: only the owner of the GPT can mend them. */
 static bool abort_is_for_el2(const struct cpu *cpu, unsigned fsc, bool stage2) {
     bool protection = fsc >= FSC_GPF_WALK && fsc <= FSC_GPF;
-    bool external = fsc == FSC_EXTERNAL || (fsc >= FSC_EXTERNAL_WALK && fsc < FSC_EXTERNAL_WALK + 4);
+    bool external = fsc == FSC_SYNC_EXTERNAL || (fsc >= FSC_SYNC_EXTERNAL_WALK && fsc < FSC_SYNC_EXTERNAL_WALK + 4);
     return stage2 || protection || (external && cpu->st.hcr_el2 & HCR_TEA);
 }
 
 bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa,
                  bool s1ptw) {
     unsigned target_el = abort_is_for_el2(cpu, fsc, stage2) ? 2 : 1;
-    unsigned ec = (fetch ? EC_INSTRUCTION_ABORT : EC_DATA_ABORT) + (cpu->el == target_el);
-    raise_exception(cpu, target_el, ec, fsc | s1ptw << 7 | (!fetch && write) << 6);
+    unsigned ec = (fetch ? EC_INSTRUCTION_ABORT_LOWER : EC_DATA_ABORT_LOWER) + (cpu->el == target_el);
+    raise_exception(cpu, target_el, ec, fsc | (s1ptw ? ESR_ABORT_S1PTW : 0) | (!fetch && write ? ESR_ABORT_WnR : 0));
     cpu->exc.far = va;
-    cpu->exc.hpfar = stage2 ? (ipa & ADDRESS_MASK) >> 8 : 0;
+    cpu->exc.hpfar = stage2 ? AS_FIELD((ipa & S2_DESC_OA) >> GRANULE_SHIFT, HPFAR_FIPA) : 0;
     return false;
 }
 
@@ -61,6 +59,8 @@ bool raise_alignment(struct cpu *cpu, uint64_t va, bool write) {
 bool raise_sysreg(struct cpu *cpu, unsigned target_el, uint32_t encoding, unsigned rt, bool read) {
     unsigned op0 = encoding >> 14, op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15;
     unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
-    uint32_t iss = op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | rt << 5 | crm << 1 | read;
+    uint64_t iss = AS_FIELD(op0, ESR_SYSREG_OP0) | AS_FIELD(op2, ESR_SYSREG_OP2) | AS_FIELD(op1, ESR_SYSREG_OP1) |
+                   AS_FIELD(crn, ESR_SYSREG_CRN) | AS_FIELD(rt, ESR_SYSREG_RT) | AS_FIELD(crm, ESR_SYSREG_CRM) |
+                   AS_FIELD(read, ESR_SYSREG_READ);
     return raise_exception(cpu, target_el, EC_SYSREG, iss);
 }

@@ -6,25 +6,6 @@
 
 #include "cpu.h"
 
-enum exception_class {
-    EC_UNKNOWN = 0x00,
-    EC_BRANCH_TARGET = 0x0d,
-    EC_ILLEGAL_STATE = 0x0e,
-    EC_SVC = 0x15,
-    EC_HVC = 0x16,
-    EC_SMC = 0x17,
-    EC_SYSREG = 0x18,
-    EC_INSTRUCTION_ABORT = 0x20, /* from a lower EL; + 1: from the same */
-    EC_PC_ALIGNMENT = 0x22,
-    EC_DATA_ABORT = 0x24,
-    EC_SP_ALIGNMENT = 0x26,
-    EC_SERROR = 0x2f,
-    EC_BREAKPOINT = 0x30,
-    EC_SOFTWARE_STEP = 0x32,
-    EC_WATCHPOINT = 0x34,
-    EC_BRK = 0x3c,
-};
-
 bool raise_exception(struct cpu *cpu, unsigned target_el, unsigned ec, uint64_t iss);
 bool raise_undefined(struct cpu *cpu);
 bool raise_sp_alignment(struct cpu *cpu);

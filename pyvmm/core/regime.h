@@ -19,28 +19,28 @@ static inline bool va_is_high(uint64_t va) {
 /* log2 of the translation granule that TCR_EL1 chooses for a half of the VA space. */
 static inline unsigned s1_granule_bits(const struct cpu *cpu, bool high) {
     static const uint8_t granules[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}}; /* TG0 and TG1 differ */
-    return granules[high][cpu->st.tcr_el1 >> (high ? 30 : 14) & 3];
+    return granules[high][high ? FIELD(cpu->st.tcr_el1, TCR_TG1) : FIELD(cpu->st.tcr_el1, TCR_TG0)];
 }
 
 /* AArch64.EffectiveTBI: TCR_EL1.TBIn, which TBIDn takes back from addresses of instructions. */
 static inline bool top_byte_ignored(const struct cpu *cpu, uint64_t va, bool fetch) {
-    uint64_t tcr = cpu->st.tcr_el1 >> va_is_high(va);
-    return tcr >> 37 & 1 && !(fetch && tcr >> 51 & 1);
+    uint64_t tcr = cpu->st.tcr_el1 >> va_is_high(va); /* TBI1 is above TBI0, TBID1 above TBID0 */
+    return tcr & TCR_TBI0 && !(fetch && tcr & TCR_TBID0);
 }
 
 /* log2 of the half of the VA space, as TnSZ gives it: what is out of range is the nearest. */
 static inline unsigned va_bits(const struct cpu *cpu, bool high) {
-    unsigned size_offset = cpu->st.tcr_el1 >> (high ? 16 : 0) & 63;
-    return 64 - (size_offset < 16 ? 16 : size_offset > 39 ? 39 : size_offset);
+    unsigned size_offset = high ? FIELD(cpu->st.tcr_el1, TCR_T1SZ) : FIELD(cpu->st.tcr_el1, TCR_T0SZ);
+    return 64 - (size_offset < MIN_TNSZ ? MIN_TNSZ : size_offset > MAX_TNSZ ? MAX_TNSZ : size_offset);
 }
 
 /* With TCR_EL1.AS = 0 an ASID has 8 bits. */
 static inline uint16_t effective_asid(const struct cpu *cpu, uint64_t asid) {
-    return asid & (cpu->st.tcr_el1 >> 36 & 1 ? 0xffff : 0xff);
+    return asid & (cpu->st.tcr_el1 & TCR_AS ? 0xffff : 0xff);
 }
 
 static inline uint16_t current_asid(const struct cpu *cpu) {
-    return effective_asid(cpu, (cpu->st.tcr_el1 >> 22 & 1 ? cpu->st.ttbr1_el1 : cpu->st.ttbr0_el1) >> 48);
+    return effective_asid(cpu, (cpu->st.tcr_el1 & TCR_A1 ? cpu->st.ttbr1_el1 : cpu->st.ttbr0_el1) >> 48);
 }
 
 #endif

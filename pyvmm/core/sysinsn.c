@@ -15,16 +15,6 @@
 #include "sysreg.h"
 #include "tlb.h"
 
-#define HCR_FB (1ull << 9)
-#define HCR_TSW (1ull << 22)
-#define HCR_TPCP (1ull << 23)
-#define HCR_TPU (1ull << 24)
-#define HCR_TTLB (1ull << 25)
-#define HCR_TDZ (1ull << 28)
-#define SCTLR_DZE (1ull << 14)
-
-enum { ISS_CM = 1 << 8, ISS_WNR = 1 << 6 };
-
 static enum step undefined(struct cpu *cpu) {
     raise_undefined(cpu);
     return STEP_FAULT;
@@ -110,7 +100,7 @@ static bool maintain(struct cpu *cpu, uint64_t va, bool invalidates, struct tran
     if (mmu_translate_for_maintenance(cpu, va, invalidates, t)) {
         return true;
     }
-    cpu->exc.iss |= ISS_CM | ISS_WNR;
+    cpu->exc.iss |= ESR_ABORT_CM | ESR_ABORT_WnR;
     return false;
 }
 

@@ -16,12 +16,9 @@
 #include "timer.h"
 #include "tlb.h"
 
-enum { ACCESS_EL0_READ = 1, ACCESS_EL0_WRITE = 2, ACCESS_EL1_READ = 4, ACCESS_EL1_WRITE = 8 };
-enum { EC_FP_ACCESS = 0x07 };
-
 struct sysreg_row {
     uint16_t encoding;
-    uint8_t access;
+    uint8_t access;  /* enum sysreg_access */
     uint8_t trap;    /* enum sysreg_trap */
     uint32_t offset; /* of its storage in struct cpu; 0: none */
     uint64_t mask;   /* bits that a write keeps */
@@ -35,25 +32,6 @@ struct sysreg_row {
 #include "gen/sysregs.h"
 
 #include "sysreg_functions.c.inc"
-
-#define HCR_TID1 (1ull << 16)
-#define HCR_TID2 (1ull << 17)
-#define HCR_TID3 (1ull << 18)
-#define HCR_TACR (1ull << 21)
-#define HCR_TVM (1ull << 26)
-#define HCR_TRVM (1ull << 30)
-#define HCR_APK (1ull << 40)
-#define SCTLR_UMA (1ull << 9)
-#define SCTLR_UCT (1ull << 15)
-#define CPTR_TCPAC (1ull << 31)
-#define MDCR_TDA (1ull << 9)
-#define MDCR_TDOSA (1ull << 10)
-#define MDCR_TDRA (1ull << 11)
-#define MDSCR_TDCC (1ull << 12)
-#define ICH_HCR_TC (1ull << 10)
-#define ICH_HCR_TALL0 (1ull << 11)
-#define ICH_HCR_TALL1 (1ull << 12)
-#define ICH_HCR_TDIR (1ull << 14)
 
 static const struct sysreg_row *find_row(uint32_t encoding, uint32_t features) {
     unsigned slot = encoding >> 15 & 1 ? sysreg_slots[encoding & 0x7fff] : 0;
@@ -81,11 +59,15 @@ static bool in_id_space(uint32_t encoding) {
 static unsigned timer_trap_el(const struct cpu *cpu, enum sysreg_trap trap) {
     uint64_t kernel = cpu->st.cntkctl_el1, hypervisor = cpu->st.cnthctl_el2;
     static const uint16_t el0_enables[] = {
-        [TRAP_CNTFRQ] = 3, [TRAP_CNTVCT] = 2, [TRAP_CNTPCT] = 1, [TRAP_CNTV] = 1 << 8, [TRAP_CNTP] = 1 << 9};
+        [TRAP_CNTFRQ] = CNTKCTL_EL0PCTEN | CNTKCTL_EL0VCTEN,
+        [TRAP_CNTVCT] = CNTKCTL_EL0VCTEN,
+        [TRAP_CNTPCT] = CNTKCTL_EL0PCTEN,
+        [TRAP_CNTV] = CNTKCTL_EL0VTEN,
+        [TRAP_CNTP] = CNTKCTL_EL0PTEN};
     if (cpu->el == 0 && !(kernel & el0_enables[trap])) {
         return 1;
     }
-    if ((trap == TRAP_CNTPCT && !(hypervisor & 1)) || (trap == TRAP_CNTP && !(hypervisor & 2))) {
+    if ((trap == TRAP_CNTPCT && !(hypervisor & CNTHCTL_EL1PCTEN)) || (trap == TRAP_CNTP && !(hypervisor & CNTHCTL_EL1PCEN))) {
         return 2;
     }
     return 0;
@@ -168,7 +150,7 @@ static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, uns
         return undefined(cpu);
     }
     if (row->trap == TRAP_FP && cpu->fp_trap) {
-        raise_exception(cpu, cpu->fp_trap, EC_FP_ACCESS, 0x1e00000);
+        raise_exception(cpu, cpu->fp_trap, EC_FP_ACCESS, ISS_COND_ALWAYS);
         return STEP_FAULT;
     }
     unsigned el = trap_el(cpu, row->trap, read);
@@ -249,16 +231,16 @@ static enum step msr_daif(struct cpu *cpu, unsigned op2, unsigned imm) {
         raise_sysreg(cpu, 1, ENCODE(0, 3, 4, imm, op2), 31, false);
         return STEP_FAULT;
     }
-    return write_DAIF(cpu, op2 == 6 ? cpu->daif | imm << 6 : cpu->daif & ~(imm << 6));
+    return write_DAIF(cpu, op2 == 6 ? cpu->daif | AS_FIELD(imm, PSTATE_DAIF) : cpu->daif & ~AS_FIELD(imm, PSTATE_DAIF));
 }
 
 enum step sysreg_msr_imm(struct cpu *cpu, unsigned op1, unsigned op2, unsigned imm) {
     switch (op1 << 3 | op2) {
     case 3 << 3 | 6:
     case 3 << 3 | 7: return msr_daif(cpu, op2, imm);
-    case 3 << 3 | 1: return write_SSBS(cpu, (imm & 1) << 12);
-    case 3 << 3 | 2: return write_DIT(cpu, (imm & 1) << 24);
-    case 0 << 3 | 4: return cpu->el ? write_PAN(cpu, (imm & 1) << 22) : undefined(cpu);
+    case 3 << 3 | 1: return write_SSBS(cpu, AS_FIELD(imm & 1, PSTATE_SSBS));
+    case 3 << 3 | 2: return write_DIT(cpu, AS_FIELD(imm & 1, PSTATE_DIT));
+    case 0 << 3 | 4: return cpu->el ? write_PAN(cpu, AS_FIELD(imm & 1, PSTATE_PAN)) : undefined(cpu);
     case 0 << 3 | 5: return cpu->el ? write_SPSel(cpu, imm & 1) : undefined(cpu);
     default: return undefined(cpu);
     }

@@ -11,8 +11,6 @@
 
 #define ENCODE(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
 
-#define HCR_TIDCP (1ull << 20)
-
 /* Encodings that are left to implementations, for registers and instructions; this one has none. */
 static inline bool is_implementation_defined(uint32_t encoding) {
     unsigned op0 = encoding >> 14, crn = encoding >> 7 & 15;

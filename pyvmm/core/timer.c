@@ -10,7 +10,6 @@
 #include <time.h>
 
 
-enum { CTL_ENABLE = 1, CTL_IMASK = 2, CTL_ISTATUS = 4 };
 enum { NS_PER_TICK = 1000000000 / COUNTER_FREQUENCY, INSTRUCTIONS_PER_TICK = 4, CLOCK_VIRTUAL = 1 };
 
 uint64_t timer_counter(struct machine *machine, const struct cpu *cpu) {
@@ -33,16 +32,16 @@ uint64_t timer_count(const struct cpu *cpu, enum timer timer) {
 }
 
 static bool output(uint64_t control) {
-    return (control & (CTL_ENABLE | CTL_IMASK | CTL_ISTATUS)) == (CTL_ENABLE | CTL_ISTATUS);
+    return (control & (CNT_CTL_ENABLE | CNT_CTL_IMASK | CNT_CTL_ISTATUS)) == (CNT_CTL_ENABLE | CNT_CTL_ISTATUS);
 }
 
 /* Update one timer's ISTATUS.  @return ticks until its output rises, UINT64_MAX if it will not, 0 if it did unseen */
 static uint64_t update(struct cpu *cpu, uint64_t *control, uint64_t compare, uint64_t count, bool *seen) {
-    bool met = *control & CTL_ENABLE && count >= compare;
-    *control = (*control & (CTL_ENABLE | CTL_IMASK)) | (met ? CTL_ISTATUS : 0);
+    bool met = *control & CNT_CTL_ENABLE && count >= compare;
+    *control = (*control & (CNT_CTL_ENABLE | CNT_CTL_IMASK)) | (met ? CNT_CTL_ISTATUS : 0);
     if (!output(*control)) {
         *seen = false;
-        return (*control & (CTL_ENABLE | CTL_IMASK)) == CTL_ENABLE ? compare - count : UINT64_MAX;
+        return (*control & (CNT_CTL_ENABLE | CNT_CTL_IMASK)) == CNT_CTL_ENABLE ? compare - count : UINT64_MAX;
     }
     if (*seen) {
         return UINT64_MAX;
@@ -53,7 +52,7 @@ static uint64_t update(struct cpu *cpu, uint64_t *control, uint64_t compare, uin
 }
 
 int64_t timer_poll(struct cpu *cpu) {
-    if (!((cpu->st.cntv_ctl | cpu->st.cntp_ctl) & (CTL_ENABLE | CTL_ISTATUS))) {
+    if (!((cpu->st.cntv_ctl | cpu->st.cntp_ctl) & (CNT_CTL_ENABLE | CNT_CTL_ISTATUS))) {
         cpu->timer_seen[TIMER_VIRTUAL] = cpu->timer_seen[TIMER_PHYSICAL] = false;
         return INT64_MAX;
     }

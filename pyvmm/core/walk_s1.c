@@ -12,18 +12,6 @@
 #include "regime.h"
 #include "walk_s2.h"
 
-#define TCR_HA (1ull << 39)
-#define TCR_HD (1ull << 40)
-
-#define DESC_AP1 (1ull << 6) /* EL0 may access */
-#define DESC_AP2 (1ull << 7) /* read-only */
-#define DESC_AF (1ull << 10)
-#define DESC_NG (1ull << 11)
-#define DESC_GP (1ull << 50) /* guarded: FEAT_BTI */
-#define DESC_DBM (1ull << 51)
-#define DESC_PXN (1ull << 53)
-#define DESC_UXN (1ull << 54)
-
 /* One half of the VA space as TCR_EL1 configures it. */
 struct s1_geometry {
     uint64_t table;
@@ -50,13 +38,12 @@ static bool s1_fault(struct cpu *cpu, const struct walk *w, unsigned fsc) {
 static bool s1_geometry(const struct cpu *cpu, const struct walk *w, struct s1_geometry *g) {
     bool high = va_is_high(w->va);
     uint64_t tcr = cpu->st.tcr_el1;
-    unsigned half = tcr >> (high ? 16 : 0) & 0xffff;
-    bool disabled = half >> 7 & 1;                                    /* EPDn */
-    bool denied = w->index == MMU_EL0 && tcr >> (high ? 56 : 55) & 1; /* E0PDn */
+    bool disabled = tcr & (high ? TCR_EPD1 : TCR_EPD0);
+    bool denied = w->index == MMU_EL0 && tcr & (high ? TCR_E0PD1 : TCR_E0PD0);
     g->va_bits = va_bits(cpu, high);
     g->granule_bits = s1_granule_bits(cpu, high);
     g->stride = g->granule_bits - 3;
-    g->output_bits = pa_bits(tcr >> 32 & 7);
+    g->output_bits = pa_bits(FIELD(tcr, TCR_IPS));
     g->table = (high ? cpu->st.ttbr1_el1 : cpu->st.ttbr0_el1) & ones(48) & ~1ull;
     unsigned top = top_byte_ignored(cpu, w->va, w->access == ACCESS_FETCH) ? 55 : 63;
     uint64_t above = (w->va & ones(top + 1)) >> g->va_bits;
@@ -71,7 +58,7 @@ static _Atomic uint64_t *s1_descriptor(struct cpu *cpu, const struct walk *w, ui
     }
     uint8_t *host = dram_host(cpu->machine, t.pas, t.pa | (ipa & ~PAGE_MASK));
     if (!host) {
-        s1_fault(cpu, w, FSC_EXTERNAL_WALK + level);
+        s1_fault(cpu, w, FSC_SYNC_EXTERNAL_WALK + level);
     }
     return (_Atomic uint64_t *)host;
 }
@@ -80,15 +67,17 @@ static bool s1_block_allowed(const struct s1_geometry *g, int level) {
     return level == 2 || (level == 1 && g->granule_bits == 12);
 }
 
+enum { NO_EL0 = S1_DESC_VALID }; /* among limits: clears AP[1]; no leaf needs this bit there */
+
 /* What a table descriptor takes away from everything below it: APTable, UXNTable, PXNTable, as leaf bits. */
 static uint64_t table_limits(uint64_t descriptor) {
-    return (descriptor >> 62 & 1 ? DESC_AP2 : 0) | (descriptor >> 61 & 1 ? 1 : 0) | /* bit 0: no EL0 access */
-           (descriptor >> 60 & 1 ? DESC_UXN : 0) | (descriptor >> 59 & 1 ? DESC_PXN : 0);
+    return (descriptor & S1_DESC_READ_ONLY_TABLE ? S1_DESC_AP2 : 0) | (descriptor & S1_DESC_NO_EL0_TABLE ? NO_EL0 : 0) |
+           (descriptor & S1_DESC_UXN_TABLE ? S1_DESC_UXN : 0) | (descriptor & S1_DESC_PXN_TABLE ? S1_DESC_PXN : 0);
 }
 
 static uint64_t limited(uint64_t descriptor, uint64_t limits) {
-    descriptor |= limits & ~1ull;
-    return limits & 1 ? descriptor & ~DESC_AP1 : descriptor;
+    descriptor |= limits & ~(uint64_t)NO_EL0;
+    return limits & NO_EL0 ? descriptor & ~S1_DESC_AP1 : descriptor;
 }
 
 /* AArch64.S1Walk: find the leaf. */
@@ -134,12 +123,12 @@ static bool s1_walk(struct cpu *cpu, const struct walk *w, const struct s1_geome
 /* AArch64.S1DirectBasePermissions and the checks on them; `dirty_managed`: a clear AP[2] can be had by an update. */
 static bool s1_permitted(const struct cpu *cpu, const struct walk *w, uint64_t descriptor, bool dirty_managed) {
     bool el0 = w->index == MMU_EL0;
-    bool user = descriptor & DESC_AP1;
-    bool writable = !(descriptor & DESC_AP2) || dirty_managed;
+    bool user = descriptor & S1_DESC_AP1;
+    bool writable = !(descriptor & S1_DESC_AP2) || dirty_managed;
     bool wxn = cpu->st.sctlr_el1 & SCTLR_WXN && writable;
     if (w->access == ACCESS_FETCH) {
-        return el0 ? !(descriptor & DESC_UXN) && !(wxn && user)
-                   : !(descriptor & DESC_PXN) && !wxn && !(user && writable); /* EL0 can write it: never PX */
+        return el0 ? !(descriptor & S1_DESC_UXN) && !(wxn && user)
+                   : !(descriptor & S1_DESC_PXN) && !wxn && !(user && writable); /* EL0 can write it: never PX */
     }
     if (el0 && !user) {
         return false;
@@ -164,11 +153,11 @@ static enum s1_outcome s1_update(struct cpu *cpu, const struct walk *w, struct s
 }
 
 static void s1_attributes(const struct cpu *cpu, uint64_t descriptor, struct stage1 *out) {
-    out->attr = cpu->st.mair_el1 >> (descriptor >> 2 & 7) * 8;
+    out->attr = cpu->st.mair_el1 >> FIELD(descriptor, S1_DESC_ATTR_INDEX) * 8;
     out->device = !(out->attr & 0xf0);
-    out->sh = descriptor >> 8 & 3;
-    out->ng = descriptor & DESC_NG;
-    out->guarded = descriptor & DESC_GP && cpu->machine->features & FEATURE_BTI;
+    out->sh = FIELD(descriptor, S1_DESC_SH);
+    out->ng = descriptor & S1_DESC_NG;
+    out->guarded = descriptor & S1_DESC_GP && cpu->machine->features & FEATURE_BTI;
 }
 
 /* One attempt. */
@@ -183,7 +172,7 @@ static enum s1_outcome s1_attempt(struct cpu *cpu, const struct walk *w, struct 
         return S1_FAULT;
     }
     bool update_af = cpu->st.tcr_el1 & TCR_HA;
-    if (!(leaf.descriptor & DESC_AF) && !update_af && !w->any_permission) {
+    if (!(leaf.descriptor & S1_DESC_AF) && !update_af && !w->any_permission) {
         s1_fault(cpu, w, FSC_ACCESS_FLAG + leaf.level);
         return S1_FAULT;
     }
@@ -194,21 +183,21 @@ static enum s1_outcome s1_attempt(struct cpu *cpu, const struct walk *w, struct 
     }
     /* only the leaf's own AP[2] is dirty state: APTable stays */
     bool dirty_managed =
-        update_af && cpu->st.tcr_el1 & TCR_HD && leaf.descriptor & DESC_DBM && !(leaf.limits & DESC_AP2);
+        update_af && cpu->st.tcr_el1 & TCR_HD && leaf.descriptor & S1_DESC_DBM && !(leaf.limits & S1_DESC_AP2);
     if (!w->any_permission && !s1_permitted(cpu, w, limited(leaf.descriptor, leaf.limits), dirty_managed)) {
         s1_fault(cpu, w, FSC_PERMISSION + leaf.level);
         return S1_FAULT;
     }
     uint64_t wanted = leaf.descriptor;
     if (update_af && !w->no_update) {
-        wanted |= DESC_AF;
+        wanted |= S1_DESC_AF;
     }
     if (dirty_managed && w->access == ACCESS_WRITE && !w->no_update) {
-        wanted &= ~DESC_AP2;
+        wanted &= ~S1_DESC_AP2;
     }
     out->ipa = leaf.ipa;
     out->block_shift = leaf.block_shift;
-    out->writable = !(limited(wanted, leaf.limits) & DESC_AP2);
+    out->writable = !(limited(wanted, leaf.limits) & S1_DESC_AP2);
     return s1_update(cpu, w, &leaf, wanted);
 }
 

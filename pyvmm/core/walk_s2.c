@@ -35,10 +35,10 @@ static bool s2_fault(struct cpu *cpu, const struct s2_walk *s, unsigned fsc) {
 /* @return false if VTCR_EL2's start level does not suit its input size (SL0 and T0SZ inconsistent) */
 static bool s2_geometry(uint64_t vtcr, struct s2_geometry *g) {
     static const uint8_t granules[4] = {12, 16, 14, 12};
-    unsigned sl0 = vtcr >> 6 & 3;
-    g->granule_bits = granules[vtcr >> 14 & 3];
+    unsigned sl0 = FIELD(vtcr, VTCR_SL0);
+    g->granule_bits = granules[FIELD(vtcr, VTCR_TG0)];
     g->stride = g->granule_bits - 3;
-    g->ipa_bits = 64 - (vtcr & 63);
+    g->ipa_bits = 64 - FIELD(vtcr, VTCR_T0SZ);
     g->start_level = (g->granule_bits == 12 ? 2 : 3) - (int)sl0;
     int top_bits = (int)g->ipa_bits - (int)(g->granule_bits + g->stride * (3 - g->start_level));
     /* the top table may be up to 16 concatenated ones */
@@ -53,7 +53,7 @@ static bool s2_descriptor(struct cpu *cpu, const struct s2_walk *s, uint64_t pa,
     }
     const uint8_t *host = dram_host(cpu->machine, pas, pa);
     if (!host) {
-        return s2_fault(cpu, s, FSC_EXTERNAL_WALK + level);
+        return s2_fault(cpu, s, FSC_SYNC_EXTERNAL_WALK + level);
     }
     *descriptor = atomic_load_explicit((_Atomic uint64_t *)host, memory_order_relaxed);
     return true;
@@ -66,9 +66,9 @@ static bool s2_block_allowed(const struct s2_geometry *g, int level) {
 
 static enum s2_memory s2_memory(const struct cpu *cpu, uint64_t descriptor) {
     if (!(cpu->st.hcr_el2 & HCR_FWB)) {
-        return descriptor >> 4 & 3 ? S2_FROM_S1 : S2_DEVICE;
+        return FIELD(descriptor, S2_DESC_MEMATTR) >> 2 ? S2_FROM_S1 : S2_DEVICE;
     }
-    switch (descriptor >> 2 & 7) {
+    switch (FIELD(descriptor, S2_DESC_MEMATTR)) {
     case 5:
     case 7: return S2_FROM_S1;
     case 6: return S2_NORMAL;
@@ -80,10 +80,10 @@ static enum s2_memory s2_memory(const struct cpu *cpu, uint64_t descriptor) {
 static void s2_decode_leaf(const struct cpu *cpu, uint64_t descriptor, struct stage2 *out) {
     static const uint8_t execute[4] = {/* by XN[1:0] */
                                        S2_EXEC_EL1 | S2_EXEC_EL0, S2_EXEC_EL0, 0, S2_EXEC_EL1};
-    out->permissions = (descriptor >> 6 & 3) | execute[descriptor >> 53 & 3];
+    out->permissions = FIELD(descriptor, S2_DESC_S2AP) | execute[FIELD(descriptor, S2_DESC_XN)];
     out->memory = s2_memory(cpu, descriptor);
     out->pas = cpu->st.security;
-    if (out->pas == PAS_REALM && descriptor >> 55 & 1) {
+    if (out->pas == PAS_REALM && descriptor & S2_DESC_NS) {
         out->pas = PAS_NS;
         out->permissions &= S2_READ | S2_WRITE; /* a Realm never fetches from Non-secure memory */
     }
@@ -96,7 +96,7 @@ static bool s2_walk(struct cpu *cpu, const struct s2_walk *s, struct stage2 *out
     if (!s2_geometry(vtcr, &g) || s->ipa >> g.ipa_bits) {
         return s2_fault(cpu, s, FSC_TRANSLATION);
     }
-    unsigned output_bits = pa_bits(vtcr >> 16 & 7);
+    unsigned output_bits = pa_bits(FIELD(vtcr, VTCR_PS));
     unsigned high = g.ipa_bits;
     uint64_t table = cpu->st.vttbr_el2 & ones(48) & ~1ull;
     if (table >> output_bits) {
@@ -120,7 +120,7 @@ static bool s2_walk(struct cpu *cpu, const struct s2_walk *s, struct stage2 *out
             return s2_fault(cpu, s, FSC_ADDRESS_SIZE + level);
         }
         if (is_leaf) {
-            if (!(descriptor >> 10 & 1)) {
+            if (!(descriptor & S2_DESC_AF)) {
                 return s2_fault(cpu, s, FSC_ACCESS_FLAG + level);
             }
             s2_decode_leaf(cpu, descriptor, out);

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pyvmm.core.generate import encodings, load_rows
+from pyvmm.core.generate_constants import ENUMERATIONS, REGISTERS
 
 CORE = Path(__file__).parents[2] / "pyvmm" / "core"
 
@@ -23,6 +24,14 @@ def test_generated_files_are_fresh() -> None:
     check = [sys.executable, "-m", "pyvmm.core.generate", "--check"]
     result = subprocess.run(check, cwd=CORE.parents[1], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_constants_are_generated() -> None:
+    """C defines no field of a register and no fault code by hand."""
+    prefixes = {*REGISTERS, *(prefix for prefix, _ in ENUMERATIONS.values())}
+    declared = re.findall(r"#define (\w+)|\b([A-Z]\w+) = ", core_text())
+    names = {define or member for define, member in declared}
+    assert not [name for name in names if name.startswith(tuple(f"{p}_" for p in prefixes))]
 
 
 def test_rows_do_not_overlap() -> None:
