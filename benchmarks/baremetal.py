@@ -17,8 +17,11 @@ from pathlib import Path
 from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
 
 from benchmarks.result import Result
+from pyvmm.arch.el1 import SCTLR_EL1
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.pas import Pas
+from pyvmm.arch.pstate import EL1H_MASKED
 from pyvmm.core import Machine
 
 RAM = 0x4000_0000
@@ -31,7 +34,7 @@ QEMU = "qemu-system-aarch64"
 GIB = 1 << 30
 NORMAL_BLOCK = 1 << 10 | 3 << 8 | 1
 TCR = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | 2 << 32
-SCTLR_MMU_CACHES = 1 | 1 << 2 | 1 << 12
+SCTLR_MMU_CACHES = int(SCTLR_EL1.of(M=1, C=1, I=1))
 
 #: Loop bodies; X0 counts down, X1 points to data.
 ALU = """
@@ -90,8 +93,8 @@ def time_core(body: str, count: int) -> float:
     machine = Machine(dram_base=RAM, dram_size=RAM_SIZE, num_pes=1)
     machine.memory(Pas.NS).write(LOAD, program(body, count))
     context = machine.new_context()
-    context.hcr_el2, context.security = 1 << 31, Pas.NS
-    context.pc, context.pstate = LOAD, 0x3C5
+    context.hcr_el2, context.security = HCR_EL2.RW.mask, Pas.NS
+    context.pc, context.pstate = LOAD, EL1H_MASKED
     start = time.perf_counter()
     result = machine.pe(0).run(context, 1 << 62)
     elapsed = time.perf_counter() - start

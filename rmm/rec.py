@@ -3,10 +3,12 @@
 from typing import Final
 
 from pyvmm.arch.bits import MASK64
-from pyvmm.arch.gic import NUM_LRS
-from pyvmm.arch.hcr import HCR_EL2
+from pyvmm.arch.el1 import SCTLR_EL1
+from pyvmm.arch.gic import MPIDR_RES1, NUM_LRS
+from pyvmm.arch.hcr import CNTHCTL_EL2, CPTR_EL2, HCR_EL2
 from pyvmm.arch.machine import PeContext, PeDebug
 from pyvmm.arch.pas import Pas
+from pyvmm.arch.pstate import EL1H_MASKED, SPSR_EL1
 from pyvmm.arch.rmi import RecExitReason, RecParams
 from pyvmm.arch.stage2 import VTTBR_VMID_SHIFT, vtcr
 from rmm.protocols import Machine
@@ -19,13 +21,12 @@ HCR: Final = int(
         FWB=1,
     )
 )  # fmt: skip
-PSTATE_EL1H_MASKED: Final = 0x3C5  # EL1h, D A I F masked
-PSTATE_SS: Final = 1 << 21
+PSTATE_SS: Final = SPSR_EL1.SS.mask
 SCTLR_EL1_RESET: Final = 0x30C5_0830  # the bits that are RES1 before any extension
-SCTLR_EL1_EE: Final = 1 << 25
-CPTR_NO_TRAPS: Final = 0b11 << 20  # with E2H, FPEN = 0b11
-CNTHCTL_NO_TRAPS: Final = 0b11 << 10 | 0b11  # physical counter and timer, with and without E2H
-MPIDR_RES1: Final = 1 << 31
+SCTLR_EL1_EE: Final = SCTLR_EL1.EE.mask
+CPTR_NO_TRAPS: Final = int(CPTR_EL2.of(FPEN=0b11))
+#: The physical counter and timer, with and without E2H.
+CNTHCTL_NO_TRAPS: Final = int(CNTHCTL_EL2.of(EL1PCTEN=1, EL1PCEN=1, EL1PCTEN_E2H=1, EL1PTEN_E2H=1))
 NUM_GPRS: Final = 31
 
 
@@ -157,7 +158,7 @@ def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) 
     context = machine.new_context()
     context.security = Pas.REALM
     context.pc = params.pc
-    context.pstate = PSTATE_EL1H_MASKED
+    context.pstate = EL1H_MASKED
     for index, value in enumerate(params.gprs):
         context.x[index] = value
     context.sctlr_el1 = SCTLR_EL1_RESET
@@ -181,7 +182,7 @@ def reset(rec: Rec, caller: PeContext, request: PsciRequest) -> None:
     Spec: DEN0137 1.0, RMI_PSCI_COMPLETE, success condition on_success.
     """
     context = rec.context
-    context.pstate = PSTATE_EL1H_MASKED
+    context.pstate = EL1H_MASKED
     context.sctlr_el1 = SCTLR_EL1_RESET | caller.sctlr_el1 & SCTLR_EL1_EE
     context.pc = request.entry
     for index in range(NUM_GPRS):

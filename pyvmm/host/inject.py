@@ -6,27 +6,30 @@ Spec: Arm ARM DDI 0487, AArch64.TakeException.
 from typing import Final
 
 from pyvmm.arch.bits import MASK64
+from pyvmm.arch.el1 import SCTLR_EL1
 from pyvmm.arch.esr import ESR_EL2, ExceptionClass, FaultStatus
 from pyvmm.arch.machine import PeContext
+from pyvmm.arch.pstate import (
+    EL1H_MASKED,
+    SPSR_EL1,
+    VECTOR_CURRENT_SP0,
+    VECTOR_CURRENT_SPX,
+    VECTOR_LOWER_A64,
+)
 
-EL1H: Final = 0b0101
-SP_ELX: Final = 1
-MODE_EL: Final = 0b1100
-DAIF: Final = 0xF << 6
-NZCV: Final = 0xF << 28
-SS: Final = 1 << 21
-PAN: Final = 1 << 22
-DIT: Final = 1 << 24
-SCTLR_SPAN: Final = 1 << 23  # 1: PAN keeps its value
-
-CURRENT_SP0, CURRENT_SPX, LOWER_A64 = 0x000, 0x200, 0x400
+SP_ELX: Final = SPSR_EL1.SP.mask
+LEVEL: Final = SPSR_EL1.EL.mask
+SS: Final = SPSR_EL1.SS.mask
+PAN: Final = SPSR_EL1.PAN.mask
+KEPT: Final = SPSR_EL1.NZCV.mask | SPSR_EL1.DIT.mask
+SCTLR_SPAN: Final = SCTLR_EL1.SPAN.mask
 
 
 def vector_of(context: PeContext) -> int:
     """Return where the guest takes a synchronous exception now."""
-    vector = CURRENT_SPX if context.pstate & SP_ELX else CURRENT_SP0
-    if not context.pstate & MODE_EL:
-        vector = LOWER_A64
+    vector = VECTOR_CURRENT_SPX if context.pstate & SP_ELX else VECTOR_CURRENT_SP0
+    if not context.pstate & LEVEL:
+        vector = VECTOR_LOWER_A64
     return context.vbar_el1 + vector & MASK64
 
 
@@ -44,7 +47,7 @@ def take_to_el1(context: PeContext, syndrome: int) -> None:
     context.spsr_el1 = old
     context.elr_el1 = context.pc
     pan = old & PAN if context.sctlr_el1 & SCTLR_SPAN else PAN
-    context.pstate = EL1H | DAIF | old & (NZCV | DIT) | pan
+    context.pstate = EL1H_MASKED | old & KEPT | pan
     context.pc = vector
 
 
@@ -57,5 +60,5 @@ def external_abort(context: PeContext, far: int, *, fetch: bool) -> None:
     """Answer the access at ``far`` with a synchronous external abort."""
     context.far_el1 = far
     lower = ExceptionClass.INSTRUCTION_ABORT_LOWER if fetch else ExceptionClass.DATA_ABORT_LOWER
-    same_level = 1 if context.pstate & MODE_EL else 0  # the class of the same level is one more
+    same_level = 1 if context.pstate & LEVEL else 0  # the class of the same level is one more
     take_to_el1(context, ESR_EL2.of(EC=lower + same_level, IL=1, ISS=FaultStatus.SYNC_EXTERNAL))

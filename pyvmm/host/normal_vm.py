@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pyvmm.arch.bits import MASK32, MASK64
+from pyvmm.arch.el1 import SCTLR_RESET
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.esr import (
     EC_SHIFT,
@@ -25,6 +26,7 @@ from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
 from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.machine import GuestRegisters, PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.pstate import EL1H_MASKED
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import level_size
 from pyvmm.host import inject
@@ -42,8 +44,6 @@ from pyvmm.host.vcpu_state import LastExit
 from pyvmm.host.vgic import NO_LRS, Vgic
 
 BUDGET: Final = 1 << 40  # a run ends for a reason, not by its length
-RESET_PSTATE: Final = 0x3C5  # EL1h, DAIF masked
-RESET_SCTLR: Final = 0x30D0_0980  # MMU and caches off
 
 #: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64, and may use PAuth.
 HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, APK=1, API=1, FWB=1))
@@ -178,8 +178,8 @@ class NormalVm(VcpuGuest):
     def _prepare(self, cpu: int, entry: int, argument: int) -> None:
         """Set a vCPU to start at ``entry`` with x0 = ``argument``, as after reset."""
         context = self._contexts[cpu] = self._new_context(cpu)
-        context.pstate = RESET_PSTATE
-        context.sctlr_el1 = RESET_SCTLR
+        context.pstate = EL1H_MASKED
+        context.sctlr_el1 = SCTLR_RESET
         context.pc = entry
         context.x[0] = argument
 

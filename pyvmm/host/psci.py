@@ -6,7 +6,7 @@ Spec: Arm DEN0022 1.1, DEN0028 1.2, DEN0057A.
 from collections.abc import Callable, Sequence
 
 from pyvmm.arch.bits import MASK32
-from pyvmm.arch.gic import mpidr_of
+from pyvmm.arch.gic import MPIDR_RES1, mpidr_of
 from pyvmm.arch.psci import SMC64, VERSION_1_1, AffinityState, PsciFid, PsciReturn
 from pyvmm.arch.pv_time import PvTimeFid
 from pyvmm.arch.smccc import NOT_SUPPORTED, VERSION_1_2, SmcccFid
@@ -14,7 +14,6 @@ from pyvmm.host.guest import Outcome
 from pyvmm.host.stolen_time import StolenTime
 from pyvmm.host.vcpu import Vcpus
 
-MPIDR_RES1 = 1 << 31
 TRUSTED_OS_NOT_PRESENT = 2  # MIGRATE_INFO_TYPE: nothing to migrate
 FEATURES = frozenset({*PsciFid, SmcccFid.SMCCC_VERSION})
 

@@ -8,19 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pyvmm.arch.bits import MASK64
+from pyvmm.arch.bits import MASK32, MASK64
+from pyvmm.arch.el1 import MAX_TNSZ, MIN_TNSZ, TCR_EL1
 from pyvmm.arch.machine import GuestRegisters
+from pyvmm.arch.pstate import EL0T, EL1H, EL1T, SPSR_EL1
 from pyvmm.arch.sysregs import SYSREGS, SysReg
 
-MODE: Final = 0x1F  # PSTATE.M
-EL_SHIFT: Final = 2
-EL0T, EL1T, EL1H = 0, 4, 5
-#: TCR_EL1: TBI0 and TBI1, TBID0 and TBID1, T1SZ.
-TBI_SHIFT, TBID_SHIFT, T1SZ_SHIFT = 37, 51, 16
-MIN_TNSZ, MAX_TNSZ = 16, 39
+MODE: Final = SPSR_EL1.MODE.mask
 BIT_55: Final = 1 << 55
 TOP_BYTE: Final = 0xFF << 56
-MASK32: Final = (1 << 32) - 1
 
 Getter = Callable[[GuestRegisters], int]
 Setter = Callable[[GuestRegisters, int], None]
@@ -42,7 +38,7 @@ class Register:
 
 def exception_level(registers: GuestRegisters) -> int:
     """Return the current exception level, 0 or 1."""
-    return registers.pstate >> EL_SHIFT & 3
+    return SPSR_EL1(registers.pstate).EL
 
 
 def _field(name: str, bits: int, field: str = "", mask: int = MASK64, fixed: int = 0) -> Register:
@@ -113,9 +109,10 @@ def _code_mask(name: str, *, data: bool, high: bool) -> Register:
     """Return the register that says which bits of a pointer hold its authentication code."""
 
     def read(registers: GuestRegisters) -> int:
-        tcr = int(TCR.get(registers))
-        has_tag = tcr >> TBI_SHIFT + high & 1 and (data or not tcr >> TBID_SHIFT + high & 1)
-        size_offset = tcr >> high * T1SZ_SHIFT & 0x3F
+        tcr = TCR_EL1(TCR.get(registers))
+        ignored, not_of_code = (tcr.TBI1, tcr.TBID1) if high else (tcr.TBI0, tcr.TBID0)
+        has_tag = ignored and (data or not not_of_code)
+        size_offset = tcr.T1SZ if high else tcr.T0SZ
         bottom = 64 - min(max(size_offset, MIN_TNSZ), MAX_TNSZ)
         return BIT_55 - (1 << bottom) | (0 if has_tag else TOP_BYTE)
 

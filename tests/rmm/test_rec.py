@@ -6,10 +6,11 @@ import pytest
 
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.psci import PsciFid, PsciReturn
+from pyvmm.arch.pstate import EL1H_MASKED
 from pyvmm.arch.rmi import RecEnter, RecExitReason, RmiFid
 from pyvmm.arch.smccc import SmcccFid
 from rmm.granule import GranuleState
-from rmm.rec import HCR, PSTATE_EL1H_MASKED, SCTLR_EL1_EE, SCTLR_EL1_RESET
+from rmm.rec import HCR, SCTLR_EL1_EE, SCTLR_EL1_RESET
 from tests.rmm.test_granule import NOT_GRANULES, granule_in
 from tests.rmm.world import World, smc
 
@@ -44,7 +45,7 @@ def test_rec_create_sets_up_the_context(world: World) -> None:
     context = world.context(rec)
     assert context.pc == 0xAB00
     assert context.x[:9] == [*range(10, 18), 0]
-    assert context.pstate == PSTATE_EL1H_MASKED == 0x3C5
+    assert context.pstate == EL1H_MASKED == 0x3C5
     assert context.vttbr_el2 == world.rmm.realms[rd].rtt.start[0].pa | 0x1234 << 48
     assert context.vtcr_el2 & 0xFF == (64 - 33) | 1 << 6
     assert context.vmpidr_el2 == 1 << 31
@@ -226,7 +227,7 @@ def test_cpu_on(pair: tuple[World, int, int], fid: PsciFid) -> None:
     assert world.call(ENTER, rec, run)[0] == ERROR_REC  # it waits for the answer
     assert world.call(ENTER, target, run)[0] == ERROR_REC  # it is off
     world.do(COMPLETE, rec, target, 0)
-    assert (context.pc, context.pstate) == (0x8000, PSTATE_EL1H_MASKED)
+    assert (context.pc, context.pstate) == (0x8000, EL1H_MASKED)
     assert list(context.x) == [0x77, *[0] * 30]
     assert context.sctlr_el1 == SCTLR_EL1_RESET | SCTLR_EL1_EE
     assert world.context(rec).x[:4] == [0, 0, 0, 0]

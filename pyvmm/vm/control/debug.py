@@ -7,6 +7,7 @@ from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.machine import GuestRegisters
+from pyvmm.arch.pstate import EL0T, EL1H, EL1T, SPSR_EL1
 from pyvmm.host.debug import DebugFault, DebugPort
 from pyvmm.host.registers import GENERAL, PC, PSTATE, SP, SYSTEM, Register
 from pyvmm.vm.control.api import CodeLine, Vcpu
@@ -16,12 +17,14 @@ INSTRUCTION: Final = 4
 STACK_WORDS: Final = 16
 CODE_BEFORE, CODE_AFTER = 6, 10  # instructions
 
-#: M[3:0] of PSTATE.
-_MODES: Final = {0: "EL0t", 4: "EL1t", 5: "EL1h"}
-#: Bits of PSTATE that are shown by one letter, large where they are set.
-_LETTERS: Final = (("NZCV", (31, 30, 29, 28)), ("DAIF", (9, 8, 7, 6)))
-#: Bits of PSTATE that are named where they are set.
-_NAMES: Final = {24: "DIT", 22: "PAN", 21: "SS", 20: "IL", 12: "SSBS"}
+_MODES: Final = {EL0T: "EL0t", EL1T: "EL1t", EL1H: "EL1h"}
+#: Fields of PSTATE that are shown by one letter, large where they are set.
+_LETTERS: Final = (
+    (SPSR_EL1.N, SPSR_EL1.Z, SPSR_EL1.C, SPSR_EL1.V),
+    (SPSR_EL1.D, SPSR_EL1.A, SPSR_EL1.I, SPSR_EL1.F),
+)
+#: Fields of PSTATE that are named where they are set.
+_NAMES: Final = (SPSR_EL1.DIT, SPSR_EL1.PAN, SPSR_EL1.SS, SPSR_EL1.IL, SPSR_EL1.SSBS)
 
 
 def look(port: DebugPort) -> list[Vcpu]:
@@ -42,11 +45,12 @@ def describe_pstate(pstate: int) -> str:
     >>> describe_pstate(0x6040_03C5)
     'EL1h nZCv DAIF PAN'
     """
-    words = [_MODES.get(pstate & 0xF, "?")]
-    for letters, bits in _LETTERS:
-        pairs = zip(letters, bits, strict=True)
-        words.append("".join(c if pstate >> bit & 1 else c.lower() for c, bit in pairs))
-    return " ".join([*words, *(name for bit, name in _NAMES.items() if pstate >> bit & 1)])
+    mode = _MODES.get(SPSR_EL1(pstate).MODE, "?")
+    letters = (
+        "".join(flag.name if flag.decode(pstate) else flag.name.lower() for flag in flags)
+        for flags in _LETTERS
+    )
+    return " ".join([mode, *letters, *(flag.name for flag in _NAMES if flag.decode(pstate))])
 
 
 def _look_at(port: DebugPort, cpu: int) -> Vcpu:
