@@ -1,7 +1,7 @@
-"""The command line: one module a verb; this table of verbs and what they have in common.
+"""The command line: the table of verbs, one module per verb, and the handling of all errors.
 
-A verb parses and prints; what it does lives in `pyvmm.vm`.  A verb's module is imported when it is
-the one to run, so that `pyvmm run` does not wait for what `pyvmm image` needs.
+A verb parses and prints; `pyvmm.vm` does the work.  A verb's module is imported only if that verb
+is used, so that `pyvmm run` does not wait for imports of `pyvmm image`.
 """
 
 import builtins
@@ -18,39 +18,39 @@ from pyvmm.cli.common import streams
 from pyvmm.cli.common.say import say, say_lines
 from pyvmm.vm.exit_code import ExitCode, Failure
 
-#: Verb → its module here, which has a command of the same name, and its line in the help.
+#: Verb → its module, which defines a command of the same name, and its line in the help.
 VERBS = {
-    "run": ("run", "Run a guest: a normal VM, or a realm."),
-    "create": ("create", "Make an instance that waits to be started."),
+    "run": ("run", "Run a guest: a normal VM or a realm."),
+    "create": ("create", "Create an instance without starting it."),
     "start": ("start", "Start instances."),
     "console": ("console", "Attach this terminal to an instance's console."),
-    "exec": ("exec", "Run a command inside an instance."),
-    "attest": ("attest", "Have a realm's guest ask for an attestation token."),
-    "wait": ("wait", "Wait for a state of an instance, or for words of its console."),
-    "pause": ("pause", "Hold the vCPUs of instances."),
-    "resume": ("resume", "Let paused instances go on."),
-    "stop": ("stop", "Stop instances, their disks flushed."),
-    "destroy": ("destroy", "Stop instances and leave nothing of them."),
-    "list": ("list_", "List the instances."),  # a module list would hide the type here
-    "stat": ("stat", "Show what instances have done and what they take."),
+    "exec": ("exec", "Run a command in an instance."),
+    "attest": ("attest", "Get an attestation token from a realm."),
+    "wait": ("wait", "Wait for an instance's state or for console output."),
+    "pause": ("pause", "Pause instances."),
+    "resume": ("resume", "Resume paused instances."),
+    "stop": ("stop", "Stop instances after flushing their disks."),
+    "destroy": ("destroy", "Stop instances and remove all their files."),
+    "list": ("list_", "List the instances."),  # a module named list would hide the type here
+    "stat": ("stat", "Show what instances have done and what they use."),
     "balloon": ("balloon", "Ask a guest to lend memory to its host."),
-    "top": ("top", "Watch what the instances do."),
-    "debug": ("debug", "Look into an instance: registers, stack and code of its CPUs."),
-    "measure": ("measure", "Say what the initial measurement of a realm will be."),
-    "endorse": ("endorse", "Say what a verifier is to expect of this platform."),
-    "image": ("image", "Make the files of a guest."),
-    "hes": ("hes", "Look at the root of trust, and drive it."),
-    "token": ("token", "Look into attestation tokens, make some."),
+    "top": ("top", "Watch the activity of all instances."),
+    "debug": ("debug", "Show registers, stack and code of an instance's CPUs."),
+    "measure": ("measure", "Compute a realm's initial measurement."),
+    "endorse": ("endorse", "Print what a verifier should expect of this platform."),
+    "image": ("image", "Build guest images."),
+    "hes": ("hes", "Inspect and control the root of trust."),
+    "token": ("token", "Inspect attestation tokens; create test tokens."),
     "verify": ("verify", "Verify an attestation token."),
-    "config": ("config", "See what a configuration comes to."),
-    "completion": ("completion", "Print what a shell needs to complete commands."),
-    "doctor": ("doctor", "Say what is missing here, and how to get it."),
-    "version": ("version", "Say which version this is."),
+    "config": ("config", "Show the effective configuration."),
+    "completion": ("completion", "Print the script that completes commands in a shell."),
+    "doctor": ("doctor", "Check this machine's requirements."),
+    "version": ("version", "Print the version."),
 }
 
 
 class Verbs(click.Group):
-    """A group whose commands are imported on demand."""
+    """A group that imports its commands on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs."""
@@ -70,14 +70,14 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of the line; help with one that there is not."""
+        """Find the command; for an unknown one, suggest similar verbs."""
         near = get_close_matches(args[0], VERBS, 2) if args[0] not in VERBS else []
         if near and not ctx.resilient_parsing:
-            ctx.fail(f"No such command {args[0]!r}: {' or '.join(near)}?")
+            ctx.fail(f"No such command {args[0]!r}: did you mean {' or '.join(near)}?")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; an interrupt is told by `main`, and by nobody else."""
+        """Run the command; only `main` reports an interrupt."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -91,37 +91,37 @@ class Verbs(click.Group):
 
 
 def _name_in_python(verb: str) -> str:
-    """Return the name of a verb's function: its own, unless Python has one of that name."""
+    """Return the name of a verb's function: the verb, unless a builtin has that name."""
     return f"{verb}_" if hasattr(builtins, verb) else verb
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pyvmm", prog_name="pyvmm", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Boot arm64 guests, and Arm CCA realms, on x86-64 Linux."""
+    """Boot arm64 guests and Arm CCA realms on x86-64 Linux."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line and exit code 2."""
+    """Run the command line; report a user's mistake in one line, with exit code 2."""
     streams.guard()
     try:
         with shortages():
             status = cli.main(prog_name="pyvmm", standalone_mode=False)
         sys.stdout.flush()
     except UserError as error:
-        _refuse(str(error))
+        _fail(str(error))
     except Failure as failure:
-        _refuse(str(failure), failure.code)
+        _fail(str(failure), failure.code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(ExitCode.BAD_INPUT)
     except click.ClickException as error:
-        _refuse(f"{' '.join(error.format_message().split())} (see {_path(error)} --help)")
+        _fail(f"{' '.join(error.format_message().split())} (see {_path(error)} --help)")
     except click.Abort:
         if sys.stderr.isatty():
             click.echo(err=True)  # the line has a ^C already
-        _refuse("interrupted", ExitCode.INTERRUPTED)
-    except Exception:  # noqa: BLE001  ours, and not to be taken for an exit code of a guest
+        _fail("interrupted", ExitCode.INTERRUPTED)
+    except Exception:  # noqa: BLE001  a defect: its exit code must differ from every guest's
         click.echo(defect(), err=True)
         sys.exit(ExitCode.INTERNAL)
     else:
@@ -129,11 +129,11 @@ def main() -> None:
 
 
 def _path(error: click.ClickException) -> str:
-    """Return the command that a mistake was made with, as it is typed."""
+    """Return the command with the mistake, as the user types it."""
     context = getattr(error, "ctx", None)
     if isinstance(context, click.Context):
         return context.command_path
-    context = click.Context(cli, info_name="pyvmm")  # the parser names no command
+    context = click.Context(cli, info_name="pyvmm")  # the parser's error names no command
     for word in sys.argv[1:]:
         group = context.command
         command = group.get_command(context, word) if isinstance(group, click.Group) else None
@@ -143,9 +143,9 @@ def _path(error: click.ClickException) -> str:
     return context.command_path
 
 
-def _refuse(line: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
+def _fail(line: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
     if code is ExitCode.INTERNAL:
-        say_lines(line)  # a traceback of the instance's
+        say_lines(line)  # the traceback of an instance
     elif line:
         say(line)
     sys.exit(code)

@@ -49,7 +49,7 @@ class Attested(msgspec.Struct, frozen=True):
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="how long the console may be silent while the guest boots, and then the token take",
+    help="limit for the silence of the console while the guest boots, then for the token",
 )
 @click.option("--json", "wants_json", is_flag=True, help="print challenge and token as JSON")
 def attest(

@@ -9,17 +9,21 @@ from pyvmm.vm.control.api import Balloon
 from pyvmm.vm.control.client import connect
 
 _MIB = 1 << 20
-_HELP = """Ask a guest to lend memory to its host, or give some of that back; say how it stands.
+_HELP = """Ask a guest to lend memory to its host, or return some; print how much it has lent.
 
-The guest decides how much it lends, and when. It needs the device that --balloon gives it. A realm
-has none: its memory is not the host's to take.
+The guest decides how much it lends, and when. It must have been created with --balloon. A realm has
+no balloon, because the host cannot take a realm's memory.
 """
 
 
 @click.command(help=_HELP)
 @named
-@click.option("-i", "--inflate", type=click.IntRange(min=1), metavar="MIB", help="lend more")
-@click.option("-d", "--deflate", type=click.IntRange(min=1), metavar="MIB", help="lend less")
+@click.option(
+    "-i", "--inflate", type=click.IntRange(min=1), metavar="MIB", help="ask the guest to lend more"
+)
+@click.option(
+    "-d", "--deflate", type=click.IntRange(min=1), metavar="MIB", help="return memory to the guest"
+)
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")
 def balloon(
     name: str | None,
@@ -29,19 +33,19 @@ def balloon(
     deflate: int | None,
     wants_json: bool,
 ) -> None:
-    """Resize it and print how it stands."""
+    """Resize the balloon and print its state."""
     with connect(directory(), instance_name(name, option)) as client:
-        stands = client.api.balloon(((inflate or 0) - (deflate or 0)) * _MIB)
+        state = client.api.balloon(((inflate or 0) - (deflate or 0)) * _MIB)
     if wants_json:
-        print_json(stands)
+        print_json(state)
     else:
-        print_lines(*lines(stands))
+        print_lines(*lines(state))
 
 
-def lines(stands: Balloon) -> list[str]:
-    """Return a balloon as people read it."""
-    said = [f"{'lent':<20} {size(stands.actual)} of {size(stands.target)} asked for"]
-    for what, number in stands.statistics.items():
+def lines(state: Balloon) -> list[str]:
+    """Return the state of a balloon as text."""
+    text = [f"{'lent':<20} {size(state.actual)} of {size(state.target)} requested"]
+    for what, number in state.statistics.items():
         is_size = what.endswith(("memory", "caches"))
-        said.append(f"{what.replace('_', ' '):<20} {size(number) if is_size else number}")
-    return said
+        text.append(f"{what.replace('_', ' '):<20} {size(number) if is_size else number}")
+    return text

@@ -1,4 +1,4 @@
-"""pyvmm completion: what a shell needs to complete commands, options and instances."""
+"""pyvmm completion: print a script that completes commands, options and instances."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -17,7 +17,7 @@ fish:  pyvmm completion fish >~/.config/fish/completions/pyvmm.fish
 @click.command(help=_HELP)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print it."""
+    """Print the script."""
     kind = get_completion_class(shell)
-    assert kind is not None  # noqa: S101  click has them all
+    assert kind is not None  # noqa: S101  click supports all three
     click.echo(kind(cli, {}, "pyvmm", "_PYVMM_COMPLETE").source())

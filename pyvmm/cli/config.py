@@ -1,4 +1,4 @@
-"""pyvmm config: see what a configuration comes to."""
+"""pyvmm config: show the effective configuration."""
 
 import json
 
@@ -13,18 +13,18 @@ from pyvmm.cli.common.options import guest_options
 from pyvmm.cli.common.say import print_json_text
 
 
-@click.group(help="See what a configuration comes to.")
+@click.group(help="Show the effective configuration.")
 def config() -> None:
-    """Group what there is to do with configurations."""
+    """Group the commands for configurations."""
 
 
 @config.command(help="Print the effective configuration as TOML: options, file and defaults.")
 @guest_options
-@click.option("--set", "only_set", is_flag=True, help="without the defaults")
+@click.option("--set", "only_set", is_flag=True, help="omit the defaults")
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")
 @click.pass_context
 def show(context: click.Context, /, only_set: bool, wants_json: bool, **asked: object) -> None:
-    """Print it; TOML is a configuration itself."""
+    """Print the configuration; the TOML form is a valid --config file."""
     effective: dict[str, Value] = {}
     for option in named_options(context.command).values():
         name = option.name or ""
@@ -38,7 +38,7 @@ def show(context: click.Context, /, only_set: bool, wants_json: bool, **asked: o
     for name, value in effective.items():
         if not is_unicode(str(value)):
             raise UserError(
-                f"{name} = {value}: neither TOML nor JSON holds bytes that are not UTF-8"
+                f"{name} = {value}: TOML and JSON cannot contain bytes that are not UTF-8"
             )
     if wants_json:
         print_json_text(json.dumps(effective, indent=1))

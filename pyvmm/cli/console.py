@@ -14,19 +14,19 @@ from pyvmm.vm.control.client import Client, Gone
 from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
 
-_HELP = """Attach this terminal to an instance's console; Ctrl-A x detaches, and the guest goes on.
+_HELP = """Attach this terminal to an instance's console; Ctrl-A x detaches, and the guest runs on.
 
-What the console said before is shown first. Any number of terminals may be attached.
+Earlier output is shown first. Any number of terminals may be attached.
 
-Exit code: 0 detached; when the guest ends, the exit code that `pyvmm run` would have had.
+Exit code: 0 detached; if the guest ends, the exit code that `pyvmm run` would return.
 """
 
-_TOO_MUCH: Final = 64 << 10  # bytes typed that the guest has not taken
+_MAX_BACKLOG: Final = 64 << 10  # bytes typed that the guest has not read
 
 
 @click.command(help=_HELP)
 @named
-@click.option("--log", "only_log", is_flag=True, help="show what was said so far, and end")
+@click.option("--log", "only_log", is_flag=True, help="print the output so far, and exit")
 def console(name: str | None, option: str | None, *, only_log: bool) -> int:
     """Attach, until the user detaches or the guest ends."""
     place, name = directory(), instance_name(name, option)
@@ -37,17 +37,17 @@ def console(name: str | None, option: str | None, *, only_log: bool) -> int:
             return attached.print_log() if only_log else attached.follow()
 
     def show_rest(status: Status) -> int:
-        said = place.console_log(name)
-        if said is None:
-            say(f"what {name} said could not be kept, and is lost")
-        sys.stdout.buffer.write(said or b"")
+        output = place.console_log(name)
+        if output is None:
+            say(f"the console output of {name} could not be stored and is lost")
+        sys.stdout.buffer.write(output or b"")
         return ExitCode.OK if only_log else status.result
 
     return by_state(place, name, attach, show_rest)
 
 
 class Attached:
-    """A terminal on the console of an instance: its input and output, and what it is told."""
+    """A terminal attached to the console of an instance: its input, output and notifications."""
 
     def __init__(self, client: Client, terminal: Terminal) -> None:
         self._client = client
@@ -58,7 +58,7 @@ class Attached:
         self._status: Status | None = None
 
     def print_log(self) -> int:
-        """Show what was said so far."""
+        """Print the output so far."""
         place = self._client.api.console_attach()
         self._position = place.position
         while self._position < place.end:
@@ -66,7 +66,7 @@ class Attached:
         return self._terminal.code
 
     def follow(self) -> int:
-        """Show what is said, and type what is typed, until the user or the guest ends it."""
+        """Pass output and input on until the user detaches or the guest ends."""
         self._status = self._client.api.watch()
         self._position = self._client.api.console_attach().position
         if self._terminal.is_interactive:
@@ -96,36 +96,36 @@ class Attached:
         def taken() -> None:
             self._num_taken = max(self._num_taken, size)
 
-        with suppress(Gone):  # seen by who listens
+        with suppress(Gone):  # `follow` sees it too
             self._client.post(method, params, taken)
 
-    # --- what the terminal sees: a console ----------------------------------------------------
+    # --- the console, for the terminal --------------------------------------------------------
 
     @property
     def backlog(self) -> int:
-        """How many bytes the guest has not taken."""
+        """How many bytes the guest has not read yet."""
         return self._num_typed - self._num_taken
 
     def receive(self, data: bytes) -> None:
-        """Type; nobody waits for a guest that takes nothing, so what is too much is lost."""
-        if self.backlog <= _TOO_MUCH:
+        """Send input to the guest; discard it if the guest has too much unread input."""
+        if self.backlog <= _MAX_BACKLOG:
             self._num_typed += len(data)
             self._post("console_write", data=data)
 
-    # --- what the instance tells ----------------------------------------------------------------
+    # --- notifications of the instance ----------------------------------------------------------
 
     def state_changed(self, status: Status) -> None:
-        """Note how it ends."""
+        """Record the status."""
         self._status = status
 
     def console_output(self, position: int, data: bytes) -> None:
-        """Show it."""
+        """Show output, and report what was skipped before it."""
         if position > self._position:
             lost = plural(position - self._position, "byte")
-            say(f"{lost} came too fast to be shown")
+            say(f"{lost} of output skipped: they came too fast")
         self._position = position + len(data)
         self._terminal.write(data)
 
     def console_closed(self) -> None:
-        """Note it."""
+        """Record that the console is closed."""
         self._is_closed = True

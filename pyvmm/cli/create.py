@@ -1,4 +1,4 @@
-"""pyvmm create: make an instance that waits to be started."""
+"""pyvmm create: create an instance without starting it."""
 
 from pathlib import Path
 
@@ -19,24 +19,24 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.name import check_name
 from pyvmm.vm.options import VmOptions
 
-_HELP = """Make an instance that waits to be started, in a process of its own.
+_HELP = """Create an instance, in its own process, that `pyvmm start` starts.
 
-When the command ends, a realm is built and measured (its state is NEW), a normal VM loaded.
-KERNEL is another way to say --kernel. Without a kernel it is a tiny built-in guest.
+When the command returns, the state of the instance is NEW: a realm is built and measured, a normal
+VM is loaded. KERNEL is the same as --kernel. Without a kernel, it is a tiny built-in guest.
 
-Exit code: 0 it is there, 2 bad input, 6 it could not be made.
+Exit code: 0 created, 2 bad input, 6 the guest could not be created.
 """
 
 
 @click.command(help=_HELP)
 @click.argument("instance", metavar="NAME")
 @guest_options
-@click.option("--json", "wants_json", is_flag=True, help="print its status as JSON")
+@click.option("--json", "wants_json", is_flag=True, help="print the instance's status as JSON")
 def create(  # noqa: D103  the help says it
     *, instance: str, positional: Path | None, wants_json: bool, **asked: object
 ) -> int:
     if asked["name"] not in {None, instance}:
-        raise UserError(f"two names, {instance} and {asked['name']}: give one")
+        raise UserError(f"two names given, {instance} and {asked['name']}: give one")
     asked["name"] = check_name(instance)
     place = directory()
     create_instance(vm_options(positional, asked), place)
@@ -46,11 +46,11 @@ def create(  # noqa: D103  the help says it
 
 
 def create_instance(options: VmOptions, place: Directory) -> None:
-    """Make an instance; return when it is new.
+    """Create an instance; return when its state is new.
 
     Raises:
-        UserError: something asked for is wrong, or not to be had.
-        Failure: it could not be made; nothing of it is left.
+        UserError: the request is invalid, or not possible now.
+        Failure: the instance could not be created; nothing is left of it.
     """
     check_open_files()
     with Bar() as bar:
@@ -66,11 +66,11 @@ def create_instance(options: VmOptions, place: Directory) -> None:
 
 
 def _death(name: str) -> str:
-    return f"{name} died while it was made: pyvmm destroy {name} cleans up"
+    return f"{name} died while it was being created: pyvmm destroy {name} cleans up"
 
 
 def _own(options: VmOptions, place: Directory, tell: Tell) -> int:
-    """Be the instance; return the exit code of its process."""
+    """Run the instance in its own process; return the process's exit code."""
     try:
         owner = Owner(options)
         _take_name(owner, place)
@@ -83,13 +83,13 @@ def _own(options: VmOptions, place: Directory, tell: Tell) -> int:
             notify=lambda line: tell(Message(notice=printable(line))),
             keeps_name=True,
         )
-        line = f"{options.name} was stopped while it was made"
+        line = f"{options.name} was stopped while it was being created"
     except (UserError, Failure) as error:
         code, line = code_of(error), str(error)
-    except Exception:  # noqa: BLE001  ours: who asked for the instance may report it
+    except Exception:  # noqa: BLE001  a defect, for the user to report
         code, line = ExitCode.INTERNAL, defect()
         say_lines(line)
-    tell(Message(code=code, line=line))  # unless it has been new: then nobody listens
+    tell(Message(code=code, line=line))  # ignored once the instance was new
     return code
 
 
@@ -103,5 +103,5 @@ def _take_name(owner: Owner, place: Directory) -> None:
         owner.claim(place)
         owner.log_to_file()
     except OSError as error:
-        line = f"{place.path}: {error.strerror}: an instance needs some KiB there"
+        line = f"{place.path}: {error.strerror}: an instance needs a few KiB there"
         raise UserError(shortage(error) or line) from None

@@ -1,4 +1,4 @@
-"""pyvmm debug: look into an instance, or poke it."""
+"""pyvmm debug: show the state of an instance's CPUs; send SysRq and NMIs."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -12,25 +12,29 @@ from pyvmm.vm.control.api import Vcpu
 from pyvmm.vm.control.client import connect
 from pyvmm.vm.exit_code import ExitCode
 
-#: System registers that are shown: where the last exception came from, and the tables.
+#: The system registers that are shown: the last exception, and the translation tables.
 _SHOWN: Final = (
     *("ESR_EL1", "FAR_EL1", "ELR_EL1", "SPSR_EL1", "VBAR_EL1", "SCTLR_EL1"),
     *("TTBR0_EL1", "TTBR1_EL1", "TCR_EL1"),
 )
-_HELP = """Look into an instance: registers, stack and code of each of its CPUs.
+_HELP = """Show registers, stack and code of each CPU of an instance.
 
-It stands still meanwhile, for an instant. A realm shows its host none of it unless it was made with
---realm-debug. With --sysrq or --nmi nothing is shown unless --dump or --json is given too; the rest
-the guest's console says.
+The guest is paused for an instant meanwhile. A realm must have been created with --realm-debug.
+--sysrq and --nmi show nothing unless --dump or --json is given too; see the guest's console for
+their effect.
 """
 
 
 @click.command(help=_HELP)
 @named
-@click.option("-d", "--dump", is_flag=True, help="show what the CPUs are at; the default")
+@click.option("-d", "--dump", is_flag=True, help="show the state of the CPUs (the default)")
 @click.option("-s", "--sysrq", metavar="KEY", help="press Alt-SysRq-KEY on the guest's console")
-@click.option("-m", "--nmi", type=int, metavar="CPU", help="send a CPU an SError: Linux panics")
-@click.option("--json", "wants_json", is_flag=True, help="print JSON, system registers included")
+@click.option(
+    "-m", "--nmi", type=int, metavar="CPU", help="send an SError to this CPU: Linux panics"
+)
+@click.option(
+    "--json", "wants_json", is_flag=True, help="print JSON, including all system registers"
+)
 def debug(
     name: str | None,
     option: str | None,
@@ -40,7 +44,7 @@ def debug(
     nmi: int | None,
     wants_json: bool,
 ) -> int:
-    """Do what is asked for, then show."""
+    """Send what was requested, then show the CPUs."""
     with connect(directory(), instance_name(name, option)) as client:
         if sysrq is not None:
             client.api.sysrq(printable(sysrq))
@@ -73,7 +77,7 @@ def _lines(vcpus: Sequence[Vcpu]) -> Iterator[str]:
 
 
 def _columns(pairs: dict[str, str], count: int) -> Iterator[str]:
-    """Lay name and value out in so many columns."""
+    """Yield lines of `count` names and values each."""
     width = max(map(len, pairs), default=0)
     cells = [f"{name:>{width}} {value[2:]}" for name, value in pairs.items()]
     for start in range(0, len(cells), count):

@@ -1,4 +1,4 @@
-"""pyvmm destroy: stop instances, by force if need be, and leave nothing of them."""
+"""pyvmm destroy: stop instances, by force if necessary, and remove all their files."""
 
 import time
 from contextlib import suppress
@@ -11,10 +11,10 @@ from pyvmm.vm.control.client import Client
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import Failure
 
-_HELP = """Stop instances and leave nothing of them: no process, no socket, no memory, no file.
+_HELP = """Stop instances and remove all that is left of them: processes, sockets, memory and files.
 
-One that does not end in time is killed; what its guest has not written yet is lost then. What is
-left of dead instances is cleaned up.
+An instance that does not stop in time is killed; its guest loses what it has not written yet.
+Instances that are shut off or dead are removed as well.
 """
 
 
@@ -26,10 +26,10 @@ left of dead instances is cleaned up.
     metavar="SECONDS",
     default=10,
     show_default=True,
-    help="how long to wait before force is used",
+    help="how long to wait before killing an instance",
 )
 def destroy(chosen: Chosen, *, timeout: float) -> int:
-    """Do it with each of them."""
+    """Destroy each instance."""
     return chosen.each_name(lambda directory, name: _destroy(directory, name, timeout))
 
 
@@ -47,7 +47,7 @@ def _destroy(directory: Directory, name: str, timeout: float) -> None:
         pass  # it is dead
     else:
         with Client(connection, name, max(deadline - time.monotonic(), 0)) as client:
-            with suppress(Failure):  # it ends just now, or hangs
+            with suppress(Failure):  # it is ending, or hangs
                 client.api.destroy()
             client.process.end(deadline - time.monotonic())
     directory.clean_up(name)

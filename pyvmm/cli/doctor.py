@@ -1,4 +1,4 @@
-"""pyvmm doctor: say what is missing on this machine, and how to get it."""
+"""pyvmm doctor: check this machine's requirements."""
 
 import ctypes.util
 import os
@@ -20,27 +20,27 @@ from pyvmm.cli.common.say import print_lines
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 
-_SBIN: Final = "/usr/sbin:/sbin"  # not on everybody's PATH
+_SBIN: Final = "/usr/sbin:/sbin"  # not on every user's PATH
 _GIB: Final = 1 << 30
 _MEMINFO: Final = "/proc/meminfo"
-_HELP = """Say what is missing on this machine, and how to get it.
+_HELP = """Check this machine's requirements: show what is missing, and how to get it.
 
-What is optional is needed for one thing only, which is named.
+An optional requirement is needed only for the purpose shown with it.
 
-Exit code: 0 nothing is missing that every guest needs, 2 something is.
+Exit code: 0 all that every guest needs is present, 2 something is missing.
 """
 
 
 class Verdict(StrEnum):
-    """What was found."""
+    """The result of a check."""
 
     OK = "ok"
-    OPTIONAL = "optional"  # missing, and only some need it
+    OPTIONAL = "optional"  # missing, but not every guest needs it
     MISSING = "missing"
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at."""
+    """One requirement and the result of its check."""
 
     what: str
     verdict: Verdict
@@ -51,7 +51,7 @@ class Finding(msgspec.Struct, frozen=True):
 @click.command(help=_HELP)
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")
 def doctor(*, wants_json: bool) -> int:
-    """Look at everything, and print what was found."""
+    """Check all requirements, and print the findings."""
     findings = [check() for check in CHECKS]
     if wants_json:
         print_json(findings)
@@ -69,13 +69,13 @@ def _lines(findings: list[Finding]) -> Iterator[str]:
             yield f"{'':<8}  {'':<{width}}  -> {each.advice}"
 
 
-# --- what is looked at ------------------------------------------------------------------------
+# --- checks -----------------------------------------------------------------------------------
 
 
 def _check_python() -> Finding:
     return Finding(
         "Python", Verdict.OK, f"{sys.version.split()[0]}, pyvmm {version('pyvmm')}"
-    )  # an older one could not even read this file
+    )  # an older one could not load this file
 
 
 def _check_compiler() -> Finding:
@@ -88,26 +88,26 @@ def _check_compiler() -> Finding:
 
 def _check_core() -> Finding:
     try:
-        from pyvmm.platform import Platform  # noqa: PLC0415  what is to be found out
+        from pyvmm.platform import Platform  # noqa: PLC0415  this is the check
 
         Platform(_GIB, 1)
     except ImportError as error:
         return Finding("C core", Verdict.MISSING, str(error), "run make setup")
     except UserError as error:
         return Finding("C core", Verdict.MISSING, str(error), "free some memory")
-    return Finding("C core", Verdict.OK, "built, and a machine can be made")
+    return Finding("C core", Verdict.OK, "built; it can create a machine")
 
 
 def _check_memory() -> Finding:
     available = _available_memory()
-    found = f"{available / _GIB:.1f} GiB available; guests' memory is memfd's, not in /dev/shm"
+    found = f"{available / _GIB:.1f} GiB available; guests use memfd, not /dev/shm"
     if available < _GIB // 2:
-        return Finding("memory", Verdict.OPTIONAL, found, "give guests less with -m")
+        return Finding("memory", Verdict.OPTIONAL, found, "give guests less memory with -m")
     return Finding("memory", Verdict.OK, found)
 
 
 def _available_memory() -> int:
-    """Return the bytes that can be had without swapping: free ones, and caches that can go."""
+    """Return the bytes available without swapping: free memory and caches that can be dropped."""
     lines = Path(_MEMINFO).read_text().splitlines()
     (kilobytes,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(kilobytes) << 10
@@ -129,13 +129,13 @@ def _check_network() -> Finding:
 
 def _check_tap() -> Finding:
     if os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        return Finding("tap network", Verdict.OK, "/dev/net/tun may be opened")
-    advice = "have root make a tap interface for you; only -n mode=tap needs it"
+        return Finding("tap network", Verdict.OK, "/dev/net/tun can be opened")
+    advice = "ask root for a tap interface; only -n mode=tap needs it"
     return Finding("tap network", Verdict.OPTIONAL, "/dev/net/tun cannot be opened", advice)
 
 
 def _check_e2fsprogs() -> Finding:
-    advice = "install e2fsprogs; only making disk images needs it"
+    advice = "install e2fsprogs; only pyvmm image needs it"
     return _check_tools("e2fsprogs", ("mke2fs", "debugfs"), advice)
 
 
@@ -147,7 +147,7 @@ def _check_runtime() -> Finding:
     except UserError as error:
         return Finding("runtime directory", Verdict.MISSING, str(error))
     except OSError as error:
-        advice = "set XDG_RUNTIME_DIR to a directory to write in"
+        advice = "set XDG_RUNTIME_DIR to a writable directory"
         return Finding("runtime directory", Verdict.MISSING, str(error), advice)
     return Finding("runtime directory", Verdict.OK, str(directory.path))
 
@@ -158,9 +158,9 @@ def _check_hes() -> Finding:
     path = hes_directory()
     place = next(each for each in (path, *path.parents) if each.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        advice = "set PYVMM_HES_DIR to a directory to write in; only realms with tokens need it"
-        return Finding("root of trust", Verdict.OPTIONAL, f"no writing in {place}", advice)
-    state = "has an identity" if (path / "otp").exists() else "the first realm gives it an identity"
+        advice = "set PYVMM_HES_DIR to a writable directory; only realms with tokens need it"
+        return Finding("root of trust", Verdict.OPTIONAL, f"{place} is not writable", advice)
+    state = "has an identity" if (path / "otp").exists() else "the first realm creates an identity"
     return Finding("root of trust", Verdict.OK, f"{path}: {state}")
 
 

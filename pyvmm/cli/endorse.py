@@ -93,5 +93,5 @@ def _write(directory: Path, files: dict[str, bytes]) -> None:
             click.echo(directory / name)
     except OSError as error:
         raise UserError(
-            f"--corim {error.filename or directory}: {error.strerror}: choose another"
+            f"--corim {error.filename or directory}: {error.strerror}: choose another directory"
         ) from None

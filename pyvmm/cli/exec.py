@@ -1,4 +1,4 @@
-"""pyvmm exec: run a command inside an instance."""
+"""pyvmm exec: run a command in an instance."""
 
 import os
 import select
@@ -25,20 +25,19 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 
 _CHUNK: Final = 32 << 10
 _MAX_KEPT: Final = 32 << 20  # bytes of a stream, for one JSON object
-_HELP = """Run a command inside an instance, by the agent in its image; see docs/agent.md.
+_HELP = """Run a command in an instance, through the agent in its image (see docs/agent.md).
 
-Standard input, output and error are the command's; Ctrl-C interrupts it, a second one leaves it.
-It has no terminal.
+The command uses this standard input, output and error, but has no terminal. Ctrl-C interrupts it; a
+second Ctrl-C kills it.
 
-Exit code: the command's; 126 or 127 if it cannot be run, as in a shell, and 128 + N if signal N
-ended it. Otherwise 2 the agent does not do that, or there is none, 8 the instance is gone, 9 there
-is no room for the output, 124 --timeout ran out, 130 left by Ctrl-C, all with a line on standard
-error.
+Exit code: the command's; as in a shell, 126 or 127 if it cannot be run, and 128 + N if signal N
+ended it. With a line on standard error: 2 the agent is missing or refuses, 8 the instance is gone,
+9 the output cannot be written, 124 --timeout ran out, 130 killed by Ctrl-C.
 """
 
 
 class Executed(msgspec.Struct, frozen=True):
-    """A command that has ended; what it wrote as text."""
+    """A command that has ended, and its output as text."""
 
     exit_status: int
     signal: int
@@ -47,24 +46,24 @@ class Executed(msgspec.Struct, frozen=True):
 
 
 class _Exec(click.Command):
-    """Takes options in front of the ``--`` only."""
+    """A command whose own options must precede the ``--``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse them; an option of the command is easily taken for one of ours."""
+        """Parse them; explain an unknown option that may belong to the guest's command."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if "--" in args:
                 raise
-            ctx.fail(f"{error.message} If it is the command's: pyvmm exec NAME -- COMMAND")
+            ctx.fail(f"{error.message} Put -- before the command: pyvmm exec NAME -- COMMAND")
 
 
 @click.command("exec", cls=_Exec, help=_HELP)
 @click.argument("name", metavar="NAME", shell_complete=complete)
 @click.argument("argv", metavar="-- COMMAND [ARG]...", nargs=-1, required=True)
-@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="variable for the command")
-@click.option("--cwd", default="", metavar="DIR", help="directory that it starts in")
-@click.option("--no-input", is_flag=True, help="give it no standard input")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="environment variable")
+@click.option("--cwd", default="", metavar="DIR", help="working directory")
+@click.option("--no-input", is_flag=True, help="leave its standard input empty")
 @click.option(
     "--wait",
     "patience",
@@ -72,9 +71,9 @@ class _Exec(click.Command):
     default=10,
     show_default=True,
     metavar="SECONDS",
-    help="how long the console may be silent while the agent of a guest that boots is awaited",
+    help="while the guest boots: how long its console may be silent before this gives up",
 )
-@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="kill it then")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="kill the command after SECONDS")
 @click.option("--json", "wants_json", is_flag=True, help="print status and output as JSON")
 def exec_(
     *,
@@ -87,7 +86,7 @@ def exec_(
     timeout: float | None,
     wants_json: bool,
 ) -> int:
-    """Run it; return the exit code."""
+    """Run the command; return the exit code."""
     variables = parse_variables(env)
     with connect(directory(), name) as client:
         client.patience = None
@@ -106,7 +105,7 @@ def exec_(
 def _start(
     client: Client, argv: Sequence[str], env: Mapping[str, str], cwd: str, patience: float
 ) -> int:
-    """Start the command with the very bytes of its arguments; return its number."""
+    """Start the command, with its arguments byte for byte; return its number."""
     if all(map(is_unicode, (*argv, *env, *env.values(), cwd))):
         return client.api.exec_start([*argv], env={**env}, directory=cwd, patience=patience)
     return client.api.exec_start(
@@ -123,7 +122,7 @@ def _as_bytes(text: str) -> str:
 
 
 def _is_in_background() -> bool:
-    """Tell whether reading would stop us: a terminal whose foreground others are in."""
+    """Return whether reading would stop this process: it is in a terminal's background."""
     try:
         return os.tcgetpgrp(0) != os.getpgrp()
     except OSError:
@@ -131,10 +130,10 @@ def _is_in_background() -> bool:
 
 
 def _write(fd: int, data: bytes) -> None:
-    """Write all of it, as long as that takes.
+    """Write all data, however long it takes.
 
     Raises:
-        Failure: it cannot be written, or nobody reads it any more.
+        Failure: the data cannot be written, or its reader is gone.
     """
     view = memoryview(data)
     while view:
@@ -147,7 +146,7 @@ def _write(fd: int, data: bytes) -> None:
 
 
 class Execution:
-    """A command as its caller sees it: hears what the instance tells of it."""
+    """A running command: passes on its input and output, and records its end."""
 
     def __init__(self, client: Client, *, is_kept: bool) -> None:
         self._client = client
@@ -157,7 +156,7 @@ class Execution:
         self._room = threading.Semaphore(MUCH_FED // _CHUNK)
 
     def follow(self, number: int, timeout: float | None) -> int:
-        """Hear the command to its end; return its exit code."""
+        """Follow the command to its end; return its exit code."""
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             with EndSignals(lambda: self._interrupt(number), (signal.SIGINT,)):
@@ -174,64 +173,64 @@ class Execution:
         return 128 + number if number else status
 
     def _interrupt(self, number: int) -> None:
-        """Interrupt the command; the next Ctrl-C is for us; any thread."""
+        """Interrupt the command; at the second Ctrl-C, hang up.  Any thread."""
         self._num_interrupts += 1
         if self._num_interrupts > 1:
             self._client.hang_up()
             return
-        with suppress(Gone):  # seen by who follows
+        with suppress(Gone):  # `follow` sees it too
             self._post("exec_signal", number=number, signal=int(signal.SIGINT))
 
     def type(self, number: int) -> None:
-        """Pass our standard input on, to its end, no faster than the command takes it."""
-        with suppress(Gone, OSError):  # seen by who follows
+        """Pass standard input on, to its end, no faster than the command reads it."""
+        with suppress(Gone, OSError):  # `follow` sees it too
             while data := os.read(0, _CHUNK):
                 self._room.acquire()
                 self._post("exec_write", number=number, data=data)
             self.end_input(number)
 
     def end_input(self, number: int) -> None:
-        """Close its standard input; it may have ended without reading any."""
+        """Close the command's standard input; the command may have ended already."""
         self._post("exec_end_input", number=number)
 
     def _post(self, method: str, **params: object) -> None:
         self._client.post(method, params, lambda: None)
 
     def executed(self) -> Executed:
-        """Return all of it."""
+        """Return the result of the command."""
         status, number = self._ended or (0, 0)
         kept = self._kept or {}
         out, err = (kept.get(name, b"").decode(errors="replace") for name in ("stdout", "stderr"))
         return Executed(status, number, out, err)
 
-    # --- what the instance tells ----------------------------------------------------------------
+    # --- notifications of the instance ----------------------------------------------------------
 
     def exec_output(self, number: int, stream: str, data: bytes) -> None:
-        """Show it, or keep it.
+        """Print the output, or keep it for JSON.
 
         Raises:
-            UserError: there is too much to be kept.
+            UserError: there is too much output to keep.
         """
         del number
         if self._kept is not None:
             self._kept[stream] += data
             if len(self._kept[stream]) > _MAX_KEPT:
                 raise UserError(
-                    f"--json: the command wrote more than {_MAX_KEPT >> 20} MiB: leave --json out"
+                    f"--json: the command wrote more than {_MAX_KEPT >> 20} MiB: omit --json"
                 )
             return
         _write(2 if stream == "stderr" else 1, data)
 
     def exec_taken(self, number: int, size: int) -> None:
-        """Let more be typed."""
+        """Allow more input to be sent."""
         del number, size
         self._room.release()
 
     def exec_ended(self, number: int, exit_status: int, signal: int, error: str) -> None:
-        """Note how it ended.
+        """Record how the command ended.
 
         Raises:
-            UserError: nobody knows.
+            UserError: the agent does not know.
         """
         del number
         if error:

@@ -62,7 +62,7 @@ def _lines(found: HesStatus) -> list[tuple[str, str]]:
         ("configuration", found.config),
         ("verification", found.verification_service or "no service named"),
         ("CPAK", str(cpak) if cpak.exists() else "none"),
-        ("machines", ", ".join(f"process {pid}" for pid in found.machines) or "none is on"),
+        ("machines", ", ".join(f"process {pid}" for pid in found.machines) or "none running"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""pyvmm image: make the files of a guest."""
+"""pyvmm image: build guest images."""
 
 import json
 from pathlib import Path
@@ -16,21 +16,21 @@ from pyvmm.vm.option_values import parse_size
 
 _ROOTFS_HELP = """Pack a directory into a root file system that runs one program.
 
-The program is at PATH in there, with its libraries where it looks for them; it gets ARGS. When it
-ends, the guest tells its status and powers off. Boot it as Debian's disk is booted, with the kernel
-and the initial RAM disk of pyvmm image build debian.
+The directory contains the program, at the path that --init gives, and its libraries; the program
+gets ARGS. When it ends, the guest reports its exit status and powers off. Boot it like Debian's
+disk, with the kernel and initial RAM disk of `pyvmm image build debian`.
 """
 
 
-_as_json = click.option("--json", "wants_json", is_flag=True, help="print where they are as JSON")
+_as_json = click.option("--json", "wants_json", is_flag=True, help="print the paths as JSON")
 
 
-@click.group(help="Make the files of a guest.")
+@click.group(help="Build guest images.")
 def image() -> None:
-    """Group what there is to do with images."""
+    """Group the commands for images."""
 
 
-@image.group(help="Make one.")
+@image.group(help="Build an image.")
 def build() -> None:
     """Group the kinds of images."""
 
@@ -43,13 +43,13 @@ def build() -> None:
     help="directory for Image, initrd.img and rootfs.img  [default: the cache]",
 )
 @click.option(
-    "--with", "packages", multiple=True, metavar="PACKAGE", help="a Debian package more, unpacked"
+    "--with", "packages", multiple=True, metavar="PACKAGE", help="extra Debian package to include"
 )
 @click.option(
     "--size",
     help="the disk's size, such as 2G  [default: 512M, or more to leave 256M free]",
 )
-@click.option("-f", "--force", is_flag=True, help="make it anew, from the packages of today")
+@click.option("-f", "--force", is_flag=True, help="build it again, from today's packages")
 @_as_json
 def debian(
     *,
@@ -59,7 +59,7 @@ def debian(
     force: bool,
     wants_json: bool,
 ) -> None:
-    """Make a guest's files and say where they are."""
+    """Build the files of a Debian guest and print their paths."""
     cache = platformdirs.user_cache_path("pyvmm")
     recipe = Recipe(packages, _disk_size(size))
     made = _with_progress(output or cache / "debian", cache, recipe, force=force)
@@ -68,23 +68,23 @@ def debian(
 
 
 @build.command(help=_ROOTFS_HELP)
-@click.option("--from-dir", required=True, type=click.Path(path_type=Path), help="what to pack")
+@click.option(
+    "--from-dir", required=True, type=click.Path(path_type=Path), help="directory to pack"
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="the file to write  [default: the directory's name and .img, here]",
+    help="file to write  [default: the directory's name + .img, here]",
 )
-@click.option(
-    "--size", help="the disk's size, such as 256M  [default: what the files need and 64M]"
-)
+@click.option("--size", help="the disk's size, such as 256M  [default: what the files need + 64M]")
 @click.option(
     "--initrd",
     type=click.Path(path_type=Path, readable=False),
-    help="Debian's initrd.img, to be continued: one file in place of a disk, which realms measure",
+    help="make no disk but an initial RAM disk, which realms measure, based on Debian's initrd.img",
 )
-@click.option("--init", metavar="PATH", help="the program  [default: its own /sbin/init]")
-@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="variable for the program")
+@click.option("--init", metavar="PATH", help="the program  [default: /sbin/init]")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="environment variable")
 @_as_json
 @click.argument("args", nargs=-1)
 def rootfs(
@@ -98,25 +98,25 @@ def rootfs(
     args: tuple[str, ...],
     wants_json: bool,
 ) -> None:
-    """Make the file and say where it is."""
+    """Build the file and print its path."""
     parse_variables(env)
     if size is not None and initrd is not None:
-        raise UserError("--size is that of a disk, and --initrd makes none: give one of them")
+        raise UserError("--size is for a disk, and --initrd makes none: give one of them")
     made = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")
     build_rootfs(from_dir, made, EntryPoint(init or "", args, env), _disk_size(size), initrd)
     _print({"rootfs" if initrd is None else "initrd": made}, wants_json=wants_json)
 
 
 def _disk_size(text: str | None) -> int:
-    """Return the bytes that a disk is to have; 0 for what its files need."""
+    """Return the size of a disk in bytes; 0 for what its files need."""
     size = parse_size(text, "--size") if text is not None else 0
     if text is not None and not size:
-        raise UserError(f"--size {text}: give a size such as 512M, or leave it out")
+        raise UserError(f"--size {text}: give a size such as 512M, or omit --size")
     return size
 
 
 def _print(made: dict[str, Path], *, wants_json: bool) -> None:
-    """Say where the files are; for a program by what `pyvmm run` takes them for."""
+    """Print the paths of the files; the names in JSON are those of the options of `pyvmm run`."""
     if wants_json:
         print_json_text(
             json.dumps({name: printable(str(path)) for name, path in made.items()}, indent=1)

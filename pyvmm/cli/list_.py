@@ -7,11 +7,11 @@ from pyvmm.cli.common.say import print_lines
 from pyvmm.vm.control.api import Status
 
 
-@click.command("list", help="List the instances: those that live, and what is left of others.")
-@click.option("-i", "--run", "running", is_flag=True, help="only those that live")
+@click.command("list", help="List all instances, including those that are shut off or dead.")
+@click.option("-i", "--run", "running", is_flag=True, help="omit those that are shut off or dead")
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")
 def list_(*, running: bool, wants_json: bool) -> None:
-    """Print a line for each."""
+    """Print one line per instance."""
     statuses = [
         status for status in directory().statuses() if not running or status.state not in GONE
     ]

@@ -92,8 +92,8 @@ def _exists(path: Path) -> bool:
 
 def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:
     if wants_json:
-        told = {"rim": rim} if log is None else {"rim": rim, "log": log}
-        print_json_text(json.dumps(told, indent=1))
+        shown = {"rim": rim} if log is None else {"rim": rim, "log": log}
+        print_json_text(json.dumps(shown, indent=1))
     elif log is None:
         print_lines(rim)
     else:

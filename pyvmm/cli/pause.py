@@ -1,12 +1,12 @@
-"""pyvmm pause: hold every vCPU of instances; their clocks go on."""
+"""pyvmm pause: pause instances."""
 
 import click
 
 from pyvmm.cli.common.instances import Chosen, several
 
 
-@click.command(help="Hold every vCPU of instances; their clocks go on.")
+@click.command(help="Pause instances: stop every vCPU. Their clocks continue.")
 @several
 def pause(chosen: Chosen) -> int:
-    """Do it with each of them."""
+    """Pause each instance."""
     return chosen.each(lambda client: client.api.pause())

@@ -1,12 +1,12 @@
-"""pyvmm resume: let paused instances go on."""
+"""pyvmm resume: resume paused instances."""
 
 import click
 
 from pyvmm.cli.common.instances import Chosen, several
 
 
-@click.command(help="Let paused instances go on.")
+@click.command(help="Resume paused instances.")
 @several
 def resume(chosen: Chosen) -> int:
-    """Do it with each of them."""
+    """Resume each instance."""
     return chosen.each(lambda client: client.api.resume())

@@ -1,4 +1,4 @@
-"""pyvmm run: run a guest, a normal VM or a realm."""
+"""pyvmm run: run a guest: a normal VM or a realm."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from pyvmm.vm.options import VmOptions
 
 _HELP = """Run a guest, a normal VM or a realm, with this terminal as its console; Ctrl-A x quits.
 
-KERNEL is another way to say --kernel. Without a kernel a tiny built-in guest runs.
+KERNEL is the same as --kernel. Without a kernel, a tiny built-in guest runs.
 
 Exit code: 0 the guest powered off or rebooted, 2 bad input, 3 its kernel panicked, 4 it crashed,
-5 it was quit, 6 it could not be made, 124 --timeout ran out. A disk of `pyvmm image build rootfs`
-powers off with the exit status of its program.
+5 it was stopped, 6 it could not be created, 124 --timeout ran out. A guest of `pyvmm image build
+rootfs` returns the exit status of its program.
 """
 
 
@@ -35,18 +35,18 @@ def run_instance(options: VmOptions) -> int:
     """Run a guest to its end; return the exit code.
 
     Raises:
-        UserError: something asked for is wrong; nothing was started then.
-        Failure: the guest could not be made.
+        UserError: the request is invalid; nothing was started.
+        Failure: the guest could not be created.
     """
     check_open_files()
     owner, terminal, bar = Owner(options, is_started=True), Terminal(), Bar()
     try:
         owner.claim(Directory.of_user())
     except OSError as error:
-        say(f"no other pyvmm will see this guest: {format_os_error(error)}")
+        say(f"other pyvmm commands cannot see this guest: {format_os_error(error)}")
     if terminal.is_interactive:
         _announce(options)
-    owner.lifecycle.subscribe(lambda _: bar.stop())  # the screen is the guest's now
+    owner.lifecycle.subscribe(lambda _: bar.stop())  # the guest uses the screen now
     with bar, terminal:
         code = owner.run(terminal, bar.report, say)
     reason = owner.lifecycle.status.reason
@@ -60,7 +60,7 @@ def run_instance(options: VmOptions) -> int:
 
 
 def _announce(options: VmOptions) -> None:
-    """Say what runs, as kvmtool does, and how to get out."""
+    """Show what runs, as kvmtool does, and how to quit."""
     words = ["pyvmm run"]
     words += ["--realm"] if options.realm else []
     words += [f"-k {options.kernel}"] if options.kernel else []

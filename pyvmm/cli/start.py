@@ -1,14 +1,14 @@
-"""pyvmm start: start instances that are new; a realm is activated."""
+"""pyvmm start: start new instances."""
 
 import click
 
 from pyvmm.cli.common.instances import Chosen, several
 from pyvmm.vm.control.client import Client
 
-_HELP = """Start instances that are new; a realm is activated.
+_HELP = """Start new instances; a realm is activated.
 
-With --wait it ends when the agent in each of them is there, so that `pyvmm exec` and `pyvmm attest`
-find it; or with exit code 2 if there is none once the console has said nothing for a minute.
+With --wait, the command returns when the agent in each guest is ready for `pyvmm exec` and
+`pyvmm attest`. If a console is silent for a minute before that, the exit code is 2.
 """
 
 
@@ -16,7 +16,7 @@ find it; or with exit code 2 if there is none once the console has said nothing 
 @several
 @click.option("--wait", "waits", is_flag=True, help="wait for the guest's agent")
 def start(chosen: Chosen, *, waits: bool) -> int:
-    """Do it with each of them, and then wait for each that has started."""
+    """Start each instance; then wait for the agents of those that started."""
     started: list[str] = []
 
     def begin(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""pyvmm stat: show what instances have done and what they take."""
+"""pyvmm stat: show what instances have done and what they use."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,19 +11,21 @@ from pyvmm.cli.common.units import size
 from pyvmm.vm.control.api import Balloon, Statistics
 from pyvmm.vm.control.client import Client
 
-_HELP = """Show what instances have done since their start, and what they take.
+_HELP = """Show what instances have done since their start, and what they use.
 
-Instructions are those that the machine has executed for each vCPU, exits what it wanted of its
-host. Memory is by physical address space: the granules that belong to it, and what they take.
+For each vCPU: the instructions that it has executed, and its exits to the host, by reason. For each
+physical address space: its granules, and the host memory that they use.
 """
 
 
 @click.command(help=_HELP)
 @several
-@click.option("-m", "--memory", is_flag=True, help="what guests with a balloon say of their memory")
-@click.option("--json", "wants_json", is_flag=True, help="print JSON, by name")
+@click.option(
+    "-m", "--memory", is_flag=True, help="show the memory statistics of guests with a balloon"
+)
+@click.option("--json", "wants_json", is_flag=True, help="print JSON, keyed by name")
 def stat(chosen: Chosen, *, memory: bool, wants_json: bool) -> int:
-    """Print them."""
+    """Print the statistics of each instance."""
     found: dict[str, Statistics | Balloon] = {}
 
     def look(client: Client) -> None:
@@ -38,23 +40,23 @@ def stat(chosen: Chosen, *, memory: bool, wants_json: bool) -> int:
 
 
 def _lines(found: Mapping[str, Statistics | Balloon]) -> Iterator[str]:
-    """Yield a paragraph for each instance, and a line between."""
+    """Yield a paragraph for each instance, separated by empty lines."""
     for number, (name, each) in enumerate(found.items()):
         if number:
             yield ""
         yield name
-        told = balloon_lines(each) if isinstance(each, Balloon) else _told(each)
-        yield from (f"  {line}" for line in told)
+        text = balloon_lines(each) if isinstance(each, Balloon) else _rows(each)
+        yield from (f"  {line}" for line in text)
 
 
-def _told(statistics: Statistics) -> Iterator[str]:
+def _rows(statistics: Statistics) -> Iterator[str]:
     rows = []
     for cpu, vcpu in enumerate(statistics.vcpus):
         rows.append((f"vCPU {cpu}", {"instructions": vcpu.instructions} | vcpu.exits))
     rows += statistics.devices.items()
     for part, counts in rows:
-        told = "  ".join(f"{what.replace('_', ' ')} {n}" for what, n in counts.items() if n)
-        yield f"{part:<10}  {told or '-'}"
+        text = "  ".join(f"{what.replace('_', ' ')} {n}" for what, n in counts.items() if n)
+        yield f"{part:<10}  {text or '-'}"
     for pas, memory in statistics.memory.items():
         what = f"granules {memory.granules}  resident {size(memory.resident)}"
         yield f"{pas:<10}  {what}"

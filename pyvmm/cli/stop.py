@@ -1,4 +1,4 @@
-"""pyvmm stop: stop instances, their disks flushed."""
+"""pyvmm stop: stop instances after flushing their disks."""
 
 from contextlib import suppress
 
@@ -12,11 +12,11 @@ from pyvmm.vm.control.client import Gone, NoAnswer, connect
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode, Failure
 
-_HELP = """Stop instances at once, as if the plug were pulled, but with their disks flushed.
+_HELP = """Stop instances at once, like pulling the plug, but after flushing their disks.
 
-What is shut off stays listed until `pyvmm destroy`; only what `pyvmm run` runs leaves nothing.
+An instance that is shut off stays listed until `pyvmm destroy`; a guest of `pyvmm run` does not.
 
-Exit code: 0 they are shut off, 2 there is no such instance, 8 it is dead, 124 --timeout ran out.
+Exit code: 0 shut off, 2 no such instance, 8 the instance is dead, 124 --timeout ran out.
 """
 
 
@@ -24,7 +24,7 @@ Exit code: 0 they are shut off, 2 there is no such instance, 8 it is dead, 124 -
 @several
 @click.option("--timeout", type=Seconds(), metavar="SECONDS", help="how long to wait")
 def stop(chosen: Chosen, *, timeout: float | None) -> int:
-    """Do it with each of them."""
+    """Stop each instance."""
     return chosen.each_name(lambda directory, name: _stop(directory, name, timeout))
 
 
@@ -38,18 +38,18 @@ def _stop(directory: Directory, name: str, timeout: float | None) -> None:
             has_ended = client.process.wait(timeout)
     except NoAnswer:
         has_ended = False
-    except Gone:  # just now
+    except Gone:  # it ended meanwhile
         has_ended = True
     if not has_ended:
-        line = f"{name} has not ended in time: pyvmm destroy {name} uses force"
+        line = f"{name} did not stop in time: pyvmm destroy {name} kills it"
         raise Failure(ExitCode.TIMEOUT, line)
-    if not _is_well(directory, name):
+    if not _has_ended_well(directory, name):
         raise Failure(ExitCode.UNREACHABLE, f"{name} died: pyvmm destroy {name} cleans up")
 
 
-def _is_well(directory: Directory, name: str) -> bool:
-    """Tell whether an instance that has ended meanwhile ended as it should."""
+def _has_ended_well(directory: Directory, name: str) -> bool:
+    """Return whether an instance that has ended recorded its end."""
     try:
         return directory.find(name).state == State.STOPPED
     except UserError:
-        return True  # it was that of `pyvmm run`
+        return True  # it was a guest of `pyvmm run`

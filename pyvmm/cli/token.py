@@ -57,7 +57,7 @@ _format = click.option(
     type=click.Choice([*_FORMATS]),
     default="raw",
     show_default=True,
-    help="form",
+    help="format of the output",
 )
 
 

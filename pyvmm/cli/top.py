@@ -1,4 +1,4 @@
-"""pyvmm top: watch what the instances do."""
+"""pyvmm top: watch the activity of all instances."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +19,14 @@ from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.control.rates import Rates
 from pyvmm.vm.exit_code import Failure
 
-_HELP = """Watch what the instances do: instructions, exits by reason, memory, I/O.
+_HELP = """Watch the activity of all instances: instructions, exits by reason, memory, I/O.
 
-On a terminal it is drawn anew, until q or Ctrl-C; in a pipe each reading is lines of its own.
+On a terminal, the table is redrawn until q or Ctrl-C; in a pipe, each reading is printed.
 """
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One instance, and what it does in a second; None while it has not been seen for long."""
+    """One instance and its rates per second; None until it has been read twice."""
 
     status: Status
     statistics: Statistics | None = None
@@ -41,15 +41,15 @@ class Reading(msgspec.Struct, frozen=True):
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="from one reading to the next",
+    help="time between readings",
 )
-@click.option("-n", "--count", "limit", type=click.IntRange(min=1), help="end after N readings")
-@click.option("--json", "wants_json", is_flag=True, help="print a line of JSON each time")
+@click.option("-n", "--count", "limit", type=click.IntRange(min=1), help="exit after N readings")
+@click.option("--json", "wants_json", is_flag=True, help="print each reading as a line of JSON")
 def top(delay: float, limit: int | None, *, wants_json: bool) -> None:
-    """Read until there is no need to."""
-    with ExitStack() as stack, suppress(KeyboardInterrupt):  # a way to leave
+    """Read and show all instances, until the user quits or the limit is reached."""
+    with ExitStack() as stack, suppress(KeyboardInterrupt):  # a way to quit
         keys = stack.enter_context(Keys())
-        readings = _readings(Observer(directory(), stack), keys.want_out, delay, limit)
+        readings = _readings(Observer(directory(), stack), keys.wants_to_quit, delay, limit)
         if wants_json:
             for reading in readings:
                 print_json_text(msgspec.json.encode(reading).decode())
@@ -61,18 +61,18 @@ def top(delay: float, limit: int | None, *, wants_json: bool) -> None:
 
 
 def _readings(
-    observer: "Observer", want_out: Callable[[float], bool], delay: float, limit: int | None
+    observer: "Observer", wants_to_quit: Callable[[float], bool], delay: float, limit: int | None
 ) -> Iterator[list[Reading]]:
-    """Read all instances, time and again, until the user has seen enough."""
-    observer.read()  # so that the next has rates
+    """Read all instances repeatedly, until the user quits or the limit is reached."""
+    observer.read()  # so that the next reading has rates
     number = 0
-    while (limit is None or number < limit) and not want_out(delay):
+    while (limit is None or number < limit) and not wants_to_quit(delay):
         yield observer.read()
         number += 1
 
 
 class Observer:
-    """Knows what was seen of each instance the last time."""
+    """Reads all instances, and keeps each one's last statistics to compute rates."""
 
     def __init__(self, place: Directory, connections: ExitStack) -> None:
         self._place = place
@@ -81,7 +81,7 @@ class Observer:
         self._seen: dict[int, Statistics] = {}
 
     def read(self) -> list[Reading]:
-        """Look at all instances."""
+        """Read all instances."""
         return [self._read(status) for status in self._place.statuses()]
 
     def _read(self, status: Status) -> Reading:
@@ -92,7 +92,7 @@ class Observer:
                 client = self._connections.enter_context(connect(self._place, status.name))
                 self._clients[status.name] = client
             now = self._clients[status.name].api.statistics()
-        except Failure:  # it ends just now; another of its name may come
+        except Failure:  # it is ending; another may take its name
             if status.name in self._clients:
                 self._clients.pop(status.name).close()
             return Reading(status)
@@ -136,7 +136,7 @@ def _draw(readings: Iterator[list[Reading]]) -> None:
 
 
 def _screen(readings: Sequence[Reading], width: int) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a screen, and how each is shown."""
+    """Yield the lines of a screen, and the style of each."""
     yield f"pyvmm top: {plural(len(readings), 'instance')}   (q quits)", ""
     header, *rows = layout([_row(reading) for reading in readings], width)
     yield header, "bold"

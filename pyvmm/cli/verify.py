@@ -197,7 +197,7 @@ def _show(report: Report, policy: Policy) -> None:
 
 
 def _show_vector(part: str, vector: Vector) -> None:
-    said = [f"{c.value} {vector[c].name.lower()} ({vector[c]:d})" for c in Category if vector[c]]
+    claims = [f"{c.value} {vector[c].name.lower()} ({vector[c]:d})" for c in Category if vector[c]]
     if len({*vector.values()}) == 1:
-        said = [vector[Category.HARDWARE].name.lower()]
-    print_lines(f"{part}: {status_of(vector).value}: {', '.join(said)}")
+        claims = [vector[Category.HARDWARE].name.lower()]
+    print_lines(f"{part}: {status_of(vector).value}: {', '.join(claims)}")

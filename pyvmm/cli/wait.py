@@ -1,4 +1,4 @@
-"""pyvmm wait: wait for a state of an instance, or for words of its console."""
+"""pyvmm wait: wait for an instance's state or for console output."""
 
 import os
 import re
@@ -22,19 +22,19 @@ _STATES: Final = {
     "paused": State.PAUSED,
     "stopped": State.STOPPED,
 }
-#: How much of the console's output a match may reach back.
+#: How far back in the console's output a match may begin, in bytes.
 _WINDOW: Final = 64 << 10
-_HELP = """Wait until an instance is in a state, or its console has said something.
+_HELP = """Wait until an instance is in a state, or until its console shows a text.
 
-What the console said before counts, unless --new.
+Earlier console output counts too, unless --new is given.
 
-Exit code: 0 it is so; for state:stopped the exit code that `pyvmm run` would have had; 7 the guest
-has ended, and it cannot come any more; 8 the instance died; 124 --timeout ran out.
+Exit code: 0 success, or for state:stopped the exit code that `pyvmm run` would return; 7 the guest
+ended before the awaited event; 8 the instance died; 124 --timeout ran out.
 """
 
 
 class Matched(msgspec.Struct, frozen=True):
-    """What the console said that was waited for."""
+    """The console output that matched."""
 
     text: str
     groups: list[str | None]
@@ -50,9 +50,9 @@ class Matched(msgspec.Struct, frozen=True):
     show_default=True,
     help=f"what to wait for; a state is one of {', '.join(_STATES)}",
 )
-@click.option("--new", "only_new", is_flag=True, help="only what the console says from now on")
-@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="no longer than")
-@click.option("--json", "wants_json", is_flag=True, help="print the status, or what matched")
+@click.option("--new", "only_new", is_flag=True, help="ignore earlier console output")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="give up after SECONDS")
+@click.option("--json", "wants_json", is_flag=True, help="print the status, or the match, as JSON")
 def wait(
     name: str | None,
     option: str | None,
@@ -69,7 +69,7 @@ def wait(
     def wait_for_it(client: Client) -> None:
         waiter.begin(client, scrollback=not only_new)
         if not waiter.listen(client, timeout):
-            raise Failure(ExitCode.TIMEOUT, f"{name}: no {goal} within {timeout:g} s")
+            raise Failure(ExitCode.TIMEOUT, f"{name}: {goal} did not occur within {timeout:g} s")
 
     def look_back(status: Status) -> None:
         waiter.state_changed(status)
@@ -78,14 +78,14 @@ def wait(
 
     by_state(place, name, wait_for_it, look_back)
     if waiter.result is None:
-        raise Failure(ExitCode.ENDED, f"{name} has ended before {goal} came")
+        raise Failure(ExitCode.ENDED, f"{name} ended before {goal} occurred")
     if wants_json:
         print_json(waiter.result)
     return waiter.code
 
 
 class Waiter:
-    """Hears what an instance tells, until it is what is waited for, or cannot come any more."""
+    """Receives an instance's notifications until the awaited event occurs or cannot occur."""
 
     def __init__(self) -> None:
         self.is_over = False
@@ -93,7 +93,7 @@ class Waiter:
         self.code = int(ExitCode.OK)
 
     def begin(self, client: Client, *, scrollback: bool) -> None:
-        """Ask to be told."""
+        """Subscribe to the notifications."""
         raise NotImplementedError
 
     def listen(self, client: Client, timeout: float | None) -> bool:
@@ -106,13 +106,13 @@ class Waiter:
         return True
 
     def state_changed(self, status: Status) -> None:
-        """Hear a state."""
+        """Handle a new state."""
 
     def console_output(self, position: int, data: bytes) -> None:
-        """Hear output."""
+        """Handle output."""
 
     def console_closed(self) -> None:
-        """Hear that no more output comes."""
+        """Handle the end of the output."""
 
 
 class StateWaiter(Waiter):
@@ -123,12 +123,12 @@ class StateWaiter(Waiter):
         self._state = state
 
     def begin(self, client: Client, *, scrollback: bool) -> None:
-        """Ask for the states."""
+        """Subscribe to the states."""
         del scrollback
         self.state_changed(client.api.watch())
 
     def state_changed(self, status: Status) -> None:
-        """Look whether it is the one; the last state ends the waiting."""
+        """Check for the awaited state; the last state ends the wait."""
         if status.state == self._state:
             self.result = status
         if status.state == self._state == State.STOPPED:
@@ -137,29 +137,29 @@ class StateWaiter(Waiter):
 
 
 class ConsoleWaiter(Waiter):
-    """Waits for words of the console."""
+    """Waits for a text on the console."""
 
     def __init__(self, pattern: re.Pattern[bytes]) -> None:
         super().__init__()
         self._pattern = pattern
-        self._heard = b""
+        self._recent = b""
 
     def begin(self, client: Client, *, scrollback: bool) -> None:
-        """Ask for the output."""
+        """Subscribe to the output."""
         client.api.console_attach(scrollback=scrollback)
 
     def console_output(self, position: int, data: bytes) -> None:
-        """Look at the last that was said."""
+        """Search the recent output."""
         del position
-        self._heard = (self._heard + data)[-(_WINDOW + len(data)) :]
-        match = self._pattern.search(self._heard)
+        self._recent = (self._recent + data)[-(_WINDOW + len(data)) :]
+        match = self._pattern.search(self._recent)
         if match is not None:
             groups = [None if each is None else _text(each) for each in match.groups()]
             self.result = Matched(_text(match[0]), groups)
             self.is_over = True
 
     def console_closed(self) -> None:
-        """End."""
+        """End the wait."""
         self.is_over = True
 
 
@@ -176,4 +176,4 @@ def _parse(goal: str) -> Waiter:
     try:
         return ConsoleWaiter(re.compile(os.fsencode(what)))
     except re.error as error:
-        raise UserError(f"--for {goal}: no regular expression: {error}") from None
+        raise UserError(f"--for {goal}: not a regular expression: {error}") from None

@@ -80,7 +80,7 @@ def test_json_has_it_all() -> None:
 def test_json_has_no_endless_output() -> None:
     """What a guest writes is not to fill the host's memory."""
     ended = pyvmm("exec", "r1", "--no-input", "--json", "--", "cat", "/dev/zero")
-    complaint = "pyvmm: --json: the command wrote more than 32 MiB: leave --json out\n"
+    complaint = "pyvmm: --json: the command wrote more than 32 MiB: omit --json\n"
     assert (ended.code, ended.output, ended.errors) == (ExitCode.BAD_INPUT, "", complaint)
 
 

@@ -67,7 +67,7 @@ def test_no_room_for_any_of_its_files_leaves_none(small: Path, inodes: int) -> N
     assert listed.errors.count("\n") == (0 if inodes > 2 else 1)
     ran = pyvmm("run", *VM)
     assert (ran.code, ran.output[: len(HELLO)]) == (ExitCode.OK, HELLO)
-    line = r"pyvmm: no other pyvmm will see this guest: .*No space left on device\n"
+    line = r"pyvmm: other pyvmm commands cannot see this guest: .*No space left on device\n"
     assert re.fullmatch(line, ran.errors) or (inodes == NO_INODE - 1 and not ran.errors)
     assert not small.exists() or left(small) == []
 
@@ -79,7 +79,7 @@ def test_what_lives_lives_on_without_room(small: Path) -> None:
     assert result(verb("start", "r1")) == DONE
     assert result(verb("wait", "r1")) == DONE
     assert (status("r1")["state"], status("r1")["exit_code"]) == ("shut off", ExitCode.OK)
-    lost = "pyvmm: what r1 said could not be kept, and is lost\n"
+    lost = "pyvmm: the console output of r1 could not be stored and is lost\n"
     assert result(pyvmm("console", "r1", "--log")) == (ExitCode.OK, "", lost)
     assert result(verb("destroy", "r1")) == DONE
     full.unlink()

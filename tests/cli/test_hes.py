@@ -61,7 +61,7 @@ def test_life_of_a_platform(cli: Cli) -> None:
     assert states == ["cca-platform-rot-provisioning", "secured"]
     status = cli("status")[1]
     assert str(cli.directory) in status
-    assert "none is on" in status
+    assert "none running" in status
     assert cli("lifecycle", "recoverable-cca-platform-rot-debug")[0] == 0
     assert cli("lifecycle")[1].splitlines()[0] == "recoverable-cca-platform-rot-debug"
     assert json.loads(cli("lifecycle", "--json")[1])["successors"] == ["decommissioned", "secured"]

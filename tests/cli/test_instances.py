@@ -106,7 +106,7 @@ def test_destroy_ends_what_does_not_answer(runtime: Path, tmp_path: Path, *, is_
             except BlockingIOError:
                 break
         assert status("r1")["state"] == "new"
-        line = "pyvmm: r1 has not ended in time: pyvmm destroy r1 uses force\n"
+        line = "pyvmm: r1 did not stop in time: pyvmm destroy r1 kills it\n"
         assert result(verb("stop", "r1", "--timeout", "0.2")) == (ExitCode.TIMEOUT, "", line)
         start = time.monotonic()
         assert result(verb("destroy", "r1", "--timeout", "1")) == DONE
@@ -171,7 +171,7 @@ def test_a_hanging_instance_is_ended_by_force(runtime: Path) -> None:
     pid = create("r1", *VM)
     os.kill(pid, signal.SIGSTOP)
     ended = verb("stop", "r1", "--timeout", "0.1")
-    line = "pyvmm: r1 has not ended in time: pyvmm destroy r1 uses force\n"
+    line = "pyvmm: r1 did not stop in time: pyvmm destroy r1 kills it\n"
     assert result(ended) == (ExitCode.TIMEOUT, "", line)
     assert result(verb("destroy", "r1", "--timeout", "0.1")) == DONE
     assert left(runtime) == []
@@ -255,7 +255,7 @@ def test_waiting_for_words(tmp_path: Path) -> None:
     assert json.loads(out) == {"text": "login: root ", "groups": ["root", None]}
     assert result(verb("wait", "r1", "--for", "console:login")) == DONE
     late = verb("wait", "r1", "--for", "console:login", "--new", "--timeout", "0.1")
-    assert result(late) == (124, "", "pyvmm: r1: no console:login within 0.1 s\n")
+    assert result(late) == (124, "", "pyvmm: r1: console:login did not occur within 0.1 s\n")
     bad = verb("wait", "r1", "--for", "console:(")
     assert (bad.code, bad.errors.count("\n")) == (2, 1)
     assert verb("wait", "r1", "--for", "state:flying").code == 2
@@ -362,7 +362,7 @@ def test_what_is_being_made_can_be_ended(
         assert result(verb(command, "r1")) == DONE
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == code
-    assert errors == b"pyvmm: r1 was stopped while it was made\n"
+    assert errors == b"pyvmm: r1 was stopped while it was being created\n"
     assert left(runtime) == []
 
 
@@ -375,7 +375,7 @@ def test_what_dies_while_it_is_made_is_dead(runtime: Path, tmp_path: Path) -> No
         os.kill(int(status("r1")["pid"]), signal.SIGKILL)
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == ExitCode.UNREACHABLE
-    assert errors == b"pyvmm: r1 died while it was made: pyvmm destroy r1 cleans up\n"
+    assert errors == b"pyvmm: r1 died while it was being created: pyvmm destroy r1 cleans up\n"
     assert status("r1")["state"] == "dead"
     assert result(verb("destroy", "r1")) == DONE
     assert left(runtime) == []
@@ -405,7 +405,7 @@ def test_a_balloon_without_a_driver_lends_nothing(tmp_path: Path) -> None:
     """The verb says so; what a guest that has not begun is to lend may be said before."""
     create("v1", *VM, "--balloon", "-k", kernel(tmp_path, IDLE))
     assert (
-        verb("balloon", "v1", "-i", "8").output == "lent                 0 B of 8.0 MiB asked for\n"
+        verb("balloon", "v1", "-i", "8").output == "lent                 0 B of 8.0 MiB requested\n"
     )
     assert result(verb("start", "v1")) == DONE
     for words in ((), ("-i", "8"), ("--json",)):

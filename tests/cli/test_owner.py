@@ -61,4 +61,4 @@ def test_an_end_is_told_though_nothing_can_be_kept(
     status = directory.find("r1")
     assert (status.state, status.exit_code) == (State.STOPPED, 0)
     assert directory.console_log("r1") is None
-    assert "pyvmm: what the console said is lost:" in capsys.readouterr().err
+    assert "pyvmm: the console output is lost:" in capsys.readouterr().err

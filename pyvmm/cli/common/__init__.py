@@ -1,1 +1,1 @@
-"""What the verbs share: options, output, terminals, and the process of an instance."""
+"""Code that the verbs share: options, output, terminals, and the process of an instance."""

@@ -1,4 +1,7 @@
-"""What the verbs for instances have in common: their arguments, and the way to one that lives."""
+"""Code that the verbs for instances share: their arguments, and connections to live instances.
+
+An instance is live until it is shut off or dead.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +35,7 @@ def directory() -> Directory:
         return Directory.of_user()
     except OSError as error:
         reason = format_os_error(error)
-        line = f"no runtime directory ({reason}): set XDG_RUNTIME_DIR to one to write in"
+        line = f"no runtime directory ({reason}): set XDG_RUNTIME_DIR to a writable directory"
         raise UserError(line) from error
 
 
@@ -58,22 +61,22 @@ def complete(
 
 
 def code_of(error: UserError | Failure) -> ExitCode:
-    """Return the exit code of what could not be done."""
+    """Return the exit code of an error."""
     return error.code if isinstance(error, Failure) else ExitCode.BAD_INPUT
 
 
 def print_json(
     value: msgspec.Struct | Sequence[msgspec.Struct] | Mapping[str, msgspec.Struct],
 ) -> None:
-    """Print something as JSON."""
+    """Print structures as JSON."""
     print_json_text(msgspec.json.format(msgspec.json.encode(value).decode(), indent=1))
 
 
 def parse_variables(env: tuple[str, ...]) -> dict[str, str]:
-    """Read NAME=VALUE.
+    """Parse variables of the form NAME=VALUE.
 
     Raises:
-        UserError: one is not.
+        UserError: a text has another form.
     """
     variables = {}
     for text in env:
@@ -101,7 +104,7 @@ def instance_name(name: str | None, option: str | None) -> str:
         UserError: neither or both were given.
     """
     if bool(name) == bool(option):
-        raise UserError("give the name of one instance: pyvmm list shows what there is")
+        raise UserError("give the name of one instance (see pyvmm list)")
     return name or option or ""
 
 
@@ -131,7 +134,7 @@ def by_state(
     return when_stopped(status)
 
 
-_ALSO: Final = "another way to say NAME"
+_ALSO: Final = "same as NAME"
 _ONE: Final = (
     click.argument("name", metavar="NAME", required=False, shell_complete=complete),
     click.option("-n", "--name", "option", metavar="NAME", shell_complete=complete, help=_ALSO),
@@ -150,7 +153,7 @@ class Chosen:
     gone_too: bool = False
 
     def each(self, act: Callable[[Client], object]) -> int:
-        """Do something with each that lives; return the exit code of the first failure."""
+        """Call `act` for each live instance; return the exit code of the first failure."""
 
         def connected(place: Directory, name: str) -> None:
             with connect(place, name) as client:
@@ -159,9 +162,9 @@ class Chosen:
         return self.each_name(connected)
 
     def each_name(self, act: Callable[[Directory, str], None]) -> int:
-        """Do something by name; what fails with one does not keep the others from it."""
+        """Call `act` for each name, whatever fails; return the exit code of the first failure."""
         if self.every == bool(self.names):
-            raise UserError("give names of instances, or --all: pyvmm list shows what there is")
+            raise UserError("give names of instances (see pyvmm list), or --all")
         place, code, names = directory(), ExitCode.OK, self.names
         if self.every:
             statuses = place.statuses()
@@ -176,12 +179,12 @@ class Chosen:
 
 
 def several(verb: Callable[Concatenate[Chosen, P], int]) -> Callable[P, int]:
-    """Give a verb the arguments that name any number of instances; all are those that live."""
+    """Give a verb arguments that name any number of instances; --all means all live ones."""
     return _several(verb, gone_too=False)
 
 
 def several_or_gone(verb: Callable[Concatenate[Chosen, P], int]) -> Callable[P, int]:
-    """Give a verb the same arguments; all are also those that are shut off or dead."""
+    """Give a verb the same arguments; --all includes those that are shut off or dead."""
     return _several(verb, gone_too=True)
 
 
@@ -191,7 +194,7 @@ def _several(verb: Callable[Concatenate[Chosen, P], int], *, gone_too: bool) -> 
         return verb(Chosen(names, bool(kwargs.pop("every")), gone_too), *args, **kwargs)
 
     made: Callable[P, int] = update_wrapper(wrapped, verb)
-    for option in (_MORE, _EVERY_ONE if gone_too else _EVERY_LIVING, _NAMES):
+    for option in (_MORE, _EVERY_ONE if gone_too else _EVERY_LIVE, _NAMES):
         made = option(made)
     return made
 
@@ -202,11 +205,19 @@ def _taken(kwargs: dict[str, object], key: str) -> tuple[str, ...]:
 
 
 _NAMES: Final = click.argument("names", metavar="NAME...", nargs=-1, shell_complete=complete)
-_EVERY_LIVING: Final = click.option(
-    "-a", "--all", "every", is_flag=True, help="every instance that lives"
+_EVERY_LIVE: Final = click.option(
+    "-a",
+    "--all",
+    "every",
+    is_flag=True,
+    help="all instances, except those that are shut off or dead",
 )
 _EVERY_ONE: Final = click.option(
-    "-a", "--all", "every", is_flag=True, help="every instance, also those shut off or dead"
+    "-a",
+    "--all",
+    "every",
+    is_flag=True,
+    help="all instances, including those that are shut off or dead",
 )
 _MORE: Final = click.option(
     "-n", "--name", "more", metavar="NAME", multiple=True, shell_complete=complete, help=_ALSO

@@ -1,4 +1,4 @@
-"""The man pages, made from the commands.
+"""The man pages, generated from the commands.
 
 `python -m pyvmm.cli.common.manual DIRECTORY` writes pyvmm.1 and one page for each command below it.
 """
@@ -88,12 +88,12 @@ def _commands(context: click.Context) -> Iterator[str]:
 
 def _exit_status(context: click.Context, paragraphs: list[str]) -> Iterator[str]:
     yield ".SH EXIT STATUS"
-    said = [each for each in paragraphs if each.startswith("Exit code:")]
-    yield from _paragraphs(each.removeprefix("Exit code:") for each in said)
+    own = [each for each in paragraphs if each.startswith("Exit code:")]
+    yield from _paragraphs(each.removeprefix("Exit code:") for each in own)
     if context.parent is None:
         for code, meaning in MEANINGS.items():
             yield from (".TP", f".B {int(code)}", _roff(meaning))
-    elif not said:
+    elif not own:
         yield from (".PP", "As in", ".BR pyvmm (1).")
 
 
@@ -104,7 +104,7 @@ def _see_also(context: click.Context) -> Iterator[str]:
 
 
 def _roff(text: str) -> str:
-    """Return text in which nothing is a request or an escape."""
+    """Return text that roff prints as it is, without requests or escapes."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return re.sub(r"^([.'])", r"\\&\1", escaped, flags=re.MULTILINE)
 

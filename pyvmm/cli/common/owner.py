@@ -1,4 +1,4 @@
-"""The process that an instance is: it makes the guest, serves its socket, and lives its life."""
+"""The process of an instance: it creates the guest, serves its API and runs it to its end."""
 
 import gc
 from collections.abc import Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """An instance in this process."""
+    """The instance of this process."""
 
     def __init__(self, options: VmOptions, *, is_started: bool = False) -> None:
         self._options = options
@@ -43,8 +43,8 @@ class Owner:
         """Take the name and serve its socket, until the end of `run`.
 
         Raises:
-            UserError: the name is taken, or none; or there is no thread for the server.
-            OSError: the directory takes nothing.
+            UserError: the name is taken or invalid, or there is no thread for the server.
+            OSError: the directory cannot be written.
         """
         claim = self._claim = directory.claim(self.lifecycle.status)
         self._server = Server(claim.listener, self.lifecycle)
@@ -56,10 +56,10 @@ class Owner:
             raise
 
     def log_to_file(self) -> None:
-        """Say what is for nobody in a file of the instance, from now on.
+        """Redirect this process's messages to the instance's log file.
 
         Raises:
-            OSError: there is no room for one; the name is given up.
+            OSError: the file cannot be created; the name has been released.
         """
         if self._claim is None:
             return
@@ -80,14 +80,14 @@ class Owner:
         """Build the guest and run it to its end.
 
         Args:
-            terminal: the console's.
-            report: told how far the building is.
-            notify: told what the user should know.
-            keeps_name: what has been new stays listed at the end.
+            terminal: the terminal that is attached to the console.
+            report: called with the progress of building the guest.
+            notify: called with notices for the user.
+            keeps_name: keep an instance that has been new listed after its end.
 
         Raises:
-            UserError: something asked for is wrong.
-            Failure: the guest could not be made.
+            UserError: the request is invalid.
+            Failure: the guest could not be created.
         """
         self._keeps_name = keeps_name
         with self._resources:
@@ -114,7 +114,7 @@ class Owner:
         config = make_config(options)
         if notify is not None and (line := memory_warning(options, config)):
             notify(line)
-        from pyvmm.platform import Platform  # noqa: PLC0415  after the input is known to be good
+        from pyvmm.platform import Platform  # noqa: PLC0415  slow; check the input first
 
         platform = Platform(
             options.ram_size,
@@ -130,14 +130,14 @@ class Owner:
         self._note_gdb()
         if instance.gdb_address and notify is not None:
             notify(f"for GDB: target remote {instance.gdb_address}")
-        del config  # the payload; the guest has it
-        gc.freeze()  # what lives as long as the guest is not looked at again and again
+        del config  # free the payload; the guest has a copy
+        gc.freeze()  # the collector need not scan what lasts as long as the guest
         return instance
 
     def _note_gdb(self) -> None:
         gdb = self._options.gdb
         if self._claim is not None and gdb is not None and gdb.path is not None:
-            with suppress(OSError):  # then it stays if we are killed
+            with suppress(OSError):  # then the socket stays behind if this process is killed
                 self._claim.note_gdb(gdb.path)
 
     def _write(self, status: Status) -> None:
@@ -146,24 +146,24 @@ class Owner:
             return
         if (
             status.state == State.STOPPED and self._is_kept
-        ):  # who sees that state looks there for what was said
+        ):  # before the state is published: clients then look for the file
             self._keep_console(self._claim.console_log)
         try:
             self._claim.write(status)
-        except OSError as error:  # somebody cleared the directory away
-            say(f"the state of {status.name}: {error}")
+        except OSError as error:  # the directory was removed
+            say(f"cannot record the state of {status.name}: {error}")
 
     def _keep_console(self, file: Path) -> None:
         try:
             file.write_bytes(self.lifecycle.console_log.tail())
         except OSError as error:
-            say(f"what the console said is lost: {error}")
-            with suppress(OSError):  # none rather than a part, which nobody would know for one
+            say(f"the console output is lost: {error}")
+            with suppress(OSError):  # no file rather than an incomplete one
                 file.unlink()
 
     @property
     def _is_kept(self) -> bool:
-        """Tell whether it stays listed when it has ended."""
+        """Return whether the instance stays listed after its end."""
         return self._keeps_name and self._has_been_new and not self.lifecycle.is_unwanted
 
     def _release(self) -> None:
@@ -173,16 +173,16 @@ class Owner:
         try:
             self._claim.release(keep=self._is_kept)
         except OSError as error:
-            say(f"something of {self.lifecycle.status.name} stays: {error}")
+            say(f"cannot remove all files of {self.lifecycle.status.name}: {error}")
 
 
 def _log(line: str) -> None:
-    """Say something where nobody is at a terminal: in the instance's log."""
+    """Print a line for an instance without a terminal: it goes to the instance's log."""
     say(line)
 
 
 def _start_hes(options: VmOptions) -> "RootOfTrust":
-    """Start it first: it comes to life while the rest is loaded."""
+    """Start the HES first: it gets ready while the rest is loaded."""
     from pyvmm.root_of_trust import RootOfTrust  # noqa: PLC0415  a normal VM has none
     from pyvmm.token.generations import Generation  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A bar for what takes its time: only on a terminal, and only when it takes long enough to ask."""
+"""A progress bar: only on a terminal, and only for work that takes longer than a moment."""
 
 import sys
 import time
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final, Self
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_PATIENCE: Final = 0.3  # seconds
+_DELAY: Final = 0.3  # seconds until the bar appears
 
 
 class Bar:
-    """A context manager; what is reported to it is shown on standard error until it ends."""
+    """A context manager that shows the progress reported to it on standard error."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -25,15 +25,15 @@ class Bar:
         self.stop()
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def report(self, doing: str, share: float) -> None:
-        """Show what is being done, and how much of it is (0 to 1)."""
+        """Show what is being done, and which share of it is done (0 to 1)."""
         if self._progress is None:
-            if time.monotonic() < self._start + _PATIENCE or not sys.stderr.isatty():
+            if time.monotonic() < self._start + _DELAY or not sys.stderr.isatty():
                 return
             self._progress = _new_progress()
             self._progress.start()

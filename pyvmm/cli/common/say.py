@@ -1,6 +1,7 @@
-"""What a verb says to its user; all but a guest's console and the output of `exec` comes here.
+"""All output of a verb, except a guest's console and the output of `exec`.
 
-Guests, images, tokens and peers have a part in it, and cannot do anything to the terminal with it.
+Control characters are escaped, so that text from guests, images, tokens and peers cannot affect the
+terminal.
 """
 
 import click
@@ -9,7 +10,7 @@ from pyvmm.arch.text import printable, printable_json
 
 
 def say(line: str) -> None:
-    """Say one line on standard error."""
+    """Print one line on standard error."""
     click.echo(f"pyvmm: {printable(line)}", err=True)
 
 
@@ -19,10 +20,10 @@ def print_lines(*lines: str) -> None:
 
 
 def print_json_text(text: str) -> None:
-    """Print JSON."""
+    """Print JSON on standard output."""
     click.echo(printable_json(text))
 
 
 def say_lines(text: str) -> None:
-    """Say several lines on standard error, such as a traceback."""
+    """Print several lines on standard error, such as a traceback."""
     click.echo("\n".join(map(printable, f"pyvmm: {text}".splitlines())), err=True)

@@ -1,4 +1,4 @@
-"""A table of instances on a terminal of any width, and the key that leaves it."""
+"""A table of instances on a terminal of any width, and the key that quits it."""
 
 import os
 import select
@@ -16,7 +16,7 @@ COLUMNS: Final = (
     NAME, "STATE", "KIND", "CPUS", "MIPS", "EXITS/s", REASONS, "NS", "REALM", "DISK/s", "NET/s",
 )  # fmt: skip
 _TEXTS: Final = frozenset({NAME, "STATE", "KIND", REASONS})
-#: What a narrow terminal does without, the first one first; no number is ever cut.
+#: Columns that a narrow terminal omits, in this order; no number is ever cut.
 _EXPENDABLE: Final = (
     REASONS, "KIND", "CPUS", "NET/s", "DISK/s", "EXITS/s", "NS", "REALM", "MIPS", "STATE",
 )  # fmt: skip
@@ -26,7 +26,7 @@ _QUIT: Final = b"q"
 
 
 def layout(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return the lines of a table that is no wider than so many characters, headings first.
+    """Return the lines of a table that fits into `width` characters, headings first.
 
     A row has a cell for each column; reasons are separated by commas.
     """
@@ -53,14 +53,14 @@ def _total(widths: dict[str, int]) -> int:
 def _cell(column: str, text: str, width: int) -> str:
     if column == REASONS:
         while len(text) > width and text:
-            text = text.rpartition(",")[0]  # a whole one at a time
+            text = text.rpartition(",")[0]  # one whole reason at a time
     if len(text) > width:
         text = f"{text[: width - 1]}~"
     return text.ljust(width) if column in _TEXTS else text.rjust(width)
 
 
 class Keys:
-    """What is typed meanwhile, where somebody types; a context manager."""
+    """The keys typed meanwhile, if a user has the terminal; a context manager."""
 
     def __init__(self, fd: int = 0) -> None:
         self._fd = fd
@@ -77,8 +77,8 @@ class Keys:
             with suppress(termios.error):  # the terminal is gone
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
 
-    def want_out(self, seconds: float) -> bool:
-        """Wait so long; tell at once when the user asks to leave."""
+    def wants_to_quit(self, seconds: float) -> bool:
+        """Wait that long; return True at once if the user quits."""
         deadline = time.monotonic() + seconds
         if self._saved is None:
             time.sleep(seconds)

@@ -1,8 +1,8 @@
-"""Standard input, output and error, whatever the caller has made of them.
+"""Standard input, output and error, in whatever state the caller leaves them.
 
-One that is closed is /dev/null, so that no file of ours takes its number and is written to.  What
-standard output does not take ends the verb with a line and a code; what standard error does not
-take is lost, as there is nowhere left to say so.
+A closed one becomes /dev/null, so that no other file gets its number and is written to.  A failure
+to write standard output ends the verb with an error line and an exit code; a failure to write
+standard error is ignored, because there is nowhere left to report it.
 """
 
 import codecs
@@ -22,11 +22,11 @@ _ANY_TEXT: Final = "pyvmm.any-text"
 
 
 def guard() -> None:
-    """Make the standard streams of this process safe to use; those that are replaced stay so."""
+    """Make the standard streams of this process safe to use; leave replaced ones alone."""
     for name, fd in _NUMBERS.items():
         if not _is_open(fd):
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number: this one
-            # By lines: an instance's log may take its place.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number: fd
+            # Line-buffered: an instance's log may replace it.
             setattr(sys, name, open(fd, "w" if fd else "r", 1, closefd=False))  # noqa: SIM115
     if _is_own(sys.stdout, 1):
         sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
@@ -37,9 +37,9 @@ def guard() -> None:
 
 
 def output_failure(error: OSError, name: str = "output") -> Failure:
-    """Return what becomes of a verb whose output is not taken."""
+    """Return the failure of a verb whose output cannot be written."""
     if isinstance(error, BrokenPipeError):
-        return Failure(ExitCode.UNREAD, "")  # who has stopped reading knows
+        return Failure(ExitCode.UNREAD, "")  # the reader closed it: no message
     return Failure(ExitCode.STORAGE, f"standard {name}: {error.strerror}: the rest is lost")
 
 
@@ -52,7 +52,7 @@ def _is_open(fd: int) -> bool:
 
 
 def _is_own(stream: TextIO, fd: int) -> bool:
-    """Tell whether a stream is the process's, and not what a test has put there."""
+    """Return whether a stream is the process's own, and not a test's replacement."""
     try:
         return stream.fileno() == fd
     except OSError:
@@ -60,7 +60,7 @@ def _is_own(stream: TextIO, fd: int) -> bool:
 
 
 def _text(raw: "_Stream", like: TextIO) -> io.TextIOWrapper:
-    """Return a stream that buffers as much, or as little, as the one in whose place it is."""
+    """Return a text stream on `raw` with the buffering of the stream that it replaces."""
     is_unbuffered = isinstance(like, io.TextIOWrapper) and like.write_through
     return io.TextIOWrapper(
         cast("IO[bytes]", raw) if is_unbuffered else io.BufferedWriter(raw),
@@ -72,7 +72,7 @@ def _text(raw: "_Stream", like: TextIO) -> io.TextIOWrapper:
 
 
 def _encode_any(error: UnicodeError) -> tuple[bytes | str, int]:
-    """Print a byte of a file's name as it is; write out what the terminal has no character for."""
+    """Encode a file name's undecodable byte as it is; escape what the encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character = error.object[error.start]
@@ -83,15 +83,15 @@ def _encode_any(error: UnicodeError) -> tuple[bytes | str, int]:
 
 
 class _Stream(io.FileIO):
-    """Takes all that is written, however long that takes."""
+    """A raw stream that writes everything, however long that takes."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Write all of it: without a buffer nobody would come back with the rest."""
+        """Write all data: an unbuffered caller does not retry a partial write."""
         left = memoryview(data).cast("B")
         size = len(left)
         while left:
             written = super().write(left)
-            if written is None:  # somebody made it non-blocking
+            if written is None:  # another process made it non-blocking
                 select.select([], [self], [])
             else:
                 left = left[written:]
@@ -99,12 +99,12 @@ class _Stream(io.FileIO):
 
 
 class _Output(_Stream):
-    """Says once that it failed; then it takes everything, so that the verb can end."""
+    """Standard output: raises its first failure, then discards data so that the verb can end."""
 
     _has_failed = False
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Write what can be written."""
+        """Write as much as possible."""
         if self._has_failed:
             return memoryview(data).nbytes
         try:
@@ -115,10 +115,10 @@ class _Output(_Stream):
 
 
 class _Errors(_Stream):
-    """Takes everything."""
+    """Standard error: ignores failures."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Write what can be written."""
+        """Write as much as possible."""
         try:
             return super().write(data)
         except OSError:

@@ -1,4 +1,4 @@
-"""--trace KIND,...[:FILE]: one line an event, of the kinds asked for."""
+"""--trace KIND,...[:FILE]: print one line per event of the requested kinds."""
 
 import sys
 from collections.abc import Callable
@@ -41,13 +41,13 @@ class Trace:
             if type(event) in shown and not self._has_failed:
                 try:
                     write(f"{printable(str(event))}{end}")
-                except OSError as error:  # the guest goes on without
+                except OSError as error:  # the guest continues without a trace
                     self._fail(error)
 
         return listener
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # there was a line without room, and the file has it still
+        with suppress(OSError):  # after a failure, the file still holds an unwritten line
             self._file.__exit__(None, None, None)
 
     def _fail(self, error: OSError) -> None:
@@ -57,7 +57,7 @@ class Trace:
 
 def _open(path: Path) -> TextIO:
     try:
-        # By lines: who reads it meanwhile sees all of it.
+        # Line-buffered, so that a reader of the file sees every event at once.
         return open(path, "w", buffering=1, opener=without_waiting)
     except OSError as error:
         raise UserError(f"--trace :{path}: {error.strerror}: choose another file") from None

@@ -1,4 +1,4 @@
-"""Numbers and bytes as people read and write them."""
+"""Numbers and bytes in the form that users read and write."""
 
 import math
 from typing import Final
@@ -14,7 +14,7 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class Seconds(click.FloatRange):
-    """How long to wait: a number that every way of waiting takes."""
+    """A number of seconds to wait, within the limits of every way to wait."""
 
     def __init__(self, least: float = 0) -> None:
         super().__init__(min=least, max=_MAX_SECONDS)
@@ -30,7 +30,7 @@ class Seconds(click.FloatRange):
 
 
 def size(number: float) -> str:
-    """Return a number of bytes in a unit that leaves few digits.
+    """Return a number of bytes in a unit that keeps it short.
 
     >>> size(0), size(4096), size(1_600_000_000)
     ('0 B', '4.0 KiB', '1.5 GiB')
@@ -56,7 +56,7 @@ def short_size(number: float) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Return a number of things.
+    """Return a number and a noun, singular or plural.
 
     >>> plural(1, "instance"), plural(0, "byte")
     ('1 instance', '0 bytes')
@@ -80,18 +80,18 @@ def count(number: float) -> str:
 def octets(option: str, text: str) -> bytes:
     r"""Return the bytes that an option gives in hexadecimal digits.
 
-    None at all is a mistake: it comes from a variable that is not set.
+    An empty text is an error: it usually comes from a variable that is not set.
 
     >>> octets("--challenge", "0x00ff")
     b'\x00\xff'
 
     Raises:
-        UserError: the text is empty, or something else than hexadecimal digits.
+        UserError: the text is empty or contains other characters.
     """
     try:
         data = bytes.fromhex(text.removeprefix("0x"))
     except ValueError:
         raise UserError(f"{option} {text}: give hexadecimal digits") from None
     if not data:
-        raise UserError(f"{option} is empty: give hexadecimal digits, or leave the option out")
+        raise UserError(f"{option} is empty: give hexadecimal digits, or omit the option")
     return data
