@@ -19,7 +19,7 @@ from pyvmm.vm.images.apt import find_tool
 from pyvmm.vm.images.cpio import CpioArchive
 
 HERE = Path(__file__).parent
-ATTEST = Path(pyvmm.vm.__file__).parent / "debian/attest.sh"
+ATTEST = Path(pyvmm.vm.__file__).parent / "images/scripts/attest.sh"
 PYVMM = Path(sys.executable).parent / "pyvmm"
 LIBRARIES = "/usr/lib/aarch64-linux-gnu"
 
