@@ -43,7 +43,7 @@ def table(results: list[Result]) -> Table:
 
 
 def record(results: list[Result]) -> dict[str, dict[str, float | str | None]]:
-    """Return what bench.json holds: name to value, unit, peer's value and ratio."""
+    """Return the content of bench.json: name to value, unit, peer's value and ratio."""
     return {
         result.name: {
             "value": result.value,
@@ -56,9 +56,9 @@ def record(results: list[Result]) -> dict[str, dict[str, float | str | None]]:
 
 
 def main() -> int:
-    """Run all benchmarks, or the one that --only names."""
+    """Run all benchmarks, or only the one given by --only."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=sorted(BENCHMARKS), help="run this one")
+    parser.add_argument("--only", choices=sorted(BENCHMARKS), help="run only this one")
     only = parser.parse_args().only
     results: list[Result] = []
     for name, benchmark in BENCHMARKS.items():

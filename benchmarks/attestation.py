@@ -19,7 +19,7 @@ from pyvmm.root_of_trust import RootOfTrust
 
 NUM_TOKENS = 30
 PAGE = RAM + (1 << 20)
-#: Asks for X2 tokens in the page X1, then turns itself off.
+#: Requests X2 tokens in the page at X1, then turns itself off.
 TOKENS = """
     mov x20, x1; mov x21, x2
     again: movz x0, #0xC400, lsl #16; movk x0, #0x0194; smc #0

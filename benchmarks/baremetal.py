@@ -1,8 +1,8 @@
 """Instruction rates: one bare-metal program, run by the core and by qemu-system-aarch64.
 
-The program maps 1 GiB blocks one to one, turns the MMU on, loops, and asks PSCI for SYSTEM_OFF with
-HVC: QEMU's virt machine powers off, our core exits. QEMU's figure is the difference of a long and a
-short run, so its start does not count.
+The program maps 1 GiB blocks one to one, turns the MMU on, loops, and requests PSCI SYSTEM_OFF with
+HVC: QEMU's virt machine powers off, our core exits. QEMU's figure is the difference between a long
+and a short run, so its start-up time does not count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pyvmm.core import Machine
 
 RAM = 0x4000_0000
 RAM_SIZE = 16 << 20
-LOAD = RAM + 0x8_0000  # where QEMU puts a flat binary
+LOAD = RAM + 0x8_0000  # where QEMU loads a flat binary
 TABLE = RAM + 0x10_0000
 DATA = RAM + 0x20_0000
 QEMU = "qemu-system-aarch64"
@@ -89,7 +89,7 @@ def program(body: str, count: int) -> bytes:
 
 
 def time_core(body: str, count: int) -> float:
-    """Return the seconds that the core takes for ``count`` turns."""
+    """Return the seconds that the core takes for ``count`` iterations."""
     machine = Machine(dram_base=RAM, dram_size=RAM_SIZE, num_pes=1)
     machine.memory(Pas.NS).write(LOAD, program(body, count))
     context = machine.new_context()
@@ -104,7 +104,7 @@ def time_core(body: str, count: int) -> float:
 
 
 def time_qemu(body: str, count: int) -> float:
-    """Return the seconds that QEMU takes for ``count`` turns, start and end included."""
+    """Return the seconds that QEMU takes for ``count`` iterations, including start and end."""
     with tempfile.TemporaryDirectory() as directory:
         image = Path(directory) / "loop.bin"
         image.write_bytes(program(body, count))
@@ -116,7 +116,7 @@ def time_qemu(body: str, count: int) -> float:
 
 
 def rate(body: str, count: int) -> tuple[float, float | None]:
-    """Return millions of instructions a second: ours, best of three, and QEMU's."""
+    """Return millions of instructions per second: ours, best of three, and QEMU's."""
     instructions = count * LOOP_SIZE / 1e6
     ours = instructions / min(time_core(body, count) for _ in range(3))
     if shutil.which(QEMU) is None:

@@ -1,4 +1,4 @@
-"""Boot times: from the command to the shell's prompt, as a user sees them."""
+"""Boot times as a user sees them: from the command to the shell's prompt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NUM_BOOTS = 2
 def seconds_until(command: Sequence[str], text: bytes) -> float:
     """Return the seconds from starting a command to a text in its output.
 
-    Raises RuntimeError, with the end of the output, when the text does not come.
+    Raises RuntimeError, with the end of the output, if the text does not appear.
     """
     start = time.monotonic()
     process = subprocess.Popen(
@@ -52,7 +52,7 @@ def seconds_until(command: Sequence[str], text: bytes) -> float:
                     chunk = os.read(process.stdout.fileno(), 65536)
                 if not chunk:
                     last = seen.decode(errors="replace")[-2000:]
-                    raise RuntimeError(f"{command[0]} gave no {text!r}; its last words:\n{last}")
+                    raise RuntimeError(f"{command[0]} did not print {text!r}; its output:\n{last}")
                 seen += chunk
         return time.monotonic() - start
     finally:
@@ -61,14 +61,14 @@ def seconds_until(command: Sequence[str], text: bytes) -> float:
 
 
 def ensure_guest() -> None:
-    """Make the Debian image if it is not there."""
+    """Build the Debian image if it does not exist."""
     subprocess.run([PYVMM, "image", "build", "debian", "--output", str(GUEST)], check=True)
 
 
 def with_disk(command: Sequence[str], disk_option: str, text: bytes, guest: Path = GUEST) -> float:
-    """Time a command on its own copy of the disk, so that each run finds the same one.
+    """Time a command on a fresh copy of the disk, so that all runs are alike.
 
-    ``disk_option`` has ``{}`` where the disk's path goes.
+    ``disk_option`` has ``{}`` in place of the disk's path.
     """
     with tempfile.TemporaryDirectory(dir=guest) as directory:
         disk = Path(directory) / "rootfs.img"
@@ -108,7 +108,7 @@ def page_size() -> Iterator[Result]:
 
 
 def time_qemu() -> float | None:
-    """Return QEMU's seconds to the same prompt, or None where it is not installed."""
+    """Return QEMU's seconds to the same prompt, or None if it is not installed."""
     if shutil.which(QEMU) is None:
         return None
     command = [QEMU, "-M", "virt", "-cpu", "cortex-a76", "-m", MEMORY, "-nographic"]
@@ -121,7 +121,7 @@ def time_qemu() -> float | None:
 
 @contextmanager
 def own_hes() -> Iterator[None]:
-    """Give the realms a root of trust that has its identity, and is not the user's."""
+    """Give the realms a separate root of trust that already has an identity."""
     with tempfile.TemporaryDirectory() as directory:
         before = os.environ.get(DIRECTORY_VARIABLE)
         os.environ[DIRECTORY_VARIABLE] = str(Path(directory) / "hes")
@@ -149,7 +149,7 @@ def time_hello(*options: str) -> float:
 
 
 def realm_hello() -> Iterator[Result]:
-    """The built-in guest in a realm; what of it is the start of the HES, which it is alone with."""
+    """The built-in guest in a realm, and the part of its time that starting the HES takes."""
     with own_hes():
         yield Result("realm-hello", time_hello(), "s", goal=1.0)
         pairs = [(time_hello(), time_hello("--no-hes")) for _ in range(NUM_HELLOS)]
@@ -158,7 +158,7 @@ def realm_hello() -> Iterator[Result]:
 
 
 def time_banner() -> float:
-    """Return the seconds from creating an instance to the first word of its realm's RSI."""
+    """Return the seconds from creating an instance to its realm's first line about RSI."""
     name = f"benchmark-{os.getpid()}"
     banner = ("wait", name, "--for", "console:RSI version", "--timeout", "60")
     start = time.monotonic()
@@ -171,14 +171,14 @@ def time_banner() -> float:
 
 
 def realm_banner() -> Iterator[Result]:
-    """The built-in guest in a realm, step by step: create, start, wait for what RSI tells it."""
+    """The built-in guest in a realm, step by step: create, start, wait for its RSI version."""
     with own_hes():
         seconds = median(time_banner() for _ in range(NUM_HELLOS))
     yield Result("realm-banner", seconds, "s", goal=1.5)
 
 
 def debian() -> Iterator[Result]:
-    """Debian to its prompt, as a normal VM and as a realm, beside QEMU with the same files."""
+    """Debian to its prompt, as a normal VM and as a realm, and QEMU with the same files."""
     ensure_guest()
     peer = time_qemu()
     yield Result("debian-vm", time_pyvmm(), "s", peer=peer, goal_ratio=4.0)

@@ -1,4 +1,4 @@
-"""What a benchmark gives back."""
+"""The result of a benchmark."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """One figure, and that of QEMU for the same work where QEMU is installed."""
+    """One figure and, if QEMU is installed, QEMU's figure for the same work."""
 
     name: str
     value: float
     unit: str
     goal: float | None = None
-    """The least rate or the greatest time we accept; its sense follows from the unit."""
+    """The lowest acceptable rate, or the highest acceptable time, by the unit."""
     peer: float | None = None
     goal_ratio: float | None = None
-    """The greatest ratio to the peer's time that we accept."""
+    """The highest acceptable ratio to the peer's time."""
 
     @property
     def is_time(self) -> bool:
-        """Tell whether less is better."""
+        """Return whether less is better."""
         return self.unit in {"s", "µs", "ns"}
 
     @property
@@ -30,7 +30,7 @@ class Result:
 
     @property
     def is_met(self) -> bool:
-        """Tell whether every goal that is set is met."""
+        """Return whether every goal is met."""
         if self.ratio is not None and self.goal_ratio is not None and self.ratio > self.goal_ratio:
             return False
         if self.goal is None:

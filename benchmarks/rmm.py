@@ -1,6 +1,6 @@
-"""RMM and Monitor on the real core: what a command costs on the host's side of the SMC.
+"""RMM and Monitor on the real core: the cost of a command as its host sees it, per SMC.
 
-Figures are CPU time, kernel included, so that a busy machine changes them little.
+Figures are CPU time, including the kernel's, so that other load on the machine hardly affects them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DRAM_SIZE = 1 << 30
 RAM = 0x8000_0000
 RAM_SIZE = 512 << 20
 ENTRY = RAM
-TABLE_SIZE = level_size(2)  # bytes that one table of pages speaks for
+TABLE_SIZE = level_size(2)  # bytes that one table of pages covers
 SHARED = 1 << 32  # the first unprotected IPA of a 33-bit realm
 DEVICE = 0x100_0000  # where the guest's device is
 
@@ -48,7 +48,7 @@ TOUCHES = """
     again: ldr w3, [x1]; add x1, x1, #4096; subs x2, x2, #1; b.ne again
     movz x0, #0x8400, lsl #16; movk x0, #8; smc #0
 """
-#: Stores for ever.
+#: Stores forever.
 STORE_LOOP = "again: str w3, [x1]; b again"
 
 
@@ -59,14 +59,14 @@ def assemble(text: str) -> bytes:
 
 
 class Device:
-    """A bus with one register that takes everything."""
+    """A bus with one register that ignores writes."""
 
     def read(self, _addr: int, _size: int) -> int:
         """Read as zero."""
         return 0
 
     def write(self, _addr: int, _size: int, _value: int) -> None:
-        """Ignore it."""
+        """Ignore the value."""
 
 
 class World:
@@ -87,7 +87,7 @@ class World:
         assert results[0] == 0, (hex(fid), results)
 
     def granules(self, count: int, *, delegate: bool = False, align: int = GRANULE_SIZE) -> range:
-        """Allocate granules in a row."""
+        """Allocate consecutive granules."""
         first = self.allocator.allocate(count * GRANULE_SIZE, align)
         granules = range(first, first + count * GRANULE_SIZE, GRANULE_SIZE)
         for pa in granules if delegate else ():
@@ -118,7 +118,7 @@ class World:
         return rec
 
     def guest(self, payload: bytes, *args: int) -> Realm:
-        """Make a realm as the VMM does, with one device."""
+        """Create a realm as the VMM does, with one device."""
         x = (*args, 0, 0, 0, 0)
         return Realm(
             self.firmware,
@@ -135,14 +135,14 @@ class World:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the CPU time of all threads that a piece of work takes."""
+    """Return the CPU time, in seconds, that all threads together need for some work."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def micros(work: Callable[[], object], count: int = BATCH) -> float:
-    """Return the microseconds that each of ``count`` operations of a piece of work takes."""
+    """Return the microseconds per operation for work that does ``count`` operations."""
     return min(seconds(work) for _ in range(ROUNDS)) / count * 1e6
 
 
@@ -249,7 +249,7 @@ def entries(world: World) -> float:
 
 @dataclass(frozen=True)
 class Lifetime:
-    """What the parts of a realm's life took, in seconds."""
+    """The times of the phases of a realm's life, in seconds."""
 
     build: float
     run: float
@@ -266,7 +266,7 @@ def run_realm(payload: bytes, *args: int) -> Lifetime:
 
 
 def realm_lifetimes() -> Iterator[Result]:
-    """Whole realms, as the VMM makes them."""
+    """Whole realms, as the VMM creates them."""
     payload = assemble(TOUCHES).ljust(PAYLOAD * GRANULE_SIZE, b"\x5a")
     touched = LIVE - PAYLOAD
     lifetime = run_realm(payload, 0, ENTRY + len(payload), touched)

@@ -1,7 +1,7 @@
-"""Invalidation by VA: what a page or a block costs to invalidate and to use again.
+"""Invalidation by VA: the cost of invalidating a page or a block and using it again.
 
-Each turn does TLBI VAE1 of an address and a load from it.  The code is in the high half of the VA
-space, in a block of 4 KiB granules; the address is in the low half, with the granule in question.
+Each iteration does TLBI VAE1 of an address and a load from it.  The code is in the high half of the
+VA space, in a block with 4 KiB granules; the address is in the low half, with the tested granule.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOOP = """
     subs x0, x0, #1; b.ne again
     hvc #0
 """
-#: Name, log2 of the granule, level of the leaf, what a turn may take (ns).
+#: Name, log2 of the granule, level of the leaf, limit for an iteration (ns).
 CASES = (
     ("tlbi-4k", 12, 3, 600),
     ("tlbi-16k", 14, 3, 800),
@@ -45,7 +45,7 @@ CASES = (
 
 
 def map_leaf(machine: Machine, granule_bits: int, leaf_level: int) -> None:
-    """Make the tables of the low half: one leaf, at VA."""
+    """Write the tables of the low half: one leaf, at VA."""
     memory, stride, table = machine.memory(Pas.NS), granule_bits - 3, LOW_TABLES
     for level in range(4 - -(-(48 - granule_bits) // stride), leaf_level + 1):
         shift = granule_bits + stride * (3 - level)
@@ -58,7 +58,7 @@ def map_leaf(machine: Machine, granule_bits: int, leaf_level: int) -> None:
 
 
 def nanoseconds(granule_bits: int, leaf_level: int) -> float:
-    """Return what a turn takes."""
+    """Return the nanoseconds per iteration."""
     machine = Machine(dram_base=RAM, dram_size=RAM_SIZE, num_pes=1)
     code, _ = Ks(KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN).asm(LOOP)
     machine.memory(Pas.NS).write(CODE, bytes(code or b""))
@@ -79,7 +79,7 @@ def nanoseconds(granule_bits: int, leaf_level: int) -> float:
 
 
 def tlbi() -> Iterator[Result]:
-    """TLBI by VA and a load, by granule and for blocks."""
+    """TLBI by VA and a load, for each granule and for blocks."""
     for name, granule_bits, leaf_level, goal in CASES:
         best = min(nanoseconds(granule_bits, leaf_level) for _ in range(3))
         yield Result(name, best, "ns", goal=goal)

@@ -1,4 +1,4 @@
-"""What verifying a token takes, as a service sees it that verifies one after the other."""
+"""The time to verify a token, for a service that verifies one token after the other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RIM = b"r" * 32
 
 
 def signed(key: ec.EllipticCurvePrivateKey, payload: bytes) -> bytes:
-    """Return a signed part of a token."""
+    """Return a part of a token, signed."""
     header = protected(Algorithm.ES384)
     signature = sign(key, Algorithm.ES384, sig_structure(header, payload))
     return Sign1(header, payload, signature).encode()

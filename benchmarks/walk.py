@@ -1,9 +1,9 @@
-"""Translation: what a TLB miss costs in C and in plain Python, and what a hit costs.
+"""Translation: the cost of a TLB miss in C and in plain Python, and the cost of a hit.
 
-A realm maps more pages than its PE can remember, each with a page of its own at stage 1 and at
-stage 2, and reads a word of one after the other.  Every read misses both levels of the TLB and the
-stage-2 cache: four levels of stage 1, three of stage 2, and the granule protection check of what
-they lead to.  The loop around it is counted in.
+A realm maps more pages than its PE can cache, each by its own page at stage 1 and at stage 2, and
+reads a word from one after the other.  Every read misses both levels of the TLB and the stage-2
+cache, so it takes four levels of stage 1, three of stage 2, and the granule protection check of the
+result.  The time of the loop is included.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LOADED = 30_000_000
 
 
 def payload() -> bytes:
-    """Return the program and its stage-1 tables: itself, and the pages from VA on."""
+    """Return the program and its stage-1 tables, which map the program and the pages at VA."""
     level0, level1, of_va, level2, *leaves = (
         TABLES + n * GRANULE_SIZE for n in range(4 + NUM_LEAVES)
     )
@@ -89,7 +89,7 @@ class Misses:
 
 
 def in_python(misses: Misses) -> float:
-    """Return millions of walks a second, of the same tables."""
+    """Return millions of walks per second in Python, of the same tables."""
     gpt = misses.world.monitor._gpt  # noqa: SLF001 - the registers that EL3 wrote
     walker = Walker(misses.world.machine, gpt.base_pa, int(gpt.gpccr))
     vas = [VA + random.randrange(PAGES) * STRIDE for _ in range(IN_PYTHON)]
@@ -102,7 +102,7 @@ def in_python(misses: Misses) -> float:
 
 
 def hit() -> float:
-    """Return the nanoseconds that a load takes whose page is in the TLB."""
+    """Return the nanoseconds for a load whose page is in the TLB."""
     return (time_loop(LOADS) - time_loop("nop")) / LOADED * 1e9
 
 

@@ -120,7 +120,7 @@ def test_rsi_refuses(guest: Guest, args: tuple[int, ...]) -> None:
 
 
 def test_realm_config(guest: Guest) -> None:
-    """Width, algorithm and personalisation value; the rest of the page is zero."""
+    """Width, algorithm and personalization value; the rest of the page is zero."""
     guest.world.realm_memory.write(guest.page, b"\xff" * 4096)
     assert guest.call(RsiFid.RSI_REALM_CONFIG, PAGE_IPA)[0] == 0
     expected = RealmConfig.of(ipa_width=33, hash_algo=0, rpv=b"p" * 64)
