@@ -186,7 +186,7 @@ def _short_path(address: Path) -> Iterator[str]:
 
 
 def _open(address: Path) -> socket.socket | None:
-    """Connect; None if nobody listens."""
+    """Connect; return None if no HES listens."""
     stream = socket.socket(socket.AF_UNIX)
     stream.settimeout(TIMEOUT)
     try:

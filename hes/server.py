@@ -160,8 +160,8 @@ class Server:
         return bool(self._connections)
 
     def _shut_down(self) -> None:
-        # In this order: as long as the address exists, somebody answers.  If the address belongs to
-        # another HES now, the user removed ours.
+        # In this order: as long as the address exists, a HES answers.  If the address belongs to
+        # another HES now, the user has removed this one's.
         if _inode(self._address) == self._inode:
             self._address.unlink(missing_ok=True)
         self._selector.close()

@@ -144,7 +144,7 @@ class Platform:
             if error.errno in {errno.EMFILE, errno.ENFILE}:
                 raise  # reported with other errors of this kind
             raise UserError(
-                f"no memory for a guest of {ram_size // MIB}M ({error.strerror}): give less with -m"
+                f"{ram_size // MIB}M of memory for the guest: {error.strerror}: give less with -m"
             ) from error
         self._monitor = Monitor(
             self.machine, self.events, root_of_trust.mailbox if root_of_trust else None

@@ -20,7 +20,7 @@ from pyvmm.arch.text import printable
 from pyvmm.token.generations import Generation
 
 DIRECTORY_VARIABLE: Final = "PYVMM_HES_DIR"
-MAX_BUNDLE: Final = MAX_PAYLOAD  # bytes of one that is provisioned
+MAX_BUNDLE: Final = MAX_PAYLOAD  # bytes of a provisioning bundle
 
 
 def hes_directory() -> Path:
@@ -137,7 +137,7 @@ class RootOfTrust:
 
 def no_realm(error: OSError) -> UserError:
     """Return the error for a realm whose root of trust has failed."""
-    return UserError(f"a realm needs its root of trust: {error} (or use --no-hes: no attestation)")
+    return UserError(f"a realm needs its root of trust: {error} (or run it unattested: --no-hes)")
 
 
 def make_bundles(directory: Path) -> list[Path]:

@@ -153,7 +153,7 @@ _CLASS_NAMES: Final[dict[int, str]] = {
     ExceptionClass.WFX: "a wait for an event or interrupt",
     ExceptionClass.FP_ACCESS: "a floating-point instruction that is trapped",
     ExceptionClass.PAUTH: "a pointer authentication instruction that is trapped",
-    ExceptionClass.BRANCH_TARGET: "a branch to what is not a branch target (BTI)",
+    ExceptionClass.BRANCH_TARGET: "a branch to a location that is not a branch target (BTI)",
     ExceptionClass.ILLEGAL_STATE: "an illegal execution state",
     ExceptionClass.SVC64: "an SVC",
     ExceptionClass.HVC64: "an HVC",

@@ -1,4 +1,4 @@
-"""Paravirtualised time: how long a vCPU was ready to run and did not.
+"""Paravirtualised time: how long a vCPU was ready but did not run.
 
 Spec: Arm DEN0057A, "Stolen time".
 """
@@ -21,7 +21,7 @@ class StolenTimeRecord(Layout, size=64):
 
     revision = U32(0)
     attributes = U32(4)
-    stolen_time = U64(8)  # nanoseconds since the vCPU was made
+    stolen_time = U64(8)  # nanoseconds since the vCPU was created
 
 
 RECORD_SIZE: Final = StolenTimeRecord.size

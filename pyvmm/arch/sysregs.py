@@ -35,13 +35,13 @@ ALL_BITS: Final = (1 << 64) - 1
 
 
 class Feature(IntFlag):
-    """The features that a machine has or lacks as whoever makes it says."""
+    """Features that the creator of a machine can enable or disable."""
 
     PAUTH = 1  # FEAT_PAuth2, FEAT_FPACCOMBINE and FEAT_PACIMP
     BTI = 2  # FEAT_BTI
 
 
-#: What a machine has unless somebody says otherwise.
+#: The features of a machine by default.
 DEFAULT_FEATURES: Final = Feature.PAUTH | Feature.BTI
 
 
@@ -163,7 +163,7 @@ ISAR0: Final = fields(F4=2, F8=1, F12=2, F16=1, F20=2, F28=1, F32=1, F44=1, F52=
 ISAR1: Final = fields(F0=1, F20=1, F36=1)  # DPB, LRCPC, SB
 MMFR0: Final = fields(
     F0=5, F4=2, F20=1
-)  # 48-bit PA, 16-bit ASID; 16 KB too (0 means 4 KB, 64 KB are there)
+)  # 48-bit PA, 16-bit ASID; granules of 16 KB and (TGran4, TGran64 = 0) 4 and 64 KB
 MMFR1: Final = fields(F0=2, F20=2)  # HAFDBS, PAN2
 MMFR2: Final = fields(F0=1, F60=1)  # CnP, E0PD
 

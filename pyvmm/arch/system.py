@@ -80,7 +80,7 @@ def connect_unix(connection: socket.socket, path: str, patience: float) -> None:
 
     Raises:
         TimeoutError: the process there does not accept connections.
-        OSError: nobody listens there.
+        OSError: nothing listens there.
     """
     timeout = connection.gettimeout()
     deadline = time.monotonic() + patience

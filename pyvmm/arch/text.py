@@ -48,7 +48,7 @@ def defect() -> str:
 
 
 def printable_json(text: str) -> str:
-    r"""Return the same JSON, in which every character can be seen but for the ends of its lines.
+    r"""Return the same JSON, with all invisible characters escaped except line ends.
 
     >>> printable_json('{\n "a": "\x7f\u202e"\n}')
     '{\n "a": "\\u007f\\u202e"\n}'
