@@ -29,7 +29,9 @@ def token_bytes(data: bytes) -> bytes:
         return data
     token = _from_text(data)
     if not token or token[0] >> 5 != _TAG:
-        raise Malformed("token", "not tagged CBOR, raw or in hexadecimal or base64")
+        raise Malformed(
+            "token", "an unknown format: not tagged CBOR, raw or in hexadecimal or base64"
+        )
     return token
 
 

@@ -33,6 +33,7 @@ JWK_CURVES: Final = {
     "P-521": Algorithm.ES512,
 }
 _MAX_KEY_FILE: Final = 64 << 10
+_UNREADABLE: Final = "neither PEM, DER nor JWK, or damaged"
 
 
 def instance_id_of(public: bytes) -> bytes:
@@ -59,11 +60,9 @@ def load_public_key(data: bytes, source: str) -> bytes:
         raise UserError(f"{source} is a private key: give the public one (openssl pkey -pubout)")
     try:
         return _load(data)
-    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         what = " ".join(str(error).split())
-        raise UserError(
-            f"{source} is not a public key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
-        ) from None
+        raise UserError(f"{source} is not a public key on P-256, P-384 or P-521: {what}") from None
 
 
 def load_private_key(data: bytes, source: str) -> EllipticCurvePrivateKey:
@@ -74,11 +73,9 @@ def load_private_key(data: bytes, source: str) -> EllipticCurvePrivateKey:
     """
     try:
         return _load_private(data)
-    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         what = " ".join(str(error).split())
-        raise UserError(
-            f"{source} is not a private key on P-256, P-384 or P-521 in PEM, DER or JWK: {what}"
-        ) from None
+        raise UserError(f"{source} is not a private key on P-256, P-384 or P-521: {what}") from None
 
 
 def _load_private(data: bytes) -> EllipticCurvePrivateKey:
@@ -86,7 +83,10 @@ def _load_private(data: bytes) -> EllipticCurvePrivateKey:
     if text.startswith(b"{"):
         return _load_private_jwk(text)
     load = load_pem_private_key if text.startswith(b"-----BEGIN") else load_der_private_key
-    key = load(data, None)
+    try:
+        key = load(data, None)
+    except ValueError:  # its text is long, and says less
+        raise ValueError(_UNREADABLE) from None
     if not isinstance(key, EllipticCurvePrivateKey):
         raise ValueError("not an elliptic curve key")  # noqa: TRY004  callers expect one kind of error
     public_point(key)
@@ -97,7 +97,11 @@ def _load(data: bytes) -> bytes:
     text = data.lstrip()
     if text.startswith(b"{"):
         return _load_jwk(text)
-    key = (load_pem_public_key if text.startswith(b"-----BEGIN") else load_der_public_key)(data)
+    load = load_pem_public_key if text.startswith(b"-----BEGIN") else load_der_public_key
+    try:
+        key = load(data)
+    except ValueError:  # its text is long, and says less
+        raise ValueError(_UNREADABLE) from None
     if not isinstance(key, EllipticCurvePublicKey):
         raise ValueError("not an elliptic curve key")  # noqa: TRY004  callers expect one kind of error
     return point_of(key)
@@ -110,7 +114,7 @@ def _load_private_jwk(text: bytes) -> EllipticCurvePrivateKey:
 
 def _load_jwk(text: bytes) -> bytes:
     key = _jwk(text)
-    if key["kty"] != "EC" or "d" in key:
+    if _member(key, "kty") != "EC" or "d" in key:
         raise ValueError("not a public JWK of type EC")
     algorithm = _algorithm(key)
     point = bytes([SEC1_UNCOMPRESSED])
@@ -131,11 +135,20 @@ def _jwk(text: bytes) -> dict[str, Json]:
 
 
 def _algorithm(key: dict[str, Json]) -> Algorithm:
-    return JWK_CURVES[str(key["crv"])]
+    name = str(_member(key, "crv"))
+    if name not in JWK_CURVES:
+        raise ValueError(f"a key on {name}, which is not supported")
+    return JWK_CURVES[name]
+
+
+def _member(key: dict[str, Json], name: str) -> Json:
+    if name not in key:
+        raise ValueError(f"its member {name!r} is missing")
+    return key[name]
 
 
 def _octets(key: dict[str, Json], name: str) -> bytes:
-    text = key[name]
+    text = _member(key, name)
     if not isinstance(text, str):
         raise ValueError(f"{name} is not text")  # noqa: TRY004  callers expect one kind of error
     return urlsafe_b64decode(text + "==")
