@@ -181,7 +181,7 @@ def provision(otp: Otp, bundle: bytes) -> Otp:
         if kind == _DM:
             return _provision_dm(otp, fields)
     except Malformed as error:
-        raise PsaError(PsaStatus.INVALID_ARGUMENT, f"not a bundle: {error}") from None
+        raise PsaError(PsaStatus.INVALID_ARGUMENT, f"invalid {error}") from None
     raise PsaError(PsaStatus.INVALID_ARGUMENT, f"the bundle's kind is {kind!r}, not cm or dm")
 
 

@@ -235,7 +235,8 @@ def log(hes: Hes, cycle: PowerCycle, inputs: Inputs) -> Outputs:
     if wanted:
         found = [other for other in hes.cycles if other.pid == wanted and other.is_on]
         if not found:
-            raise PsaError(PsaStatus.DOES_NOT_EXIST, f"process {wanted} has no machine that is on")
+            line = f"process {wanted} has no running machine: pyvmm hes status lists all"
+            raise PsaError(PsaStatus.DOES_NOT_EXIST, line)
         cycle = found[0]
     lines = []
     size = len("[]")
@@ -282,7 +283,8 @@ def set_lifecycle(hes: Hes, _cycle: PowerCycle, inputs: Inputs) -> Outputs:
     name = _text(state)
     chosen = lifecycle.STATES.get(name)
     if chosen is None:
-        raise PsaError(PsaStatus.INVALID_ARGUMENT, f"{name!r} is not a lifecycle state")
+        line = f"{name!r} is not a lifecycle state: pyvmm hes lifecycle lists the next ones"
+        raise PsaError(PsaStatus.INVALID_ARGUMENT, line)
     return (lifecycle.name(hes.set_lifecycle(chosen).lifecycle).encode(),)
 
 

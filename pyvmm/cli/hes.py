@@ -35,7 +35,7 @@ def hes(context: click.Context, hes_dir: Path | None) -> None:
 Start = Callable[[], RootOfTrust]
 
 
-@hes.command(help="Show the identity, the lifecycle state and the running machines.")
+@hes.command(help="Show identity, lifecycle and running machines.")
 @_as_json
 @click.pass_obj
 def status(start: Start, as_json: bool) -> None:
@@ -66,9 +66,13 @@ def _lines(found: HesStatus) -> list[tuple[str, str]]:
     ]
 
 
-@hes.command(
-    help="Provision the HES with bundles: first the chip maker's, then the device maker's."
-)
+_PROVISION_HELP = """Provision the HES with bundles.
+
+The chip maker's bundle comes first, then the device maker's.
+"""
+
+
+@hes.command(help=_PROVISION_HELP)
 @click.argument("bundles", type=click.Path(path_type=Path), nargs=-1)
 @click.option(
     "--make",
@@ -94,14 +98,23 @@ def provision(
     contents = [read_file(each, "bundle", MAX_BUNDLE, takes_pipe=True) for each in bundles]
     root_of_trust, states = start(), {}
     for path, content in zip(bundles, contents, strict=True):
-        state = states[printable(str(path))] = root_of_trust.provision(content)
+        try:
+            state = states[printable(str(path))] = root_of_trust.provision(content)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
         if not as_json:
             print_lines(f"{path}: {state}")
     if as_json:
         print_json_text(json.dumps(states, indent=2))
 
 
-@hes.command(help="Show the lifecycle state and its successors; with STATE, change to that state.")
+_LIFECYCLE_HELP = """Show or change the lifecycle state.
+
+Without STATE, print the current state and the states that can follow it.
+"""
+
+
+@hes.command(help=_LIFECYCLE_HELP)
 @click.argument("state", required=False)
 @click.option("--yes", is_flag=True, help="decommission, which erases the keys permanently")
 @_as_json
@@ -123,7 +136,13 @@ def lifecycle(start: Start, state: str | None, yes: bool, as_json: bool) -> None
         print_lines(f"-> {successor}")
 
 
-@hes.command(help="Show the measurements of a boot now, or of the machine in process PID.")
+_LOG_HELP = """Show the measurements of a boot.
+
+With PID, of the running machine in that process; otherwise, of a machine that would boot now.
+"""
+
+
+@hes.command(help=_LOG_HELP)
 @click.argument("pid", type=click.IntRange(min=1, max=_MAX_COUNTER), required=False)
 @_as_json
 @click.pass_obj
@@ -155,7 +174,13 @@ def _event_lines(event: BootEvent) -> list[str]:
     ]
 
 
-@hes.command(help="Show the non-volatile counters; with NAME=VALUE, advance them permanently.")
+_COUNTERS_HELP = """Show or advance the non-volatile counters.
+
+NAME=VALUE advances a counter permanently.
+"""
+
+
+@hes.command(help=_COUNTERS_HELP)
 @click.argument("advance", nargs=-1, metavar="[NAME=VALUE]...")
 @_as_json
 @click.pass_obj
