@@ -49,7 +49,7 @@ class Attested(msgspec.Struct, frozen=True):
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="limit for the silence of the console while the guest boots, then for the token",
+    help="how long to wait while the booting guest's console is silent, then for the token",
 )
 @click.option("--json", "wants_json", is_flag=True, help="print challenge and token as JSON")
 def attest(

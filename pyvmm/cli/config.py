@@ -18,7 +18,13 @@ def config() -> None:
     """Group the commands for configurations."""
 
 
-@config.command(help="Print the effective configuration as TOML: options, file and defaults.")
+_SHOW_HELP = """Print the effective configuration as TOML.
+
+It combines the options of the command line, the file of --config and the defaults.
+"""
+
+
+@config.command(help=_SHOW_HELP)
 @guest_options
 @click.option("--set", "only_set", is_flag=True, help="omit the defaults")
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")

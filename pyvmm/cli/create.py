@@ -19,7 +19,7 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.name import check_name
 from pyvmm.vm.options import VmOptions
 
-_HELP = """Create an instance, in its own process, that `pyvmm start` starts.
+_HELP = """Create an instance in its own process; `pyvmm start` starts it.
 
 When the command returns, the state of the instance is NEW: a realm is built and measured, a normal
 VM is loaded. KERNEL is the same as --kernel. Without a kernel, it is a tiny built-in guest.

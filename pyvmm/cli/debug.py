@@ -19,7 +19,7 @@ _SHOWN: Final = (
 )
 _HELP = """Show registers, stack and code of each CPU of an instance.
 
-The guest is paused for an instant meanwhile. A realm must have been created with --realm-debug.
+The guest pauses for an instant. A realm must have been created with --realm-debug.
 --sysrq and --nmi show nothing unless --dump or --json is given too; see the guest's console for
 their effect.
 """

@@ -71,7 +71,7 @@ class _Exec(click.Command):
     default=10,
     show_default=True,
     metavar="SECONDS",
-    help="while the guest boots: how long its console may be silent before this gives up",
+    help="how long to wait for the agent while the booting guest's console is silent",
 )
 @click.option("--timeout", type=Seconds(), metavar="SECONDS", help="kill the command after SECONDS")
 @click.option("--json", "wants_json", is_flag=True, help="print status and output as JSON")

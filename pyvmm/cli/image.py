@@ -14,11 +14,16 @@ from pyvmm.vm.images.debian import Image, Recipe, build_debian
 from pyvmm.vm.images.rootfs import EntryPoint, build_rootfs
 from pyvmm.vm.option_values import parse_size
 
-_ROOTFS_HELP = """Pack a directory into a root file system that runs one program.
+_DEBIAN_HELP = """Build a Debian guest.
 
-The directory contains the program, at the path that --init gives, and its libraries; the program
-gets ARGS. When it ends, the guest reports its exit status and powers off. Boot it like Debian's
-disk, with the kernel and initial RAM disk of `pyvmm image build debian`.
+Its files are a kernel, an initial RAM disk, and a root file system with a shell.
+"""
+_ROOTFS_HELP = """Build a guest that runs one program.
+
+Pack a directory into a root file system. The directory contains the program, at the path that
+--init gives, and its libraries; the program gets ARGS. When it ends, the guest reports its exit
+status and powers off. Boot it like Debian's disk, with the kernel and initial RAM disk of `pyvmm
+image build debian`.
 """
 
 
@@ -35,7 +40,7 @@ def build() -> None:
     """Group the kinds of images."""
 
 
-@build.command(help="Debian: kernel, initial RAM disk and a root file system with a shell.")
+@build.command(help=_DEBIAN_HELP)
 @click.option(
     "-o",
     "--output",

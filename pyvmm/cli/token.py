@@ -68,9 +68,10 @@ def token() -> None:
 
 # --- show -------------------------------------------------------------------------------------
 
-_SHOW_HELP = """Show a token's claims without verifying it; TOKEN - is standard input.
+_SHOW_HELP = """Show the claims of an unverified token.
 
---json prints the input format of pyvmm token compile, with the names of the Veraison tools.
+TOKEN - is standard input. --json prints the input format of `pyvmm token compile`, with the names
+of the Veraison tools.
 
 Exit code: 0 success, 2 bad input, 3 malformed.
 """
@@ -167,8 +168,10 @@ def _text(value: Value) -> str:
 # --- extract ----------------------------------------------------------------------------------
 
 _PARTS: Final = ("platform", "realm", "platform-claims", "realm-claims", "rak")
-_EXTRACT_HELP = """Extract a part of a token: the COSE_Sign1 of the platform or the realm, their
-claims in CBOR, or the realm attestation key in PEM. TOKEN - is standard input.
+_EXTRACT_HELP = """Extract a part of a token.
+
+The parts are the COSE_Sign1 of the platform or the realm, their claims in CBOR, and the realm
+attestation key in PEM. TOKEN - is standard input.
 
 Exit code: 0 success, 2 bad input, 3 malformed.
 """
@@ -220,10 +223,11 @@ def _rak(parts: Token) -> bytes:
 
 # --- compile ----------------------------------------------------------------------------------
 
-_COMPILE_HELP = """Make a signed token from CLAIMS, JSON in the format of pyvmm token show --json.
+_COMPILE_HELP = """Make a signed token from claims in JSON.
 
-The claims may be invalid. A missing profile, realm key or platform challenge (which binds the key)
-is filled in; null omits it. CLAIMS - is standard input.
+CLAIMS has the format of `pyvmm token show --json`; - is standard input. The claims may be invalid.
+A missing profile, realm key or platform challenge (which binds the key) is filled in; null omits
+it.
 """
 
 

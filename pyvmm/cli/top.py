@@ -43,7 +43,9 @@ class Reading(msgspec.Struct, frozen=True):
     metavar="SECONDS",
     help="time between readings",
 )
-@click.option("-n", "--count", "limit", type=click.IntRange(min=1), help="exit after N readings")
+@click.option(
+    "-n", "--count", "limit", type=click.IntRange(min=1), metavar="N", help="exit after N readings"
+)
 @click.option("--json", "wants_json", is_flag=True, help="print each reading as a line of JSON")
 def top(delay: float, limit: int | None, *, wants_json: bool) -> None:
     """Read and show all instances, until the user quits or the limit is reached."""

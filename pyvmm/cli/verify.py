@@ -160,8 +160,9 @@ def _realm_values(
 def _digest(option: str, text: str) -> bytes:
     data = octets(option, text)
     if len(data) not in HASH_SIZES.values():
-        sizes = ", ".join(map(str, HASH_SIZES.values()))
-        raise UserError(f"{option} has {plural(len(data), 'byte')}; give one of {sizes}")
+        *sizes, largest = map(str, sorted({*HASH_SIZES.values()}))
+        wanted = f"{', '.join(sizes)} or {largest}"
+        raise UserError(f"{option} has {plural(len(data), 'byte')}: give {wanted}")
     return data
 
 
@@ -170,7 +171,7 @@ def _padded(option: str, text: str | None, size: int) -> bytes | None:
         return None
     data = octets(option, text)
     if len(data) > size:
-        raise UserError(f"{option} has {plural(len(data), 'byte')}; the limit is {size}")
+        raise UserError(f"{option} has {plural(len(data), 'byte')}: the limit is {size}")
     return data.ljust(size, b"\0")
 
 

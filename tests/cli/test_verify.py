@@ -211,7 +211,7 @@ def test_verify_signs_its_result(run: Run, challenge: str, code: int) -> None:
         ("verify token --trust-store absent", "Directory 'absent' does not exist"),
         ("verify token --reference token", "token is not JSON"),
         ("verify token --challenge xyz", "--challenge xyz: give hexadecimal digits"),
-        (f"verify token --challenge {'00' * 65}", "--challenge has 65 bytes; the limit is 64"),
+        (f"verify token --challenge {'00' * 65}", "--challenge has 65 bytes: the limit is 64"),
         *(
             (f"verify token {option}{digits}", f"{option.strip(' =')} is empty: give hexadecimal")
             for option in ("--challenge=", "--rim=", "--rpv=", "--rem 0=")

@@ -164,7 +164,7 @@ class Chosen:
     def each_name(self, act: Callable[[Directory, str], None]) -> int:
         """Call `act` for each name, whatever fails; return the exit code of the first failure."""
         if self.every == bool(self.names):
-            raise UserError("give names of instances (see pyvmm list), or --all")
+            raise UserError("give either names of instances (see pyvmm list) or --all")
         place, code, names = directory(), ExitCode.OK, self.names
         if self.every:
             statuses = place.statuses()

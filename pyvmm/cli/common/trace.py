@@ -60,4 +60,4 @@ def _open(path: Path) -> TextIO:
         # Line-buffered, so that a reader of the file sees every event at once.
         return open(path, "w", buffering=1, opener=without_waiting)
     except OSError as error:
-        raise UserError(f"--trace :{path}: {error.strerror}: choose another file") from None
+        raise UserError(f"--trace {path}: {error.strerror}: choose another file") from None
