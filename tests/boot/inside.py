@@ -34,7 +34,9 @@ class Inside:
         self._terminal = Terminal(in_reader, self._out_writer)
         self.instance = Instance(options, make_config(options), self.platform, self._terminal)
         self._code: ExitCode | None = None
-        self._thread = threading.Thread(target=self._run, args=(timeout,), name="instance")
+        self._thread = threading.Thread(
+            target=self._run, args=(timeout,), name="instance", daemon=True
+        )
         self._thread.start()
 
     def _run(self, timeout: float | None) -> None:

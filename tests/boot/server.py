@@ -24,7 +24,7 @@ def served_files(files: Mapping[str, bytes], address: str = "127.0.0.1") -> Iter
             Path(directory, name).write_bytes(content)
         server = ThreadingHTTPServer((address, 0), partial(_Quiet, directory=directory))
         with server:
-            thread = threading.Thread(target=server.serve_forever)
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
             thread.start()
             try:
                 yield server.server_port

@@ -28,7 +28,7 @@ def test_what_was_said_is_there_when_the_end_is_told(tmp_path: Path) -> None:
             kept.append(directory.console_log("r1"))
 
     owner.lifecycle.subscribe(look)
-    thread = Thread(target=owner.run, kwargs={"keeps_name": True})
+    thread = Thread(target=owner.run, kwargs={"keeps_name": True}, daemon=True)
     thread.start()
     thread.join()
     assert len(kept) == 1
@@ -55,7 +55,7 @@ def test_an_end_is_told_though_nothing_can_be_kept(
     owner = new_owner()
     owner.claim(directory)
     (directory.home("r1") / "console").mkdir()  # no file can be made there
-    thread = Thread(target=owner.run, kwargs={"keeps_name": True})
+    thread = Thread(target=owner.run, kwargs={"keeps_name": True}, daemon=True)
     thread.start()
     thread.join()
     status = directory.find("r1")

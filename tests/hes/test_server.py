@@ -47,7 +47,7 @@ class Loop:
         self.server = Server(Hes(directory, installation()), listener, self.address)
         self.first, theirs = socket.socketpair()
         self.server.add(theirs)
-        self.thread = threading.Thread(target=self.server.run, name="hes loop")
+        self.thread = threading.Thread(target=self.server.run, name="hes loop", daemon=True)
 
     def connect(self) -> socket.socket:
         """Open a mailbox."""

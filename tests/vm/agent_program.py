@@ -60,7 +60,7 @@ class SocketPort:
         self.backlog = 0
         self._client = client
         self._end = end
-        self._thread = threading.Thread(target=self._read, name="port")
+        self._thread = threading.Thread(target=self._read, name="port", daemon=True)
         client.attach(self)
 
     def start(self) -> None:

@@ -216,7 +216,7 @@ class OwnerThread:
         self.code: ExitCode | None = None
         self.error: Exception | None = None
         self._timeout = timeout
-        self._thread = threading.Thread(target=self._run, name="owner")
+        self._thread = threading.Thread(target=self._run, name="owner", daemon=True)
 
     def assemble(self, log: ConsoleLog) -> Instance:
         """Put the guest together."""
