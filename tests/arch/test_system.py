@@ -75,6 +75,6 @@ def test_connecting_waits_for_a_full_backlog(tmp_path: Path) -> None:
 
 
 def test_connecting_to_nobody_fails_at_once(tmp_path: Path) -> None:
-    """Nobody listens there."""
+    """Nothing listens there."""
     with socket.socket(socket.AF_UNIX) as connection, pytest.raises(FileNotFoundError):
         connect_unix(connection, str(tmp_path / "none"), 60)

@@ -1,4 +1,4 @@
-"""What others say can be seen, and does nothing; bytes that are not UTF-8 are written out."""
+"""Untrusted text is shown visibly and harmlessly; bytes that are not UTF-8 are escaped."""
 
 import json
 import os
@@ -17,13 +17,13 @@ SEEN = r"\x1b]0;t\x07\x9b2J\r\n\x7f\u2028\u202e\u2066\u200b\ufeff\U000e0041"
 
 
 def is_safe(text: str) -> bool:
-    """Tell whether there is nothing but what has a shape of its own."""
+    """Return whether every character is visible."""
     return not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in text)
 
 
 @pytest.mark.parametrize("text", ["", "plain", "Grüße, 日本語", r"back\slash"])
 def test_what_can_be_seen_stays(text: str) -> None:
-    """In whatever script."""
+    """In any script."""
     assert printable(text) == text
 
 
@@ -36,14 +36,14 @@ def test_what_can_be_seen_stays(text: str) -> None:
     ],
 )
 def test_what_cannot_be_seen_is_written_out(text: str, shown: str) -> None:
-    """As Python writes it."""
+    """As Python escapes it."""
     assert printable(text) == shown
     assert str(UserError(text)) == shown
 
 
 @given(st.one_of(st.text(), st.text(st.characters(categories=["L", "Cs"]))))
 def test_nothing_else_is_left(text: str) -> None:
-    """Of any text, also one that no encoding has."""
+    """For any text, even one that cannot be encoded."""
     assert is_safe(printable(text))
     assert is_unicode(printable(text))
 
@@ -56,7 +56,7 @@ def test_any_bytes_can_be_printed(data: bytes) -> None:
 
 @given(st.text())
 def test_json_means_the_same(text: str) -> None:
-    """And its lines end where they did."""
+    """And its line ends stay."""
     told = printable_json(json.dumps({"a": text}, ensure_ascii=False, indent=1))
     assert is_safe(told.replace("\n", ""))
     assert told.count("\n") == 2
@@ -64,7 +64,7 @@ def test_json_means_the_same(text: str) -> None:
 
 
 def test_a_traceback_keeps_its_lines() -> None:
-    """And only those."""
+    """But no other control characters."""
     text = ""
     try:
         getattr("", HOSTILE)

@@ -92,7 +92,7 @@ data:
 
 
 def atomics_program() -> bytes:
-    """Return an ELF file; its exit status has a bit for each way of counting that went wrong.
+    """Return an ELF file; each bit of its exit status is a way of counting that failed.
 
     Bit 0 is the LSE atomic, bit 1 the exclusive pair, bit 2 the plain counter behind a lock.
     """

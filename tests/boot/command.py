@@ -1,4 +1,4 @@
-"""The command pyvmm, run as a user runs it."""
+"""Run the command pyvmm as a user runs it."""
 
 import os
 import shutil
@@ -60,7 +60,7 @@ def call(
 
 
 class Running:
-    """A pyvmm that runs, with a guest's shell; a context manager that ends it at the latest."""
+    """A running pyvmm with a guest's shell; a context manager that ends it."""
 
     def __init__(self, *arguments: str | Path) -> None:
         self._process = subprocess.Popen(
@@ -102,7 +102,7 @@ def guest_options(image: Image, disk: Path | None) -> list[str | Path]:
 
 
 def copy_disk(image: Image, directory: Path) -> Path:
-    """Return a copy of the disk to write on."""
+    """Return a writable copy of the disk."""
     copy = directory / "rootfs.img"
     copied = call("cp", "--sparse=always", "--reflink=auto", image.rootfs, copy)
     assert copied.code == 0, copied.errors
@@ -110,7 +110,7 @@ def copy_disk(image: Image, directory: Path) -> Path:
 
 
 def is_clean(disk: Path) -> bool:
-    """Tell whether e2fsck finds nothing to mend."""
+    """Return whether e2fsck finds no errors."""
     return call(sbin("e2fsck"), "-fn", disk).code == 0
 
 
@@ -126,7 +126,7 @@ def read_from(disk: Path, path: str) -> str:
 
 
 def sbin(tool: str) -> str:
-    """Return where a tool of the system administrator is."""
+    """Return the path of a system administrator's tool."""
     path = shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin")
     assert path, f"{tool} is not installed: it comes with e2fsprogs"
     return path

@@ -1,4 +1,4 @@
-"""Debian's guest, made once, and the guests that many tests look at."""
+"""Debian's guest, built once, and guests that many tests share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.boot.command import (
 
 @pytest.fixture(scope="session", autouse=True)
 def hes(hes_directory: Path) -> Iterator[None]:
-    """Have an identity, and one HES for all guests."""
+    """Create an identity, and keep one HES running for all guests."""
     with RootOfTrust(hes_directory) as root_of_trust:
         root_of_trust.power_on()
         yield
@@ -28,7 +28,7 @@ def hes(hes_directory: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def debian() -> Image:
-    """Make the guest as `make run` does, unless it is there."""
+    """Build the guest as `make run` does, unless it exists."""
     command = (PYVMM, "image", "build", "debian", "--output", BUILT_IMAGE)
     made = call(*command, patience=DOWNLOAD_PATIENCE)
     assert made.code == 0, made.errors
@@ -37,13 +37,13 @@ def debian() -> Image:
 
 @pytest.fixture(scope="module")
 def disk(debian: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a disk to write on."""
+    """Return a writable disk."""
     return copy_disk(debian, tmp_path_factory.mktemp("disk"))
 
 
 @pytest.fixture
 def small(debian: Image) -> Iterator[Running]:
-    """Return a guest without a disk, at the shell of its initial RAM disk."""
+    """Return a guest without a disk, in the shell of its initial RAM disk."""
     with Running("run", *guest_options(debian, None)) as guest:
         guest.shell.log_in()
         yield guest

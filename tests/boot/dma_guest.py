@@ -1,4 +1,4 @@
-"""A realm's program that gives its disk a page to reach which it keeps to itself.
+"""A realm's program that points its disk to a page that it does not share.
 
 A flat binary like the built-in guest.  It shares one page, makes a virtio queue in it, and sends
 three requests, each to a device that it has just reset: read a sector into shared memory, read one

@@ -1,4 +1,4 @@
-"""GDB as a test drives it: its machine interface, on pipes."""
+"""GDB, controlled by a test through its machine interface."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ class Gdb:
         self.do(f"-target-select remote {address}")
 
     def do(self, command: str) -> str:
-        """Do a command of the machine interface, or of the command line; return what it says."""
+        """Run a command of the machine interface, or of the command line; return its output."""
         start = len(self._shell.log)
         self._shell.type(f"{command}\n")
         done = self._shell.expect(_DONE)
@@ -46,7 +46,7 @@ class Gdb:
         return int(found[1])
 
     def stopped(self) -> Mapping[str, str]:
-        """Wait for the next stop; return what it says of itself."""
+        """Wait for the next stop; return its description."""
         return dict(_FIELD.findall(self._shell.expect(_STOPPED)[1].decode()))
 
     def go(self, command: str = "-exec-continue") -> Mapping[str, str]:

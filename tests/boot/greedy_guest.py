@@ -1,4 +1,4 @@
-"""A guest that asks its disk for more than it could have use for, again and again.
+"""A guest that repeatedly requests far more of its disk than is useful.
 
 A flat binary like the built-in guest.  A request's buffers are the same piece of memory many times
 over, in an indirect table; the queue has as many requests as it holds, each time it is notified.

@@ -1,4 +1,4 @@
-"""A guest in this process: its platform can be looked at while it runs."""
+"""A guest in this process, so that a test can inspect its platform while it runs."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ from tests.boot.shell import PATIENCE, Shell
 
 
 class Inside:
-    """An instance that runs in a thread; a context manager that ends it at the latest."""
+    """An instance that runs in a thread; a context manager that ends it."""
 
     def __init__(
         self, options: VmOptions, events: EventStream | None = None, timeout: float | None = None
@@ -70,14 +70,14 @@ class Inside:
 
 
 def run_inside(options: VmOptions, timeout: float | None = PATIENCE) -> tuple[ExitCode, str]:
-    """Run a guest to its end; return its exit code and what it showed."""
+    """Run a guest to its end; return its exit code and its output."""
     with Inside(options, timeout=timeout) as guest:
         output = guest.shell.read_all()
         return guest.wait(), output
 
 
 def holdings() -> dict[str, int]:
-    """Count what a guest must not leave behind in this process."""
+    """Count the resources that a guest must release in this process."""
     gc.collect()
     maps = Path("/proc/self/maps").read_text()
     return {
@@ -89,7 +89,7 @@ def holdings() -> dict[str, int]:
 
 
 def settled(expected: dict[str, int]) -> dict[str, int]:
-    """Count once more, after the moment that a joined thread may need to be gone."""
+    """Count again, after the moment that a joined thread may need to disappear."""
     deadline = time.monotonic() + 5
     while (now := holdings()) != expected and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The memory of another process, as whoever may look into it sees it."""
+"""The memory of another process, as a privileged observer sees it."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _OVERLAP = 256
 
 
 def found_in(pid: int, secrets: dict[str, bytes]) -> set[str]:
-    """Return the names of what is in a process's memory, guests' memory files included."""
+    """Return the names of the values found in a process's memory, including guests' memory."""
     found: set[str] = set()
     for chunk in _chunks(pid):
         found |= {name for name, secret in secrets.items() if secret in chunk}
@@ -18,7 +18,7 @@ def found_in(pid: int, secrets: dict[str, bytes]) -> set[str]:
 
 
 def _chunks(pid: int) -> Iterator[bytes]:
-    """Yield all that a process has: private memory from itself, shared from its files."""
+    """Yield all memory of a process: private memory, and the files that it shares."""
     proc = Path(f"/proc/{pid}")
     with (proc / "mem").open("rb", buffering=0) as memory:
         for line in (proc / "maps").read_text().splitlines():
@@ -42,7 +42,7 @@ def _span(fd: int, start: int, end: int) -> Iterator[bytes]:
 
 
 def _file(path: Path) -> Iterator[bytes]:
-    """Yield the parts of a sparse file that hold something."""
+    """Yield the parts of a sparse file that are not holes."""
     fd = os.open(path, os.O_RDONLY)
     try:
         end, size = 0, os.fstat(fd).st_size

@@ -1,4 +1,4 @@
-"""A realm's program that makes the calls it is given, and prints what it gets.
+"""A realm's program that makes given calls and prints the results.
 
 A call that is INCOMPLETE without having done anything is made again.
 """
@@ -89,5 +89,5 @@ def rsi_guest(*calls: Sequence[int]) -> bytes:
 
 
 def answers(output: str) -> list[list[int]]:
-    """Return what was printed, a line a call: x0 to x8, or what was dumped."""
+    """Return the printed results, one call per line: x0 to x8, or dumped memory."""
     return [[int(word, 16) for word in line.split()] for line in output.splitlines()]

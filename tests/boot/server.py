@@ -1,4 +1,4 @@
-"""An HTTP server on the host, with files for a guest to fetch."""
+"""An HTTP server on the host, with files for a guest to download."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,15 +10,15 @@ from tempfile import TemporaryDirectory
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
+    """Serves files without logging."""
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def served_files(files: Mapping[str, bytes], address: str = "127.0.0.1") -> Iterator[int]:
-    """Serve files by their names; give the port."""
+    """Serve files by their names; yield the port."""
     with TemporaryDirectory() as directory:
         for name, content in files.items():
             Path(directory, name).write_bytes(content)

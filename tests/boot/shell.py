@@ -1,4 +1,4 @@
-"""A guest's shell from the outside: type a command, read what it says and its status."""
+"""A guest's shell from outside: type a command, and read its output and status."""
 
 import os
 import re
@@ -18,7 +18,7 @@ _ASK = "printf '\\n<%d>\\n' $?\n"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command did."""
+    """The result of a command."""
 
     status: int
     output: str
@@ -45,7 +45,7 @@ class Shell:
             data = data[os.write(self._in_fd, data) :]
 
     def expect(self, pattern: re.Pattern[bytes], patience: float = PATIENCE) -> re.Match[bytes]:
-        """Return the first match in what was not looked at yet.
+        """Return the first match in the output that was not searched yet.
 
         Raises: AssertionError, with the last words, if it does not come.
         """
@@ -59,13 +59,13 @@ class Shell:
             assert is_open, f"no {pattern.pattern!r}; last words:\n{self._last_words()}"
 
     def read_all(self) -> str:
-        """Return all that was and will be shown, once the other end is closed."""
+        """Return all output until the other end is closed."""
         while self._read(PATIENCE):
             pass
         return self.log.decode(errors="replace")
 
     def log_in(self) -> None:
-        """Wait for the prompt, then make the console say only what commands say."""
+        """Wait for the prompt, then turn off echo, prompt and kernel messages."""
         self.expect(PROMPT)
         answer = self.run("stty -echo; set +m; PS1=; PS2=; dmesg -n 1")
         assert answer.status == 0, answer.output
@@ -87,7 +87,7 @@ class Shell:
         assert self.run(f"chmod +x {path}") == Answer(0, "")
 
     def _read(self, patience: float) -> bool:
-        """Read what there is; False if nothing came or nothing will."""
+        """Read what is available; return False if nothing came, or nothing more will."""
         if patience <= 0 or not select.select([self._out_fd], [], [], patience)[0]:
             return False
         try:

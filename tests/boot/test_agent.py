@@ -88,7 +88,7 @@ def agent(guest: Inside) -> AgentClient:
 
 
 def test_exec_in_a_guest(agent: AgentClient) -> None:
-    """Streams, status, environment; beside the console, which shows nothing of it."""
+    """Streams, status and environment; nothing of it appears on the console."""
     done = agent.run(
         ["sh", "-c", 'cat; echo "$HOME $X" >&2; exit 3'], b"input\0", {"X": "1"}, PATIENCE
     )
@@ -97,7 +97,7 @@ def test_exec_in_a_guest(agent: AgentClient) -> None:
 
 
 def test_exec_moves_much_data_at_once(agent: AgentClient, seed: int) -> None:
-    """Several commands, each with more than a window in and out."""
+    """Several commands, each with more than a window of input and output."""
     failures: list[int] = []
 
     def work(number: int) -> None:
@@ -114,7 +114,7 @@ def test_exec_moves_much_data_at_once(agent: AgentClient, seed: int) -> None:
 
 
 def test_slow_reader_does_not_hold_up_the_guest(agent: AgentClient, guest: Inside) -> None:
-    """A command without end is stopped by its window, then killed when it is left."""
+    """The window stops an endless command, and leaving it kills it."""
     with agent.start(["yes"]) as endless:
         assert isinstance(endless.read(PATIENCE), Output)
         assert guest.shell.run("pgrep -x -c yes") == Answer(0, "1")
@@ -123,7 +123,7 @@ def test_slow_reader_does_not_hold_up_the_guest(agent: AgentClient, guest: Insid
 
 
 def test_signal_in_a_guest(agent: AgentClient) -> None:
-    """It ends the command, and the status says so."""
+    """It ends the command, and the status contains it."""
     with agent.start(["sh", "-c", "echo up; sleep 1000; true"]) as command:
         assert command.read(PATIENCE) == Output(Stream.STDOUT, b"up\n")
         command.signal(15)
@@ -131,7 +131,7 @@ def test_signal_in_a_guest(agent: AgentClient) -> None:
 
 
 def test_agent_comes_back(agent: AgentClient, guest: Inside) -> None:
-    """After its end, or another program on its port, which is not believed."""
+    """After it ended, or after another program, which is rejected, used its port."""
     command = agent.start(["sleep", "1000"])
     assert guest.shell.run(f"pkill pyvmm-agent; {GONE.format('sleep')}") == Answer(0, "")
     with pytest.raises(AgentError, match="is gone"):
@@ -147,7 +147,7 @@ def test_agent_comes_back(agent: AgentClient, guest: Inside) -> None:
 
 
 def compile_program(directory: Path) -> None:
-    """Make a directory with a program in it."""
+    """Create a directory with a program."""
     (directory / "app").mkdir(parents=True)
     source = directory.parent / "program.c"
     source.write_text(PROGRAM)
@@ -156,7 +156,7 @@ def compile_program(directory: Path) -> None:
 
 
 def test_root_file_system_of_one_program(debian: Image, tmp_path: Path) -> None:
-    """It runs on the console with all that programs expect; its status is shown and told."""
+    """It runs on the console with what programs expect; its status is shown and sent."""
     compile_program(tmp_path / "tree")
     disk = tmp_path / "disk"
     build_rootfs(tmp_path / "tree", disk, EntryPoint("/app/main", ("a b", ""), ("GREETING=hi",)))
@@ -177,7 +177,7 @@ def test_root_file_system_of_one_program(debian: Image, tmp_path: Path) -> None:
 
 
 def test_program_in_the_initial_ram_disk(debian: Image, tmp_path: Path) -> None:
-    """As a user packs and runs it: a realm measures it, and pyvmm ends with its status."""
+    """Packed and run as by a user: a realm measures it, and pyvmm returns its status."""
     compile_program(tmp_path / "tree")
     made = tmp_path / "made"
     packed = pyvmm(
@@ -195,7 +195,7 @@ def test_program_in_the_initial_ram_disk(debian: Image, tmp_path: Path) -> None:
 
 
 def test_kernel_parameters_say_what_the_agent_may(debian: Image, tmp_path: Path) -> None:
-    """The program's host gets in only if they say so; where no realm is, there is no token."""
+    """The host may use exec only if they allow it; a normal VM has no token."""
     compile_program(tmp_path / "tree")
     disk = tmp_path / "disk"
     build_rootfs(tmp_path / "tree", disk, EntryPoint("/app/main"))
@@ -214,7 +214,7 @@ def test_kernel_parameters_say_what_the_agent_may(debian: Image, tmp_path: Path)
 def test_the_life_of_a_realm_from_the_shell(
     debian: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Created, measured, started, asked, attested, verified, each with one command."""
+    """Created, measured, started, used, attested and verified, with one command each."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("PYVMM_HES_DIR", str(tmp_path / "hes"))
     challenge = "5a" * 64

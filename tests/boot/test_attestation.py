@@ -1,4 +1,4 @@
-"""Attestation from inside a realm: a verifier takes the token, and it says what is so."""
+"""Attestation from inside a realm: a verifier accepts the token with the correct claims."""
 
 import base64
 from pathlib import Path
@@ -38,7 +38,7 @@ def run(tmp_path: Path, kernel: bytes, *options: str | Path) -> Ended:
 
 
 def token_of(tmp_path: Path, kernel: bytes, *options: str | Path) -> bytes:
-    """Run a program that gets and dumps a token; return the token."""
+    """Run a program that gets and prints a token; return the token."""
     ended = run(tmp_path, kernel, *options)
     assert ended.code == 0, ended.errors
     *extended, begun, done, words = answers(ended.output)[:4]
@@ -48,13 +48,13 @@ def token_of(tmp_path: Path, kernel: bytes, *options: str | Path) -> bytes:
 
 
 def rim_of(tmp_path: Path, *options: str | Path) -> bytes:
-    """Return the measurement that was to be expected."""
+    """Return the expected measurement."""
     ended = pyvmm("measure", "--realm", "-m", "64M", "-k", tmp_path / "kernel", *options)
     return bytes.fromhex(ended.output)
 
 
 def check(token: bytes, hes: Path, values: RealmValues) -> Report:
-    """Verify a token with all that is known of the realm."""
+    """Verify a token with everything that is known about the realm."""
     reference = ReferenceValues(realm=values)
     policy = Policy(challenge=CHALLENGE, reference=reference, is_strict=True)
     report = verify(token, hes_anchors(hes), policy)
@@ -75,7 +75,7 @@ def check(token: bytes, hes: Path, values: RealmValues) -> Report:
 def test_token_of_each_profile_verifies(
     tmp_path: Path, hes_directory: Path, generation: Generation, options: list[str]
 ) -> None:
-    """With the measurement that was predicted, and what was extended since."""
+    """With the predicted measurement, and the later extensions."""
     options = ["--token-profile", generation, "--realm-pv", "mine", *options]
     kernel = rsi_guest(EXTENDED, INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS))
     token = token_of(tmp_path, kernel, *options)
@@ -91,7 +91,7 @@ def test_token_of_each_profile_verifies(
 
 @pytest.mark.usefixtures("hes_directory")
 def test_what_is_endorsed_is_what_is_attested(tmp_path: Path) -> None:
-    """Every value, by the command line alone; another realm's token is authentic, and refused."""
+    """All values match; another realm's token is authentic, but refused."""
     token, reference = tmp_path / "token", tmp_path / "reference.json"
     token.write_bytes(token_of(tmp_path, rsi_guest(INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS))))
     endorsed = pyvmm("endorse", "--realm", "-m", "64M", "-k", tmp_path / "kernel")
@@ -119,7 +119,7 @@ def test_what_is_endorsed_is_what_is_attested(tmp_path: Path) -> None:
 def test_endorse_writes_corims_by_either_draft(
     tmp_path: Path, hes_directory: Path, options: tuple[str, ...], prefix: str
 ) -> None:
-    """Draft -03 if none is asked for: what today's Veraison reads."""
+    """Draft -03 by default, which today's Veraison reads."""
     file = tmp_path / "corim/platform.cbor"
     files = pyvmm("endorse", "--hes-dir", hes_directory, "--corim", file.parent, *options)
     assert files.output.splitlines() == [str(file)]
@@ -128,7 +128,7 @@ def test_endorse_writes_corims_by_either_draft(
 
 
 def test_endorsing_a_new_platform_says_that_it_is_new(tmp_path: Path) -> None:
-    """An identity is made nowhere in silence."""
+    """An identity is never created silently."""
     directory = tmp_path / "hes"
     ended = pyvmm("endorse", "--hes-dir", directory)
     assert ended.errors == f"pyvmm: made a random development identity in {directory}\n"
@@ -136,7 +136,7 @@ def test_endorsing_a_new_platform_says_that_it_is_new(tmp_path: Path) -> None:
 
 
 def test_realm_without_a_root_of_trust_cannot_attest(tmp_path: Path) -> None:
-    """It says so, and the realm works."""
+    """The call fails, and the realm works otherwise."""
     ended = run(tmp_path, rsi_guest(INIT, CONTINUE, CONTINUE, EXTENDED), "--no-hes")
     statuses = [answer[0] for answer in answers(ended.output)]
     assert statuses[1:3] == [RsiStatus.ERROR_UNKNOWN, RsiStatus.ERROR_STATE]
@@ -145,7 +145,7 @@ def test_realm_without_a_root_of_trust_cannot_attest(tmp_path: Path) -> None:
 
 @pytest.mark.boot
 def test_debian_attests_with_nothing_added(debian: Image, hes_directory: Path) -> None:
-    """The image's own script; the same kernel, initrd and disk as measured."""
+    """With the image's own script, and the measured kernel, initrd and disk."""
     options = ["--realm", "--realm-pv", "mine", *guest_options(debian, debian.rootfs)]
     options[-1] = f"{debian.rootfs},ro"
     script = (
@@ -171,7 +171,7 @@ def test_debian_attests_with_nothing_added(debian: Image, hes_directory: Path) -
 
 
 def sealing_key(tmp_path: Path, flags: int, svn: int, *options: str | Path, name: int = 0) -> bytes:
-    """Get a sealing key of a realm; another ``name`` is another program."""
+    """Get a sealing key of a realm; another ``name`` gives another program."""
     kernel = rsi_guest((SEALING_KEY, flags, svn), (RsiFid.RSI_VERSION, name))
     ended = run(tmp_path, kernel, *options)
     assert ended.code == 0, ended.errors
@@ -181,7 +181,7 @@ def sealing_key(tmp_path: Path, flags: int, svn: int, *options: str | Path, name
 
 
 def test_sealing_key_is_this_realms_on_this_platform(tmp_path: Path) -> None:
-    """The same in each run; another for another program, value or root of trust."""
+    """The same in each run; other programs, values and platforms get other keys."""
     first = sealing_key(tmp_path, 0, 0)
     others = [
         sealing_key(tmp_path, SealingFlags.VHUK_M, 0),
@@ -194,7 +194,7 @@ def test_sealing_key_is_this_realms_on_this_platform(tmp_path: Path) -> None:
 
 
 def test_update_of_the_same_owner_keeps_its_key(tmp_path: Path) -> None:
-    """With metadata of the owner about each version; metadata about another one are refused."""
+    """With the owner's metadata for each version; metadata of another realm are refused."""
     flags = SealingFlags.REALM_ID | SealingFlags.SVN
     block = tmp_path / "metadata"
     keys = []

@@ -1,4 +1,4 @@
-"""Whatever is wrong with what a user gives: one line that says it, exit code 2, soon."""
+"""Any invalid input of a user: one line that explains it, exit code 2, quickly."""
 
 import gzip
 import os
@@ -27,7 +27,7 @@ UNPRIVILEGED = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
 
 
 def arm64_image(size: int, raw_size: int) -> bytes:
-    """Return the beginning of an Image: its header, and a PE section table that wants more."""
+    """Return the start of an Image: its header, and a PE section table that promises more."""
     header = pack("<2sHIQQQQQQ4sI", b"MZ", 0, 0x14000010, 0, size, 0xA, 0, 0, 0, b"ARM\x64", 64)
     pe = pack("<4sHHIIIHH", b"PE\0\0", 0xAA64, 1, 0, 0, 0, 160, 0)
     section = pack("<8sIIIIIIHHI", b".text", size, 0x1000, raw_size, 0x1000, 0, 0, 0, 0, 0)
@@ -35,7 +35,7 @@ def arm64_image(size: int, raw_size: int) -> bytes:
 
 
 def elf(machine: int) -> bytes:
-    """Return an executable of a machine, of a few bytes."""
+    """Return a tiny executable for a machine."""
     ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     header = pack("<16sHHIQQQIHHHHHH", ident, 2, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     return header + pack("<IIQQQQQQ", 1, 7, 0, 0, 0, 120, 120, 0x1000)
@@ -66,7 +66,7 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the files; one of them may not be read."""
+    """Create the files; one of them is not readable."""
     directory = tmp_path_factory.mktemp("bad")
     for name, content in FILES.items():
         (directory / name).write_bytes(content())
@@ -78,7 +78,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(ended: Ended, *words: str) -> None:
-    """Check what a refusal is like."""
+    """Check the form of an error."""
     assert (ended.code, ended.output) == (2, ""), ended.errors
     assert ended.errors.startswith("pyvmm: ")
     assert ended.errors.count("\n") == 1, ended.errors
@@ -153,7 +153,7 @@ def test_refused_in_one_line(files: Path, options: str, words: str) -> None:
 
 @pytest.mark.parametrize("option", ["--kernel", "--initrd", "--disk", "--dtb"])
 def test_unreadable_file_is_refused_in_one_line(files: Path, option: str) -> None:
-    """Whoever asks: root without its capabilities is as good as anyone."""
+    """For root, too, if it lacks its capabilities."""
     prefix = UNPRIVILEGED if os.geteuid() == 0 else ()
     check(call(*prefix, PYVMM, "run", option, files / "locked"), "Permission denied")
 
@@ -167,7 +167,7 @@ def test_unreadable_file_is_refused_in_one_line(files: Path, option: str) -> Non
     ],
 )
 def test_missing_user_mode_is_refused_in_one_line(tmp_path: Path, network: str, words: str) -> None:
-    """It says which package to install."""
+    """It names the package to install."""
     (tmp_path / "libslirp.so.0").touch()  # no library, and found before the host's
     env = {"PATH": str(tmp_path), "LD_LIBRARY_PATH": str(tmp_path)}
     check(pyvmm("run", "-n", network, env=env), words)
@@ -176,7 +176,7 @@ def test_missing_user_mode_is_refused_in_one_line(tmp_path: Path, network: str, 
 @pytest.mark.boot
 @pytest.mark.parametrize("size", [63, 4096, 3 * MIB, -64 * 1024])
 def test_truncated_debian_kernel_is_refused(debian: Image, tmp_path: Path, size: int) -> None:
-    """Wherever the download broke off: Linux would die without a word."""
+    """Wherever the download broke off: Linux would die silently."""
     cut = tmp_path / "Image"
     cut.write_bytes(debian.kernel.read_bytes()[:size])
     check(pyvmm("run", "--kernel", cut))
@@ -184,13 +184,13 @@ def test_truncated_debian_kernel_is_refused(debian: Image, tmp_path: Path, size:
 
 @pytest.mark.boot
 def test_initrd_larger_than_memory_beside_a_real_kernel(debian: Image) -> None:
-    """It says how much is needed."""
+    """The line says how much memory is needed."""
     options = ("-m", "40M", "--kernel", debian.kernel, "--initrd", debian.initrd)
     check(pyvmm("run", *options), "more with -m")
 
 
 def damaged(base: bytes, cuts: list[tuple[int, int]]) -> bytes:
-    """Return a file with some of its bytes changed."""
+    """Return a file with some bytes changed."""
     data = bytearray(base)
     for at, value in cuts:
         data[at % len(data)] = value
@@ -214,7 +214,7 @@ CONTENTS = st.one_of(
 @settings(deadline=None, max_examples=150)
 @given(content=CONTENTS)
 def test_any_file_is_taken_or_refused(what: str, content: bytes) -> None:
-    """No bytes make an error that is not the user's, whatever they are given as."""
+    """Any bytes, for any option, are accepted or reported as the user's error."""
     with TemporaryDirectory() as directory:
         path = Path(directory, "file")
         path.write_bytes(content)
@@ -239,7 +239,7 @@ def test_any_file_is_taken_or_refused(what: str, content: bytes) -> None:
 @pytest.mark.parametrize("is_realm", [False, True])
 @pytest.mark.parametrize("number", range(4))
 def test_any_program_is_run(seed: int, number: int, tmp_path: Path, *, is_realm: bool) -> None:
-    """Random instructions do what they do; nothing of it is an error of ours."""
+    """No random instructions cause an error in pyvmm."""
     kernel = tmp_path / "kernel"
     words = random.Random(f"{seed} {number}")
     code = b"".join(words.choice(PIECES)(words) for _ in range(4096))

@@ -1,4 +1,4 @@
-"""A guest that lends memory to its host: Linux's own driver, and what the host gets of it."""
+"""A guest that lends memory to its host, with Linux's own driver."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ LENT = 256 * MIB
 
 
 def test_a_guest_lends_memory_and_takes_it_back(debian: Image, disk: Path) -> None:
-    """What it had touched and freed is the host's again; then it has all of it anew."""
+    """The host gets back memory that was touched and freed; later the guest has all again."""
     options = VmOptions(
         kernel=debian.kernel,
         initrd=debian.initrd,

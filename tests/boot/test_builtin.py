@@ -1,4 +1,4 @@
-"""The built-in guest in a realm: what it says, how often, and what is traced of it."""
+"""The built-in guest in a realm: its output and its traces, many times."""
 
 import re
 import time
@@ -26,14 +26,14 @@ _LINE = re.compile(r"([A-Z_]+)(?: \w+=\w+)* -> ([A-Z_]+|exit)(?::\d)?(?: 0x[0-9a
 
 
 def rim_of(output: str) -> str:
-    """Return the realm's initial measurement in digits."""
+    """Return the realm's initial measurement in hexadecimal."""
     match = re.search(r"^RIM +([0-9a-f]+)\r?$", output, re.MULTILINE)
     assert match, output
     return match[1]
 
 
 def test_it_says_what_realm_it_is_in() -> None:
-    """RSI version, configuration, five measurements; exit code 0 and not a word besides."""
+    """RSI version, configuration, five measurements; exit code 0 and nothing else."""
     ended = pyvmm("run", "--realm")
     assert (ended.code, ended.errors) == (0, "")
     lines = ended.output.splitlines()
@@ -47,14 +47,14 @@ def test_it_says_what_realm_it_is_in() -> None:
 
 
 def test_it_says_so_in_a_normal_vm() -> None:
-    """There is no RMM to ask."""
+    """It reports that there is no RMM."""
     ended = pyvmm("run")
     assert (ended.code, ended.errors) == (0, "")
     assert ended.output.startswith("Hello from a normal VM")
 
 
 def test_it_waits_for_its_debugger(tmp_path: Path) -> None:
-    """With --gdb-wait it has done nothing yet; its end is told, and the socket is gone."""
+    """With --gdb-wait it does not start; at its end, GDB is told and the socket removed."""
     stub = tmp_path / "stub"
     with Running("run", "--gdb", stub, "--gdb-wait") as guest:
         with Client(stub) as client:
@@ -69,7 +69,7 @@ def test_it_waits_for_its_debugger(tmp_path: Path) -> None:
 
 
 def test_a_debugger_may_pull_the_plug(tmp_path: Path) -> None:
-    """GDB's kill, and monitor quit: exit code 5, as the user's own."""
+    """With GDB's kill or monitor quit: exit code 5, as for the user's Ctrl-A x."""
     stub = tmp_path / "stub"
     for command in ("k", "qRcmd," + b"quit".hex()):
         with Running("run", "--gdb", stub, "--gdb-wait") as guest, Client(stub) as client:
@@ -99,7 +99,7 @@ def test_measurement_follows_from_the_configuration_alone() -> None:
 
 
 def test_trace_has_a_line_for_each_event(tmp_path: Path) -> None:
-    """Names and statuses of what was asked for, and of nothing else."""
+    """Names and statuses of the requested kinds, and of no others."""
     path = tmp_path / "trace"
     assert pyvmm("run", "--realm", "--trace", f"rmi,psci:{path}").code == 0
     matches = [_LINE.fullmatch(line) for line in path.read_text().splitlines()]
@@ -120,7 +120,7 @@ def test_trace_has_a_line_for_each_event(tmp_path: Path) -> None:
     "kind", ["rmi", "rsi", "psci", "smc", "hes", "gpt", "rtt", "rim", "exit", "mmio"]
 )
 def test_each_kind_can_be_traced(kind: str) -> None:
-    """To standard error, so that the guest's own words stay apart."""
+    """On standard error, apart from the guest's output."""
     ended = pyvmm("run", "--realm", "--trace", kind)
     assert ended.code == 0
     assert ended.errors
@@ -128,7 +128,7 @@ def test_each_kind_can_be_traced(kind: str) -> None:
 
 
 def test_every_granule_comes_back() -> None:
-    """What was delegated is undelegated, granule for granule, and the GPT says so."""
+    """Each delegated granule is undelegated, and the GPT agrees."""
     moved: dict[int, Pas] = {}
 
     def listener(event: Event) -> None:
@@ -143,7 +143,7 @@ def test_every_granule_comes_back() -> None:
 
 
 def test_quitting_gives_everything_back(tmp_path: Path) -> None:
-    """Though the realm was in the middle of something, on every CPU that it has."""
+    """Even if every CPU of the realm is in the middle of something."""
     kernel = tmp_path / "spin"
     kernel.write_bytes(SPIN)
     options = VmOptions(kernel=kernel, ram_size=64 * MIB, num_cpus=2, is_realm=True)
@@ -158,7 +158,7 @@ def test_quitting_gives_everything_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [NUM_RUNS, pytest.param(NUM_SOAK_RUNS, marks=pytest.mark.slow)])
 def test_boots_in_a_row_are_all_the_same(count: int) -> None:
-    """Same words, and no descriptor, thread, child or memory file left behind."""
+    """The same output, and no descriptor, thread, child or memory file left behind."""
     options = VmOptions(ram_size=64 * MIB, num_cpus=2, is_realm=True)
     first = run_inside(options)
     assert first[0] is ExitCode.OK

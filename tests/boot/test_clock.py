@@ -8,7 +8,7 @@ pytestmark = pytest.mark.boot
 
 
 def test_clock_is_set_and_its_alarm_interrupts(small: Running) -> None:
-    """The time that is set is the time that is read, and an alarm two seconds on comes once."""
+    """The time set is the time read, and an alarm after two seconds occurs once."""
     shell = small.shell
     assert shell.run("cd /sys/class/rtc/rtc0 && cat name").output.startswith("rtc-pl031")
     assert shell.run("date -s '2030-01-02 03:04:05' && hwclock -w -u").status == 0

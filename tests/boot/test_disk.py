@@ -1,4 +1,4 @@
-"""What becomes of a guest's disk when the host goes wrong: killed, or without space."""
+"""A guest's disk when the host fails: killed, or out of space."""
 
 import os
 import re
@@ -32,7 +32,7 @@ FULL_DISK = (
 
 
 def test_what_was_flushed_outlives_the_process(debian: Image, disk: Path) -> None:
-    """SIGKILL after a sync: the file is there, and what was under way does no harm."""
+    """After sync and SIGKILL the file exists, and unfinished writes do no harm."""
     with Running("run", *guest_options(debian, disk)) as guest:
         guest.shell.log_in()
         assert guest.shell.run("seq 100000 >/root/numbers; sync").status == 0
@@ -49,7 +49,7 @@ def test_what_was_flushed_outlives_the_process(debian: Image, disk: Path) -> Non
 def test_each_disk_has_its_serial_and_all_its_bytes(
     debian: Image, tmp_path: Path, kind: tuple[str, ...]
 ) -> None:
-    """Linux names the disks by it; one of a size that is no multiple of 512 has its tail."""
+    """Linux shows serial numbers, and the tail of a disk with an incomplete sector."""
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     first.write_bytes(bytes(1 << 20) + b"tail" * 25)
     second.write_bytes(bytes(1 << 20))
@@ -68,7 +68,7 @@ def test_each_disk_has_its_serial_and_all_its_bytes(
 
 
 def test_dirty_journal_on_a_read_only_disk_is_told(debian: Image, disk: Path) -> None:
-    """What the kernel said and what to do; and that helps."""
+    """The kernel's message and the remedy, which works."""
     with Running("run", *guest_options(debian, disk)) as guest:
         guest.shell.log_in()
         assert guest.shell.run("echo more >>/root/numbers; sync").status == 0
@@ -97,7 +97,7 @@ def test_dirty_journal_on_a_read_only_disk_is_told(debian: Image, disk: Path) ->
 def test_disk_without_a_system_is_told(
     debian: Image, tmp_path: Path, content: str, why: str
 ) -> None:
-    """There is none, it is empty, or a file system without a first program."""
+    """There is no disk, it is empty, or it has no init."""
     image = tmp_path / "disk"
     with image.open("wb") as file:
         file.truncate(1 << 22)
@@ -111,7 +111,7 @@ def test_disk_without_a_system_is_told(
 
 
 def test_full_host_is_an_io_error_of_the_guest(debian: Image, tmp_path: Path) -> None:
-    """The guest goes on with what it has, and the user is told once."""
+    """The guest continues, and the user gets one line."""
     if call(*FULL_DISK, tmp_path, "true").code:
         pytest.skip("mounting a small file system in a namespace of its own is not permitted")
     image = tmp_path / "disk"

@@ -1,4 +1,4 @@
-"""How a guest ends, and what the command makes of it: exit codes, messages, the terminal."""
+"""How guests end, and how pyvmm reports it: exit codes, messages, the terminal."""
 
 import fcntl
 import json
@@ -48,20 +48,20 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 def resize(terminal: int, rows: int, columns: int) -> None:
-    """Give a terminal another size, of which its programs are told."""
+    """Change the size of a terminal, which its programs are told."""
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 @pytest.mark.boot
 def test_reboot_is_an_ordinary_end(small: Running) -> None:
-    """Code 0: there is nothing to boot again."""
+    """Code 0: pyvmm does not boot it again."""
     small.shell.type("reboot -f\n")
     assert small.wait() == ExitCode.OK
 
 
 @pytest.mark.boot
 def test_panic_has_its_code(small: Running) -> None:
-    """Though the guest goes on standing still after it, the command ends."""
+    """The command ends although the guest stays halted."""
     assert (
         small.shell.run("echo 'It said: ---[ end Kernel panic - not syncing: joke ]---'").status
         == 0
@@ -72,7 +72,7 @@ def test_panic_has_its_code(small: Running) -> None:
 
 @pytest.mark.boot
 def test_virtio_console_on_a_terminal(debian: Image, terminal: tuple[int, int]) -> None:
-    """It boots to a prompt, knows the window's size, and Ctrl-A x gives the terminal back."""
+    """It boots to a prompt, knows the window's size, and Ctrl-A x restores the terminal."""
     ours, theirs = terminal
     before = termios.tcgetattr(theirs)
     options = map(str, guest_options(debian, None))
@@ -97,7 +97,7 @@ def test_virtio_console_on_a_terminal(debian: Image, terminal: tuple[int, int]) 
 
 
 def test_terminal_gets_one_ctrl_a_for_two(terminal: tuple[int, int], tmp_path: Path) -> None:
-    """The escape can be typed, and a signal ends as Ctrl-A x does."""
+    """Ctrl-A Ctrl-A types one Ctrl-A, and a signal ends as Ctrl-A x does."""
     ours, theirs = terminal
     before = termios.tcgetattr(theirs)
     kernel = tmp_path / "idle"
@@ -118,7 +118,7 @@ def test_terminal_gets_one_ctrl_a_for_two(terminal: tuple[int, int], tmp_path: P
     [((), "it never used a device"), (("--realm",), "it asked its host for nothing but memory")],
 )
 def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...], cause: str) -> None:
-    """A guest that sleeps for ever is stopped, with a line and a paragraph about it."""
+    """A guest that sleeps forever is stopped, with a line and a diagnosis."""
     kernel = tmp_path / "idle"
     kernel.write_bytes(IDLE)
     ended = pyvmm("run", *kind, "--timeout", "0.5", kernel)
@@ -133,7 +133,7 @@ def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...], cause: str)
 @pytest.mark.boot
 @pytest.mark.parametrize("mem", ["64M", "144M", "192M"])
 def test_too_little_memory_is_told(debian: Image, mem: str) -> None:
-    """A realm that Debian's kernel dies in without a word: one line, before it begins."""
+    """Before the start, for a realm in which Debian's kernel would die silently."""
     ended = pyvmm("run", "--realm", "-m", mem, "--timeout", "0.1", *guest_options(debian, None))
     first, *_ = ended.errors.splitlines()
     assert first.startswith(f"pyvmm: -m {mem} may be too little: Debian's kernel needs 224M")
@@ -151,7 +151,7 @@ def test_too_little_memory_is_told(debian: Image, mem: str) -> None:
 def test_guest_that_gets_nowhere_is_told(
     tmp_path: Path, kind: tuple[str, ...], words: bytes
 ) -> None:
-    """Its exception handler faults, for ever: one line, while it runs."""
+    """Its exception handler faults forever: one line, while it runs."""
     kernel = tmp_path / "storm"
     kernel.write_bytes(assemble(STORM))
     command = [PYVMM, "run", *kind, "--timeout", str(PATIENCE), str(kernel)]
@@ -164,7 +164,7 @@ def test_guest_that_gets_nowhere_is_told(
 
 
 def test_crash_has_its_code(tmp_path: Path) -> None:
-    """A guest that takes an exception where it has no memory ends; it is told where from."""
+    """An exception to an address without memory ends the guest, with the address."""
     kernel = tmp_path / "crash"
     kernel.write_bytes(CRASH)
     ended = pyvmm("run", "--timeout", "60", kernel)
@@ -177,7 +177,7 @@ def test_crash_has_its_code(tmp_path: Path) -> None:
 
 
 def test_realm_that_jumps_nowhere_shows_it_with_realm_debug(tmp_path: Path) -> None:
-    """Nothing but its silence is known otherwise."""
+    """Without that option only its silence is known."""
     kernel = tmp_path / "crash"
     kernel.write_bytes(CRASH)
     ended = pyvmm("run", "--realm", "--realm-debug", "--timeout", "1", kernel)
@@ -186,7 +186,7 @@ def test_realm_that_jumps_nowhere_shows_it_with_realm_debug(tmp_path: Path) -> N
 
 
 def test_vmlinux_names_the_code(tmp_path: Path) -> None:
-    """Of a guest that was run to its end in a terminal, or by a daemon; a bad one is refused."""
+    """Of a guest of `run` and of one of `create`; a damaged ELF file is rejected."""
     kernel, names = tmp_path / "idle", tmp_path / "vmlinux"
     kernel.write_bytes(IDLE)
     names.write_bytes(vmlinux(("first_code", 2, 1, 0x8008_0000)))
@@ -204,7 +204,7 @@ def test_vmlinux_names_the_code(tmp_path: Path) -> None:
 def test_panic_without_a_root_file_system_is_explained(
     debian: Image, kind: tuple[str, ...]
 ) -> None:
-    """By the kernel's message, and what this guest lacks."""
+    """By the kernel's message and what the guest lacks."""
     ended = pyvmm("run", *kind, "--kernel", debian.kernel)
     assert ended.code == ExitCode.PANIC
     assert "kernel panicked: VFS: Unable to mount root fs on unknown-block(0,0). vC" in ended.errors
@@ -213,7 +213,7 @@ def test_panic_without_a_root_file_system_is_explained(
 
 @pytest.mark.boot
 def test_kernel_with_damaged_code_is_described(debian: Image, tmp_path: Path) -> None:
-    """Its header is good, its code is gone."""
+    """Its header is valid, its code is not."""
     kernel = tmp_path / "Image"
     data = debian.kernel.read_bytes()
     kernel.write_bytes(data[:0x10000] + bytes(len(data) - 0x10000))
@@ -224,7 +224,7 @@ def test_kernel_with_damaged_code_is_described(debian: Image, tmp_path: Path) ->
 
 @pytest.mark.boot
 def test_image_is_made_once(debian: Image, tmp_path: Path) -> None:
-    """The second time nothing is fetched, not even looked at: there is no tool to do it with."""
+    """The second build fetches nothing: the tools for it are missing."""
     before = debian.kernel.stat().st_mtime_ns
     again = pyvmm(
         *("image", "build", "debian", "--output", debian.directory, "--json"),

@@ -21,7 +21,7 @@ VERIFIED = "verified (profile g1)"
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give a script directories of its own; look that it leaves no instance and no file there."""
+    """Give a script its own directories; check that it leaves no instance and no file."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("PYVMM_BIN", str(Path(PYVMM).parent))
@@ -41,7 +41,7 @@ def demo(name: str, *arguments: str | Path, patience: float = 2 * PATIENCE) -> E
 
 
 def test_confidential_container(debian: Image) -> None:
-    """A program from a directory gets its input once its realm has proved what it is."""
+    """A packed program gets its input only after its realm is verified."""
     ended = demo("confidential-container", debian.directory.resolve())
     assert ended.code == 0, ended.output + ended.errors
     lines = ended.output.splitlines()
@@ -51,7 +51,7 @@ def test_confidential_container(debian: Image) -> None:
 
 
 def test_ci_job(debian: Image, tmp_path: Path) -> None:
-    """Log, results and evidence come back; the job ends as its checks do."""
+    """Log, results and evidence are collected; the job returns the status of its checks."""
     results = tmp_path / "results"
     project = tmp_path / "project"
     project.mkdir()
@@ -68,7 +68,7 @@ def test_ci_job(debian: Image, tmp_path: Path) -> None:
 
 
 def test_refused_ci_job(debian: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A realm that is not what was expected is sent nothing; the evidence is kept."""
+    """A realm that is not the expected one gets no data; the evidence is kept."""
     other = tmp_path / "bin/pyvmm"
     other.parent.mkdir()
     other.write_text(f'#!/bin/sh\n[ "$1" != endorse ] || set -- "$@" -c 2\nexec {PYVMM} "$@"\n')
@@ -83,7 +83,7 @@ def test_refused_ci_job(debian: Image, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("size", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_realm_pool(debian: Image, size: int) -> None:
-    """Each is verified, all run at once, and their shares of the work are the whole."""
+    """Each is verified, all run at once, and their shares make up the whole work."""
     ended = demo("realm-pool", str(size), debian.directory, patience=size * PATIENCE)
     assert ended.code == 0, ended.output + ended.errors
     verified = re.findall(r"^pool-\d+-(\d+) is verified$", ended.output, re.MULTILINE)
@@ -98,7 +98,7 @@ def test_realm_pool(debian: Image, size: int) -> None:
 
 
 def test_interrupted_realm_pool(debian: Image) -> None:
-    """What was booting when a signal came is destroyed, too."""
+    """Realms that were booting when a signal came are destroyed, too."""
     script = EXAMPLES / "realm-pool/demo.sh"
     with subprocess.Popen([script, "2", debian.directory], stdout=subprocess.PIPE) as process:
         while pyvmm("list").output.count("running") < 2:
@@ -108,7 +108,7 @@ def test_interrupted_realm_pool(debian: Image) -> None:
 
 
 def test_rolling_restart(debian: Image) -> None:
-    """No moment has fewer than all of them; what is no release replaces none."""
+    """All replicas run at all times; a manipulated release replaces none."""
     ended = demo("rolling-restart", "2", debian.directory, patience=5 * PATIENCE)
     assert ended.code == ExitCode.OK, ended.output + ended.errors
     assert [line for line in ended.output.splitlines() if not line.startswith("==")] == [

@@ -1,4 +1,4 @@
-"""Looking into Debian's kernel: GDB, a function, its steps, a variable, two CPUs; pyvmm debug.
+"""Debugging Debian's kernel with GDB and pyvmm debug: functions, steps, variables, two CPUs.
 
 In a normal VM, and in a realm that allows it.
 """
@@ -33,7 +33,7 @@ EL_MASK = 0xC
 
 
 class Kernel:
-    """A guest at its shell, with a stub, and where two things of its kernel are."""
+    """A guest at its shell, with a stub, and the addresses of two kernel symbols."""
 
     def __init__(self, guest: Running, stub: Path, kind: str) -> None:
         self.kind = kind
@@ -45,16 +45,16 @@ class Kernel:
         self.variable = self.address(VARIABLE)
 
     def address(self, symbol: str) -> int:
-        """Return where a symbol is; the kernel is elsewhere each time it boots."""
+        """Return the address of a symbol, which changes with each boot."""
         answer = self.shell.run(f"grep ' {symbol}$' /proc/kallsyms")
         return int(answer.output.split()[0], 16)
 
     def begin(self, command: str) -> None:
-        """Type a command that will be stopped."""
+        """Type a command that will hit a breakpoint."""
         self.shell.type(f"{command}; echo '<'$?'>'\n")
 
     def is_through(self) -> bool:
-        """Wait until the command that was begun has ended well."""
+        """Wait until that command has succeeded."""
         return self.shell.expect(re.compile(rb"<(\d+)>"))[1] == b"0"
 
 
@@ -62,7 +62,7 @@ class Kernel:
 def kernel(
     debian: Image, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Kernel]:
-    """Boot, once of each kind for all tests here."""
+    """Boot one guest of each kind for all tests."""
     stub = tmp_path_factory.mktemp("gdb") / "stub"
     kind = str(request.param)
     options = ("-c", "2", "--gdb", stub, "--name", NAME)
@@ -72,7 +72,7 @@ def kernel(
 
 @pytest.mark.parametrize("cpu", [0, 1])
 def test_a_function_of_the_kernel(kernel: Kernel, cpu: int) -> None:
-    """On the CPU that calls it: a breakpoint, steps, and its return to the caller."""
+    """On the CPU that calls it: a breakpoint, steps, and the return to the caller."""
     with Client(kernel.stub) as client:
         client.ask(f"Z1,{kernel.function:x},4")
         client.send("vCont;c")
@@ -93,7 +93,7 @@ def test_a_function_of_the_kernel(kernel: Kernel, cpu: int) -> None:
 
 
 def test_a_variable_of_the_kernel(kernel: Kernel) -> None:
-    """Who writes it is stopped before the store; a step later it has its value."""
+    """The writer stops before its store; one step later the value is there."""
     with Client(kernel.stub) as client:
         client.ask(f"Z2,{kernel.variable:x},4")
         client.send("vCont;c")
@@ -111,7 +111,7 @@ def test_a_variable_of_the_kernel(kernel: Kernel) -> None:
 
 
 def test_a_thousand_steps_through_the_kernel(kernel: Kernel) -> None:
-    """Exclusives, exceptions and all: the call returns as it should."""
+    """Through exclusives and exceptions, the call still returns correctly."""
     with Client(kernel.stub) as client:
         client.no_acks()
         client.ask(f"Z1,{kernel.function:x},4")
@@ -130,7 +130,7 @@ def test_a_thousand_steps_through_the_kernel(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("kernel", ["normal VM"], indirect=True)
 def test_a_guest_that_was_stopped_for_long_does_not_complain(kernel: Kernel) -> None:
-    """Its time stood still with it: no stall, no lockup."""
+    """Its time stops too: no stall, no lockup."""
     shell: Shell = kernel.shell
     uptime = float(shell.run("cut -d' ' -f1 /proc/uptime").output)
     with Client(kernel.stub) as client:
@@ -144,7 +144,7 @@ def test_a_guest_that_was_stopped_for_long_does_not_complain(kernel: Kernel) -> 
 
 @needs_gdb
 def test_gdb_breaks_steps_and_watches(kernel: Kernel) -> None:
-    """The debugger that people use, from connecting to detaching."""
+    """The real debugger, from connecting to detaching."""
     with Gdb(str(kernel.stub)) as gdb:
         threads = gdb.do("-thread-info")
         assert "CPU 0, on" in threads
@@ -178,7 +178,7 @@ def test_gdb_breaks_steps_and_watches(kernel: Kernel) -> None:
 
 @needs_gdb
 def test_gdb_interrupts_and_hangs_up(kernel: Kernel) -> None:
-    """Ctrl-C stops the guest; when GDB is killed the guest goes on."""
+    """Ctrl-C stops the guest; when GDB is killed, the guest resumes."""
     with Gdb(str(kernel.stub)) as gdb:
         gdb.do(f"-break-insert *{kernel.function:#x}")
         gdb.do("-exec-continue")
@@ -188,7 +188,7 @@ def test_gdb_interrupts_and_hangs_up(kernel: Kernel) -> None:
 
 
 def test_debug_shows_where_an_idle_kernel_is(kernel: Kernel) -> None:
-    """At EL1, behind WFI, on a stack; and it goes on."""
+    """At EL1, behind WFI, with a stack; the guest continues."""
     assert kernel.shell.run("sleep 1").status == 0
     shown = pyvmm("debug", NAME)
     assert (shown.code, shown.errors) == (0, "")
@@ -199,14 +199,14 @@ def test_debug_shows_where_an_idle_kernel_is(kernel: Kernel) -> None:
 
 
 def test_sysrq_is_heard(kernel: Kernel) -> None:
-    """The kernel answers on its console."""
+    """The kernel responds on its console."""
     assert pyvmm("debug", NAME, "--sysrq", "h").code == 0
     kernel.shell.expect(re.compile(rb"sysrq: HELP.*\n"))
     assert kernel.shell.run("echo on").output == "on"
 
 
 def test_an_nmi_makes_the_kernel_say_where_it_is(debian: Image) -> None:
-    """It panics on it, with a backtrace, and pyvmm's exit code says so."""
+    """It panics with a backtrace, and pyvmm returns that exit code."""
     with Running("run", *guest_options(debian, None), "--name", "shot") as guest:
         guest.shell.log_in()
         assert pyvmm("debug", "shot", "--nmi", "0").code == 0

@@ -1,4 +1,4 @@
-"""A guest whose requests are as large as its disk's driver can make them, and far larger."""
+"""A guest whose requests are as large as the driver allows, and far larger."""
 
 import os
 import re
@@ -38,14 +38,14 @@ def options(directory: Path, count: int, num_requests: int, *, is_realm: bool = 
 
 @KINDS
 def test_a_request_of_more_than_4_gib_is_an_error(tmp_path: Path, *, is_realm: bool) -> None:
-    """One of its own: the guest goes on."""
+    """Only that request fails; the guest continues."""
     with Inside(options(tmp_path, TOO_MANY, 1, is_realm=is_realm)) as guest:
         guest.shell.expect(re.compile(b":1111"))
 
 
 @KINDS
 def test_a_busy_disk_holds_up_nobody(tmp_path: Path, *, is_realm: bool) -> None:
-    """A pause comes between two requests, the end in the middle of one."""
+    """A pause takes effect between two requests, the end within one."""
     with Inside(options(tmp_path, MANY, QUEUE_SIZE, is_realm=is_realm)) as guest:
         while not guest.instance.counters().get("blk0", {}).get("reads"):
             time.sleep(0.01)
@@ -58,7 +58,7 @@ def test_a_busy_disk_holds_up_nobody(tmp_path: Path, *, is_realm: bool) -> None:
 
 
 def test_a_signal_ends_a_guest_with_a_busy_disk(tmp_path: Path) -> None:
-    """As it ends any other."""
+    """Like any other guest."""
     asked = options(tmp_path, MANY, QUEUE_SIZE)
     with Running("run", "-k", tmp_path / "kernel", "-d", asked.disks[0].path, "-m", "32M") as guest:
         guest.shell.expect(re.compile(b":"))

@@ -1,4 +1,4 @@
-"""The root of trust as a user meets it: what boots is measured, keys stay where they are."""
+"""The root of trust as a user sees it: the boot is measured, and keys stay in their place."""
 
 import base64
 import hashlib
@@ -40,7 +40,7 @@ Log = list[dict[str, str | int | bool]]
 
 
 def with_hes(directory: Path, *arguments: str) -> Ended:
-    """Run pyvmm with the state of its HES in a directory."""
+    """Run pyvmm with a directory for its HES."""
     return pyvmm(*arguments, env={DIRECTORY_VARIABLE: str(directory)})
 
 
@@ -51,7 +51,7 @@ def boot_log(directory: Path, *arguments: str) -> Log:
 
 
 def replayed(log: Log) -> dict[int, bytes]:
-    """Return the values that a log leads to."""
+    """Return the values that follow from a log."""
     values: dict[int, bytes] = {}
     for event in log:
         digest = bytes.fromhex(str(event["digest"]))
@@ -63,7 +63,7 @@ def replayed(log: Log) -> dict[int, bytes]:
 
 
 def platform_claims(token: bytes) -> dict[Key, Value]:
-    """Return what the platform says in a token."""
+    """Return the platform claims of a token."""
     outer = decode(token)
     assert isinstance(outer, Tag)
     assert isinstance(outer.value, dict)
@@ -79,7 +79,7 @@ def platform_claims(token: bytes) -> dict[Key, Value]:
 
 @pytest.fixture(scope="module")
 def own_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the state of a HES that may be killed."""
+    """Return a separate directory for a HES that may be killed."""
     return tmp_path_factory.mktemp("own") / "hes"
 
 
@@ -107,7 +107,7 @@ def token(realm: Running) -> bytes:
 def test_log_of_the_machine_replays_to_its_token(
     realm: Running, token: bytes, own_directory: Path
 ) -> None:
-    """Slot for slot: one software component a measured part, and no other."""
+    """Slot by slot: exactly one software component per measured part."""
     log = boot_log(own_directory, str(realm.pid))
     assert {int(event["slot"]): event["sw_type"] for event in log} == SLOTS
     assert all(event["is_locked"] for event in log)
@@ -124,7 +124,7 @@ def test_log_of_the_machine_replays_to_its_token(
 def test_status_knows_the_machine_and_its_identity(
     realm: Running, token: bytes, own_directory: Path
 ) -> None:
-    """As its token has it."""
+    """The same as in its token."""
     status = json.loads(with_hes(own_directory, "hes", "status", "--json").output)
     claims = platform_claims(token)
     instance_id = claims[PlatformKey.INSTANCE_ID]
@@ -138,7 +138,7 @@ def test_status_knows_the_machine_and_its_identity(
 def test_no_key_is_in_the_memory_of_a_realms_process(
     realm: Running, token: bytes, own_directory: Path
 ) -> None:
-    """Though it has signed: neither HUK, GUK, CPAK nor RAK, in either order of bytes."""
+    """Although it uses signatures: no HUK, GUK, CPAK or RAK, in either byte order."""
     del token
     otp = Store(own_directory).load()
     assert otp is not None
@@ -173,7 +173,7 @@ def test_no_key_is_in_the_memory_of_a_realms_process(
 
 @pytest.mark.boot
 def test_guest_goes_on_without_its_hes(realm: Running, token: bytes, own_directory: Path) -> None:
-    """It gets no more tokens, and a clear error; the last test of this guest."""
+    """It gets a clear error and no more tokens; the last test of this guest."""
     del token
     (pid,) = processes(own_directory)
     os.kill(pid, signal.SIGKILL)
@@ -190,7 +190,7 @@ def test_guest_goes_on_without_its_hes(realm: Running, token: bytes, own_directo
 
 
 def measured_by(root: Path, directory: Path) -> dict[int, bytes]:
-    """Return what a boot of the installation in a directory measures."""
+    """Return the measurements of a boot of the installation in a directory."""
     program = "from pyvmm.cli import main; main()"
     ended = call(
         *(sys.executable, "-P", "-c", program, "hes", "--hes-dir", str(directory), "log", "--json"),
@@ -215,7 +215,7 @@ def measured_by(root: Path, directory: Path) -> dict[int, bytes]:
 def test_a_changed_byte_changes_its_slot_and_no_other(
     tmp_path: Path, path: str, slots: set[int]
 ) -> None:
-    """Whatever runs in a trusted world is measured, where it is installed."""
+    """All code of a trusted world is measured."""
     root = tmp_path / "installed"
     for name in ("hes", "monitor", "rmm", "pyvmm"):
         shutil.copytree(installation() / name, root / name, ignore=_ignore)
@@ -232,14 +232,14 @@ def _ignore(_directory: str, names: list[str]) -> list[str]:
 
 
 def test_measurements_do_not_depend_on_the_guest(tmp_path: Path) -> None:
-    """One set of reference values for a platform, whatever its guests' size."""
+    """One set of reference values per platform, whatever its guests' size."""
     first = boot_log(tmp_path / "hes")
     assert first == boot_log(tmp_path / "hes")
     assert {event["version"] for event in first} == {"0.1.0"}
 
 
 def test_cpu_features_are_part_of_the_configuration() -> None:
-    """What the CPUs have is the platform's: no initial measurement says it."""
+    """They belong to the platform; no initial measurement contains them."""
     names = [
         json.loads(boot_images(Clock.REAL, features)[0].data)["cpu-features"]
         for features in (Feature(0), Feature.BTI, Feature.PAUTH | Feature.BTI)
@@ -251,25 +251,25 @@ def test_cpu_features_are_part_of_the_configuration() -> None:
 
 
 def decommission(directory: Path) -> None:
-    """End the life of a platform."""
+    """Decommission a platform."""
     assert with_hes(directory, "run", "--realm").code == 0
     assert with_hes(directory, "hes", "lifecycle", "decommissioned", "--yes").code == 0
 
 
 def damage(directory: Path) -> None:
-    """Lose a byte."""
+    """Remove a byte of the state."""
     assert with_hes(directory, "run", "--realm").code == 0
     path = directory / OTP_FILE
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def expose(directory: Path) -> None:
-    """Let others in."""
+    """Give other users access."""
     directory.mkdir(mode=0o755)
 
 
 def provision_half(directory: Path) -> None:
-    """Lack the device maker's bundle."""
+    """Omit the device maker's bundle."""
     made = with_hes(directory, "hes", "provision", "--make", str(directory.parent / "makers"))
     assert made.code == 0
     bundle = str(directory.parent / "makers" / "cm.bundle")
@@ -288,7 +288,7 @@ def provision_half(directory: Path) -> None:
 def test_realm_is_refused_and_a_normal_vm_runs(
     tmp_path: Path, spoil: Callable[[Path], None], reason: str
 ) -> None:
-    """One clear line; and whoever wants a realm that cannot attest may have one."""
+    """With one clear line; --no-hes runs a realm that cannot attest."""
     directory = tmp_path / "hes"
     spoil(directory)
     ended = with_hes(directory, "run", "--realm")
@@ -307,7 +307,7 @@ def test_realm_is_refused_and_a_normal_vm_runs(
 def test_realm_is_refused_if_its_hes_goes_while_it_boots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When all is measured, and before the RMM has its token: it could never attest."""
+    """After the measurements, before the RMM has its token: it could never attest."""
     with RootOfTrust(tmp_path / "hes") as root_of_trust:
         call_hes = root_of_trust.mailbox.call
 
@@ -322,7 +322,7 @@ def test_realm_is_refused_if_its_hes_goes_while_it_boots(
 
 
 def test_first_use_says_so_once_and_no_process_stays(tmp_path: Path) -> None:
-    """A development identity is made, and its public key is left for verifiers."""
+    """A development identity is created, and its public key published for verifiers."""
     directory = tmp_path / "hes"
     first, second = (with_hes(directory, "run", "--realm") for _ in range(2))
     assert first.errors == f"pyvmm: made a random development identity in {directory}\n"
@@ -333,6 +333,6 @@ def test_first_use_says_so_once_and_no_process_stays(tmp_path: Path) -> None:
 
 
 def test_normal_vm_starts_no_hes(tmp_path: Path) -> None:
-    """And pays nothing for it."""
+    """It needs none."""
     assert with_hes(tmp_path / "hes", "run").code == ExitCode.OK
     assert not (tmp_path / "hes").exists()

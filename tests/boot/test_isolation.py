@@ -1,4 +1,4 @@
-"""What a realm keeps to itself, looked for from outside while it runs."""
+"""The private memory of a realm, checked from outside while it runs."""
 
 import hashlib
 import os
@@ -47,7 +47,7 @@ def shell(realm: Inside) -> Shell:
 
 
 def occurrences(fd: int, needle: bytes) -> int:
-    """Count a text in what a sparse file holds."""
+    """Count a text in the content of a sparse file."""
     count, position, size = 0, 0, os.fstat(fd).st_size
     while position < size:
         try:
@@ -63,7 +63,7 @@ def occurrences(fd: int, needle: bytes) -> int:
 
 @pytest.mark.boot
 def test_linux_finds_the_rmm(shell: Shell) -> None:
-    """Its log says which RSI, and that devices get bounce buffers."""
+    """It logs the RSI version and the bounce buffers."""
     log = shell.run("dmesg --color=never").output
     assert "RME: Using RSI version 1.0" in log
     assert "Memory encryption is active and system is using DMA bounce buffers" in log
@@ -72,7 +72,7 @@ def test_linux_finds_the_rmm(shell: Shell) -> None:
 
 @pytest.mark.boot
 def test_host_can_touch_no_granule_of_the_realm(realm: Inside) -> None:
-    """Reading, writing and mapping each fault, for every one of them."""
+    """Reading, writing and mapping fault, for every granule."""
     granules = realm.platform.leak_check()
     assert len(granules) * GRANULE_SIZE > 64 * MIB  # Linux and what it uses
     ns = realm.platform.machine.memory(Pas.NS)
@@ -88,7 +88,7 @@ def test_host_can_touch_no_granule_of_the_realm(realm: Inside) -> None:
 
 @pytest.mark.boot
 def test_devices_reach_what_the_realm_shares_and_nothing_else(realm: Inside) -> None:
-    """Page for page: a device's view is refused exactly where the realm keeps its memory."""
+    """A device's access fails for exactly the realm's private pages."""
     dma = realm.instance.board.dma
     reached = 0
     for addr in range(RAM_BASE, RAM_BASE + 512 * MIB, GRANULE_SIZE):
@@ -101,7 +101,7 @@ def test_devices_reach_what_the_realm_shares_and_nothing_else(realm: Inside) -> 
 
 @pytest.mark.boot
 def test_secret_stays_in_realm_memory(realm: Inside) -> None:
-    """It is made inside, so the console never shows it; what goes to the disk passes in clear."""
+    """The realm generates it, and the console never shows it; disk data is not protected."""
     seed = secrets.token_hex(16)
     secret, public = (hashlib.sha256(f"{seed} {kind}".encode()).hexdigest() for kind in "sp")
     make = f"make() {{ printf '%s %s' {seed} $1 | sha256sum | cut -c-64; }}"
@@ -117,7 +117,7 @@ def test_secret_stays_in_realm_memory(realm: Inside) -> None:
 
 @pytest.mark.boot
 def test_everything_is_given_back(realm: Inside, disk: Path) -> None:
-    """Last, for it powers off: its file is on the disk, and every granule Non-secure again."""
+    """After power-off, its file is on the disk, and every granule is Non-secure again."""
     answer = realm.shell.run("sha256sum </etc/passwd >/root/sum; seq 20000 >/root/numbers")
     assert answer.status == 0
     realm.shell.type("poweroff -f\n")
@@ -131,7 +131,7 @@ def test_everything_is_given_back(realm: Inside, disk: Path) -> None:
 
 
 def test_descriptor_to_a_protected_page_moves_no_byte(tmp_path: Path) -> None:
-    """A realm that gives its disk such a page keeps the page, and the disk its sectors."""
+    """Neither the page nor the disk's sectors change."""
     sector = bytes(range(256)) * 2
     disk, kernel = tmp_path / "disk", tmp_path / "kernel"
     disk.write_bytes(bytes(512) + sector + bytes(7 * 512))

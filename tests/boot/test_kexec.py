@@ -1,4 +1,4 @@
-"""A second kernel in place of the first: the purgatory of kexec stores into its own page."""
+"""A kernel boots another one: kexec's purgatory stores into its own page."""
 
 import tarfile
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _IMAGE = Path("build/kexec")
 
 @pytest.fixture(scope="module")
 def image() -> Image:
-    """Make a Debian that has kexec."""
+    """Build a Debian image with kexec."""
     build = (PYVMM, "image", "build", "debian", "--with", "kexec-tools", "--output", _IMAGE)
     made = call(*build, patience=DOWNLOAD_PATIENCE)
     assert made.code == 0, made.errors
@@ -33,7 +33,7 @@ def image() -> Image:
 
 @pytest.fixture(params=[1, 2])
 def guest(image: Image, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
-    """Boot it, with its own kernel and initial RAM disk in an archive on a second disk."""
+    """Boot it, with a copy of its kernel and initial RAM disk on a second disk."""
     archive = tmp_path / "kernel.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(image.kernel, "Image")
@@ -45,7 +45,7 @@ def guest(image: Image, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
 
 
 def test_kexec_boots_a_second_kernel(guest: Running) -> None:
-    """Loaded by kexec_load, so that the purgatory of kexec-tools starts it."""
+    """Loaded by kexec_load, so that the purgatory of kexec-tools runs."""
     shell = guest.shell
     cpus = shell.run("nproc")
     boot = shell.run("cat /proc/sys/kernel/random/boot_id")

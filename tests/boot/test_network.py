@@ -1,4 +1,4 @@
-"""Debian's network: in user mode, whichever program does it, and through a tap interface."""
+"""Debian's network: in user mode with each program, and through a tap interface."""
 
 import ctypes
 import hashlib
@@ -35,7 +35,7 @@ def content_of(seed: int) -> bytes:
 
 
 class User:
-    """A guest in user mode, one of whose ports is the host's ``port``."""
+    """A guest in user mode; ``port`` of the host is forwarded to it."""
 
     def __init__(self, running: Running, port: int) -> None:
         self.running = running
@@ -47,7 +47,7 @@ class User:
 def user(
     request: pytest.FixtureRequest, debian: Image, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[User]:
-    """Boot once for all tests with one program."""
+    """Boot one guest per program for all tests."""
     is_there = {"passt": shutil.which("passt"), "slirp": libslirp.is_installed()}
     if not is_there[request.param]:
         pytest.skip(f"{request.param} is not installed")
@@ -67,7 +67,7 @@ def test_network_comes_up_by_dhcp(user: User) -> None:
 
 
 def test_names_are_asked_of_the_hosts_server(user: User) -> None:
-    """The answer is the host's own: that a name under .invalid does not exist."""
+    """The host's server answers that a name under .invalid does not exist."""
     try:
         socket.getaddrinfo("host.invalid", 80)
     except socket.gaierror as error:
@@ -77,7 +77,7 @@ def test_names_are_asked_of_the_hosts_server(user: User) -> None:
 
 
 def test_file_arrives_whole_from_the_hosts_loopback(user: User, seed: int) -> None:
-    """The gateway's address is the host's loopback."""
+    """The gateway's address is the host's loopback interface."""
     content = content_of(seed)
     with served_files({"file": content}) as port:
         answer = user.shell.run(f"curl -sS http://192.168.33.1:{port}/file | sha256sum")
@@ -85,7 +85,7 @@ def test_file_arrives_whole_from_the_hosts_loopback(user: User, seed: int) -> No
 
 
 def test_forwarded_port_reaches_the_guest(user: User) -> None:
-    """hostfwd: a connection to the host's port is one to the guest's."""
+    """A connection to the host's port reaches the guest's."""
     assert user.shell.run("(echo hello from the guest | nc -l -p 8000 >/tmp/got) &").status == 0
     assert user.shell.run("until ss -tln | grep -q :8000; do sleep 0.1; done").status == 0
     with socket.create_connection(("127.0.0.1", user.port), timeout=60) as client:
@@ -95,7 +95,7 @@ def test_forwarded_port_reaches_the_guest(user: User) -> None:
 
 
 def test_network_goes_with_the_guest(user: User) -> None:
-    """Last, for it powers off: nobody listens on the host's port any more."""
+    """After power-off (last test), nothing listens on the host's port."""
     assert is_listening(user.port)
     user.shell.type("poweroff -f\n")
     assert user.running.wait() == os.EX_OK
@@ -107,7 +107,7 @@ def test_network_goes_with_the_guest(user: User) -> None:
 
 @pytest.fixture
 def apart() -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Return what calls a function where there is no network but a tap interface, tap0.
+    """Return a function that calls another one where the only network is a tap interface, tap0.
 
     That is a thread in a network namespace of its own, which goes with it; what the thread starts
     and what sockets it makes are there too.
@@ -131,7 +131,7 @@ def apart() -> Iterator[Callable[[Callable[[], None]], None]]:
 def test_tap_carries_a_file_both_ways(
     debian: Image, apart: Callable[[Callable[[], None]], None], seed: int
 ) -> None:
-    """Between the guest and the host's end of the interface, whole."""
+    """Unchanged, between the guest and the host's end of the interface."""
     content = content_of(seed)
 
     def exchange() -> None:

@@ -1,4 +1,4 @@
-"""The RA-TLS example: a realm that is verified is talked to, and nobody else is."""
+"""The RA-TLS example: the client talks only to a verified realm."""
 
 import hashlib
 import shutil
@@ -44,7 +44,7 @@ def client(port: int, reference: Path) -> Ended:
 
 
 def program(challenge: bytes) -> bytes:
-    """Return a realm's program that gets a token; all are as long, and none measures the same."""
+    """Return a realm's program that gets a token; every challenge gives another measurement."""
     words = [int.from_bytes(challenge[at : at + 8], "little") for at in range(0, 64, 8)]
     init = (RsiFid.RSI_ATTESTATION_TOKEN_INIT, *words)
     more = (RsiFid.RSI_ATTESTATION_TOKEN_CONTINUE, PAGE, 0, 4096)
@@ -53,7 +53,7 @@ def program(challenge: bytes) -> bytes:
 
 @pytest.fixture
 def attest(tmp_path: Path) -> Attest:
-    """Return how a genuine realm gets a token."""
+    """Return a function that gets a token from a genuine realm."""
 
     def token_for(challenge: bytes) -> bytes:
         kernel = tmp_path / "kernel"
@@ -85,7 +85,7 @@ def certificate(key: ec.EllipticCurvePrivateKey, token: bytes | None) -> bytes:
 
 
 class Impostor:
-    """A TLS server; ``heard`` is what its client said to it."""
+    """A TLS server; ``heard`` is what its client sent to it."""
 
     def __init__(self, attest: Attest) -> None:
         self._attest = attest
@@ -116,7 +116,7 @@ class Impostor:
 
     @contextmanager
     def serving(self) -> Iterator[int]:
-        """Serve one connection; give the port."""
+        """Serve one connection; yield the port."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=self._serve, args=(listener,))
             thread.start()
@@ -125,7 +125,7 @@ class Impostor:
 
 
 def meet(attest: Attest, reference: Path) -> tuple[Ended, bytes | None]:
-    """Have the client meet an impostor; return what it says, and what it said to that."""
+    """Connect the client to an impostor; return the client's output, and what it sent."""
     impostor = Impostor(attest)
     with impostor.serving() as port:
         ended = client(port, reference)
@@ -135,7 +135,7 @@ def meet(attest: Attest, reference: Path) -> tuple[Ended, bytes | None]:
 @pytest.mark.boot
 @pytest.mark.skipif(shutil.which("passt") is None, reason="passt is not installed")
 def test_demo_gets_the_secret() -> None:
-    """As its reader runs it: Debian's kernel and openssl in a realm, and a client that verifies."""
+    """As a reader runs it: Debian's kernel and openssl in a realm, and a client that verifies."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     environment = {"PYVMM_BIN": str(Path(sys.executable).parent)}
@@ -145,13 +145,13 @@ def test_demo_gets_the_secret() -> None:
 
 
 def test_any_realm_that_is_expected_is_talked_to(attest: Attest, platform: Path) -> None:
-    """So that the others are refused for what they lack."""
+    """This shows that the other tests fail for the intended reason."""
     ended, heard = meet(attest, platform)
     assert (ended.code, heard) == (0, b"GET /secret.txt HTTP/1.0\r\n\r\n"), ended.errors
 
 
 def test_other_realm_hears_nothing(attest: Attest, tmp_path: Path) -> None:
-    """It attests to this very connection, on a genuine platform."""
+    """Even if it attests to this connection, on a genuine platform."""
     reference = tmp_path / "reference.json"
     reference.write_text(pyvmm("endorse", "--realm").output)
     ended, heard = meet(attest, reference)
@@ -160,7 +160,7 @@ def test_other_realm_hears_nothing(attest: Attest, tmp_path: Path) -> None:
 
 
 def test_token_of_another_connection_is_refused(attest: Attest, platform: Path) -> None:
-    """A genuine realm's own, that it gave to somebody else."""
+    """It is genuine, but was made for another client."""
     token = attest(bytes(64))
     ended, heard = meet(lambda _: token, platform)
     assert (ended.code, heard) == (1, b"")
@@ -168,7 +168,7 @@ def test_token_of_another_connection_is_refused(attest: Attest, platform: Path) 
 
 
 def test_certificate_without_a_token_is_refused(platform: Path) -> None:
-    """It is any other server's."""
+    """Any other server has such a certificate."""
     ended, heard = meet(lambda _: None, platform)
     assert (ended.code, heard) == (1, b"")
     assert ended.errors == "not verified: its certificate has no token\n"
@@ -177,7 +177,7 @@ def test_certificate_without_a_token_is_refused(platform: Path) -> None:
 def test_certificate_that_is_malformed_is_refused(
     platform: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An extension that everybody knows, and that nobody can read."""
+    """A well-known extension with invalid content."""
     oid = ExtensionOID.ISSUER_ALTERNATIVE_NAME
     monkeypatch.setattr(sys.modules[__name__], "TOKEN_OID", oid)
     ended, heard = meet(lambda _: b"\xff", platform)

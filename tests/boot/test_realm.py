@@ -1,4 +1,4 @@
-"""A realm as a user starts it: the command, a script on its standard input, a disk, a network."""
+"""A realm as a user runs it: the command, a script on standard input, a disk, a network."""
 
 import hashlib
 import shutil
@@ -25,7 +25,7 @@ NUM_SOAK_BOOTS = 10
 
 
 def test_script_with_disk_and_network(debian: Image, tmp_path: Path, seed: int) -> None:
-    """All a realm's devices at once; the disk is clean and holds what was written."""
+    """With all devices at once; the disk is clean and contains what was written."""
     disk = copy_disk(debian, tmp_path)
     content = hashlib.shake_128(str(seed).encode()).digest(MIB)
     with served_files({"file": content}) as port:
@@ -49,7 +49,7 @@ def test_script_with_disk_and_network(debian: Image, tmp_path: Path, seed: int) 
 
 
 def test_disk_works_with_a_small_bounce_pool(debian: Image, tmp_path: Path) -> None:
-    """Of 256 slots, half a MiB, as Linux 7.3 makes in 512 MiB: one large request would fill it."""
+    """256 slots (0.5 MiB), as in Linux 7.3 with 512 MiB: one large request would fill it."""
     disk = copy_disk(debian, tmp_path)
     params = "console=ttyS0 root=/dev/vda rw swiotlb=256"
     script = "dd if=/dev/zero of=/root/file bs=1M count=8\nsha256sum </root/file\npoweroff -f\n"
@@ -61,7 +61,7 @@ def test_disk_works_with_a_small_bounce_pool(debian: Image, tmp_path: Path) -> N
 
 
 def test_panic_in_a_realm_leaves_no_granule_behind(debian: Image) -> None:
-    """Its code, and everything given back though no CPU was turned off; both CPUs count right."""
+    """Both CPUs count correctly, and all memory returns although no CPU was turned off."""
     options = VmOptions(kernel=debian.kernel, initrd=debian.initrd, num_cpus=2, is_realm=True)
     with Inside(options) as guest:
         guest.shell.log_in()
@@ -74,7 +74,7 @@ def test_panic_in_a_realm_leaves_no_granule_behind(debian: Image) -> None:
 
 @pytest.mark.slow
 def test_boots_in_a_row_all_end_well(debian: Image, tmp_path: Path) -> None:
-    """Every one comes to the shell, reads and writes its disk, and leaves nothing behind."""
+    """Each reaches the shell, uses its disk, and leaves nothing behind."""
     disk = copy_disk(debian, tmp_path)
     options = VmOptions(
         kernel=debian.kernel,

@@ -1,4 +1,4 @@
-"""Many realms at once: what each takes, and that nothing of them is left."""
+"""Many realms at once: what each uses, and that nothing of them is left."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ _OFF = "movz x0, #0x8400, lsl #16; movk x0, #8; "
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give the instances a runtime directory of their own; end what a failure leaves there."""
+    """Give the instances a separate runtime directory; end all that a failure leaves there."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     yield tmp_path / "pyvmm"
@@ -30,7 +30,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def staying(directory: Path) -> Path:
-    """Return the built-in guest, which would power off in a moment, made to wait instead."""
+    """Return the built-in guest, changed to wait instead of powering off."""
     end, waiting = assemble(_OFF + "smc #0"), assemble(_OFF + "wfi")
     assert end in hello()
     path = directory / "kernel"
@@ -39,13 +39,13 @@ def staying(directory: Path) -> Path:
 
 
 def in_parallel(commands: list[list[str]]) -> None:
-    """Run pyvmm commands at once, to their end."""
+    """Run pyvmm commands in parallel, to their end."""
     processes = [subprocess.Popen([PYVMM, *words]) for words in commands]
     assert [process.wait(PATIENCE) for process in processes] == [0] * len(commands)
 
 
 def memory_of(pid: int) -> int:
-    """Return the bytes that a process takes: its share of what is mapped, and its memory files."""
+    """Return the bytes that a process uses: its share of mappings, and its memory files."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     pss = {line.split()[0]: int(line.split()[1]) << 10 for line in rollup.splitlines()[1:]}
     open_files = list(Path(f"/proc/{pid}/fd").iterdir())
@@ -55,7 +55,7 @@ def memory_of(pid: int) -> int:
 
 
 def processes_of(runtime: Path) -> list[int]:
-    """Return the processes that were started with this runtime directory."""
+    """Return the processes that use this runtime directory."""
     variable = f"XDG_RUNTIME_DIR={runtime.parent}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
@@ -69,7 +69,7 @@ def processes_of(runtime: Path) -> list[int]:
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_realms_live_side_by_side(runtime: Path, tmp_path: Path, count: int) -> None:
-    """Each takes what it has touched and 60 MiB at most; destroyed, nothing of any is left."""
+    """Each uses the memory that it touched and up to 60 MiB; destroyed, nothing is left."""
     names = [f"r{number}" for number in range(count)]
     kernel = str(staying(tmp_path))
     in_parallel([["create", name, "--realm", "-m", "64M", "-k", kernel] for name in names])

@@ -1,4 +1,4 @@
-"""The tutorial: every command in it is run, and shows what it says there."""
+"""The tutorial: every command in it is run, and prints what the tutorial shows."""
 
 import re
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ _NUMBER = re.compile(r"0x[0-9a-f]+|[0-9a-f]{8,}|\d+\.\d+|\d{3,}")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A command and what it shows; ``...`` stands for anything, a long number for any other."""
+    """A command and its expected output: ``...`` matches anything, a long number any other."""
 
     command: str
     output: str
 
     def shows(self, output: str) -> bool:
-        """Tell whether this is what it shows."""
+        """Return whether the output matches."""
         options = ELLIPSIS | NORMALIZE_WHITESPACE
         want, got = (_NUMBER.sub("#", text) for text in (self.output, output))
         return OutputChecker().check_output(want, got, options)
 
 
 def steps() -> list[Step]:
-    """Return what the tutorial has its reader type."""
+    """Return the commands that the tutorial tells its reader to type."""
     blocks = _BLOCK.findall(TUTORIAL.read_text())
     return [Step(command, output) for block in blocks for command, output in _STEP.findall(block)]
 
@@ -54,7 +54,7 @@ def run(commands: list[str], directory: Path) -> list[tuple[int, str]]:
 
 
 def test_tutorial(debian: Image, tmp_path: Path) -> None:
-    """From the first command to the last, in a directory and a root of trust of their own."""
+    """All commands in order, in a new directory, with a new root of trust."""
     guest = tmp_path / "guest"
     guest.mkdir()
     copy_disk(debian, guest)

@@ -1,4 +1,4 @@
-"""A runtime directory for each test that makes instances."""
+"""A separate runtime directory for each test that creates instances."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.cli.inside import verb
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give a test a runtime directory of its own; end what it leaves there."""
+    """Provide a runtime directory; end all instances that the test leaves there."""
     directory = tmp_path / "run"
     directory.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))

@@ -1,4 +1,4 @@
-"""Instances as tests make and see them."""
+"""Helpers for tests to create and inspect instances."""
 
 import json
 import os
@@ -23,13 +23,13 @@ DONE = (ExitCode.OK, "", "")
 
 
 def result(ended: Ended) -> tuple[int, str, str]:
-    """Return what a command has done."""
+    """Return exit code, output and errors of a command."""
     return ended.code, ended.output, ended.errors
 
 
 @contextmanager
 def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command meanwhile, with pipes; it is killed at the latest."""
+    """Run a command in the background, with pipes; kill it at the end."""
     pipe = subprocess.PIPE
     with subprocess.Popen([PYVMM, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
         try:
@@ -40,7 +40,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def at_terminal(*arguments: str) -> Iterator[tuple[Shell, "subprocess.Popen[bytes]"]]:
-    """Run a command on a terminal of 80 columns; it is killed at the latest."""
+    """Run a command on a terminal of 80 columns; kill it at the end."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with subprocess.Popen(
@@ -59,13 +59,13 @@ def at_terminal(*arguments: str) -> Iterator[tuple[Shell, "subprocess.Popen[byte
 
 
 def create(name: str, *options: str | Path) -> int:
-    """Make an instance; return its process."""
+    """Create an instance; return the PID of its process."""
     assert result(pyvmm("create", name, *options)) == DONE
     return int(status(name)["pid"])
 
 
 def status(name: str) -> dict[str, int | str]:
-    """Return what list says of an instance."""
+    """Return the status of an instance as `list` prints it."""
     listed = json.loads(verb("list", "--json").output)
     (found,) = [each for each in listed if each["name"] == name]
     assert isinstance(found, dict)
@@ -73,7 +73,7 @@ def status(name: str) -> dict[str, int | str]:
 
 
 def is_gone(pid: int) -> bool:
-    """Tell whether a process has ended, with all its threads; nobody need have looked yet."""
+    """Return whether a process has ended, with all its threads, even if not waited for yet."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def is_gone(pid: int) -> bool:
 
 
 def left(runtime: Path) -> list[str]:
-    """List what is in the runtime directory but its lock."""
+    """List the content of the runtime directory, except its lock."""
     return sorted(path.name for path in runtime.iterdir() if path.name != ".lock")
 
 

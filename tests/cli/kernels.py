@@ -1,4 +1,4 @@
-"""Kernels of a few instructions, to be run as flat binaries by a normal VM or in a realm."""
+"""Kernels of a few instructions, for a normal VM or a realm to run as flat binaries."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ next:
 
 
 def kernel(directory: Path, text: str) -> Path:
-    """Make a kernel's file."""
+    """Write a kernel's file."""
     path = directory / "kernel"
     path.write_bytes(assemble(text))
     return path

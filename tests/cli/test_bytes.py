@@ -1,4 +1,4 @@
-"""Arguments and file names that are not UTF-8: taken as they are, or refused in one line."""
+"""Arguments and file names that are not UTF-8: passed on unchanged, or rejected in one line."""
 
 import json
 import os
@@ -74,7 +74,7 @@ REFUSED = [
 def test_what_is_ours_is_refused_in_a_line(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which can be printed."""
+    """Values that pyvmm itself interprets are rejected in one printable line."""
     monkeypatch.chdir(tmp_path)
     ended = verb(*(word.replace("TEXT", TEXT) for word in line.split()))
     assert (ended.code, ended.output, ended.errors.count("\n")) == (2, "", 1), ended.errors
@@ -82,7 +82,7 @@ def test_what_is_ours_is_refused_in_a_line(
 
 
 def test_what_is_the_realm_s_is_measured_as_it_is() -> None:
-    """Two bytes are not the same realm as the character of these, or of one."""
+    """Different bytes give different realms, even if they look alike as text."""
     rims = {
         verb("measure", "--realm", "-m", "64M", "-p", params).output
         for params in (TEXT, "caf\u00e9", "caf\\xe9")
@@ -92,7 +92,7 @@ def test_what_is_the_realm_s_is_measured_as_it_is() -> None:
 
 
 def test_instance_has_a_kernel_of_any_name(tmp_path: Path, runtime: Path) -> None:
-    """And a socket for a debugger; its status can be read by everybody."""
+    """And a debugger's socket of any name; its status is readable text."""
     kernel, disk, stub = (tmp_path / f"{name}-{TEXT}" for name in ("kernel", "disk", "stub"))
     kernel.write_bytes(guests.hello())
     disk.write_bytes(bytes(4096))
@@ -108,7 +108,7 @@ def test_instance_has_a_kernel_of_any_name(tmp_path: Path, runtime: Path) -> Non
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "latin-1:strict"])
 def test_name_is_printed_as_it_is(tmp_path: Path, encoding: str) -> None:
-    """By its bytes, as ls does, whatever the terminal is."""
+    """Byte for byte, like ls, whatever the terminal's encoding is."""
     made = tmp_path / TEXT
     done = subprocess.run(
         [PYVMM, "hes", "provision", "--make", made],
@@ -121,13 +121,13 @@ def test_name_is_printed_as_it_is(tmp_path: Path, encoding: str) -> None:
 
 
 def test_name_in_json_is_unicode(tmp_path: Path) -> None:
-    """What no reader of JSON takes is written out."""
+    """Bytes that JSON cannot contain are escaped."""
     ended = verb("hes", "provision", "--json", "--make", str(tmp_path / TEXT))
     assert all(name.startswith(f"{tmp_path}/caf\\xe9/") for name in json.loads(ended.output))
 
 
 def test_root_of_trust_may_be_anywhere(tmp_path: Path) -> None:
-    """It makes an identity there, and says where."""
+    """It creates an identity there, and reports where."""
     place = tmp_path / TEXT
     ended = verb("endorse", "--hes-dir", str(place))
     assert ended.code == 0, ended.errors
@@ -137,7 +137,7 @@ def test_root_of_trust_may_be_anywhere(tmp_path: Path) -> None:
 
 
 def test_json_with_half_a_character_is_a_mistake(tmp_path: Path) -> None:
-    """JSON can say what no text can hold."""
+    """JSON can escape half a surrogate pair, which is not text."""
     path = tmp_path / "reference"
     path.write_text('{"version": 1, "platform": {"cpak": "\\ud800"}}')
     ended = verb("verify", str(path), "--reference", str(path))

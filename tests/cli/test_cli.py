@@ -35,7 +35,7 @@ def call(
 
 
 def test_every_verb_has_its_command() -> None:
-    """The table names a module, and the module a command of that name."""
+    """The table names a module that defines a command of that name."""
     group, context = cli.cli, click.Context(cli.cli)
     assert isinstance(group, Verbs)
     for name in group.list_commands(context):
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     arguments: str,
     complaint: str,
 ) -> None:
-    """Said in under a second, before anything is started."""
+    """Reported within a second, before anything is started."""
     (tmp_path / "text").write_text("not a kernel\n" * 100)
     (tmp_path / "x86").write_bytes(bytes(0x202) + b"HdrS" + bytes(4096))
     with (tmp_path / "huge").open("wb") as file:
@@ -163,14 +163,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     ],
 )
 def test_a_mistake_refers_to_the_help_of_its_verb(arguments: str, path: str) -> None:
-    """Whatever of it click knows."""
+    """For every mistake that click detects."""
     ended = verb(*arguments.split())
     assert (ended.code, ended.output, ended.errors.count("\n")) == (ExitCode.BAD_INPUT, "", 1)
     assert ended.errors.endswith(f" (see {path} --help)\n")
 
 
 def test_a_disk_may_be_there_twice_if_it_is_only_read(tmp_path: Path) -> None:
-    """No writer, no harm; under another name it is the same disk."""
+    """Without a writer it is harmless; another name for the file makes no difference."""
     (tmp_path / "disk").write_bytes(bytes(1 << 20))
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     disk, link = (f"{tmp_path / name}" for name in ("disk", "link"))
@@ -181,7 +181,7 @@ def test_a_disk_may_be_there_twice_if_it_is_only_read(tmp_path: Path) -> None:
 
 
 def test_the_package_can_be_run() -> None:
-    """For who has its Python, and not its directory on the path."""
+    """With python -m, if the command is not on the path."""
     command = [sys.executable, "-m", "pyvmm", "version"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ended.stdout == verb("version").output
@@ -192,7 +192,7 @@ def test_the_package_can_be_run() -> None:
 
 
 def test_trace_writes_the_kinds_asked_for(tmp_path: Path) -> None:
-    """One line an event, of the chosen kinds only."""
+    """One line per event, of the chosen kinds only."""
     path = tmp_path / "trace"
     psci = PsciCall(0, "PSCI_VERSION", (), 1)
     with Trace(f"rmi,psci:{path}") as listener:
@@ -210,7 +210,7 @@ def test_trace_knows_all_kinds_of_the_help() -> None:
 
 
 def test_a_defect_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a traceback; no script takes it for what a guest did."""
+    """With a traceback; scripts can tell it from a guest's exit code."""
     monkeypatch.setattr(Directory, "statuses", lambda _: 1 / 0)
     ended = verb("list")
     assert (ended.code, ended.output) == (ExitCode.INTERNAL, "")
@@ -218,7 +218,7 @@ def test_a_defect_of_ours_has_a_code_of_its_own(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_stale_core_is_one_line() -> None:
-    """Who has pulled and not built is told what to run."""
+    """The line says which command rebuilds it."""
     stale = "from pyvmm.core import generate; generate.digest = str"
     program = f"{stale}; from pyvmm.cli import main; main()"
     command = [sys.executable, "-c", program, "run"]
@@ -228,7 +228,7 @@ def test_a_stale_core_is_one_line() -> None:
 
 
 def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a code of its own."""
+    """With its own exit code."""
 
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
@@ -241,7 +241,7 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300, "\u00e9", "a\nb", ".x", "*", "a b"])
 def test_a_name_that_cannot_be_is_one_line(name: str) -> None:
-    """For every verb that takes one, whether it makes the instance or looks for it."""
+    """For every verb that takes a name, to create an instance or to find one."""
     verbs = ["start", "stop", "destroy", "pause", "resume", "stat", "debug", "balloon"]
     lines = [[each, name] for each in verbs] + [["console", "-n", name], ["wait", "-n", name]]
     lines += [["attest", "-n", name], ["exec", name, "--", "true"]]
@@ -254,7 +254,7 @@ def test_a_name_that_cannot_be_is_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_is_a_script_of_its_shell(shell: str) -> None:
-    """It asks pyvmm for what there is."""
+    """The script asks pyvmm for the completions."""
     ended = verb("completion", shell)
     assert (ended.code, ended.errors) == (0, "")
     assert f"_PYVMM_COMPLETE={shell}_complete" in ended.output
@@ -270,7 +270,7 @@ def test_completion_knows_verbs_options_and_instances(
     words: str,
     expected: str,
 ) -> None:
-    """As the script asks for them."""
+    """When called like the script calls it."""
     status = Status(
         name="r1", state=State.NEW, pid=os.getpid(), kind="vm", num_cpus=1, ram_size=0, created=0
     )
@@ -287,7 +287,7 @@ def test_completion_knows_verbs_options_and_instances(
 def test_version_is_that_of_the_package(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both ways to ask say the same."""
+    """The option and the verb print the same version."""
     by_verb = call(monkeypatch, capsys, "version")
     assert by_verb == call(monkeypatch, capsys, "--version")
     assert by_verb[1].startswith("pyvmm ")

@@ -1,4 +1,4 @@
-"""Options out of a file: what it may say, who wins, and what a mistake is told."""
+"""Options from a file: what it may contain, what overrides it, and how mistakes are reported."""
 
 import json
 import tomllib
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_file_says_what_the_command_line_does_not(path: Path) -> None:
-    """Files are beside the configuration; an option that is given wins, also over a list."""
+    """Paths are relative to the configuration; a given option overrides it, even a list."""
     shown = show("--config", str(path), "-m", "128M")
     assert shown["kernel"] == str(path.parent / "Image")
     assert shown["disk"] == [str(path.parent / "a.img"), "/abs/b.img,ro"]
@@ -56,7 +56,7 @@ def test_file_says_what_the_command_line_does_not(path: Path) -> None:
 
 
 def test_programs_get_the_same_as_json(path: Path) -> None:
-    """Whatever reads TOML reads that, too."""
+    """The JSON has the same values as the TOML."""
     for more in ((), ("--set",)):
         ended = verb("config", "show", "--config", str(path), "--json", *more)
         assert (ended.code, ended.errors) == (0, "")
@@ -64,7 +64,7 @@ def test_programs_get_the_same_as_json(path: Path) -> None:
 
 
 def test_what_only_looks_at_a_guest_takes_its_configuration(tmp_path: Path) -> None:
-    """What is said of a guest that runs does not concern it."""
+    """Verbs that run no guest ignore the options for running one."""
     path = tmp_path / "guest.toml"
     path.write_text('mem = "64M"\nrealm = true\n')
     rim = verb("measure", "--config", str(path)).output
@@ -85,7 +85,7 @@ def test_run_takes_it(path: Path) -> None:
 
 
 def test_what_is_shown_shows_the_same(path: Path, tmp_path: Path) -> None:
-    """It is a configuration itself, wherever it is put."""
+    """The output is a valid configuration, in any directory."""
     shown = verb("config", "show", "--config", str(path)).output
     (tmp_path / "again").mkdir()
     again = tmp_path / "again" / "other.toml"
@@ -120,7 +120,7 @@ def test_what_is_shown_shows_the_same(path: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, text: str, complaint: str) -> None:
-    """With the file's name, or that of the option."""
+    """It names the file, or the option."""
     path = tmp_path / "guest.toml"
     path.write_text(text)
     ended = verb("run", "--config", str(path))
@@ -129,7 +129,7 @@ def test_a_mistake_is_one_line(tmp_path: Path, text: str, complaint: str) -> Non
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    """Not there, a directory, no text."""
+    """Missing, a directory, or not text."""
     (tmp_path / "binary").write_bytes(b"\xff")
     for name in ("none", ".", "binary"):
         ended = verb("run", "--config", str(tmp_path / name))
@@ -138,5 +138,5 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
 def test_any_text_comes_back(text: str) -> None:
-    """Kernel parameters may hold what TOML has to quote."""
+    """Kernel parameters may contain characters that TOML must escape."""
     assert tomllib.loads(tomli_w.dumps({"params": text})) == {"params": text}

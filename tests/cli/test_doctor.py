@@ -1,4 +1,4 @@
-"""What the doctor finds, on a machine that has everything and on one that lacks it."""
+"""The findings of `pyvmm doctor`, on a complete machine and on an incomplete one."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.cli.inside import verb
 
 
 def look() -> dict[str, tuple[str, str]]:
-    """Return verdict and advice on each thing."""
+    """Return verdict and advice for each requirement."""
     ended = verb("doctor", "--json")
     assert ended.errors == ""
     found = json.loads(ended.output)
@@ -20,7 +20,7 @@ def look() -> dict[str, tuple[str, str]]:
 
 
 def test_what_guests_need_is_here() -> None:
-    """Or no other test would have passed."""
+    """Otherwise no other test would have passed."""
     found = look()
     for what in ("Python", "C core", "runtime directory"):
         assert found[what] == ("ok", "")
@@ -30,7 +30,7 @@ def test_what_guests_need_is_here() -> None:
 def test_a_tool_that_is_missing_has_its_advice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """And is no reason to fail: not every guest needs it."""
+    """It is optional, because not every guest needs it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("pyvmm.cli.doctor._SBIN", str(tmp_path))
     monkeypatch.setattr("ctypes.util.find_library", lambda _: None)
@@ -45,7 +45,7 @@ def test_a_tool_that_is_missing_has_its_advice(
 def test_no_place_for_instances_is_a_reason_to_fail(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One line for it, with what to do."""
+    """One line with the remedy."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
     verdict, advice = look()["runtime directory"]
@@ -58,7 +58,7 @@ def test_no_place_for_instances_is_a_reason_to_fail(
 def test_a_full_or_foreign_root_of_trust_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its directory may be made later, but not below a file."""
+    """Its directory need not exist yet, but it must be possible to create it."""
     monkeypatch.setenv("PYVMM_HES_DIR", str(tmp_path / "none" / "hes"))
     assert look()["root of trust"][0] == "ok"
     (tmp_path / "file").write_text("")
@@ -73,7 +73,7 @@ def test_a_full_or_foreign_root_of_trust_is_told(
 def test_memory_is_what_can_be_had(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kilobytes: int, verdict: str, shown: str
 ) -> None:
-    """Not what nobody uses at the moment: a cache makes room."""
+    """It includes caches that can be dropped, not only free memory."""
     (tmp_path / "meminfo").write_text(
         f"MemTotal: {32 << 20} kB\nMemFree: 1024 kB\nMemAvailable: {kilobytes} kB\n"
     )

@@ -29,7 +29,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def running(tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    """Let r1 run."""
+    """Start r1."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     made = Running(Directory(tmp_path / "pyvmm"), program)
@@ -39,7 +39,7 @@ def running(tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def start(*words: str) -> "subprocess.Popen[bytes]":
-    """Start pyvmm exec, its streams piped."""
+    """Start pyvmm exec with pipes for its streams."""
     return subprocess.Popen(
         [PYVMM, "exec", "r1", *words],
         stdin=subprocess.PIPE,
@@ -49,7 +49,7 @@ def start(*words: str) -> "subprocess.Popen[bytes]":
 
 
 def test_streams_and_status_are_the_command_s() -> None:
-    """Nothing of ours in between."""
+    """Nothing of pyvmm's is added to them."""
     ended = pyvmm("exec", "r1", "--", "sh", "-c", "cat; echo no >&2; exit 7", typed="in")
     assert (ended.code, ended.output, ended.errors) == (7, "in", "no\n")
     ended = pyvmm("exec", "r1", "--", "sh", "-c", "kill -9 $$")
@@ -57,7 +57,7 @@ def test_streams_and_status_are_the_command_s() -> None:
 
 
 def test_arguments_are_passed_on_as_they_are(tmp_path: Path) -> None:
-    """Whatever their bytes, those of variables and of the directory too."""
+    """Byte for byte, including variables and directory."""
     there = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
     Path(there).mkdir()
     for word in (b"\xe9\xff", b"\xc3\xa9"):
@@ -70,7 +70,7 @@ def test_arguments_are_passed_on_as_they_are(tmp_path: Path) -> None:
 
 
 def test_json_has_it_all() -> None:
-    """One object, and nothing else."""
+    """The output is one JSON object."""
     words = ("-e", "X=1", "--cwd", "/", "--no-input", "--json")
     ended = pyvmm("exec", "r1", *words, "--", "sh", "-c", "cat; echo $X $PWD; printf '\\377' >&2")
     answer = {"exit_status": 0, "signal": 0, "stdout": "1 /\n", "stderr": "\ufffd"}
@@ -78,14 +78,14 @@ def test_json_has_it_all() -> None:
 
 
 def test_json_has_no_endless_output() -> None:
-    """What a guest writes is not to fill the host's memory."""
+    """A guest cannot fill the host's memory with its output."""
     ended = pyvmm("exec", "r1", "--no-input", "--json", "--", "cat", "/dev/zero")
     complaint = "pyvmm: --json: the command wrote more than 32 MiB: omit --json\n"
     assert (ended.code, ended.output, ended.errors) == (ExitCode.BAD_INPUT, "", complaint)
 
 
 def test_much_goes_through(tmp_path: Path) -> None:
-    """Both ways at once, byte for byte."""
+    """In both directions at once, byte for byte."""
     data = os.urandom(3 << 20)
     (tmp_path / "in").write_bytes(data)
     with (tmp_path / "in").open("rb") as file, (tmp_path / "out").open("wb") as out:
@@ -94,7 +94,7 @@ def test_much_goes_through(tmp_path: Path) -> None:
 
 
 def test_interrupt_is_for_the_command() -> None:
-    """Ctrl-C once; a command that does not care is left with the second."""
+    """The first Ctrl-C interrupts the command; the second one kills it."""
     with start("--", "cat") as process:  # no shell: bash forgets one that comes while it forks
         assert process.stdin is not None
         assert process.stdout is not None
@@ -115,7 +115,7 @@ def test_interrupt_is_for_the_command() -> None:
 
 
 def test_output_that_nobody_reads_ends_it(running: Running) -> None:
-    """As in a pipe; and the command goes, too."""
+    """As in a pipe; the command is killed as well."""
     with start("--", "sh", "-c", "echo $$; exec yes") as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
@@ -131,14 +131,14 @@ def test_output_that_nobody_reads_ends_it(running: Running) -> None:
 
 
 def test_timeout_kills_it() -> None:
-    """And says so in one line."""
+    """With one line that says so."""
     ended = pyvmm("exec", "r1", "--timeout", "0.3", "--", "sleep", "1000")
     line = "pyvmm: the command was killed after 0.3 s\n"
     assert (ended.code, ended.output, ended.errors) == (ExitCode.TIMEOUT, "", line)
 
 
 def test_a_guest_that_is_held_answers_nobody() -> None:
-    """Nobody waits for it."""
+    """The verb does not wait for a paused guest."""
     assert pyvmm("pause", "r1").code == ExitCode.OK
     for words in (("exec", "r1", "--", "true"), ("attest", "r1")):
         ended = pyvmm(*words)
@@ -150,7 +150,7 @@ def test_a_guest_that_is_held_answers_nobody() -> None:
 
 @pytest.mark.parametrize(("redirection", "stream"), [("", "output"), (">&2", "error")])
 def test_output_without_room_ends_it(redirection: str, stream: str) -> None:
-    """What it writes is lost, so it need not go on."""
+    """The command is killed, because its output would be lost."""
     with Path("/dev/full").open("wb") as full:
         process = subprocess.run(
             [PYVMM, "exec", "r1", "--no-input", "--", "sh", "-c", f"yes {redirection}"],
@@ -176,7 +176,7 @@ def test_attest_says_why_there_is_no_token() -> None:
 def test_start_waits_for_the_agent(
     tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If it is told to; what was started before does not keep it from the others."""
+    """With --wait; an instance that is already started does not affect the others."""
     directory = tmp_path / "other"
     directory.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))

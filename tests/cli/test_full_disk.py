@@ -1,4 +1,4 @@
-"""A runtime directory without room: each verb does what can be done, and says what cannot."""
+"""A full runtime directory: each verb does what is possible, and reports what is not."""
 
 import os
 import re
@@ -23,7 +23,7 @@ NO_INODE = 7  # the file system's root, ours, its lock, the instance's, socket, 
 
 
 def mount(place: Path, options: str) -> None:
-    """Mount a file system in memory, or mount it anew with other options."""
+    """Mount a file system in memory, or remount it with other options."""
     remount = "remount," if place.is_mount() else ""
     command = ["mount", "-t", "tmpfs", "-o", f"{remount}{options}", "tmpfs", str(place)]
     subprocess.run(command, check=True, capture_output=True)
@@ -31,7 +31,7 @@ def mount(place: Path, options: str) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the runtime directory, on a small file system of its own."""
+    """Return the runtime directory, on a separate small file system."""
     place = tmp_path / "small"
     place.mkdir()
     try:
@@ -46,7 +46,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def fill(place: Path) -> Path:
-    """Leave no room; return the file that has it."""
+    """Fill the file system; return the file that uses the space."""
     full = place / "full"
     with full.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):
@@ -56,7 +56,7 @@ def fill(place: Path) -> Path:
 
 @pytest.mark.parametrize("inodes", range(1, NO_INODE))
 def test_no_room_for_any_of_its_files_leaves_none(small: Path, inodes: int) -> None:
-    """Whichever it is that there is no room for; `run` needs none of them."""
+    """Whichever file does not fit; `run` needs none of them."""
     mount(small.parent, f"nr_inodes={inodes}")
     ended = pyvmm("create", "r1", *VM)
     assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
@@ -73,7 +73,7 @@ def test_no_room_for_any_of_its_files_leaves_none(small: Path, inodes: int) -> N
 
 
 def test_what_lives_lives_on_without_room(small: Path) -> None:
-    """Its end is told all the same; what its console said cannot be kept."""
+    """Its end is still reported, but its console output cannot be stored."""
     create("r1", *VM)
     full = fill(small.parent)
     assert result(verb("start", "r1")) == DONE
@@ -87,7 +87,7 @@ def test_what_lives_lives_on_without_room(small: Path) -> None:
 
 
 def test_what_cannot_be_removed_is_told(small: Path) -> None:
-    """A verb that has left something does not end well."""
+    """A verb that leaves something behind fails."""
     create("r1", *VM)
     os.kill(create("r2", *VM), signal.SIGKILL)
     assert result(verb("stop", "r1")) == DONE
@@ -110,7 +110,7 @@ def test_what_cannot_be_removed_is_told(small: Path) -> None:
 
 
 def test_a_limit_on_files_is_no_room(runtime: Path) -> None:
-    """Nobody has to be root for that."""
+    """A file size limit has the same effect, and setting it does not require root."""
     for arguments in (("create", "r1", *VM), ("run", *VM)):
         done = subprocess.run(
             [PYVMM, *arguments],

@@ -1,4 +1,4 @@
-"""pyvmm hes: what it shows, and one line for each mistake."""
+"""pyvmm hes: its output, and one line for each mistake."""
 
 import json
 import resource
@@ -12,7 +12,7 @@ from pyvmm.root_of_trust import RootOfTrust
 
 
 class Cli:
-    """pyvmm hes on a directory of its own."""
+    """pyvmm hes on a separate directory."""
 
     def __init__(
         self,
@@ -37,19 +37,19 @@ class Cli:
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """The commands, on a HES that nobody has used yet."""
+    """The commands, on a HES that has not been used yet."""
     return Cli(tmp_path / "hes", monkeypatch, capsys)
 
 
 def makers(cli: Cli) -> dict[str, str]:
-    """Make bundles; return their paths by name."""
+    """Create bundles; return their paths by name."""
     code, output, _ = cli("provision", "--make", str(cli.directory.parent / "makers"))
     assert code == 0
     return {Path(line).name: line for line in output.splitlines()}
 
 
 def test_life_of_a_platform(cli: Cli) -> None:
-    """From the chip maker to its end, as a user drives and sees it."""
+    """From the chip maker to the end, as a user controls and sees it."""
     assert cli("lifecycle")[1] == "assembly-and-test\n-> decommissioned\n"
     assert "none: not provisioned" in cli("status")[1]
     paths = makers(cli)
@@ -71,7 +71,7 @@ def test_life_of_a_platform(cli: Cli) -> None:
 
 
 def test_status_for_programs(cli: Cli) -> None:
-    """Everything it knows; machines by their process."""
+    """The complete status; machines are identified by their process."""
     with RootOfTrust(cli.directory) as machine:
         machine.power_on()
         status = json.loads(cli("status", "--json")[1])
@@ -99,7 +99,7 @@ def test_provisioning_for_programs(cli: Cli) -> None:
 
 
 def test_log_shows_each_measurement(cli: Cli) -> None:
-    """Slot, what it is, who answers for it; a first use says so."""
+    """Slot, type and signer; the first use is reported."""
     code, output, errors = cli("log")
     assert (code, errors) == (
         0,
@@ -118,7 +118,7 @@ def test_log_shows_each_measurement(cli: Cli) -> None:
 
 
 def test_counters_are_advanced_and_shown(cli: Cli) -> None:
-    """For people and programs."""
+    """As text and as JSON."""
     assert cli("counters")[1].split() == ["firmware", "0", "cm-bundle", "0", "dm-bundle", "0"]
     code, output, _ = cli("counters", "firmware=3", "dm-bundle=2", "--json")
     assert code == 0
@@ -151,7 +151,7 @@ def test_mistake_is_one_line(cli: Cli, arguments: str, complaint: str) -> None:
 
 
 def test_counter_does_not_go_back(cli: Cli) -> None:
-    """Whoever asks."""
+    """Not even on request."""
     assert cli("counters", "firmware=3")[0] == 0
     code, _, errors = cli("counters", "firmware=2")
     assert (code, errors) == (2, "pyvmm: counter firmware is at 3 and cannot decrease\n")
@@ -177,7 +177,7 @@ def test_what_is_no_bundle_is_refused(
 
 
 def test_makers_files_are_not_overwritten(cli: Cli) -> None:
-    """A key is not had twice."""
+    """A key cannot be generated again."""
     makers(cli)
     code, _, errors = cli("provision", "--make", str(cli.directory.parent / "makers"))
     assert code == 2
@@ -185,7 +185,7 @@ def test_makers_files_are_not_overwritten(cli: Cli) -> None:
 
 
 def test_makers_files_are_there_or_not(cli: Cli) -> None:
-    """A disk that has no room for them all has none of them."""
+    """If one file does not fit on the disk, none remains."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (330, limits[1])

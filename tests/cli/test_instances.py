@@ -1,4 +1,4 @@
-"""The life of instances from the shell: each verb a command, as a user or a script runs it."""
+"""The life of instances from the shell: one command per verb, as a user or a script runs it."""
 
 import json
 import os
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 
 def test_the_life_of_a_realm_step_by_step(runtime: Path) -> None:
-    """Every command does one thing and ends; at the end nothing is left."""
+    """Every command does one thing and returns; at the end nothing is left."""
     pid = create("r1", *REALM)
     rows = [row.split() for row in verb("list").output.splitlines()]
     assert rows == [["PID", "NAME", "STATE", "KIND"], [str(pid), "r1", "new", "realm"]]
@@ -62,14 +62,14 @@ def test_the_life_of_a_realm_step_by_step(runtime: Path) -> None:
 
 
 def test_its_trace_can_be_read_meanwhile(tmp_path: Path) -> None:
-    """Each event is in the file once it has happened, not when the instance ends."""
+    """Each event is in the file as soon as it happens."""
     trace = tmp_path / "trace"
     create("r1", *REALM, "--trace", f"rmi:{trace}")
     assert trace.read_text().splitlines()[-1].startswith("RMI_REC_CREATE ")
 
 
 def test_what_cannot_be_made_leaves_nothing(runtime: Path, tmp_path: Path) -> None:
-    """One line and the exit code, as `pyvmm run` has them."""
+    """One line and the exit code, as for `pyvmm run`."""
     (tmp_path / "text").write_text("no kernel\n" * 100)
     for options, code, line in (
         (("-k", tmp_path / "text"), ExitCode.BAD_INPUT, "text file"),
@@ -85,7 +85,7 @@ def test_what_cannot_be_made_leaves_nothing(runtime: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("arguments", ["run -m 64", "create r1 -m 64"])
 def test_too_few_open_files_are_one_line(runtime: Path, arguments: str) -> None:
-    """Told before anything is made."""
+    """Reported before anything is created."""
     ended = call("sh", "-c", f"ulimit -n 8; exec {PYVMM} {arguments}")
     line = "pyvmm: the limit is 8 open files; a guest needs 64: ulimit -n 64\n"
     assert result(ended) == (ExitCode.BAD_INPUT, "", line)
@@ -94,7 +94,7 @@ def test_too_few_open_files_are_one_line(runtime: Path, arguments: str) -> None:
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_destroy_ends_what_does_not_answer(runtime: Path, tmp_path: Path, *, is_full: bool) -> None:
-    """In its time, even where as many wait to be let in as may; other verbs say so."""
+    """In time, even if its backlog is full; other verbs report it."""
     pid = create("r1", *VM, kernel(tmp_path, IDLE))
     os.kill(pid, signal.SIGSTOP)
     with ExitStack() as stack:
@@ -116,7 +116,7 @@ def test_destroy_ends_what_does_not_answer(runtime: Path, tmp_path: Path, *, is_
 
 
 def test_one_of_two_gets_the_name(tmp_path: Path) -> None:
-    """The other is told, whoever comes first."""
+    """The other one gets an error, whichever comes first."""
     with running("create", "r1", *VM) as one, running("create", "r1", *VM) as other:
         errors = [each.communicate(timeout=PATIENCE)[1] for each in (one, other)]
     assert {one.returncode, other.returncode} == {ExitCode.OK, ExitCode.BAD_INPUT}
@@ -127,7 +127,7 @@ def test_one_of_two_gets_the_name(tmp_path: Path) -> None:
 
 
 def test_run_is_an_instance_like_any_other(runtime: Path, tmp_path: Path) -> None:
-    """Listed, paused, looked at and stopped from outside; it leaves nothing when it ends."""
+    """Other verbs list, pause, inspect and stop it; it leaves nothing when it ends."""
     with running("run", "--name", "fore", *VM, str(kernel(tmp_path, CHATTER))) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"a\n"
@@ -145,7 +145,7 @@ def test_run_is_an_instance_like_any_other(runtime: Path, tmp_path: Path) -> Non
 def test_a_killed_instance_is_dead_and_can_be_cleaned_up(
     runtime: Path, tmp_path: Path, *, is_started: bool
 ) -> None:
-    """Others are not concerned; its name is free for another."""
+    """Others are not affected; its name can be used again."""
     pid = create("r1", *VM, kernel(tmp_path, IDLE))
     other = create("r2", *VM, kernel(tmp_path, IDLE))
     if is_started:
@@ -167,7 +167,7 @@ def test_a_killed_instance_is_dead_and_can_be_cleaned_up(
 
 
 def test_a_hanging_instance_is_ended_by_force(runtime: Path) -> None:
-    """Stop gives up, destroy does not."""
+    """`stop` gives up, `destroy` does not."""
     pid = create("r1", *VM)
     os.kill(pid, signal.SIGSTOP)
     ended = verb("stop", "r1", "--timeout", "0.1")
@@ -183,7 +183,7 @@ def test_a_hanging_instance_is_ended_by_force(runtime: Path) -> None:
 def test_a_signal_ends_it_as_stop_does(
     runtime: Path, tmp_path: Path, number: signal.Signals, *, is_started: bool
 ) -> None:
-    """It is shut off then, and the exit code says how; its log says where the silent guest was."""
+    """It is then shut off; exit code and log describe the end of the silent guest."""
     pid = create("r1", *VM, kernel(tmp_path, IDLE))
     if is_started:
         assert result(verb("start", "r1")) == DONE
@@ -198,7 +198,7 @@ def test_a_signal_ends_it_as_stop_does(
 
 
 def test_a_closed_terminal_ends_run_as_a_signal_does(runtime: Path, tmp_path: Path) -> None:
-    """Nothing is left running without anybody knowing."""
+    """No guest keeps running unnoticed."""
     ours, theirs = pty.openpty()
     command = [PYVMM, "run", "--name", "r1", *VM, str(kernel(tmp_path, IDLE))]
     with subprocess.Popen(
@@ -225,7 +225,7 @@ def test_the_console_carries_both_ways(tmp_path: Path) -> None:
 
 
 def test_who_detaches_has_a_line_of_its_own(tmp_path: Path) -> None:
-    """Wherever the guest was; and so has who quits."""
+    """After detaching or quitting, the cursor is at the start of a line."""
     create("r1", *VM, kernel(tmp_path, ECHO))
     assert result(verb("start", "r1")) == DONE
     run = ("run", "--name", "r2", *VM, str(kernel(tmp_path, ECHO)))
@@ -241,7 +241,7 @@ def test_who_detaches_has_a_line_of_its_own(tmp_path: Path) -> None:
 
 
 def test_waiting_for_words(tmp_path: Path) -> None:
-    """Said before or still to come; what cannot come ends the waiting, too."""
+    """For text before or after the call; if it cannot appear any more, the wait ends."""
     create("r1", *VM, kernel(tmp_path, ECHO))
     assert result(verb("start", "r1")) == DONE
     with (
@@ -269,7 +269,7 @@ def test_waiting_for_words(tmp_path: Path) -> None:
 
 
 def test_several_at_once(runtime: Path, tmp_path: Path) -> None:
-    """What fails with one does not keep the others from it; the exit code tells of it."""
+    """A failure with one instance does not affect the others; the exit code reports it."""
     for name in ("r1", "r2", "r3"):
         create(name, *VM, kernel(tmp_path, IDLE))
     ended = verb("start", "r1", "r0", "-n", "r2")
@@ -284,7 +284,7 @@ def test_several_at_once(runtime: Path, tmp_path: Path) -> None:
 
 
 def test_destroying_all_leaves_none(runtime: Path, tmp_path: Path) -> None:
-    """Those that live, those that are shut off, and those that died; other verbs mean the first."""
+    """Live, shut off and dead ones; for other verbs, --all means live ones only."""
     for name in ("r1", "r2"):
         create(name, *VM, kernel(tmp_path, IDLE))
     create("r3", *VM)
@@ -297,7 +297,7 @@ def test_destroying_all_leaves_none(runtime: Path, tmp_path: Path) -> None:
 
 
 def test_a_lost_command_leaves_no_instance(runtime: Path, tmp_path: Path) -> None:
-    """What create was making when it was killed is for nobody: it ends by itself."""
+    """If `create` is killed, its unfinished instance ends by itself."""
     (tmp_path / "payload").write_bytes(bytes(48 << 20))
     payload = str(tmp_path / "payload")
     with running("create", "r1", *REALM, "-m", "256", "-i", payload) as process:
@@ -313,7 +313,7 @@ def test_a_lost_command_leaves_no_instance(runtime: Path, tmp_path: Path) -> Non
 
 
 def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
-    """Counts since the start, rates in a table or as JSON; of those that live."""
+    """Counts since the start, and rates as a table or JSON, of live instances."""
     create("r1", *VM, "-c", "2", kernel(tmp_path, CHATTER))
     create("r2", *REALM)
     os.kill(create("r3", *VM), signal.SIGKILL)
@@ -351,7 +351,7 @@ def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
 def test_what_is_being_made_can_be_ended(
     runtime: Path, tmp_path: Path, command: str, code: ExitCode
 ) -> None:
-    """Its maker is told; nothing of it stays."""
+    """`create` reports it; nothing is left."""
     (tmp_path / "payload").write_bytes(bytes(96 << 20))
     payload = str(tmp_path / "payload")
     with running("create", "r1", *REALM, "-m", "512", "-i", payload) as process:
@@ -367,7 +367,7 @@ def test_what_is_being_made_can_be_ended(
 
 
 def test_what_dies_while_it_is_made_is_dead(runtime: Path, tmp_path: Path) -> None:
-    """Its maker is told so, and what of it is left can go."""
+    """`create` reports it, and `destroy` cleans up."""
     (tmp_path / "payload").write_bytes(bytes(96 << 20))
     payload = str(tmp_path / "payload")
     with running("create", "r1", *REALM, "-m", "512", "-i", payload) as process:
@@ -382,7 +382,7 @@ def test_what_dies_while_it_is_made_is_dead(runtime: Path, tmp_path: Path) -> No
 
 
 def test_the_wishes_of_many_come_to_one_end(runtime: Path, tmp_path: Path) -> None:
-    """Whoever comes too late is told that it is gone; nobody waits, and nothing stays."""
+    """Late requests get an error that the instance is gone; nothing hangs or stays."""
     create("r1", *VM, kernel(tmp_path, IDLE))
     with ExitStack() as stack:
         commands = ["stop", "destroy", "start", "destroy", "stop", "wait", "pause", "destroy"]
@@ -396,13 +396,13 @@ def test_the_wishes_of_many_come_to_one_end(runtime: Path, tmp_path: Path) -> No
 
 
 def test_list_is_quick() -> None:
-    """It is what a prompt or a status line calls."""
+    """A prompt or a status line may call it."""
     create("r1", *VM)
     assert min(pyvmm("list").cpu_time for _ in range(3)) < 0.2
 
 
 def test_a_balloon_without_a_driver_lends_nothing(tmp_path: Path) -> None:
-    """The verb says so; what a guest that has not begun is to lend may be said before."""
+    """The verb reports it; a request before the boot is accepted."""
     create("v1", *VM, "--balloon", "-k", kernel(tmp_path, IDLE))
     assert (
         verb("balloon", "v1", "-i", "8").output == "lent                 0 B of 8.0 MiB requested\n"
@@ -416,7 +416,7 @@ def test_a_balloon_without_a_driver_lends_nothing(tmp_path: Path) -> None:
 
 
 def test_waiting_for_an_agent_that_cannot_come(tmp_path: Path) -> None:
-    """It is told at once, and the instance goes on."""
+    """It is reported at once, and the instance continues."""
     create("r1", *VM, kernel(tmp_path, IDLE))
     ended = verb("start", "r1", "--wait")
     line = "pyvmm: this guest has no port for an agent: start it with --agent\n"
@@ -425,7 +425,7 @@ def test_waiting_for_an_agent_that_cannot_come(tmp_path: Path) -> None:
 
 
 def test_debug_looks_into_a_normal_vm_and_not_into_a_realm(tmp_path: Path) -> None:
-    """Registers, stack and code, as text and as JSON; a realm says why not."""
+    """Registers, stack and code, as text and JSON; for a realm, the reason why not."""
     create("r1", *VM, "-c", "2", "--kernel", kernel(tmp_path, IDLE))
     assert result(verb("start", "r1")) == DONE
     shown = verb("debug", "r1")
@@ -451,7 +451,7 @@ def test_debug_looks_into_a_normal_vm_and_not_into_a_realm(tmp_path: Path) -> No
 
 
 def test_a_created_instance_waits_for_its_debugger(tmp_path: Path) -> None:
-    """With a socket from its creation on; started, it stands still until GDB says so."""
+    """The socket exists from the creation on; a started guest waits for GDB."""
     stub = tmp_path / "stub"
     ended = pyvmm("create", "r1", *VM, "--gdb", stub, "--gdb-wait")
     assert result(ended) == (0, "", f"pyvmm: for GDB: target remote {stub}\n")
@@ -466,7 +466,7 @@ def test_a_created_instance_waits_for_its_debugger(tmp_path: Path) -> None:
 
 
 def test_a_killed_instance_leaves_no_stub(runtime: Path, tmp_path: Path) -> None:
-    """Whoever comes next under its address takes it over; a file there is nobody's to take."""
+    """The next user of the address replaces the socket, but never a file."""
     stub = tmp_path / "stub"
     note = f"pyvmm: for GDB: target remote {stub}\n"
     for name in ("r1", "r2"):
@@ -493,7 +493,7 @@ def test_a_killed_instance_leaves_no_stub(runtime: Path, tmp_path: Path) -> None
 
 
 def test_a_realm_that_allows_it_is_looked_into(tmp_path: Path) -> None:
-    """Its measurement tells it from one that does not."""
+    """Its measurement differs from that of a realm that does not allow it."""
     options = (*REALM, "--kernel", str(kernel(tmp_path, IDLE)))
     create("r1", *options, "--realm-debug")
     rim = verb("measure", "r1").output

@@ -1,4 +1,4 @@
-"""The man pages: one for each command, and nothing in them that roff would take for itself."""
+"""The man pages: one per command, without text that roff would interpret."""
 
 import re
 import shutil
@@ -16,14 +16,14 @@ SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "SEE AL
 
 
 def test_every_command_has_a_page() -> None:
-    """The verbs, and those below them."""
+    """Verbs and their subcommands."""
     assert {f"pyvmm-{verb}" for verb in VERBS} <= set(PAGES)
     assert {"pyvmm", "pyvmm-image-build-debian", "pyvmm-config-show"} <= set(PAGES)
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_has_its_parts(name: str) -> None:
-    """In their order; only macros of the man package are used, one to a line."""
+    """In order; only macros of the man package are used, one per line."""
     lines = PAGES[name].splitlines()
     sections = [line.removeprefix(".SH ") for line in lines if line.startswith(".SH ")]
     wanted = [each for each in SECTIONS if each in sections]
@@ -43,7 +43,7 @@ def test_overview_has_all_exit_codes() -> None:
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
 def test_groff_has_nothing_to_say(tmp_path: Path) -> None:
-    """Not even with all its warnings."""
+    """Not even with all warnings enabled."""
     for name, text in PAGES.items():
         (tmp_path / name).write_text(text)
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Many realms at a time: what each takes, and that nothing of them stays."""
+"""Many realms at once: what each uses, and that nothing of them is left."""
 
 import os
 from pathlib import Path
@@ -16,21 +16,21 @@ MAX_TIME = 1.5  # seconds, of a CPU: the machine may have other work
 
 
 def takes(pid: int) -> int:
-    """Return the memory of a process in bytes, what it shares counted in part."""
+    """Return the memory of a process in bytes, with its share of shared pages."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     (kilobytes,) = [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
     return kilobytes << 10
 
 
 def cpu_time(pid: int) -> float:
-    """Return the seconds that a process has computed."""
+    """Return the CPU time of a process in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_many_realms_live_at_once(runtime: Path, tmp_path: Path, count: int) -> None:
-    """Each has its memory and little more; destroyed, they leave nothing."""
+    """Each uses its memory and little more; destroyed, they leave nothing."""
     names = [f"r{number}" for number in range(count)]
     pids = [create(name, *REALM, str(kernel(tmp_path, IDLE))) for name in names]
     assert result(verb("start", "--all")) == DONE
@@ -49,7 +49,7 @@ def test_many_realms_live_at_once(runtime: Path, tmp_path: Path, count: int) -> 
 
 @pytest.mark.usefixtures("runtime")
 def test_a_realm_is_made_and_speaks_soon() -> None:
-    """From the command to its first line."""
+    """The time from the command to its first line is short."""
     made = pyvmm("create", "r1", *REALM)
     pid = int(status("r1")["pid"])
     before = made.cpu_time + cpu_time(pid)

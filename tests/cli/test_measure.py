@@ -1,4 +1,4 @@
-"""pyvmm measure: the RIM, every step of it, and what differs between two."""
+"""pyvmm measure: the RIM, its steps, and the difference between two logs."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def measure(capsys: Capture, *arguments: str) -> str:
-    """Run the verb to a good end; return what it prints."""
+    """Run the verb, which must succeed; return its output."""
     assert cli.main(["measure", *arguments], standalone_mode=False) == 0
     return capsys.readouterr().out.strip()
 
@@ -47,12 +47,12 @@ def number(step: dict[str, str], name: str) -> int:
 
 
 def descriptor(kind: int, rim: bytes, body: bytes) -> bytes:
-    """Return a measurement descriptor as the specification lays it out."""
+    """Return a measurement descriptor in the specification's layout."""
     return (struct.pack("<B7xQ64s", kind, 256, rim) + body).ljust(256, b"\0")
 
 
 def rim_of(steps: list[dict[str, str]], algo: str) -> str:
-    """Compute a RIM from a log by the specification's own words."""
+    """Compute a RIM from a log, following the specification."""
     rim = b""
     for step in steps:
         match step["step"]:
@@ -87,14 +87,14 @@ def rim_of(steps: list[dict[str, str]], algo: str) -> str:
 
 @pytest.mark.parametrize("algo", ["sha256", "sha512"])
 def test_log_leads_to_the_rim(capsys: Capture, tmp_path: Path, algo: str) -> None:
-    """By the formulas of the specification, written down once more."""
+    """By an independent implementation of the specification's formulas."""
     options = ("--measurement-algo", algo)
     steps = save_log(capsys, tmp_path / "log", *options)
     assert rim_of(steps, algo) == measure(capsys, *SMALL, *options)
 
 
 def kvmtool_rim(kernel: bytes, initrd: bytes, dtb: bytes) -> str:
-    """Compute the RIM of a realm of 64 MiB from its files alone, with kvmtool's map."""
+    """Compute the RIM of a realm of 64 MiB from its files alone, with kvmtool's memory map."""
     dtb_ipa = 0x83E0_0000
     initrd_ipa = dtb_ipa - (len(initrd) + 4 & ~3)
     span = struct.pack(">QQ", initrd_ipa, initrd_ipa + len(initrd))
@@ -124,7 +124,7 @@ def kvmtool_rim(kernel: bytes, initrd: bytes, dtb: bytes) -> str:
 def test_rim_is_that_of_kvmtool_whatever_the_size_of_the_initrd(
     capsys: Capture, tmp_path: Path, size: int
 ) -> None:
-    """An initial RAM disk lies 1 to 4 bytes below the device tree, which says the same."""
+    """The initial RAM disk is 1 to 4 bytes below the device tree, which contains its address."""
     kernel, initrd, dtb = (tmp_path / name for name in ("kernel", "initrd", "dtb"))
     kernel.write_bytes(0x1400_0000.to_bytes(4, "little") * 2000)
     initrd.write_bytes(random.Random(size).randbytes(size))
@@ -133,7 +133,7 @@ def test_rim_is_that_of_kvmtool_whatever_the_size_of_the_initrd(
 
 
 def test_that_a_realm_may_be_debugged_is_a_step(capsys: Capture, tmp_path: Path) -> None:
-    """The second one, on this machine and on another."""
+    """It is the second step, on this machine and on others."""
     closed = save_log(capsys, tmp_path / "closed")
     for host in ((), ("--host", "num_bps=5")):
         steps = save_log(capsys, tmp_path / "open", "--realm-debug", *host)
@@ -143,7 +143,7 @@ def test_that_a_realm_may_be_debugged_is_a_step(capsys: Capture, tmp_path: Path)
 
 
 def test_log_has_every_step_in_the_canonical_order(capsys: Capture, tmp_path: Path) -> None:
-    """All RAM in 2 MiB entries, the payload by ascending address, the boot REC alone."""
+    """All RAM in 2 MiB entries, the payload by ascending address, only the boot REC."""
     kernel, initrd = tmp_path / "kernel", tmp_path / "initrd"
     kernel.write_bytes(0x1400_0000.to_bytes(4, "little") * 2000)
     initrd.write_bytes(b"070701" * 1000)
@@ -161,7 +161,7 @@ def test_log_has_every_step_in_the_canonical_order(capsys: Capture, tmp_path: Pa
 
 
 def test_log_for_a_reader_ends_with_the_rim(capsys: Capture) -> None:
-    """One line a step."""
+    """One line per step."""
     lines = measure(capsys, *SMALL, "--log").splitlines()
     assert lines[0].startswith("REALM_CREATE flags=0x0 s2sz=0x21 ")
     assert lines[-1].split() == ["RIM", measure(capsys, *SMALL)]
@@ -170,7 +170,7 @@ def test_log_for_a_reader_ends_with_the_rim(capsys: Capture) -> None:
 def test_options_that_do_not_concern_the_guest_change_nothing(
     capsys: Capture, tmp_path: Path
 ) -> None:
-    """A command line of `run` may be taken as it is; a disk need not be there."""
+    """Any command line of `run` is accepted; a disk need not exist."""
     rim = measure(capsys, *SMALL)
     ignored = ("--name x", "--timeout 3", "--trace rmi", "--realm-pv mine")
     for options in (*ignored, "--cpu-features -pauth,-bti"):  # the platform token has these
@@ -179,7 +179,7 @@ def test_options_that_do_not_concern_the_guest_change_nothing(
 
 
 def test_port_of_the_agent_is_measured(capsys: Capture) -> None:
-    """One device more in the device tree: where there is a disk, or as the user says."""
+    """It is in the device tree: with a disk by default, or by option."""
     rims = [
         measure(capsys, *SMALL, *options.split())
         for options in ("", "--agent", "-d x --no-agent", "-d x", "-d x --agent")
@@ -189,7 +189,7 @@ def test_port_of_the_agent_is_measured(capsys: Capture) -> None:
 
 
 def peak_memory(*arguments: str) -> int:
-    """Run the verb; return how much memory (KiB) it had at most."""
+    """Run the verb; return its peak memory (KiB)."""
     with subprocess.Popen([PYVMM, "measure", *arguments], stdout=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -198,7 +198,7 @@ def peak_memory(*arguments: str) -> int:
 
 
 def test_measuring_takes_memory_by_the_size_of_the_payload(tmp_path: Path) -> None:
-    """Not of the guest: 512 GiB take no more than 64 MiB."""
+    """Not by the guest's: 512 GiB take no more than 64 MiB."""
     kernel = tmp_path / "kernel"
     kernel.write_bytes(0x1400_0000.to_bytes(4, "little") * 2000)
     small = peak_memory(*SMALL, "-k", str(kernel))
@@ -207,7 +207,7 @@ def test_measuring_takes_memory_by_the_size_of_the_payload(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("size", ["4M", "66M", "2G"])
 def test_rim_is_that_of_the_realm_that_is_run(capsys: Capture, size: str) -> None:
-    """Although that has all of its memory."""
+    """Although measuring allocates only the payload."""
     options = VmOptions(ram_size=parse_ram_size(size), is_realm=True)
     platform = Platform(options.ram_size, options.num_cpus)
     bus, vgic = Bus(platform.events), Vgic(options.num_cpus)
@@ -216,14 +216,14 @@ def test_rim_is_that_of_the_realm_that_is_run(capsys: Capture, size: str) -> Non
 
 
 def test_guest_may_be_larger_than_this_machine(capsys: Capture) -> None:
-    """It is measured, not run."""
+    """It is measured, but not run."""
     assert len(measure(capsys, "--realm", "-m", "512G")) == 64
     with pytest.raises(UserError, match="limit is 512G"):
         measure(capsys, "--realm", "-m", "513G")
 
 
 def test_diff_names_the_first_step_that_differs(capsys: Capture, tmp_path: Path) -> None:
-    """A longer command line shows in the device tree, more memory in the RAM."""
+    """Other parameters change the device tree, more memory changes the RAM."""
     paths = [tmp_path / name for name in ("one", "other", "more")]
     save_log(capsys, paths[0])
     save_log(capsys, paths[1], "-p", "quiet")
@@ -241,7 +241,7 @@ def test_diff_names_the_first_step_that_differs(capsys: Capture, tmp_path: Path)
 
 
 def test_diff_for_programs(capsys: Capture, tmp_path: Path) -> None:
-    """Number and both sides of the step, or nothing."""
+    """Number and both sides of the step, or null."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     steps = save_log(capsys, whole)
     cut.write_text(json.dumps({"log": steps[:-1]}))
@@ -253,7 +253,7 @@ def test_diff_for_programs(capsys: Capture, tmp_path: Path) -> None:
 
 
 def test_diff_sees_what_one_log_lacks(capsys: Capture, tmp_path: Path) -> None:
-    """A log that ends earlier differs where it ends."""
+    """If one log is shorter, it differs where it ends."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     steps = save_log(capsys, whole)
     cut.write_text(json.dumps({"log": steps[:-1]}))
@@ -276,7 +276,7 @@ def test_diff_sees_what_one_log_lacks(capsys: Capture, tmp_path: Path) -> None:
     ],
 )
 def test_diff_refuses_what_is_no_log(tmp_path: Path, content: bytes) -> None:
-    """Whatever is in the file."""
+    """Whatever the file contains."""
     path = tmp_path / "log"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"is none: give what pyvmm measure --log --json wrote"):
@@ -284,7 +284,7 @@ def test_diff_refuses_what_is_no_log(tmp_path: Path, content: bytes) -> None:
 
 
 def test_diff_survives_any_damage(capsys: Capture, tmp_path: Path, seed: int) -> None:
-    """A log with a changed byte is another log, or none."""
+    """A log with a changed byte differs, or is rejected."""
     path, damaged = tmp_path / "log", tmp_path / "damaged"
     save_log(capsys, path)
     rng, data = random.Random(seed), path.read_bytes()
@@ -299,7 +299,7 @@ def test_diff_survives_any_damage(capsys: Capture, tmp_path: Path, seed: int) ->
 
 
 def test_other_host_changes_the_first_step_only(capsys: Capture, tmp_path: Path) -> None:
-    """What its machine has shows in RmiRealmParams, and the rest is measured on top of it."""
+    """Its features are in RmiRealmParams; the other steps extend the new value."""
     here = save_log(capsys, tmp_path / "here")
     there = save_log(capsys, tmp_path / "there", "--host", "num_bps=5,num_wps=3,sve_vl=3")
     assert number(there[0], "flags") == 2
@@ -322,13 +322,13 @@ def test_other_host_changes_the_first_step_only(capsys: Capture, tmp_path: Path)
     ],
 )
 def test_a_mistake_is_told(capsys: Capture, arguments: str, complaint: str) -> None:
-    """In one line with the way out."""
+    """In one line with the remedy."""
     with pytest.raises(UserError, match=complaint):
         measure(capsys, *arguments.split())
 
 
 def test_replay_wants_a_construction() -> None:
-    """It begins with REALM_CREATE, once."""
+    """It begins with REALM_CREATE, which occurs once."""
     params = RealmParams()
     names = ("flags", "s2sz", "sve_vl", "num_bps", "num_wps", "pmu_num_ctrs", "hash_algo")
     create = RimExtension(0, "REALM_CREATE", tuple((n, getattr(params, n)) for n in names), b"")

@@ -1,4 +1,4 @@
-"""The order in which an instance ends, for those who look at its directory meanwhile."""
+"""The order of events at the end of an instance, for processes that watch its directory."""
 
 from pathlib import Path
 from threading import Thread
@@ -17,7 +17,7 @@ def new_owner() -> Owner:
 
 
 def test_what_was_said_is_there_when_the_end_is_told(tmp_path: Path) -> None:
-    """Who finds an instance shut off finds what its console said, too."""
+    """The console output is stored before the instance is shown as shut off."""
     directory = Directory(tmp_path / "pyvmm")
     owner = new_owner()
     owner.claim(directory)
@@ -37,7 +37,7 @@ def test_what_was_said_is_there_when_the_end_is_told(tmp_path: Path) -> None:
 
 
 def test_an_instance_without_a_log_is_none(tmp_path: Path) -> None:
-    """Its name is free again."""
+    """If the log cannot be created, the name is released."""
     directory = Directory(tmp_path / "pyvmm")
     owner = new_owner()
     owner.claim(directory)
@@ -50,7 +50,7 @@ def test_an_instance_without_a_log_is_none(tmp_path: Path) -> None:
 def test_an_end_is_told_though_nothing_can_be_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the console said is lost, and nothing else."""
+    """Only the console output is lost."""
     directory = Directory(tmp_path / "pyvmm")
     owner = new_owner()
     owner.claim(directory)

@@ -1,4 +1,4 @@
-"""The bar over the building of a realm: on a terminal, and nowhere else."""
+"""The progress bar while a realm is built: only on a terminal."""
 
 import os
 import pty
@@ -16,14 +16,14 @@ COLOR = re.compile(rb"\x1b\[[\d;]*m")
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """Return a command that has to measure for a while; its realm then ends at once."""
+    """Return a command that measures for a while; its realm then ends at once."""
     path = tmp_path / "payload"
     path.write_bytes(bytes(128 << 20))
     return [PYVMM, "run", "--realm", "--no-hes", "-m", "1G", "-i", str(path)]
 
 
 def on_terminal(command: list[str], **env: str) -> bytes:
-    """Return what a command shows on a terminal of its own."""
+    """Return what a command shows on a separate terminal."""
     ours, theirs = pty.openpty()
     shown = b""
     with subprocess.Popen(
@@ -49,7 +49,7 @@ def _read(fd: int) -> bytes:
 
 
 def test_a_terminal_shows_a_bar_before_the_guest(command: list[str]) -> None:
-    """In colours, and gone when the guest begins to speak; NO_COLOR is respected."""
+    """In colours, removed before the guest's first output; NO_COLOR is respected."""
     shown = on_terminal(command)
     bar, _, said = shown.partition(b"Hello from a realm")
     assert b"measuring" in bar
@@ -61,7 +61,7 @@ def test_a_terminal_shows_a_bar_before_the_guest(command: list[str]) -> None:
 
 
 def test_a_pipe_shows_none(command: list[str]) -> None:
-    """Not a byte but the guest's."""
+    """It gets only the guest's bytes."""
     ended = pyvmm(*command[1:])
     assert (ended.code, ended.errors) == (0, "")
     assert ended.output.startswith("Hello from a realm")

@@ -1,4 +1,4 @@
-"""Whatever guests and peers say is shown in such a way that it does nothing to the terminal."""
+"""Text from guests and peers cannot affect the user's terminal."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.vm.served import Served
 
 
 class HostileAgent:
-    """A port behind which an agent answers with what is meant for the user's terminal."""
+    """A port whose agent answers with control characters for the user's terminal."""
 
     def __init__(self, served: Served) -> None:
         self.backlog = 0
@@ -29,7 +29,7 @@ class HostileAgent:
         self._say(Reply.HELLO, 0, pack("<HHH", 1, Ability.ATTEST | Ability.EXEC, 4))
 
     def send(self, data: bytes) -> bool:
-        """Answer what the host sends."""
+        """Answer a request of the host."""
         for request in self._reader.feed(data):
             self._answer(request)
         return True
@@ -46,7 +46,7 @@ class HostileAgent:
 
 @pytest.fixture
 def served(runtime: Path) -> Iterator[Served]:
-    """Let r1 run, with such an agent and such a console."""
+    """Run r1 with such an agent and such a console."""
     made = Served(Directory(runtime))
     made.owner.lifecycle.start()
     HostileAgent(made)
@@ -57,7 +57,7 @@ def served(runtime: Path) -> Iterator[Served]:
 
 @pytest.mark.usefixtures("served")
 def test_an_agent_s_error_is_a_line() -> None:
-    """With all that it contains to be seen."""
+    """With its control characters escaped."""
     ended = verb("attest", "r1", "--challenge", "00" * 64)
     assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
     line, end = ended.errors[:-1], ended.errors[-1]
@@ -68,7 +68,7 @@ def test_an_agent_s_error_is_a_line() -> None:
 
 @pytest.mark.usefixtures("served")
 def test_what_is_quoted_of_a_guest_is_seen() -> None:
-    """By those that speak JSON, too."""
+    """In JSON, too."""
     ended = verb("exec", "r1", "--no-input", "--json", "--", "true")
     assert all(map(is_safe, ended.output.splitlines()))
     assert ended.errors == ""
@@ -80,7 +80,7 @@ def test_what_is_quoted_of_a_guest_is_seen() -> None:
 
 
 def test_what_lies_about_is_listed_in_a_line_each(runtime: Path) -> None:
-    """A name may be anything, where somebody else has put it."""
+    """Files of others in the directory may have any name."""
     Directory(runtime)
     (runtime / f"{HOSTILE}.d").mkdir()
     for arguments in (("list",), ("list", "--json"), ("top", "-n", "1", "-d", "0.05")):
@@ -91,7 +91,7 @@ def test_what_lies_about_is_listed_in_a_line_each(runtime: Path) -> None:
 
 
 def test_what_the_user_typed_is_a_line() -> None:
-    """It may have been copied from somewhere."""
+    """It may have been copied from an untrusted source."""
     for words in ("start", "run -k", "run -m", ""):
         arguments = (*words.split(), HOSTILE)
         ended = verb(*arguments)
@@ -100,7 +100,7 @@ def test_what_the_user_typed_is_a_line() -> None:
 
 
 def test_nobody_speaks_past_it() -> None:
-    """A line on standard error is said by `say`; a few have nothing in them but our own words."""
+    """Only `say` writes lines to standard error, except for a few constant texts."""
     allowed = {"say.py", "__init__.py", "attest.py", "console.py", "run.py"}
     for path in Path(cli.__file__).parent.glob("*.py"):
         if path.name not in allowed:

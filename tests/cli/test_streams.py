@@ -24,7 +24,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full
 
 
 def to_full(*arguments: str) -> tuple[int, bytes]:
-    """Run a verb whose standard output is full; return its code and what it said."""
+    """Run a verb whose standard output is full; return its exit code and errors."""
     with FULL.open("wb") as full:
         done = subprocess.run(
             [PYVMM, *arguments],
@@ -38,7 +38,7 @@ def to_full(*arguments: str) -> tuple[int, bytes]:
 
 
 def closed(*arguments: str, redirections: str) -> tuple[int, bytes]:
-    """Run a verb with some of its standard streams closed; return its code and what it said."""
+    """Run a verb with some of its standard streams closed; return its exit code and errors."""
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {redirections}', "sh", PYVMM, *arguments],
         stdin=subprocess.DEVNULL,
@@ -68,13 +68,13 @@ def closed(*arguments: str, redirections: str) -> tuple[int, bytes]:
     ],
 )
 def test_a_full_output_is_a_failure_of_storage(arguments: str) -> None:
-    """Whatever it is that is printed, and however."""
+    """Whatever is printed, and however."""
     assert to_full(*arguments.split()) == (ExitCode.STORAGE, LOST)
 
 
 @needs_full
 def test_an_instance_is_not_lost_with_the_output(runtime: Path) -> None:
-    """It is there, and whoever asks again is told."""
+    """It exists, and other verbs find it."""
     assert to_full("create", "r1", *REALM, "--json") == (ExitCode.STORAGE, LOST)
     assert status("r1")["state"] == "new"
     for arguments in ("measure r1", "stat r1 --json", "wait r1 --json --for state:new"):
@@ -88,7 +88,7 @@ def test_an_instance_is_not_lost_with_the_output(runtime: Path) -> None:
 
 @needs_full
 def test_a_guest_goes_on_when_its_console_is_full(tmp_path: Path) -> None:
-    """The user is told once; the exit code is the guest's, unless that says that all is well."""
+    """One line for the user; the guest's exit code, or 9 if that is 0."""
     assert to_full("run", *VM) == (ExitCode.STORAGE, SAID)
     code, said = to_full("run", *VM, "--timeout", "0.5", str(kernel(tmp_path, CHATTER)))
     assert code == ExitCode.TIMEOUT
@@ -103,7 +103,7 @@ def test_a_guest_goes_on_when_its_console_is_full(tmp_path: Path) -> None:
 @needs_full
 @pytest.mark.parametrize("option", ["rmi,rsi:/dev/full", "rmi,rsi"])
 def test_a_guest_goes_on_when_its_trace_is_full(option: str) -> None:
-    """Nothing of it is worth a guest."""
+    """A trace is not worth ending a guest."""
     with FULL.open("wb") as full:
         errors = subprocess.PIPE if ":" in option else full
         done = subprocess.run(
@@ -121,7 +121,7 @@ def test_a_guest_goes_on_when_its_trace_is_full(option: str) -> None:
 
 
 def test_who_stops_reading_is_told_nothing() -> None:
-    """It knows; and the code is that of any program whose reader has gone."""
+    """No message; the exit code is that of any program whose reader is gone."""
     with subprocess.Popen(
         [PYVMM, "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -134,7 +134,7 @@ def test_who_stops_reading_is_told_nothing() -> None:
 
 @needs_full
 def test_a_mistake_keeps_its_code_when_nobody_can_be_told() -> None:
-    """There is nowhere left to say so."""
+    """There is nowhere left to report it."""
     for redirection in ("2>/dev/full", "2>&-"):
         assert closed("bogus", redirections=redirection) == (ExitCode.BAD_INPUT, b"")
 
@@ -143,7 +143,7 @@ def test_a_mistake_keeps_its_code_when_nobody_can_be_told() -> None:
 def test_a_closed_stream_is_no_file_of_ours(
     runtime: Path, tmp_path: Path, redirections: str
 ) -> None:
-    """What the guest says and what pyvmm says go nowhere, least of all onto a disk."""
+    """Output of guest and pyvmm is discarded, and never written to a disk."""
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
     code, said = closed("run", *VM, "-d", str(disk), redirections=redirections)
@@ -159,7 +159,7 @@ def test_a_closed_stream_is_no_file_of_ours(
 
 
 def test_an_output_that_does_not_block_is_written_whole(tmp_path: Path) -> None:
-    """Somebody else's end of it may have been made so."""
+    """Another process may have made it non-blocking."""
     payload = tmp_path / "initrd"
     payload.write_bytes(bytes(2 << 20))
     command = [PYVMM, "measure", *REALM, "-i", str(payload), "--log", "--json"]
@@ -177,7 +177,7 @@ def test_an_output_that_does_not_block_is_written_whole(tmp_path: Path) -> None:
 
 
 def test_unbuffered_output_is_written_at_once(runtime: Path) -> None:
-    """A trace is there as it happens, and what was traced when the process is killed."""
+    """Trace lines are there at once, even if the process is killed."""
     created = pyvmm("create", "r1", *REALM, "--trace", "rmi", env={"PYTHONUNBUFFERED": "1"})
     assert result(created) == DONE
     log = runtime / "r1.d" / "log"
@@ -188,7 +188,7 @@ def test_unbuffered_output_is_written_at_once(runtime: Path) -> None:
 
 
 def test_the_log_of_an_instance_is_written_at_once_whatever_its_maker_had(runtime: Path) -> None:
-    """Its standard error takes the place of one that was closed."""
+    """Even if the standard error of `create` was closed."""
     arguments = ("create", "r1", *REALM, "--trace", "rmi")
     assert closed(*arguments, redirections="2>&-") == (ExitCode.OK, b"")
     log = runtime / "r1.d" / "log"
@@ -197,7 +197,7 @@ def test_the_log_of_an_instance_is_written_at_once_whatever_its_maker_had(runtim
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_verb_that_is_killed_has_written_its_lines(unbuffered: str) -> None:
-    """To a pipe on standard error, whatever Python was told about buffers."""
+    """To a pipe on standard error, whatever Python's buffer settings are."""
     program = (
         "import os, sys; from pyvmm.cli import streams; streams.guard();"
         "sys.stderr.write('told\\n'); sys.stdout.write('half'); {} os._exit(0)"
@@ -211,7 +211,7 @@ def test_a_verb_that_is_killed_has_written_its_lines(unbuffered: str) -> None:
 
 
 def test_output_takes_any_text() -> None:
-    """Bytes of a name as they are; what the terminal has no character for is written out."""
+    """Bytes of a name are unchanged; characters that the terminal lacks are escaped."""
     program = r"from pyvmm.cli import streams; streams.guard(); print('\u2026 \udcff \xe9')"
     done = subprocess.run(
         [sys.executable, "-c", program],

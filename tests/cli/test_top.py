@@ -1,4 +1,4 @@
-"""pyvmm top on a terminal: what is shown of a table that is too wide, and how it is left."""
+"""pyvmm top on a terminal: a table that is too wide, and how to quit."""
 
 import re
 import termios
@@ -23,7 +23,7 @@ ROW = (
 
 @pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 40, 20])
 def test_no_number_is_cut(width: int) -> None:
-    """What a narrow terminal has no room for is left out whole; a name may be cut."""
+    """A column that does not fit is omitted; only names are cut."""
     header, row = layout([ROW], width)
     assert max(len(header), len(row)) <= width
     name, *cells = row.split()
@@ -35,7 +35,7 @@ def test_no_number_is_cut(width: int) -> None:
 
 
 def test_eighty_columns_have_every_number() -> None:
-    """As much as a terminal has if nobody asks for more."""
+    """The usual width of a terminal is enough."""
     header, row = layout([ROW], 80)
     assert set(COLUMNS) - set(header.split()) <= {"BY-REASON"}
     assert len(row) <= 80
@@ -43,13 +43,13 @@ def test_eighty_columns_have_every_number() -> None:
 
 
 def test_an_empty_table_is_its_headings() -> None:
-    """In any width."""
+    """For any width."""
     (header,) = layout([], 80)
     assert header.split() == list(COLUMNS)
 
 
 def test_q_leaves_it(tmp_path: Path) -> None:
-    """At once, whatever the delay, and the terminal is as it was."""
+    """At once, whatever the delay; the terminal is restored."""
     create("r1", *VM, kernel(tmp_path, CHATTER))
     assert result(verb("start", "r1")) == DONE
     with at_terminal("top", "-d", "0.2") as (shell, process):

@@ -1,4 +1,4 @@
-"""Whatever a user names as a file: no verb waits for it, or takes more memory than it may."""
+"""Files that a user names: no verb hangs on one, or uses too much memory for it."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ OUTPUTS = [
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Go where there is a file of each kind; end what waits."""
+    """Change to a directory with a file of each kind; end blocked readers and writers."""
 
     def give_up(*_: object) -> None:
         raise TimeoutError
@@ -72,7 +72,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def refused(line: str, *words: str) -> None:
-    """Check that a line is refused in one, with some of these words in it."""
+    """Check that a command line is rejected in one line that contains one of these words."""
     ended = verb(*line.split())
     assert (ended.code, ended.output, ended.errors.count("\n")) == (2, "", 1), ended.errors
     assert any(word in ended.errors for word in words), ended.errors
@@ -80,21 +80,21 @@ def refused(line: str, *words: str) -> None:
 
 @pytest.mark.parametrize("line", [*PAYLOAD, *INPUTS])
 def test_what_is_no_file_is_one_line(line: str) -> None:
-    """It says what it is."""
+    """The line says what it is instead."""
     refused(line.replace("FILE", "fifo"), "fifo is a pipe")
     refused(line.replace("FILE", "/dev/zero"), "/dev/zero is a character device")
 
 
 @pytest.mark.parametrize("line", [*PAYLOAD, *INPUTS])
 def test_what_is_too_large_is_not_read(line: str) -> None:
-    """A disk may be as large as it likes, and a token is malformed."""
+    """Except a disk, which has no limit; a token that is too large is malformed."""
     if " -d " not in line and not line.startswith(("verify FILE", "token")):
         refused(line.replace("FILE", "huge"), "huge is larger than ")
 
 
 @pytest.mark.parametrize("name", ["x.pem", "x.der", "x.jwk", "x.json"])
 def test_trust_store_may_hold_anything(place: Path, name: str) -> None:
-    """Of a pipe and a device it says so."""
+    """A pipe or a device in it is reported."""
     os.mkfifo(place / "store" / name)
     refused("verify token --trust-store store", f"store/{name} is a pipe")
     (place / "store" / name).unlink()
@@ -104,17 +104,17 @@ def test_trust_store_may_hold_anything(place: Path, name: str) -> None:
 
 @pytest.mark.parametrize("line", OUTPUTS)
 def test_pipe_that_nobody_reads_is_one_line(line: str) -> None:
-    """No reader is waited for."""
+    """The verb does not wait for a reader."""
     refused(line.replace("FILE", "fifo"), "fifo: No such device or address")
 
 
 def test_device_is_not_replaced_by_an_image(place: Path) -> None:
-    """Root could."""
+    """Root would be able to."""
     refused("image build rootfs --from-dir store -o fifo", "fifo is no regular file")
     assert (place / "fifo").is_fifo()
 
 
 @pytest.mark.parametrize("line", ["measure NAME", "image build rootfs --from-dir NAME"])
 def test_name_that_is_too_long_is_one_line(line: str) -> None:
-    """The system refuses to look for it."""
+    """The system call fails."""
     refused(line.replace("NAME", "x" * 5000), "neither an instance", "File name too long")

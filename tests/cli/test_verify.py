@@ -1,4 +1,4 @@
-"""pyvmm verify and pyvmm token from outside: options, exit codes, one line for each mistake."""
+"""pyvmm verify and pyvmm token: options, exit codes, one line for each mistake."""
 
 import io
 import json
@@ -45,7 +45,7 @@ TOKEN = Draft.good(Generation.G1).encode()
 def run(
     monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
 ) -> "Run":
-    """Return what runs pyvmm, in a directory of its own with a token in it."""
+    """Return a function that runs pyvmm in a separate directory with a token."""
     (tmp_path / "token").write_bytes(TOKEN)
     (tmp_path / "cpak.pem").write_bytes((HERE / "cpak.pem").read_bytes())
     for name in ("cpak", "rak"):
@@ -80,7 +80,7 @@ class Run:
 
 
 def test_verify_says_each_check_and_the_verdict(run: Run) -> None:
-    """For a reader."""
+    """As text."""
     line = f"verify token --cpak cpak.pem --challenge {CHALLENGE.hex()} --rim {RIM.hex()}"
     code, out, err = run(line)
     assert (code, err) == (0, "")
@@ -96,12 +96,12 @@ def test_verify_says_each_check_and_the_verdict(run: Run) -> None:
     "token", [TOKEN, TOKEN.hex().encode(), b64encode(TOKEN), b64encode(TOKEN) + b"\n"]
 )
 def test_verify_takes_standard_input_in_any_form(run: Run, token: bytes) -> None:
-    """As a guest prints it."""
+    """For example, as a guest prints it."""
     assert run("verify - --cpak cpak.pem", stdin=token)[0] == 0
 
 
 def test_verify_names_all_that_is_wrong(run: Run) -> None:
-    """Path, expected and actual; exit code 4 says that it is authentic."""
+    """Path, expected and actual value; exit code 4 means that it is authentic."""
     line = f"verify token --cpak cpak.pem --challenge 00 --rim {'00' * 32} --profile g2"
     code, out, _ = run(line)
     assert code == 4
@@ -113,7 +113,7 @@ def test_verify_names_all_that_is_wrong(run: Run) -> None:
 
 
 def test_verify_warns_of_a_variant_and_refuses_it_strictly(run: Run) -> None:
-    """A longer head, and a key id that nobody has signed; other verbs read such a token, too."""
+    """A longer head, and an unsigned key id; other verbs accept such a token, too."""
     draft = Draft.good(Generation.G1)
     draft.platform.unprotected = {4: b"cpak"}
     draft.realm.payload = longer_head
@@ -145,7 +145,7 @@ def test_verify_says_that_a_profile_is_not_supported(run: Run) -> None:
 def test_verify_finds_the_key_of_this_machine_s_hes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without an option, where the HES has its state; then in a store, if one is given."""
+    """By default, in the state directory of the HES; with the option, in a store."""
     monkeypatch.setenv(DIRECTORY_VARIABLE, str(run.where / "hes"))
     draft = Draft.good(Generation.G1)
     point = public_point(key("cpak"))
@@ -164,7 +164,7 @@ def test_verify_finds_the_key_of_this_machine_s_hes(
 
 
 def test_verify_takes_the_key_of_the_reference_file(run: Run) -> None:
-    """What pyvmm endorse writes is enough, where no other key is asked for."""
+    """The output of pyvmm endorse is enough if no other key is given."""
     root = json.loads((HERE / "reference.json").read_text())
     root["platform"]["cpak"] = (HERE / "cpak.pem").read_text()
     (run.where / "reference.json").write_text(json.dumps(root))
@@ -174,7 +174,7 @@ def test_verify_takes_the_key_of_the_reference_file(run: Run) -> None:
 
 
 def test_verify_of_a_replay_affirms_nothing(run: Run) -> None:
-    """The platform token is no fresher than the realm token that carries the challenge."""
+    """The platform token is no fresher than the realm token, which has the challenge."""
     code, out, _ = run(f"verify token --cpak cpak.pem --challenge {'00' * 64} --json")
     result = json.loads(out)
     assert (code, result["ear_status"]) == (4, "contraindicated")
@@ -188,7 +188,7 @@ def test_verify_of_a_replay_affirms_nothing(run: Run) -> None:
 
 @pytest.mark.parametrize(("challenge", "code"), [(CHALLENGE.hex(), 0), ("00", 4)])
 def test_verify_signs_its_result(run: Run, challenge: str, code: int) -> None:
-    """Whatever it is: with --json or without, what is printed is a JWT."""
+    """Every result, with --json or without, is printed as a JWT."""
     line = f"verify token --cpak cpak.pem --challenge {challenge} --ear-key rak.key"
     for json_too in ("", " --json"):
         found, out, err = run(line + json_too)
@@ -233,7 +233,7 @@ def test_verify_signs_its_result(run: Run, challenge: str, code: int) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run: Run, line: str, complaint: str) -> None:
-    """With the fix in it."""
+    """The line contains the remedy."""
     code, out, err = run(line)
     assert (code, out) == (2, b"")
     assert complaint in err
@@ -252,7 +252,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(run: Run, line: str, complaint: s
 )
 @pytest.mark.parametrize("curve", [ec.SECP256K1(), ec.BrainpoolP384R1()], ids=lambda c: c.name)
 def test_a_key_on_a_foreign_curve_is_one_line(run: Run, line: str, curve: ec.EllipticCurve) -> None:
-    """Although it is as long as one of ours."""
+    """Although it has a supported length."""
     private = ec.generate_private_key(curve)
     encoded = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (run.where / f"{curve.name}.key").write_bytes(encoded)
@@ -267,7 +267,7 @@ def test_a_key_on_a_foreign_curve_is_one_line(run: Run, line: str, curve: ec.Ell
 
 @pytest.mark.parametrize("stdin", [b"", b"hello", b"\xd9\x01", b"\xff" * 300_000])
 def test_what_is_no_token_is_malformed(run: Run, stdin: bytes) -> None:
-    """Exit code 3, and JSON all the same."""
+    """Exit code 3, and JSON if requested."""
     assert run("verify -", stdin=stdin)[0] == 3
     code, out, _ = run("verify - --json", stdin=stdin)
     assert code == 3
@@ -277,7 +277,7 @@ def test_what_is_no_token_is_malformed(run: Run, stdin: bytes) -> None:
 
 
 def test_exit_code_is_the_process_s(run: Run) -> None:
-    """As a script sees it."""
+    """As a script gets it."""
     pyvmm = str(Path(sys.executable).parent / "pyvmm")
     for challenge, code in ((CHALLENGE.hex(), 0), ("00", 4)):
         line = [pyvmm, "verify", "token", "--cpak", "cpak.pem", "--challenge", challenge]
@@ -289,7 +289,7 @@ def test_exit_code_is_the_process_s(run: Run) -> None:
 
 
 def test_show_prints_claims(run: Run) -> None:
-    """Readable, whoever signed it."""
+    """As text, whoever signed the token."""
     code, out, err = run("token show token")
     assert (code, err) == (0, "")
     text = out.decode()
@@ -301,7 +301,7 @@ def test_show_prints_claims(run: Run) -> None:
 
 
 def test_show_prints_a_line_for_each_claim(run: Run) -> None:
-    """A key is whole, and nothing is there that nobody sees; on a terminal, too."""
+    """Keys are complete, and there is no invisible text; on a terminal, too."""
     (key,) = re.findall(b"cca-realm-public-key +([0-9a-f]+)\n", run("token show token")[1])
     assert len(key) > 2 * 96
     lines = run("token show token")[1].decode().splitlines()
@@ -317,7 +317,7 @@ def test_show_prints_a_line_for_each_claim(run: Run) -> None:
 
 
 def test_show_prints_diagnostic_notation(run: Run) -> None:
-    """All of the token."""
+    """Of the whole token."""
     code, out, _ = run("token show --cbor-diag token")
     assert code == 0
     assert out.startswith(b"399({\n")
@@ -325,7 +325,7 @@ def test_show_prints_diagnostic_notation(run: Run) -> None:
 
 
 def test_show_prints_what_it_can_of_a_bad_token(run: Run) -> None:
-    """And says what is wrong with it."""
+    """And reports what is wrong with it."""
     draft = Draft.good(Generation.G1)
     draft.platform.claims[2395] = "\x1b[31mred"
     draft.realm.payload = lambda data: data[:-1]
@@ -338,7 +338,7 @@ def test_show_prints_what_it_can_of_a_bad_token(run: Run) -> None:
 
 
 def test_show_and_compile_go_round(run: Run) -> None:
-    """The claims are the same, and the new token verifies."""
+    """The claims stay the same, and the new token verifies."""
     code, claims, _ = run("token show --json token")
     assert code == 0
     (run.where / "claims").write_bytes(claims)
@@ -352,7 +352,7 @@ def test_show_and_compile_go_round(run: Run) -> None:
 
 
 def test_compile_refuses_a_claim_that_is_there_twice(run: Run) -> None:
-    """One of them would be lost."""
+    """Otherwise one of them would be lost."""
     _, claims, _ = run("token show --json token")
     name = b'"cca-platform-config": '
     twice = claims.replace(name, name + b'"", ' + name)
@@ -363,7 +363,7 @@ def test_compile_refuses_a_claim_that_is_there_twice(run: Run) -> None:
 
 
 def test_extract_gives_each_part(run: Run) -> None:
-    """As the token carries them; the key as other tools take it."""
+    """As encoded in the token; the key in a form that other tools read."""
     _, platform, _ = run("token extract platform token")
     _, realm, _ = run("token extract realm token")
     assert encode(decode(platform)) in TOKEN
@@ -381,7 +381,7 @@ def test_extract_gives_each_part(run: Run) -> None:
 
 
 def test_extract_refuses_a_key_that_is_none(run: Run) -> None:
-    """In one line."""
+    """With one line."""
     draft = Draft.good(Generation.G1)
     draft.realm.claims[44237] = b"\x04" * 97
     code, out, err = run("token extract rak -", stdin=draft.encode())

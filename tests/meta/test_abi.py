@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def test_every_function_identifier_has_its_command() -> None:
-    """RMI 1.0 and RSI 1.0 are whole, and nothing beside them answers."""
+    """RMI 1.0 and RSI 1.0 are complete, and there are no other commands."""
     assert set(RMI_1_0) == {int(fid) for fid in RmiFid}
     assert set(RSI_1_0) == {int(fid) for fid in RsiFid}
     assert set(ISLET_RMI) == {int(fid) for fid in IsletRmiFid}
@@ -33,7 +33,7 @@ def test_every_function_identifier_has_its_command() -> None:
 
 
 def test_functions_are_named_as_the_specification_names_them() -> None:
-    """RMI_RTT_CREATE is rtt_create: who knows the specification finds the code."""
+    """RMI_RTT_CREATE is rtt_create, so that readers of the specification find it."""
     names = {name: function for name, (function, _) in COMMANDS.items()}
     assert names == {name: name.partition("_")[2].lower() for name in names}
 
@@ -55,7 +55,7 @@ def test_every_command_cites_its_specification() -> None:
 
 
 def test_the_page_of_the_interfaces_is_fresh() -> None:
-    """docs/rmm-abi.md is what the tables give."""
+    """docs/rmm-abi.md is up to date with the tables."""
     root = Path(__file__).parents[2]
     check = [sys.executable, "tools/rmm_abi.py", "--check"]
     result = subprocess.run(check, cwd=root, capture_output=True, text=True, check=False)

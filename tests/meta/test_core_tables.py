@@ -1,4 +1,4 @@
-"""The decode tables, what is generated from them, and the handlers they name."""
+"""The decode tables, the files generated from them, and their handlers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CORE = Path(__file__).parents[2] / "pyvmm" / "core"
 
 
 def core_text() -> str:
-    """Return all C that people write."""
+    """Return the text of all C files that are not generated."""
     files = [*CORE.glob("*.c"), *CORE.glob("*.inc"), *CORE.glob("*.h")]
     return "\n".join(path.read_text() for path in files if path.name != "_core.c")
 
 
 def test_generated_files_are_fresh() -> None:
-    """What is committed under gen/ is what the tables give."""
+    """The committed files in gen/ are up to date with the tables."""
     check = [sys.executable, "-m", "pyvmm.core.generate", "--check"]
     result = subprocess.run(check, cwd=CORE.parents[1], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -35,7 +35,7 @@ def test_constants_are_generated() -> None:
 
 
 def test_rows_do_not_overlap() -> None:
-    """A word belongs to one row, unless a row says which it goes before."""
+    """A word matches one row only, unless a row is marked to precede the other."""
     ordered = encodings(load_rows())
     overlaps = [
         f"{row.name} {other.name}"
@@ -47,7 +47,7 @@ def test_rows_do_not_overlap() -> None:
 
 
 def test_rows_that_go_before_are_tried_before() -> None:
-    """A marked overlap is decided by order; the generator sorts by mask, so the mark must agree."""
+    """The generator sorts by mask, so the order of rows must agree with the marks."""
     order = [row.name for row in encodings(load_rows())]
     for row in load_rows():
         for other in filter(None, row.flags.get("before", "").split(",")):
@@ -55,7 +55,7 @@ def test_rows_that_go_before_are_tried_before() -> None:
 
 
 def test_every_row_has_a_handler() -> None:
-    """No row is a promise: each has exec_NAME, or is an alias of a row that has."""
+    """Each row has exec_NAME, or is an alias of a row that has."""
     defined = set(re.findall(r"\bexec_(\w+)", core_text()))
     missing = [
         row.name for row in load_rows() if "alias" not in row.flags and row.name not in defined
@@ -64,7 +64,7 @@ def test_every_row_has_a_handler() -> None:
 
 
 def test_every_decode_function_is_used_and_defined() -> None:
-    """A decode= names a function, and no decode function is left over."""
+    """Each decode= names a function, and each decode function is named."""
     named = {row.flags["decode"] for row in load_rows() if "decode" in row.flags}
     text = core_text()
     assert named <= set(re.findall(r"\bdecode_(\w+)", text))

@@ -1,4 +1,4 @@
-"""What make ends with, where that is not what its recipe ends with."""
+"""The exit status of make, where it differs from the recipe's."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="there is no ma
 
 @pytest.mark.parametrize("code", [ExitCode.OK, ExitCode.QUIT, ExitCode.PANIC, ExitCode.BAD_INPUT])
 def test_quitting_the_guest_is_no_error_of_make(tmp_path: Path, code: ExitCode) -> None:
-    """Ctrl-A x is how its user leaves; other ends are told."""
+    """Ctrl-A x is a normal end; other failures are reported."""
     fake = tmp_path / "pyvmm"
     fake.write_text(f'#!/bin/sh\n[ "$1" = image ] || exit {code:d}\n')
     fake.chmod(0o755)

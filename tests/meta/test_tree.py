@@ -23,7 +23,7 @@ FORBIDDEN = re.compile(
 
 
 def source_files() -> list[Path]:
-    """Return the files that people write."""
+    """Return the files that are not generated."""
     files = []
     for directory, directories, names in os.walk(ROOT):
         directories[:] = [name for name in directories if not GENERATED.fullmatch(name)]
@@ -32,7 +32,7 @@ def source_files() -> list[Path]:
 
 
 def test_import_table_holds() -> None:
-    """The untrusted world cannot import the trusted one, nor any package what its row forbids."""
+    """The untrusted world does not import the trusted one, and each package obeys its row."""
     result = run("lint-imports", "--no-cache")
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -1,4 +1,4 @@
-"""A test that takes long is shown, and its threads go on."""
+"""A test that takes too long is reported while its threads continue."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ from tests.watchdog import watched
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """Return what is read from and what is written to."""
+    """Return both ends of a pipe: for reading and for writing."""
     ends = os.pipe()
     yield ends
     for each in ends:
@@ -19,7 +19,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def test_threads_of_what_takes_long_are_shown(pipe: tuple[int, int]) -> None:
-    """By name and function, all of them."""
+    """All of them, by name and function."""
     done = threading.Event()
 
     def is_busy() -> None:
@@ -41,7 +41,7 @@ def test_threads_of_what_takes_long_are_shown(pipe: tuple[int, int]) -> None:
 
 
 def test_what_is_over_in_time_is_not_shown(pipe: tuple[int, int]) -> None:
-    """Nor does anything wait for it."""
+    """And nothing waits for it."""
     before = threading.active_count()
     with watched("tests/x.py::test", 1000, pipe[1]):
         assert threading.active_count() == before + 1

@@ -91,7 +91,7 @@ class RmmAgainstModel(RuleBasedStateMachine):
         return expected[0]
 
     def waits(self, *kinds: type) -> bool:
-        """Tell whether a REC waits for something."""
+        """Return whether a REC waits for something."""
         return any(isinstance(rec.pending, kinds) for rec in self.model.recs.values())
 
     # --- choices --------------------------------------------------------------------------
@@ -405,13 +405,13 @@ class RmmAgainstModel(RuleBasedStateMachine):
 
 
 def is_ready(rec: Rec) -> bool:
-    """Tell whether a REC can be entered."""
+    """Return whether a REC can be entered."""
     waits = isinstance(rec.pending, PsciRequest)
     return rec.runnable and not waits and rec.realm.state == "ACTIVE"
 
 
 def wants(rec: Rec | None, other: Rec) -> bool:
-    """Tell whether a REC asked the host for another one."""
+    """Return whether a REC has requested another one from the host."""
     return (
         rec is not None
         and isinstance(rec.pending, PsciRequest)

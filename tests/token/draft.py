@@ -46,7 +46,7 @@ RPV = b"rpv".ljust(64, b"\0")
 
 
 def same(data: bytes) -> bytes:
-    """Return it."""
+    """Return the argument."""
     return data
 
 

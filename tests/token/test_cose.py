@@ -17,7 +17,7 @@ BOTH = pytest.mark.parametrize("alg", Algorithm)
 
 @BOTH
 def test_pycose_takes_our_sign1_and_key(alg: Algorithm) -> None:
-    """And finds the signature good."""
+    """And verifies the signature."""
     private = key("someone", alg)
     value = decode(signed(private, b"payload", alg))
     assert isinstance(value, Tag)
@@ -29,7 +29,7 @@ def test_pycose_takes_our_sign1_and_key(alg: Algorithm) -> None:
 
 @BOTH
 def test_we_take_pycose_s_sign1(alg: Algorithm) -> None:
-    """And find its signature good, and no other."""
+    """And verify its signature, and no other."""
     private = key("someone", alg)
     scalar = private.private_numbers().private_value.to_bytes(alg.coordinate_size, "big")
     point = public_point(private)
