@@ -15,7 +15,7 @@ import threading
 import tty
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Final, Protocol, Self
 
 from pyvmm.arch.system import NoThreadError, start_thread
@@ -112,12 +112,7 @@ class Terminal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         if self._is_raw and not self._is_at_start and os.isatty(self._out_fd):
             self.write(b"\r\n")  # what comes next, a shell's prompt, is a line of its own
