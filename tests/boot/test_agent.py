@@ -4,8 +4,8 @@ import json
 import random
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,19 +98,13 @@ def test_exec_in_a_guest(agent: AgentClient) -> None:
 
 def test_exec_moves_much_data_at_once(agent: AgentClient, seed: int) -> None:
     """Several commands, each with more than a window of input and output."""
-    failures: list[int] = []
 
-    def work(number: int) -> None:
+    def is_echoed(number: int) -> bool:
         data = random.Random(seed + number).randbytes(400_000)
-        if agent.run(["cat"], data, timeout=PATIENCE).stdout != data:
-            failures.append(number)
+        return agent.run(["cat"], data, timeout=PATIENCE).stdout == data
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(is_echoed, range(4)))
 
 
 def test_slow_reader_does_not_hold_up_the_guest(agent: AgentClient, guest: Inside) -> None:

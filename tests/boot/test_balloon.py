@@ -1,6 +1,5 @@
 """A guest that lends memory to its host, with Linux's own driver."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions
 from tests.boot.inside import Inside
 from tests.boot.shell import PATIENCE
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.boot
 
@@ -41,10 +41,7 @@ def test_a_guest_lends_memory_and_takes_it_back(debian: Image, disk: Path) -> No
         assert LENT < said["free_memory"] < said["total_memory"] < options.ram_size
         for size in (LENT, 0):
             balloon.resize(size)
-            deadline = time.monotonic() + PATIENCE
-            while balloon.actual != size:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(lambda size=size: balloon.actual == size, PATIENCE)  # type: ignore[misc]
             if size:
                 assert guest.platform.usage().resident[Pas.NS] < before - DIRT // 2
         assert guest.shell.run(dirty).status == 0

@@ -1,7 +1,6 @@
 """The built-in guest in a realm: its output and its traces, many times."""
 
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from pyvmm.vm.memory_map import MIB, RAM_BASE
 from pyvmm.vm.options import VmOptions
 from tests.boot.command import Running, pyvmm
 from tests.boot.inside import Inside, holdings, run_inside, settled
-from tests.boot.shell import PATIENCE
 from tests.vm.gdb.client import Client
+from tests.waiting import wait_until
 
 #: A flat kernel: b .
 SPIN = 0x14000000.to_bytes(4, "little") * 64
@@ -148,9 +147,7 @@ def test_quitting_gives_everything_back(tmp_path: Path) -> None:
     kernel.write_bytes(SPIN)
     options = VmOptions(kernel=kernel, ram_size=64 * MIB, num_cpus=2, is_realm=True)
     with Inside(options) as guest:
-        deadline = time.monotonic() + PATIENCE
-        while not guest.platform.leak_check():
-            assert time.monotonic() < deadline
+        wait_until(lambda: guest.platform.leak_check() != [])
         guest.instance.quit()
         assert guest.wait() is ExitCode.QUIT
         assert guest.platform.leak_check() == []

@@ -6,7 +6,6 @@ import pty
 import struct
 import subprocess
 import termios
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fcntl import ioctl
@@ -16,6 +15,7 @@ from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import PYVMM, Ended, pyvmm
 from tests.boot.shell import PATIENCE, Shell
 from tests.cli.inside import verb
+from tests.waiting import wait_until
 
 REALM = ("--realm", "--no-hes", "-m", "64")
 VM = ("-m", "64")
@@ -88,7 +88,4 @@ def left(runtime: Path) -> list[str]:
 
 def until_gone(pid: int) -> None:
     """Wait for the end of a process."""
-    deadline = time.monotonic() + PATIENCE
-    while not is_gone(pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: is_gone(pid), PATIENCE)

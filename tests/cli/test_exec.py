@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import PYVMM, pyvmm
 from tests.vm.agent_instance import PATIENCE, Running
 from tests.vm.agent_program import compile_here
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,7 @@ def test_output_that_nobody_reads_ends_it(running: Running) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert running.agent.poll() is None
-    deadline = time.monotonic() + PATIENCE
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not Path(f"/proc/{pid}").exists()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_timeout_kills_it() -> None:

@@ -16,7 +16,7 @@ from tests.boot.command import PYVMM, pyvmm
 from tests.boot.shell import PATIENCE
 from tests.cli.inside import verb
 from tests.cli.instance import DONE, VM, create, left, result, status
-from tests.host.debug_rig import wait_until
+from tests.waiting import wait_until
 
 HELLO = "Hello from a normal VM"
 NO_INODE = 7  # the file system's root, ours, its lock, the instance's, socket, state, log

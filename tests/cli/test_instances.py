@@ -32,8 +32,8 @@ from tests.cli.instance import (
     until_gone,
 )
 from tests.cli.kernels import CHATTER, ECHO, IDLE, kernel
-from tests.host.debug_rig import wait_until
 from tests.vm.gdb.client import Client
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -301,15 +301,9 @@ def test_a_lost_command_leaves_no_instance(runtime: Path, tmp_path: Path) -> Non
     (tmp_path / "payload").write_bytes(bytes(48 << 20))
     payload = str(tmp_path / "payload")
     with running("create", "r1", *REALM, "-m", "256", "-i", payload) as process:
-        deadline = time.monotonic() + PATIENCE
-        while not (runtime / "r1.d" / "state").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        wait_until((runtime / "r1.d" / "state").exists)
         process.kill()
-    deadline = time.monotonic() + PATIENCE
-    while left(runtime):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: left(runtime) == [])
 
 
 def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
@@ -355,9 +349,7 @@ def test_what_is_being_made_can_be_ended(
     (tmp_path / "payload").write_bytes(bytes(96 << 20))
     payload = str(tmp_path / "payload")
     with running("create", "r1", *REALM, "-m", "512", "-i", payload) as process:
-        deadline = time.monotonic() + PATIENCE
-        while not (runtime / "r1.d" / "state").exists():
-            assert time.monotonic() < deadline
+        wait_until((runtime / "r1.d" / "state").exists)
         assert verb("start", "r1").errors == "pyvmm: r1 is building: it is not complete yet\n"
         assert result(verb(command, "r1")) == DONE
         _, errors = process.communicate(timeout=PATIENCE)

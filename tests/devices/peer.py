@@ -2,13 +2,13 @@
 
 import socket
 import threading
-import time
 from collections.abc import Sequence
 from queue import Queue
 from struct import pack, unpack_from
 
 from pyvmm.devices.net_user import GUEST, HOST
 from pyvmm.devices.virtio.net import NetBackend
+from tests.waiting import wait_until
 
 MAC = bytes.fromhex("021515151515")
 BROADCAST = b"\xff" * 6
@@ -31,10 +31,7 @@ def is_listening(port: int) -> bool:
 
 def wait_until_free(port: int) -> None:
     """Wait until a program that is not our child has left a port."""
-    deadline = time.monotonic() + TIMEOUT
-    while is_listening(port):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not is_listening(port), TIMEOUT)
 
 
 class Port:

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, pairwise
 
 import pytest
@@ -304,10 +305,8 @@ def test_pl031_is_every_vcpus_at_once(loop: IoLoop) -> None:
             if time.monotonic() > end:
                 return
 
-    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(os.cpu_count() or 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    num_vcpus = os.cpu_count() or 2
+    with ThreadPoolExecutor(num_vcpus) as pool:
+        list(pool.map(use, range(num_vcpus)))  # raises what a thread raised
     assert levels[-1] == bool(rtc.read(MIS, 4))
     assert all(a is not b for a, b in pairwise(levels))

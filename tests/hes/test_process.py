@@ -5,8 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hes import client
 from hes.client import HesError, Mailbox
 from pyvmm.arch.psa import HesService, PsaRequest
 from tests.shortage import refuse_threads
+from tests.waiting import wait_until
 
 PATIENCE = 60.0
 #: Connects and switches a machine on and off, a given number of times.
@@ -57,10 +57,7 @@ def processes(directory: Path) -> list[int]:
 
 def wait_for_end(directory: Path) -> None:
     """Wait until the HES has ended and removed its address."""
-    deadline = time.monotonic() + PATIENCE
-    while processes(directory) or any(directory.glob("*.socket")):
-        assert time.monotonic() < deadline, "the HES does not end"
-        time.sleep(0.01)
+    wait_until(lambda: not processes(directory) and not any(directory.glob("*.socket")), PATIENCE)
 
 
 def instance_id(mailbox: Mailbox) -> str:
@@ -129,19 +126,15 @@ def test_threads_share_a_mailbox(directory: Path) -> None:
     with Mailbox(directory) as mailbox:
         mailbox.ask(HesService.POWER_ON, b"g1")
         wanted = mailbox.ask(HesService.LOG, bytes(4), bytes(4))
-        results: list[bool] = []
 
-        def work() -> None:
-            for _ in range(50):
-                results.append(bool(instance_id(mailbox)))
-                results.append(mailbox.ask(HesService.LOG, bytes(4), bytes(4)) == wanted)
+        def is_answered(_: int) -> bool:
+            return all(
+                instance_id(mailbox) and mailbox.ask(HesService.LOG, bytes(4), bytes(4)) == wanted
+                for _ in range(50)
+            )
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert results == [True] * 400
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(is_answered, range(4)))
 
 
 def test_killed_hes_loses_only_its_machines(directory: Path) -> None:

@@ -5,8 +5,7 @@ A normal VM, or a realm with the real RMM that may be debugged.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 from typing import Self
@@ -132,11 +131,3 @@ class Rig:
         self.vm.stop()
         assert self.vm.wait(PATIENCE) is not None
         self.vm.close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what happens on another thread."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.001)

@@ -33,8 +33,8 @@ from tests.host.debug_rig import (
     STORE,
     UART,
     Rig,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 PAN = 1 << 22
 LOOKS = 50

@@ -18,6 +18,7 @@ from pyvmm.arch.rsi import RsiFid
 from tests.core.program import assemble
 from tests.rmm.core_world import CoreWorld
 from tests.rmm.world import DRAM_BASE
+from tests.waiting import wait_until
 
 PAGE: Final = GRANULE_SIZE
 UNPROTECTED: Final = 1 << 32
@@ -101,11 +102,8 @@ def take_away(
 
 def wait_for_store(rig: Rig, where: tuple[Pas, int]) -> None:
     """Wait until the word has changed."""
-    until = time.monotonic() + TIMEOUT
     first = rig.raw(*where)
-    while rig.raw(*where) == first:
-        assert time.monotonic() < until
-        time.sleep(0)
+    wait_until(lambda: rig.raw(*where) != first)
 
 
 def test_data_destroy(threads: ThreadPoolExecutor) -> None:

@@ -4,9 +4,9 @@ import os
 import random
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from struct import pack
 
@@ -24,17 +24,10 @@ from pyvmm.vm.agent.protocol import (
     exec_payload,
 )
 from tests.vm.agent_program import compile_for_guests, compile_here, running_agent, source_digest
+from tests.waiting import wait_until
 
 PATIENCE = 30.0
 SHELL = ("sh", "-c")
-
-
-def eventually(is_so: Callable[[], bool]) -> bool:
-    """Tell whether something comes true in time."""
-    deadline = time.monotonic() + PATIENCE
-    while not is_so() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return is_so()
 
 
 def is_gone(pid: int) -> bool:
@@ -170,7 +163,7 @@ def test_grandchild_that_writes_for_ever_does_not_hold_the_end(agent: AgentClien
     done = agent.run([*SHELL, "yes & echo $! >&2; sleep 0.1"], timeout=PATIENCE)
     assert done.status == Status()
     pid = int(done.stderr.split()[0])
-    assert eventually(lambda: is_gone(pid))  # its pipe is closed
+    wait_until(lambda: is_gone(pid))  # its pipe is closed
 
 
 def test_many_commands_at_once(agent: AgentClient) -> None:
@@ -188,21 +181,15 @@ def test_many_commands_at_once(agent: AgentClient) -> None:
 
 def test_commands_from_many_threads(agent: AgentClient) -> None:
     """Every thread gets its own answers."""
-    failures: list[int] = []
 
-    def work(number: int) -> None:
-        for _ in range(10):
-            size = number * 10_000
-            done = agent.run([*SHELL, f"head -c {size} /dev/zero; exit {number}"], timeout=PATIENCE)
-            if (len(done.stdout), done.status) != (size, Status(number)):
-                failures.append(number)
+    def is_answered(number: int) -> bool:
+        size = number * 10_000
+        command = [*SHELL, f"head -c {size} /dev/zero; exit {number}"]
+        ended = [agent.run(command, timeout=PATIENCE) for _ in range(10)]
+        return all((len(e.stdout), e.status) == (size, Status(number)) for e in ended)
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(is_answered, range(8)))
 
 
 def test_agent_leaves_nothing_open(program: Path) -> None:
@@ -215,7 +202,7 @@ def test_agent_leaves_nothing_open(program: Path) -> None:
             pass
         client.ping(PATIENCE)
         children = Path(f"/proc/{pid}/task/{pid}/children")
-        assert eventually(lambda: not children.read_text())
+        wait_until(lambda: not children.read_text())
         assert open_files(pid) == before
 
 
@@ -226,7 +213,7 @@ def test_commands_end_with_the_port(program: Path) -> None:
         output = command.read(PATIENCE)
         assert isinstance(output, Output)
     pid = int(output.data)
-    assert eventually(lambda: is_gone(pid))
+    wait_until(lambda: is_gone(pid))
 
 
 def test_commands_end_with_the_agent(program: Path) -> None:
@@ -236,12 +223,12 @@ def test_commands_end_with_the_agent(program: Path) -> None:
         process = subprocess.Popen([program, "exec", "0"], stdin=theirs.fileno())
         ours.sendall(encode(Request.EXEC, 1, exec_payload(["sleep", "1000"], {}, "")))
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        assert eventually(lambda: children.read_text() != "")
+        wait_until(lambda: children.read_text() != "")
         child = int(children.read_text())
-        assert eventually(lambda: b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes())
+        wait_until(lambda: b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes())
         process.kill()
         process.wait()
-    assert eventually(lambda: is_gone(child))
+    wait_until(lambda: is_gone(child))
 
 
 def test_agent_does_what_it_was_started_for(program: Path) -> None:

@@ -18,6 +18,7 @@ from tests.shortage import refuse_threads
 from tests.vm.agent_instance import Running
 from tests.vm.agent_program import compile_here
 from tests.vm.stage import OwnerThread
+from tests.waiting import wait_until
 
 PATIENCE = 30.0
 
@@ -78,14 +79,6 @@ class Heard:
 
     def exec_ended(self, number: int, exit_status: int, signal: int, error: str) -> None:
         self.ended[number] = exit_status, signal, error
-
-
-def is_gone(pid: int) -> bool:
-    """Tell whether a process goes in time."""
-    deadline = time.monotonic() + PATIENCE
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not Path(f"/proc/{pid}").exists()
 
 
 def test_commands_run_side_by_side(client: Client) -> None:
@@ -162,7 +155,8 @@ def test_commands_end_with_their_client(running: Running) -> None:
         number = client.api.exec_start(["sh", "-c", "echo $$; exec sleep 1000"])
         heard.until(lambda: number in heard.output)
         client.close()
-        assert is_gone(int(heard.output[number]["stdout"]))
+        pid = int(heard.output[number]["stdout"])
+        wait_until(lambda: not Path(f"/proc/{pid}").exists())
         other.api.exec_end_input(staying)
         assert Heard(other).end(staying) == (0, 0, "")
 
@@ -295,9 +289,7 @@ def test_threads_of_commands_end_with_them(client: Client) -> None:
     before = threading.active_count()
     for _ in range(30):
         assert heard.end(client.api.exec_start(["true"])) == (0, 0, "")
-    deadline = time.monotonic() + PATIENCE
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: threading.active_count() <= before)
     assert threading.active_count() == before
 
 
@@ -312,7 +304,4 @@ def test_a_command_without_a_thread_is_refused_and_ended(
             client.api.exec_start(["sleep", "1000"])
     assert client.api.status().state == State.RUNNING
     agent = running.owner.lifecycle.agent
-    deadline = time.monotonic() + PATIENCE
-    while agent._commands:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not agent._commands)

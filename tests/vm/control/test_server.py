@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 from tests.shortage import ACCEPT_FAILURES, BusyListener, refuse_threads
 from tests.vm.served import Served
 from tests.vm.stage import show
+from tests.waiting import wait_until
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
 
@@ -301,10 +301,7 @@ def test_clients_that_hang_up_at_once_leave_nothing(served: Served) -> None:
     with connect(served.directory, "r1") as client:
         client.api.console_attach()
         client.api.watch()
-    deadline = time.monotonic() + 10
-    while (threading.active_count(), num_files()) != (threads, files):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: (threading.active_count(), num_files()) == (threads, files))
 
 
 def test_a_client_without_a_thread_costs_nobody_else(

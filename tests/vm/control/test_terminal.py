@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pyvmm.vm.control.terminal import EndSignals, Escapes, Terminal
 from tests.boot.shell import Shell
+from tests.waiting import wait_until
 
 
 class RecordingConsole:
@@ -28,15 +29,6 @@ class RecordingConsole:
     def receive(self, data: bytes) -> None:
         """Keep it."""
         self.data += data
-
-
-def until(is_true: object, timeout: float = 5.0) -> None:
-    """Wait for a condition."""
-    assert callable(is_true)
-    deadline = time.monotonic() + timeout
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_ctrl_a_x_quits_and_hides_the_rest() -> None:
@@ -64,7 +56,7 @@ def test_piped_input_is_fed_verbatim_and_its_end_just_ends_it(tmp_path: Path) ->
     console = RecordingConsole()
     with path.open("rb") as file, Terminal(file.fileno(), 1) as terminal:
         terminal.start(console, lambda: pytest.fail("quit"))
-        until(lambda: len(console.data) == 10_000)
+        wait_until(lambda: len(console.data) == 10_000)
     assert console.data == path.read_bytes()
 
 
@@ -79,7 +71,7 @@ def test_feeding_waits_for_a_guest_that_is_behind() -> None:
         time.sleep(0.02)
         assert console.data == b""
         console.backlog = 0
-        until(lambda: console.data == b"late")
+        wait_until(lambda: console.data == b"late")
         console.backlog = 1 << 20
     os.close(reader)
     os.close(writer)
@@ -95,7 +87,7 @@ def test_input_waits_for_a_guest_that_is_not_ready() -> None:
         time.sleep(0.02)
         assert console.data == b""
         is_ready.set()
-        until(lambda: console.data == b"early")
+        wait_until(lambda: console.data == b"early")
     with Terminal(reader, 1) as terminal:
         terminal.start(console, lambda: None, lambda: False)
     os.close(reader)

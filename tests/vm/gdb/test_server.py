@@ -17,9 +17,10 @@ from pyvmm.vm.gdb.packets import MAX_PACKET
 from pyvmm.vm.gdb.server import GdbServer, listen
 from pyvmm.vm.gdb.stub import commands
 from pyvmm.vm.option_values import GdbAddress
-from tests.host.debug_rig import CODE, DATA, PATIENCE, STORE, Rig, wait_until
+from tests.host.debug_rig import CODE, DATA, PATIENCE, STORE, Rig
 from tests.shortage import BusyListener
 from tests.vm.gdb.client import Client, Stopped
+from tests.waiting import wait_until
 
 PC = 32
 ANY_PORT = GdbAddress(port=0)

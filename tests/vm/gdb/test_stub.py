@@ -12,7 +12,8 @@ from pyvmm.vm.gdb import stub as gdb
 from pyvmm.vm.gdb.packets import MAX_PACKET
 from pyvmm.vm.gdb.stub import Stub
 from pyvmm.vm.gdb.target import REGISTERS
-from tests.host.debug_rig import CALL, CODE, COUNT, DATA, LEAF, PATIENCE, STORE, Rig, wait_until
+from tests.host.debug_rig import CALL, CODE, COUNT, DATA, LEAF, PATIENCE, STORE, Rig
+from tests.waiting import wait_until
 
 X7, SP, PC, CPSR, V0 = 7, 31, 32, 33, 34
 
