@@ -4,29 +4,22 @@ import pytest
 
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.devices.dma import DmaFault, GuestDma
+from tests.memory import ViewedMemory
 
 SIZE, LIMIT = 0x2000, 0x1000
 
 
-class Memory:
+class Memory(ViewedMemory):
     """Guest memory whose second granule is a realm's own."""
 
     def __init__(self) -> None:
         self.bytes = bytearray(SIZE)
 
-    def read(self, addr: int, size: int) -> bytes:
-        """Return a copy."""
-        return bytes(self.view(addr, size))
-
-    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
-        """Store ``data``."""
-        self.view(addr, len(data))[:] = data
-
-    def view(self, addr: int, size: int) -> memoryview:
+    def view(self, pa: int, size: int) -> memoryview:
         """Refuse the second granule."""
-        if addr + size > LIMIT:
+        if pa + size > LIMIT:
             raise GranuleProtectionFault(LIMIT, Pas.NS)
-        return memoryview(self.bytes)[addr : addr + size]
+        return memoryview(self.bytes)[pa : pa + size]
 
 
 def test_dma_moves_bytes_of_reachable_memory() -> None:

@@ -8,12 +8,13 @@ from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.machine import PeDebug
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
+from tests.memory import ViewedMemory
 
 DRAM_BASE = 0x8000_0000
 DRAM_SIZE = 8 << 20
 
 
-class SparseMemory:
+class SparseMemory(ViewedMemory):
     """Non-secure memory by granule; ``refused`` are the granules that the GPT took away."""
 
     def __init__(self, base: int = DRAM_BASE, size: int = DRAM_SIZE) -> None:
@@ -30,26 +31,6 @@ class SparseMemory:
             if granule in self.refused:
                 raise GranuleProtectionFault(granule, Pas.NS)
         return memoryview(self.data)[pa - self.base : pa - self.base + size]
-
-    def read(self, pa: int, size: int) -> bytes:
-        """Copy out."""
-        return bytes(self.view(pa, size))
-
-    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy in."""
-        self.view(pa, len(data))[:] = data
-
-    def read_u64(self, pa: int) -> int:
-        """Read a word."""
-        return int.from_bytes(self.read(pa, 8), "little")
-
-    def write_u64(self, pa: int, value: int) -> None:
-        """Write a word."""
-        self.write(pa, value.to_bytes(8, "little"))
-
-    def zero(self, pa: int, size: int) -> None:
-        """Fill with zeros."""
-        self.write(pa, bytes(size))
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pyvmm.host.vgic import Vgic
 from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.host.fakes import DRAM_BASE, FakeBus, FakeContext, FakePe, Script
+from tests.memory import ViewedMemory
 
 DRAM_SIZE = 24 << 20
 RAM_BASE = 0x8000_0000
@@ -22,7 +23,7 @@ ENTRY = RAM_BASE + 0x8_0000
 ID_REGISTERS = {(3, 0, 0, 7, 0): 5, (3, 0, 0, 7, 1): 0x20, (3, 0, 0, 5, 0): 5 << 12 | 3 << 20}
 
 
-class CheckedMemory:
+class CheckedMemory(ViewedMemory):
     """One physical address space, checked against the Monitor's table once there is one."""
 
     def __init__(self, machine: "PlatformMachine", pas: Pas) -> None:
@@ -41,26 +42,6 @@ class CheckedMemory:
                 if self._machine.gpi(granule) != 8 | self._pas:
                     raise GranuleProtectionFault(granule, self._pas)
         return memoryview(self.data)[offset : offset + size]
-
-    def read(self, pa: int, size: int) -> bytes:
-        """Copy out."""
-        return bytes(self.view(pa, size))
-
-    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy in."""
-        self.view(pa, len(data))[:] = data
-
-    def read_u64(self, pa: int) -> int:
-        """Read a word."""
-        return int.from_bytes(self.read(pa, 8), "little")
-
-    def write_u64(self, pa: int, value: int) -> None:
-        """Write a word."""
-        self.write(pa, value.to_bytes(8, "little"))
-
-    def zero(self, pa: int, size: int) -> None:
-        """Fill with zeros."""
-        self.write(pa, bytes(size))
 
 
 class PlatformMachine:

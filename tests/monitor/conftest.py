@@ -6,28 +6,17 @@ import pytest
 
 from monitor.monitor import Monitor
 from pyvmm.arch.pas import Pas
+from tests.memory import ViewedMemory
 
 DRAM_BASE = 0x8000_0000
 DRAM_SIZE = 6 << 20
 
 
-class FakeMemory:
+class FakeMemory(ViewedMemory):
     """One physical address space."""
 
     def __init__(self) -> None:
         self.data = bytearray(DRAM_SIZE)
-
-    def read(self, pa: int, size: int) -> bytes:
-        """Copy out."""
-        return bytes(self.view(pa, size))
-
-    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
-        """Copy in."""
-        self.data[pa - DRAM_BASE : pa - DRAM_BASE + len(data)] = data
-
-    def zero(self, pa: int, size: int) -> None:
-        """Clear."""
-        self.write(pa, bytes(size))
 
     def view(self, pa: int, size: int) -> memoryview:
         """Return a window."""

@@ -18,6 +18,7 @@ from pyvmm.token.generations import Generation
 from rmm.protocols import El3
 from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
+from tests.memory import ViewedMemory
 
 DRAM_BASE = 0x8000_0000
 DRAM_SIZE = 4 << 20
@@ -35,7 +36,7 @@ ID_REGISTERS = {
 }
 
 
-class FakeMemory:
+class FakeMemory(ViewedMemory):
     """One PAS of the fake machine, checked against its GPT."""
 
     def __init__(self, machine: "FakeMachine", pas: Pas) -> None:
@@ -44,32 +45,14 @@ class FakeMemory:
         self.pas = pas
         self.data = mmap(-1, DRAM_SIZE + GRANULE_SIZE)  # zeros that cost nothing until written
 
-    def _check(self, pa: int, size: int) -> int:
+    def view(self, pa: int, size: int) -> memoryview:
+        """Check each granule, and return a window."""
         offset = pa - DRAM_BASE
         if not 0 <= offset <= len(self.data) - size:
             raise GranuleProtectionFault(pa, self.pas)
         for granule in range(offset >> 12, offset + size + GRANULE_SIZE - 1 >> 12):
             if self.machine.gpt[granule] != self.pas:
                 raise GranuleProtectionFault(pa, self.pas)
-        return offset
-
-    def read(self, pa: int, size: int) -> bytes:
-        """Return a copy."""
-        offset = self._check(pa, size)
-        return self.data[offset : offset + size]
-
-    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
-        """Store."""
-        offset = self._check(pa, len(data))
-        self.data[offset : offset + len(data)] = bytes(data)
-
-    def zero(self, pa: int, size: int) -> None:
-        """Clear."""
-        self.write(pa, bytes(size))
-
-    def view(self, pa: int, size: int) -> memoryview:
-        """Return a window."""
-        offset = self._check(pa, size)
         return memoryview(self.data)[offset : offset + size]
 
 
