@@ -24,6 +24,19 @@ NUM_TRANSLATORS = 8  # PEs that translate addresses for a test, and keep their t
 GPF = 0x28  # fault status code
 
 
+def boot(machine: Machine) -> tuple[Monitor, Rmm]:
+    """Boot the firmware of a real machine."""
+    monitor = Monitor(machine)
+    rmm = Rmm(as_protocol(machine), monitor.conduit(Pas.REALM), REVISIONS)
+    assert monitor.boot(rmm) == 0
+    return monitor, rmm
+
+
+def as_protocol(machine: Machine) -> protocols.Machine:
+    """Give a machine the RMM's type for it: cffi's structs have no Python type."""
+    return cast("protocols.Machine", machine)
+
+
 class ScriptedMachine:
     """A machine whose PEs run scripted steps."""
 
@@ -51,7 +64,7 @@ class CoreWorld(Host):
         super().__init__()
         self.num_pes = num_pes
         self.core = Machine(DRAM_BASE, DRAM_SIZE + FIRMWARE_SIZE, num_pes + NUM_TRANSLATORS)
-        self.machine = cast("protocols.Machine", self.core)  # cffi's structs have no Python type
+        self.machine = as_protocol(self.core)
         self.pes = []
         if is_scripted:
             self.machine = scripted = ScriptedMachine(self.machine)

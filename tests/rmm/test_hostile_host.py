@@ -8,11 +8,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Self, cast
+from typing import Self
 
 import pytest
 
-from monitor.monitor import Monitor
 from pyvmm.arch.esr import ipa_of
 from pyvmm.arch.gpt import Gpi
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
@@ -30,11 +29,9 @@ from pyvmm.arch.rmi import (
 from pyvmm.arch.rmi_debug import DebugPoints, DebugRegisters, DebugRmiFid
 from pyvmm.arch.stage2 import level_size
 from pyvmm.core import Machine
-from rmm import protocols
 from rmm.granule import GranuleState
-from rmm.rmi import REVISIONS
-from rmm.rmm import Rmm
 from tests.hostile import DATA, RAM_BASE, Generator
+from tests.rmm.core_world import boot
 from tests.rmm.invariants import check_invariants
 from tests.rmm.teardown import tear_down
 
@@ -66,10 +63,7 @@ class HostileHost:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.machine = Machine(DRAM_BASE, DRAM_SIZE, NUM_PES)
-        self.monitor = Monitor(self.machine)
-        machine = cast("protocols.Machine", self.machine)  # cffi's structs have no Python type
-        self.rmm = Rmm(machine, self.monitor.conduit(Pas.REALM), REVISIONS)
-        assert self.monitor.boot(self.rmm) == 0
+        self.monitor, self.rmm = boot(self.machine)
         self.conduit = self.monitor.conduit(Pas.NS)
         self.ns = self.machine.memory(Pas.NS)
         self.statuses = Counter[tuple[str, int]]()

@@ -5,11 +5,9 @@ import random
 import zlib
 from dataclasses import dataclass
 from time import monotonic
-from typing import cast
 
 import pytest
 
-from monitor.monitor import Monitor
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import RmiFid
 from pyvmm.core import Machine
@@ -17,10 +15,8 @@ from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import RealmOptions
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
-from rmm import protocols
-from rmm.rmi import REVISIONS
-from rmm.rmm import Rmm
 from tests.hostile import CURSOR, RAM_BASE, Generator
+from tests.rmm.core_world import boot
 
 LOG = logging.getLogger(__name__)  # shown when a test fails
 DRAM_BASE = 0x4000_0000
@@ -53,10 +49,7 @@ class Rig:
 
     def __init__(self, seed: int) -> None:
         self.machine = Machine(DRAM_BASE, DRAM_SIZE, NUM_CPUS)
-        self.monitor = Monitor(self.machine)
-        machine = cast("protocols.Machine", self.machine)  # cffi's structs have no Python type
-        self.rmm = Rmm(machine, self.monitor.conduit(Pas.REALM), REVISIONS)
-        assert self.monitor.boot(self.rmm) == 0
+        self.monitor, self.rmm = boot(self.machine)
         self.firmware = self.monitor.conduit(Pas.NS)
         self.allocator = Allocator(DRAM_BASE, HOST_SIZE)
         self.bus = RandomBus(random.Random(seed))

@@ -1,35 +1,18 @@
 """The RMM on the real machine, under the real Monitor: what a realm does, and what C walks."""
 
 from struct import unpack
-from typing import Final, cast
+from typing import Final
 
 import pytest
 
-from monitor.monitor import Monitor
 from pyvmm.arch.esr import ExceptionClass
 from pyvmm.arch.gic import ICH_HCR_UIE
-from pyvmm.arch.pas import GRANULE_SIZE, Pas
-from pyvmm.arch.rmi import (
-    EXIT_OFFSET,
-    RealmParams,
-    RecEnter,
-    RecEnterFlags,
-    RecExit,
-    RecExitReason,
-    RecParams,
-    RmiFid,
-)
+from pyvmm.arch.rmi import RecEnter, RecEnterFlags, RecExitReason, RmiFid
 from pyvmm.arch.rsi import HostCall, RealmConfig
-from pyvmm.core import Machine
-from rmm import protocols
-from rmm.rmi import REVISIONS
-from rmm.rmm import Rmm
 from tests.core.program import assemble
 from tests.rmm.core_world import CoreWorld
 
-DRAM_BASE: Final = 0x4000_0000
 UNPROTECTED: Final = 1 << 32
-MIB2: Final = 2 << 20
 
 GUEST: Final = """
     ldr  x0, =0xC4000190        // RSI_VERSION
@@ -55,125 +38,64 @@ GUEST: Final = """
 """
 
 
-class Host:
-    """A host at the SMC waist of a real machine."""
-
-    def __init__(self) -> None:
-        """Boot the firmware and make a realm with tables for its first pages."""
-        self.machine = Machine(DRAM_BASE, 64 << 20, 2)
-        monitor = Monitor(self.machine)
-        machine = cast("protocols.Machine", self.machine)  # cffi's structs have no Python type
-        self.rmm = Rmm(machine, monitor.conduit(Pas.REALM), REVISIONS)
-        assert monitor.boot(self.rmm) == 0
-        self.smc = monitor.conduit(Pas.NS).smc
-        self.ns = self.machine.memory(Pas.NS)
-        self.next = DRAM_BASE
-        params = RealmParams.of(
-            s2sz=33,
-            num_bps=1,
-            num_wps=1,
-            vmid=3,
-            rtt_base=self.delegated(),
-            rtt_level_start=1,
-            rtt_num_start=1,
-        )
-        self.rd = self.delegated()
-        self.do(RmiFid.RMI_REALM_CREATE, self.rd, self.granule(bytes(params)))
-        for ipa in (0, UNPROTECTED):
-            for level in (2, 3):
-                self.do(RmiFid.RMI_RTT_CREATE, self.rd, self.delegated(), ipa, level)
-
-    def do(self, fid: int, *args: int) -> tuple[int, ...]:
-        """Issue a command that must succeed."""
-        results = self.smc(0, (fid, *args))
-        assert results[0] == 0, f"{RmiFid(fid).name}: {results}"
-        return results[1:]
-
-    def granule(self, data: bytes = b"") -> int:
-        """Allocate a granule of the host."""
-        pa, self.next = self.next, self.next + GRANULE_SIZE
-        self.ns.write(pa, data)
-        return pa
-
-    def delegated(self) -> int:
-        """Allocate a granule and delegate it."""
-        pa = self.granule()
-        self.do(RmiFid.RMI_GRANULE_DELEGATE, pa)
-        return pa
-
-    def rec(self, pc: int) -> int:
-        """Create a REC and activate the realm."""
-        aux = (self.delegated(), self.delegated(), *[0] * 14)
-        params = RecParams.of(flags=1, pc=pc, num_aux=2, aux=aux)
-        rec = self.delegated()
-        self.do(RmiFid.RMI_REC_CREATE, self.rd, rec, self.granule(bytes(params)))
-        self.do(RmiFid.RMI_REALM_ACTIVATE, self.rd)
-        return rec
-
-    def enter(self, rec: int, run: int, enter: RecEnter) -> RecExit:
-        """Enter a REC."""
-        self.ns.write(run, enter.data)
-        self.do(RmiFid.RMI_REC_ENTER, rec, run)
-        return RecExit(self.ns.read(run + EXIT_OFFSET, RecExit.size))
+def running_rec(world: CoreWorld, rd: int, text: str, *, top: int = 0x2000) -> int:
+    """Activate a realm that runs the instructions of one page; RAM ends at ``top``."""
+    world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, 0x1000, top)
+    code = world.ns_granule(assemble(text))
+    world.do(RmiFid.RMI_DATA_CREATE, rd, world.delegated(), 0x1000, code, 1)
+    rec = world.rec(rd)
+    world.do(RmiFid.RMI_REALM_ACTIVATE, rd)
+    return rec
 
 
 def test_realm_runs() -> None:
     """Calls, missing pages, a device, a host call and the end, by instructions of the guest."""
-    host = Host()
-    host.do(RmiFid.RMI_RTT_INIT_RIPAS, host.rd, 0x1000, 0x6000)
-    code = assemble(GUEST)
-    host.do(RmiFid.RMI_DATA_CREATE, host.rd, host.delegated(), 0x1000, host.granule(code), 1)
-    rec, run = host.rec(0x1000), host.granule()
+    world = CoreWorld(is_scripted=False)
+    rd = world.realm()
+    rec = running_rec(world, rd, GUEST, top=0x6000)
     pages: dict[int, int] = {}
     seen: list[object] = []
     enter = RecEnter()
     while not seen or seen[-1] != RecExitReason.PSCI:
-        leave = host.enter(rec, run, enter)
+        leave = world.enter(rec, enter=enter)
         enter, ipa = RecEnter(), leave.hpfar << 8
         if leave.exit_reason != RecExitReason.SYNC:
             seen.append(RecExitReason(leave.exit_reason))
         elif ipa < UNPROTECTED:
-            pages[ipa] = host.delegated()
-            host.do(RmiFid.RMI_DATA_CREATE_UNKNOWN, host.rd, pages[ipa], ipa)
+            pages[ipa] = world.delegated()
+            world.do(RmiFid.RMI_DATA_CREATE_UNKNOWN, rd, pages[ipa], ipa)
         else:
             seen.append((leave.far, leave.gprs[0]))
             enter = RecEnter.of(flags=RecEnterFlags.EMUL_MMIO, gprs=(0x80, *[0] * 30))
     assert seen == [(0x10, 0x1234), (0x11, 0), RecExitReason.HOST_CALL, RecExitReason.PSCI]
-    memory = host.machine.memory(Pas.REALM)
+    memory = world.realm_memory
     assert memory.read(pages[0x3000], 1) == bytes([77])
     assert RealmConfig(memory.read(pages[0x4000], 4096)).ipa_width == 33
     assert HostCall(memory.read(pages[0x5000], 256)).imm == 0
-    x = host.rmm.recs[rec].context.x
+    x = world.rmm.recs[rec].context.x
     assert (x[20], x[22]) == (0x1_0000, (1 << 64) - 0x80)
     assert (x[21] >> 12 & 0xF, x[21] >> 20 & 0xF, x[21] >> 8 & 0xF) == (1, 1, 0)
-    assert host.smc(0, (RmiFid.RMI_REC_ENTER, rec, run))[0] == 0x102
-
-
-def waiting_rec(host: Host, text: str) -> int:
-    """Create the REC of a realm that runs a few instructions of one page, then waits."""
-    host.do(RmiFid.RMI_RTT_INIT_RIPAS, host.rd, 0x1000, 0x2000)
-    code = assemble(f"{text}\n wfi")
-    host.do(RmiFid.RMI_DATA_CREATE, host.rd, host.delegated(), 0x1000, host.granule(code), 1)
-    return host.rec(0x1000)
+    assert world.call(RmiFid.RMI_REC_ENTER, rec, world.ns_granule())[0] == 0x102
 
 
 def test_exit_shows_the_gic_registers_as_the_realm_reads_them() -> None:
     """Binary points that nobody wrote are the least ones, in gicv3_vmcr and in ICV_BPR<n>_EL1."""
-    host = Host()
-    rec = waiting_rec(host, "mrs x1, s3_0_c12_c8_3\n mrs x2, s3_0_c12_c12_3")
-    leave = host.enter(rec, host.granule(), RecEnter.of(flags=RecEnterFlags.TRAP_WFI))
-    x = host.rmm.recs[rec].context.x
+    world = CoreWorld(is_scripted=False)
+    code = "mrs x1, s3_0_c12_c8_3\n mrs x2, s3_0_c12_c12_3\n wfi"
+    rec = running_rec(world, world.realm(), code)
+    leave = world.enter(rec, enter=RecEnter.of(flags=RecEnterFlags.TRAP_WFI))
+    x = world.rmm.recs[rec].context.x
     assert (x[1], x[2]) == (leave.gicv3_vmcr >> 21 & 7, leave.gicv3_vmcr >> 18 & 7) == (2, 3)
 
 
 @pytest.mark.parametrize("is_enabled", [False, True])
 def test_maintenance_ends_a_run_if_the_host_has_enabled_it(is_enabled: bool) -> None:
     """With UIE and no interrupt listed; ``gicv3_misr`` shows the condition in either case."""
-    host = Host()
-    rec = waiting_rec(host, "nop")
-    host.machine.pe(0).set_maintenance(is_enabled)
+    world = CoreWorld(is_scripted=False)
+    rec = running_rec(world, world.realm(), "nop\n wfi")
+    world.core.pe(0).set_maintenance(is_enabled)
     enter = RecEnter.of(flags=RecEnterFlags.TRAP_WFI, gicv3_hcr=ICH_HCR_UIE)
-    leave = host.enter(rec, host.granule(), enter)
+    leave = world.enter(rec, enter=enter)
     expected = RecExitReason.IRQ if is_enabled else RecExitReason.SYNC
     assert (leave.exit_reason, leave.gicv3_misr) == (expected, ICH_HCR_UIE)
 
