@@ -9,6 +9,8 @@ under KVM: a redistributor is always awake.
 Spec: Arm IHI 0069, "Distributor register map", "Redistributor register map".
 """
 
+from abc import ABC, abstractmethod
+
 from pyvmm.arch import gic
 from pyvmm.host.vgic import Bank, Vgic
 
@@ -16,11 +18,15 @@ IIDR = 0x5000_0000  # product 'P' of no registered implementer: no driver has a 
 WORD = 0xFFFF_FFFF
 
 
-class Distributor:
-    """The GICD frame (64 KiB), an MMIO device."""
+class _Frame(ABC):
+    """Registers of 32 bits, of which 1, 2, 4 or 8 bytes are read at a time."""
 
     def __init__(self, vgic: Vgic) -> None:
         self._vgic = vgic
+
+    @abstractmethod
+    def _read(self, offset: int) -> int:
+        """Return the register at a multiple of 4; the lock is held."""
 
     def read(self, offset: int, size: int) -> int:
         """Return the value of a naturally aligned access of 1, 2, 4 or 8 bytes."""
@@ -29,6 +35,10 @@ class Distributor:
                 return self._read(offset & ~3) | self._read(offset + 4 & ~3) << 32
             word = self._read(offset & ~3)
         return word >> 8 * (offset & 3) & (1 << 8 * size) - 1
+
+
+class Distributor(_Frame):
+    """The GICD frame (64 KiB), an MMIO device."""
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write a register; 1- and 2-byte writes reach only the priorities."""
@@ -86,25 +96,17 @@ class Distributor:
         self._vgic.route(intid, affinity)
 
 
-class Redistributor:
+class Redistributor(_Frame):
     """The two GICR frames (RD and SGI, 128 KiB together) of one CPU, an MMIO device."""
 
     def __init__(self, vgic: Vgic, cpu: int) -> None:
-        self._vgic = vgic
+        super().__init__(vgic)
         self._bank = vgic.cpus[cpu].private
         self._typer = (
             vgic.cpus[cpu].affinity << gic.GICR_TYPER_AFFINITY_SHIFT
             | cpu << gic.GICR_TYPER_NUMBER_SHIFT
             | (gic.GICR_TYPER_LAST if cpu == len(vgic.cpus) - 1 else 0)
         )
-
-    def read(self, offset: int, size: int) -> int:
-        """Return the value of a naturally aligned access of 1, 2, 4 or 8 bytes."""
-        with self._vgic.lock:
-            if size == 8:
-                return self._read(offset & ~3) | self._read(offset + 4 & ~3) << 32
-            word = self._read(offset & ~3)
-        return word >> 8 * (offset & 3) & (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write a register; 1- and 2-byte writes reach only the priorities."""
