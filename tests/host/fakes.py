@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from pyvmm.arch.errors import RepeatAccess
+from pyvmm.arch.esr import ESR_EL2, ExceptionClass
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.machine import PeDebug
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
@@ -82,6 +83,13 @@ class FakeExit:
     hpfar: int = 0
     irq: int = 0
     instructions: int = 1
+
+
+def call(ec: ExceptionClass, context: FakeContext, fid: int, *args: int) -> FakeExit:
+    """Call what is below, by HVC from a normal VM or by SMC from a realm."""
+    context.x[0] = fid
+    context.x[1 : 1 + len(args)] = args
+    return FakeExit(esr=ESR_EL2.of(EC=ec, IL=1))
 
 
 #: The guest as a generator: it is given its context, and yields its exits.

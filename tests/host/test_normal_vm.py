@@ -1,6 +1,7 @@
 """The normal VM's run loop: every kind of exit, PSCI, and how a VM ends."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -23,6 +24,7 @@ from tests.host.fakes import (
     FakeMachine,
     Script,
     SparseMemory,
+    call,
 )
 
 RAM_BASE = 0x8000_0000
@@ -30,6 +32,9 @@ RAM_SIZE = 2 << 20
 UART = 0x0100_0004
 VBAR = 0xFFFF_0000
 PSTATE_SS = 1 << 21
+
+
+hvc = partial(call, ExceptionClass.HVC64)
 
 
 class Rig:
@@ -55,13 +60,6 @@ class Rig:
         guest.build()
         guest.start()
         return guest.wait(10)
-
-
-def hvc(context: FakeContext, fid: int, *args: int) -> FakeExit:
-    """Call PSCI as a guest does."""
-    context.x[0] = fid
-    context.x[1 : 1 + len(args)] = args
-    return FakeExit(esr=ESR_EL2.of(EC=ExceptionClass.HVC64, IL=1))
 
 
 def power_off(context: FakeContext) -> FakeExit:

@@ -1,6 +1,7 @@
 """The realm's host against the real Monitor and RMM: order, exits, sharing, and nothing left."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -15,7 +16,7 @@ from pyvmm.arch.psci import PsciFid
 from pyvmm.host import realm_memory
 from pyvmm.host.guest import ExitKind, Guest, Outcome, RealmOptions, Segment
 from pyvmm.host.realm import Geometry, dram_needed, pages_of
-from tests.host.fakes import FakeContext, FakeExit
+from tests.host.fakes import FakeContext, FakeExit, call
 from tests.host.platform import ENTRY, RAM_BASE, RAM_SIZE, RealmRig
 from tests.rmm.metadata import realm_metadata
 
@@ -26,11 +27,7 @@ KERNEL = Segment(ENTRY, b"kernel" * 1000)
 DTB = Segment(RAM_BASE + 0x20_0000, b"dtb")
 
 
-def smc(context: FakeContext, fid: int, *args: int) -> FakeExit:
-    """Call the RMM as a realm does."""
-    context.x[0] = fid
-    context.x[1 : 1 + len(args)] = args
-    return FakeExit(esr=ESR_EL2.of(EC=ExceptionClass.SMC64, IL=1))
+smc = partial(call, ExceptionClass.SMC64)
 
 
 def power_off(context: FakeContext) -> FakeExit:
