@@ -1,6 +1,8 @@
 """Key files: public keys as SEC1 points, from PEM, DER or JWK."""
 
 from base64 import urlsafe_b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -58,11 +60,8 @@ def load_public_key(data: bytes, source: str) -> bytes:
     """
     if b"PRIVATE KEY" in data:
         raise UserError(f"{source} is a private key: give the public one (openssl pkey -pubout)")
-    try:
+    with _one_line(f"{source} is not a public key"):
         return _load(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        what = " ".join(str(error).split())
-        raise UserError(f"{source} is not a public key on P-256, P-384 or P-521: {what}") from None
 
 
 def load_private_key(data: bytes, source: str) -> EllipticCurvePrivateKey:
@@ -71,11 +70,18 @@ def load_private_key(data: bytes, source: str) -> EllipticCurvePrivateKey:
     Raises:
         UserError: it is not a private key on a supported curve, or it is encrypted.
     """
-    try:
+    with _one_line(f"{source} is not a private key"):
         return _load_private(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+
+
+@contextmanager
+def _one_line(refusal: str) -> Iterator[None]:
+    """Say in one line why a key is refused."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
         what = " ".join(str(error).split())
-        raise UserError(f"{source} is not a private key on P-256, P-384 or P-521: {what}") from None
+        raise UserError(f"{refusal} on P-256, P-384 or P-521: {what}") from None
 
 
 def _load_private(data: bytes) -> EllipticCurvePrivateKey:
