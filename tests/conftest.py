@@ -12,6 +12,7 @@ import pytest
 
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE
+from tests.vm.agent_program import compile_here
 from tests.watchdog import watched
 
 DEFAULT_SEED = 20_260_101
@@ -70,6 +71,14 @@ def loop() -> Iterator[IoLoop]:
     loop.start()
     yield loop
     loop.stop()
+
+
+@pytest.fixture(scope="session")
+def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the guest agent, compiled for this machine."""
+    path = tmp_path_factory.mktemp("agent") / "agent"
+    compile_here(path)
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

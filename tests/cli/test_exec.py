@@ -15,24 +15,17 @@ from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import PYVMM, pyvmm
 from tests.vm.agent_instance import PATIENCE, Running
-from tests.vm.agent_program import compile_here
 from tests.waiting import wait_until
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the agent for this machine."""
-    path = tmp_path_factory.mktemp("agent") / "agent"
-    compile_here(path)
-    return path
-
-
 @pytest.fixture(autouse=True)
-def running(tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def running(
+    tmp_path: Path, agent_program: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Running]:
     """Start r1."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    made = Running(Directory(tmp_path / "pyvmm"), program)
+    made = Running(Directory(tmp_path / "pyvmm"), agent_program)
     made.port.start()
     yield made
     made.close()
@@ -171,13 +164,13 @@ def test_attest_says_why_there_is_no_token() -> None:
 
 
 def test_start_waits_for_the_agent(
-    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, agent_program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With --wait; an instance that is already started does not affect the others."""
     directory = tmp_path / "other"
     directory.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
-    with closing(Running(Directory(directory / "pyvmm"), program, is_started=False)) as made:
+    with closing(Running(Directory(directory / "pyvmm"), agent_program, is_started=False)) as made:
         threading.Timer(0.5, made.port.start).start()
         ended = pyvmm("start", "--wait", "r1")
         assert (ended.code, ended.output, ended.errors) == (0, "", "")

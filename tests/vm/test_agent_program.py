@@ -23,7 +23,7 @@ from pyvmm.vm.agent.protocol import (
     encode,
     exec_payload,
 )
-from tests.vm.agent_program import compile_for_guests, compile_here, running_agent, source_digest
+from tests.vm.agent_program import compile_for_guests, running_agent, source_digest
 from tests.waiting import wait_until
 
 PATIENCE = 30.0
@@ -40,18 +40,10 @@ def open_files(pid: int) -> list[str]:
     return sorted(path.name for path in Path(f"/proc/{pid}/fd").iterdir())
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the agent for this machine."""
-    path = tmp_path_factory.mktemp("agent") / "agent"
-    compile_here(path)
-    return path
-
-
 @pytest.fixture
-def agent(program: Path) -> Iterator[AgentClient]:
+def agent(agent_program: Path) -> Iterator[AgentClient]:
     """Return a client of an agent that may do everything."""
-    with running_agent(program, "exec") as (client, _):
+    with running_agent(agent_program, "exec") as (client, _):
         yield client
 
 
@@ -192,9 +184,9 @@ def test_commands_from_many_threads(agent: AgentClient) -> None:
         assert all(pool.map(is_answered, range(8)))
 
 
-def test_agent_leaves_nothing_open(program: Path) -> None:
+def test_agent_leaves_nothing_open(agent_program: Path) -> None:
     """After many commands, good and bad, it has the descriptors and processes it began with."""
-    with running_agent(program, "exec") as (client, pid):
+    with running_agent(agent_program, "exec") as (client, pid):
         before = open_files(pid)
         for argv in (["true"], ["no-such-program"], [*SHELL, "kill -9 $$"]) * 30:
             client.run(argv, stdin=b"x", timeout=PATIENCE)
@@ -206,9 +198,9 @@ def test_agent_leaves_nothing_open(program: Path) -> None:
         assert open_files(pid) == before
 
 
-def test_commands_end_with_the_port(program: Path) -> None:
+def test_commands_end_with_the_port(agent_program: Path) -> None:
     """A host that goes takes along what it started."""
-    with running_agent(program, "exec") as (client, _):
+    with running_agent(agent_program, "exec") as (client, _):
         command = client.start([*SHELL, "echo $$; sleep 1000"])
         output = command.read(PATIENCE)
         assert isinstance(output, Output)
@@ -216,11 +208,11 @@ def test_commands_end_with_the_port(program: Path) -> None:
     wait_until(lambda: is_gone(pid))
 
 
-def test_commands_end_with_the_agent(program: Path) -> None:
+def test_commands_end_with_the_agent(agent_program: Path) -> None:
     """Even if it is killed."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        process = subprocess.Popen([program, "exec", "0"], stdin=theirs.fileno())
+        process = subprocess.Popen([agent_program, "exec", "0"], stdin=theirs.fileno())
         ours.sendall(encode(Request.EXEC, 1, exec_payload(["sleep", "1000"], {}, "")))
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_until(lambda: children.read_text() != "")
@@ -231,27 +223,27 @@ def test_commands_end_with_the_agent(program: Path) -> None:
     wait_until(lambda: is_gone(child))
 
 
-def test_agent_does_what_it_was_started_for(program: Path) -> None:
+def test_agent_does_what_it_was_started_for(agent_program: Path) -> None:
     """Attest is not exec; off is nothing at all."""
-    with running_agent(program, "attest") as (client, _):
+    with running_agent(agent_program, "attest") as (client, _):
         with pytest.raises(AgentError, match=r"pyvmm\.agent=exec"):
             client.start(["true"])
         with pytest.raises(AgentError, match=r"no token: .*this is no realm"):
             client.attest(bytes(CHALLENGE_SIZE), PATIENCE)
-    off = subprocess.run([program, "off", "0"], stdin=subprocess.DEVNULL, check=False)
+    off = subprocess.run([agent_program, "off", "0"], stdin=subprocess.DEVNULL, check=False)
     assert off.returncode == 0
-    usage = subprocess.run([program], capture_output=True, check=False)
+    usage = subprocess.run([agent_program], capture_output=True, check=False)
     assert (usage.returncode, usage.stderr.count(b"\n")) == (2, 1)
 
 
-def test_agent_survives_any_host(program: Path, seed: int) -> None:
+def test_agent_survives_any_host(agent_program: Path, seed: int) -> None:
     """Frames that lie about their strings, noise in between: it answers the next ping."""
     rng = random.Random(seed)
     programs = (b"/bin/true", b"/no/such", b"")
     for _ in range(20):
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            process = subprocess.Popen([program, "exec", "0"], stdin=theirs.fileno())
+            process = subprocess.Popen([agent_program, "exec", "0"], stdin=theirs.fileno())
             theirs.close()
             for _ in range(40):
                 ours.sendall(_hostile_frame(rng, programs))

@@ -16,26 +16,17 @@ from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.control.server import Server
 from tests.shortage import refuse_threads
 from tests.vm.agent_instance import Running
-from tests.vm.agent_program import compile_here
 from tests.vm.stage import OwnerThread
 from tests.waiting import wait_until
 
 PATIENCE = 30.0
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compile the agent for this machine."""
-    path = tmp_path_factory.mktemp("agent") / "agent"
-    compile_here(path)
-    return path
-
-
 @pytest.fixture
-def running(tmp_path: Path, program: Path) -> Iterator[Running]:
+def running(tmp_path: Path, agent_program: Path) -> Iterator[Running]:
     """Return an instance whose agent is there."""
     before = threading.active_count()
-    made = Running(Directory(tmp_path / "pyvmm"), program)
+    made = Running(Directory(tmp_path / "pyvmm"), agent_program)
     made.port.start()
     yield made
     made.close()
@@ -199,9 +190,11 @@ def test_what_is_no_command_is_refused(client: Client, argv: list[str], complain
     assert client.api.status().state == State.RUNNING
 
 
-def test_agent_is_awaited_while_the_guest_says_something(tmp_path: Path, program: Path) -> None:
+def test_agent_is_awaited_while_the_guest_says_something(
+    tmp_path: Path, agent_program: Path
+) -> None:
     """However long that takes; silence ends it, and so does the guest's end."""
-    running = Running(Directory(tmp_path / "pyvmm"), program)
+    running = Running(Directory(tmp_path / "pyvmm"), agent_program)
     log = running.owner.lifecycle.console_log
     boots = threading.Event()
 
@@ -265,9 +258,9 @@ def test_agent_is_awaited_while_the_guest_is_built(
         claim.listener.close()
 
 
-def test_agent_is_awaited(tmp_path: Path, program: Path) -> None:
+def test_agent_is_awaited(tmp_path: Path, agent_program: Path) -> None:
     """For as long as was asked; without a port there is nothing to wait for."""
-    running = Running(Directory(tmp_path / "pyvmm"), program)
+    running = Running(Directory(tmp_path / "pyvmm"), agent_program)
     with connect(running.directory, "r1") as client:
         with pytest.raises(UserError, match="no agent in this guest"):
             client.api.exec_start(["true"], patience=0.05)
