@@ -76,31 +76,32 @@ def random_int(rng: random.Random, width: int) -> int:
 
 def random_f64(rng: random.Random) -> int:
     """Return the encoding of a random double: special, edge, ordinary or anything."""
-    sign = rng.getrandbits(1) << 63
-    match rng.randrange(4):
-        case 0:
-            return rng.choice(F64_BITS) | sign
-        case 1:
-            return double_bits(rng.choice(F64_EDGES)) | sign
-        case 2:
-            return double_bits(rng.gauss(0.0, 1.0) * 2.0 ** rng.choice((0, 0, 0, 4, 16, 31, 63)))
-        case _:
-            return rng.getrandbits(64)
+    return _random_float(rng, 64, F64_BITS, F64_EDGES, double_bits)
 
 
 def random_f32(rng: random.Random) -> int:
     """Return the encoding of a random single: special, edge, ordinary or anything."""
-    sign = rng.getrandbits(1) << 31
+    edges = [value for value in F64_EDGES if value < 2.0**127]
+    return _random_float(rng, 32, F32_BITS, edges, single_bits)
+
+
+def _random_float(
+    rng: random.Random,
+    width: int,
+    special: Sequence[int],
+    edges: Sequence[float],
+    encode: Callable[[float], int],
+) -> int:
+    sign = rng.getrandbits(1) << width - 1
     match rng.randrange(4):
         case 0:
-            return rng.choice(F32_BITS) | sign
+            return rng.choice(special) | sign
         case 1:
-            edges = [value for value in F64_EDGES if value < 2.0**127]
-            return single_bits(rng.choice(edges)) | sign
+            return encode(rng.choice(edges)) | sign
         case 2:
-            return single_bits(rng.gauss(0.0, 1.0) * 2.0 ** rng.choice((0, 0, 0, 4, 16, 31, 63)))
+            return encode(rng.gauss(0.0, 1.0) * 2.0 ** rng.choice((0, 0, 0, 4, 16, 31, 63)))
         case _:
-            return rng.getrandbits(32)
+            return rng.getrandbits(width)
 
 
 def random_f16(rng: random.Random) -> int:
