@@ -162,6 +162,14 @@ class Realm:
             table, index = cell, ipa // span(cell.level) % 512
         return table, index
 
+    def find(self, ipa: int, level: int) -> tuple[Table, int, Table | None]:
+        """Find the table at a level; return where the walk above ends, and the table if any."""
+        above, index = self.walk(ipa, level - 1)
+        cell = above.cells[index]
+        if above.level != level - 1 or not isinstance(cell, Table):
+            return above, index, None
+        return above, index, cell
+
     def tables(self) -> list[Table]:
         """List all tables."""
         found = list(self.start)
@@ -308,9 +316,8 @@ class RttModel:
         realm = self.realms.get(rd)
         if realm is None or realm.has_no_table(ipa, level):
             return (INPUT,)
-        table, index = realm.walk(ipa, level - 1)
-        child = table.cells[index]
-        if table.level != level - 1 or not isinstance(child, Table):
+        table, index, child = realm.find(ipa, level)
+        if child is None:
             return error_rtt(table.level), 0, next_live(table, index, ipa)
         if any(map(keeps_table, child.cells)):
             return error_rtt(level), 0, ipa
@@ -323,9 +330,8 @@ class RttModel:
         realm = self.realms.get(rd)
         if realm is None or realm.has_no_table(ipa, level):
             return (INPUT,)
-        table, index = realm.walk(ipa, level - 1)
-        child = table.cells[index]
-        if table.level != level - 1 or not isinstance(child, Table):
+        table, index, child = realm.find(ipa, level)
+        if child is None:
             return (error_rtt(table.level),)
         if level == 1 and all(map(is_live, child.cells)):
             return (error_rtt(0),)

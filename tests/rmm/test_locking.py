@@ -63,6 +63,11 @@ class Rig:
         world.do(RmiFid.RMI_REALM_ACTIVATE, self.rd)
         self.run_pa = world.ns_granule()
 
+    def share(self, pa: int) -> None:
+        """Map a granule of the host at the first unprotected IPA."""
+        desc = pa | 6 << 2 | 3 << 6
+        self.world.do(RmiFid.RMI_RTT_MAP_UNPROTECTED, self.rd, UNPROTECTED, 3, desc)
+
     def enter(self) -> RecExit:
         """Let the writer run until something takes its page away."""
         self.world.do(RmiFid.RMI_REC_ENTER, self.writer, self.run_pa, pe=WRITER)
@@ -126,8 +131,7 @@ def test_rtt_unmap_unprotected(threads: ThreadPoolExecutor) -> None:
     rig = Rig(UNPROTECTED)
     world, shared = rig.world, rig.world.ns_granule()
     for _ in range(ROUNDS):
-        desc = shared | 6 << 2 | 3 << 6
-        world.do(RmiFid.RMI_RTT_MAP_UNPROTECTED, rig.rd, UNPROTECTED, 3, desc)
+        rig.share(shared)
         leave = take_away(
             threads,
             rig,
@@ -142,8 +146,7 @@ def test_granule_delegate(threads: ThreadPoolExecutor) -> None:
     for _ in range(ROUNDS // 4):
         rig = Rig(UNPROTECTED)
         world, shared = rig.world, rig.world.ns_granule()
-        desc = shared | 6 << 2 | 3 << 6
-        world.do(RmiFid.RMI_RTT_MAP_UNPROTECTED, rig.rd, UNPROTECTED, 3, desc)
+        rig.share(shared)
         leave = take_away(
             threads,
             rig,
