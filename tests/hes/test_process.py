@@ -178,9 +178,10 @@ def test_interrupt_of_the_terminal_does_not_reach_it(directory: Path) -> None:
 
 def test_hanging_hes_is_reported(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the timeout; a late reply is ignored."""
-    monkeypatch.setattr(client, "TIMEOUT", 0.5)
     with Mailbox(directory) as mailbox:
         mailbox.ask(HesService.POWER_ON, b"g1")
+        monkeypatch.setattr(client, "TIMEOUT", 0.5)
+        mailbox._stream.settimeout(0.5)
         (pid,) = processes(directory)
         os.kill(pid, signal.SIGSTOP)
         try:
