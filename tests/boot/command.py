@@ -7,10 +7,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from pyvmm.vm.images.debian import Image
-from tests.boot.shell import PATIENCE, Shell
+from tests.boot.shell import PATIENCE, Piped
 
 PYVMM = str(Path(sys.executable).parent / "pyvmm")
 BUILT_IMAGE = Path("build/debian")
@@ -58,17 +57,11 @@ def call(
     )
 
 
-class Running:
+class Running(Piped):
     """A running pyvmm with a guest's shell; a context manager that ends it."""
 
     def __init__(self, *arguments: str | Path) -> None:
-        self._process = subprocess.Popen(
-            [PYVMM, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._ends = self._process.stdin, self._process.stdout
-        self.shell = Shell(*(end.fileno() for end in self._ends))
+        super().__init__(PYVMM, *arguments)
 
     @property
     def pid(self) -> int:
@@ -78,15 +71,6 @@ class Running:
     def wait(self) -> int:
         """Return the exit code."""
         return self._process.wait(PATIENCE)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for end in self._ends:
-            end.close()
 
 
 def guest_options(image: Image, disk: Path | None) -> list[str | Path]:

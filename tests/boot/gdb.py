@@ -3,11 +3,9 @@
 import re
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping
-from typing import Self
 
-from tests.boot.shell import Shell
+from tests.boot.shell import Piped
 
 GDB = shutil.which("gdb-multiarch")
 _DONE = re.compile(rb"^\^(done|running|connected|exit|error).*\n", re.MULTILINE)
@@ -15,26 +13,20 @@ _STOPPED = re.compile(rb"^\*stopped,(.*)\n", re.MULTILINE)
 _FIELD = re.compile(r'([\w-]+)="([^"]*)"')
 
 
-class Gdb:
-    """A GDB connected to a stub; a context manager that ends it."""
+class Gdb(Piped):
+    """A GDB connected to a stub."""
 
     def __init__(self, address: str) -> None:
         assert GDB is not None
-        self._process = subprocess.Popen(
-            [GDB, "-nx", "-q", "--interpreter=mi2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._ends = self._process.stdin, self._process.stdout
-        self._shell = Shell(*(end.fileno() for end in self._ends))
+        super().__init__(GDB, "-nx", "-q", "--interpreter=mi2")
         self.do(f"-target-select remote {address}")
 
     def do(self, command: str) -> str:
         """Run a command of the machine interface, or of the command line; return its output."""
-        start = len(self._shell.log)
-        self._shell.type(f"{command}\n")
-        done = self._shell.expect(_DONE)
-        said = self._shell.log[start : done.end()].decode(errors="replace")
+        start = len(self.shell.log)
+        self.shell.type(f"{command}\n")
+        done = self.shell.expect(_DONE)
+        said = self.shell.log[start : done.end()].decode(errors="replace")
         assert done[1] != b"error", said
         return said
 
@@ -47,7 +39,7 @@ class Gdb:
 
     def stopped(self) -> Mapping[str, str]:
         """Wait for the next stop; return its description."""
-        return dict(_FIELD.findall(self._shell.expect(_STOPPED)[1].decode()))
+        return dict(_FIELD.findall(self.shell.expect(_STOPPED)[1].decode()))
 
     def go(self, command: str = "-exec-continue") -> Mapping[str, str]:
         """Resume and wait for the next stop."""
@@ -58,12 +50,3 @@ class Gdb:
         """Press Ctrl-C, and wait for the stop."""
         self._process.send_signal(signal.SIGINT)
         return self.stopped()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for end in self._ends:
-            end.close()

@@ -3,8 +3,11 @@
 import os
 import re
 import select
+import subprocess
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 PROMPT = re.compile(rb"[#$] (\x1b\[6n)?$")  # busybox asks where the cursor is
 #: Generous: the machine may be busy with something else.
@@ -99,3 +102,23 @@ class Shell:
 
     def _last_words(self) -> str:
         return self.log[-2000:].decode(errors="replace")
+
+
+class Piped:
+    """A program at the other end of a shell; a context manager that kills it at the latest."""
+
+    def __init__(self, *command: str | Path) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._ends = self._process.stdin, self._process.stdout
+        self.shell = Shell(*(end.fileno() for end in self._ends))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for end in self._ends:
+            end.close()

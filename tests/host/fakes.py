@@ -131,14 +131,12 @@ class FakePe:
         self._kicked.set()
 
 
-class FakeMachine:
-    """PEs with a script each."""
+class ScriptedPes:
+    """A machine's PEs, with a script each."""
 
     def __init__(self, *scripts: Script) -> None:
         """Make a PE of every script."""
         self.pes = [FakePe(script) for script in scripts]
-        self.punched: list[tuple[Pas, int, int]] = []
-        self.forgotten: list[int] = []
 
     def pe(self, index: int) -> FakePe:
         """Return a PE."""
@@ -155,6 +153,16 @@ class FakeMachine:
     def lend_debug(self, context: object, debug: PeDebug | None) -> None:
         """See above."""
         raise NotImplementedError
+
+
+class FakeMachine(ScriptedPes):
+    """Stands still, and logs what it is asked to drop."""
+
+    def __init__(self, *scripts: Script) -> None:
+        """Start with empty logs."""
+        super().__init__(*scripts)
+        self.punched: list[tuple[Pas, int, int]] = []
+        self.forgotten: list[int] = []
 
     def counter(self) -> int:
         """Stand still."""

@@ -5,7 +5,6 @@ from mmap import mmap
 
 from monitor.monitor import Monitor
 from pyvmm.arch.events import Event, EventStream
-from pyvmm.arch.machine import PeDebug
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
@@ -13,7 +12,7 @@ from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
 from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
-from tests.host.fakes import DRAM_BASE, FakeBus, FakeContext, FakePe, Script
+from tests.host.fakes import DRAM_BASE, FakeBus, Script, ScriptedPes
 from tests.memory import ViewedMemory
 
 DRAM_SIZE = 24 << 20
@@ -44,7 +43,7 @@ class CheckedMemory(ViewedMemory):
         return memoryview(self.data)[offset : offset + size]
 
 
-class PlatformMachine:
+class PlatformMachine(ScriptedPes):
     """DRAM, and PEs with a script each."""
 
     dram_base = DRAM_BASE
@@ -52,10 +51,10 @@ class PlatformMachine:
 
     def __init__(self, *scripts: Script) -> None:
         """Make a PE of every script."""
+        super().__init__(*scripts)
         self.num_pes = len(scripts)
         self.gpi: Callable[[int], int] | None = None
         self.memories = {pas: CheckedMemory(self, pas) for pas in Pas}
-        self.pes = [FakePe(script) for script in scripts]
 
     def memory(self, pas: Pas) -> CheckedMemory:
         """Return one space."""
@@ -77,22 +76,6 @@ class PlatformMachine:
 
     def tlbi_vmid(self, vmid: int) -> None:
         """Nothing is cached."""
-
-    def pe(self, index: int) -> FakePe:
-        """Return a PE."""
-        return self.pes[index]
-
-    def new_context(self) -> FakeContext:
-        """Return zeros."""
-        return FakeContext()
-
-    def new_debug(self) -> PeDebug:
-        """Have none."""
-        raise NotImplementedError
-
-    def lend_debug(self, context: object, debug: object) -> None:
-        """Have none."""
-        raise NotImplementedError
 
     def id_register(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
         """Read one of a few."""
