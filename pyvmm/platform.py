@@ -15,6 +15,7 @@ from monitor.hes import FirmwareImage, Hes
 from monitor.monitor import Monitor
 from pyvmm import __version__
 from pyvmm.arch import rmmd
+from pyvmm.arch.engine import Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
@@ -136,10 +137,13 @@ class Platform:
         clock: Clock = Clock.REAL,
         root_of_trust: RootOfTrust | None = None,
         features: Feature = DEFAULT_FEATURES,
+        engine: Engine = Engine.INTERP,
     ) -> None:
         self.events = events or EventStream()
         try:
-            self.machine = Machine(DRAM_BASE, dram_size(ram_size), num_cpus, clock, features)
+            self.machine = Machine(
+                DRAM_BASE, dram_size(ram_size), num_cpus, clock, features, engine=engine
+            )
         except OSError as error:
             if error.errno in {errno.EMFILE, errno.ENFILE}:
                 raise  # reported with other errors of this kind

@@ -21,8 +21,9 @@ STDERR = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --seed."""
+    """Add --seed and --engine."""
     parser.addoption("--seed", type=int, default=DEFAULT_SEED, help="seed of the random tests")
+    parser.addoption("--engine", default="interp", help="what executes guest code in tests/core")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,7 @@ class ExitReason(IntEnum):
     IRQ = 1  # an interrupt for the caller: see IrqCause
     BUDGET = 2  # the instruction budget is used up
     SERROR = 3
+    DIFFERS = 5  # engine check: translated code did not do what the interpreter does, at far
     DEBUG = 4  # a debug event requested by the context's debugger; esr, far as for the guest's own
 
 

@@ -57,6 +57,7 @@ enum core_exit {
     CORE_EXIT_IRQ = 1,
     CORE_EXIT_BUDGET = 2,
     CORE_EXIT_SERROR = 3,
+    CORE_EXIT_DIFFERS = 5, /* far: where translated code did not do what the interpreter does */
     CORE_EXIT_DEBUG = 4, /* esr, far: the breakpoint, watchpoint or software step exception that it would have been */
 };
 
@@ -75,6 +76,12 @@ struct machine;
 struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock,
                             uint32_t features);
 void machine_free(struct machine *machine);
+/* Have the PEs translate code that was executed `threshold` times, 1 to 255, and, if asked, check the translation against the
+ * interpreter whenever it runs; before any PE does.  Returns 0, or -1 and errno: ENOTSUP where the host's instruction set is
+ * not known. */
+int machine_translate(struct machine *machine, uint32_t threshold, uint32_t checks);
+/* Regions translated so far; while no PE runs. */
+uint64_t machine_translated(struct machine *machine);
 int machine_memfd(struct machine *machine, uint32_t pas);
 uint8_t *machine_memory(struct machine *machine, uint32_t pas);
 

@@ -21,18 +21,12 @@
 #include <sys/mman.h>
 
 #include "inval.h"
+#include "regions.h"
 #include "tlb.h"
 
 #include "gen/ops.h"
 
-enum { SLOTS = GRANULE_SIZE / 4, MAX_PAGES = 2048, HASH_SIZE = 8192, MAX_WRITES = 32 };
-
-struct code_page {
-    const uint8_t *host;
-    uint32_t writes; /* stores seen since the page was last empty */
-    bool live;       /* some slot may be decoded */
-    struct insn ops[SLOTS + 1];
-};
+enum { HASH_BITS = 15, HASH_SIZE = 1 << HASH_BITS, MAX_WRITES = 32 };
 
 struct code_cache {
     struct code_page *pages; /* MAX_PAGES and the step page, memory is touched as they are used */
@@ -62,10 +56,6 @@ void code_cache_free(struct code_cache *cache) {
     }
 }
 
-static struct code_page *page_of(const struct insn *ops) {
-    return (struct code_page *)((char *)(uintptr_t)ops - offsetof(struct code_page, ops));
-}
-
 /* The has_code byte of the granule that holds a host address; NULL if it is not guest memory. */
 static _Atomic uint64_t *has_code_of(const struct machine *machine, const uint8_t *host) {
     for (unsigned pas = 0; pas < NUM_PAS; pas++) {
@@ -83,7 +73,7 @@ static uint64_t pe_bit(const struct cpu *cpu) {
 
 /* Return the hash cell of a host page: its own, or the empty one where it would go. */
 static uint16_t *find(const struct code_cache *cache, const uint8_t *host) {
-    size_t cell = ((uintptr_t)host >> GRANULE_SHIFT) * 0x9e3779b97f4a7c15ull >> 51;
+    size_t cell = ((uintptr_t)host >> GRANULE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS);
     while (cache->hash[cell] && cache->pages[cache->hash[cell] - 1].host != host) {
         cell = (cell + 1) % HASH_SIZE;
     }
@@ -96,6 +86,9 @@ static void reset(struct cpu *cpu, struct code_page *page) {
     }
     page->ops[SLOTS].op = OP_NEXT_PAGE;
     page->writes = 0;
+    if (page->jit) {
+        regions_reset(cpu, page);
+    }
     if (page->live) {
         page->live = false;
         atomic_fetch_and(has_code_of(cpu->machine, page->host), ~pe_bit(cpu));
@@ -129,6 +122,7 @@ struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa) {
         struct code_page *page = &cache->pages[cache->num_pages++];
         *cell = (uint16_t)cache->num_pages;
         page->host = host;
+        page->jit = cpu->jit ? &cpu->jit->pages[page - cache->pages] : NULL;
         page->live = false;
         reset(cpu, page);
     }
@@ -165,12 +159,27 @@ struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned sl
     return page->ops;
 }
 
+void code_for_each_page(struct cpu *cpu, void (*visit)(struct cpu *cpu, struct code_page *page)) {
+    for (uint32_t k = 0; k < cpu->code->num_pages; k++) {
+        visit(cpu, &cpu->code->pages[k]);
+    }
+}
+
+static void forget(struct cpu *cpu, struct code_page *page, unsigned first, unsigned last) {
+    if (page->jit) {
+        regions_changed(cpu, page, first, last);
+    }
+    for (unsigned slot = first; slot <= last; slot++) {
+        page->ops[slot].op = OP_DECODE;
+    }
+}
+
 void code_forget_slots(struct cpu *cpu, const uint64_t slots[SLOT_WORDS]) {
     for (uint32_t k = 0; k < cpu->code->num_pages; k++) {
         struct code_page *page = &cpu->code->pages[k];
         for (unsigned slot = 0; page->live && slot < SLOTS; slot++) {
-            if (slots[slot / 64] >> slot % 64 & 1) {
-                page->ops[slot].op = OP_DECODE;
+            if (in_set(slots, slot)) {
+                forget(cpu, page, slot, slot);
             }
         }
     }
@@ -193,9 +202,7 @@ void code_written(struct cpu *cpu, const uint8_t *host, unsigned size) {
         return;
     }
     unsigned first = (unsigned)(host - host_page) / 4, last = (unsigned)(host - host_page + size - 1) / 4;
-    for (unsigned slot = first; slot <= last && slot < SLOTS; slot++) {
-        page->ops[slot].op = OP_DECODE;
-    }
+    forget(cpu, page, first, last < SLOTS ? last : SLOTS - 1);
 }
 
 void code_drop_page(struct cpu *cpu, const uint8_t *host_page) {

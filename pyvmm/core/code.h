@@ -4,13 +4,40 @@
 #ifndef PYVMM_CORE_CODE_H
 #define PYVMM_CORE_CODE_H
 
+#include <stddef.h>
+
 #include "cpu.h"
+
+enum { SLOTS = GRANULE_SIZE / 4, MAX_PAGES = 8192 };
+
+struct jit_page;
+
+struct code_page {
+    const uint8_t *host;
+    struct jit_page *jit; /* NULL: nothing is translated */
+    uint32_t writes;      /* stores seen since the page was last empty */
+    bool live;            /* some slot may be decoded */
+    struct insn ops[SLOTS + 1];
+};
+
+enum { PAGE_OF_OPS = offsetof(struct code_page, ops) - offsetof(struct code_page, jit) }; /* from ops back to jit */
+
+static inline struct code_page *page_of(const struct insn *ops) {
+    return (struct code_page *)((char *)(uintptr_t)ops - offsetof(struct code_page, ops));
+}
+static inline bool in_set(const uint64_t slots[SLOT_WORDS], unsigned slot) {
+    return slots[slot / 64] >> slot % 64 & 1;
+}
+static inline void add_to_set(uint64_t slots[SLOT_WORDS], unsigned slot) {
+    slots[slot / 64] |= 1ull << slot % 64;
+}
 
 struct code_cache *code_cache_new(void); /* NULL: no memory */
 void code_cache_free(struct code_cache *cache);
 
 /* The decoded page of a granule, made if absent. */
 struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa);
+void code_for_each_page(struct cpu *cpu, void (*visit)(struct cpu *cpu, struct code_page *page));
 /* The word in a slot of a decoded page, as memory holds it now. */
 uint32_t code_word(const struct insn *ops, unsigned slot);
 /* Before a slot of the page is decoded: its granule holds decoded code from now on, and stores to it are noticed. */

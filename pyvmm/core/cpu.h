@@ -103,6 +103,7 @@ struct pauth_memo {
 };
 
 struct code_cache;
+struct jit;
 struct walk_cache;
 
 /* What debug.c asks of the rest; all zero while nobody debugs. */
@@ -136,7 +137,8 @@ struct cpu {
     _Atomic uint32_t request;
     uint32_t fp_trap;         /* nonzero: an FP/SIMD instruction traps to this EL; see fp_access_update() */
     uint64_t sp_align;        /* bits of SP that must be zero when it is a base address: 15 or 0 (SCTLR_EL1.SA/SA0) */
-    int64_t limit;            /* see interp.c: executed << 4 at which to poll */
+    _Atomic int64_t limit;    /* executed << 4 at which to poll: poll_at, or POLL_NOW */
+    int64_t poll_at;          /* see interp.c */
     union v128 v[32];
 
     uint32_t fpcr, fpsr;
@@ -154,6 +156,7 @@ struct cpu {
     struct machine *machine;
     uint32_t index;
     struct code_cache *code;
+    struct jit *jit; /* NULL: the interpreter alone */
     struct walk_cache *walks; /* tlb.h */
     struct exception exc;
     struct pe_exit *exit;
@@ -161,6 +164,8 @@ struct cpu {
     bool maintenance_enabled; /* the host takes the maintenance interrupt */
     uint32_t leave_irq;
     bool timer_seen[2]; /* output level of CNTV, CNTP as the caller knows it */
+    const struct insn *jit_insn; /* between translated code and jit.c: where it is, */
+    int64_t jit_count;           /* and how much was executed */
     uint64_t icount;      /* instructions of this pe_run() up to the last synchronisation */
     uint64_t budget;
     uint64_t icount_base; /* instructions of earlier pe_run()s: the virtual clock */
@@ -212,8 +217,12 @@ struct machine {
     struct cpu *pe[64];
 };
 
+/* So that a loop has to look at one thing only, a request makes its poll due.  Whoever moves `limit` looks at `request`
+ * afterwards. */
+#define POLL_NOW INT64_MIN
 static INLINE void cpu_request(struct cpu *cpu, uint32_t what) {
     atomic_fetch_or_explicit(&cpu->request, what, memory_order_seq_cst);
+    atomic_store_explicit(&cpu->limit, POLL_NOW, memory_order_seq_cst);
 }
 
 #endif

@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "code.h"
+#include "regions.h"
 
 #include "gen/ops.h"
 
@@ -58,6 +59,8 @@ void decode_slot(struct cpu *cpu, struct insn *ops, unsigned slot) {
     decode_word(cpu, ops, slot);
     if (unlikely(cpu->debug.break_slots[slot / 64] >> slot % 64 & 1)) {
         ops[slot].op = OP_DEBUG;
+    } else if (cpu->jit) {
+        regions_decoded(page_of(ops), slot);
     }
 }
 

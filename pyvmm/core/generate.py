@@ -19,6 +19,7 @@ Tokens stand from bit 31 down: runs of ``0`` and ``1``, ``x`` (ignored), or ``fi
 ``before=A,B``  deliberately overlaps these rows and is tried first
 ``pseudo``      no encoding of its own: a decode function selects it
 ``alias``       no op of its own: its decode function selects another row's
+``emit``          its ``emit_<NAME>`` translates it; without one, translated code calls the handler
 ``feature=f``   only machines with this optional feature have it (``Feature`` of arch/sysregs.py)
 ==============  =================================================================================
 
@@ -42,7 +43,7 @@ KINDS = ("faults", "branch", "indirect", "sys")
 BUCKET_BITS = (*range(10, 14), *range(22, 30))
 NUM_BUCKETS = 1 << len(BUCKET_BITS)
 #: Ops of the interpreter's own, which no word decodes to.
-PSEUDO_OPS = ("DECODE", "NEXT_PAGE", "REFETCH", "UNDEFINED", "DEBUG", "STEPPED")
+PSEUDO_OPS = ("DECODE", "NEXT_PAGE", "REFETCH", "UNDEFINED", "DEBUG", "STEPPED", "HEAT", "JIT")
 
 
 @dataclass(frozen=True)
@@ -177,13 +178,14 @@ def handler_call(row: Row, values: tuple[int, ...]) -> str:
 
 def gen_ops(rows: list[Row]) -> str:
     """Return ops.h: the op numbers and the field extractors."""
-    lines = ["enum op {", *(f"    OP_{op}," for op in PSEUDO_OPS)]
+    lines = ["#ifndef PYVMM_CORE_OPS_H", "#define PYVMM_CORE_OPS_H", ""]
+    lines += ["enum op {", *(f"    OP_{op}," for op in PSEUDO_OPS)]
     lines += [f"    OP_{op}," for row in rows for op, _ in row.ops]
     lines += ["    NUM_OPS", "};", ""]
     for row in encodings(rows):
         for name, (lsb, width) in row.fields.items():
             lines.append(f"#define {row.name}_{name}(w) bits((w), {lsb}, {width})")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "#endif"])
 
 
 def gen_dispatch(rows: list[Row]) -> str:
@@ -206,6 +208,19 @@ def gen_calls(rows: list[Row]) -> str:
         if row.unit != "base":
             lines += [f"{prototype(row, op)};" for op, _ in row.ops]
     return "\n".join(lines)
+
+
+def gen_emit(rows: list[Row]) -> str:
+    """Return emit.h: each op that has an emitter as a function, and the table of them."""
+    ops = [(row, op, values) for row in rows if "emit" in row.flags for op, values in row.ops]
+    lines = [
+        f"static void emit_op_{op}(struct emit *e, const struct insn *i)"
+        f" {{ emit_{row.name}({', '.join(('e', 'i', *map(str, values)))}); }}"
+        for row, op, values in ops
+    ]
+    lines += ["void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {"]
+    lines += [f"    [OP_{op}] = emit_op_{op}," for _, op, _ in ops]
+    return "\n".join([*lines, "};"])
 
 
 def prototype(row: Row, op: str) -> str:
@@ -282,6 +297,7 @@ def outputs() -> dict[str, str]:
         "calls.h": gen_calls(rows),
         "decode.h": gen_decode(rows),
         "names.h": gen_names(rows),
+        "emit.h": gen_emit(rows),
     }
     for unit in SOURCES:
         if unit != "base":

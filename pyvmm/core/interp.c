@@ -19,8 +19,11 @@
 #include "code.h"
 #include "debug.h"
 #include "decode.h"
+#include "emit.h"
 #include "exception.h"
+#include "host.h"
 #include "inval_serve.h"
+#include "jit.h"
 #include "mem.h"
 #include "mmu.h"
 #include "pauth.h"
@@ -53,17 +56,22 @@ static uint32_t insn_word(const struct cpu *cpu, uint64_t pc) {
     return code_word(cpu->ops, (pc & 0xfff) >> 2);
 }
 
+static int64_t limit(const struct cpu *cpu) {
+    return atomic_load_explicit(&cpu->limit, memory_order_relaxed);
+}
+
 /* Set the next poll point; executed = instructions so far. */
 static void set_limit(struct cpu *cpu, int64_t executed) {
     cpu->icount = (uint64_t)executed;
     atomic_store_explicit(&cpu->retired, cpu->icount_base + cpu->icount, memory_order_relaxed);
-    cpu->limit = min64((int64_t)cpu->budget, executed + POLL_INTERVAL) << 4;
+    cpu->poll_at = min64((int64_t)cpu->budget, executed + POLL_INTERVAL) << 4;
+    atomic_store(&cpu->limit, cpu->poll_at);
 }
 
 /* Between instructions, cpu->pc = next one, cpu->icount right: serve requests, timer and budget.
  * @return STEP_JUMP to go on at cpu->pc, STEP_EXIT to leave. */
 static enum step poll(struct cpu *cpu) {
-    if ((int64_t)cpu->icount << 4 >= cpu->limit) {
+    if ((int64_t)cpu->icount << 4 >= cpu->poll_at) {
         timer_poll(cpu);
     }
     uint32_t request = atomic_load_explicit(&cpu->request, memory_order_acquire);
@@ -132,7 +140,7 @@ static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
     debug_step(cpu, code_word(cpu->ops, slot));
     cpu->ops = decode_step(cpu, cpu->ops, slot);
     cpu->fetch = nothing;
-    cpu->limit = 0; /* ends a branch to itself */
+    cpu->limit = cpu->poll_at = 0; /* ends a branch to itself */
     return cpu->ops + slot;
 }
 
@@ -140,7 +148,7 @@ void interp_run(struct cpu *cpu) {
 #define LABEL(op, call) &&do_##op,
     static const void *const label[NUM_OPS] = {
         &&do_DECODE, &&do_NEXT_PAGE, &&do_REFETCH,
-        &&do_UNDEFINED, &&do_DEBUG, &&do_STEPPED, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
+        &&do_UNDEFINED, &&do_DEBUG, &&do_STEPPED, &&do_HEAT, &&do_JIT, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
 #undef LABEL
 #define DISPATCH goto *label[i->op]
 #define EXECUTED ((skew + (intptr_t)i) >> 4)
@@ -158,7 +166,7 @@ resume: /* at cpu->pc, with `executed` instructions done */
         step = exception_take(cpu, 0);
         goto go_on;
     }
-    if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) || executed << 4 >= cpu->limit)) {
+    if (unlikely(atomic_load(&cpu->request) || executed << 4 >= limit(cpu))) {
         if (poll(cpu) == STEP_EXIT) {
             goto leave;
         }
@@ -209,8 +217,7 @@ resume: /* at cpu->pc, with `executed` instructions done */
         skew += (intptr_t)(i + 1) - (intptr_t)next;                                                                   \
         bool back = next <= i;                                                                                        \
         i = next;                                                                                                     \
-        if (back && unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) ||                             \
-                             skew + (intptr_t)i >= cpu->limit)) {                                                     \
+        if (back && unlikely(skew + (intptr_t)i >= limit(cpu))) {                                                     \
             goto check;                                                                                               \
         }                                                                                                             \
         DISPATCH;                                                                                                     \
@@ -225,8 +232,7 @@ resume: /* at cpu->pc, with `executed` instructions done */
         bool back = next <= i;                                                                                        \
         i = next;                                                                                                     \
         cpu->btype_at = skew + (intptr_t)i;                                                                           \
-        if (back && unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) ||                             \
-                             cpu->btype_at >= cpu->limit)) {                                                          \
+        if (back && unlikely(cpu->btype_at >= limit(cpu))) {                                                          \
             goto check;                                                                                               \
         }                                                                                                             \
         DISPATCH;                                                                                                     \
@@ -269,6 +275,24 @@ do_DEBUG: /* some breakpoint is at this place in its page */
     }
     goto *label[decode_marked_slot(cpu, cpu->ops, (unsigned)(i - cpu->ops))];
 
+do_HEAT: /* the head of a block, until it is hot */
+    if (!jit_heat(cpu, i)) {
+        goto *label[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
+    }
+
+do_JIT: { /* fall through */
+    struct jit_exit exit = jit_run(cpu, i, skew + (intptr_t)i);
+    i = exit.insn;
+    skew = cpu->jit_count - (intptr_t)i;
+    switch (exit.status) {
+    case JIT_GO: DISPATCH;
+    case JIT_POLL: goto check;
+    case JIT_EXECUTE: goto *label[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
+    case JIT_FAULT: goto fault;
+    default: goto differs;
+    }
+}
+
 do_STEPPED: /* what follows the one instruction of a step */
     goto check;
 
@@ -302,14 +326,47 @@ go_on:
 
 check: /* before the instruction at i */
     if (i->op == OP_REFETCH) {
-        executed = EXECUTED;
-        goto resume;
+        goto do_REFETCH;
     }
     cpu->pc = insn_va(cpu, i);
     executed = EXECUTED;
     goto resume;
 
+differs:
+    cpu->exit->reason = CORE_EXIT_DIFFERS;
+    cpu->pc = cpu->exit->far;
+    executed = EXECUTED;
+
 leave:
     cpu->icount = (uint64_t)executed;
     cpu->exit->instructions = (uint64_t)executed;
 }
+
+/* ---- for translated code: each op as a function ---- */
+
+#define FUNCTION(op, call)                                                                                            \
+    static bool act_##op(struct cpu *cpu, const struct insn *i) {                                                     \
+        return call, true;                                                                                            \
+    }
+#define FUNCTION_FAULTS(op, call)                                                                                     \
+    static bool act_##op(struct cpu *cpu, const struct insn *i) {                                                     \
+        return call;                                                                                                  \
+    }
+#define FUNCTION_BRANCH(op, call)                                                                                     \
+    static const struct insn *branch_##op(struct cpu *cpu, const struct insn *i) {                                    \
+        return call;                                                                                                  \
+    }
+#define NO_FUNCTION(op, call)
+A64_OPS(FUNCTION, FUNCTION_FAULTS, FUNCTION_BRANCH, FUNCTION_BRANCH, NO_FUNCTION, FUNCTION, FUNCTION_FAULTS)
+
+#define INFO(op, call) [OP_##op] = {KIND_PLAIN, {.act = act_##op}},
+#define INFO_FAULTS(op, call) [OP_##op] = {KIND_FAULTS, {.act = act_##op}},
+#define INFO_BRANCH(op, call) [OP_##op] = {KIND_BRANCH, {.branch = branch_##op}},
+#define INFO_INDIRECT(op, call) [OP_##op] = {KIND_INDIRECT, {.branch = branch_##op}},
+#define INFO_SYS(op, call) [OP_##op] = {KIND_SYS, {.act = NULL}},
+#define INFO_FP(op, call) [OP_##op] = {KIND_PLAIN | KIND_FP, {.act = act_##op}},
+#define INFO_FP_FAULTS(op, call) [OP_##op] = {KIND_FAULTS | KIND_FP, {.act = act_##op}},
+const struct op_info op_infos[NUM_OPS] = {
+    A64_OPS(INFO, INFO_FAULTS, INFO_BRANCH, INFO_INDIRECT, INFO_SYS, INFO_FP, INFO_FP_FAULTS)};
+
+#include "gen/emit.h"

@@ -15,6 +15,9 @@
 #include "gic_cpuif.h"
 #include "gpc.h"
 #include "guest.h"
+#include "host.h"
+
+#include "jit.h"
 #include "interp.h"
 #include "inval.h"
 #include "inval_serve.h"
@@ -54,6 +57,7 @@ static bool map_memory(struct machine *machine) {
 static void cpu_free(struct cpu *cpu) {
     if (cpu) {
         code_cache_free(cpu->code);
+        jit_free(cpu->jit);
         pthread_mutex_destroy(&cpu->inval_lock);
         pthread_mutex_destroy(&cpu->sleep_lock);
         pthread_cond_destroy(&cpu->sleep_cond);
@@ -119,6 +123,29 @@ struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num
         return NULL;
     }
     return machine;
+}
+
+int machine_translate(struct machine *machine, uint32_t threshold, uint32_t checks) {
+    if (!host_is_supported()) {
+        errno = ENOTSUP;
+        return -1;
+    }
+    for (uint32_t k = 0; k < machine->num_pes; k++) {
+        struct cpu *cpu = machine->pe[k];
+        cpu->jit = jit_new(cpu, threshold, checks);
+        if (!cpu->jit) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+uint64_t machine_translated(struct machine *machine) {
+    uint64_t total = 0;
+    for (uint32_t k = 0; k < machine->num_pes; k++) {
+        total += machine->pe[k]->jit ? machine->pe[k]->jit->num_regions : 0;
+    }
+    return total;
 }
 
 void machine_free(struct machine *machine) {

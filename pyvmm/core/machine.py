@@ -6,12 +6,15 @@ cffi's untyped objects are seen.
 
 from __future__ import annotations
 
+import errno
 import os
 from enum import IntEnum
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from pyvmm.arch.engine import Engine
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.core import generate
@@ -50,6 +53,8 @@ class Clock(IntEnum):
     REAL = 0  # the host's monotonic clock
     VIRTUAL = 1  # instructions executed; idle time is jumped over, so a run repeats exactly
 
+
+HOT = 64  # executions after which code is translated: fewer gained nothing in boots
 
 #: ``struct pe_state`` of api.h, the registers of a vCPU or REC.  Who uses a context declares the
 #: fields it touches.
@@ -130,6 +135,10 @@ class PhysicalMemory:
         return self._buffer[offset : offset + size]
 
 
+class TranslationError(Exception):
+    """The engine ``check`` found that translated code does not do what the interpreter does."""
+
+
 class PeExit(Protocol):
     """Why a run ended (``struct pe_exit``); the next run of the same PE reuses the object."""
 
@@ -154,6 +163,8 @@ class Pe:
     def run(self, context: PeContext, budget: int) -> PeExit:
         """Run the context until an exit, at most ``budget`` instructions, without the GIL."""
         pe_run(self._machine, self.index, context, budget, self._exit)
+        if self._exit.reason == ExitReason.DIFFERS:
+            raise TranslationError(f"at {self._exit.far:#x} translated code differs")
         return self._exit
 
     def kick(self) -> None:
@@ -199,11 +210,16 @@ class Machine:
         num_pes: int = 1,
         clock: Clock = Clock.REAL,
         features: Feature = DEFAULT_FEATURES,
+        *,
+        engine: Engine = Engine.INTERP,
+        threshold: int = HOT,
     ) -> None:
         handle = lib.machine_new(dram_base, dram_size, num_pes, int(clock), int(features))
         if handle == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         self.handle = ffi.gc(handle, lib.machine_free)
+        if engine is not Engine.INTERP:
+            self._translate(engine, threshold)
         self.dram_base = dram_base
         self.dram_size = dram_size
         self.num_pes = num_pes
@@ -211,6 +227,19 @@ class Machine:
         self._pes = [Pe(self, index) for index in range(num_pes)]
         self._memories = {pas: PhysicalMemory(self, pas) for pas in Pas}
         self._debugs: WeakKeyDictionary[PeContext, PeDebug | None] = WeakKeyDictionary()
+
+    def _translate(self, engine: Engine, threshold: int) -> None:
+        if lib.machine_translate(self.handle, threshold, engine is Engine.CHECK):
+            if ffi.errno == errno.ENOTSUP:
+                raise UserError(
+                    f"this host's processor has no engine {engine}: give --engine interp"
+                )
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+
+    @property
+    def num_translated(self) -> int:
+        """How many regions of code were translated; while no PE runs."""
+        return int(lib.machine_translated(self.handle))
 
     def buffer(self, pas: Pas) -> memoryview:
         """Return all of a PAS without any check: for the views, which check."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pyvmm.arch.engine import Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import KINDS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
@@ -65,6 +66,15 @@ class VmOptions:
         "add and remove CPU features: pauth, bti  [default: +pauth,+bti]",
         read=parse_cpu_features,
         metavar="+NAME|-NAME,...",
+    )
+    engine: Engine = option(
+        Engine.INTERP,
+        "--engine",
+        "interpret the guest's code, or translate hot code to the host's instructions",
+        read=Engine,
+        choices=tuple(engine.value for engine in Engine),
+        default_text=Engine.INTERP.value,
+        scope=Scope.RUN,
     )
     params: str | None = option(
         None,

@@ -25,7 +25,11 @@ class Inside:
         self, options: VmOptions, events: EventStream | None = None, timeout: float | None = None
     ) -> None:
         self.platform = Platform(
-            options.ram_size, options.num_cpus, events, features=options.cpu_features
+            options.ram_size,
+            options.num_cpus,
+            events,
+            features=options.cpu_features,
+            engine=options.engine,
         )
         self._fds = (*os.pipe(), *os.pipe())
         in_reader, in_writer, out_reader, self._out_writer = self._fds

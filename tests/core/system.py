@@ -15,6 +15,7 @@ from pyvmm.core import Clock, Machine
 from tests.core.program import assemble
 
 if TYPE_CHECKING:
+    from pyvmm.arch.engine import Engine
     from pyvmm.core import PeContext, PeExit
 
 BASE = 0x8000_0000
@@ -69,7 +70,7 @@ ALL_FEATURES = ~Feature(0)
 
 
 class Bench:
-    """A machine with one context."""
+    """A machine with one context; without an engine, it has that of the command line."""
 
     def __init__(
         self,
@@ -77,8 +78,14 @@ class Bench:
         num_pes: int = 1,
         clock: Clock = Clock.VIRTUAL,
         features: Feature = ALL_FEATURES,
+        engine: Engine | None = None,
+        threshold: int = 1,
     ) -> None:
-        self.machine = Machine(BASE, SIZE, num_pes, clock, features)
+        self.machine = (
+            Machine(BASE, SIZE, num_pes, clock, features)
+            if engine is None
+            else Machine(BASE, SIZE, num_pes, clock, features, engine=engine, threshold=threshold)
+        )
         self.pas = pas
         self.memory = self.machine.memory(pas)
         self.state = self.machine.new_context()

@@ -122,6 +122,7 @@ class Owner:
             events,
             root_of_trust=root_of_trust,
             features=options.cpu_features,
+            engine=options.engine,
         )
         if root_of_trust is not None and root_of_trust.notice and notify is not None:
             notify(root_of_trust.notice)

@@ -6,6 +6,8 @@ static const char *const op_names[] = {
     "UNDEFINED",
     "DEBUG",
     "STEPPED",
+    "HEAT",
+    "JIT",
     "ADR",
     "ADRP",
     "ADDSUB_imm_0_0_0",

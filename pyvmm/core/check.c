@@ -1,0 +1,127 @@
+/*
+ * Translated code against the interpreter, region by region.
+ *
+ * A region runs first, and its stores are logged; then they are undone, the registers are put back, and the same number of
+ * instructions is executed by their handlers.  All has to come out alike.  Instructions that translated code would leave to a
+ * handler which may fault or store end the region instead (emit.c), so nothing is done twice that cannot be.
+ *
+ * On a machine with several PEs another one may change memory in between, and a difference may be its doing.
+ */
+#include "check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "guest.h"
+#include "pstate.h"
+
+enum { MAX_STORES = 1 << 16, MAX_STORE = 32 }; /* more than there are between two polls; bytes of one */
+
+/* What a region may change. */
+struct registers {
+    uint64_t x[NUM_X];
+    uint32_t nzcv, fpcr, fpsr;
+    union v128 v[32];
+    struct insn *ops;
+    uint64_t page_va, pc;
+    struct pe_state st;
+};
+
+struct check {
+    struct registers before, found, expected;
+    uint32_t num_stores;
+    struct store {
+        uint8_t *host;
+        uint64_t size;
+        uint8_t before[MAX_STORE], found[MAX_STORE];
+    } stores[MAX_STORES];
+};
+
+struct check *check_new(void) {
+    return calloc(1, sizeof(struct check));
+}
+
+void check_store(struct cpu *cpu, uint8_t *host, uint64_t size) {
+    struct check *check = cpu->jit->check;
+    struct store *store = &check->stores[check->num_stores++];
+    store->host = host;
+    store->size = size;
+    guest_read(store->before, host, size);
+}
+
+static void save(const struct cpu *cpu, struct registers *r) {
+    memset(r, 0, sizeof *r);
+    memcpy(r->x, cpu->x, sizeof r->x);
+    memcpy(r->v, cpu->v, sizeof r->v);
+    r->x[X_SINK] = 0;
+    r->nzcv = cpu_nzcv(cpu);
+    r->fpcr = cpu->fpcr;
+    r->fpsr = cpu->fpsr;
+    r->ops = cpu->ops;
+    r->page_va = cpu->page_va;
+    r->pc = cpu->pc;
+    r->st = cpu->st;
+}
+
+static void restore(struct cpu *cpu, const struct registers *r) {
+    memcpy(cpu->x, r->x, sizeof r->x);
+    memcpy(cpu->v, r->v, sizeof r->v);
+    cpu_set_nzcv(cpu, r->nzcv);
+    cpu->fpcr = r->fpcr;
+    cpu->fpsr = r->fpsr;
+    cpu->ops = r->ops;
+    cpu->page_va = r->page_va;
+    cpu->pc = r->pc;
+    cpu->st = r->st;
+}
+
+/* Note what the stores came to, then undo them. */
+static void undo_stores(struct check *check) {
+    for (uint32_t k = 0; k < check->num_stores; k++) {
+        guest_read(check->stores[k].found, check->stores[k].host, check->stores[k].size);
+    }
+    for (uint32_t k = check->num_stores; k-- > 0;) {
+        guest_write(check->stores[k].host, check->stores[k].before, check->stores[k].size);
+    }
+}
+
+static bool stores_agree(const struct check *check) {
+    uint8_t now[MAX_STORE];
+    for (uint32_t k = 0; k < check->num_stores; k++) {
+        const struct store *store = &check->stores[k];
+        guest_read(now, store->host, store->size);
+        if (memcmp(now, store->found, store->size)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* @return the next instruction, NULL if this one failed */
+static const struct insn *execute(struct cpu *cpu, const struct insn *i) {
+    const struct op_info *info = &op_infos[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
+    if (info->kind == KIND_BRANCH) {
+        return info->branch(cpu, i);
+    }
+    return info->act(cpu, i) ? i + 1 : NULL;
+}
+
+struct jit_exit check_run(struct cpu *cpu, const struct insn *i, int64_t count) {
+    struct check *check = cpu->jit->check;
+    check->num_stores = 0;
+    save(cpu, &check->before);
+    struct jit_exit exit = cpu->jit->stubs.enter(cpu, count, page_of(cpu->ops)->jit->entry[i - cpu->ops]);
+    save(cpu, &check->found);
+    undo_stores(check);
+    restore(cpu, &check->before);
+    const struct insn *next = i;
+    for (; next && count < cpu->jit_count; count += COUNT_ONE) {
+        next = execute(cpu, next);
+    }
+    save(cpu, &check->expected);
+    if (next != exit.insn || memcmp(&check->expected, &check->found, sizeof check->found) || !stores_agree(check)) {
+        exit.status = JIT_DIFFERS;
+        cpu->exit->far = check->before.page_va + 4 * (uint64_t)(i - check->before.ops);
+    }
+    return exit;
+}

@@ -1,0 +1,123 @@
+/*
+ * The host's instruction set, as much of it as the translator needs.  One file implements it per host: host_x86_64.c.inc.
+ *
+ * Code is written through one mapping (`at`) and runs in another, at `at + to_run`.  Nothing here knows about guest
+ * instructions beyond the layout of struct cpu; the emitters beside the handlers know nothing about the host beyond this file.
+ */
+#ifndef PYVMM_CORE_HOST_H
+#define PYVMM_CORE_HOST_H
+
+#include <stddef.h>
+
+#include "translation.h"
+
+/* Host registers: temporaries, which any function below may change unless it says otherwise; fixed ones; and a pool for the
+ * guest registers of a region. */
+enum host_reg { T0, T1, T2, H_CPU, H_COUNT, H_POOL, NUM_HOST = H_POOL + 10, NO_REG = 0xff };
+
+/* A value where it is: in a host register, in the 8 bytes at an offset in struct cpu, or a constant. */
+struct val {
+    enum { IN_REG, IN_CPU, CONSTANT } kind;
+    uint8_t reg;
+    uint32_t offset;
+    uint64_t constant;
+};
+
+static inline struct val in_reg(unsigned reg) {
+    return (struct val){.kind = IN_REG, .reg = (uint8_t)reg};
+}
+static inline struct val in_cpu(size_t offset) {
+    return (struct val){.kind = IN_CPU, .offset = (uint32_t)offset};
+}
+static inline struct val constant(uint64_t value) {
+    return (struct val){.kind = CONSTANT, .constant = value};
+}
+
+/* ---- data processing: dst = a op b, of 64 bits (sf) or of 32 that are zero-extended ---- */
+
+enum alu { ALU_ADD, ALU_SUB, ALU_AND, ALU_OR, ALU_XOR };
+enum shift { SHIFT_LEFT, SHIFT_RIGHT, SHIFT_SIGNED, SHIFT_ROTATE }; /* numbered as the guest's */
+enum extend { EXTEND_U8, EXTEND_U16, EXTEND_U32, EXTEND_64, EXTEND_S8, EXTEND_S16, EXTEND_S32 }; /* as the guest's */
+
+void host_move(struct emit *e, bool sf, unsigned dst, struct val a); /* changes no host flag */
+/* ADD, SUB and AND leave what guest_flags() wants in the host's flags.  dst NO_REG: SUB or AND for the flags alone. */
+void host_alu(struct emit *e, enum alu op, bool sf, unsigned dst, unsigned a, struct val b);
+/* A sum that keeps the host's flags if it can; and one with b << shift, up to 3, that always does. */
+void host_add(struct emit *e, bool sf, unsigned dst, unsigned a, struct val b);
+void host_add_shifted(struct emit *e, unsigned dst, unsigned a, unsigned b, unsigned shift);
+void host_not(struct emit *e, bool sf, unsigned reg);
+void host_negate(struct emit *e, bool sf, unsigned reg);
+void host_shift(struct emit *e, enum shift op, bool sf, unsigned dst, unsigned a, struct val amount); /* taken modulo width */
+void host_extract(struct emit *e, bool sf, unsigned dst, unsigned high, struct val low, unsigned lsb); /* 0 < lsb < width */
+void host_extend(struct emit *e, enum extend how, unsigned dst, struct val a); /* to 64 bits; changes no host flag */
+void host_multiply(struct emit *e, bool sf, unsigned dst, unsigned a, struct val b);
+void host_multiply_high(struct emit *e, bool is_signed, unsigned dst, unsigned a, struct val b);
+void host_divide(struct emit *e, bool is_signed, bool sf, unsigned dst, unsigned a, struct val b); /* as the guest divides */
+void host_reverse_bytes(struct emit *e, bool sf, unsigned dst, unsigned a);
+void host_leading_zeros(struct emit *e, bool sf, unsigned dst, unsigned a);
+void host_store_reg(struct emit *e, size_t offset, unsigned reg); /* 8 bytes of struct cpu; changes no host flag */
+
+/* ---- conditions ---- */
+
+/* Numbered as the guest's, and said of host flags. */
+enum cond { C_EQ, C_NE, C_HS, C_LO, C_MI, C_PL, C_VS, C_VC, C_HI, C_LS, C_GE, C_LT, C_GT, C_LE, C_ALWAYS };
+
+/* Store the guest's flags from the host's, which stay; `result` is that of the operation. */
+void host_save_flags(struct emit *e, enum flags flags, bool sf, unsigned result);
+void host_set_flags(struct emit *e, enum flags flags, unsigned nzcv); /* changes T0 */
+/* @return the condition of host flags that holds where the guest's condition does; host flags may change before it */
+enum cond host_condition(struct emit *e, unsigned guest_condition);
+void host_select(struct emit *e, enum cond cond, bool sf, unsigned dst, unsigned a, struct val b); /* dst = cond ? a : b */
+enum cond host_test_bit(struct emit *e, struct val a, unsigned bit); /* @return the condition that it is set */
+
+/* ---- guest memory ---- */
+
+/* Look up the page of the address in T0 in the TLB where this site found it last; T1 = what to add to the address.  Only
+ * naturally aligned elements that share a page can be found; else to label `miss`. */
+void host_find(struct emit *e, bool write, unsigned size, unsigned element, uint32_t *site, unsigned miss);
+/* The rest of it, out of line: look where the page has to be, remember that, and go to `found`; else go on after this. */
+void host_find_slowly(struct emit *e, bool write, unsigned size, uint32_t *site, unsigned found);
+/* For check.c: before a store of this size at T0 + T1. */
+void host_check_store(struct emit *e, unsigned size);
+void host_load(struct emit *e, enum extend how, bool sf, unsigned dst, unsigned base, unsigned index, unsigned offset);
+void host_store(struct emit *e, unsigned size, unsigned src, unsigned base, unsigned index, unsigned offset);
+/* Between memory and a vector register of struct cpu; a load of less than 16 bytes clears the rest. */
+void host_load_vector(struct emit *e, unsigned size, unsigned v, unsigned base, unsigned index, unsigned offset);
+void host_store_vector(struct emit *e, unsigned size, unsigned v, unsigned base, unsigned index, unsigned offset);
+
+/* ---- control ---- */
+
+void host_bind(struct emit *e, unsigned label);
+void host_jump(struct emit *e, enum cond cond, unsigned label);
+void host_call(struct emit *e, unsigned label);
+void host_resolve(struct emit *e); /* all labels are bound: complete the jumps to them */
+void host_jump_to(struct emit *e, const void *code); /* to finished code */
+void host_jump_through(struct emit *e, const void *cell);
+void host_count(struct emit *e, int32_t count); /* add to H_COUNT; changes no host flag */
+/* Compare for the host_jump() that follows: H_COUNT with cpu->limit; a field of 32 bits with a constant; and with a field of
+ * 64 bits, C_EQ: they have no bit in common. */
+void host_compare_limit(struct emit *e);
+void host_compare_field(struct emit *e, size_t offset, uint32_t value);
+void host_compare_byte(struct emit *e, size_t offset, uint8_t value);
+void host_test_field(struct emit *e, unsigned reg, size_t offset);
+
+/* ---- calls of C ---- */
+
+/* Have the act of struct host_calls execute an instruction: its arguments, then a jump to the branch_c stub or a call of the
+ * region's routine, which is host_call_act() with the guest registers stored before and loaded after it. */
+void host_act_arguments(struct emit *e, unsigned slot, int32_t count);
+void host_call_act(struct emit *e, unsigned leaves); /* to that label if the region has to be left: */
+void host_leave_act(struct emit *e);
+void host_return(struct emit *e);
+
+/* What code calls, and where it leaves to when a page is not in the fetch TLB. */
+struct host_calls {
+    const void *(*act)(struct cpu *cpu, unsigned slot, int64_t count);
+    const void *(*branch)(struct cpu *cpu, unsigned slot, int64_t count);
+    void (*check_store)(struct cpu *cpu, uint8_t *host, uint64_t size);
+    const struct insn *refetch;
+};
+bool host_is_supported(void);
+void host_emit_stubs(struct emit *e, const struct host_calls *calls); /* once per arena */
+
+#endif

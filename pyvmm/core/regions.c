@@ -1,0 +1,84 @@
+/*
+ * The regions of a decoded page: where they may begin, and when they die.
+ *
+ * A region begins at a head, a slot that something jumps to or that is reached from another page.  Heads hold OP_HEAT, which
+ * counts, and then OP_JIT; their own op is in struct jit_page.  When a word changes that some region of the page covers, all
+ * of the page's regions go.
+ */
+#include "regions.h"
+
+#include <string.h>
+
+/* ---- heads ---- */
+
+bool branch_target(unsigned op, const struct insn *i, unsigned slot, unsigned *target) {
+    if (op < OP_B || op > OP_TBZ_1) {
+        return false;
+    }
+    *target = slot + (unsigned)((int64_t)i->imm / (int64_t)sizeof *i);
+    return true;
+}
+
+static bool ends_block(unsigned op) {
+    unsigned kind = op_infos[op].kind;
+    return kind == KIND_NONE || kind == KIND_BRANCH || kind == KIND_INDIRECT || kind == KIND_SYS;
+}
+
+static void make_head(struct code_page *page, unsigned slot) {
+    uint16_t *op = &page->ops[slot].op;
+    unsigned kind = op_infos[*op].kind;
+    if (kind != KIND_NONE && kind != KIND_SYS) {
+        page->jit->op[slot] = *op;
+        *op = OP_HEAT;
+    }
+}
+
+/* Heads are what branches of the page go to, and what does not follow on something decoded before that falls through. */
+void regions_decoded(struct code_page *page, unsigned slot) {
+    struct jit_page *jit = page->jit;
+    unsigned target, op = page->ops[slot].op;
+    if (branch_target(op, &page->ops[slot], slot, &target)) {
+        add_to_set(jit->heads, target);
+        make_head(page, target);
+    }
+    if (slot == 0 || in_set(jit->heads, slot) || ends_block(jit_op(page->ops, slot - 1))) {
+        make_head(page, slot);
+    }
+}
+
+/* ---- the life of regions ---- */
+
+void regions_drop(struct cpu *cpu, struct code_page *page) {
+    struct jit_page *jit = page->jit;
+    for (unsigned slot = 0; slot < SLOTS; slot++) {
+        if (jit->entry[slot] != cpu->jit->stubs.leave[JIT_GO]) {
+            jit->entry[slot] = cpu->jit->stubs.leave[JIT_GO];
+            jit->heat[slot] = 0;
+            if (page->ops[slot].op == OP_JIT) {
+                page->ops[slot].op = OP_HEAT;
+            }
+        }
+    }
+    memset(jit->covered, 0, sizeof jit->covered);
+    jit->drops++;
+}
+
+void regions_reset(struct cpu *cpu, struct code_page *page) {
+    struct jit_page *jit = page->jit;
+    for (unsigned slot = 0; slot <= SLOTS; slot++) {
+        jit->entry[slot] = cpu->jit->stubs.leave[JIT_GO];
+    }
+    memset(jit->heads, 0, sizeof jit->heads);
+    memset(jit->covered, 0, sizeof jit->covered);
+    memset(jit->heat, 0, sizeof jit->heat);
+    jit->drops++;
+}
+
+void regions_changed(struct cpu *cpu, struct code_page *page, unsigned first, unsigned last) {
+    for (unsigned slot = first; slot <= last; slot++) {
+        if (in_set(page->jit->covered, slot)) {
+            regions_drop(cpu, page);
+            return;
+        }
+    }
+}

@@ -1,0 +1,17 @@
+/*
+ * The regions of a decoded page.
+ */
+#ifndef PYVMM_CORE_REGIONS_H
+#define PYVMM_CORE_REGIONS_H
+
+#include "translation.h"
+
+/* Is it a branch within its page?  Then *target is the slot. */
+bool branch_target(unsigned op, const struct insn *i, unsigned slot, unsigned *target);
+/* A slot was decoded; the page is to be as new; some slots of it have changed; its regions have to go. */
+void regions_decoded(struct code_page *page, unsigned slot);
+void regions_reset(struct cpu *cpu, struct code_page *page);
+void regions_changed(struct cpu *cpu, struct code_page *page, unsigned first, unsigned last);
+void regions_drop(struct cpu *cpu, struct code_page *page);
+
+#endif

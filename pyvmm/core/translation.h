@@ -1,0 +1,167 @@
+/*
+ * The translator's data.
+ *
+ * A region is a set of instructions of one decoded page, entered at its head, whose slot holds OP_JIT.  It holds no VA, EL,
+ * ASID or VMID: like the interpreter it uses cpu->page_va, the current TLB and the current fetch TLB.  It goes to another
+ * region of its page directly or through the page's entry[], and to other pages through the fetch TLB; so it dies with its
+ * page, and nothing has to be unlinked.
+ */
+#ifndef PYVMM_CORE_TRANSLATION_H
+#define PYVMM_CORE_TRANSLATION_H
+
+#include "code.h"
+
+#include "gen/ops.h"
+
+enum { COUNT_ONE = 16 }; /* an instruction, as cpu->limit counts */
+
+struct emit;
+
+/* ---- the rows (interp.c) ---- */
+
+enum op_kind { KIND_NONE, KIND_PLAIN, KIND_FAULTS, KIND_BRANCH, KIND_INDIRECT, KIND_SYS, KIND_FP = 8 };
+struct op_info {
+    uint8_t kind; /* enum op_kind, KIND_FP or-ed */
+    union {
+        bool (*act)(struct cpu *cpu, const struct insn *i); /* false: an exception was raised */
+        const struct insn *(*branch)(struct cpu *cpu, const struct insn *i);
+    };
+};
+extern const struct op_info op_infos[NUM_OPS];
+extern void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i); /* NULL: the handler has to do it */
+extern const struct insn refetch_insn;
+
+/* ---- what is translated ---- */
+
+/* How the interpreter goes on when translated code returns: with `insn`, */
+enum jit_status {
+    JIT_GO,      /* whatever its slot holds; */
+    JIT_POLL,    /* after a poll; */
+    JIT_FAULT,   /* which has raised an exception; */
+    JIT_EXECUTE, /* with its handler, not with OP_JIT. */
+    NUM_JIT_STATUS,
+    JIT_DIFFERS = NUM_JIT_STATUS /* check.c: not at all */
+};
+struct jit_exit {
+    const struct insn *insn;
+    uint64_t status;
+};
+
+enum { NUM_SIZES = 6 }; /* of accesses: 1 to 32 bytes */
+
+/* Fixed code at the start of an arena. */
+struct host_stubs {
+    struct jit_exit (*enter)(struct cpu *cpu, int64_t count, const void *code);
+    const void *leave[NUM_JIT_STATUS]; /* T2 = insn */
+    const void *branch;                /* T0 = VA, T2 = the branch instruction, H_COUNT past it: go on at VA */
+    const void *branch_c;              /* see host_act_arguments(): have its handler execute a branch */
+    const void *check_store;           /* T0 + T1 = host address, T2 = size */
+    const void *find[2][NUM_SIZES];    /* by `write`, by size: see host_find_slowly() */
+};
+
+struct jit_page {
+    const void *entry[SLOTS + 1];   /* code to execute the instruction and what follows, or stubs.leave[JIT_GO] */
+    uint64_t heads[SLOT_WORDS];     /* slots that something jumps to */
+    uint64_t covered[SLOT_WORDS];   /* slots in some region */
+    uint32_t drops;                 /* how often its regions were dropped */
+    uint16_t op[SLOTS];             /* of slots that hold OP_HEAT or OP_JIT: their own */
+    uint8_t heat[SLOTS];            /* executions of an OP_HEAT */
+};
+
+struct jit {
+    struct host_stubs stubs;
+    uint8_t *code;       /* as it is written; it runs at code + to_run */
+    ptrdiff_t to_run;
+    uint8_t *first, *at; /* where regions begin; where the next one goes */
+    uint32_t *sites, *next_site;
+    struct jit_page *pages;
+    void *reserved;      /* the address range that holds all of this */
+    uintptr_t act; /* jit_act() */
+    unsigned threshold;
+    struct check *check; /* NULL: translated code is trusted */
+    uint64_t num_regions; /* translated so far */
+    struct emit *emit;
+};
+
+/* The op of an instruction, beneath OP_HEAT and OP_JIT. */
+static inline uint16_t jit_op(const struct insn *ops, unsigned slot) {
+    uint16_t op = ops[slot].op;
+    return unlikely(op == OP_HEAT || op == OP_JIT) ? page_of(ops)->jit->op[slot] : op;
+}
+
+/* ---- a region while it is being translated ---- */
+
+/* Where the guest's flags are: in struct cpu only, or in the host's flags too, with C as it is or as a borrow. */
+enum flags { FLAGS_IN_CPU, FLAGS_CARRY, FLAGS_BORROW };
+
+enum {
+    MAX_REGION = 160, /* instructions */
+    MAX_LABELS = SLOTS + 8 * MAX_REGION, /* those of slots first */
+    MAX_FIXUPS = 12 * MAX_REGION,
+    MAX_LATER = 6 * MAX_REGION,
+};
+
+/* Code that is seldom reached; it is emitted behind the region. */
+struct later {
+    enum { LATER_FIND, LATER_ACT, LATER_EXIT } kind;
+    uint32_t label; /* where it begins */
+    uint32_t slot;  /* FIND, ACT: the instruction; EXIT: where to go on */
+    /* FIND: look for the page of an access; ACT: execute the instruction by its handler */
+    uint32_t found, next; /* labels to go on at */
+    uint32_t *site;
+    bool write;
+    uint8_t size;
+    int32_t count; /* also of an exit */
+    /* EXIT */
+    enum jit_status status;
+    bool may_poll;
+};
+
+/* What an instruction does to those that follow it. */
+enum effect {
+    SETS_FLAGS = 1,  /* all of them, */
+    READS_FLAGS = 2, /* in struct cpu, */
+    LEAVES = 4,      /* or may leave the region, where all state has to be right */
+    BRANCHES = 8,    /* within the region or out of it */
+};
+
+struct emit {
+    uint8_t *at;
+    ptrdiff_t to_run; /* from where code is written to where it runs */
+    uint8_t *start;
+    struct cpu *cpu;
+    struct jit *jit;
+
+    struct code_page *page;
+    unsigned head, slot;
+    uint64_t members[SLOT_WORDS], targets[SLOT_WORDS]; /* slots of the region; those that it jumps to */
+    unsigned num_members;
+    uint16_t pending[2 * MAX_REGION];
+    unsigned num_pending;
+
+    bool is_survey, failed;
+    bool counted;      /* H_COUNT counts the instruction, */
+    bool ended;        /* and it never falls through */
+    int32_t count;     /* of instructions (COUNT_ONE each) since H_COUNT was right */
+    enum flags flags;  /* where the guest's are */
+    bool fp_checked, sp_checked;
+    unsigned next;     /* label behind the instruction, 0: none yet */
+    uint8_t home[NUM_X]; /* host register of a guest register, or NO_REG */
+    uint32_t uses[NUM_X];
+    uint64_t written; /* guest registers that the region changes */
+    uint8_t effects[SLOTS];
+
+    uint32_t label_at[MAX_LABELS]; /* offset from `start` */
+    struct fixup {
+        uint32_t at, label;
+    } fixups[MAX_FIXUPS];
+    struct later later[MAX_LATER];
+    unsigned num_labels, num_fixups, num_later;
+    unsigned act; /* label of the region's routine of host_emit_act(), 0: none yet */
+};
+
+static inline unsigned new_label(struct emit *e) {
+    return e->num_labels++;
+}
+
+#endif
