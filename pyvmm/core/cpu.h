@@ -146,7 +146,7 @@ struct cpu {
     bool unprivileged; /* within an LDTR/STTR: mmu_index() is MMU_EL0 */
     uint8_t el, spsel, pan, uao, il, ss, dit, ssbs, btype;
     uint32_t daif; /* bits 9:6 as in SPSR */
-    int64_t btype_at; /* instructions executed (as `limit`) before the only one that `btype` is about; see cpu_btype() */
+    int64_t btype_at; /* instructions executed (as `limit`) before the one that `btype` is about; see cpu_btype() */
 
     /* exclusive monitor */
     uint64_t excl_va; /* ~0: none */
@@ -175,7 +175,8 @@ struct cpu {
     struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
     struct fetch_entry fetches[2][FETCH_SIZE];
     struct pauth_memo pauth_memos[PAUTH_MEMOS];
-    uint64_t pauth_extension[2][2]; /* by data, by half: the bits of a pointer that follow from bit 55 while it has no code */
+    /* by data, by half: the bits of a pointer that follow from bit 55 while it has no code */
+    uint64_t pauth_extension[2][2];
     uint64_t guarded_slots[2][FETCH_SIZE / 64]; /* bit per slot of fetches: of a guarded page (FEAT_BTI) */
 
     /* cross-PE: guarded by inval_lock; seq counters let a waiter see that its request was served */

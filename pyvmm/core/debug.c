@@ -246,7 +246,7 @@ static void update_watchpoints(struct cpu *cpu) {
             add_watched(watched, &num, cpu->st.dbgwvr[n] & ~ones(log2_size), 1ull << log2_size);
         }
     }
-    if (num != cpu->debug.num_watched || memcmp(watched, cpu->debug.watched, num * sizeof *watched)) {
+    if (num != cpu->debug.num_watched || memcmp(watched, cpu->debug.watched, num * sizeof *watched) != 0) {
         memcpy(cpu->debug.watched, watched, num * sizeof *watched);
         cpu->debug.num_watched = num;
         tlb_flush_data(cpu);

@@ -10,7 +10,8 @@
  * cpu->pc).  To EL1: sets ESR/FAR/ELR/SPSR, PSTATE, cpu->pc = vector; returns STEP_JUMP.  To EL2: fills cpu->exit; STEP_EXIT.
  * `insn`: the word of the instruction, for the ISV syndrome of a stage-2 data abort. */
 enum step exception_take(struct cpu *cpu, uint32_t insn);
-enum step exception_irq(struct cpu *cpu); /* take the pending virtual IRQ/FIQ/SError to EL1, cpu->pc = interrupted instruction */
+/* Take the pending virtual IRQ, FIQ or SError to EL1; cpu->pc = interrupted instruction. */
+enum step exception_irq(struct cpu *cpu);
 
 /* cpu->pc is the address of the instruction. */
 enum step exception_svc(struct cpu *cpu, uint32_t imm16);

@@ -100,7 +100,7 @@ static inline uint64_t fp_abs(unsigned sz, uint64_t a) {
     return a & (fp_sign_bit(sz) - 1);
 }
 static inline bool fp_is_nan(unsigned sz, uint64_t a) {
-    return sz ? as_f64(a) != as_f64(a) : as_f32(a) != as_f32(a);
+    return sz ? __builtin_isnan(as_f64(a)) : __builtin_isnan(as_f32(a));
 }
 static inline bool fp_is_snan(unsigned sz, uint64_t a) {
     return fp_is_nan(sz, a) && !(a >> (sz ? 51 : 22) & 1);

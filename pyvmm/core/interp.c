@@ -144,11 +144,13 @@ static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
     return cpu->ops + slot;
 }
 
-void interp_run(struct cpu *cpu) {
+void interp_run(struct cpu *cpu) { /* NOLINT(readability-function-size): the labels share its variables */
 #define LABEL(op, call) &&do_##op,
+    /* clang-format off: && is no operator here */
     static const void *const label[NUM_OPS] = {
         &&do_DECODE, &&do_NEXT_PAGE, &&do_REFETCH,
         &&do_UNDEFINED, &&do_DEBUG, &&do_STEPPED, &&do_HEAT, &&do_JIT, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
+    /* clang-format on */
 #undef LABEL
 #define DISPATCH goto *label[i->op]
 #define EXECUTED ((skew + (intptr_t)i) >> 4)
@@ -249,12 +251,11 @@ do_DECODE: /* the first execution of this word since its page was (re)made */
     decode_slot(cpu, cpu->ops, (unsigned)(i - cpu->ops));
     DISPATCH;
 
-do_NEXT_PAGE: { /* slot 1024: not an instruction */
-    const struct insn *next = branch_to(cpu, cpu->page_va + GRANULE_SIZE);
-    skew += (intptr_t)i - (intptr_t)next;
-    i = next;
+do_NEXT_PAGE: /* slot 1024: not an instruction */
+    skew += (intptr_t)i;
+    i = branch_to(cpu, cpu->page_va + GRANULE_SIZE);
+    skew -= (intptr_t)i;
     DISPATCH;
-}
 
 do_REFETCH: /* cpu->pc is not in the fetch TLB */
     executed = EXECUTED;

@@ -42,7 +42,7 @@ static uint64_t siphash(const uint64_t key[2], uint64_t value, uint64_t modifier
 
 /* ComputePAC.  A function's return address is checked with what it was signed with: most codes have been computed before. */
 static INLINE uint64_t compute(struct cpu *cpu, enum pauth_key key, uint64_t value, uint64_t modifier) {
-    const uint64_t *k = &cpu->st.pauth_keys[2 * key];
+    const uint64_t *k = &cpu->st.pauth_keys[2ull * key];
     uint64_t hash = (value ^ modifier ^ k[0]) * 0x9e3779b97f4a7c15ull;
     struct pauth_memo *memo = &cpu->pauth_memos[hash >> 32 & (PAUTH_MEMOS - 1)];
     if (unlikely((memo->value ^ value) | (memo->modifier ^ modifier) | (memo->key[0] ^ k[0]) | (memo->key[1] ^ k[1]))) {

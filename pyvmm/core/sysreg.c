@@ -63,7 +63,8 @@ static unsigned timer_trap_el(const struct cpu *cpu, enum sysreg_trap trap) {
         [TRAP_CNTVCT] = CNTKCTL_EL0VCTEN,
         [TRAP_CNTPCT] = CNTKCTL_EL0PCTEN,
         [TRAP_CNTV] = CNTKCTL_EL0VTEN,
-        [TRAP_CNTP] = CNTKCTL_EL0PTEN};
+        [TRAP_CNTP] = CNTKCTL_EL0PTEN,
+    };
     if (cpu->el == 0 && !(kernel & el0_enables[trap])) {
         return 1;
     }
@@ -105,12 +106,10 @@ static unsigned trap_el(const struct cpu *cpu, enum sysreg_trap trap, bool read)
     if (trap >= TRAP_CNTFRQ && trap <= TRAP_CNTP) {
         return timer_trap_el(cpu, trap);
     }
-    if (cpu->el == 0) {
-        if ((trap == TRAP_CTR && !(cpu->st.sctlr_el1 & SCTLR_UCT)) ||
-            (trap == TRAP_DAIF && !(cpu->st.sctlr_el1 & SCTLR_UMA)) ||
-            (trap == TRAP_DCC && cpu->st.mdscr_el1 & MDSCR_TDCC)) {
-            return 1;
-        }
+    if (cpu->el == 0 && ((trap == TRAP_CTR && !(cpu->st.sctlr_el1 & SCTLR_UCT)) ||
+                         (trap == TRAP_DAIF && !(cpu->st.sctlr_el1 & SCTLR_UMA)) ||
+                         (trap == TRAP_DCC && cpu->st.mdscr_el1 & MDSCR_TDCC))) {
+        return 1;
     }
     return traps_to_el2(cpu, trap, read) ? 2 : 0;
 }
