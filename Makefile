@@ -20,6 +20,9 @@ GUEST := build/debian
 CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/core/*.decode \
     pyvmm/core/build.py pyvmm/core/generate.py pyvmm/core/gen/*)
 
+# What people write of the core's C.
+C_FILES := $(filter-out pyvmm/core/_core.c,$(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc))
+
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 .PHONY: setup run test bench lint format gen soak coverage mutation sanitize man clean
@@ -61,15 +64,24 @@ test: lint
 	@$(PYVMM) image build debian --output $(GUEST)
 	@$(PY) -m pytest --numprocesses auto --dist loadfile
 
-lint: setup
+lint: setup $(VENV)/.tidy
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(VENV)/bin/clang-format --dry-run --Werror $(C_FILES)
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports --no-logo
 
 format: setup
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+	@$(VENV)/bin/clang-format -i $(C_FILES)
+
+# One process per C file, which includes its .c.inc files; again only when some C has changed.
+$(VENV)/.tidy: $(VENV)/.packages $(CORE_SOURCES) .clang-tidy
+	@echo "lint: checking the C core"
+	@printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P "$$(nproc)" -I FILE \
+	    $(VENV)/bin/clang-tidy --quiet FILE -- -std=gnu11 -mcx16 -Ipyvmm/core -DCORE_DIGEST='""'
+	@touch $@
 
 gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.core.generate
