@@ -89,7 +89,16 @@ struct exception {
 };
 
 enum { INVAL_QUEUE = 64 };
-enum inval_kind { INVAL_ALL, INVAL_VA, INVAL_ASID, INVAL_IPA, INVAL_PA, INVAL_CODE_ALL, INVAL_CODE_PAGE, INVAL_WRITES };
+enum inval_kind {
+    INVAL_ALL,
+    INVAL_VA,
+    INVAL_ASID,
+    INVAL_IPA,
+    INVAL_PA,
+    INVAL_CODE_ALL,
+    INVAL_CODE_PAGE,
+    INVAL_WRITES
+};
 struct inval {
     enum inval_kind kind;
     uint64_t addr, size; /* VA / IPA / PA / host page address, and bytes */
@@ -136,9 +145,9 @@ struct cpu {
     uint64_t pc;              /* valid only where a comment says so */
     _Atomic uint32_t request;
     uint32_t fp_trap;         /* nonzero: an FP/SIMD instruction traps to this EL; see fp_access_update() */
-    uint64_t sp_align;        /* bits of SP that must be zero when it is a base address: 15 or 0 (SCTLR_EL1.SA/SA0) */
-    _Atomic int64_t limit;    /* executed << 4 at which to poll: poll_at, or POLL_NOW */
-    int64_t poll_at;          /* see interp.c */
+    uint64_t sp_align; /* bits of SP that must be zero when it is a base address: 15 or 0 (SCTLR_EL1.SA/SA0) */
+    _Atomic int64_t limit; /* executed << 4 at which to poll: poll_at, or POLL_NOW */
+    int64_t poll_at; /* see interp.c */
     union v128 v[32];
 
     uint32_t fpcr, fpsr;
@@ -165,12 +174,12 @@ struct cpu {
     uint32_t leave_irq;
     bool timer_seen[2]; /* output level of CNTV, CNTP as the caller knows it */
     const struct insn *jit_insn; /* between translated code and jit.c: where it is, */
-    int64_t jit_count;           /* and how much was executed */
-    uint64_t icount;      /* instructions of this pe_run() up to the last synchronisation */
+    int64_t jit_count; /* and how much was executed */
+    uint64_t icount; /* instructions of this pe_run() up to the last synchronisation */
     uint64_t budget;
     uint64_t icount_base; /* instructions of earlier pe_run()s: the virtual clock */
     _Atomic uint64_t retired; /* all of them, up to the last poll: for other threads to read */
-    struct pe_state st;   /* all other architectural state */
+    struct pe_state st; /* all other architectural state */
 
     struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
     struct fetch_entry fetches[2][FETCH_SIZE];
@@ -208,13 +217,13 @@ struct machine {
     uint32_t clock;
     uint32_t features; /* enum feature */
     int memfd[NUM_PAS];
-    uint8_t *memory[NUM_PAS];  /* host address of dram_base in that PAS */
+    uint8_t *memory[NUM_PAS]; /* host address of dram_base in that PAS */
     _Atomic uint64_t gptbr, gpccr; /* GPCCR.GPC = 0: no checks */
     _Atomic uint64_t *has_code[NUM_PAS]; /* a word a granule: bit per PE that holds decoded code of it */
-    _Atomic uint8_t *marks;    /* a byte a granule: MARK_* */
+    _Atomic uint8_t *marks; /* a byte a granule: MARK_* */
     struct dropped dropped[NUM_PAS];
     _Atomic uint64_t virtual_time; /* virtual clock: counter ticks gained by idle jumps */
-    uint64_t epoch_ns;         /* host monotonic time at which the counter read zero */
+    uint64_t epoch_ns; /* host monotonic time at which the counter read zero */
     struct cpu *pe[64];
 };
 

@@ -155,7 +155,8 @@ static int64_t overlap(uint64_t va, unsigned size, uint64_t start, uint64_t leng
 }
 
 /* AArch64.WatchpointMatch.  @return the offset of the first byte that matches, or -1 */
-static int64_t watchpoint_matches(const struct cpu *cpu, unsigned n, uint64_t va, unsigned size, unsigned access, unsigned el) {
+static int64_t watchpoint_matches(const struct cpu *cpu, unsigned n, uint64_t va, unsigned size, unsigned access,
+                                  unsigned el) {
     uint64_t control = cpu->st.dbgwcr[n], value = cpu->st.dbgwvr[n];
     unsigned log2_size = FIELD(control, DBGWCR_MASK), bytes = FIELD(control, DBGWCR_BAS);
     if (!(control & DBGWCR_E) || !(FIELD(control, DBGWCR_LSC) & access) || !state_matches(cpu, control, el) ||

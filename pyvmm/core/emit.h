@@ -21,9 +21,10 @@ const void *emit_region(struct emit *e, struct code_page *page, unsigned head);
 /* ---- guest registers ---- */
 
 struct val guest(struct emit *e, unsigned n);                      /* its value, wherever that is */
-unsigned guest_in(struct emit *e, unsigned n, enum host_reg temp); /* its value in a host register: its own, or `temp` */
-unsigned guest_to(struct emit *e, unsigned n);                     /* where to compute its new value: its own, or T0 */
-void guest_done(struct emit *e, unsigned n, unsigned reg);         /* the new value is in `reg` */
+unsigned guest_in(struct emit *e, unsigned n,
+                  enum host_reg temp); /* its value in a host register: its own, or `temp` */
+unsigned guest_to(struct emit *e, unsigned n); /* where to compute its new value: its own, or T0 */
+void guest_done(struct emit *e, unsigned n, unsigned reg); /* the new value is in `reg` */
 
 /* ---- flags ---- */
 

@@ -49,7 +49,8 @@ enum step exception_brk(struct cpu *cpu, uint32_t imm16) {
 
 static uint32_t access_syndrome(uint32_t w, unsigned size, bool sign_extended, bool sf, bool acquire_release) {
     return ESR_ABORT_ISV | AS_FIELD(size, ESR_ABORT_SAS) | AS_FIELD(sign_extended, ESR_ABORT_SSE) |
-           AS_FIELD(bits(w, 0, 5), ESR_ABORT_SRT) | AS_FIELD(sf, ESR_ABORT_SF) | AS_FIELD(acquire_release, ESR_ABORT_AR);
+           AS_FIELD(bits(w, 0, 5), ESR_ABORT_SRT) | AS_FIELD(sf, ESR_ABORT_SF) |
+           AS_FIELD(acquire_release, ESR_ABORT_AR);
 }
 
 /* ISV, SAS, SSE, SRT, SF, AR of a load or store of one general register without writeback; 0 for everything else. */

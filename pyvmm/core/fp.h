@@ -159,8 +159,7 @@ FP_INLINE bool fp_exact64(enum fp_arith op, double x, double y, double result) {
     case FP_ADD: return fp_sum_is_exact64(x, y, result);
     case FP_SUB: return fp_sum_is_exact64(x, -y, result);
     case FP_MUL: return fp_product_is_exact64(x, y);
-    default:
-        return x == 0 || (__builtin_fabs(x) >= DBL_MIN && fp_product_is_exact64(result, y) && result * y == x);
+    default: return x == 0 || (__builtin_fabs(x) >= DBL_MIN && fp_product_is_exact64(result, y) && result * y == x);
     }
 }
 FP_INLINE bool fp_exact32(enum fp_arith op, float x, float y, float result) {
@@ -370,7 +369,7 @@ FP_INLINE uint64_t fp_to_fixed(struct cpu *cpu, unsigned sz, uint64_t a, struct 
 
 /* FixedToFP of a `width`-bit integer, rounded by FPCR. */
 FP_INLINE uint64_t fp_from_fixed(struct cpu *cpu, unsigned sz, uint64_t value, unsigned width, bool is_unsigned,
-                                     unsigned fbits) {
+                                 unsigned fbits) {
     value = is_unsigned ? value & ones(width) : (uint64_t)sign_extend(value, width);
     bool negative = !is_unsigned && (int64_t)value < 0;
     uint64_t magnitude = negative ? -value : value;

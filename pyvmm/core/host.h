@@ -47,12 +47,15 @@ void host_add(struct emit *e, bool sf, unsigned dst, unsigned a, struct val b);
 void host_add_shifted(struct emit *e, unsigned dst, unsigned a, unsigned b, unsigned shift);
 void host_not(struct emit *e, bool sf, unsigned reg);
 void host_negate(struct emit *e, bool sf, unsigned reg);
-void host_shift(struct emit *e, enum shift op, bool sf, unsigned dst, unsigned a, struct val amount); /* taken modulo width */
-void host_extract(struct emit *e, bool sf, unsigned dst, unsigned high, struct val low, unsigned lsb); /* 0 < lsb < width */
+void host_shift(struct emit *e, enum shift op, bool sf, unsigned dst, unsigned a,
+                struct val amount); /* taken modulo width */
+void host_extract(struct emit *e, bool sf, unsigned dst, unsigned high, struct val low,
+                  unsigned lsb); /* 0 < lsb < width */
 void host_extend(struct emit *e, enum extend how, unsigned dst, struct val a); /* to 64 bits; changes no host flag */
 void host_multiply(struct emit *e, bool sf, unsigned dst, unsigned a, struct val b);
 void host_multiply_high(struct emit *e, bool is_signed, unsigned dst, unsigned a, struct val b);
-void host_divide(struct emit *e, bool is_signed, bool sf, unsigned dst, unsigned a, struct val b); /* as the guest divides */
+void host_divide(struct emit *e, bool is_signed, bool sf, unsigned dst, unsigned a,
+                 struct val b); /* as the guest divides */
 void host_reverse_bytes(struct emit *e, bool sf, unsigned dst, unsigned a);
 void host_leading_zeros(struct emit *e, bool sf, unsigned dst, unsigned a);
 void host_store_reg(struct emit *e, size_t offset, unsigned reg); /* 8 bytes of struct cpu; changes no host flag */
@@ -67,7 +70,8 @@ void host_save_flags(struct emit *e, enum flags flags, bool sf, unsigned result)
 void host_set_flags(struct emit *e, enum flags flags, unsigned nzcv); /* changes T0 */
 /* @return the condition of host flags that holds where the guest's condition does; host flags may change before it */
 enum cond host_condition(struct emit *e, unsigned guest_condition);
-void host_select(struct emit *e, enum cond cond, bool sf, unsigned dst, unsigned a, struct val b); /* dst = cond ? a : b */
+void host_select(struct emit *e, enum cond cond, bool sf, unsigned dst, unsigned a,
+                 struct val b); /* dst = cond ? a : b */
 enum cond host_test_bit(struct emit *e, struct val a, unsigned bit); /* @return the condition that it is set */
 
 /* ---- guest memory ---- */

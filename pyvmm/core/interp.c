@@ -148,8 +148,9 @@ void interp_run(struct cpu *cpu) { /* NOLINT(readability-function-size): the lab
 #define LABEL(op, call) &&do_##op,
     /* clang-format off: && is no operator here */
     static const void *const label[NUM_OPS] = {
-        &&do_DECODE, &&do_NEXT_PAGE, &&do_REFETCH,
-        &&do_UNDEFINED, &&do_DEBUG, &&do_STEPPED, &&do_HEAT, &&do_JIT, A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
+        &&do_DECODE,    &&do_NEXT_PAGE, &&do_REFETCH,
+        &&do_UNDEFINED, &&do_DEBUG,     &&do_STEPPED,
+        &&do_HEAT,      &&do_JIT,       A64_OPS(LABEL, LABEL, LABEL, LABEL, LABEL, LABEL, LABEL)};
     /* clang-format on */
 #undef LABEL
 #define DISPATCH goto *label[i->op]
@@ -281,18 +282,19 @@ do_HEAT: /* the head of a block, until it is hot */
         goto *label[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
     }
 
-do_JIT: { /* fall through */
-    struct jit_exit exit = jit_run(cpu, i, skew + (intptr_t)i);
-    i = exit.insn;
-    skew = cpu->jit_count - (intptr_t)i;
-    switch (exit.status) {
-    case JIT_GO: DISPATCH;
-    case JIT_POLL: goto check;
-    case JIT_EXECUTE: goto *label[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
-    case JIT_FAULT: goto fault;
-    default: goto differs;
+do_JIT:
+    { /* fall through */
+        struct jit_exit exit = jit_run(cpu, i, skew + (intptr_t)i);
+        i = exit.insn;
+        skew = cpu->jit_count - (intptr_t)i;
+        switch (exit.status) {
+        case JIT_GO: DISPATCH;
+        case JIT_POLL: goto check;
+        case JIT_EXECUTE: goto *label[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
+        case JIT_FAULT: goto fault;
+        default: goto differs;
+        }
     }
-}
 
 do_STEPPED: /* what follows the one instruction of a step */
     goto check;

@@ -43,7 +43,8 @@ static bool map_code(struct jit *jit, int fd) {
         jit->code = NULL;
         return false;
     }
-    jit->reserved = mmap(NULL, RESERVED_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    jit->reserved =
+        mmap(NULL, RESERVED_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (jit->reserved == MAP_FAILED) {
         jit->reserved = NULL;
         return false;

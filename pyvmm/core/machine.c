@@ -40,7 +40,8 @@ static bool map_memory(struct machine *machine) {
         if (fd < 0 || ftruncate(fd, (off_t)machine->dram_size) < 0) {
             return false;
         }
-        machine->memory[pas] = mmap(NULL, machine->dram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+        machine->memory[pas] =
+            mmap(NULL, machine->dram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
         if (machine->memory[pas] == MAP_FAILED) {
             machine->memory[pas] = NULL;
             return false;
@@ -205,8 +206,8 @@ static _Atomic uint8_t *marks_of(struct machine *machine, uint64_t pa) {
 }
 
 static int give_back(struct machine *machine, uint32_t pas, uint64_t start, uint64_t end) {
-    return fallocate(machine->memfd[pas], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(start - machine->dram_base),
-                     (off_t)(end - start));
+    return fallocate(machine->memfd[pas], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     (off_t)(start - machine->dram_base), (off_t)(end - start));
 }
 
 /* Those that the GPT has made reachable again meanwhile are left alone. */

@@ -8,7 +8,6 @@
 #include "mmu.h"
 #include "raise.h"
 
-
 /* A part of an access, at most to the end of its page. */
 struct part {
     uint8_t *host;
@@ -41,7 +40,8 @@ static void store(uint8_t *host, const void *data, unsigned size) {
 }
 
 /* Host address, through the TLB of any index. */
-static uint8_t *host_of(struct cpu *cpu, uint64_t va, enum alignment alignment, enum access access, enum mmu_index index) {
+static uint8_t *host_of(struct cpu *cpu, uint64_t va, enum alignment alignment, enum access access,
+                        enum mmu_index index) {
     const struct tlb_entry *e = &cpu->tlbs[index][(va >> GRANULE_SHIFT) & (TLB_SIZE - 1)];
     if ((access == ACCESS_WRITE ? e->write_tag : e->read_tag) == (va & PAGE_MASK)) {
         return (uint8_t *)(va + e->addend);
@@ -96,7 +96,8 @@ static void stored(struct cpu *cpu, const uint8_t *host, unsigned size) {
     }
 }
 
-bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, unsigned element, enum mmu_index index) {
+bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, unsigned element,
+                    enum mmu_index index) {
     struct part parts[2];
     if (!parts_of(cpu, va, size, element, ACCESS_WRITE, index, parts) ||
         is_watched(cpu, va, size, false, true, index)) {

@@ -12,7 +12,8 @@
 
 /* Elements side by side, at most a page of them; their size is what alignment checks ask for. */
 bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, unsigned element, enum mmu_index index);
-bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, unsigned element, enum mmu_index index);
+bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, unsigned element,
+                    enum mmu_index index);
 /* Host address for an atomic access of `size` bytes, a read-modify-write or (not `reads`) a store exclusive; unaligned:
  * alignment fault.  NULL: exception raised. */
 void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size, bool reads);
@@ -47,7 +48,7 @@ static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned
             return true;                                                                                              \
         }                                                                                                             \
         uint##bits##_t slow; /* its own variable, so that *value need not live in memory */                           \
-        if (!mem_read_slow(cpu, va, &slow, bits / 8, bits / 8, mmu_index(cpu))) {                                               \
+        if (!mem_read_slow(cpu, va, &slow, bits / 8, bits / 8, mmu_index(cpu))) {                                     \
             return false;                                                                                             \
         }                                                                                                             \
         *value = slow;                                                                                                \
@@ -60,7 +61,7 @@ static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned
             return true;                                                                                              \
         }                                                                                                             \
         uint##bits##_t slow = value;                                                                                  \
-        return mem_write_slow(cpu, va, &slow, bits / 8, bits / 8, mmu_index(cpu));                                              \
+        return mem_write_slow(cpu, va, &slow, bits / 8, bits / 8, mmu_index(cpu));                                    \
     }
 
 MEM_ACCESS(8)

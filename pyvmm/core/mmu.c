@@ -58,7 +58,8 @@ static bool translate(struct cpu *cpu, const struct walk *w, struct result *r) {
 }
 
 static bool external_abort(struct cpu *cpu, const struct walk *w) {
-    return raise_abort(cpu, w->access == ACCESS_FETCH, w->access == ACCESS_WRITE, w->va, FSC_SYNC_EXTERNAL, false, 0, false);
+    return raise_abort(cpu, w->access == ACCESS_FETCH, w->access == ACCESS_WRITE, w->va, FSC_SYNC_EXTERNAL, false, 0,
+                       false);
 }
 
 static bool translate_byte(struct cpu *cpu, const struct walk *w, struct translation *t) {

@@ -45,7 +45,8 @@ static INLINE uint64_t compute(struct cpu *cpu, enum pauth_key key, uint64_t val
     const uint64_t *k = &cpu->st.pauth_keys[2ull * key];
     uint64_t hash = (value ^ modifier ^ k[0]) * 0x9e3779b97f4a7c15ull;
     struct pauth_memo *memo = &cpu->pauth_memos[hash >> 32 & (PAUTH_MEMOS - 1)];
-    if (unlikely((memo->value ^ value) | (memo->modifier ^ modifier) | (memo->key[0] ^ k[0]) | (memo->key[1] ^ k[1]))) {
+    if (unlikely((memo->value ^ value) | (memo->modifier ^ modifier) | (memo->key[0] ^ k[0]) |
+                 (memo->key[1] ^ k[1]))) {
         *memo = (struct pauth_memo){value, modifier, {k[0], k[1]}, siphash(k, value, modifier)};
     }
     return memo->code;

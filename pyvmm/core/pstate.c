@@ -46,10 +46,10 @@ void cpu_set_pan(struct cpu *cpu, bool pan) {
 }
 
 uint64_t cpu_pstate(const struct cpu *cpu) {
-    return cpu_nzcv(cpu) | AS_FIELD(cpu->dit, PSTATE_DIT) | AS_FIELD(cpu->uao, PSTATE_UAO) | AS_FIELD(cpu->pan, PSTATE_PAN) |
-           AS_FIELD(cpu->ss, PSTATE_SS) | AS_FIELD(cpu->il, PSTATE_IL) | AS_FIELD(cpu->ssbs, PSTATE_SSBS) |
-           AS_FIELD(cpu_btype(cpu), PSTATE_BTYPE) | cpu->daif | AS_FIELD(cpu->el, PSTATE_EL) |
-           AS_FIELD(cpu->el && cpu->spsel, PSTATE_SP);
+    return cpu_nzcv(cpu) | AS_FIELD(cpu->dit, PSTATE_DIT) | AS_FIELD(cpu->uao, PSTATE_UAO) |
+           AS_FIELD(cpu->pan, PSTATE_PAN) | AS_FIELD(cpu->ss, PSTATE_SS) | AS_FIELD(cpu->il, PSTATE_IL) |
+           AS_FIELD(cpu->ssbs, PSTATE_SSBS) | AS_FIELD(cpu_btype(cpu), PSTATE_BTYPE) | cpu->daif |
+           AS_FIELD(cpu->el, PSTATE_EL) | AS_FIELD(cpu->el && cpu->spsel, PSTATE_SP);
 }
 
 void cpu_set_pstate(struct cpu *cpu, uint64_t spsr) {

@@ -7,11 +7,11 @@
 #include "cpu.h"
 
 uint64_t cpu_pstate(const struct cpu *cpu);                    /* SPSR layout, M from el/spsel */
-void cpu_set_pstate(struct cpu *cpu, uint64_t spsr);           /* also banks SP and selects TLB, fetch TLB, fp_trap */
+void cpu_set_pstate(struct cpu *cpu, uint64_t spsr); /* also banks SP and selects TLB, fetch TLB, fp_trap */
 void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel); /* banks SP, selects TLBs, updates fp_trap */
 void cpu_set_pan(struct cpu *cpu, bool pan);
-void cpu_select(struct cpu *cpu);                /* the TLBs of the current EL */
-void fp_access_update(struct cpu *cpu);          /* after a change of CPACR_EL1, CPTR_EL2 or the EL */
+void cpu_select(struct cpu *cpu); /* the TLBs of the current EL */
+void fp_access_update(struct cpu *cpu); /* after a change of CPACR_EL1, CPTR_EL2 or the EL */
 enum mmu_index mmu_index(const struct cpu *cpu); /* for the current EL and PAN */
 
 /*
@@ -32,8 +32,8 @@ static INLINE void set_nz32(struct cpu *cpu, uint32_t result) {
     cpu->nf = cpu->zf = (uint64_t)(int64_t)(int32_t)result;
 }
 static INLINE uint32_t cpu_nzcv(const struct cpu *cpu) { /* NZCV in bits 31:28 */
-    return (uint32_t)(AS_FIELD(cpu->nf >> 63, PSTATE_N) | AS_FIELD(cpu->zf == 0, PSTATE_Z) | AS_FIELD(cpu->cf, PSTATE_C) |
-                      AS_FIELD(cpu->vf, PSTATE_V));
+    return (uint32_t)(AS_FIELD(cpu->nf >> 63, PSTATE_N) | AS_FIELD(cpu->zf == 0, PSTATE_Z) |
+                      AS_FIELD(cpu->cf, PSTATE_C) | AS_FIELD(cpu->vf, PSTATE_V));
 }
 static INLINE void cpu_set_nzcv(struct cpu *cpu, uint32_t nzcv) {
     cpu->nf = (uint64_t)FIELD(nzcv, PSTATE_N) << 63;

@@ -68,7 +68,8 @@ static unsigned timer_trap_el(const struct cpu *cpu, enum sysreg_trap trap) {
     if (cpu->el == 0 && !(kernel & el0_enables[trap])) {
         return 1;
     }
-    if ((trap == TRAP_CNTPCT && !(hypervisor & CNTHCTL_EL1PCTEN)) || (trap == TRAP_CNTP && !(hypervisor & CNTHCTL_EL1PCEN))) {
+    if ((trap == TRAP_CNTPCT && !(hypervisor & CNTHCTL_EL1PCTEN)) ||
+        (trap == TRAP_CNTP && !(hypervisor & CNTHCTL_EL1PCEN))) {
         return 2;
     }
     return 0;
@@ -220,7 +221,8 @@ bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset) {
 
 uint64_t machine_id_register(struct machine *machine, uint32_t encoding) {
     const struct sysreg_row *row = find_row(encoding, machine->features);
-    return row && !row->offset && row->access & ACCESS_EL1_READ ? row->fixed | optional_bits(row, machine->features) : 0;
+    return row && !row->offset && row->access & ACCESS_EL1_READ ? row->fixed | optional_bits(row, machine->features)
+                                                                : 0;
 }
 
 /* ---- MSR (immediate) ---- */
@@ -230,7 +232,8 @@ static enum step msr_daif(struct cpu *cpu, unsigned op2, unsigned imm) {
         raise_sysreg(cpu, 1, ENCODE(0, 3, 4, imm, op2), 31, false);
         return STEP_FAULT;
     }
-    return write_DAIF(cpu, op2 == 6 ? cpu->daif | AS_FIELD(imm, PSTATE_DAIF) : cpu->daif & ~AS_FIELD(imm, PSTATE_DAIF));
+    return write_DAIF(cpu,
+                      op2 == 6 ? cpu->daif | AS_FIELD(imm, PSTATE_DAIF) : cpu->daif & ~AS_FIELD(imm, PSTATE_DAIF));
 }
 
 enum step sysreg_msr_imm(struct cpu *cpu, unsigned op1, unsigned op2, unsigned imm) {

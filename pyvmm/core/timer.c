@@ -9,7 +9,6 @@
 
 #include <time.h>
 
-
 enum { NS_PER_TICK = 1000000000 / COUNTER_FREQUENCY, INSTRUCTIONS_PER_TICK = 4, CLOCK_VIRTUAL = 1 };
 
 uint64_t timer_counter(struct machine *machine, const struct cpu *cpu) {

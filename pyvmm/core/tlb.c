@@ -139,8 +139,8 @@ static void sweep_block(struct cpu *cpu, uint64_t number, struct sweep *sweep) {
     sweep->bucket = number % BLOCK_BUCKETS;
     struct block_bucket *bucket = &cpu->walks->blocks[sweep->bucket];
     if (bucket->blocks & block_bit(number)) {
-        bucket->blocks = sweep_marked(cpu, bucket->slots, sweep, sweep_slot) |
-                         sweep_marked(cpu, bucket->sets, sweep, sweep_set);
+        bucket->blocks =
+            sweep_marked(cpu, bucket->slots, sweep, sweep_slot) | sweep_marked(cpu, bucket->sets, sweep, sweep_set);
     }
 }
 

@@ -25,7 +25,7 @@ struct walk {
     enum mmu_index index;
     enum alignment alignment; /* of the whole access */
     bool no_update;           /* address translation, cache maintenance: no access flag or dirty state update */
-    bool any_permission;      /* debugger, cleaning of a cache: asks neither for permissions to read nor the access flag */
+    bool any_permission; /* debugger, cleaning of a cache: asks neither for permissions to read nor the access flag */
 };
 
 #endif

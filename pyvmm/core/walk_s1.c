@@ -71,8 +71,9 @@ enum { NO_EL0 = S1_DESC_VALID }; /* among limits: clears AP[1]; no leaf needs th
 
 /* What a table descriptor takes away from everything below it: APTable, UXNTable, PXNTable, as leaf bits. */
 static uint64_t table_limits(uint64_t descriptor) {
-    return (descriptor & S1_DESC_READ_ONLY_TABLE ? S1_DESC_AP2 : 0) | (descriptor & S1_DESC_NO_EL0_TABLE ? NO_EL0 : 0) |
-           (descriptor & S1_DESC_UXN_TABLE ? S1_DESC_UXN : 0) | (descriptor & S1_DESC_PXN_TABLE ? S1_DESC_PXN : 0);
+    return (descriptor & S1_DESC_READ_ONLY_TABLE ? S1_DESC_AP2 : 0) |
+           (descriptor & S1_DESC_NO_EL0_TABLE ? NO_EL0 : 0) | (descriptor & S1_DESC_UXN_TABLE ? S1_DESC_UXN : 0) |
+           (descriptor & S1_DESC_PXN_TABLE ? S1_DESC_PXN : 0);
 }
 
 static uint64_t limited(uint64_t descriptor, uint64_t limits) {
