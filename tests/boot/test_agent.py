@@ -199,7 +199,7 @@ def test_kernel_parameters_say_what_the_agent_may(debian: Image, tmp_path: Path)
         done = agent.run(["/app/main", "from outside"], b"5\n", timeout=PATIENCE)
         assert done.status == Status(5)
         assert b"argument from outside\n" in done.stdout
-        with pytest.raises(AgentError, match="this is no realm"):
+        with pytest.raises(AgentError, match="this guest is not a realm"):
             agent.attest(bytes(64), PATIENCE)
         guest.shell.type("0\n")
         assert guest.wait() is ExitCode.OK

@@ -77,7 +77,7 @@ def test_dirty_journal_on_a_read_only_disk_is_told(debian: Image, disk: Path) ->
     with Running("run", *options, "--disk", f"{disk},ro") as guest:
         guest.shell.log_in()
         said = guest.shell.log.decode().replace("\r\n", "\n")
-        assert "No root file system on /dev/vda: it cannot be mounted.\nThe kernel said:\n" in said
+        assert "No root file system on /dev/vda: it cannot be mounted.\nKernel messages:\n" in said
         assert "\n  INFO: recovery required on readonly filesystem\n" in said
         assert "it is read-only: start the machine once without ,ro.\n" in said
     assert pyvmm("run", *guest_options(debian, disk), typed="poweroff -f\n").code == ExitCode.OK
@@ -89,7 +89,7 @@ def test_dirty_journal_on_a_read_only_disk_is_told(debian: Image, disk: Path) ->
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "there is no such disk.\nGive the machine one"),
+        ("", "the disk does not exist.\nGive the machine one"),
         ("nothing", "it cannot be mounted.\nGive the machine a disk with an ext4"),
         ("no init", "it has no /sbin/init.\nName the program to start with init="),
     ],

@@ -110,7 +110,7 @@ def test_pipe_that_nobody_reads_is_one_line(line: str) -> None:
 
 def test_device_is_not_replaced_by_an_image(place: Path) -> None:
     """Root would be able to."""
-    refused("image build rootfs --from-dir store -o fifo", "fifo is no regular file")
+    refused("image build rootfs --from-dir store -o fifo", "fifo is not a regular file")
     assert (place / "fifo").is_fifo()
 
 

@@ -1,4 +1,4 @@
-"""The guest agent as a program of this machine, at the other end of a socket."""
+"""The guest agent as a program on this machine, at the other end of a socket."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ ZIG = (sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl")
 
 
 def source_digest() -> str:
-    """Return what the binary must say that it was made from."""
+    """Return the digest of the sources, which the binary must contain."""
     paths = sorted(SOURCES.iterdir())
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()
 
@@ -37,7 +37,7 @@ def _flags() -> list[str]:
 
 
 def compile_for_guests(output: Path, scratch: Path) -> None:
-    """Make the committed binary."""
+    """Build the committed binary."""
     objects = [scratch / f"{source.stem}.o" for source in sorted(SOURCES.glob("*.c"))]
     for path in objects:
         source = SOURCES / f"{path.stem}.c"
@@ -47,14 +47,14 @@ def compile_for_guests(output: Path, scratch: Path) -> None:
 
 
 def compile_here(output: Path) -> None:
-    """Make one that runs on this machine, with the compiler that the core is built with."""
+    """Build an agent for this machine, with the compiler of the core."""
     compiler = os.environ.get("CC") or shutil.which("cc") or "gcc"
     sources = map(str, sorted(SOURCES.glob("*.c")))
     subprocess.run([compiler, *_flags(), *LINK, *sources, "-o", str(output)], check=True)
 
 
 class SocketPort:
-    """A port that is a socket; what comes from it goes to a client."""
+    """A port that is a socket; it passes incoming data to a client."""
 
     def __init__(self, client: AgentClient, end: socket.socket) -> None:
         self.backlog = 0

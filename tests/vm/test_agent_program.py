@@ -31,7 +31,7 @@ SHELL = ("sh", "-c")
 
 
 def is_gone(pid: int) -> bool:
-    """Tell whether a process is no more."""
+    """Check whether a process has ended."""
     return not Path(f"/proc/{pid}").exists()
 
 
@@ -48,7 +48,7 @@ def agent(agent_program: Path) -> Iterator[AgentClient]:
 
 
 def test_committed_binary_is_made_from_the_sources(tmp_path: Path) -> None:
-    """`make gen` makes it anew; the compiler at hand still accepts the sources for arm64."""
+    """`make gen` renews it; the local compiler still accepts the sources for arm64."""
     assert f"source digest {source_digest()}".encode() in guests.agent()
     compile_for_guests(tmp_path / "agent", tmp_path)
     assert (tmp_path / "agent").read_bytes()[:20] == guests.agent()[:20]
@@ -61,7 +61,7 @@ def test_exec_keeps_streams_and_status_apart(agent: AgentClient) -> None:
 
 
 def test_exec_sets_variables_and_directory(agent: AgentClient, tmp_path: Path) -> None:
-    """Given ones replace those of the agent, the others stay."""
+    """The request's variables replace the agent's; the others are inherited."""
     (tmp_path / "here").touch()
     with agent.start([*SHELL, 'ls; echo "$X$HOME"'], {"X": "a b"}, str(tmp_path)) as command:
         output = command.read(PATIENCE)
@@ -107,7 +107,7 @@ def test_signal_ends_a_command_with_its_children(agent: AgentClient) -> None:
 
 
 def test_large_streams_go_through_whole(agent: AgentClient, seed: int) -> None:
-    """Many windows in and out at once."""
+    """Input and output of many windows pass at the same time."""
     data = random.Random(seed).randbytes(3 << 20)
     done = agent.run(["cat"], stdin=data, timeout=PATIENCE)
     assert done.stdout == data
@@ -151,7 +151,7 @@ def test_grandchild_that_holds_the_output_does_not_hold_the_end(agent: AgentClie
 
 
 def test_grandchild_that_writes_for_ever_does_not_hold_the_end(agent: AgentClient) -> None:
-    """What comes after the end of the command is no output of its."""
+    """Output of its children after its end is not sent."""
     done = agent.run([*SHELL, "yes & echo $! >&2; sleep 0.1"], timeout=PATIENCE)
     assert done.status == Status()
     pid = int(done.stderr.split()[0])
@@ -159,7 +159,7 @@ def test_grandchild_that_writes_for_ever_does_not_hold_the_end(agent: AgentClien
 
 
 def test_many_commands_at_once(agent: AgentClient) -> None:
-    """As many as there are channels; one more is told so."""
+    """One command per channel runs; one more is refused."""
     running = [agent.start(["cat"]) for _ in range(64)]
     with pytest.raises(AgentError, match="as many commands"):
         agent.start(["cat"])
@@ -228,7 +228,7 @@ def test_agent_does_what_it_was_started_for(agent_program: Path) -> None:
     with running_agent(agent_program, "attest") as (client, _):
         with pytest.raises(AgentError, match=r"pyvmm\.agent=exec"):
             client.start(["true"])
-        with pytest.raises(AgentError, match=r"no token: .*this is no realm"):
+        with pytest.raises(AgentError, match=r"no token: .*this guest is not a realm"):
             client.attest(bytes(CHALLENGE_SIZE), PATIENCE)
     off = subprocess.run([agent_program, "off", "0"], stdin=subprocess.DEVNULL, check=False)
     assert off.returncode == 0

@@ -1,4 +1,4 @@
-"""The built-in guest: assembled from its source, and saying what it should."""
+"""The built-in guest: assembled from its source, and printing the right text."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ MINUS_ONE = (1 << 64) - 1
 
 
 def test_bytes_are_those_of_the_source() -> None:
-    """Whoever changes hello.S assembles it again."""
+    """hello.bin is current: it must be assembled again after a change of hello.S."""
     source = (Path(guests.__file__).parent / "hello.S").read_text()
     assembler = keystone.Ks(keystone.KS_ARCH_ARM64, keystone.KS_MODE_LITTLE_ENDIAN)
     code, _ = assembler.asm(re.sub(r"//.*", "", source), ENTRY)
@@ -25,7 +25,7 @@ def test_bytes_are_those_of_the_source() -> None:
 
 
 class Rmm:
-    """Runs the guest on Unicorn, and answers its SMCs as an RMM would, or refuses them."""
+    """Runs the guest on Unicorn; answers its SMCs like an RMM, or rejects them."""
 
     def __init__(self, *, is_realm: bool, hash_algo: int = 0) -> None:
         self._is_realm = is_realm
@@ -65,7 +65,7 @@ class Rmm:
 
 
 def test_it_says_what_rsi_tells_it() -> None:
-    """Version, configuration and every measurement, at the unprotected UART."""
+    """It prints version, configuration and all measurements to the unprotected UART."""
     rmm = Rmm(is_realm=True)
     lines = rmm.run().split("\r\n")
     assert lines[:4] == [
@@ -88,7 +88,7 @@ def test_its_measurements_are_as_long_as_their_hash() -> None:
 
 
 def test_it_powers_off_a_normal_vm() -> None:
-    """Without RSI it says so in one line."""
+    """Without RSI it prints that in one line."""
     rmm = Rmm(is_realm=False)
     assert rmm.run().count("\r\n") == 1
     assert rmm.is_off

@@ -1,14 +1,14 @@
-// The built-in guest: says where it runs, and in a realm what RSI tells it, then powers off.
+// The built-in guest: prints where it runs, in a realm also what RSI reports, then powers off.
 //
-// A flat binary for RAM + 0x80000, entered at EL1 with the MMU off; it takes nothing from the
-// device tree, for the map is fixed. Its output is all that it does:
+// A flat binary for RAM + 0x80000, entered at EL1 with the MMU off. It ignores the device tree,
+// because the memory map is fixed. Its output:
 //
 //   a normal VM: one line;
 //   a realm: RSI version, realm configuration, RIM and REMs.
 //
-// hello.bin is this file assembled; a test holds it fresh.
+// hello.bin is the assembled file; a test checks that it is current.
 //
-// Registers kept throughout: x19 the UART, x20 the size of a measurement in bytes, x28 whether
+// Registers used throughout: x19 the UART, x20 the size of a measurement in bytes, x28 whether
 // an exception was taken.
 
 start:
@@ -33,7 +33,7 @@ start:
     adr     x22, realm_config
     mov     x1, x22
     smc     #0
-    cbnz    x0, power_off               // cannot say anything: where the UART is, is not known
+    cbnz    x0, power_off               // no output possible: the UART's address is unknown
 
     ldr     x23, [x22]                  // ipa_width; devices are in the upper, unprotected half
     sub     x1, x23, #1
@@ -186,7 +186,7 @@ text_gap:
 text_end:
     .asciz  "\r\n"
 
-// Any exception: note it and go on after the instruction.
+// Any exception: record it and continue after the instruction.
     .balign 2048
 vectors:
     .space  512
@@ -196,7 +196,7 @@ vectors:
     msr     elr_el1, x0
     eret
 
-// Zero-initialised, behind the file: the stack grows down to here.
+// Zero-initialised, after the end of the file: the stack grows down to here.
     .balign 4096
 realm_config:
     .set    measured, realm_config + 4096

@@ -1,1 +1,1 @@
-"""Images and loaders: making the files of a guest, and reading them."""
+"""Images and loaders: build and read the files of a guest."""

@@ -1,8 +1,8 @@
 """A private apt: another architecture and other suites, from the machine's own package sources.
 
-Nothing of the machine's apt changes: lists, archives and configuration live under one directory of
-ours.  Where packages come from, how they are reached (proxies) and who may sign them is read from
-the machine's own configuration, so no mirror is named here and every signature is checked.
+The machine's apt is not changed: lists, archives and configuration are in one directory of ours.
+Mirrors, proxies and trusted keys come from the machine's own configuration, so no mirror is named
+here and every signature is checked.
 """
 
 import os
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pyvmm.arch.errors import UserError
 
-#: Called with a percentage of the work at hand, 0 to 100.
+#: Called with the progress of the current step in percent, 0 to 100.
 Progress = Callable[[float], None]
 
-#: Fields of a machine's own source entry that a private one states for itself or has no use for.
+#: Fields of a machine's source entry that a private one replaces or does not need.
 _REPLACED = frozenset(
     {"types", "uris", "suites", "components", "architectures", "enabled", "languages", "targets"}
 )
@@ -27,7 +27,7 @@ _ARCHIVE_COMPONENT = "main"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A package archive of the machine: its addresses and, as apt spells them, its options."""
+    """A package archive of the machine: its addresses and its options, named as in apt."""
 
     uris: str
     suites: tuple[str, ...]
@@ -63,7 +63,7 @@ def parse_deb822(text: str) -> Iterator[Source]:
 
 
 def _stanza_fields(stanza: str) -> dict[str, str]:
-    """Return a stanza's fields; a value keeps its continuation lines (an inline key has many)."""
+    """Return a stanza's fields; a value includes its continuation lines, as of an inline key."""
     fields: dict[str, str] = {}
     name = ""
     for line in stanza.splitlines():
@@ -78,7 +78,7 @@ def _stanza_fields(stanza: str) -> dict[str, str]:
 
 
 _ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<rest>.+)$")
-#: One-line options and their deb822 names; the others do not matter to us.
+#: One-line options that are kept, and their deb822 names.
 _OPTION_NAMES = {
     "signed-by": "Signed-By",
     "trusted": "Trusted",
@@ -107,7 +107,7 @@ def parse_one_line(text: str) -> Iterator[Source]:
 
 
 def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
-    """Return the machine's archives that could hold the distribution, most plausible first."""
+    """Return the machine's archives that could contain the distribution, most likely first."""
     found: list[Source] = []
     for path in sorted([etc / "sources.list", *etc.glob("sources.list.d/*")]):
         parse = {".sources": parse_deb822, ".list": parse_one_line}.get(path.suffix)
@@ -120,7 +120,7 @@ def machine_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
         if _ARCHIVE_COMPONENT in source.components
         and {codename, "stable", "testing", "unstable", "sid"} & set(source.suites)
     }
-    # Third parties use the release's name too; the distribution's own keyring tells them apart.
+    # Third parties use the release's name too; the distribution's entries have its keyring.
     return sorted(
         archives.values(), key=lambda source: "archive-keyring" not in str(source.options)
     )
@@ -133,14 +133,14 @@ def _codename(os_release: Path = Path("/etc/os-release")) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PrivateApt:
-    """apt for a foreign architecture, with all its state below one directory."""
+    """apt for a foreign architecture, with all its state in one directory."""
 
     home: Path
     architecture: str
 
     @property
     def archives(self) -> Path:
-        """Where downloaded packages lie."""
+        """The directory of downloaded packages."""
         return self.home / "cache/archives"
 
     def update(
@@ -148,25 +148,25 @@ class PrivateApt:
     ) -> None:
         """Fetch and check the package lists of some suites of the machine's archive.
 
-        Args:
-            suites: as the archive calls them.
-            preferences: package pattern → pin ("version *" or "release a=stable"), in order.
-            progress: told how far the download is.
+        If the archive cannot be reached, use lists fetched earlier.
 
-        Lists of an earlier day will do where the archive cannot be reached.
+        Args:
+            suites: their names in the archive.
+            preferences: package pattern → pin ("version *" or "release a=stable"), in order.
+            progress: called during the download.
 
         Raises:
-            UserError: the machine names no archive that has these suites, or none can be reached.
+            UserError: no configured archive has these suites, or none can be reached.
         """
         self._prepare(preferences)
-        way_out = f"add one with {', '.join(suites)} to /etc/apt, then try again"
-        complaint = f"the machine's apt sources name no Debian archive: {way_out}"
+        remedy = f"add one with {', '.join(suites)} to /etc/apt, then try again"
+        complaint = f"the machine's apt sources name no Debian archive: {remedy}"
         for source in machine_sources():
             self._sources.write_text(source.entry(suites, self.architecture))
             try:
                 output = self._run(["apt-get", "update"], progress)
             except UserError as error:
-                complaint = f"{error}: {way_out}"
+                complaint = f"{error}: {remedy}"
                 continue
             if any((self.home / "state/lists").glob("*_Packages*")):
                 return
@@ -174,29 +174,29 @@ class PrivateApt:
         raise UserError(complaint)
 
     def candidate(self, package: str) -> str:
-        """Return the version that would be installed, or an empty string."""
+        """Return the version that apt would install; empty if there is none."""
         policy = self._run(["apt-cache", "policy", package])
         match = re.search(r"Candidate: (\S+)", policy)
         return match[1] if match and match[1] != "(none)" else ""
 
     def dependencies(self, package: str) -> list[str]:
-        """Return the package and everything that it needs, directly or not, by name."""
+        """Return the names of the package and its direct and indirect dependencies."""
         tree = self._run(["apt-cache", "depends", "--recurse", "--important", package])
         return [line for line in tree.splitlines() if line[:1].isalnum()]
 
     def download(self, packages: Sequence[str], progress: Progress) -> list[Path]:
-        """Download these packages alone."""
+        """Download these packages without their dependencies."""
         return self._fetch(["download", *packages], progress)
 
     def download_closure(self, packages: Sequence[str], progress: Progress) -> list[Path]:
-        """Download these packages and what they depend on."""
+        """Download these packages and their dependencies."""
         return self._fetch(self._closure(packages), progress)
 
     def _closure(self, packages: Sequence[str]) -> list[str]:
         return ["install", "--download-only", "--no-install-recommends", "--yes", *packages]
 
     def installed_size(self, packages: Sequence[str]) -> int:
-        """Return how many bytes packages and what they depend on take, as the lists have it."""
+        """Return the installed size of packages and their dependencies in bytes, by the lists."""
         names = [name.partition("_")[0] for name in self._list(self._closure(packages))]
         shown = self._run(["apt-cache", "show", "--no-all-versions", *names])
         return sum(
@@ -205,13 +205,13 @@ class PrivateApt:
 
     def _fetch(self, arguments: Sequence[str], progress: Progress) -> list[Path]:
         paths = [self.archives / name for name in self._list(arguments)]
-        if not all(path.exists() for path in paths):  # apt puts a file there only once it is whole
+        if not all(path.exists() for path in paths):  # apt puts only complete files there
             self._run(["apt-get", *arguments], progress)
         return paths
 
     def _list(self, arguments: Sequence[str]) -> list[str]:
-        """Return the names of the files that a command is about."""
-        # apt lists only what it would fetch, so it is shown an empty place.
+        """Return the names of the files that a command needs."""
+        # apt lists only what it would fetch, so it gets an empty archive directory.
         nowhere = self.home / "empty"
         place = f"Dir::Cache::archives={nowhere}"
         listing = self._run(
@@ -241,7 +241,7 @@ class PrivateApt:
         (self.home / "etc/apt.conf").write_text(self._configuration())
 
     def _configuration(self) -> str:
-        """Return the machine's ways to reach archives, then our own places; none of its hooks."""
+        """Return the machine's Acquire settings and our own directories, without its hooks."""
         dump = subprocess.run(["apt-config", "dump"], check=True, capture_output=True, text=True)
         inherited = [
             line
@@ -261,7 +261,7 @@ class PrivateApt:
             "Dir::Etc::preferencesparts": "/dev/null",
             "APT::Architecture": self.architecture,
             "APT::Architectures::": self.architecture,
-            "APT::Sandbox::User": "root",  # its own user may not reach into a home directory
+            "APT::Sandbox::User": "root",  # apt's own user may have no access to a home directory
             "Acquire::Languages": "none",
         }
         return "\n".join([*inherited, *(f'{key} "{value}";' for key, value in own.items()), ""])
@@ -269,17 +269,17 @@ class PrivateApt:
     def _run(
         self, command: Sequence[str], progress: Progress | None = None, cwd: Path | None = None
     ) -> str:
-        """Run one apt command and return its output; a failure is the user's to see."""
+        """Run one apt command and return its output; UserError if it fails."""
         env = os.environ | {"APT_CONFIG": str(self.home / "etc/apt.conf"), "LC_ALL": "C.UTF-8"}
         reader, writer = os.pipe()
         with (
-            (self.home / "output").open("w") as told,
+            (self.home / "output").open("w") as output_file,
             subprocess.Popen(
                 [command[0], "-o", f"APT::Status-Fd={writer}", *command[1:]],
                 cwd=cwd or self.archives,
                 env=env,
                 stdin=subprocess.DEVNULL,
-                stdout=told,
+                stdout=output_file,
                 stderr=subprocess.STDOUT,
                 pass_fds=(writer,),
             ) as process,
@@ -293,21 +293,21 @@ class PrivateApt:
         output = (self.home / "output").read_text(errors="replace")
         if process.returncode != 0:
             errors = [line[3:] for line in output.splitlines() if line.startswith("E: ")]
-            raise UserError(f"apt: {errors[0] if errors else 'it failed without a word'}")
+            raise UserError(f"apt: {errors[0] if errors else 'failed without a message'}")
         return output
 
 
 def _fetch_failure(output: str) -> str:
-    """Return the first failure to fetch that apt only warns of."""
+    """Return the first failure to fetch, which apt reports as a warning."""
     warnings = re.findall(r"^W: (Failed to fetch .*)$", output, re.MULTILINE)
-    return f"apt: {warnings[0] if warnings else 'no package lists came'}"
+    return f"apt: {warnings[0] if warnings else 'no package lists received'}"
 
 
 def require_tools(**packages: str) -> None:
-    """Check that programs are there.
+    """Check that programs are installed.
 
     Args:
-        packages: program → the Debian package it comes in.
+        packages: program → the Debian package that contains it.
 
     Raises:
         UserError: one is missing.
@@ -318,5 +318,5 @@ def require_tools(**packages: str) -> None:
 
 
 def find_tool(name: str) -> str | None:
-    """Return a program's path; system administration tools are found for every user."""
+    """Return a program's path; search the directories of system administration tools too."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")

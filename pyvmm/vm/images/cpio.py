@@ -35,7 +35,7 @@ class CpioArchive:
         self._add(path, stat.S_IFCHR | mode, b"", (major, minor))
 
     def add_special(self, path: str, mode: int, major: int = 0, minor: int = 0) -> None:
-        """Add what ``mode``, which includes the type, says: a device or a named pipe."""
+        """Add a device or a named pipe; ``mode`` includes the type."""
         self._add(path, mode, b"", (major, minor))
 
     def finish(self) -> bytes:
@@ -58,7 +58,7 @@ class CpioArchive:
             0,
             *device,
             len(name),
-            0,  # checksum: not in this format
+            0,  # checksum: unused in this format
         )
         self._data += _MAGIC + b"".join(b"%08x" % value for value in fields) + name
         self._pad()

@@ -1,7 +1,7 @@
-"""A guest to try: Debian's arm64 kernel, an initial RAM disk and a small root file system.
+"""A sample guest: Debian's arm64 kernel, an initial RAM disk and a small root file system.
 
-Packages are unpacked, never installed: their maintainer scripts are arm64 programs.  What they
-would have done is little, and written out below (accounts, links, a first process of our own).
+Packages are unpacked but not installed: their maintainer scripts are arm64 programs.  The little
+that they would have done is done below (accounts, links, a first process of our own).
 """
 
 import hashlib
@@ -26,15 +26,15 @@ from pyvmm.vm.images.cpio import CpioArchive
 from pyvmm.vm.images.ext4 import EPOCH, choose_size, make_disk, scan_tree
 from pyvmm.vm.images.loader import unpack_kernel
 
-#: Told what is being done and how far the whole build is, in percent.
+#: Called with the current step and the progress of the whole build in percent.
 Report = Callable[[str, float], None]
 
 #: Realms need Linux's arm64 RSI support.
 OLDEST_KERNEL: Final = (6, 13)
-#: A package as apt-get takes it, with a version or a release.
+#: A package as in apt-get's arguments, optionally with a version or a release.
 _PACKAGE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9+.:=/~_-]*")
 _SUITES: Final = ("stable", "stable-backports", "testing")
-#: The newest kernel of any suite; everything else from one release.
+#: The newest kernel from any suite; everything else from one release.
 _PREFERENCES: Final = {"linux-*": "version *", "*": "release a=stable"}
 _USERLAND: Final = (
     *("base-files", "bash", "busybox-static", "coreutils", "curl", "dash", "findutils", "grep"),
@@ -43,18 +43,18 @@ _USERLAND: Final = (
 )
 
 _BUS: Final = "virtio_mmio"
-#: Drivers that the initial RAM disk loads where their device is there: device alias → modules.
+#: Drivers that the initial RAM disk loads if their device exists: device alias → modules.
 _DRIVERS: Final = {
     "virtio:d00000001": ("virtio_net",),
     "virtio:d00000002": ("virtio_blk", "ext4"),
     "virtio:d00000004": ("virtio_rng",),
     "virtio:d00000005": ("virtio_balloon",),
-    "platform:arm-cca-dev": ("arm_cca_guest",),  # attestation, where the guest is a realm
+    "platform:arm-cca-dev": ("arm_cca_guest",),  # attestation, in a realm
 }
 _INITRD_COMMANDS: Final = (
     *("chroot", "cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
 )
-#: Commands that the packages above lack and busybox has.
+#: Commands that busybox provides and the packages above do not.
 _BUSYBOX_COMMANDS: Final = (
     *("clear", "hexdump", "insmod", "ip", "killall", "lsmod", "modinfo", "modprobe", "nc"),
     *("nslookup", "ping", "rmmod", "strings", "traceroute", "udhcpc", "unxz", "unzip", "vi"),
@@ -62,8 +62,8 @@ _BUSYBOX_COMMANDS: Final = (
 )
 _SIGNATURE_MAGIC: Final = b"~Module signature appended~\n"
 _SIGNATURE_INFO_SIZE: Final = 12  # struct module_signature; its last word is the signature's size
-_LEAST_DISK: Final = 512 << 20
-_ROOM: Final = 256 << 20
+_MIN_DISK: Final = 512 << 20
+_FREE_SPACE: Final = 256 << 20
 
 
 def _fstab(*mounts: tuple[str, str, str]) -> str:
@@ -86,7 +86,7 @@ _FILES: Final[Mapping[str, str]] = {
         ("tmpfs", "/run", "mode=755"),
         ("tmpfs", "/tmp", "defaults"),  # noqa: S108  the guest's, not ours
     ),
-    # Scripts read the console too: no escape sequences but those that a program asks for.
+    # Scripts read the console too: no escape sequences except those that a program asks for.
     "etc/inputrc": "set enable-bracketed-paste off\nset bell-style none\n",
     "etc/profile": "PS1='\\u@\\h:\\w\\$ '\nalias ls='ls --color=auto'\n",
 }
@@ -128,11 +128,11 @@ class Image:
 
     @property
     def manifest(self) -> Path:
-        """What the files were made from; written last, so it tells that they are whole."""
+        """The record of what the files were made from; written last, so the others are complete."""
         return self.directory / "image.json"
 
     def is_made_from(self, recipe: str) -> bool:
-        """Tell whether all files are there and were made by this recipe."""
+        """Check whether all files exist and were made from this recipe."""
         try:
             made_from = json.loads(self.manifest.read_text())["recipe"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -144,10 +144,11 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is asked of an image: packages to unpack beside ours, with all they depend on.
+    """The user's choices for an image.
 
-    ``size`` is that of the disk in bytes; 0 for what the packages need, and some room.  ``kernel``
-    is the flavour of Debian's kernel, with which its package's name ends.
+    ``packages`` are added to the standard ones, with their dependencies.  ``size`` is the disk's in
+    bytes; 0 chooses a size with some free space.  ``kernel`` is the flavour of Debian's kernel: the
+    end of its package's name.
     """
 
     packages: tuple[str, ...] = ()
@@ -156,21 +157,21 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Return a digest of everything here that shapes an image."""
+        """Return a digest of the recipe and of the code here that builds an image."""
         scripts = (_script(name) for name in sorted(_script_names()))
-        asked = [*sorted(self.packages), str(self.size), self.kernel]
-        texts = [Path(__file__).read_text(), *scripts, *asked]
+        choices = [*sorted(self.packages), str(self.size), self.kernel]
+        texts = [Path(__file__).read_text(), *scripts, *choices]
         parts = [*map(str.encode, texts), guests.agent()]
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
     def choose_size(self, needed: int) -> int:
-        """Return the disk's size if its files need so many bytes.
+        """Return the disk's size; its files need ``needed`` bytes.
 
         Raises:
-            UserError: that is more than was asked for.
+            UserError: that is more than the user's choice.
         """
         what = "Debian with these packages" if self.packages else "Debian"
-        return choose_size(self.size, needed, what, room=_ROOM, least=_LEAST_DISK)
+        return choose_size(self.size, needed, what, free_space=_FREE_SPACE, minimum=_MIN_DISK)
 
 
 def build_debian(
@@ -181,29 +182,29 @@ def build_debian(
     recipe: Recipe | None = None,
     force: bool = False,
 ) -> Image:
-    """Make the Debian guest, unless it is there already.
+    """Build the Debian guest, unless it exists.
 
     Args:
         output: directory for the files.
         cache: directory for package lists and packages.
-        report: told what is going on.
-        recipe: what is in it.
-        force: make it anew, from the packages of today.
+        report: called with the progress.
+        recipe: the user's choices.
+        force: build it again, from the current packages.
 
     Raises:
-        UserError: no such package, no apt, a missing tool, or no space.
+        UserError: a package, apt or a tool does not exist, or no space is left.
     """
     recipe = recipe or Recipe()
     for name in recipe.packages:
         if not _PACKAGE.fullmatch(name):
-            raise UserError(f"--with {name}: not a name that a Debian package can have")
+            raise UserError(f"--with {name}: not a valid name of a Debian package")
     image = Image(output)
     if not force and image.is_made_from(recipe.digest):
         return image
     if find_tool("apt-get") is None:
         raise UserError(
-            "no apt here to fetch Debian with: bring an arm64 kernel (Linux 6.13 or newer, virtio"
-            " built in) as Image and its ext4 disk as rootfs.img, then"
+            "this machine has no apt to fetch Debian: copy an arm64 kernel (Linux 6.13 or newer,"
+            " virtio built in) here as Image and an ext4 disk as rootfs.img, then use"
             " pyvmm run --realm --kernel Image --disk rootfs.img"
         )
     require_tools(**{"dpkg-deb": "dpkg", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs"})
@@ -220,7 +221,7 @@ def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Rep
     apt = PrivateApt(cache / "apt-arm64", "arm64")
     apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.2))
     packages = (*_USERLAND, *recipe.packages)
-    recipe.choose_size(apt.installed_size(packages))  # before the rest takes minutes
+    recipe.choose_size(apt.installed_size(packages))  # fail now: the rest takes minutes
     kernel_debs = apt.download(
         _kernel_packages(apt, recipe.kernel), lambda percent: report("kernel", 20 + percent * 0.2)
     )
@@ -269,7 +270,7 @@ def _script(name: str) -> str:
 
 
 def _kernel_packages(apt: PrivateApt, flavour: str) -> list[str]:
-    """Return the packages of the newest kernel: image, modules, and what releases split off."""
+    """Return the packages of the newest kernel: the image, modules and others that vary."""
     kernel = f"linux-image-{flavour}"
     version = apt.candidate(kernel)
     match = re.match(r"(\d+)\.(\d+)", version)
@@ -299,16 +300,16 @@ def _call(command: Sequence[str], **env: str) -> None:
         text=True,
     )
     if result.returncode != 0:
-        last = (result.stderr.strip().splitlines() or ["no word"])[-1]
-        raise UserError(f"{command[0]} failed ({last}): is there space, is the download whole?")
+        last = (result.stderr.strip().splitlines() or ["without a message"])[-1]
+        raise UserError(f"{command[0]} failed ({last}): check the free space and the download")
 
 
 def _find_kernel(tree: Path) -> Path:
-    """Return the kernel's file: releases keep it in /boot or beside the modules."""
+    """Return the kernel's file: in /boot or beside the modules, depending on the release."""
     for pattern in ("boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"):
         for path in tree.glob(pattern):
             return path
-    raise UserError("Debian's kernel package holds no kernel where one is known: try another suite")
+    raise UserError("Debian's kernel package has no kernel in a known place: try another suite")
 
 
 def _busybox(root: Path) -> bytes:
@@ -335,8 +336,8 @@ class Modules:
     def unsigned(self, name: str) -> bytes:
         """Return a module's ELF object without its signature.
 
-        To verify it costs an interpreted guest a second a module, and says no more than that the
-        module is the kernel's, which we took care of; a realm's measurement covers it anyway.
+        An interpreted guest takes a second per module to verify it, and it proves only that the
+        module belongs to the kernel, which is true here; a realm's measurement covers it anyway.
         """
         data = self.content(name)
         if not data.endswith(_SIGNATURE_MAGIC):
@@ -346,9 +347,9 @@ class Modules:
         return data[: end - _SIGNATURE_INFO_SIZE - size]
 
     def load_order(self, names: Iterable[str]) -> list[str]:
-        """Return modules with all they depend on, in an order in which they load.
+        """Return modules and their dependencies in an order in which they can be loaded.
 
-        A driver that is no module is built into the kernel and left out.
+        Names without a module are left out: those drivers are built into the kernel.
         """
         order: dict[str, None] = {}
         for name in names:
@@ -357,7 +358,7 @@ class Modules:
         return list(order)
 
     def dependencies(self, name: str) -> list[str]:
-        """Return the modules that a module names in its `.modinfo` section."""
+        """Return the direct dependencies of a module, from its `.modinfo` section."""
         if name not in self._dependencies:
             match = re.search(rb"\0depends=([^\0]*)\0", self.content(name))
             listed = match[1].decode().split(",") if match else []
@@ -365,7 +366,7 @@ class Modules:
         return self._dependencies[name]
 
     def dependency_file(self) -> str:
-        """Return modules.dep: what depmod would have written when the package was installed."""
+        """Return modules.dep, as depmod writes it when the package is installed."""
         lines = []
         for name, path in self._paths.items():
             needed = reversed(self.load_order([name])[:-1])
@@ -383,7 +384,7 @@ def _underscored(name: str) -> str:
 
 
 def make_initrd(modules: Modules, busybox: bytes) -> bytes:
-    """Return the initial RAM disk: not compressed, for the guest would pay more than we save."""
+    """Return the initial RAM disk, uncompressed: unpacking would cost the guest too much time."""
     archive = CpioArchive()
     for directory in ("bin", "dev", "etc", "lib", "lib/modules", "mnt", "proc", "root", "sys"):
         archive.add_directory(directory)
@@ -402,7 +403,7 @@ def make_initrd(modules: Modules, busybox: bytes) -> bytes:
 
 
 def complete_root(root: Path, modules: Modules) -> None:
-    """Do what installing the packages would have done, and put our first process in place."""
+    """Do what installing the packages would have done, and add our first process."""
     for directory in ("dev", "proc", "sys", "run", "root", "tmp", "mnt", "etc"):
         (root / directory).mkdir(exist_ok=True)
     for name, text in _FILES.items():
@@ -436,6 +437,6 @@ def _link(path: Path, target: str) -> None:
 
 
 def make_rootfs(root: Path, disk: Path, recipe: Recipe) -> None:
-    """Write a tree into a new ext4 disk; the same packages give the same bytes."""
+    """Write a tree to a new ext4 disk; the same packages give the same bytes."""
     tree = scan_tree(root, newest=EPOCH)
     make_disk(disk, tree, recipe.choose_size(tree.needed_size), "debian")

@@ -1,4 +1,4 @@
-"""ELF files of arm64: opened, and refused where they are another machine's or damaged."""
+"""ELF files for arm64: open them, and reject those for other machines and damaged ones."""
 
 import io
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from elftools.elf.elffile import ELFFile
 
 _SEGMENT_HEADER_SIZE: Final = 56
-#: Linux loads no program with more; a damaged header may claim billions.
+#: The limit in Linux; a damaged header may claim billions.
 _MAX_SEGMENTS: Final = 1024
 
 
 @contextmanager
 def open_elf(data: bytes | BinaryIO, name: str) -> Iterator["ELFFile"]:
-    """Open a file that begins like an ELF file; what is damaged shows while it is read.
+    """Open an ELF file; damage may also be found while the caller reads it.
 
     Raises:
         UserError: it is damaged, or not for arm64.
@@ -34,8 +34,8 @@ def open_elf(data: bytes | BinaryIO, name: str) -> Iterator["ELFFile"]:
         num_segments, size = elf.num_segments(), elf.header.e_phentsize
         if num_segments > _MAX_SEGMENTS or (num_segments and size != _SEGMENT_HEADER_SIZE):
             raise UserError(
-                f"{name} has {num_segments} program headers of {size} bytes: link it again, with at"
-                f" most {_MAX_SEGMENTS} of {_SEGMENT_HEADER_SIZE}"
+                f"{name} has {num_segments} program headers of {size} bytes; the limit is"
+                f" {_MAX_SEGMENTS} of {_SEGMENT_HEADER_SIZE}: link it again"
             )
         yield elf
     except (ELFError, ConstructError, ValueError, KeyError, TypeError, OSError, OverflowError):

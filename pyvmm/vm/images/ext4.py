@@ -1,8 +1,8 @@
-"""A new ext4 disk with a tree of files: the same tree gives the same bytes, whoever packs it.
+"""A new ext4 disk with a tree of files: the same tree gives the same bytes for every user.
 
-Everything belongs to root.  Modes and the time of the last change are the files' own, down to the
-second; hard links become files of their own, sockets are left out.  e2fsprogs does the work:
-mke2fs an empty file system, debugfs one file after the other, in the order of their names.
+Everything belongs to root.  Modes and modification times (in seconds) are kept; hard links become
+separate files, sockets are left out.  e2fsprogs does the work: mke2fs makes an empty file system,
+debugfs writes the files into it one by one, in the order of their names.
 """
 
 import math
@@ -18,27 +18,27 @@ from pyvmm.arch.errors import UserError
 from pyvmm.vm.images.apt import find_tool, require_tools
 
 _UUID: Final = "6d2b6c1e-0000-4000-8000-707976656d6d"
-#: Of whatever has no time of its own; seconds.
+#: The time of everything that has none of its own; seconds.
 EPOCH: Final = 1
 _BLOCK: Final = 4096
 _INODE: Final = 256
 _JOURNAL: Final = 4 << 20
 _TABLES: Final = 2 << 20
 _MIB: Final = 1 << 20
-_MIN_SIZE: Final = 16 << 20  # or mke2fs finds the journal too large
+_MIN_SIZE: Final = 16 << 20  # below this, mke2fs finds the journal too large
 _BYTES_PER_INODE: Final = 16384
 _MIN_INODES: Final = 1024  # besides those of the tree
 _MAX_TIME: Final = (1 << 32) - 1
 _MADE_BY_MKE2FS: Final = PurePosixPath("lost+found")
-_UNWRITABLE: Final = frozenset("\n\r\0")  # a line of debugfs's cannot hold them
+_UNWRITABLE: Final = frozenset("\n\r\0")  # debugfs cannot read them in a command
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file of the tree.
 
-    ``mode`` is st_mode; ``size`` in bytes; ``changed`` in seconds; ``source`` has a regular file's
-    content, ``target`` a symbolic link's.
+    ``mode`` is st_mode; ``size`` in bytes; ``changed`` in seconds; ``source`` is the file with a
+    regular file's content, ``target`` is a symbolic link's.
     """
 
     path: PurePosixPath
@@ -51,23 +51,23 @@ class Entry:
 
     @property
     def kind(self) -> int:
-        """The type, as stat.S_IFDIR and the like."""
+        """The type: stat.S_IFDIR or another such constant."""
         return stat.S_IFMT(self.mode)
 
 
 @dataclass(slots=True)
 class Tree:
-    """Files by their path, which is relative to the root."""
+    """Files by path, relative to the root."""
 
     entries: dict[PurePosixPath, Entry] = field(default_factory=dict)
 
     def add_directory(self, path: str, mode: int = 0o755) -> None:
-        """Add a directory, unless something is there."""
+        """Add a directory, unless the path exists."""
         place = PurePosixPath(path)
         self.entries.setdefault(place, Entry(place, stat.S_IFDIR | mode))
 
     def add_file(self, path: str, source: Path, mode: int = 0o644) -> None:
-        """Add a file, or put it in the place of what is there."""
+        """Add a file; replace what the path had before."""
         place = PurePosixPath(path)
         size = source.stat().st_size
         self.entries[place] = Entry(place, stat.S_IFREG | mode, size, source=source)
@@ -79,9 +79,9 @@ class Tree:
             del self.entries[found]
 
     def resolve(self, path: str) -> PurePosixPath | None:
-        """Follow symbolic links inside the tree; return what is there, or would be.
+        """Follow symbolic links inside the tree; return the final path, whether or not it exists.
 
-        Returns: None if a link turns in circles, or leads through what is no directory.
+        Returns: None if links form a loop, or lead through something that is not a directory.
         """
         place, left = PurePosixPath(), list(reversed(PurePosixPath(path.lstrip("/")).parts))
         for _ in range(256):
@@ -108,18 +108,18 @@ class Tree:
 
     @property
     def needed_size(self) -> int:
-        """How many bytes a disk for it needs at least."""
+        """The smallest size of a disk for the tree, in bytes."""
         blocks = sum(math.ceil(entry.size / _BLOCK) + 1 for entry in self.entries.values())
         inodes = (len(self.entries) + _MIN_INODES) * _INODE
         used = blocks * _BLOCK + inodes + _JOURNAL + _TABLES
-        return max(used * 33 // 32, _MIN_SIZE)  # more inodes, extents and bitmaps the larger it is
+        return max(used * 33 // 32, _MIN_SIZE)  # inodes, extents and bitmaps grow with the size
 
 
 def scan_tree(root: Path, newest: int = _MAX_TIME) -> Tree:
-    """Look at all files below a directory; those changed after ``newest`` count as of then.
+    """Return all files below a directory; no time is later than ``newest``.
 
     Raises:
-        UserError: one cannot be read, or has a name that cannot be packed.
+        UserError: a file cannot be read, or has a name that cannot be packed.
     """
     tree = Tree()
     try:
@@ -132,7 +132,7 @@ def scan_tree(root: Path, newest: int = _MAX_TIME) -> Tree:
                 raise UserError(f"{str(found)!r}: a name with a line break cannot be packed")
             is_file = stat.S_ISREG(status.st_mode)
             if is_file and not os.access(found, os.R_OK):
-                raise UserError(f"{found}: not readable: change its mode, or be its owner")
+                raise UserError(f"{found}: not readable: change its mode or its owner")
             tree.entries[place] = Entry(
                 place,
                 status.st_mode,
@@ -156,24 +156,24 @@ def _walk(directory: Path) -> Iterator[Path]:
             yield from _walk(directory / name)
 
 
-def choose_size(asked: int, needed: int, what: str, *, room: int, least: int = 0) -> int:
-    """Return the size of a disk, in bytes.
+def choose_size(asked: int, needed: int, what: str, *, free_space: int, minimum: int = 0) -> int:
+    """Return the size of a disk; all sizes are in bytes.
 
     Args:
-        asked: what the user wants; 0 for what is needed, and some room.
-        needed: what the files need.
-        what: they are.
-        room: for what the guest writes; it costs nothing until then.
-        least: that the disk has, where nothing is asked for.
+        asked: the user's choice; 0 to choose by the other arguments.
+        needed: by the files.
+        what: the files, for the error message.
+        free_space: for what the guest writes; it takes no space on the host until then.
+        minimum: unless the user chooses.
 
     Raises:
-        UserError: the files need more than was asked for.
+        UserError: the files need more than the user's choice.
     """
     if not asked:
-        return max(least, -(-(needed + room) // _MIB) * _MIB)
+        return max(minimum, -(-(needed + free_space) // _MIB) * _MIB)
     if asked < needed:
         raise UserError(
-            f"--size: {what} needs {-(-needed // _MIB)}M: give at least that, or no size"
+            f"--size is too small for {what}: give at least {-(-needed // _MIB)}M, or no --size"
         )
     return asked
 
@@ -182,13 +182,13 @@ def make_disk(disk: Path, tree: Tree, size: int, label: str) -> None:
     """Write a tree into a new file with an ext4 file system.
 
     Args:
-        disk: is written over.
-        tree: its parents are made as they are needed.
+        disk: is overwritten.
+        tree: missing parent directories are made.
         size: bytes.
         label: at most 16 characters.
 
     Raises:
-        UserError: no e2fsprogs, or no room on either side.
+        UserError: e2fsprogs is missing, or the disk or the host has no space left.
     """
     require_tools(mke2fs="e2fsprogs", debugfs="e2fsprogs")
     with disk.open("wb") as file:
@@ -212,7 +212,7 @@ def _script(tree: Tree) -> Iterator[str]:
     entries = tree.sorted()
     for entry in entries:
         yield from _make(entry, _quoted(str(entry.path)))
-    for entry in reversed(entries):  # a directory changes when something is put into it
+    for entry in reversed(entries):  # adding an entry to a directory changes its time
         if entry.kind != stat.S_IFLNK:
             yield f"set_inode_field {_quoted(str(entry.path))} mtime @{entry.changed}"
 
@@ -239,18 +239,18 @@ def _quoted(text: str) -> str:
 
 
 def _call(command: list[str], script: str = "") -> None:
-    """Run a tool of e2fsprogs, whose exit code does not tell whether all went well."""
-    done = subprocess.run(
+    """Run a tool of e2fsprogs; its exit code alone does not show whether it succeeded."""
+    completed = subprocess.run(
         [find_tool(command[0]) or command[0], *command[1:]],
         input=script.encode(errors="surrogateescape"),
         env=os.environ | {"LC_ALL": "C", "E2FSPROGS_FAKE_TIME": str(EPOCH)},
         capture_output=True,
         check=False,
     )
-    said = done.stderr.decode(errors="replace").splitlines()
-    complaints = [line for line in said if line and not line.startswith(f"{command[0]} ")]
-    if done.returncode or complaints:
+    lines = completed.stderr.decode(errors="replace").splitlines()
+    errors = [line for line in lines if line and not line.startswith(f"{command[0]} ")]
+    if completed.returncode or errors:
         raise UserError(
-            f"{command[0]} failed ({' '.join((complaints or ['no word'])[0].split())}):"
-            " is the disk large enough, and is there space for it?"
+            f"{command[0]} failed ({' '.join((errors or ['without a message'])[0].split())}):"
+            " check the size of the disk and the free space for it"
         )

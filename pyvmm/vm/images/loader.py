@@ -1,7 +1,7 @@
-"""Kernels and initial RAM disks: what a file is, and where its bytes go in the guest's RAM.
+"""Kernels and initial RAM disks: recognise the format, and place the bytes in the guest's RAM.
 
-Accepted: an arm64 Image, Image.gz, an arm64 ELF file, and a flat binary without any header.  All
-else is named for what it is, with the way out, in a ``UserError``.
+Accepted: an arm64 Image, Image.gz, an arm64 ELF file, and a flat binary without any header.  For
+every other file a ``UserError`` says what it is and what to do.
 """
 
 import math
@@ -26,11 +26,11 @@ MAX_PAYLOAD_SIZE: Final = GIB
 _IMAGE_MAGIC: Final = b"ARM\x64"  # at 56; Documentation/arch/arm64/booting.rst
 _IMAGE_MAGIC_OFFSET: Final = 56
 _IMAGE_HEADER_SIZE: Final = 64
-#: COMMAND_LINE_SIZE of arm64 without the zero byte; Linux cuts off what is more without a word.
+#: COMMAND_LINE_SIZE of arm64 without the zero byte; Linux silently cuts off the rest.
 _LINUX_PARAMETERS: Final = 2047
 
-#: (offset, magic, what it is, what to do): files that people take for an arm64 kernel.
-_OTHERS: Final = (
+#: (offset, magic, what it is, what to do): files often mistaken for an arm64 kernel.
+_NO_KERNELS: Final = (
     (0x202, b"HdrS", "an x86 kernel", "build or download one for arm64"),
     (0x24, b"\x18\x28\x6f\x01", "a 32-bit Arm kernel (zImage)", "use one for arm64"),
     (56, b"RSC\x05", "a RISC-V kernel", "use one for arm64"),
@@ -48,7 +48,7 @@ _OTHERS: Final = (
     (0x438, b"\x53\xef", "an ext4 file system", "give it with --disk"),
 )
 
-#: By the compression that a zboot header names; older Linux says zstd22 and xzkern.
+#: By the compression in a zboot header; older versions of Linux write zstd22 and xzkern.
 _ZBOOT_UNPACKERS: Final = {
     "gzip": "zcat",
     "zstd": "zstdcat",
@@ -66,17 +66,17 @@ class Kernel:
 
     segments: tuple[tuple[int, bytes], ...]
     entry: int
-    end: int  # first byte after all of it, zero-initialised data included
-    max_parameters: int | None = None  # bytes of parameters that it takes, if there is a limit
+    end: int  # first byte after the kernel and its zero-initialised data
+    max_parameters: int | None = None  # limit for its parameters in bytes, if it has one
 
 
 def read_payload(path: Path, what: str, ram_size: int) -> bytes:
     """Read a file that goes into guest memory of ``ram_size`` bytes.
 
     Raises:
-        UserError: it is missing, no regular file, unreadable, empty or too large.
+        UserError: it is missing, not a regular file, unreadable, empty or too large.
     """
-    remedy = "give more with -m" if ram_size < MAX_PAYLOAD_SIZE else "no guest takes a larger one"
+    remedy = "give more with -m" if ram_size < MAX_PAYLOAD_SIZE else "no guest accepts a larger one"
     data = read_file(path, what, min(ram_size, MAX_PAYLOAD_SIZE), remedy=remedy)
     if not data:
         raise UserError(f"{what} {path} is empty: download or build it again")
@@ -87,21 +87,21 @@ def load_kernel(path: Path, ram_size: int) -> Kernel:
     """Read a kernel file and lay it out.
 
     Raises:
-        UserError: it is no kernel that a guest with this RAM could run.
+        UserError: a guest with this RAM cannot run it.
     """
     name = f"kernel {path}"
     data = read_payload(path, "kernel", ram_size)
     data = unpack_kernel(data, name, min(ram_size, MAX_PAYLOAD_SIZE))
     if data.startswith(b"\x7fELF"):
         return _load_elf(data, name, ram_size)
-    _refuse_others(data, name)
+    _reject_known_formats(data, name)
     if data[_IMAGE_MAGIC_OFFSET:_IMAGE_HEADER_SIZE].startswith(_IMAGE_MAGIC):
         return _load_image(data, name)
     return load_flat(data, name)
 
 
 def unpack_kernel(data: bytes, name: str, limit: int = MAX_PAYLOAD_SIZE) -> bytes:
-    """Return the kernel in a .gz file, of at most ``limit`` bytes; other data as it is.
+    """Return the kernel in a .gz file, of at most ``limit`` bytes; return other data unchanged.
 
     Raises:
         UserError: the compressed data is damaged or unpacks to too much.
@@ -112,7 +112,7 @@ def unpack_kernel(data: bytes, name: str, limit: int = MAX_PAYLOAD_SIZE) -> byte
     try:
         kernel = unpacker.decompress(data, limit)
     except zlib.error:
-        raise UserError(f"{name}: its gzip data is damaged: download it again") from None
+        raise UserError(f"{name} has damaged gzip data: download it again") from None
     if not unpacker.eof:
         if len(kernel) == limit:
             raise UserError(f"{name} unpacks to more than {limit // MIB} MiB: give more with -m")
@@ -127,7 +127,9 @@ def load_flat(data: bytes, name: str) -> Kernel:
         UserError: it cannot be A64 code.
     """
     if not _may_be_code(data):
-        raise UserError(f"{name} is no arm64 kernel: give an Image, Image.gz, ELF or flat binary")
+        raise UserError(
+            f"{name} is not an arm64 kernel: give an Image, Image.gz, ELF or flat binary"
+        )
     return Kernel(((FLAT_OFFSET, data),), FLAT_OFFSET, FLAT_OFFSET + len(data))
 
 
@@ -136,8 +138,8 @@ def _load_image(data: bytes, name: str) -> Kernel:
         int.from_bytes(data[at : at + 8], "little") for at in (8, 16, 24)
     )
     if flags & 1:
-        raise UserError(f"{name} is big-endian, which this CPU is not: use a little-endian one")
-    if image_size == 0:  # before Linux 3.17; the header then promises this offset
+        raise UserError(f"{name} is big-endian; the CPU is little-endian: use a little-endian one")
+    if image_size == 0:  # before Linux 3.17; the boot protocol then sets this offset
         text_offset = FLAT_OFFSET
     if len(data) < _raw_size(data):
         raise UserError(f"{name} is truncated: download or copy it again")
@@ -148,7 +150,7 @@ def _load_image(data: bytes, name: str) -> Kernel:
 
 
 def _raw_size(data: bytes) -> int:
-    """Return how long the file must be by its PE section table, 0 if it has none."""
+    """Return the file's minimum size by its PE section table; 0 if it has none."""
     pe = int.from_bytes(data[0x3C:0x40], "little")
     if not data.startswith(b"MZ"):
         return 0
@@ -173,7 +175,9 @@ def _load_elf(data: bytes, name: str, ram_size: int) -> Kernel:
         entry = int(elf.header.e_entry)
     rows = sorted((row for row in rows if row.memory_size), key=lambda row: row.pa)
     if not rows:
-        raise UserError(f"{name} has nothing to load: give the linked kernel, not an object file")
+        raise UserError(
+            f"{name} has no segments to load: give the linked kernel, not an object file"
+        )
     _check_segments(rows, name, len(data))
     base = _load_base(rows, name, RAM_BASE + ram_size)
     homes = [row for row in rows if row.va <= entry < row.va + row.memory_size]
@@ -208,7 +212,7 @@ class _LoadSegment:
 
 
 def _check_segments(rows: list[_LoadSegment], name: str, file_size: int) -> None:
-    """Refuse segments, in the order of their addresses, that cannot be loaded side by side."""
+    """Check that the segments, sorted by address, are whole and do not overlap."""
     if any(row.file_offset + row.file_size > file_size for row in rows):
         raise UserError(f"{name} is truncated: build or copy it again")
     if any(row.file_size > row.memory_size for row in rows):
@@ -219,11 +223,11 @@ def _check_segments(rows: list[_LoadSegment], name: str, file_size: int) -> None
 
 
 def _load_base(rows: list[_LoadSegment], name: str, ram_end: int) -> int:
-    """Return the physical address that the start of RAM stands for.
+    """Return the physical address in the file that corresponds to the start of RAM.
 
-    A segment with a physical address in RAM goes there.  Those of a Linux ELF file are its virtual
-    addresses, which no RAM has: then only their differences count, and the lowest segment goes to
-    the start of RAM.
+    A segment with a physical address in RAM is loaded there.  A Linux ELF file has virtual
+    addresses in their place, which are outside RAM: then only the differences count, and the
+    lowest segment is loaded at the start of RAM.
     """
     base = rows[0].pa
     if any(RAM_BASE <= row.pa < ram_end for row in rows):
@@ -232,24 +236,24 @@ def _load_base(rows: list[_LoadSegment], name: str, ram_end: int) -> int:
     if outside:
         low, high = outside[0].pa, outside[0].end
         raise UserError(
-            f"{name} has a segment at {low:#x} to {high:#x}, which is not in the first"
+            f"{name} has a segment at {low:#x} to {high:#x}, outside the first"
             f" {MAX_PAYLOAD_SIZE // MIB} MiB of guest memory: link it for {RAM_BASE:#x}"
         )
     return base
 
 
-def _refuse_others(data: bytes, name: str) -> None:
+def _reject_known_formats(data: bytes, name: str) -> None:
     if data.startswith(b"MZ") and data[4:8] == b"zimg":
         raise UserError(f"{name} is an EFI zboot kernel: {_zboot_hint(data, name)}")
-    for offset, magic, what, way_out in _OTHERS:
+    for offset, magic, what, remedy in _NO_KERNELS:
         if data[offset : offset + len(magic)] == magic:
-            raise UserError(f"{name} is {what}: {way_out}")
+            raise UserError(f"{name} is {what}: {remedy}")
     if data[:1024].isascii() and b"\0" not in data[:1024]:
         raise UserError(f"{name} is a text file: give a kernel")
 
 
 def _zboot_hint(data: bytes, name: str) -> str:
-    """Return the command that unpacks the Image out of a zboot kernel."""
+    """Return the command that extracts the Image from a zboot kernel."""
     offset, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
     method = data[24:56].split(b"\0")[0].decode("ascii", "replace")
     unpacker = _ZBOOT_UNPACKERS.get(method)
@@ -260,10 +264,10 @@ def _zboot_hint(data: bytes, name: str) -> str:
 
 
 def _may_be_code(data: bytes) -> bool:
-    """Tell whether data could begin with A64 code.
+    """Check whether data could begin with A64 code.
 
-    The first word must lie in an allocated group of encodings; and bytes that are spread as evenly
-    as chance (compressed, encrypted or random data) are no program.
+    The first word must lie in an allocated group of encodings, and the bytes must not be spread
+    evenly as in compressed, encrypted or random data.
     """
     first = int.from_bytes(data[:4], "little")
     is_allocated = first >> 25 & 0xF not in {0b0000, 0b0001, 0b0011}
@@ -271,8 +275,8 @@ def _may_be_code(data: bytes) -> bool:
 
 
 def _looks_random(data: bytes) -> bool:
-    """Tell whether the bytes carry nearly as much information as random ones would."""
-    if len(data) < 256:  # too little to tell
+    """Check whether the bytes have nearly the entropy of random ones."""
+    if len(data) < 256:  # too few to decide
         return False
     return _entropy(Counter(data).values(), len(data)) > 0.93 * _random_entropy(len(data))
 
@@ -282,7 +286,7 @@ def _entropy(counts: Iterable[int], size: int) -> float:
 
 
 def _random_entropy(size: int) -> float:
-    """Return the entropy (bits a byte) that random bytes show: a byte's count is Poisson."""
+    """Return the expected entropy of random bytes, in bits per byte: their counts are Poisson."""
     mean = size / 256
     expected, likelihood = 0.0, math.exp(-mean)
     for count in range(1, int(mean + 10 * math.sqrt(mean)) + 20):

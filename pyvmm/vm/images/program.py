@@ -1,4 +1,4 @@
-"""Whether a program in a tree of files could run in an arm64 guest: found out before it boots."""
+"""Check, before a guest boots, whether it could run a program in a tree of files."""
 
 import stat
 from typing import Final
@@ -7,11 +7,11 @@ from pyvmm.arch.errors import UserError
 from pyvmm.vm.images.elf import open_elf
 from pyvmm.vm.images.ext4 import Tree
 
-_MAX_SCRIPTS: Final = 4  # whose interpreters are scripts: Linux goes no further
+_MAX_SCRIPTS: Final = 4  # scripts whose interpreters are scripts again; the limit in Linux
 
 
 class ProgramFile:
-    """A file of a tree, by its path in there."""
+    """A file of a tree, given by its path in the tree."""
 
     def __init__(self, tree: Tree, path: str, depth: int = 0) -> None:
         self._tree = tree
@@ -19,10 +19,10 @@ class ProgramFile:
         self._depth = depth
 
     def check(self) -> None:
-        """Return if it can be run.
+        """Check that a guest could run it.
 
         Raises:
-            UserError: it cannot, and what is missing.
+            UserError: it could not; the message says what is missing.
         """
         data = self._read()
         if data.startswith(b"#!"):
@@ -30,13 +30,17 @@ class ProgramFile:
         elif data.startswith(b"\x7fELF"):
             self._check_elf(data)
         else:
-            raise UserError(f"{self._path} is no program: it is neither ELF nor begins with #!")
+            raise UserError(
+                f"{self._path} is not a program: give an ELF file or a script that begins with #!"
+            )
 
     def _read(self) -> bytes:
         place = self._tree.resolve(self._path)
         entry = None if place is None else self._tree.entries.get(place)
         if entry is None or entry.source is None:
-            raise UserError(f"{self._path} is no file in the directory: give the path of a program")
+            raise UserError(
+                f"{self._path} is not a file in the directory: give the path of a program"
+            )
         if not entry.mode & stat.S_IXUSR:
             raise UserError(f"{self._path} is not executable: chmod +x it")
         return entry.source.read_bytes()
@@ -45,15 +49,15 @@ class ProgramFile:
         words = data[2 : data.find(b"\n") % (len(data) + 1)].decode(errors="replace").split()
         if not words or self._depth == _MAX_SCRIPTS:
             raise UserError(f"{self._path} names no interpreter in its first line")
-        self._check_there(words[0], "the interpreter")
+        self._require(words[0], "the interpreter")
         ProgramFile(self._tree, words[0], self._depth + 1).check()
 
-    def _check_there(self, path: str, what: str) -> None:
+    def _require(self, path: str, what: str) -> None:
         place = self._tree.resolve(path)
         if place is None or place not in self._tree.entries:
             raise UserError(
-                f"{self._path} needs {what} {path}, which the directory lacks: copy it there, or"
-                " link the program statically"
+                f"{self._path} needs {what} {path}, which is missing in the directory: copy it"
+                " there, or link the program statically"
             )
 
     def _check_elf(self, data: bytes) -> None:
@@ -71,8 +75,8 @@ class ProgramFile:
                         str(getattr(tag, "needed", "")) for tag in segment.iter_tags("DT_NEEDED")
                     ]
         if interpreter:
-            self._check_there(interpreter, "the dynamic linker")
+            self._require(interpreter, "the dynamic linker")
             present = {path.name for path in self._tree.entries}
             for library in needed:
                 if library not in present:
-                    self._check_there(library, "the library")
+                    self._require(library, "the library")

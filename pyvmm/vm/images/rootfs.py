@@ -1,9 +1,9 @@
-"""A root file system of one program: a directory, and an init that runs the program.
+"""A root file system for one program: a directory plus an init that runs the program.
 
-It is packed into a disk; or, so that a realm measures it, into an initial RAM disk.
+It is packed into a disk or, to include it in a realm's measurement, into an initial RAM disk.
 
-The init is the guest agent under another name (`guests/agent/init.c`): it mounts what programs
-expect, runs the entry point on the console, tells its status and powers off.
+The init is the guest agent under another name (`guests/agent/init.c`): it mounts the usual file
+systems, runs the entry point on the console, reports its status and powers off.
 """
 
 import os
@@ -22,21 +22,20 @@ from pyvmm.vm.images.loader import read_payload
 from pyvmm.vm.images.program import ProgramFile
 
 _INIT: Final = "sbin/init"
-_OWN: Final = ".pyvmm"
-#: What the init mounts something on: their content would only be hidden.
-_MOUNTED: Final = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777}
-#: Bytes for what the program writes.
-_ROOM: Final = 64 << 20
+_PYVMM: Final = ".pyvmm"
+#: Mount points of the init: files below them would be hidden.
+_MOUNT_POINTS: Final = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777}
+_FREE_SPACE: Final = 64 << 20  # bytes, for what the program writes
 _MAX_INITRD: Final = 1 << 30
 _IN_INITRD: Final = "rootfs"
-_MAX_TEXT: Final = 32767  # of arguments and of variables; init.c has the same
+_MAX_TEXT: Final = 32767  # bytes of arguments, and of variables; init.c has the same limit
 
 
 @dataclass(frozen=True, slots=True)
 class EntryPoint:
-    """What the root file system runs.
+    """The program that a root file system runs.
 
-    ``program`` is a path in it; empty stands for the /sbin/init that it has already.
+    ``program`` is a path in the file system; empty means its existing /sbin/init.
     """
 
     program: str = ""
@@ -54,14 +53,14 @@ def build_rootfs(
     """Pack a directory into a new disk, or into an initial RAM disk.
 
     Args:
-        directory: the files, as they should be below /.
+        directory: the root directory of the file system.
         output: the file to write.
-        entry_point: what it runs.
-        size: bytes of the disk; 0 for what the files need and some room.
-        initrd: Debian's initial RAM disk, to be continued in place of a disk.
+        entry_point: the program to run.
+        size: bytes of the disk; 0 chooses a size with some free space.
+        initrd: Debian's initial RAM disk; append the files to it, and make no disk.
 
     Raises:
-        UserError: no such directory, no program that a guest could run, or no space.
+        UserError: the directory is missing, a guest cannot run the program, or no space is left.
     """
     _check_places(directory, output)
     begin = read_payload(initrd, "initrd", _MAX_INITRD) if initrd is not None else b""
@@ -71,7 +70,7 @@ def build_rootfs(
             _complete(tree, Path(scratch), entry_point)
             made = Path(scratch, "made")
             if initrd is None:
-                size = choose_size(size, tree.needed_size, str(directory), room=_ROOM)
+                size = choose_size(size, tree.needed_size, str(directory), free_space=_FREE_SPACE)
                 make_disk(made, tree, size, "pyvmm-rootfs")
             else:
                 made.write_bytes(begin + bytes(-len(begin) % 4) + _archive(tree))
@@ -86,18 +85,18 @@ def _check_places(directory: Path, output: Path) -> None:
         is_directory = directory.is_dir()
         is_inside = output.resolve().is_relative_to(directory.resolve())
         is_special = output.exists() and not output.is_file()
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that turn in circles
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
         raise UserError(f"--from-dir {directory} -o {output}: {error}: check the paths") from None
     if not is_directory:
         raise UserError(f"--from-dir {directory}: no such directory: give one with a program in it")
     if is_inside:
-        raise UserError(f"{output} is in {directory}, which is to be packed: choose another -o")
+        raise UserError(f"{output} is inside {directory}, the directory to pack: choose another -o")
     if is_special:  # it would be replaced
-        raise UserError(f"{output} is no regular file: choose another -o")
+        raise UserError(f"{output} is not a regular file: choose another -o")
 
 
 def _archive(tree: Tree) -> bytes:
-    """Return the tree below the directory that the initial RAM disk looks for."""
+    """Return an archive of the tree, below the directory that the initial RAM disk looks for."""
     archive = CpioArchive()
     archive.add_directory(_IN_INITRD)
     for entry in tree.sorted():
@@ -116,36 +115,36 @@ def _archive(tree: Tree) -> bytes:
 
 
 def _newest() -> int:
-    """Return the time that no file may be newer than: what reproducible builds agreed on."""
+    """Return the latest time that a file may have, from SOURCE_DATE_EPOCH if that is set."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     return int(text) if text.isdecimal() else 0xFFFF_FFFF
 
 
 def _complete(tree: Tree, scratch: Path, entry_point: EntryPoint) -> None:
-    """Add the init and what it runs, where the tree has no init of its own to run."""
-    for name, mode in _MOUNTED.items():
+    """Add the init and its entry point, unless the program is the tree's own init."""
+    for name, mode in _MOUNT_POINTS.items():
         tree.remove_below(name)
         tree.entries[PurePosixPath(name)] = Entry(PurePosixPath(name), stat.S_IFDIR | mode)
     init = tree.resolve(_INIT)
     program = entry_point.program or f"/{_INIT}"
     if tree.resolve(program) is None or tree.resolve(program) not in tree.entries:
         raise UserError(
-            f"the directory has no {program}: name the program to run with --init, as it is called"
-            " in there"
+            f"the directory does not contain {program}: give the program's path inside the"
+            " directory with --init"
         )
     ProgramFile(tree, program).check()
     if tree.resolve(program) == init:
         _refuse_arguments(entry_point)
         return
     if init is None:
-        raise UserError("sbin in the directory leads nowhere: make it a directory or a link to one")
+        raise UserError("sbin is not a directory: make it a directory or a link to one")
     for parent in reversed(init.parents[:-1]):
         tree.add_directory(str(parent))
     _add(tree, scratch, str(init), guests.agent(), 0o755)
-    tree.add_directory(_OWN)
+    tree.add_directory(_PYVMM)
     words = (program, *entry_point.arguments)
-    _add(tree, scratch, f"{_OWN}/entrypoint", _strings(words), 0o644)
-    _add(tree, scratch, f"{_OWN}/environment", _strings(entry_point.environment), 0o644)
+    _add(tree, scratch, f"{_PYVMM}/entrypoint", _strings(words), 0o644)
+    _add(tree, scratch, f"{_PYVMM}/environment", _strings(entry_point.environment), 0o644)
 
 
 def _refuse_arguments(entry_point: EntryPoint) -> None:
@@ -156,7 +155,10 @@ def _refuse_arguments(entry_point: EntryPoint) -> None:
 def _strings(words: Sequence[str]) -> bytes:
     data = b"".join(os.fsencode(word) + b"\0" for word in words)
     if len(data) > _MAX_TEXT:
-        raise UserError(f"arguments and variables may have {_MAX_TEXT} bytes: use a file")
+        raise UserError(
+            f"the arguments or variables are {len(data)} bytes; the limit is {_MAX_TEXT}:"
+            " use a file"
+        )
     return data
 
 

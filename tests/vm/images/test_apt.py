@@ -34,7 +34,7 @@ Components: main
 
 
 def test_deb822_gives_enabled_binary_sources_with_their_key() -> None:
-    """A disabled or source-only stanza is no source; an inline key stays whole."""
+    """A disabled or source-only stanza is left out; an inline key stays complete."""
     (source,) = parse_deb822(DEB822)
     assert source.uris == "http://mirror.test/debian"
     assert source.suites == ("stable", "stable-updates")
@@ -59,7 +59,7 @@ def test_one_line_gives_sources_with_their_options() -> None:
 
 
 def test_entry_asks_for_other_suites_of_the_same_archive() -> None:
-    """What is written for the private apt is read back as the same archive with the same key."""
+    """An entry written for the private apt is read back as the same archive with the same key."""
     (source,) = parse_deb822(DEB822)
     (copy,) = parse_deb822(source.entry(["testing"], "arm64"))
     assert (copy.uris, copy.suites, copy.options) == (source.uris, ("testing",), source.options)
@@ -86,7 +86,7 @@ def test_machine_sources_prefer_the_distribution(
 
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="no apt here")
 def test_archive_out_of_reach_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of that apt only warns; but where there are lists of an earlier day, they will do."""
+    """The failure is only a warning of apt's; lists fetched earlier are used if there are any."""
     source = Source("http://127.0.0.1:1/debian", ("stable",), ("main",))
     monkeypatch.setattr(apt, "machine_sources", lambda: [source])
     private = PrivateApt(tmp_path, "arm64")
@@ -121,7 +121,7 @@ SHA256: {0}
 def test_installed_size_is_that_of_all_that_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the package lists have it: nothing is fetched for it."""
+    """The package lists have it: nothing is fetched."""
     lists = tmp_path / "archive/dists/stable/main/binary-arm64"
     lists.mkdir(parents=True)
     (lists / "Packages").write_text(PACKAGES)

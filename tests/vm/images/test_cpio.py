@@ -37,7 +37,7 @@ def test_archive_gives_back_every_file(files: dict[str, bytes]) -> None:
 
 
 def test_name_may_be_any_bytes() -> None:
-    """That of a link's target, too."""
+    """Bytes that are not UTF-8 are kept, in a link's target too."""
     archive = CpioArchive()
     archive.add_symlink(os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xff"))
     data = archive.finish()
@@ -46,7 +46,7 @@ def test_name_may_be_any_bytes() -> None:
 
 
 def test_archive_keeps_the_kind_of_an_entry() -> None:
-    """Directories, links and devices are told apart by their mode."""
+    """Directories, links and devices differ in their mode."""
     archive = CpioArchive()
     archive.add_directory("d")
     archive.add_symlink("l", "d")

@@ -54,7 +54,7 @@ def test_initrd_loads_by_device(modules: Modules) -> None:
 
 
 def test_root_starts_the_agent(modules: Modules, tmp_path: Path) -> None:
-    """Its program is in the path of the first process, which is a script that names it."""
+    """Its program is in the path of the first process, a script that starts it."""
     root = tmp_path / "root"
     for directory in ("usr/bin", "usr/sbin", "usr/lib"):
         (root / directory).mkdir(parents=True)
@@ -65,7 +65,7 @@ def test_root_starts_the_agent(modules: Modules, tmp_path: Path) -> None:
 
 
 def test_unsigned_module_is_what_stands_before_the_signature(tmp_path: Path) -> None:
-    """The trailer says how long the signature is; a module without one is left alone."""
+    """The trailer has the signature's size; a module without one is not changed."""
     (tmp_path / "kernel").mkdir()
     trailer = bytes(8) + (3).to_bytes(4) + b"~Module signature appended~\n"
     (tmp_path / "kernel/signed.ko").write_bytes(b"\x7fELF signed" + b"sig" + trailer)
@@ -78,7 +78,7 @@ def test_unsigned_module_is_what_stands_before_the_signature(tmp_path: Path) -> 
 def test_build_does_nothing_when_the_files_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only a missing file or another recipe makes it build again."""
+    """Only a missing file or another recipe causes a new build."""
     made = Image(tmp_path)
     for path in (made.kernel, made.initrd, made.rootfs):
         path.touch()
@@ -97,7 +97,7 @@ def test_build_does_nothing_when_the_files_are_there(
     [(0, 100 * MIB, 512 * MIB), (0, 600 * MIB + 1, 857 * MIB), (700 * MIB, 600 * MIB, 700 * MIB)],
 )
 def test_disk_grows_with_the_packages(asked: int, needed: int, size: int) -> None:
-    """Unless the user says how large it is to be."""
+    """The user's choice of a size overrides that."""
     assert Recipe(("gcc",), asked).choose_size(needed) == size
 
 
@@ -109,7 +109,7 @@ class Archive:
         return "7.2.12-1" if package.startswith("linux-image-") else ""
 
     def dependencies(self, package: str) -> list[str]:
-        """Return what a kernel's package needs: parts of it, and other things."""
+        """Return the dependencies of a kernel's package: its parts, and other packages."""
         flavour = package.removeprefix("linux-image-")
         parts = [f"linux-{part}-7.2.12+deb14-{flavour}" for part in ("image", "modules")]
         return [package, *parts, "linux-base", "kmod", "linux-image-7.2.12+deb14-cloud-arm64"]
@@ -117,7 +117,7 @@ class Archive:
 
 @pytest.mark.parametrize("flavour", ["arm64", "arm64-16k"])
 def test_kernel_is_of_the_flavour_that_is_asked_for(flavour: str) -> None:
-    """All parts of it, and of no other."""
+    """The packages are all parts of that kernel and of no other."""
     names = debian._kernel_packages(cast("PrivateApt", Archive()), flavour)
     assert names == [f"linux-{part}-7.2.12+deb14-{flavour}" for part in ("image", "modules")]
 
@@ -125,11 +125,13 @@ def test_kernel_is_of_the_flavour_that_is_asked_for(flavour: str) -> None:
 def test_too_small_a_disk_is_refused_before_anything_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By what the package lists say; the files stay as they are."""
+    """The package lists show it; existing files are not changed."""
     monkeypatch.setattr(PrivateApt, "update", lambda *_: None)
     monkeypatch.setattr(PrivateApt, "installed_size", lambda *_: 600 * MIB)
     monkeypatch.setattr(PrivateApt, "candidate", lambda *_: pytest.fail("went on"))
-    with pytest.raises(UserError, match="--size: Debian with these packages needs 600M"):
+    with pytest.raises(
+        UserError, match="--size is too small for Debian with these packages: give at least 600M"
+    ):
         build_debian(tmp_path, tmp_path, lambda *_: None, recipe=Recipe(("gcc",), 512 * MIB))
     assert list(tmp_path.iterdir()) == []
 
@@ -137,7 +139,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_fetched(
 def test_build_names_the_files_to_bring_where_there_is_no_apt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without apt one line says what the user needs instead."""
+    """Without apt, one line says what the user needs instead."""
     monkeypatch.setattr(debian, "find_tool", lambda _: None)
     with pytest.raises(UserError, match=r"Image.*rootfs\.img"):
         build_debian(tmp_path, tmp_path, lambda *_: None)
@@ -148,6 +150,6 @@ def test_build_names_the_files_to_bring_where_there_is_no_apt(
     "name", ["attest.sh", "initrd-init.sh", "rootfs-init.sh", "poweroff.sh", "udhcpc.sh"]
 )
 def test_guest_scripts_parse(name: str) -> None:
-    """A slip in a guest's script is found here, not at its boot."""
+    """A mistake in a guest's script is found here, not during a boot."""
     path = Path(debian.__file__).parent / "scripts" / name
     subprocess.run(["sh", "-n", str(path)], check=True)

@@ -1,4 +1,4 @@
-"""Disks made of trees of files, looked at with the tools of e2fsprogs."""
+"""Disks made from trees of files, examined with the tools of e2fsprogs."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def status(disk: Path, path: str) -> dict[str, str]:
-    """Return what debugfs says of a file."""
+    """Return debugfs's description of a file."""
     text = call(sbin("debugfs"), "-R", f'stat "{path}"', disk).output
     found = dict(re.findall(r"(Type|Mode|User|Group|mtime|ctime|Fast link dest): +(\S+)", text))
     assert found, text
@@ -46,7 +46,7 @@ def status(disk: Path, path: str) -> dict[str, str]:
 
 
 def test_disk_holds_the_tree(root: Path, tmp_path: Path) -> None:
-    """Content, modes and times as they were, root as the owner; sockets are left out."""
+    """Content, modes and times are kept, root owns all files, sockets are left out."""
     disk = tmp_path / "disk"
     make_disk(disk, scan_tree(root), 32 * MIB, "a-label")
     assert is_clean(disk)
@@ -69,7 +69,7 @@ def test_disk_holds_the_tree(root: Path, tmp_path: Path) -> None:
 
 
 def test_same_tree_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
-    """Whatever the order of the directory, the time of day, and who packs it."""
+    """The order in the directory, the time of day and the user make no difference."""
     first, second = tmp_path / "first", tmp_path / "second"
     make_disk(first, scan_tree(root), 32 * MIB, "")
     tree = scan_tree(root)
@@ -98,9 +98,9 @@ def test_needed_size_is_enough(shape: tuple[int, int], tmp_path: Path) -> None:
 
 
 def test_full_disk_is_one_line(root: Path, tmp_path: Path) -> None:
-    """Debugfs ends with 0 then."""
+    """Debugfs exits with 0 in this case."""
     (root / "large").write_bytes(os.urandom(20 * MIB))
-    with pytest.raises(UserError, match="disk large enough") as refused:
+    with pytest.raises(UserError, match="check the size of the disk") as refused:
         make_disk(tmp_path / "disk", scan_tree(root), 16 * MIB, "")
     assert "\n" not in str(refused.value)
 
@@ -108,7 +108,7 @@ def test_full_disk_is_one_line(root: Path, tmp_path: Path) -> None:
 def test_missing_tools_are_named(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the package that has them."""
+    """The error names the package that contains them."""
     monkeypatch.setattr("pyvmm.vm.images.apt.find_tool", lambda _: None)
     with pytest.raises(UserError, match="e2fsprogs"):
         make_disk(tmp_path / "disk", scan_tree(root), 32 * MIB, "")
@@ -130,7 +130,7 @@ def test_scan_refuses_what_cannot_be_packed(
 
 
 def test_newest_bounds_the_times(root: Path) -> None:
-    """As SOURCE_DATE_EPOCH asks for."""
+    """SOURCE_DATE_EPOCH sets the limit."""
     tree = scan_tree(root, newest=1_650_000_000)
     assert tree.entries[PurePosixPath("tool")].changed == 1_650_000_000
     assert tree.entries[PurePosixPath("usr")].changed == 1_600_000_000
@@ -150,7 +150,7 @@ def test_newest_bounds_the_times(root: Path) -> None:
     ],
 )
 def test_resolve_stays_inside(tmp_path: Path, path: str, expected: str | None) -> None:
-    """Links lead where they would in the guest, never out of the tree."""
+    """Links lead to the same place as in the guest, never out of the tree."""
     (tmp_path / "usr/bin").mkdir(parents=True)
     (tmp_path / "usr/bin/sh").touch()
     (tmp_path / "bin").symlink_to("usr/bin")

@@ -1,4 +1,4 @@
-"""Kernel files: the ones that load, and the one line for each that does not."""
+"""Kernel files: those that load, and the error line for each of those that do not."""
 
 import gzip
 import itertools
@@ -41,7 +41,7 @@ class Part:
     data: bytes
     memory_size: int = 0  # 0: that of the data
     va: int | None = None  # None: the same as pa
-    file_offset: int | None = None  # None: behind what comes before
+    file_offset: int | None = None  # None: after the previous part
 
 
 BASE = 0xFFFF_8000_8000_0000
@@ -121,7 +121,7 @@ def load_elf(tmp_path: Path, *parts: Part, entry: int) -> Kernel:
 
 
 def test_elf_segment_goes_to_its_physical_address_if_that_is_ram(tmp_path: Path) -> None:
-    """What was linked for an address finds itself there."""
+    """A segment is loaded at the address it was linked for."""
     low, high = Part(0x8020_0000, CODE[:64]), Part(0x8030_0000, b"data", 0x100)
     kernel = load_elf(tmp_path, low, high, entry=0x8020_0008)
     assert kernel.segments == ((0x20_0000, CODE[:64]), (0x30_0000, b"data"))
@@ -142,7 +142,7 @@ def test_elf_may_end_where_its_next_segment_begins_in_any_order(tmp_path: Path) 
 
 
 def test_elf_segments_that_overlap_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
-    """Many that repeat one piece of a small file would be many times its size."""
+    """Many segments that repeat one part of a small file would take many times its size."""
     count, data = 100, bytes(MIB)
     parts = [Part(0x8000_0000, data, file_offset=64 + 56 * count) for _ in range(count)]
     path = tmp_path / "vmlinux"
@@ -179,9 +179,9 @@ ZBOOT = b"MZ\0\0zimg" + struct.pack("<II8x", 0x1000, 0x2000) + b"gzip\0" + bytes
         (image(image_size=1 << 60), "damaged"),
         (gzip.compress(os.urandom(100_000))[:1000], "truncated"),
         (b"\x1f\x8b" + bytes(1000), "damaged"),
-        (gzip.compress(os.urandom(5000)), "no arm64 kernel"),
-        (random.Random(1).randbytes(100_000), "no arm64 kernel"),
-        (bytes(100_000), "text file|no arm64 kernel"),
+        (gzip.compress(os.urandom(5000)), "not an arm64 kernel"),
+        (random.Random(1).randbytes(100_000), "not an arm64 kernel"),
+        (bytes(100_000), "text file|not an arm64 kernel"),
         (X86, "x86 kernel"),
         (elf(62), "x64"),
         (elf()[:-4], "truncated"),
@@ -206,7 +206,7 @@ ZBOOT = b"MZ\0\0zimg" + struct.pack("<II8x", 0x1000, 0x2000) + b"gzip\0" + bytes
     ids=itertools.count(),
 )
 def test_bad_kernel_is_refused_in_one_line(tmp_path: Path, data: bytes, complaint: str) -> None:
-    """What is wrong and what to do."""
+    """The line says what is wrong and what to do."""
     with pytest.raises(UserError, match=complaint) as refusal:
         load(tmp_path, data)
     assert "\n" not in str(refusal.value)
@@ -249,7 +249,7 @@ def test_payload_is_a_readable_file_of_a_fitting_size(tmp_path: Path) -> None:
 
 
 def test_file_is_read_into_memory_of_its_own_size(tmp_path: Path) -> None:
-    """Not of the guest's, which may be larger than this machine."""
+    """The guest's memory may be larger than this machine's."""
     path = tmp_path / "kernel"
     path.write_bytes(image())
     assert load_kernel(path, 1 << 45) == load_kernel(path, RAM)

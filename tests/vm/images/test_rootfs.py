@@ -1,4 +1,4 @@
-"""Root file systems of one program: what is in them, and what is refused before it could boot."""
+"""Root file systems for one program: what they contain, and what is rejected before a boot."""
 
 import os
 import shutil
@@ -74,7 +74,7 @@ def read_cpio(data: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 def test_rootfs_has_the_program_and_an_init(root: Path, tmp_path: Path) -> None:
-    """The tree, places to mount on, our init, and what it shall run."""
+    """It has the tree, mount points, our init, and the init's entry point."""
     disk = tmp_path / "disk"
     entry_point = EntryPoint("/app/main", ("one", "two words"), ("A=b c",))
     build_rootfs(root, disk, entry_point)
@@ -89,7 +89,7 @@ def test_rootfs_has_the_program_and_an_init(root: Path, tmp_path: Path) -> None:
 
 
 def test_rootfs_is_the_same_each_time(root: Path, tmp_path: Path) -> None:
-    """So its digest says what is in it."""
+    """Its digest identifies its contents."""
     for name in ("first", "second"):
         build_rootfs(root, tmp_path / name, EntryPoint("/app/main"))
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
@@ -107,7 +107,7 @@ def test_rootfs_follows_source_date_epoch(
 
 
 def test_init_goes_where_sbin_leads(root: Path, tmp_path: Path) -> None:
-    """Distributions have it as a link; what was mounted over is empty."""
+    """Distributions have sbin as a link; mount points are empty."""
     (root / "usr/sbin").mkdir(parents=True)
     (root / "sbin").symlink_to("/usr/sbin")
     add(root, "usr/sbin/init", b"another")
@@ -151,19 +151,19 @@ def test_tree_with_an_init_of_its_own_is_packed_as_it_is(
 
 
 def test_bad_input_is_one_line_and_leaves_no_file(root: Path, tmp_path: Path) -> None:
-    """No directory, no program, a disk within what it is made of, too small a size."""
+    """No directory, no program, an output inside the directory, too small a size."""
     output = tmp_path / "disk"
     main = EntryPoint("/app/main")
     cases: list[tuple[Path, Path, EntryPoint, int, str]] = [
         (tmp_path / "none", output, main, 0, "no such directory"),
         (root / "app/main", output, main, 0, "no such directory"),
-        (root, root / "disk", main, 0, "is to be packed"),
+        (root, root / "disk", main, 0, "the directory to pack"),
         (root, tmp_path / "none/disk", main, 0, "No such file.*-o"),
-        (root, output, EntryPoint(), 0, r"no /sbin/init.*--init"),
-        (root, output, EntryPoint("/app/other"), 0, r"no /app/other.*--init"),
-        (root, output, EntryPoint("/app"), 0, "is no file"),
-        (root, output, main, MIB, "needs 16M"),
-        (root, output, EntryPoint("/app/main", ("x" * 40_000,)), 0, "32767 bytes"),
+        (root, output, EntryPoint(), 0, r"not contain /sbin/init.*--init"),
+        (root, output, EntryPoint("/app/other"), 0, r"not contain /app/other.*--init"),
+        (root, output, EntryPoint("/app"), 0, "is not a file"),
+        (root, output, main, MIB, "at least 16M"),
+        (root, output, EntryPoint("/app/main", ("x" * 40_000,)), 0, "bytes; the limit is 32767"),
     ]
     for directory, disk, entry_point, size, complaint in cases:
         with pytest.raises(UserError, match=complaint) as refused:
@@ -179,8 +179,8 @@ def test_bad_input_is_one_line_and_leaves_no_file(root: Path, tmp_path: Path) ->
         (make_elf(EM_X86_64), 0o755, "is for x64: build or download one for arm64"),
         (make_elf()[:70], 0o755, "damaged"),
         (b"\x7fELF", 0o755, "damaged"),
-        (b"echo hello\n", 0o755, "neither ELF nor begins with #!"),
-        (b"", 0o755, "neither ELF nor begins with #!"),
+        (b"echo hello\n", 0o755, "is not a program"),
+        (b"", 0o755, "is not a program"),
         (b"#!\n", 0o755, "names no interpreter"),
         (b"#!/bin/sh\n", 0o755, "needs the interpreter /bin/sh"),
         (b"#! /app/main", 0o755, "names no interpreter"),
@@ -191,7 +191,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(root: Path, tmp_path: Path) ->
 def test_program_that_cannot_run_is_refused(
     root: Path, content: bytes, mode: int, complaint: str
 ) -> None:
-    """With what is missing."""
+    """The error says what is missing."""
     add(root, "app/main", content, mode)
     add(root, "lib/lib.so", make_elf())
     with pytest.raises(UserError, match=complaint):

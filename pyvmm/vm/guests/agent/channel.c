@@ -1,14 +1,14 @@
 /*
- * Channels: the processes that run for the host, their pipes, and the frames that tell of them.
+ * Channels: the processes that run for the host, their pipes, and the frames about them.
  *
- * What a process writes is read only as far as the host has granted; what it does not read waits in its channel's
- * buffer, as much as the host was granted: so nobody waits for another's slowness.
+ * Output of a process is read only as far as the host has granted.  Input that it does not read waits in its channel's
+ * buffer; the host may send only what fits.  So a slow process or host does not hold up other channels.
  */
 #include "channel.h"
 
 enum {
     OUTPUT_SIZE = 16384,
-    /* What a process leaves in its pipes when it ends; what others write into them then may have no end. */
+    /* The limit for output after the process has ended: its children may keep writing for ever. */
     LEFT_OVER = 2 * 65536,
 };
 
@@ -37,7 +37,7 @@ static void write_port(const uint8_t *data, size_t size) {
     }
 }
 
-/* A frame is one write, so that the host gets it in one piece. */
+/* Sends a frame with one write, so that the host gets it in one piece. */
 void send(enum reply type, uint32_t channel, const void *payload, size_t size) {
     static uint8_t frame[FRAME_SIZE];
     struct header header = {.channel = channel, .type = (uint16_t)type, .size = (uint16_t)size};
@@ -170,7 +170,7 @@ void finish(struct channel *c) {
         ;
     bool is_waiting = !c->granted && c->left_over > 0 && (c->out >= 0 || c->err >= 0);
     if (is_waiting)
-        return; /* the next grant goes on */
+        return; /* the next grant continues */
     send_status(EXIT, c->id, c->status);
     free_channel(c);
 }

@@ -6,7 +6,7 @@
 
 enum {
     NUM_CHANNELS = 64,
-    INPUT_SIZE = 16384, /* what a channel keeps for a process that does not read */
+    INPUT_SIZE = 16384, /* bytes that a channel buffers for a process that does not read */
     FRAME_SIZE = sizeof(struct header) + UINT16_MAX,
 };
 
@@ -40,13 +40,13 @@ struct channel *find_channel(uint32_t id);
 /* returns 0 in the new process, which has the pipes as its standard streams. */
 int start_process(uint32_t id);
 void signal_channel(struct channel *c, int number);
-/* Passes on what a stream has, as far as granted; returns whether it moved a byte. */
+/* Sends a stream's output, as far as granted; returns whether it sent anything. */
 bool forward(struct channel *c, int *fd, enum reply type);
-/* Gives the process its input; what it will not read any more is taken all the same. */
+/* Gives the process its input; drops it if the process has closed its standard input. */
 void feed(struct channel *c);
-/* Ends a channel whose process has exited and has left nothing that could still be sent. */
+/* Ends a channel whose process has exited, once all output is sent. */
 void finish(struct channel *c);
-/* Takes leave of the processes that have exited. */
+/* Collects the processes that have exited. */
 void reap(void);
 void drop_all(void);
 

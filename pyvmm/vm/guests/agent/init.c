@@ -1,9 +1,9 @@
 /*
- * The first process of a root file system that holds one program: mounts what programs expect, runs it on the console,
- * tells its status and powers off.
+ * The first process of a root file system for one program: mounts the usual file systems, runs the program on the
+ * console, reports its status and powers off.
  *
- * `pyvmm image build rootfs` writes what to run: /.pyvmm/entrypoint has the arguments, /.pyvmm/environment variables,
- * each ended by a zero byte.
+ * `pyvmm image build rootfs` writes /.pyvmm/entrypoint with the arguments and /.pyvmm/environment with the variables,
+ * each terminated by a zero byte.
  */
 #include "agent.h"
 
@@ -29,7 +29,7 @@ static const char *const links[][2] = {
 
 static void mount_all(void) {
     for (size_t n = 0; n < sizeof mounts / sizeof *mounts; n++) {
-        sys_mkdir(mounts[n].where); /* it is there, or the file system is read-only, or the mount says so */
+        sys_mkdir(mounts[n].where); /* a failure that matters makes the mount fail */
         int error = sys_mount(mounts[n].kind, mounts[n].where, 0, mounts[n].options);
         bool is_optional = text_equal(mounts[n].kind, "configfs");
         if (error < 0 && error != -EBUSY && !is_optional)
@@ -56,7 +56,7 @@ static void raise_loopback(void) {
     sys_close(fd);
 }
 
-/* Makes the last console that Linux has, which can be a controlling terminal, the standard streams. */
+/* Opens Linux's last console, which can be a controlling terminal, as the standard streams. */
 static void take_console(void) {
     char names[128] = "", path[160] = "/dev/";
     size_t size = read_file("/sys/class/tty/console/active", names, sizeof names);
@@ -70,7 +70,7 @@ static void take_console(void) {
         sys_dup_to(fd, n);
 }
 
-/* Reads strings that zero bytes end; returns how many, after those that are there already. */
+/* Reads zero-terminated strings and appends them to `strings`; returns the new count. */
 static unsigned read_strings(const char *path, char *text, char **strings, unsigned count) {
     size_t size = read_file(path, text, MAX_TEXT - 1);
     text[size] = 0;
@@ -80,7 +80,7 @@ static unsigned read_strings(const char *path, char *text, char **strings, unsig
     return count;
 }
 
-/* Becomes the foreground of the console: what is typed to interrupt is for the program, and not for us. */
+/* Becomes the foreground process group of the console, so that Ctrl-C goes to the program and not to us. */
 static void come_to_foreground(void) {
     int group = sys_getpid();
     sys_set_blocked_signals(SIGNAL_BIT(SIGTTOU));
@@ -95,7 +95,7 @@ static _Noreturn void run_entry_point(char **env) {
     come_to_foreground();
     unsigned count = read_strings(ENVIRONMENT, variables, envp, 0);
     for (; *env && count + 1 < MAX_STRINGS; env++)
-        envp[count++] = *env; /* of two with one name the first counts */
+        envp[count++] = *env; /* a duplicate: the first one counts */
     envp[count] = NULL;
     if (!read_strings(ENTRYPOINT, arguments, argv, 0)) {
         complain(ENTRYPOINT, "names no program: pyvmm image build rootfs --init writes it");
@@ -104,13 +104,13 @@ static _Noreturn void run_entry_point(char **env) {
     run_program("/", argv, envp);
 }
 
-static void tell(int status) {
+static void report_end(int status) {
     char text[32] = "";
     int number = signal_of(status);
     text_append(text, sizeof text, number ? "signal " : "exit status ");
     text_append_number(text, sizeof text, (unsigned)(number ? number : exit_code_of(status)));
     complain("the program has ended", text);
-    sys_ioctl(2, TCSBRK, (void *)1); /* until the console has sent it */
+    sys_ioctl(2, TCSBRK, (void *)1); /* wait until the console has sent it */
 }
 
 static _Noreturn void power_off(void) {
@@ -127,24 +127,24 @@ _Noreturn void run_init(char **env) {
     mount_all();
     name_host();
     raise_loopback();
-    sys_setsid(); /* we lead the session: if the program did, its end would drop what the console has not sent */
+    sys_setsid(); /* we lead the session: if the program did, its end would discard unsent console output */
     take_console();
-    int told[2] = {-1, -1}, status, pid;
-    sys_pipe(told);
+    int ended[2] = {-1, -1}, status, pid;
+    sys_pipe(ended);
     int agent = sys_fork();
     if (agent == 0) {
-        sys_close(told[1]);
-        run_agent(-1, told[0], CAN_ATTEST, env);
+        sys_close(ended[1]);
+        run_agent(-1, ended[0], CAN_ATTEST, env);
     }
     int program = sys_fork();
     if (program == 0)
         run_entry_point(env);
-    do /* a first process also gets the orphans */
+    do /* the first process also inherits orphans */
         pid = sys_wait(-1, &status, 0);
     while (pid != program && pid != -ECHILD);
-    tell(status);
-    sys_write(told[1], &status, sizeof status);
-    sys_close(told[1]);
-    sys_wait(agent, &status, 0); /* until it has passed the status on */
+    report_end(status);
+    sys_write(ended[1], &status, sizeof status);
+    sys_close(ended[1]);
+    sys_wait(agent, &status, 0); /* until it has sent the status */
     power_off();
 }

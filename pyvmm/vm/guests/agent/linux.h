@@ -1,7 +1,8 @@
 /*
- * What the agent needs of Linux, without a C library: system calls by number, structures from the kernel's own headers.
+ * The parts of Linux that the agent uses, without a C library: system calls by number, structures from the kernel's
+ * headers.
  *
- * A call returns what the kernel returns: -errno for an error.
+ * A call returns the kernel's result: -errno for an error.
  */
 #ifndef LINUX_H
 #define LINUX_H
@@ -46,14 +47,14 @@ static inline long syscall6(long number, long a, long b, long c, long d, long e,
                      : "rcx", "r11", "memory");
     return result;
 #else
-#error "the agent knows the system calls of arm64, and for its tests those of x86-64"
+#error "the agent supports arm64, and for its tests x86-64"
 #endif
 }
 
 #define SYSCALL(name, a, b, c, d, e) \
     syscall6(__NR_##name, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
 
-/* What the kernel's headers have only together with a C library's. */
+/* Declared by the kernel's headers only together with a C library. */
 enum { TCSBRK = 0x5409, TIOCSPGRP = 0x5410, AF_INET = 2, AF_NETLINK = 16, SOCK_DGRAM = 2, IFF_UP = 1 };
 struct ifreq {
     char ifr_name[16];
@@ -61,7 +62,7 @@ struct ifreq {
     char unused[22];
 };
 
-/* SIG_BLOCK and the like take a set of 64 bits, signal n in bit n - 1. */
+/* A signal set has 64 bits, signal n in bit n - 1. */
 #define SIGNAL_BIT(number) (1ull << ((number) - 1))
 #define SIGNAL_SET_SIZE 8
 
@@ -72,7 +73,7 @@ static inline int sys_close(int fd) { return (int)SYSCALL(close, fd, 0, 0, 0, 0)
 static inline long sys_read(int fd, void *data, size_t size) { return SYSCALL(read, fd, data, size, 0, 0); }
 static inline long sys_write(int fd, const void *data, size_t size) { return SYSCALL(write, fd, data, size, 0, 0); }
 static inline int sys_pipe(int fds[2]) { return (int)SYSCALL(pipe2, fds, O_CLOEXEC, 0, 0, 0); }
-/* Like dup2(), fd stays open over an execve(). */
+/* Like dup2(): fd stays open across an execve(). */
 static inline int sys_dup_to(int from, int fd) {
     return from == fd ? (int)SYSCALL(fcntl, fd, F_SETFD, 0, 0, 0) : (int)SYSCALL(dup3, from, fd, 0, 0, 0);
 }

@@ -1,8 +1,8 @@
 /*
- * The guest agent: does what the host asks for through a port of a virtio console, if the guest lets it.
+ * The guest agent: serves the host's requests through a port of a virtio console, as far as the guest allows it.
  *
- *   pyvmm-agent exec|attest|off [FD]     serve the port, or what is open as FD
- *   init                                 as the first process: run what /.pyvmm/entrypoint names, then power off
+ *   pyvmm-agent exec|attest|off [FD]     serve the port, or the open descriptor FD
+ *   init                                 as the first process: run the program in /.pyvmm/entrypoint, then power off
  *
  * No C library and no memory allocation: one small static file for any root file system.
  */
@@ -11,10 +11,10 @@
 #define PORTS "/sys/class/virtio-ports"
 #define PORT_NAME "org.pyvmm.agent.0\n"
 
-/* How a test tells that the binary was made from these sources. */
+/* Shows a test that the binary was made from these sources. */
 __attribute__((used)) static const char source_digest[] = "source digest " SOURCE_DIGEST;
 
-/* The compiler may call these even where there is no library. */
+/* The compiler may call these even without a library. */
 void *memcpy(void *to, const void *from, size_t size) {
     for (size_t n = 0; n < size; n++)
         ((volatile char *)to)[n] = ((const char *)from)[n];
@@ -37,12 +37,12 @@ const char *error_text(int error) {
     switch (error) {
     case ENOENT: return "no such file or directory, or its interpreter is missing";
     case EACCES: return "permission denied";
-    case ENOEXEC: return "no program for this machine";
+    case ENOEXEC: return "not a program for this machine";
     case ENOMEM: return "not enough memory";
     case ENOTDIR: return "not a directory";
     case E2BIG: return "argument list too long";
     case EROFS: return "read-only file system";
-    case ENODEV: return "not known to this kernel";
+    case ENODEV: return "not supported by this kernel";
     case EIO: return "input/output error";
     }
     static char text[20];
@@ -77,7 +77,7 @@ size_t read_file(const char *path, char *data, size_t size) {
     return total;
 }
 
-/* ---- what it may do ---- */
+/* ---- abilities ---- */
 
 unsigned parse_abilities(const char *word, unsigned otherwise) {
     static const struct {
@@ -90,7 +90,7 @@ unsigned parse_abilities(const char *word, unsigned otherwise) {
     return otherwise;
 }
 
-/* returns what the kernel's command line allows, or `otherwise` if it says nothing that is known. */
+/* returns what the kernel's command line allows (nothing for an unknown word), or `otherwise` without pyvmm.agent=. */
 static unsigned allowed(unsigned otherwise) {
     static char line[4096];
     static const char name[] = "pyvmm.agent=";
@@ -114,7 +114,7 @@ struct directory_entry { /* linux_dirent64 */
     char name[];
 };
 
-/* returns the port of this name, open, or an error. */
+/* Opens the port if it is the agent's; returns its descriptor or an error. */
 static int open_port(const char *name) {
     char path[320] = PORTS "/", text[64] = "";
     text_append(path, sizeof path, name);
@@ -142,7 +142,7 @@ static int find_port(void) {
     return port;
 }
 
-/* returns the port, opened as soon as there is one; -1 if the entry point ended before. */
+/* Waits for the port and opens it; returns its descriptor, or an error if the entry point ended before. */
 static int wait_for_port(int ended) {
     struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
     int events = (int)SYSCALL(socket, AF_NETLINK, SOCK_DGRAM | O_CLOEXEC, NETLINK_KOBJECT_UEVENT, 0, 0);
@@ -170,7 +170,7 @@ _Noreturn void run_agent(int port, int ended, unsigned abilities, char **env) {
     }
     while ((port = wait_for_port(ended)) >= 0 && serve(port, ended, abilities, env)) {
         sys_close(port);
-        sys_sleep(1); /* the host hung up: no event tells when it is back */
+        sys_sleep(1); /* the host hung up: no event reports when it is back */
     }
     sys_exit(0);
 }
@@ -190,7 +190,7 @@ __asm__(".globl _start\n"
 #endif
 );
 
-/* Takes the stack as the kernel left it: the number of arguments, they, NULL, the environment, NULL. */
+/* Gets the stack from the kernel: the number of arguments, the arguments, NULL, the environment, NULL. */
 __attribute__((used)) _Noreturn void start(long *stack) {
     long count = stack[0];
     char **argv = (char **)(stack + 1), **env = argv + count + 1;

@@ -1,4 +1,4 @@
-/* What the agent's new processes do: become a program, or get a report from Linux's configfs-tsm. */
+/* The agent's child processes: become a program, or get a report from Linux's configfs-tsm. */
 #include "agent.h"
 
 #define REPORTS "/sys/kernel/config/tsm/report"
@@ -13,7 +13,7 @@ const char *find_variable(char **env, const char *name) {
     return NULL;
 }
 
-/* returns the error of the last directory that had the program, or ENOENT. */
+/* returns the error from the last directory that contains the program, or ENOENT. */
 static int exec_from(const char *directories, char **argv, char **env) {
     int error = -ENOENT;
     while (*directories) {
@@ -61,18 +61,18 @@ static int open_in(const char *directory, const char *name, int flags) {
 static const char *report(const char *directory, const uint8_t *challenge) {
     int in = open_in(directory, "/inblob", O_WRONLY);
     if (in < 0 || sys_write(in, challenge, CHALLENGE_SIZE) != CHALLENGE_SIZE)
-        return "Linux does not take the challenge";
+        return "Linux rejects the challenge";
     sys_close(in);
     int out = open_in(directory, "/outblob", O_RDONLY);
     if (out < 0)
-        return "Linux gives no token";
+        return "Linux provides no token";
     uint8_t data[4096];
     long size, total = 0;
     while ((size = sys_read(out, data, sizeof data)) > 0) {
         total += size;
         for (long done = 0, more; done < size; done += more)
             if ((more = sys_write(1, data + done, (size_t)(size - done))) <= 0)
-                return "nobody takes the token";
+                return "cannot write the token";
     }
     sys_close(out);
     return size == 0 && total ? NULL : error_text((int)(size ? -size : EIO));
@@ -81,7 +81,7 @@ static const char *report(const char *directory, const uint8_t *challenge) {
 _Noreturn void run_attestation(const uint8_t *challenge) {
     char directory[96] = REPORTS "/pyvmm-agent-";
     text_append_number(directory, sizeof directory, (unsigned)sys_getpid());
-    const char *problem = "this is no realm, or the module arm-cca-guest is not loaded";
+    const char *problem = "this guest is not a realm, or the module arm-cca-guest is not loaded";
     if (sys_mkdir(directory) >= 0) {
         problem = report(directory, challenge);
         sys_rmdir(directory);

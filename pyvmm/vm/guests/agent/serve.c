@@ -1,5 +1,5 @@
 /*
- * Serving the port: one loop, no thread; requests are obeyed as they come and never waited for.
+ * Serves the port: one loop, no threads; requests are handled as they arrive, without waiting.
  */
 #include "channel.h"
 
@@ -7,22 +7,22 @@ enum { MAX_STRINGS = 8192 };
 
 /* ---- requests ---- */
 
-/* Cuts the strings out of a request: the directory, arguments, variables; returns false if they are not there. */
-static bool cut_strings(char *data, size_t size, unsigned num_args, unsigned num_variables, char **strings) {
+/* Splits a request into strings: the directory, arguments, variables; returns false if their number is wrong. */
+static bool split_strings(char *data, size_t size, unsigned num_args, unsigned num_variables, char **strings) {
     unsigned count = 0, wanted = 1 + num_args + num_variables;
     if (!num_args || wanted + 2 > MAX_STRINGS || !size || data[size - 1])
         return false;
     for (size_t at = 0; at < size; at += text_size(data + at) + 1) {
         if (count == wanted)
             return false;
-        /* One place is left after the arguments and one after the variables, for the NULL that ends each list. */
+        /* One slot after the arguments and one after the variables is left for the NULL that ends each list. */
         strings[count + (count > num_args)] = data + at;
         count++;
     }
     return count == wanted;
 }
 
-static void obey_exec(uint32_t id, uint8_t *payload, size_t size, char **env) {
+static void handle_exec(uint32_t id, uint8_t *payload, size_t size, char **env) {
     static char *strings[MAX_STRINGS];
     uint16_t counts[2];
     if (size < sizeof counts) {
@@ -31,12 +31,12 @@ static void obey_exec(uint32_t id, uint8_t *payload, size_t size, char **env) {
     }
     __builtin_memcpy(counts, payload, sizeof counts);
     char **argv = strings + 1, **variables = argv + counts[0] + 1;
-    if (!cut_strings((char *)payload + sizeof counts, size - sizeof counts, counts[0], counts[1], strings)) {
+    if (!split_strings((char *)payload + sizeof counts, size - sizeof counts, counts[0], counts[1], strings)) {
         send_number(REFUSED, id, MALFORMED);
         return;
     }
     argv[counts[0]] = NULL;
-    unsigned count = counts[1]; /* what the request does not set, the process has from us */
+    unsigned count = counts[1]; /* the process inherits from us what the request does not set */
     variables[count] = NULL;
     for (; *env && variables + count + 1 < strings + MAX_STRINGS; env++) {
         char name[64] = "";
@@ -49,8 +49,8 @@ static void obey_exec(uint32_t id, uint8_t *payload, size_t size, char **env) {
         run_program(strings[0], argv, variables);
 }
 
-static void obey_input(struct channel *c, const uint8_t *payload, size_t size) {
-    if (size > sizeof c->input - c->input_size) { /* more than was granted: no host of ours */
+static void handle_input(struct channel *c, const uint8_t *payload, size_t size) {
+    if (size > sizeof c->input - c->input_size) { /* more than was granted: the host breaks the protocol */
         signal_channel(c, SIGKILL);
         return;
     }
@@ -60,13 +60,13 @@ static void obey_input(struct channel *c, const uint8_t *payload, size_t size) {
     feed(c);
 }
 
-static void obey_grant(struct channel *c, uint32_t number) {
+static void handle_grant(struct channel *c, uint32_t number) {
     c->granted = number > UINT32_MAX - c->granted ? UINT32_MAX : c->granted + number;
     if (c->has_exited)
         finish(c);
 }
 
-static void obey(const struct header *header, uint8_t *payload, unsigned abilities, char **env) {
+static void handle(const struct header *header, uint8_t *payload, unsigned abilities, char **env) {
     uint32_t id = header->channel, number = 0;
     struct channel *c = id ? find_channel(id) : NULL;
     if (header->size >= sizeof number)
@@ -80,18 +80,18 @@ static void obey(const struct header *header, uint8_t *payload, unsigned abiliti
         else if (!(abilities & needed))
             send_number(REFUSED, id, NOT_ALLOWED);
         else if (header->type == EXEC)
-            obey_exec(id, payload, header->size, env);
+            handle_exec(id, payload, header->size, env);
         else if (start_process(id) == 0)
             run_attestation(payload);
     } else if (c && header->type == STDIN)
-        obey_input(c, payload, header->size);
+        handle_input(c, payload, header->size);
     else if (c && header->type == SIGNAL && number <= 64)
         signal_channel(c, (int)number);
     else if (c && header->type == GRANT)
-        obey_grant(c, number);
+        handle_grant(c, number);
 }
 
-/* Reads from the port and obeys every whole frame; returns false at its end. */
+/* Reads from the port and handles every complete frame; returns false when the port is closed. */
 static bool receive(int port, unsigned abilities, char **env) {
     static uint8_t data[FRAME_SIZE];
     static size_t size;
@@ -109,7 +109,7 @@ static bool receive(int port, unsigned abilities, char **env) {
         __builtin_memcpy(&header, data + at, sizeof header);
         if (size - at - sizeof header < header.size)
             break;
-        obey(&header, data + at + sizeof header, abilities, env);
+        handle(&header, data + at + sizeof header, abilities, env);
         at += sizeof header + header.size;
     }
     size -= at;
@@ -128,7 +128,7 @@ static void watch(struct channel *c, struct pollfd fds[3]) {
     fds[2] = (struct pollfd){.fd = may_send ? c->err : -1, .events = POLLIN};
 }
 
-static void look_after(struct channel *c, const struct pollfd fds[3]) {
+static void handle_events(struct channel *c, const struct pollfd fds[3]) {
     if (fds[0].revents)
         feed(c);
     if (fds[1].revents)
@@ -155,7 +155,7 @@ bool serve(int port, int ended, unsigned abilities, char **env) {
         if (sys_poll(fds, NUM_FIXED + 3 * NUM_CHANNELS) < 0)
             continue;
         for (int n = 0; n < NUM_CHANNELS; n++)
-            look_after(&channels[n], fds + NUM_FIXED + 3 * n);
+            handle_events(&channels[n], fds + NUM_FIXED + 3 * n);
         struct signalfd_siginfo signal;
         if (fds[POLL_CHILDREN].revents && sys_read(children, &signal, sizeof signal) > 0)
             reap();

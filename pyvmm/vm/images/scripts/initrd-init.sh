@@ -1,8 +1,8 @@
 #!/bin/busybox sh
 # The first process of the initial RAM disk: load the virtio drivers, switch to the disk.
-# Each command is a process and a boot waits for every one of them: builtins where they do.
+# Every process makes the boot slower: use builtins where possible.
 
-mount -a # what /etc/fstab here lists: one process for all
+mount -a # everything in /etc/fstab, with one process
 
 root=/dev/vda flags=rw init=/sbin/init
 read -r cmdline </proc/cmdline
@@ -14,7 +14,7 @@ for word in $cmdline; do
 	esac
 done
 
-insmod /lib/modules/virtio_mmio.ko 2>/dev/null # or it is built in
+insmod /lib/modules/virtio_mmio.ko 2>/dev/null # fails if it is built in
 present=
 for file in /sys/bus/virtio/devices/*/modalias /sys/bus/platform/devices/arm-cca-dev/modalias; do
 	[ -e "$file" ] && read -r alias <"$file" && present="$present $alias"
@@ -25,12 +25,12 @@ while read -r alias modules; do
 	esac
 done </lib/modules/drivers
 
-[ -d /rootfs ] && exec chroot /rootfs "$init" # one program's, packed with --initrd
-said=
+[ -d /rootfs ] && exec chroot /rootfs "$init" # a root file system packed with --initrd
+messages=
 if [ ! -b "$root" ]; then
-	why="there is no such disk" what="Give the machine one (--disk rootfs.img), or name another with root=."
+	why="the disk does not exist" what="Give the machine one (--disk rootfs.img), or name another with root=."
 elif ! mount -t ext4 -o "$flags" "$root" /mnt; then
-	said=$(busybox dmesg | busybox sed -n "s/^.*EXT4-fs (${root#/dev/}): /  /p" | busybox tail -n 3)
+	messages=$(busybox dmesg | busybox sed -n "s/^.*EXT4-fs (${root#/dev/}): /  /p" | busybox tail -n 3)
 	why="it cannot be mounted" what="Give the machine a disk with an ext4 file system, or name another with root=."
 elif [ -e "/mnt$init" ] || [ -L "/mnt$init" ]; then
 	exec switch_root /mnt "$init"
@@ -39,14 +39,14 @@ else
 fi
 
 busybox --install -s /bin
-case $said in
+case $messages in
 *"recovery required"*)
-	what="Its journal has to be replayed, and it is read-only: start the machine once without ,ro."
+	what="Its journal must be replayed, but the disk is read-only: start the machine once without ,ro."
 	;;
 esac
 echo
 echo "No root file system on $root: $why."
-[ -n "$said" ] && echo "The kernel said:" && echo "$said"
+[ -n "$messages" ] && echo "Kernel messages:" && echo "$messages"
 echo "$what"
 echo "This is a shell in the initial RAM disk; poweroff -f ends it."
 while :; do

@@ -1,9 +1,9 @@
 #!/bin/busybox sh
-# poweroff, reboot, halt: there is no service to stop; leave the disk clean and go at once.
+# poweroff, reboot, halt: clean the disk and end at once; there are no services to stop.
 
 sync
 mount -o remount,ro / 2>/dev/null || {
-	echo u >/proc/sysrq-trigger # someone still writes: read-only by force
+	echo u >/proc/sysrq-trigger # a process still writes: force it to be read-only
 	sleep 0.2
 }
 exec busybox "${0##*/}" -f

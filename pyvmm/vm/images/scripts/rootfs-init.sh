@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first process of the disk: mount what programs expect, then a root shell on the console.
-# Each command is a process and a boot waits for every one of them: builtins where they do.
+# The first process of the disk: mount the usual file systems, then start a root shell on the console.
+# Every process makes the boot slower: use builtins where possible.
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 
@@ -10,13 +10,13 @@ mount -a
 [ -d /sys/kernel/config ] && mount -t configfs config /sys/kernel/config
 set -- /sys/bus/virtio/drivers/virtio_console/virtio*
 if [ -e "$1" ]; then
-	pyvmm-agent exec </dev/null & # it waits for its port, if there is one
+	pyvmm-agent exec </dev/null & # waits for its port
 fi
 read -r hostname </etc/hostname
 echo "$hostname" >/proc/sys/kernel/hostname
 ip link set lo up
 if [ -d /sys/class/net/eth0 ]; then
-	ip link set eth0 up # or udhcpc waits for ever
+	ip link set eth0 up # otherwise udhcpc waits for ever
 	udhcpc -i eth0 -n -q -t 5 -T 1 -S >/dev/null 2>&1
 fi
 

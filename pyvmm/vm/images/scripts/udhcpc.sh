@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# What udhcpc calls when it got a lease: the address, the way out, the name servers.
+# udhcpc calls this when it gets a lease: set the address, the router and the name servers.
 
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
 ip addr replace "$ip/$mask" dev "$interface"
