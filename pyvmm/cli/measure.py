@@ -97,7 +97,7 @@ def _print(rim: str, log: list[vm.Entry] | None, *, wants_json: bool) -> None:
     elif log is None:
         print_lines(rim)
     else:
-        print_lines(*map(vm.line_of, log), f"{'RIM':<12} {rim}")
+        print_lines(*map(vm.format_entry, log), f"{'RIM':<12} {rim}")
 
 
 def _compare(one: Path, other: Path, *, wants_json: bool) -> int:
@@ -112,5 +112,5 @@ def _compare(one: Path, other: Path, *, wants_json: bool) -> int:
         return 1
     print_lines(f"step {number} is the first that differs:")
     for path, entry in zip((one, other), sides, strict=True):
-        print_lines(f"{path}: {vm.line_of(entry) if entry else '(none)'}")
+        print_lines(f"{path}: {vm.format_entry(entry) if entry else '(none)'}")
     return 1

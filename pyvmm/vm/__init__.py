@@ -1,1 +1,1 @@
-"""Virtual machines: images, loaders, the device tree, and the life of an instance."""
+"""Virtual machines: images, the machine, control of instances, the agent, diagnosis and GDB."""

@@ -1,4 +1,4 @@
-"""JSON that came from somewhere else, as a declared type."""
+"""Decode untrusted JSON to a declared type."""
 
 from typing import TypeVar
 
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 def decode(text: bytes, kind: type[T]) -> T:
-    """Return what JSON says.
+    """Return the value of a JSON text.
 
     Raises:
-        msgspec.DecodeError: it is not JSON, nested too deep, or nothing of that kind.
+        msgspec.DecodeError: it is not JSON, is nested too deeply, or has another type.
     """
     try:
         return msgspec.json.decode(text, type=kind)

@@ -17,7 +17,7 @@ UART_BASE: Final = 0x0100_0000
 UART_STRIDE: Final = 0x1000
 UART_SIZE: Final = 8
 NUM_UARTS: Final = 4
-#: Two clocks share the block: kvmtool's, and the one that arm64 Linux has a driver for.
+#: Two clocks share the block: kvmtool's, and one for which arm64 Linux has a driver.
 RTC_BASE: Final = 0x0101_0000
 RTC_SIZE: Final = 2
 PL031_BASE: Final = 0x0101_1000
@@ -37,7 +37,7 @@ NUM_VIRTIO: Final = 60
 MAX_CPUS: Final = 16
 MIN_RAM_SIZE: Final = 4 * MIB
 MAX_RAM_SIZE: Final = 512 * GIB
-#: Where an arm64 kernel finds the whole payload whatever the RAM size.
+#: From the start of RAM; an arm64 kernel finds the whole payload there for every RAM size.
 _PAYLOAD_WINDOWS: Final = (256 * MIB, 1 * GIB)
 DTB_SIZE: Final = 0x1_0000
 _DTB_ALIGNMENT: Final = 2 * MIB
@@ -46,7 +46,7 @@ _INITRD_ALIGNMENT: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class MemoryMap:
-    """What of the map depends on the guest: RAM size (bytes) and number of CPUs."""
+    """The part of the map that depends on the guest: RAM size (bytes) and number of CPUs."""
 
     ram_size: int
     num_cpus: int
@@ -63,33 +63,33 @@ class MemoryMap:
 
     @property
     def gicr_base(self) -> int:
-        """The first redistributor; they lie in a row below the distributor."""
+        """The first redistributor; they are contiguous, directly below the distributor."""
         return GICD_BASE - self.num_cpus * GICR_SIZE
 
     @property
     def gicr_size(self) -> int:
-        """All redistributors together."""
+        """The size of all redistributors together."""
         return self.num_cpus * GICR_SIZE
 
     @property
     def gicd_size(self) -> int:
-        """The distributor."""
+        """The size of the distributor."""
         return GICD_SIZE
 
 
 def uart_base(index: int) -> int:
-    """Return where UART 0..3 is."""
+    """Return the address of UART 0..3."""
     return UART_BASE + index * UART_STRIDE
 
 
-def virtio_base(index: int) -> int:
-    """Return where a virtio device is; devices are numbered in the order of their slots."""
-    return VIRTIO_BASE + index * VIRTIO_STRIDE
+def virtio_base(slot: int) -> int:
+    """Return the address of a virtio device, given its slot."""
+    return VIRTIO_BASE + slot * VIRTIO_STRIDE
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the payload goes (IPA)."""
+    """The addresses of the payload (IPA)."""
 
     dtb: int
     initrd: int
@@ -98,15 +98,15 @@ class Placement:
 def place(ram_size: int, initrd_size: int, kernel_end: int) -> Placement | None:
     """Place DTB and initrd at the top of RAM's first 256 MiB, or 1 GiB if they need it.
 
-    The addresses are kvmtool's to the byte, because they are measured: it goes down by the size and
-    one unit of alignment, then up to the next unit.  So there is always a gap below the DTB.
+    The addresses are exactly kvmtool's, because they are measured: subtract the size and one unit
+    of alignment, then round up.  So there is always a gap below the DTB.
 
     Args:
         ram_size: bytes.
-        initrd_size: bytes; 0 places it at the DTB.
+        initrd_size: bytes; 0 gives it the address of the DTB.
         kernel_end: the first IPA after the kernel and its zero-initialised data.
 
-    Returns: None if there is not room for all three.
+    Returns: None if the three do not fit.
     """
     for window in _PAYLOAD_WINDOWS:
         top = RAM_BASE + min(ram_size, window) - 1
@@ -114,7 +114,7 @@ def place(ram_size: int, initrd_size: int, kernel_end: int) -> Placement | None:
         initrd = dtb
         if initrd_size:
             initrd = _align_up(dtb - initrd_size - _INITRD_ALIGNMENT, _INITRD_ALIGNMENT)
-        if initrd >= _align_up(kernel_end, GRANULE_SIZE):  # no page holds both
+        if initrd >= _align_up(kernel_end, GRANULE_SIZE):  # they share no page
             return Placement(dtb, initrd)
     return None
 

@@ -79,7 +79,7 @@ def test_dirty_journal_on_a_read_only_disk_is_told(debian: Image, disk: Path) ->
         said = guest.shell.log.decode().replace("\r\n", "\n")
         assert "No root file system on /dev/vda: it cannot be mounted.\nKernel messages:\n" in said
         assert "\n  INFO: recovery required on readonly filesystem\n" in said
-        assert "it is read-only: start the machine once without ,ro.\n" in said
+        assert "the disk is read-only: start the machine once without ,ro.\n" in said
     assert pyvmm("run", *guest_options(debian, disk), typed="poweroff -f\n").code == ExitCode.OK
     with Running("run", *options, "--disk", f"{disk},ro") as guest:
         guest.shell.log_in()

@@ -17,7 +17,7 @@ def manual() -> list[tuple[str, str, str, str]]:
 
 
 def test_manual_has_every_code_and_no_other() -> None:
-    """Each meaning is the same, word for word."""
+    """The meanings are identical."""
     rows = [row[:3] for row in manual()]
     assert rows == [(str(int(code)), code.name, MEANINGS[code]) for code in ExitCode]
 

@@ -1,4 +1,4 @@
-"""JSON of others: whatever is wrong with it is one kind of error."""
+"""Untrusted JSON: every fault raises the same kind of error."""
 
 import msgspec
 import pytest
@@ -20,12 +20,12 @@ from pyvmm.vm.json_text import decode
     ],
 )
 def test_what_is_not_of_the_kind_is_a_decode_error(text: bytes) -> None:
-    """No text, not UTF-8, another type, nested too deep."""
+    """Not JSON, not UTF-8, another type, nested too deeply."""
     with pytest.raises(msgspec.DecodeError):
         decode(text, Request)
 
 
 def test_what_is_of_the_kind_is_returned() -> None:
-    """What another version adds is passed over."""
+    """Fields of another version are ignored."""
     text = b'{"jsonrpc": "2.0", "method": "status", "more": [[]]}'
     assert decode(text, Request).method == "status"

@@ -1,1 +1,1 @@
-"""What is known of a guest that failed, and what its user can try."""
+"""Diagnosis of guests that fail: what is known about them, and what the user can try."""

@@ -1,6 +1,6 @@
-"""What a guest that fails looks like from outside, and what its user can try.
+"""Likely causes of a guest's failure, as far as the host can see them, and remedies.
 
-The host knows how often the guest stopped running, and for what; of a realm it knows no more.
+The host counts the exits of the guest by kind; of a realm it knows nothing else.
 """
 
 import re
@@ -11,7 +11,7 @@ from pyvmm.host.guest import ExitKind
 from pyvmm.vm.memory_map import RAM_BASE, UART_BASE, MemoryMap
 from pyvmm.vm.options import VmOptions
 
-#: So many exceptions sent into a guest that has not said a word are no probing of the hardware.
+#: A silent guest with more faults than this does not just probe the hardware.
 MANY_FAULTS: Final = 1000
 
 _NO_PROGRAM: Final = (
@@ -25,7 +25,7 @@ _FIRST_PROGRAM_ENDED: Final = (
 _SERROR: Final = (
     "an SError: `pyvmm debug --nmi` sends one, and so does an access to memory that does not exist"
 )
-#: Kernel messages and what causes them; the first that matches counts.
+#: Kernel messages and their causes; the first match counts.
 _PANICS: Final = (
     (r"No working init found|Requested init ", _NO_PROGRAM),
     (r"Attempted to kill init", _FIRST_PROGRAM_ENDED),
@@ -36,13 +36,13 @@ _PANICS: Final = (
 
 
 def explain(options: VmOptions, exits: Sequence[int]) -> str:
-    """Return what a silent guest looks like and what to try; ``exits`` by ``ExitKind``."""
+    """Return the likely cause of a guest's silence and a remedy; ``exits`` by ``ExitKind``."""
     if options.realm is not None:
         return _explain_realm(options, exits)
     if exits[ExitKind.OTHER] >= MANY_FAULTS:
         return (
-            "it faults over and over, as a kernel does that is built for another machine; here RAM"
-            f" begins at {RAM_BASE:#x} and a 16550 UART is at {UART_BASE:#x} (--dump-dtb has the"
+            "it faults over and over, like a kernel built for another machine; on this machine RAM"
+            f" begins at {RAM_BASE:#x} and a 16550 UART is at {UART_BASE:#x} (--dump-dtb shows the"
             " rest)"
         )
     if exits[ExitKind.MMIO]:
@@ -50,7 +50,7 @@ def explain(options: VmOptions, exits: Sequence[int]) -> str:
             return "it uses devices, but stops before it uses its console; try -p earlycon"
         return f"it uses devices, but writes to another console; try {_console(options)} with -p"
     return (
-        "it never used a device: the kernel is damaged, or does not get as far as its console; try"
+        "it never used a device: the kernel is damaged, or stops before it uses its console; try"
         " -p earlycon, and pyvmm debug or --gdb to see where it is"
     )
 
@@ -63,16 +63,16 @@ def _explain_realm(options: VmOptions, exits: Sequence[int]) -> str:
     if exits[ExitKind.MMIO] or exits[ExitKind.RIPAS] or exits[ExitKind.HOST_CALL]:
         if _console(options) in options.bootargs:
             return (
-                "it speaks to its host, but stops before it uses its console; try -p with"
+                "it calls its host, but stops before it uses its console; try -p with"
                 f" {earlycon}, which replaces all parameters in a realm"
             )
         return (
-            f"it speaks to its host, but writes to another console; try {_console(options)} with"
+            f"it calls its host, but writes to another console; try {_console(options)} with"
             f" -p, which replaces all parameters in a realm, or {earlycon}"
         )
     return (
-        "it asked its host for nothing but memory, as a kernel does that is not made for realms"
-        " (Linux is from 6.13 on) or that is damaged; try it without --realm, or with"
+        "it asked its host only for memory, like a damaged kernel or one without realm support"
+        " (Linux has it from 6.13 on); try it without --realm, or with"
         f" -p {earlycon}"
     )
 
@@ -82,7 +82,7 @@ def _console(options: VmOptions) -> str:
 
 
 def explain_panic(options: VmOptions, message: str) -> str:
-    """Return what causes a kernel panic with this message, and what to try."""
+    """Return the cause of a kernel panic with this message, and a remedy."""
     if "Unable to mount root fs" in message:
         return _explain_no_root(options)
     for pattern, cause in _PANICS:
@@ -95,8 +95,8 @@ def _explain_no_root(options: VmOptions) -> str:
     if not options.disks and options.initrd is None:
         return "the guest has neither a disk (-d) nor an initial RAM disk (-i)"
     if options.disks and "root=" not in options.bootargs:
-        way = "-p replaces a realm's default parameters" if options.realm else "--nodefaults"
-        return f"the kernel parameters have no root= ({way}): add root=/dev/vda with -p"
+        reason = "-p replaces a realm's default parameters" if options.realm else "--nodefaults"
+        return f"the kernel parameters have no root= ({reason}): add root=/dev/vda with -p"
     if options.initrd is None:
         return (
             "the kernel has no driver for the disk, or root= names another: give the kernel's"

@@ -1,6 +1,6 @@
-"""What is known of a guest that died or stayed silent, in one paragraph.
+"""A report about a guest that died or stayed silent, in one paragraph.
 
-Of a realm the host knows the exits and the calls that reach it; the registers only with
+Of a realm the host knows its exits and the calls to the host; its registers only with
 ``--realm-debug``.
 """
 
@@ -24,7 +24,7 @@ from pyvmm.vm.diagnosis.symbols import Symbols
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.options import VmOptions
 
-_MAX_VCPUS: Final = 4  # that are described
+_MAX_VCPUS: Final = 4  # in the report
 _VECTOR_TABLE_SIZE: Final = 0x800
 _FIDS: Final[tuple[type[IntEnum], ...]] = (PsciFid, RsiFid, SmcccFid, PvTimeFid)
 _CALLS: Final = {int(fid): fid.name for fid in chain.from_iterable(_FIDS)}
@@ -55,7 +55,7 @@ class Ending:
 
 
 def last_words(ending: Ending, symbols: Symbols | None = None) -> str:
-    """Return the paragraph."""
+    """Return the report."""
     return " ".join(_sentences(ending, symbols))
 
 
@@ -74,12 +74,12 @@ def _sentences(ending: Ending, symbols: Symbols | None) -> Iterator[str]:
         yield f"{len(ending.vcpus) - len(shown)} of {len(ending.vcpus)} vCPUs were off."
     options = ending.options
     if options.realm is not None and not options.realm.is_debuggable:
-        yield "A realm hides its PC and registers; with --realm-debug they would be here."
+        yield "A realm hides its PC and registers; --realm-debug would show them."
     yield _likely_cause(ending)
 
 
 class _Places:
-    """Puts an address into words."""
+    """Describes addresses."""
 
     def __init__(self, load_address: int, symbols: Symbols | None) -> None:
         self._load_address = load_address
@@ -113,7 +113,7 @@ def _describe_last(last: LastExit) -> Iterator[str]:
 
 
 def _describe_exception(registers: GuestRegisters, places: _Places) -> Iterator[str]:
-    """Say what led to the exception vectors, where the PC is in them."""
+    """Describe the exception, if the PC is in the exception vectors."""
     if _is_in_vectors(registers):
         vbar = _system(registers, "vbar_el1")
         what = describe_syndrome(_system(registers, "esr_el1"))
@@ -134,9 +134,9 @@ def _likely_cause(ending: Ending) -> str:
     if ending.panic:
         cause = explain_panic(options, ending.panic)
     elif not ending.is_silent:
-        cause = "the console's last lines say what it did: look there first"
+        cause = "the console's last lines show what it did: look there first"
     else:
         total = [sum(column) for column in zip(*(vcpu.exits for vcpu in ending.vcpus), strict=True)]
         is_held = options.waits_for_gdb and not any(total)
-        cause = "--gdb-wait: no debugger let it run" if is_held else explain(options, total)
+        cause = "--gdb-wait: no debugger started it" if is_held else explain(options, total)
     return f"Likely cause: {cause}."

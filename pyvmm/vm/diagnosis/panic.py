@@ -1,4 +1,4 @@
-"""Recognises a Linux kernel panic on the console, where alone it can be seen from outside."""
+"""Recognises a Linux kernel panic on the console: from outside it is visible only there."""
 
 import re
 from typing import Final
@@ -12,14 +12,14 @@ _LONGEST_MESSAGE: Final = 256
 
 
 class PanicWatch:
-    """Reads along with the console; a panic has begun, and then perhaps come to its last line.
+    """Watches the console's output for the first and the last line of a panic.
 
-    A kernel told to reboot after a panic writes no last line.
+    A kernel configured to reboot after a panic does not write the last line.
     """
 
     def __init__(self) -> None:
         self.has_begun = False
-        self.message = ""  # what the kernel gave as its reason
+        self.message = ""  # the kernel's reason
         self.has_ended = False
         self._tail = b""
 

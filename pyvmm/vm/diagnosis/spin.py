@@ -1,7 +1,7 @@
-"""Notices a guest that computes and gets nowhere, and says so once.
+"""Detects a guest that computes without progress, and reports it once.
 
-It costs the guest nothing: from time to time it looks at what is counted anyway.  Only CPU time
-counts, so that neither a busy host nor a guest that waits is taken for one that spins.
+It costs the guest nothing: it periodically checks counters that exist anyway.  Only CPU time
+counts, so that neither a busy host nor a waiting guest is mistaken for a spinning one.
 """
 
 import time
@@ -12,19 +12,19 @@ from pyvmm.host.guest import ExitKind
 from pyvmm.vm.diagnosis.advice import MANY_FAULTS, explain
 from pyvmm.vm.options import VmOptions
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 INTERVAL: Final = 1.0
 #: Seconds of CPU time without a sign of life.
 PATIENCE: Final = 3.0
-#: Exits with which a guest asks for something; it has others when it faults, or is interrupted.
-_ASKING: Final = frozenset(ExitKind) - {ExitKind.FAULT, ExitKind.IRQ, ExitKind.OTHER}
+#: Exits that request something; the others are faults and interrupts.
+_REQUESTS: Final = frozenset(ExitKind) - {ExitKind.FAULT, ExitKind.IRQ, ExitKind.OTHER}
 
 
 class SpinWatch:
-    """Looks at one guest."""
+    """Watches one guest."""
 
     def __init__(self, options: VmOptions, clock: Callable[[], float] = time.process_time) -> None:
-        """``clock`` tells the CPU time of this process, nearly all of which is its guest's."""
+        """``clock`` returns the CPU time of this process, nearly all of which is its guest's."""
         self._options = options
         self._clock = clock
         self._since = clock()
@@ -33,11 +33,11 @@ class SpinWatch:
         self._is_over = False
 
     def look(self, exits: Sequence[Sequence[int]], output: int) -> str:
-        """Return a line for the user, once; mostly nothing.
+        """Return a line for the user once, if the guest spins; otherwise an empty string.
 
         Args:
             exits: of each vCPU, by ``ExitKind``.
-            output: bytes that its console has shown.
+            output: number of bytes on its console.
         """
         total = [sum(column) for column in zip(*exits, strict=True)]
         now, faults = self._clock(), total[ExitKind.OTHER]
@@ -48,11 +48,11 @@ class SpinWatch:
         if self._is_over or now < self._since + PATIENCE:
             return ""
         total[ExitKind.OTHER] = faults - self._faults
-        asks = any(total[kind] for kind in _ASKING) or output
-        if asks and total[ExitKind.OTHER] < MANY_FAULTS:
+        has_progress = any(total[kind] for kind in _REQUESTS) or output
+        if has_progress and total[ExitKind.OTHER] < MANY_FAULTS:
             return ""
         self._is_over = True
         return (
-            f"the guest has computed for {now - self._since:.0f} s and got nowhere:"
+            f"the guest has computed for {now - self._since:.0f} s without progress:"
             f" {explain(self._options, total)}"
         )

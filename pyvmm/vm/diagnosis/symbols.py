@@ -21,9 +21,9 @@ _SHN_RESERVED: Final = 0xFF00
 _CODE_TYPES: Final = frozenset({0, 2})  # STT_NOTYPE, STT_FUNC
 _MAX_TABLE_SIZE: Final = 64 * MIB
 _MAX_NAME: Final = 128
-#: No function is that long; an address so far from a symbol is outside the file's code.
+#: No function is longer; an address farther from a symbol is outside the file's code.
 _MAX_DISTANCE: Final = MIB
-#: KASLR moves Linux by a multiple of this; VBAR_EL1 shows how far.
+#: KASLR moves Linux by a multiple of this; VBAR_EL1 shows the distance.
 _SLIDE_ALIGNMENT: Final = 0x1_0000
 
 
@@ -77,7 +77,7 @@ class Symbols:
             if address - value >= _MAX_DISTANCE:
                 break
             name = self._text(name_offset)
-            if name and not name.startswith("$"):  # $x, $d: what is code and what is data
+            if name and not name.startswith("$"):  # $x and $d mark code and data
                 return f"{name}+{address - value:#x}"
         return ""
 
@@ -96,7 +96,7 @@ class Symbols:
 
     @cached_property
     def _marks(self) -> tuple[int | None, int | None]:
-        """Where Linux is linked to have its exception vectors and its first byte."""
+        """The link addresses of Linux's exception vectors and of its first byte."""
         return self._address_of(b"vectors"), self._address_of(b"_text")
 
     def _address_of(self, name: bytes) -> int | None:
@@ -128,7 +128,7 @@ class Symbols:
 
 
 def _read_part(file: BinaryIO, offset: int, size: int) -> bytes:
-    """Return a part of the file; ValueError if it is not whole or too large."""
+    """Return a part of the file; ValueError if it is incomplete or too large."""
     if size > _MAX_TABLE_SIZE:
         raise ValueError
     file.seek(offset)

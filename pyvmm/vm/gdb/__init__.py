@@ -1,5 +1,5 @@
-"""A stub of GDB's remote protocol: any debugger that speaks it can look into a guest.
+"""A stub of GDB's remote protocol: any debugger that supports it can inspect a guest.
 
-``packets`` is the framing, ``target`` the description of the registers, ``stub`` what each command
-does, ``server`` the socket.  Spec: "Debugging with GDB", appendix "GDB Remote Serial Protocol".
+``packets`` has the framing, ``target`` the description of the registers, ``stub`` the commands,
+``server`` the socket.  Spec: "Debugging with GDB", appendix "GDB Remote Serial Protocol".
 """

@@ -1,4 +1,4 @@
-"""The arguments of commands, hexadecimal as they come, and values on their way back."""
+"""Parse the hexadecimal arguments of commands, and format values for the answers."""
 
 import re
 from typing import Final
@@ -10,11 +10,11 @@ _HEX: Final = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
 class BadCommandError(Exception):
-    """A command whose arguments make no sense."""
+    """A command with invalid arguments."""
 
 
 def numbers(text: bytes, count: int) -> list[int]:
-    """Read so many numbers with commas between them."""
+    """Parse ``count`` numbers separated by commas."""
     parts = text.split(b",")
     if len(parts) != count or not all(map(_HEX.fullmatch, parts)):
         raise BadCommandError
@@ -22,12 +22,12 @@ def numbers(text: bytes, count: int) -> list[int]:
 
 
 def number(text: bytes) -> int:
-    """Read one number."""
+    """Parse one number."""
     return numbers(text, 1)[0]
 
 
 def from_hex(text: bytes) -> bytes:
-    """Read bytes, two digits each."""
+    """Parse bytes, two digits each."""
     try:
         return bytes.fromhex(text.decode("ascii"))
     except ValueError:
@@ -35,7 +35,7 @@ def from_hex(text: bytes) -> bytes:
 
 
 def to_hex(data: bytes) -> bytes:
-    """Write bytes.
+    """Format bytes.
 
     >>> to_hex(b"OK")
     b'4f4b'
@@ -44,12 +44,12 @@ def to_hex(data: bytes) -> bytes:
 
 
 def register_hex(register: Register, value: int) -> bytes:
-    """Write a register's value, in the order of the target's bytes."""
+    """Format a register's value, in the target's byte order."""
     return to_hex(value.to_bytes(register_size(register), "little"))
 
 
 def register_of(text: bytes) -> Register:
-    """Return the register of a number."""
+    """Return the register with a number."""
     index = number(text)
     if index >= len(REGISTERS):
         raise BadCommandError

@@ -1,6 +1,7 @@
-"""What a killed instance would leave outside of the runtime directory: the socket for a debugger.
+"""The debugger's socket, which a killed instance leaves behind outside the runtime directory.
 
-It is noted when it is made, so that whoever cleans up knows it from what others have put there.
+The instance records the socket when it makes it, so that a cleanup removes only that socket and
+nothing that others have put there.
 """
 
 import errno
@@ -17,25 +18,25 @@ from pyvmm.vm.json_text import decode
 
 
 class SocketNote(msgspec.Struct, frozen=True):
-    """A Unix socket: where it is, and which one it is among all that have been there."""
+    """A Unix socket: its path, and its identity, as another one may take its place."""
 
     path: bytes
     device: int
     inode: int
-    changed: int  # nanoseconds since 1970: numbers of inodes come again
+    changed: int  # nanoseconds since 1970: inode numbers are reused
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Return that of the socket at a path.
+        """Return a note of the socket at a path.
 
         Raises:
-            OSError: there is none.
+            OSError: it does not exist.
         """
         status = path.lstat()
         return cls(os.fsencode(path), status.st_dev, status.st_ino, status.st_ctime_ns)
 
     def remove(self) -> None:
-        """Remove the socket if it is still the same, and nobody listens."""
+        """Remove the socket if it is still the same and nobody listens."""
         path = Path(os.fsdecode(self.path))
         with suppress(OSError):
             if SocketNote.of(path) == self:
@@ -43,19 +44,19 @@ class SocketNote(msgspec.Struct, frozen=True):
 
 
 def remove_dead(path: Path) -> None:
-    """Remove a socket that nobody listens at any more; leave everything else.
+    """Remove a socket on which nobody listens; keep anything else.
 
     Raises:
-        OSError: there is nothing, or it cannot be removed.
+        OSError: the path does not exist, or cannot be removed.
     """
     if stat.S_ISSOCK(path.lstat().st_mode):
         with socket.socket(socket.AF_UNIX) as probe:
-            probe.setblocking(False)  # somebody may listen, and be too busy to answer
+            probe.setblocking(False)  # a listener may be too busy to answer
             if probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
                 path.unlink()
 
 
 def remove_noted(file: Path) -> None:
-    """Remove the socket that a file has a note of, if it has one."""
+    """Remove the socket noted in a file, if there is one."""
     with suppress(OSError, msgspec.DecodeError):
         decode(file.read_bytes(), SocketNote).remove()

@@ -1,4 +1,4 @@
-"""What ``monitor`` says in a debugger: what the protocol has no command for."""
+"""The debugger's ``monitor`` commands, for what the protocol has no command for."""
 
 from collections.abc import Callable
 from typing import Final
@@ -8,14 +8,14 @@ from pyvmm.host.registers import PC, exception_level
 from pyvmm.vm.options import VmOptions
 
 _HELP: Final = """\
-help   these lines
-info   the guest and its CPUs
-quit   end the guest, as if the plug were pulled
+help   print this text
+info   show the guest and its CPUs
+quit   end the guest at once, as by a power failure
 """
 
 
 class Monitor:
-    """Answers a debugger of one guest."""
+    """Answers a guest's debugger."""
 
     def __init__(self, options: VmOptions, port: DebugPort, kill: Callable[[], None]) -> None:
         self._options = options
@@ -23,7 +23,7 @@ class Monitor:
         self.kill = kill
 
     def monitor(self, command: str) -> str:
-        """Answer one command with lines of text."""
+        """Execute one command; return lines of text."""
         match command.split():
             case [] | ["help"]:
                 return _HELP

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
-#: What ``qSupported`` promises to take; more in a packet ends the connection.
+#: The limit announced in ``qSupported``; a larger packet ends the connection.
 MAX_PACKET: Final = 0x4000
 BREAK_BYTE: Final = 0x03
 ESCAPE: Final = ord("}")
@@ -13,11 +13,11 @@ ESCAPE_MASK: Final = 0x20
 
 
 class PacketError(Exception):
-    """The peer does not speak the protocol: there is nothing to answer."""
+    """The peer violates the protocol; no answer is possible."""
 
 
 class Signal(Enum):
-    """What comes outside of packets, and a packet that came broken."""
+    """What arrives outside packets, and a damaged packet."""
 
     ACK = "+"
     NACK = "-"

@@ -1,4 +1,4 @@
-"""Breakpoints and watchpoints as the protocol has them."""
+"""Breakpoints and watchpoints of the protocol."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from pyvmm.arch.bits import MASK64
 from pyvmm.host.debug import Access, Stop, Watch
 from pyvmm.vm.gdb.arguments import BadCommandError, numbers
 
-SOFTWARE, HARDWARE = 0, 1  # breakpoints, which are one to us
-#: Types of watchpoint: what they watch and what a stop calls them.
+SOFTWARE, HARDWARE = 0, 1  # breakpoints; we treat them alike
+#: Types of watchpoints: the accesses that they watch, and their names in a stop reply.
 WATCHES: Final = {
     2: (Access.WRITE, b"watch"),
     3: (Access.READ, b"rwatch"),
@@ -27,7 +27,7 @@ class Point:
 
     @classmethod
     def parse(cls, arguments: bytes) -> "Point":
-        """Read type, address and kind; conditions may follow, which GDB sees to itself."""
+        """Parse type, address and kind; ignore conditions, which GDB evaluates itself."""
         point = cls(*numbers(arguments.partition(b";")[0], 3))
         if point.type not in {SOFTWARE, HARDWARE, *WATCHES} or (point.is_watch and not point.kind):
             raise BadCommandError
@@ -54,13 +54,13 @@ def watches_of(points: Collection[Point]) -> list[Watch]:
 
 
 def breakpoint_name(points: Collection[Point], pc: int) -> bytes:
-    """Return what a stop at a breakpoint is called."""
+    """Return the reason in the reply for a stop at a breakpoint."""
     is_software = any(point.type == SOFTWARE and point.address == pc for point in points)
     return b"swbreak" if is_software else b"hwbreak"
 
 
 def watch_name(points: Collection[Point], stop: Stop) -> bytes:
-    """Return what a stop at a watchpoint is called: after the one that was hit."""
+    """Return the reason in the reply for a stop at a watchpoint: the type that was hit."""
     access = Access.WRITE if stop.is_write else Access.READ
     for point in sorted(points):
         wanted, name = WATCHES.get(point.type, (Access(0), b""))

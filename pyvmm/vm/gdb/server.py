@@ -1,7 +1,7 @@
-"""The socket behind ``--gdb``: one debugger at a time, on a thread of its own.
+"""The socket of ``--gdb``: one debugger at a time, on a separate thread.
 
-A debugger that connects finds the guest stopped; one that leaves, in whatever way, leaves it
-running and without a trace.  Nothing that a peer sends ends anything but its own connection.
+The guest stops when a debugger connects; when the debugger leaves in any way, its breakpoints are
+removed and the guest continues.  Invalid data from a peer ends only its own connection.
 """
 
 import socket
@@ -20,16 +20,16 @@ from pyvmm.vm.option_values import GdbAddress
 
 LOOPBACK: Final = "127.0.0.1"
 _CHUNK: Final = 1 << 16
-_PACE: Final = 0.01  # seconds until a debugger that could not be let in is tried again
-#: Answers that wait for a peer that does not read; it asked for each of them.
+_PACE: Final = 0.01  # seconds until a failed accept is tried again
+#: Bytes of answers buffered for a peer that does not read them.
 _MAX_UNSENT: Final = 1 << 20
 
 
 def listen(address: GdbAddress) -> socket.socket:
-    """Open the socket; a Unix one is its owner's alone.
+    """Open the socket; only its owner can use a Unix socket.
 
     Raises:
-        UserError: it is not to be had.
+        UserError: the address cannot be used.
     """
     listener = socket.socket(socket.AF_UNIX if address.path else socket.AF_INET)
     try:
@@ -37,10 +37,10 @@ def listen(address: GdbAddress) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((LOOPBACK, address.port))
         else:
-            with suppress(OSError):  # bind() says what is in the way
+            with suppress(OSError):  # bind() reports the reason
                 remove_dead(address.path)
             listener.bind(str(address.path))
-            address.path.chmod(0o600)  # nobody can connect before the next line
+            address.path.chmod(0o600)  # before listen(): nobody can connect yet
         listener.listen(1)
         listener.setblocking(False)
     except OSError as error:
@@ -55,13 +55,13 @@ class GdbServer:
     """Serves a guest's debug port.
 
     Raises:
-        UserError: the address is not to be had.
+        UserError: the address cannot be used.
     """
 
     def __init__(self, address: GdbAddress, port: DebugPort, guest: Guest) -> None:
         self._listener = listen(address)
         self._socket = SocketNote.of(address.path) if address.path is not None else None
-        #: As GDB's ``target remote`` takes it.
+        #: In the format of GDB's ``target remote``.
         self.address = str(address.path or f"{LOOPBACK}:{self._listener.getsockname()[1]}")
         self._port = port
         self._guest = guest
@@ -71,11 +71,11 @@ class GdbServer:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def start(self) -> None:
-        """Begin to serve."""
+        """Start serving."""
         self._loop.start()
 
     def close(self, outcome: Outcome | None = None) -> None:
-        """Tell a debugger how the guest ended, and stop serving."""
+        """Tell a connected debugger how the guest ended, and stop serving."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -90,9 +90,9 @@ class GdbServer:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except BlockingIOError:  # it has gone again
+        except BlockingIOError:  # the debugger has left again
             return
-        except OSError:  # out of descriptors: it waits
+        except OSError:  # out of descriptors: try again later
             time.sleep(_PACE)
             return
         self._loop.remove_reader(self._listener.fileno())
@@ -101,7 +101,7 @@ class GdbServer:
         self._loop.add_reader(connection.fileno(), self._serve)
 
     def _serve(self) -> None:
-        """Take what the debugger sends."""
+        """Handle data from the debugger."""
         if self._session is not None and not self._session.serve():
             self._hang_up(self._session)
 
@@ -110,7 +110,7 @@ class GdbServer:
             self._hang_up(self._session)
 
     def _hang_up(self, session: "_Session") -> None:
-        """Let go of the debugger and of all that it wanted, and wait for the next one."""
+        """Disconnect the debugger, remove what it set, and wait for the next one."""
         session.close()
         self._session = None
         self._port.detach()
@@ -118,7 +118,7 @@ class GdbServer:
 
 
 class _Session:
-    """One connection.  The methods that say so return False when it is over."""
+    """One connection.  Methods that return a bool return False when it is over."""
 
     def __init__(self, connection: socket.socket, loop: IoLoop, stub: Stub) -> None:
         self._connection = connection
@@ -146,12 +146,12 @@ class _Session:
             return False
 
     def stopped(self) -> bool:
-        """Tell that a vCPU has stopped; False when it is over."""
+        """Report that a vCPU has stopped; False when it is over."""
         reply = self._stub.stopped()
         return reply is None or self._send_packet(reply)
 
     def tell_end(self, outcome: Outcome | None) -> None:
-        """Say that the guest has ended, as a process does: exited, or by a signal."""
+        """Report the guest's end like a process's: an exit, or a signal."""
         crashed = outcome is Outcome.CRASHED
         self._send_packet(b"X06" if crashed else b"W00")
 
@@ -192,7 +192,7 @@ class _Session:
         return self._flush()
 
     def _flush(self) -> bool:
-        """Send what can be sent now; False when the peer is gone or reads nothing."""
+        """Send what can be sent now; False when the peer is gone or does not read."""
         try:
             while self._unsent:
                 del self._unsent[: self._connection.send(self._unsent)]
@@ -206,4 +206,4 @@ class _Session:
 
     def _resume_flush(self) -> None:
         if not self._flush():
-            self._loop.remove_writer(self._connection.fileno())  # reading finds out the rest
+            self._loop.remove_writer(self._connection.fileno())  # the next read fails too

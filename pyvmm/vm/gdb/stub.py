@@ -1,8 +1,8 @@
 """The commands of the protocol, on a guest's debug port: a payload in, a payload out.
 
-All-stop: while the guest runs only a break is heard; one stop, of one vCPU, is told.  Threads are
-vCPUs, numbered from 1.  Whatever a command is, the answer is a reply of the protocol: empty for
-one that there is not, ``E16`` for one that makes no sense.
+All-stop: while the guest runs, only a break is accepted; one stop, of one vCPU, is reported.
+Threads are vCPUs, numbered from 1.  Every command gets a reply of the protocol: empty for an
+unknown command, ``E16`` for invalid arguments.
 """
 
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ _COMMANDS: Final[dict[bytes, Command]] = {}
 
 
 def command(*prefixes: bytes) -> Callable[[Command], Command]:
-    """Have a method do the commands that begin so; it gets what follows."""
+    """Register a method for the commands with these prefixes; its argument is the rest."""
 
     def register(method: Command) -> Command:
         _COMMANDS.update(dict.fromkeys(prefixes, method))
@@ -49,10 +49,10 @@ def command(*prefixes: bytes) -> Callable[[Command], Command]:
 
 
 class Guest(Protocol):
-    """What a debugger may want of the guest besides its debug port."""
+    """The guest's operations for a debugger besides the debug port."""
 
     def monitor(self, command: str, /) -> str:
-        """Answer ``monitor`` with lines of text."""
+        """Execute a ``monitor`` command; return lines of text."""
 
     def kill(self) -> None:
         """End the guest."""
@@ -61,18 +61,18 @@ class Guest(Protocol):
 class Stub:
     """One debugger's session.
 
-    ``handle`` answers a payload; None is no answer yet: the guest runs, and ``stopped`` says later
-    why it stopped.
+    ``handle`` answers a payload; None means no answer yet: the guest runs, and ``stopped`` later
+    returns why it stopped.
     """
 
     def __init__(self, port: DebugPort, guest: Guest) -> None:
         self._port = port
         self._guest = guest
-        self._cpu = 0  # whose registers and memory are meant
-        self._resume_cpu: int | None = None  # whom c and s mean; None: all
+        self._cpu = 0  # for registers and memory
+        self._resume_cpu: int | None = None  # for c and s; None: all
         self._points: set[Point] = set()
         self._names_breakpoints: set[bytes] = set()
-        self._last_stop = self._told(None)
+        self._last_stop = self._stop_reply(None)
         self.is_running = False
         self.is_over = False  # the debugger has left
         self.wants_no_acks = False
@@ -80,27 +80,27 @@ class Stub:
     # --- events ---------------------------------------------------------------------------
 
     def interrupt(self) -> bytes | None:
-        """Stop the guest because the debugger says so; return what to tell it."""
+        """Stop the guest at the debugger's request; return the reply."""
         if not self.is_running:
             return None
         self._port.hold()
-        return self.stopped() or self._tell(None, SIGINT)
+        return self.stopped() or self._record_stop(None, SIGINT)
 
     def stopped(self) -> bytes | None:
-        """Return what to tell of a vCPU that stopped; None if none did."""
+        """Return the reply for a vCPU that stopped; None if none did."""
         stop = self._port.take_stop() if self.is_running else None
         if stop is None:
             return None
         self._port.hold()
-        return self._tell(stop, SIGTRAP)
+        return self._record_stop(stop, SIGTRAP)
 
-    def _tell(self, stop: Stop | None, signal: int) -> bytes:
+    def _record_stop(self, stop: Stop | None, signal: int) -> bytes:
         self.is_running = False
         self._cpu = stop.cpu if stop else self._cpu
-        self._last_stop = self._told(stop, signal)
+        self._last_stop = self._stop_reply(stop, signal)
         return self._last_stop
 
-    def _told(self, stop: Stop | None, signal: int = SIGTRAP) -> bytes:
+    def _stop_reply(self, stop: Stop | None, signal: int = SIGTRAP) -> bytes:
         """Return the stop reply."""
         reason = self._reason(stop) if stop else b""
         return b"T%02x%sthread:%x;" % (signal, reason, self._cpu + 1)
@@ -116,9 +116,9 @@ class Stub:
     # --- commands -------------------------------------------------------------------------
 
     def handle(self, payload: bytes) -> bytes | None:
-        """Do a command and return its answer."""
+        """Execute a command and return its answer."""
         if self.is_running:
-            return None  # nothing but a break is heard
+            return None  # only a break is accepted
         try:
             return self._dispatch(payload)
         except (BadCommandError, BadValueError):
@@ -179,7 +179,7 @@ class Stub:
 
     @command(b"qC")
     def _current_thread(self, arguments: bytes) -> bytes:
-        return b"" if arguments else b"QC%x" % (self._cpu + 1)  # qCRC is another
+        return b"" if arguments else b"QC%x" % (self._cpu + 1)  # qCRC is another command
 
     @command(b"T")
     def _is_alive(self, arguments: bytes) -> bytes:
@@ -198,7 +198,7 @@ class Stub:
         return OK
 
     def _cpu_of(self, thread: bytes) -> int:
-        """Return the vCPU of a thread; 0 and -1 are any."""
+        """Return the vCPU of a thread; 0 and -1 mean any."""
         if thread in {b"-1", b"0"}:
             return self._cpu
         cpu = number(thread) - 1
@@ -222,10 +222,10 @@ class Stub:
         for register in REGISTERS[:NUM_TOGETHER]:
             size = register_size(register)
             if at + size > len(data):
-                break  # GDB may leave the last ones out
+                break  # GDB may omit the last ones
             values.append((register, int.from_bytes(data[at : at + size], "little")))
             at += size
-        # PSTATE may be refused, and says which stack pointer sp is
+        # PSTATE first: it may be rejected, and it selects the stack pointer that sp means
         values.sort(key=lambda pair: pair[0] is not PSTATE)
         registers = self._port.registers(self._cpu)
         for register, value in values:
@@ -307,7 +307,7 @@ class Stub:
         return self._go_on(Resume.STEP, arguments.partition(b";")[2])
 
     def _go_on(self, action: Resume, address: bytes) -> bytes | None:
-        """Continue or step, from an address if there is one; guests know no signals."""
+        """Continue or step, from an address if there is one; guests have no signals."""
         cpu = self._cpu if self._resume_cpu is None else self._resume_cpu
         if address:
             registers = self._port.registers(cpu)
@@ -324,7 +324,7 @@ class Stub:
 
     @command(b"vCont;")
     def _continue_each(self, arguments: bytes) -> bytes | None:
-        """Resume by ``action[:thread]`` parts; of several that mean a vCPU the first counts."""
+        """Resume by ``action[:thread]`` parts; for each vCPU the first match counts."""
         actions = [Resume.STAY] * self._port.num_cpus
         for part in reversed(arguments.split(b";")):
             action, has_thread, thread = part.partition(b":")
@@ -344,7 +344,7 @@ class Stub:
     def _resume(self, actions: list[Resume]) -> bytes | None:
         self.is_running = True
         self._port.resume(actions)
-        return None  # until something stops it
+        return None  # the answer comes when the guest stops
 
     # the rest
 
@@ -377,5 +377,5 @@ _LENGTHS: Final = sorted(set(map(len, _COMMANDS)), reverse=True)
 
 
 def commands() -> Iterable[bytes]:
-    """Return how commands begin."""
+    """Return the prefixes of all commands."""
     return _COMMANDS

@@ -1,6 +1,6 @@
-"""What GDB is told of the target: its registers, in the order of their numbers.
+"""The target description for GDB: the registers, in the order of their numbers.
 
-The last feature is ours, the others are GDB's own, so that it knows what they mean.
+The last feature is ours; the others are defined by GDB, so that it knows their meaning.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from pyvmm.host.registers import CODE_MASKS, CORE, FLOATING, SYSTEM, Register
 
 #: By GDB's number.
 REGISTERS: Final = (*CORE, *FLOATING, *CODE_MASKS, *SYSTEM)
-#: How many the command ``g`` takes together; the others GDB asks for one by one.
+#: The number of registers in the command ``g``; GDB reads the others one by one.
 NUM_TOGETHER: Final = len(CORE) + len(FLOATING)
 
 _TYPES: Final = {"sp": "data_ptr", "pc": "code_ptr", "cpsr": "cpsr_flags"}
@@ -19,7 +19,7 @@ _CPSR: Final = {
     "SS": 21, "PAN": 22, "DIT": 24, "V": 28, "C": 29, "Z": 30, "N": 31,
 }  # fmt: skip
 _TWO_BITS: Final = frozenset({"EL", "BTYPE"})
-#: How a vector register can be looked at: name, type of a lane, lanes.
+#: Views of a vector register: name, type of a lane, lanes.
 _VIEWS: Final = (
     ("d", "ieee_double", 2),
     ("s", "ieee_single", 4),
@@ -31,7 +31,7 @@ _VIEWS: Final = (
 
 
 def register_size(register: Register) -> int:
-    """Return the bytes of a register on the wire."""
+    """Return the size of a register on the wire in bytes."""
     return register.bits // 8
 
 

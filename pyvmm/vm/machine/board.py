@@ -1,7 +1,7 @@
-"""The devices of a guest, each at its place in the machine's map, and what they are backed by.
+"""The devices of a guest, each at its place in the memory map, with their host sides.
 
-The places are those of the plan (`pyvmm.vm.machine.plan`), which the device tree describes to the
-guest.
+The places come from the plan (`pyvmm.vm.machine.plan`); the device tree describes the same plan to
+the guest.
 """
 
 from collections.abc import Callable
@@ -37,17 +37,17 @@ from pyvmm.vm.options import VmOptions
 
 
 class Board:
-    """What a guest finds on its bus: what all guests have, and the devices of its options.
+    """The devices on a guest's bus: the standard ones, and those that its options add.
 
     Args:
-        resources: told what to close at the end: event loop, disks, networks.
-        sink: takes what the guest writes to its console, from the thread of a vCPU.
+        resources: gets what must be closed at the end: event loop, disks, networks.
+        sink: called with the console's output, on the thread of a vCPU.
         size: columns and rows of the terminal; (0, 0) if there is none.
         agent: the user of the port for the guest's agent.
-        notify: told of a disk whose storage fails; any thread.
+        notify: called with a line if a disk's storage fails; any thread.
 
     Raises:
-        UserError: a disk or network as asked for is not to be had.
+        UserError: a disk cannot be opened, or the network cannot be set up.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Board:
         self._size = size
         self._agent = agent
         self._notify = notify
-        self._told: set[str] = set()
+        self._notified: set[str] = set()
         self._loop = IoLoop()
         resources.callback(self._loop.stop)
         self._loop.start()
@@ -88,7 +88,7 @@ class Board:
             bus.add(place.base, place.size, self._make(device), device.name)
 
     def _irq(self, device: PlannedDevice) -> IrqLine:
-        """Return the line of a device with one interrupt."""
+        """Return the interrupt line of a device that has one."""
         (spi,) = device.place.spis
         return partial(self._vgic.set_spi, memory_map.NUM_PRIVATE_INTIDS + spi)
 
@@ -124,7 +124,7 @@ class Board:
                 return self._plug(device, self.port)
 
     def _serial_port(self, device: PlannedDevice) -> Uart:
-        """Make a serial port: the first is the console, the others go nowhere."""
+        """Make a serial port: the first is the console, the others discard their output."""
         uart = Uart(self._irq(device), _drop if device.index else self._sink)
         if not device.index:
             self.uart = uart
@@ -139,7 +139,7 @@ class Board:
             image,
             serial.encode(),
             is_bounced=self._options.realm is not None,
-            on_failure=partial(self._tell_failure, path),
+            on_failure=partial(self._notify_failure, path),
             is_over=lambda: self._guest.outcome is not None,
         )
 
@@ -174,20 +174,20 @@ class Board:
         except GranuleProtectionFault as fault:
             raise DmaFault(addr, size) from fault
 
-    def _tell_failure(self, disk: Path, error: OSError) -> None:
-        """Say what is wrong with a disk's storage, each thing once: the guest tries again."""
+    def _notify_failure(self, disk: Path, error: OSError) -> None:
+        """Report a failure of a disk's storage, each one once: the guest retries."""
         line = f"disk {disk}: {error.strerror}; the guest gets I/O errors"
-        if line not in self._told:
-            self._told.add(line)
+        if line not in self._notified:
+            self._notified.add(line)
             self._notify(line)
 
 
 def _drop(_data: bytes) -> None:
-    """Be the line of a serial port that goes nowhere."""
+    """Discard the output of a serial port."""
 
 
 def _close_disk(disk: RawDisk) -> None:
-    """Close a disk; what the guest wrote, and perhaps did not flush, stays."""
+    """Close a disk, and keep what the guest wrote even if it did not flush it."""
     try:
         if not disk.is_read_only:
             disk.flush()

@@ -16,10 +16,10 @@ _FDT_MAGIC = b"\xd0\x0d\xfe\xed"
 
 
 def make_config(options: VmOptions) -> GuestConfig:
-    """Read and lay out everything that is in the guest's memory when it starts.
+    """Read everything that is in the guest's memory at its start, and lay it out.
 
     Raises:
-        UserError: a file is not what it should be, or all of it does not fit.
+        UserError: a file is invalid, or the payload does not fit.
     """
     kernel = (
         load_flat(guests.hello(), "the built-in guest")
@@ -31,8 +31,8 @@ def make_config(options: VmOptions) -> GuestConfig:
     if placement is None:
         needed = kernel.end + len(initrd)
         raise UserError(
-            f"kernel and initrd need {needed // MIB + 4} MiB, which do not fit below the device"
-            f" tree in {options.ram_size // MIB} MiB of guest memory: give more with -m"
+            f"kernel and initrd need {needed // MIB + 4} MiB and do not fit below the device tree"
+            f" in {options.ram_size // MIB} MiB of guest memory: give more with -m"
         )
     segments = [Segment(RAM_BASE + offset, data, "kernel") for offset, data in kernel.segments]
     if initrd:
@@ -56,17 +56,17 @@ def _check_parameters(options: VmOptions, kernel: Kernel) -> None:
     size, limit = len(os.fsencode(options.bootargs)), kernel.max_parameters
     if limit is not None and size > limit:
         added = size - len(os.fsencode(options.params or ""))
-        defaults = f", {added} of them the default ones (--nodefaults leaves those out)"
+        defaults = f", {added} of them default parameters (--nodefaults omits them)"
         raise UserError(
-            f"the kernel parameters have {size} bytes{defaults if added else ''}: Linux takes"
-            f" {limit}, give fewer with -p"
+            f"the kernel parameters have {size} bytes{defaults if added else ''}; Linux's limit is"
+            f" {limit}: give fewer with -p"
         )
 
 
 def _dtb(options: VmOptions, placement: Placement, initrd_size: int) -> bytes:
-    """Return the user's device tree or ours, as large as its place is.
+    """Return the user's device tree or ours, padded to the reserved size.
 
-    It is written out where that is asked for.
+    Write it to the file of --dump-dtb, if that is given.
     """
     blob = _read_dtb(options.dtb) if options.dtb else _build_dtb(options, placement, initrd_size)
     blob = blob.ljust(memory_map.DTB_SIZE, b"\0")
@@ -81,7 +81,7 @@ def _dtb(options: VmOptions, placement: Placement, initrd_size: int) -> bytes:
 def _read_dtb(path: Path) -> bytes:
     blob = read_file(path, "device tree", memory_map.DTB_SIZE)
     if not blob.startswith(_FDT_MAGIC) or int.from_bytes(blob[4:8]) > len(blob):
-        raise UserError(f"device tree {path} is none: give what dtc -O dtb or --dump-dtb wrote")
+        raise UserError(f"{path} is not a device tree: give the output of dtc -O dtb or --dump-dtb")
     return blob
 
 

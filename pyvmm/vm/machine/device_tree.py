@@ -1,6 +1,6 @@
-"""The device tree that a guest gets: kvmtool's nodes, the Realm VM specification's interrupts.
+"""The device tree of a guest: kvmtool's nodes, the Realm VM specification's interrupts.
 
-The same description gives the same bytes, so a realm's measurement can be computed beforehand.
+The same description gives the same bytes, so that a realm's measurement is predictable.
 Source: Devicetree Specification 0.4; the bindings of each node's `compatible` in Linux.
 """
 
@@ -29,7 +29,7 @@ _TIMER_PPIS: Final = (13, 14, 11, 10)
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a guest's device tree says beyond the fixed map."""
+    """The parts of a guest's device tree that are not fixed."""
 
     map: MemoryMap
     bootargs: str
@@ -42,7 +42,7 @@ def build_fdt(description: Description) -> bytes:
     """Return the flattened device tree.
 
     Raises:
-        UserError: the command line makes it larger than the place it has.
+        UserError: the command line makes it larger than the reserved space.
     """
     tree = _Tree()
     with tree.node(""):
@@ -66,7 +66,7 @@ def build_fdt(description: Description) -> bytes:
 
 
 class _Tree:
-    """A device tree being written from its root on."""
+    """A device tree, written from its root on."""
 
     def __init__(self) -> None:
         self._writer = libfdt.FdtSw()

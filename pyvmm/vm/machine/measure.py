@@ -1,7 +1,7 @@
-"""The initial measurement (RIM) of a realm that is never run, and the log of what went into it.
+"""The initial measurement (RIM) of a realm that is never run, and the log of its steps.
 
-The realm is built as for a run, by the real RMM, and no vCPU is started: so the measurement is
-right by construction, and the RMM tells each of its steps.
+The real RMM builds the realm as for a run, but no vCPU is started: so the measurement is correct by
+construction, and the RMM reports each step.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.machine.platform import Platform
 from pyvmm.vm.options import VmOptions
 
-#: One step of a realm's construction by the names of its fields, as a log has it.
+#: One step of a realm's construction in a log: values by field name.
 Entry = dict[str, str]
 
-#: What of another host's machine is measured, and the flag of RmiRealmParams that goes with it.
+#: Measured parameters that depend on the host, each with its flag in RmiRealmParams.
 _HOST_PARAMETERS: Final = {
     "num_bps": 0,
     "num_wps": 0,
@@ -35,33 +35,33 @@ _HOST_PARAMETERS: Final = {
 }
 _MAX_PARAMETER: Final = 63
 _MAX_LOG_SIZE: Final = 1 << 30
-#: Of an entry, what is not a field of the step.
+#: Members of an entry that are not fields of the step.
 _NOT_MEASURED: Final = frozenset({"step", "of", "rim"})
 
 
 class RealmPlan:
-    """A realm as it would be built.
+    """A realm to measure.
 
-    Only its payload needs memory, ``memory_size`` bytes of it: the rest of its RAM is declared, and
+    Only its payload needs memory, ``memory_size`` bytes of it: the rest of its RAM is declared but
     never touched.
 
     Raises:
-        UserError: it is no realm, or its payload is not to be had.
+        UserError: it is not a realm, or its payload cannot be read.
     """
 
     def __init__(self, options: VmOptions) -> None:
         if options.realm is None:
             raise UserError("only a realm is measured: add --realm")
-        self._realm = replace(options.realm, metadata=b"")  # they are made for the RIM
+        self._realm = replace(options.realm, metadata=b"")  # metadata are made for a known RIM
         config = make_config(options)
         dtb = config.segments[-1]  # the last of the payload, of whole granules
         self.memory_size = dtb.ipa + len(dtb.data) - config.ram_base
         self._config = replace(config, backed_size=self.memory_size)
 
     def measure(self, platform: Platform) -> list[RimExtension]:
-        """Build the realm; return the steps that were measured, the last one has the RIM.
+        """Build the realm; return the measured steps, of which the last has the RIM.
 
-        The platform is used up: to take the realm apart would take as long as to build it.
+        The platform cannot be used again: destroying the realm would take as long as building it.
         """
         steps: list[RimExtension] = []
 
@@ -76,7 +76,7 @@ class RealmPlan:
         return steps
 
     def log(self, steps: Sequence[RimExtension]) -> list[Entry]:
-        """Return the steps as a log has them; data says which part of the payload it is."""
+        """Return the steps as entries of a log; those with data name their part of the payload."""
         parts = {}
         for segment in self._config.segments:
             first, end = segment.ipa & -GRANULE_SIZE, segment.ipa + len(segment.data)
@@ -90,7 +90,7 @@ class RealmPlan:
 
 
 def parse_host(text: str) -> dict[str, int]:
-    """Read NAME=N,...: members of RmiRealmParams that depend on the host.
+    """Parse NAME=N,...: members of RmiRealmParams that depend on the host.
 
     Raises:
         UserError: an unknown name, or a number out of range.
@@ -101,13 +101,13 @@ def parse_host(text: str) -> dict[str, int]:
         if name not in _HOST_PARAMETERS or not value.isdecimal():
             raise UserError(f"--host {word}: give {'=N,'.join(_HOST_PARAMETERS)}=N")
         if int(value[:9]) > _MAX_PARAMETER:
-            raise UserError(f"--host {word}: give at most {_MAX_PARAMETER}")
+            raise UserError(f"--host {word}: the limit is {_MAX_PARAMETER}")
         parameters[name] = int(value)
     return parameters
 
 
 def on_host(create: RimExtension, parameters: dict[str, int]) -> RimExtension:
-    """Return the first step of a construction as a host with other parameters begins it."""
+    """Return the first step of a construction as on a host with other parameters."""
     fields = dict(create.fields)
     flags = RealmParams.of(**fields).flags
     for name in parameters:
@@ -122,7 +122,7 @@ def read_log(path: Path) -> list[Entry]:
     """Read the log that `pyvmm measure --log --json` wrote.
 
     Raises:
-        UserError: it cannot be read, or is no such log.
+        UserError: it cannot be read, or is not such a log.
     """
     data = read_file(path, "measurement log", _MAX_LOG_SIZE, takes_pipe=True)
     try:
@@ -134,7 +134,9 @@ def read_log(path: Path) -> list[Entry]:
         entries = [step for step in steps if _is_entry(step)]
         if len(entries) == len(steps):
             return entries
-    raise UserError(f"measurement log {path} is none: give what pyvmm measure --log --json wrote")
+    raise UserError(
+        f"{path} is not a measurement log: give the output of pyvmm measure --log --json"
+    )
 
 
 def _is_entry(entry: Json) -> TypeGuard[Entry]:
@@ -148,19 +150,19 @@ def _is_entry(entry: Json) -> TypeGuard[Entry]:
 def first_difference(
     one: Sequence[Entry], other: Sequence[Entry]
 ) -> tuple[int, Entry | None, Entry | None] | None:
-    """Return the number and both sides of the first step that is measured differently."""
+    """Return the number and both versions of the first step that differs in the measurement."""
     for number, (left, right) in enumerate(zip_longest(one, other)):
         if left is None or right is None or _fields(left) != _fields(right):
             return number, left, right
     return None
 
 
-def line_of(entry: Entry) -> str:
-    """Return an entry as one line for a reader."""
+def format_entry(entry: Entry) -> str:
+    """Return an entry as one line of text."""
     words = [f"{entry['step']:<12}", *(f"{n}={text}" for n, text in _fields(entry).items())]
     return " ".join([*words, f"({entry['of']})"] if "of" in entry else words).rstrip()
 
 
 def _fields(entry: Entry) -> Entry:
-    """Return what is measured of a step besides its kind."""
+    """Return the measured fields of a step, without its kind."""
     return {name: text for name, text in entry.items() if name not in _NOT_MEASURED}

@@ -1,4 +1,4 @@
-"""The host side of a guest's network: as asked for, by what this host has."""
+"""The host side of a guest's network: the requested backend, or one that this host has."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from pyvmm.vm.option_values import NetworkOptions
 
 
 def open_backend(network: NetworkOptions, loop: IoEvents) -> NetBackend:
-    """Open what carries the frames of a guest.
+    """Open the backend that carries the frames of a guest.
 
     Raises:
         UserError: this host does not have it, or it does not start.
@@ -23,9 +23,9 @@ def open_backend(network: NetworkOptions, loop: IoEvents) -> NetBackend:
     if not network.backend and shutil.which("passt"):
         try:
             return open_passt(loop, network.forwards)
-        except UserError as error:  # in a container it may lack what it wants
-            raise UserError(f"{error}; backend=slirp does without passt") from None
-    # Here, for its declarations take a while to read.
+        except UserError as error:  # in a container it may lack permissions
+            raise UserError(f"{error}; backend=slirp does not need passt") from None
+    # Imported here, because its declarations are slow to parse.
     from pyvmm.devices.libslirp import is_installed  # noqa: PLC0415
     from pyvmm.devices.net_slirp import open_slirp  # noqa: PLC0415
 

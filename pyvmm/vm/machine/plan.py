@@ -1,8 +1,8 @@
 """The devices of a guest in one ordered list, computed from its options.
 
-The board puts each where the list says, the device tree describes them in its order, and so the
-measurement of a realm follows from it.  What is fixed by the architecture (GIC, timers, PSCI) is
-not in the list.
+The board puts each device at its place in the list, and the device tree describes them in the same
+order; so the list determines the measurement of a realm.  Devices that the architecture fixes (GIC,
+timers, PSCI) are not in the list.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from pyvmm.vm.options import VmOptions
 
 
 class Kind(StrEnum):
-    """What a device is; with its number, its name on the bus and in statistics."""
+    """The kind of a device; with its number, its name on the bus and in statistics."""
 
     BLK = "blk"
     NET = "net"
@@ -32,7 +32,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedDevice:
-    """One device: what it is, where it is, and how it describes itself."""
+    """One device: its kind, its place, and the function that writes its device tree node."""
 
     kind: Kind
     name: str
@@ -42,7 +42,7 @@ class PlannedDevice:
 
 
 def device_plan(options: VmOptions) -> tuple[PlannedDevice, ...]:
-    """Return the devices of a guest: virtio by slot, then what every guest has."""
+    """Return the devices of a guest: virtio devices by slot, then the standard ones."""
     return (*_virtio(options), *_serial_ports(), *_clocks())
 
 

@@ -1,4 +1,4 @@
-"""The platform that a guest runs on, as the VMM sees it; the composition root provides one."""
+"""The platform that runs a guest, as the VMM uses it; the composition root provides one."""
 
 from typing import Protocol
 
@@ -10,19 +10,19 @@ from pyvmm.host.vgic import Vgic
 
 
 class Platform(Protocol):
-    """The machine, its firmware and the hypervisor: what a guest runs on."""
+    """The machine, its firmware and the hypervisor that run a guest."""
 
     @property
     def events(self) -> EventStream:
-        """Where everything that happens is told."""
+        """The stream of all events of the platform."""
 
     def new_guest(
         self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None
     ) -> Guest:
-        """Make a guest: a realm if there are options for one, else a normal VM."""
+        """Make a guest: a realm if ``realm`` has options, else a normal VM."""
 
     def usage(self) -> Usage:
-        """Say what the machine has done so far and what it takes."""
+        """Return the machine's counters and its resource usage."""
 
     def rim(self) -> bytes:
         """Return the initial measurement of the realm; empty if there is none."""

@@ -33,7 +33,7 @@ def vcpu(
     registers: GuestRegisters | None = None,
     **counts: int,
 ) -> VcpuState:
-    """Return a vCPU that made so many exits of each kind."""
+    """Return a vCPU with these counts of exits by kind."""
     last = LastExit()
     last.esr, last.ipa, last.call = esr, ipa, call
     exits = [counts.get(kind.name.lower(), 0) for kind in ExitKind]
@@ -47,14 +47,14 @@ def ending(
     output: int = 0,
     panic: str = "",
 ) -> Ending:
-    """Return the end of a guest; by default one of which nothing was heard."""
+    """Return the end of a guest, by default a silent one."""
     return Ending(code, options, output, panic, 0x8008_0000, vcpus or (vcpu(irq=1),))
 
 
 @pytest.mark.parametrize("code", ExitCode)
 @pytest.mark.parametrize("output", [0, 1])
 def test_an_end_is_reported_if_its_exit_code_leaves_questions(code: ExitCode, output: int) -> None:
-    """A panic and a crash always, an end from outside only if the guest was silent."""
+    """Panics and crashes are always reported, a stop only if the guest was silent."""
     always = {ExitCode.PANIC, ExitCode.CRASHED}
     silent = {ExitCode.TIMEOUT, ExitCode.QUIT}
     expected = code in always or (code in silent and not output)
@@ -62,7 +62,7 @@ def test_an_end_is_reported_if_its_exit_code_leaves_questions(code: ExitCode, ou
 
 
 def test_a_normal_vm_shows_everything() -> None:
-    """PC, exits, the last syndrome and call, and what led to the exception vectors."""
+    """The report has PC, exits, the last syndrome and call, and the guest's exception."""
     page = DebugRegisters.of(pc=0x200, pstate=0x3C5, esr_el1=0x0200_0000, elr_el1=0x8008_0040)
     registers = RecRegisters(bytes(page))
     esr = translation_fault(3, write=True)
@@ -79,13 +79,13 @@ def test_a_normal_vm_shows_everything() -> None:
 
 
 def test_a_realm_shows_only_what_its_host_may_know() -> None:
-    """And the paragraph says how to know more."""
+    """The report says how to see more."""
     text = last_words(ending(REALM, vcpu(call=RsiFid.RSI_IPA_STATE_SET, ripas=3)))
     assert "vCPU 0 was on; its exits: ripas 3; its last call was RSI_IPA_STATE_SET." in text
-    assert "with --realm-debug" in text
+    assert "--realm-debug would show them" in text
     assert "PC 0x" not in text
     debuggable = replace(REALM, is_debuggable=True)
-    assert "with --realm-debug" not in last_words(ending(debuggable))
+    assert "--realm-debug" not in last_words(ending(debuggable))
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def test_a_realm_shows_only_what_its_host_may_know() -> None:
             (),
             "cannot reach the address of its earlycon=; try earlycon=uart,mmio,0x101000000",
         ),
-        (replace(VM, gdb=GdbAddress(1), waits_for_gdb=True), (vcpu(),), "no debugger let it"),
+        (replace(VM, gdb=GdbAddress(1), waits_for_gdb=True), (vcpu(),), "no debugger started it"),
     ],
 )
 def test_likely_cause_of_silence(
     options: VmOptions, vcpus: tuple[VcpuState, ...], cause: str
 ) -> None:
-    """What to try follows from what the guest did and how it was made."""
+    """The remedy depends on the guest's exits and options."""
     assert_cause(ending(options, *vcpus), cause)
 
 
@@ -141,7 +141,7 @@ def test_likely_cause_of_silence(
     ],
 )
 def test_likely_cause_of_a_panic(options: VmOptions, panic: str, cause: str) -> None:
-    """What to try follows from the kernel's message and how the guest was made."""
+    """The remedy depends on the kernel's message and the options."""
     end = ending(options, code=ExitCode.PANIC, output=99, panic=panic)
     assert last_words(end).startswith(f"the guest's kernel panicked: {panic}. vCPU 0")
     assert_cause(end, cause)
@@ -158,7 +158,7 @@ def assert_cause(end: Ending, cause: str) -> None:
 @pytest.mark.parametrize("exception_class", ExceptionClass)
 @pytest.mark.parametrize("code", [0x00, 0x07, 0x10, 0x15, 0x21, 0x23, 0x28, 0x3F])
 def test_every_syndrome_has_words(exception_class: ExceptionClass, code: int) -> None:
-    """Also one with a reserved fault status."""
+    """Every syndrome has a description, even with a reserved fault status."""
     esr = exception_class << 26 | code
     text = describe_syndrome(esr)
     assert text.endswith(f"ESR {esr:#x})")

@@ -1,4 +1,4 @@
-"""The kernel's last words."""
+"""Recognition of kernel panics on the console."""
 
 import pytest
 
@@ -14,7 +14,7 @@ PANIC = (
 
 @pytest.mark.parametrize("size", [1, 3, 16, 64, len(PANIC)])
 def test_panic_is_found_however_the_output_is_cut(size: int) -> None:
-    """The serial port hands over pieces of lines."""
+    """The serial port delivers lines in pieces."""
     watch = PanicWatch()
     for start in range(0, len(PANIC), size):
         watch.feed(PANIC[start : start + size])
@@ -24,7 +24,7 @@ def test_panic_is_found_however_the_output_is_cut(size: int) -> None:
 
 
 def test_panic_with_a_caller_or_level_before_it_is_found() -> None:
-    """printk.caller and a raw log level may stand before the message."""
+    """printk.caller and a raw log level may precede the message."""
     watch = PanicWatch()
     watch.feed(b"<0>[    1.000000][    T1] Kernel panic - not syncing: VFS\r\n")
     assert watch.has_begun

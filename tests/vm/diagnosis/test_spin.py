@@ -1,4 +1,4 @@
-"""A guest that computes and gets nowhere is told once; one that lives, or waits, never is."""
+"""A guest that computes without progress is reported once; one that works or waits never is."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -22,7 +22,7 @@ def exits(**counts: int) -> list[list[int]]:
 
 
 class Guest:
-    """A guest that computes all the time, or none of it, and what was said of it."""
+    """A guest that computes all the time, or never, and the lines about it."""
 
     def __init__(self, options: VmOptions, *, is_busy: bool = True) -> None:
         self._ticks: Iterator[float] = count() if is_busy else iter([0.0] * 100)
@@ -32,7 +32,7 @@ class Guest:
     def watch(
         self, rows: Iterator[list[list[int]]] | list[list[list[int]]], output: int = 0
     ) -> str:
-        """Look at it, a second of CPU time for each row; return all that was said."""
+        """Check it, with a second of CPU time per row; return all lines about it."""
         self.said += filter(None, (self._watch.look(row, output) for row in rows))
         return "\n".join(self.said)
 
@@ -41,7 +41,7 @@ LONG = int(PATIENCE) + 10
 
 
 def test_faults_and_nothing_else_are_a_kernel_of_another_machine() -> None:
-    """Once, after the patience; and later in its life, too."""
+    """It is reported once, after the patience; also later in its life."""
     guest = Guest(VM)
     storm = [exits(other=n * MANY_FAULTS) for n in range(LONG)]
     assert guest.watch(storm[: int(PATIENCE)]) == ""
@@ -54,10 +54,10 @@ def test_faults_and_nothing_else_are_a_kernel_of_another_machine() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(VM, "try -p earlycon"), (REALM, "not made for realms (Linux is from 6.13 on)")],
+    [(VM, "try -p earlycon"), (REALM, "without realm support (Linux has it from 6.13 on)")],
 )
 def test_a_guest_that_only_computes_is_told(options: VmOptions, words: str) -> None:
-    """It took its memory, and one interrupt came for its host."""
+    """It used its memory, and the host got one interrupt."""
     guest = Guest(options)
     assert words in guest.watch([exits(fault=118, irq=1)] * LONG)
     assert len(guest.said) == 1
@@ -66,17 +66,17 @@ def test_a_guest_that_only_computes_is_told(options: VmOptions, words: str) -> N
 @pytest.mark.parametrize("options", [VM, REALM])
 @pytest.mark.parametrize("kind", [kind for kind in ExitKind if kind is not ExitKind.OTHER])
 def test_a_guest_with_any_sign_of_life_is_left_alone(options: VmOptions, kind: ExitKind) -> None:
-    """Of whatever kind, as long as there is one more each time."""
+    """A request of any kind counts, as long as there is a new one each time."""
     assert Guest(options).watch([exits(**{kind.name: n}) for n in range(LONG)]) == ""
 
 
 def test_a_guest_that_was_heard_of_may_compute_for_ever() -> None:
-    """It has spoken, or used a device; a few faults, as of probing, are nothing."""
+    """It has printed or used a device; a few faults, as by probing, do not count."""
     assert Guest(VM).watch([exits(other=n) for n in range(LONG)], output=1) == ""
     assert Guest(REALM).watch([exits(mmio=1)] * LONG) == ""
     assert Guest(REALM).watch([exits(ripas=1)] * LONG) == ""
 
 
 def test_time_that_it_does_not_compute_is_none() -> None:
-    """It waits for an interrupt, stands still for a debugger, or the host is busy."""
+    """It waits for an interrupt, a debugger holds it, or the host is busy."""
     assert Guest(VM, is_busy=False).watch([exits()] * 50) == ""

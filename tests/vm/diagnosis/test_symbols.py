@@ -56,17 +56,17 @@ def make(directory: Path, data: bytes) -> Symbols:
 def test_an_address_belongs_to_the_function_before_it(
     symbols: Symbols, address: int, name: str
 ) -> None:
-    """Unless that is too far away."""
+    """A symbol that is too far away does not count."""
     assert symbols.find(address) == name
 
 
 def test_a_physical_address_is_found_while_the_mmu_is_off(symbols: Symbols) -> None:
-    """By its distance from where the kernel was loaded."""
+    """The distance from the load address identifies it."""
     assert symbols.find(LOADED + 0x1004, LOADED) == "start_kernel+0x4"
 
 
 def test_kaslr_is_undone_by_the_exception_vectors(symbols: Symbols) -> None:
-    """Which begin where VBAR_EL1 says; one that cannot be Linux's is no help."""
+    """VBAR_EL1 shows where they are; a value that cannot be Linux's is ignored."""
     slide = 0x2A40_0000
     assert symbols.find(BASE + slide + 0x1004, LOADED, BASE + slide + 0x2000) == "start_kernel+0x4"
     assert symbols.find(BASE + 0x1004, LOADED, BASE + 0x1800) == "start_kernel+0x4"
@@ -89,13 +89,13 @@ def test_kaslr_is_undone_by_the_exception_vectors(symbols: Symbols) -> None:
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
-    """In one line, whatever it claims about itself."""
+    """The error is one line, whatever its headers claim."""
     with pytest.raises(UserError, match=f"^--vmlinux .*{message}"):
         make(tmp_path, data)
 
 
 def test_a_name_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    """A directory, and what does not exist."""
+    """A directory and a missing file are rejected."""
     with pytest.raises(UserError, match="is a directory"):
         Symbols(tmp_path)
     with pytest.raises(UserError, match="No such file or directory: check the path"):

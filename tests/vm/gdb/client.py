@@ -1,4 +1,4 @@
-"""A debugger's end of the protocol, as small as it can be: commands out, answers in."""
+"""A minimal debugger's end of the protocol: send commands, read answers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Client:
         return self.wait()
 
     def no_acks(self) -> None:
-        """Do without acknowledgements."""
+        """Switch acknowledgements off."""
         assert self.ask("QStartNoAckMode") == "OK"
         self._sends_acks = False
 
@@ -101,7 +101,7 @@ class Client:
         return True
 
     def close(self) -> None:
-        """Go away without a word."""
+        """Disconnect without a message."""
         self.socket.close()
 
     def __enter__(self) -> Self:
@@ -112,7 +112,7 @@ class Client:
 
 
 def _connect_unix(path: Path) -> socket.socket:
-    """Connect as soon as somebody listens there."""
+    """Connect as soon as the stub listens."""
     deadline = time.monotonic() + PATIENCE
     while True:
         connection = socket.socket(socket.AF_UNIX)
@@ -127,7 +127,7 @@ def _connect_unix(path: Path) -> socket.socket:
 
 
 def stopped(reply: str) -> Stopped:
-    """Read a stop reply."""
+    """Parse a stop reply."""
     assert reply.startswith("T"), reply
     pairs = dict(pair.split(":", 1) for pair in reply[3:].rstrip(";").split(";"))
     thread = int(pairs.pop("thread"), 16)

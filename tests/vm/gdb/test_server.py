@@ -1,4 +1,4 @@
-"""The socket: who may connect, what a peer can do to it, and what is left when it is gone."""
+"""The socket: who may connect, what a peer can do, and what remains when it leaves."""
 
 import errno
 import random
@@ -27,13 +27,13 @@ ANY_PORT = GdbAddress(port=0)
 
 
 class Player:
-    """What the server wants of the guest."""
+    """The guest's operations for the server."""
 
     def __init__(self, rig: Rig) -> None:
         self.kill = rig.vm.stop
 
     def monitor(self, command: str) -> str:
-        """Say it back."""
+        """Return the command."""
         return command
 
 
@@ -51,7 +51,7 @@ class Served:
         return Client(path if path.is_absolute() else self.server.address)
 
     def is_counting(self) -> bool:
-        """Tell whether the guest runs, waiting for it a moment."""
+        """Check whether the guest runs, after a short wait."""
         before = self.rig.counter()
         wait_until(lambda: self.rig.counter() > before)
         return True
@@ -69,7 +69,7 @@ def served() -> Iterator[Served]:
 
 
 def test_a_debugger_finds_the_guest_stopped_and_leaves_it_running(served: Served) -> None:
-    """From connecting to detaching."""
+    """The guest stands still from connecting to detaching."""
     assert served.is_counting()
     with served.connect() as client:
         assert client.ask("?") == "T05thread:1;"
@@ -84,7 +84,7 @@ def test_a_debugger_finds_the_guest_stopped_and_leaves_it_running(served: Served
 
 
 def test_breakpoints_steps_and_breaks(served: Served) -> None:
-    """What a stop is, and that a break is one too."""
+    """A stop reply follows a breakpoint and a break."""
     with served.connect() as client:
         client.ask("qSupported:hwbreak+")
         client.ask(f"Z1,{CODE + STORE:x},4")
@@ -100,7 +100,7 @@ def test_breakpoints_steps_and_breaks(served: Served) -> None:
 
 
 def test_both_vcpus_hit_a_watchpoint(served: Served) -> None:
-    """Each on its own thread."""
+    """Each vCPU is a thread."""
     with served.connect() as client:
         found = set()
         for cpu in range(2):
@@ -114,7 +114,7 @@ def test_both_vcpus_hit_a_watchpoint(served: Served) -> None:
 
 @pytest.mark.parametrize("state", ["stopped", "stepping", "running", "in a packet"])
 def test_a_debugger_that_vanishes_leaves_no_trace(served: Served, state: str) -> None:
-    """The guest goes on, without its breakpoints; the next debugger may come."""
+    """The guest continues without breakpoints; the next debugger may connect."""
     client = served.connect()
     client.ask(f"Z0,{CODE + STORE:x},4")
     if state == "stepping":
@@ -132,7 +132,7 @@ def test_a_debugger_that_vanishes_leaves_no_trace(served: Served, state: str) ->
 
 
 def test_a_second_debugger_waits_for_the_first(served: Served) -> None:
-    """It is served when the first has gone."""
+    """It is served when the first has left."""
     with served.connect() as first, served.connect() as second:
         second.send("?")
         assert first.ask("?") == "T05thread:1;"
@@ -142,7 +142,7 @@ def test_a_second_debugger_waits_for_the_first(served: Served) -> None:
 
 
 def test_acknowledgements(served: Served) -> None:
-    """Each packet has one until there are none; a refused answer is sent again."""
+    """Each packet gets one until they are switched off; a rejected answer is sent again."""
     with served.connect() as client:
         client.socket.sendall(b"$?#00")
         assert client.socket.recv(10) == b"-"
@@ -157,7 +157,7 @@ def test_acknowledgements(served: Served) -> None:
 
 @pytest.mark.parametrize("junk", [b"$" + bytes(MAX_PACKET + 10), b"$" * (MAX_PACKET + 10)])
 def test_what_is_too_long_ends_the_connection(served: Served, junk: bytes) -> None:
-    """That one alone."""
+    """Only that connection ends."""
     with served.connect() as client:
         client.socket.sendall(junk)
         assert client.is_closed()
@@ -165,7 +165,7 @@ def test_what_is_too_long_ends_the_connection(served: Served, junk: bytes) -> No
 
 
 def test_a_peer_that_reads_nothing_is_left(served: Served) -> None:
-    """Its answers are not kept for ever, and the stub serves the next one."""
+    """Its answers are not buffered without limit, and the stub serves the next debugger."""
     with served.connect() as client:
         question = b"$m%x,1fff#" % CODE
         question += b"%02x" % (sum(question[1:-1]) & 0xFF)
@@ -179,7 +179,7 @@ def test_a_peer_that_reads_nothing_is_left(served: Served) -> None:
 
 
 def test_any_bytes_do_no_harm(served: Served, seed: int) -> None:
-    """Packets of nonsense, halves of packets, breaks; the guest goes on afterwards."""
+    """Invalid packets, halves of packets and breaks; the guest continues afterwards."""
     rng = random.Random(seed)
     known = sorted(commands())
     for _ in range(40):
@@ -188,9 +188,9 @@ def test_any_bytes_do_no_harm(served: Served, seed: int) -> None:
                 body = rng.choice(known) + rng.randbytes(rng.randrange(6))
                 body += rng.choice((b"", b"1", b"80000000,4", b":", b"ffffffffffffffff,ffff"))
                 body = rng.choice((body, body, rng.randbytes(8)))
-                if body[:1] in b"kv":  # whoever may debug may kill
+                if body[:1] in b"kv":  # a debugger may kill the guest
                     continue
-                if body[:1] in b"cCsS":  # and may say where to go on
+                if body[:1] in b"cCsS":  # and may choose where to continue
                     body = body[:1]
                 try:
                     client.send(body)
@@ -215,7 +215,7 @@ def test_killing_is_pulling_the_plug(served: Served) -> None:
     [(Outcome.OFF, b"W00"), (Outcome.RESET, b"W00"), (Outcome.CRASHED, b"X06"), (None, b"W00")],
 )
 def test_the_end_of_the_guest_is_told(served: Served, outcome: Outcome | None, told: bytes) -> None:
-    """As the end of a process; then the socket is closed."""
+    """It looks like the end of a process; then the socket is closed."""
     with served.connect() as client:
         assert client.ask("?") == "T05thread:1;"
         client.send("vCont;c")
@@ -229,7 +229,7 @@ def test_the_end_of_the_guest_is_told(served: Served, outcome: Outcome | None, t
 
 
 def test_a_unix_socket_is_its_owner_s(tmp_path: Path) -> None:
-    """Mode 0600, gone at the end; what an earlier run left there is replaced."""
+    """Its mode is 0600, it is removed at the end, and it replaces a leftover of an earlier run."""
     path = tmp_path / "gdb"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
@@ -244,7 +244,7 @@ def test_a_unix_socket_is_its_owner_s(tmp_path: Path) -> None:
 
 
 def test_nothing_but_a_dead_socket_is_replaced(tmp_path: Path) -> None:
-    """Neither a file nor a socket that someone serves."""
+    """A file, or a socket that another process serves, is kept."""
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(UserError, match="file: Address already in use"):
@@ -258,7 +258,7 @@ def test_nothing_but_a_dead_socket_is_replaced(tmp_path: Path) -> None:
 
 
 def test_what_took_the_place_of_its_socket_stays(tmp_path: Path) -> None:
-    """It is not the server's to remove."""
+    """The server does not remove it."""
     path = tmp_path / "gdb"
     with Rig() as rig:
         served = Served(rig, GdbAddress(path=path))
@@ -269,7 +269,7 @@ def test_what_took_the_place_of_its_socket_stays(tmp_path: Path) -> None:
 
 
 def test_a_port_is_of_the_loopback_and_of_one_process() -> None:
-    """One that is taken is a user's mistake."""
+    """An address in use is a user's mistake."""
     with listen(ANY_PORT) as first:
         host, port = first.getsockname()
         assert host == "127.0.0.1"
@@ -283,7 +283,7 @@ def open_files() -> set[str]:
 
 
 def test_a_server_leaves_nothing_behind(tmp_path: Path) -> None:
-    """No thread, no descriptor."""
+    """No thread and no descriptor remains."""
     with Rig() as rig:
         rig.start()
         before = open_files()
@@ -299,7 +299,7 @@ def test_a_server_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_debugger_waits_while_it_cannot_be_let_in(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a descriptor; and the processor is not kept busy meanwhile."""
+    """The server waits for a free descriptor without using the CPU."""
     busy = BusyListener(served.server._listener, *[errno.EMFILE] * 20)
     monkeypatch.setattr(served.server, "_listener", busy)
     start = time.monotonic()

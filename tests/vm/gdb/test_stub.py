@@ -19,19 +19,19 @@ X7, SP, PC, CPSR, V0 = 7, 31, 32, 33, 34
 
 
 class Player:
-    """What the stub wants of the guest; notes it."""
+    """The guest's operations for the stub; records the calls."""
 
     def __init__(self) -> None:
         self.commands: list[str] = []
         self.is_killed = False
 
     def monitor(self, command: str) -> str:
-        """Answer backwards."""
+        """Return the command backwards."""
         self.commands.append(command)
         return command[::-1]
 
     def kill(self) -> None:
-        """Note it."""
+        """Record the call."""
         self.is_killed = True
 
 
@@ -45,13 +45,13 @@ class Session:
         self.stub = Stub(rig.port, self.player)
 
     def ask(self, command: str | bytes) -> str:
-        """Do a command that has an answer."""
+        """Execute a command that has an answer."""
         reply = self.stub.handle(command.encode() if isinstance(command, str) else command)
         assert reply is not None
         return reply.decode("latin1")
 
     def go(self, command: str = "vCont;c") -> str:
-        """Do one that resumes; return the stop reply."""
+        """Execute a command that resumes; return the stop reply."""
         self.rig.stopped.clear()
         assert self.stub.handle(command.encode()) is None
         while True:
@@ -85,7 +85,7 @@ def pair() -> Iterator[Session]:
 
 
 def test_what_the_stub_can_is_told(session: Session) -> None:
-    """And what the debugger can is believed."""
+    """It also accepts what the debugger supports."""
     features = session.ask("qSupported:multiprocess+;swbreak+;xmlRegisters=i386").split(";")
     assert f"PacketSize={MAX_PACKET:x}" in features
     assert {"qXfer:features:read+", "QStartNoAckMode+", "vContSupported+"} <= set(features)
@@ -97,7 +97,7 @@ def test_what_the_stub_can_is_told(session: Session) -> None:
 
 
 def test_the_target_is_described(session: Session) -> None:
-    """In parts that together are XML, one register after the other."""
+    """The parts together are XML with all registers in order."""
     text, part = "", "m"
     while part[0] == "m":
         part = session.ask(f"qXfer:features:read:target.xml:{len(text):x},100")
@@ -119,7 +119,7 @@ def test_the_target_is_described(session: Session) -> None:
 
 
 def test_registers_together_and_one_by_one(session: Session) -> None:
-    """Commands g, G, p and P, little-endian; SP before PSTATE is the one that PSTATE selects."""
+    """Commands g, G, p and P are little-endian; PSTATE selects the SP, though SP comes first."""
     everything = session.ask("g")
     assert len(everything) == 2 * sum(r.bits // 8 for r in (*CORE, *FLOATING))
     assert session.register(PC) == CODE
@@ -150,7 +150,7 @@ def test_registers_together_and_one_by_one(session: Session) -> None:
     ],
 )  # fmt: skip
 def test_nonsense_is_an_error_and_changes_nothing(session: Session, command: str) -> None:
-    """E16; the guest stays where it is."""
+    """The answer is E16; the guest does not move."""
     before = session.ask("g")
     assert session.ask(command) == "E16"
     assert session.ask("g") == before
@@ -161,12 +161,12 @@ def test_nonsense_is_an_error_and_changes_nothing(session: Session, command: str
     "command", ["", "qCRC:0,4", "vMustReplyEmpty", "vFile:setfs:0", "QNonStop:1", "!", "R00", "b"]
 )
 def test_what_there_is_not_has_an_empty_answer(session: Session, command: str) -> None:
-    """So says the protocol."""
+    """The protocol requires an empty answer."""
     assert session.ask(command) == ""
 
 
 def test_memory(session: Session) -> None:
-    """Read as hexadecimal; written so or binary; what is not there is E0e."""
+    """Reads are hexadecimal, writes hexadecimal or binary; unmapped memory gives E0e."""
     assert session.ask(f"M{DATA + 0xFFE:x},4:01020304") == "OK"
     assert session.ask(f"m{DATA + 0xFFE:x},4") == "01020304"
     assert session.ask(b"X%x,3:}#\x00" % DATA) == "OK"
@@ -179,7 +179,7 @@ def test_memory(session: Session) -> None:
 
 
 def test_breakpoints(session: Session) -> None:
-    """Software and hardware ones are one; one stays while the other is there."""
+    """Software and hardware breakpoints share one; it stays while either exists."""
     for type_ in "01":
         assert session.ask(f"Z{type_},{CODE + STORE:x},4") == "OK"
     assert session.go() == "T05thread:1;"
@@ -194,7 +194,7 @@ def test_breakpoints(session: Session) -> None:
 
 
 def test_there_is_room_for_so_many(session: Session) -> None:
-    """E1c after 256 breakpoints or 16 watchpoints; what was there stays."""
+    """The answer is E1c after 256 breakpoints or 16 watchpoints; the others are kept."""
     for n in range(256):
         assert session.ask(f"Z0,{CODE + LEAF + 4 * n:x},4") == "OK"
     assert session.ask("Z0,1000,4") == "E1c"
@@ -207,7 +207,7 @@ def test_there_is_room_for_so_many(session: Session) -> None:
 
 @pytest.mark.parametrize(("type_", "name"), [(2, "watch"), (4, "awatch")])
 def test_watchpoints(session: Session, type_: int, name: str) -> None:
-    """A stop names the kind and the address; it comes before the store."""
+    """The stop has the kind and the address; it comes before the store."""
     assert session.ask(f"Z3,{DATA:x},8") == "OK"
     assert session.ask(f"Z{type_},{DATA + 2:x},1") == "OK"
     assert session.go() == f"T05{name}:{DATA + 2:x};thread:1;"
@@ -216,7 +216,7 @@ def test_watchpoints(session: Session, type_: int, name: str) -> None:
 
 @pytest.mark.parametrize("command", ["s", "S05", "vCont;s:1", "vCont;S05:1;c", "vCont;s"])
 def test_steps(session: Session, command: str) -> None:
-    """All ways to ask for one."""
+    """All commands that step."""
     assert session.go(command) == "T05thread:1;"
     assert session.register(PC) == CODE + 4
 
@@ -225,7 +225,7 @@ def test_steps(session: Session, command: str) -> None:
     "command", ["c", "C05", "vCont;c", "vCont;c:1", "vCont;C02:1", "vCont;c:-1"]
 )
 def test_continues(session: Session, command: str) -> None:
-    """All ways to ask for it; only a break is heard then."""
+    """All commands that continue; meanwhile only a break is accepted."""
     assert session.stub.handle(command.encode()) is None
     wait_until(lambda: session.rig.counter() > 100)
     assert session.stub.handle(b"g") is None
@@ -246,7 +246,7 @@ def test_going_on_elsewhere(session: Session) -> None:
 
 
 def test_threads_are_vcpus(pair: Session) -> None:
-    """Listed, told apart, alive; registers are those of the one that is meant."""
+    """Threads are listed and alive; registers are those of the selected one."""
     assert (pair.ask("qfThreadInfo"), pair.ask("qsThreadInfo")) == ("m1,2", "l")
     assert bytes.fromhex(pair.ask("qThreadExtraInfo,2")) == b"CPU 1, on"
     assert (pair.ask("T1"), pair.ask("T2"), pair.ask("qC")) == ("OK", "OK", "QC1")
@@ -259,7 +259,7 @@ def test_threads_are_vcpus(pair: Session) -> None:
 
 
 def test_one_thread_can_go_on_alone(pair: Session) -> None:
-    """By vCont with a thread, and by Hc: the other vCPU stands still."""
+    """With vCont and a thread, and with Hc, the other vCPU stands still."""
     before = pair.rig.counter(0)
     for _ in range(10):
         assert pair.go("vCont;s:2") == "T05thread:2;"
@@ -274,7 +274,7 @@ def test_one_thread_can_go_on_alone(pair: Session) -> None:
 
 
 def test_the_first_action_counts(pair: Session) -> None:
-    """Of those that mean a thread."""
+    """For each thread the first action counts."""
     before = pair.rig.counter(1)
     pair.ask(f"Z2,{DATA:x},8")
     assert "thread:1;" in pair.go("vCont;c:1;s:1")
@@ -282,7 +282,7 @@ def test_the_first_action_counts(pair: Session) -> None:
 
 
 def test_monitor(session: Session) -> None:
-    """The text goes through as it is; no text is OK."""
+    """The text is passed unchanged; no text gives OK."""
     assert bytes.fromhex(session.ask("qRcmd," + b"info x".hex())) == b"x ofni"
     assert session.player.commands == ["info x"]
     assert session.ask("qRcmd,") == "OK"
@@ -291,7 +291,7 @@ def test_monitor(session: Session) -> None:
 
 
 def test_leaving(session: Session) -> None:
-    """D and k; what becomes of the guest is the server's."""
+    """Commands D and k end the session; the server handles the guest."""
     assert session.ask("qAttached") == "1"
     assert session.ask("D") == "OK"
     assert session.stub.is_over
@@ -311,7 +311,7 @@ ALPHABET = st.one_of(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.lists(ALPHABET, max_size=6).map("".join), max_size=30))
 def test_no_command_raises(session: Session, commands: list[str]) -> None:
-    """Whatever they say, in whatever order: an answer, or a guest that runs until a break."""
+    """Any commands in any order get an answer, or the guest runs until a break."""
     for command in commands:
         reply = session.stub.handle(command.encode("utf-8", "surrogateescape"))
         if reply is None:

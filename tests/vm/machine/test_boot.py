@@ -1,4 +1,4 @@
-"""How the payload is put together."""
+"""The layout of the payload."""
 
 import os
 from dataclasses import replace
@@ -16,7 +16,7 @@ SMALL = 64 * MIB
 
 
 def test_built_in_guest_boots_without_any_file() -> None:
-    """Code, then the device tree, whose address is in x0."""
+    """The payload is code, then the device tree, whose address is in x0."""
     config = make_config(VmOptions(ram_size=SMALL))
     code, dtb = config.segments
     assert (code.ipa, code.data) == (config.entry, guests.hello())
@@ -25,7 +25,7 @@ def test_built_in_guest_boots_without_any_file() -> None:
 
 
 def test_segments_ascend_and_the_initrd_is_in_the_tree(tmp_path: Path) -> None:
-    """A realm's builder and its measurement want the payload in the order of its addresses."""
+    """A realm's construction and measurement need the payload sorted by address."""
     initrd = tmp_path / "initrd"
     initrd.write_bytes(b"070701" * 1000)
     config = make_config(VmOptions(ram_size=SMALL, initrd=initrd))
@@ -35,7 +35,7 @@ def test_segments_ascend_and_the_initrd_is_in_the_tree(tmp_path: Path) -> None:
 
 
 def test_dumped_tree_is_what_the_guest_gets_and_can_be_given_back(tmp_path: Path) -> None:
-    """--dump-dtb, edit, --dtb."""
+    """A device tree written by --dump-dtb can be edited and used with --dtb."""
     dump = tmp_path / "dtb"
     config = make_config(VmOptions(ram_size=SMALL, dump_dtb=dump, params="first"))
     assert config.segments[-1].data == dump.read_bytes()
@@ -51,7 +51,7 @@ def linux(path: Path) -> Path:
 
 
 def test_parameters_are_bytes() -> None:
-    """Of whatever encoding, as the user typed them."""
+    """Their bytes are passed unchanged, in any encoding."""
     params = os.fsdecode(b"caf\xe9=\xc3\xa9")
     for options in (VmOptions(params=params), VmOptions(params=params, has_defaults=False)):
         dtb = make_config(replace(options, ram_size=SMALL)).segments[-1].data
@@ -59,7 +59,7 @@ def test_parameters_are_bytes() -> None:
 
 
 def test_parameters_that_linux_would_cut_are_refused(tmp_path: Path) -> None:
-    """All of them count, and as bytes; it takes 2047."""
+    """The limit is 2047 bytes, with the default parameters."""
     kernel = linux(tmp_path / "Image")
     for options, taken in (
         (VmOptions(has_defaults=False), 2047),
@@ -70,12 +70,14 @@ def test_parameters_that_linux_would_cut_are_refused(tmp_path: Path) -> None:
         assert make_config(replace(whole, params="x" * taken)).segments
         assert make_config(replace(whole, params="x" + "\u00e9" * (taken // 2))).segments
         for params in ("x" * (taken + 1), "xx" + "\u00e9" * (taken // 2)):
-            with pytest.raises(UserError, match=r"parameters have 2048 bytes.*: Linux takes 2047"):
+            with pytest.raises(
+                UserError, match=r"parameters have 2048 bytes.*; Linux's limit is 2047"
+            ):
                 make_config(replace(whole, params=params))
 
 
 def test_limit_of_linux_is_not_that_of_others(tmp_path: Path) -> None:
-    """A flat kernel takes what there is room for; a device tree of the user's says its own."""
+    """A flat kernel has no limit of its own; a user's device tree has its own parameters."""
     long = VmOptions(ram_size=SMALL, params="x" * 5000)
     dtb = tmp_path / "dtb"
     assert make_config(replace(long, dump_dtb=dtb)).segments
@@ -83,7 +85,7 @@ def test_limit_of_linux_is_not_that_of_others(tmp_path: Path) -> None:
 
 
 def test_payload_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    """Each file fits by itself, but not both."""
+    """Each file fits alone, but not both."""
     initrd = tmp_path / "initrd"
     with initrd.open("wb") as file:
         file.truncate(SMALL)
@@ -93,7 +95,7 @@ def test_payload_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"not a tree", b"\xd0\x0d\xfe\xed\x00\x01\x00\x00"])
 def test_device_tree_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Another file, or a truncated one."""
+    """Other files and truncated ones are rejected."""
     path = tmp_path / "dtb"
     path.write_bytes(content)
     with pytest.raises(UserError, match="device tree"):

@@ -17,7 +17,7 @@ SMALL = Description(MemoryMap(512 * MIB, 2), "console=ttyS0", (0x8FC0_0000, 0x8F
 
 
 class Tree:
-    """A device tree to ask by path."""
+    """A device tree with properties by path."""
 
     def __init__(self, blob: bytes) -> None:
         self._fdt = libfdt.FdtRo(blob)
@@ -32,7 +32,7 @@ class Tree:
         return struct.unpack(f">{len(value) // 4}I", value)
 
     def has(self, path: str) -> bool:
-        """Tell whether a node is there."""
+        """Check whether a node exists."""
         return int(self._fdt.path_offset(path, [libfdt.NOTFOUND])) >= 0
 
 
@@ -42,7 +42,7 @@ def test_tree_is_the_same_for_the_same_guest() -> None:
 
 
 def test_chosen_says_what_to_boot() -> None:
-    """Command line, console and initial RAM disk."""
+    """It has the command line, the console and the initial RAM disk."""
     tree = Tree(build_fdt(SMALL))
     assert tree.bytes("/chosen", "bootargs") == b"console=ttyS0\0"
     assert tree.bytes("/chosen", "stdout-path") == b"serial0\0"
@@ -60,7 +60,7 @@ def test_interrupts_are_those_of_the_realm_vm_specification() -> None:
 
 
 def test_cpus_and_redistributors_agree() -> None:
-    """There is one redistributor a CPU, right below the distributor."""
+    """Each CPU has one redistributor, directly below the distributor."""
     tree = Tree(build_fdt(SMALL))
     assert tree.has("/cpus/cpu@1")
     assert not tree.has("/cpus/cpu@2")
@@ -70,12 +70,12 @@ def test_cpus_and_redistributors_agree() -> None:
 
 @pytest.mark.parametrize(("is_realm", "method"), [(False, b"hvc\0"), (True, b"smc\0")])
 def test_psci_conduit_tells_a_realm(is_realm: bool, method: bytes) -> None:
-    """Linux looks for RSI only where PSCI goes by SMC."""
+    """Linux looks for RSI only if PSCI uses SMC."""
     description = Description(MemoryMap(64 * MIB, 1), "", is_realm=is_realm)
     assert Tree(build_fdt(description)).bytes("/psci", "method") == method
 
 
 def test_overlong_parameters_are_refused() -> None:
-    """The tree has 64 KiB."""
+    """The limit for the tree is 64 KiB."""
     with pytest.raises(UserError, match="too long"):
         build_fdt(Description(MemoryMap(64 * MIB, 1), "x" * 70_000))

@@ -1,4 +1,4 @@
-"""Who is warned of too little memory, and who is not."""
+"""The warning about too little memory: when it appears and when not."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def config(kernel_size: int, banner: bytes = b"Linux version 7.2.12+deb14") -> G
 
 @pytest.mark.parametrize(("is_realm", "least"), [(False, 144), (True, 224)])
 def test_a_large_kernel_in_little_memory_gets_a_warning(least: int, *, is_realm: bool) -> None:
-    """It says how much it has, and how much is needed; from there on there is none."""
+    """The warning has the guest's memory and the minimum; from the minimum on there is none."""
 
     def warning(mebibytes: int) -> str:
         options = VmOptions(ram_size=mebibytes * MIB, is_realm=is_realm, network=NETWORK)
@@ -33,7 +33,7 @@ def test_a_large_kernel_in_little_memory_gets_a_warning(least: int, *, is_realm:
 
 
 def test_a_small_kernel_needs_less() -> None:
-    """Of one's own, or the built-in guest."""
+    """The user's own kernel, or the built-in guest."""
     assert memory_warning(VmOptions(ram_size=8 * MIB, is_realm=True), config(8 * MIB)) == ""
 
 
@@ -51,7 +51,7 @@ def test_a_small_kernel_needs_less() -> None:
 def test_a_network_card_may_fill_the_bounce_pool_of_a_new_kernel(
     version: bytes, ram_size: int, params: str | None, *, is_warned: bool
 ) -> None:
-    """Only in a realm, with a card, and where the user has not said how large the pool is."""
+    """It appears only for a realm with a card and without the user's choice of the pool's size."""
     payload = config(DEBIAN, b"Linux version " + version)
     options = VmOptions(ram_size=ram_size * MIB, is_realm=True, params=params, network=NETWORK)
     assert ("swiotlb=512" in memory_warning(options, payload)) == is_warned

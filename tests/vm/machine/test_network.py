@@ -1,4 +1,4 @@
-"""What carries a guest's frames: what was asked for, else what this host has."""
+"""The backend of a guest's network: the requested one, else one that this host has."""
 
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +16,7 @@ needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp i
 
 
 def card(text: str) -> NetworkOptions:
-    """Read options of a network card."""
+    """Parse options of a network card."""
     network = parse_network(text)
     assert network is not None
     return network
@@ -24,7 +24,7 @@ def card(text: str) -> NetworkOptions:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return where programs are found, and nowhere else."""
+    """Return a directory that is the only one in PATH."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
@@ -37,9 +37,9 @@ def put_passt(directory: Path, script: str) -> None:
 
 
 def test_passt_that_does_not_start_leaves_a_way_out(programs: Path, loop: IoLoop) -> None:
-    """Nobody gets another program than the one that is there without knowing."""
+    """An installed passt that fails is reported, not silently replaced."""
     put_passt(programs, "echo Not permitted >&2; exit 1")
-    words = "^passt: Not permitted; backend=slirp does without passt$"
+    words = "^passt: Not permitted; backend=slirp does not need passt$"
     with pytest.raises(UserError, match=words):
         open_backend(card("mode=user"), loop)
     with pytest.raises(UserError, match=r"^passt: Not permitted$"):
@@ -48,7 +48,7 @@ def test_passt_that_does_not_start_leaves_a_way_out(programs: Path, loop: IoLoop
 
 @pytest.mark.parametrize("options", ["mode=user", "backend=passt"])
 def test_passt_is_first(programs: Path, loop: IoLoop, options: str) -> None:
-    """It is made for this, and fast."""
+    """Passt is preferred: it is made for this, and fast."""
     put_passt(programs, f"echo started >{programs}/log")
     with closing(open_backend(card(options), loop)):
         assert (programs / "log").read_text() == "started\n"
@@ -57,7 +57,7 @@ def test_passt_is_first(programs: Path, loop: IoLoop, options: str) -> None:
 @needs_slirp
 @pytest.mark.parametrize("options", ["mode=user", "backend=slirp"])
 def test_libslirp_is_second(programs: Path, loop: IoLoop, options: str) -> None:
-    """Where there is no passt, or it is asked for."""
+    """Libslirp is used if passt is missing, or on request."""
     if options == "backend=slirp":
         put_passt(programs, f"echo started >{programs}/log")
     with closing(open_backend(card(options), loop)) as backend:
@@ -77,7 +77,7 @@ def test_libslirp_is_second(programs: Path, loop: IoLoop, options: str) -> None:
 def test_neither_is_refused_in_one_line(
     loop: IoLoop, monkeypatch: pytest.MonkeyPatch, options: str, words: str
 ) -> None:
-    """It says which package to install."""
+    """The error names the package to install."""
     monkeypatch.setattr(libslirp, "_LIBRARY", "libslirp.so.none")
     with pytest.raises(UserError, match=f"{words}$"):
         open_backend(card(options), loop)
