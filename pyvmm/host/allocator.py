@@ -1,4 +1,4 @@
-"""Who uses which part of the Non-secure DRAM: a first-fit allocator of granules."""
+"""A first-fit allocator of Non-secure DRAM, in granules."""
 
 from bisect import bisect_left
 from threading import Lock
@@ -7,13 +7,13 @@ from pyvmm.arch.pas import GRANULE_SIZE
 
 
 class Allocator:
-    """Hands out ranges of physical memory; sizes and alignments are bytes, whole granules.
+    """Allocates ranges of physical memory; sizes and alignments are bytes, whole granules.
 
-    Single granules come back in last-in-first-out order: what was used last is warm.
+    Single granules are reused in last-in-first-out order: the last one is warm in the cache.
     """
 
     def __init__(self, base: int, size: int) -> None:
-        self._free = [(base, base + size)]  # ascending, apart, [start, end)
+        self._free = [(base, base + size)]  # ascending, not adjacent, [start, end)
         self._granules: list[int] = []  # freed single granules
         self._lock = Lock()
 
@@ -34,7 +34,7 @@ class Allocator:
             return pa
 
     def free(self, pa: int, size: int = GRANULE_SIZE) -> None:
-        """Give a range back."""
+        """Free a range."""
         with self._lock:
             if size == GRANULE_SIZE:
                 self._granules.append(pa)
@@ -43,7 +43,7 @@ class Allocator:
 
     @property
     def free_size(self) -> int:
-        """Bytes that are free, in whatever pieces."""
+        """The number of free bytes, in all ranges."""
         with self._lock:
             ranges = sum(end - start for start, end in self._free)
             return ranges + len(self._granules) * GRANULE_SIZE

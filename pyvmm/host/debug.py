@@ -1,8 +1,8 @@
-"""A guest as its debugger sees it: vCPUs that stop and go on, their registers, their memory.
+"""A guest as its debugger sees it: vCPUs that stop and resume, their registers, their memory.
 
-``DebugPort`` is all of it but how registers and memory are reached, which a normal VM and a realm
-that may be debugged answer each in their way.  Addresses are the guest's virtual ones, translated
-by the vCPU's own tables.
+``DebugPort`` has the common part; a normal VM and a debuggable realm implement the access to
+registers and memory.  Addresses are the guest's virtual addresses, translated by the vCPU's own
+tables.
 """
 
 from abc import ABC, abstractmethod
@@ -22,15 +22,15 @@ from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 
 
 class DebugFault(Exception):
-    """There is no memory at the address, or the guest is gone."""
+    """The address has no memory, or the guest is gone."""
 
 
 class TooManyError(Exception):
-    """There is no room for another breakpoint or watchpoint."""
+    """The limit of breakpoints or watchpoints is exceeded."""
 
 
 class StopKind(Enum):
-    """What stopped a vCPU."""
+    """The reason why a vCPU stopped."""
 
     BREAKPOINT = "breakpoint"
     WATCHPOINT = "watchpoint"
@@ -46,7 +46,7 @@ STOP_KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One vCPU stopped; ``address`` and ``is_write`` are a watchpoint's."""
+    """A stop of one vCPU; ``address`` and ``is_write`` belong to a watchpoint."""
 
     cpu: int
     kind: StopKind
@@ -55,13 +55,13 @@ class Stop:
 
     @classmethod
     def of(cls, cpu: int, esr: int, far: int) -> "Stop":
-        """Read the syndrome of an ``ExitReason.DEBUG``."""
+        """Decode the syndrome of an ``ExitReason.DEBUG``."""
         syndrome = ESR_ABORT(esr)
         return cls(cpu, STOP_KINDS.get(syndrome.EC, StopKind.STEP), far, syndrome.WnR)
 
 
 class Access(IntFlag):
-    """What a watchpoint watches."""
+    """The accesses that a watchpoint watches."""
 
     READ = 1
     WRITE = 2
@@ -77,7 +77,7 @@ class Watch:
 
 
 class Resume(Enum):
-    """What a vCPU is to do next."""
+    """What a vCPU does after a resume."""
 
     STAY = "stay"
     RUN = "run"
@@ -85,34 +85,34 @@ class Resume(Enum):
 
 
 class Holder(Protocol):
-    """Who can hold vCPUs: their threads' owner."""
+    """The owner of the vCPU threads, which can hold vCPUs."""
 
     def set_held(self, held: Sequence[bool], /) -> None:
-        """Say of each vCPU whether the debugger holds it."""
+        """Set for each vCPU whether the debugger holds it."""
 
     def wait_held(self) -> None:
-        """Wait until all that are held stand still."""
+        """Wait until all held vCPUs stand still."""
 
     def wait_going(self) -> None:
-        """Wait until all that may run have begun to."""
+        """Wait until all vCPUs that may run have started to."""
 
     def is_on(self, cpu: int, /) -> bool:
-        """Say whether a vCPU is powered on."""
+        """Check whether a vCPU is powered on."""
 
 
 class DebugPort(ABC):
-    """The debugger's end of a guest.  One debugger has it at a time; looks may come beside it.
+    """The debugger's access to a guest: one debugger at a time, besides short inspections.
 
-    Any thread but a vCPU's may call.
+    Any thread except a vCPU's may call the methods.
     """
 
     def __init__(self, vcpus: Holder, num_cpus: int) -> None:
         self.num_cpus = num_cpus
         self._vcpus = vcpus
-        self._turn = RLock()  # held by who stops or resumes the guest, or looks at it
-        self._lock = Lock()  # guards what vCPU threads change too
+        self._turn = RLock()  # held while stopping, resuming or inspecting the guest
+        self._lock = Lock()  # guards state that vCPU threads change too
         self._held = [False] * num_cpus
-        self._steps: dict[int, int] = {}  # vCPU that is to do one instruction -> where it is
+        self._steps: dict[int, int] = {}  # vCPU that does one step -> its PC before
         self._stop: Stop | None = None
         self._notify: Callable[[], None] | None = None
 
@@ -122,7 +122,7 @@ class DebugPort(ABC):
         """Stop the guest for a debugger.
 
         Args:
-            notify: called on a vCPU's thread after it stopped at something; see ``take_stop``.
+            notify: called on a vCPU's thread after it stopped; see ``take_stop``.
         """
         with self._turn:
             self.hold()
@@ -131,7 +131,7 @@ class DebugPort(ABC):
             self.set_points((), ())
 
     def detach(self) -> None:
-        """Let the guest go on without a debugger; nothing is left of it."""
+        """Remove everything that the debugger set, and resume the guest."""
         with self._turn:
             self.hold()
             self._notify = None
@@ -140,14 +140,14 @@ class DebugPort(ABC):
             self.resume([Resume.RUN] * self.num_cpus)
 
     def hold(self) -> None:
-        """Stop every vCPU; returns when all stand still."""
+        """Stop every vCPU; return when all stand still."""
         with self._turn:
             self._set_held([True] * self.num_cpus)
             self._vcpus.wait_held()
             self._stopped()
 
     def resume(self, actions: Sequence[Resume]) -> None:
-        """Let the vCPUs go on, as they are all stopped; one action each."""
+        """Resume the vCPUs, which are all stopped, with one action for each."""
         with self._turn:
             self._steps = {
                 cpu: self.registers(cpu).pc
@@ -161,9 +161,9 @@ class DebugPort(ABC):
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """Stop every vCPU meanwhile; afterwards each goes on with what it did.
+        """Stop every vCPU in this context; afterwards each continues as before.
 
-        Between two of these it does go on, however soon the second one comes.
+        Between two of these contexts the vCPUs do run, even if the second follows at once.
         """
         with self._turn:
             self._vcpus.wait_going()
@@ -179,17 +179,21 @@ class DebugPort(ABC):
                     self._vcpus.set_held(self._held)
 
     def take_stop(self) -> Stop | None:
-        """Return what stopped the guest since it was resumed; the first, if several vCPUs did."""
+        """Return the first stop since the guest was resumed, and clear it; None without a stop."""
         with self._turn, self._lock:
             stop, self._stop = self._stop, None
             return stop
 
     def is_on(self, cpu: int) -> bool:
-        """Say whether a vCPU is powered on."""
+        """Check whether a vCPU is powered on."""
         return self._vcpus.is_on(cpu)
 
     def read(self, cpu: int, va: int, size: int) -> bytes:
-        """Return memory as a vCPU sees it, up to where there is none; DebugFault if at once."""
+        """Read memory as a vCPU sees it, up to the first unmapped page.
+
+        Raises:
+            DebugFault: the first page is not mapped.
+        """
         data = bytearray()
         try:
             with self._turn:
@@ -201,7 +205,7 @@ class DebugPort(ABC):
         return bytes(data)
 
     def write(self, cpu: int, va: int, data: bytes) -> None:
-        """Change memory as a vCPU sees it; DebugFault where there is none."""
+        """Write memory as a vCPU sees it; DebugFault at an unmapped page."""
         done = 0
         with self._turn:
             for at, length in _pages(va, len(data)):
@@ -210,24 +214,24 @@ class DebugPort(ABC):
 
     @abstractmethod
     def registers(self, cpu: int) -> GuestRegisters:
-        """Return the registers of a vCPU that is stopped; DebugFault if it is gone."""
+        """Return the registers of a stopped vCPU; DebugFault if it is gone."""
 
     @abstractmethod
     def set_registers(self, cpu: int, registers: GuestRegisters) -> None:
-        """Take back what ``registers`` gave, changed; DebugFault."""
+        """Set the registers to a changed result of ``registers``; DebugFault."""
 
     @abstractmethod
     def set_points(self, breakpoints: Sequence[int], watchpoints: Sequence[Watch]) -> None:
-        """Have these breakpoints and watchpoints and no others; TooManyError changes nothing."""
+        """Replace all breakpoints and watchpoints; TooManyError changes nothing."""
 
     # --- the vCPUs ------------------------------------------------------------------------
 
     def ran(self, cpu: int, exit_: PeExit, pc: int) -> None:
-        """Note an exit of a vCPU, after it was handled; on that vCPU's thread."""
+        """Process a vCPU's exit after it was handled; on that vCPU's thread."""
         if exit_.reason == ExitReason.DEBUG:
             self.stop_at(Stop.of(cpu, exit_.esr, exit_.far))
         elif cpu in self._steps:
-            # A synchronous exit counts the instruction whether or not it was done.
+            # A synchronous exit counts the instruction even if it was not completed.
             is_counted = exit_.reason != ExitReason.SYNC and exit_.instructions
             if is_counted or pc != self._steps[cpu]:
                 self.stop_at(Stop(cpu, StopKind.STEP))
@@ -248,15 +252,15 @@ class DebugPort(ABC):
             self._held = held
             self._vcpus.set_held(held)
 
-    # --- how it is done -------------------------------------------------------------------
+    # --- for subclasses -------------------------------------------------------------------
 
     @abstractmethod
     def _lend(self, is_attached: bool) -> None:
-        """Have a debugger in every context, or none."""
+        """Put a debugger into every context, or remove it."""
 
     @abstractmethod
     def _set_steps(self, steps: Sequence[bool]) -> None:
-        """Say which vCPUs do but one instruction when they run next."""
+        """Set which vCPUs execute only one instruction when they run next."""
 
     @abstractmethod
     def _read_part(self, cpu: int, va: int, size: int) -> bytes:
@@ -268,11 +272,11 @@ class DebugPort(ABC):
 
     @abstractmethod
     def _stopped(self) -> None:
-        """Do what is due when all stand still; may come several times."""
+        """Called when all vCPUs stand still, possibly several times."""
 
     @abstractmethod
     def _resuming(self) -> None:
-        """Do what is due before some go on."""
+        """Called before vCPUs resume."""
 
 
 def fill_debug(debug: PeDebug, breakpoints: Sequence[int], watchpoints: Sequence[Watch]) -> None:
@@ -287,7 +291,7 @@ def fill_debug(debug: PeDebug, breakpoints: Sequence[int], watchpoints: Sequence
 
 
 def _pages(va: int, size: int) -> Iterator[tuple[int, int]]:
-    """Cut a range at the ends of pages; addresses wrap."""
+    """Split a range at page boundaries; addresses wrap."""
     while size > 0:
         length = min(size, GRANULE_SIZE - va % GRANULE_SIZE)
         yield va, length

@@ -1,6 +1,6 @@
-"""Guest memory as devices may reach it: all RAM of a normal VM, the shared pages of a realm.
+"""Guest memory for devices: all RAM of a normal VM, the shared pages of a realm.
 
-A refused access raises ``GranuleProtectionFault`` with the guest's address and moves no byte.
+A refused access raises ``GranuleProtectionFault`` with the guest's address and transfers nothing.
 """
 
 from pyvmm.arch.machine import PhysicalMemory
@@ -31,7 +31,7 @@ class LinearMemory:
         return self._memory.view(self._translate(addr, size), size)
 
     def _translate(self, addr: int, size: int) -> int:
-        """Return the physical address, if the device may have all of the range."""
+        """Return the physical address, if the device may access the whole range."""
         offset = addr - self._base
         if not 0 <= offset <= self._size - size or size < 0:
             raise GranuleProtectionFault(addr, Pas.NS)
@@ -39,14 +39,14 @@ class LinearMemory:
         return self._pa + offset
 
     def _check(self, addr: int, offset: int, size: int) -> None:
-        """Refuse what is RAM but not the device's; here nothing."""
+        """Refuse RAM that is not for devices; here nothing."""
 
 
 class SharedMemory(LinearMemory):
-    """A realm's RAM as its devices see it: only what the realm shares, by either address.
+    """A realm's RAM as its devices see it: only shared pages, by either address.
 
-    The host backs IPA ram_base + n, when the realm shares it, with physical address pa + n; so
-    shared pages that are neighbours for the realm are neighbours here, and one window shows them.
+    A shared page at IPA ram_base + n has the physical address pa + n; so shared pages that are
+    adjacent for the realm are adjacent here, and one window contains them.
     """
 
     __slots__ = ("_alias", "is_shared")
@@ -57,7 +57,7 @@ class SharedMemory(LinearMemory):
         """``alias`` is the address bit of the unprotected half."""
         super().__init__(memory, ram_base, ram_size, pa)
         self._alias = alias
-        self.is_shared = bytearray(ram_size >> GRANULE_SHIFT)  # 1 a shared page
+        self.is_shared = bytearray(ram_size >> GRANULE_SHIFT)  # 1 for a shared page
 
     def _translate(self, addr: int, size: int) -> int:
         return super()._translate(addr & ~self._alias, size)

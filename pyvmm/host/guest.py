@@ -1,17 +1,17 @@
-"""What a guest is to the VM above it: the same small interface for a normal VM and a realm.
+"""The interface of a guest to the VM above it: the same for a normal VM and a realm.
 
-A ``Guest`` is made from a ``GuestConfig`` (its memory, its payload and where it starts), a bus
-for its device accesses and a vGIC for its interrupts::
+A ``Guest`` is made from a ``GuestConfig`` (memory, payload and entry point), a bus for its device
+accesses and a vGIC for its interrupts::
 
     vgic = Vgic(config.num_cpus)
     guest = NormalVm(machine, memory, allocator, bus=bus, vgic=vgic, config=config)  # or
     guest = Realm(firmware, memory, allocator, bus=bus, vgic=vgic, config=config,
                   kick=lambda cpu: machine.pe(cpu).kick(), options=RealmOptions())
     ...                        # devices get guest.dma and vgic.set_spi
-    guest.build()              # load the payload; a realm is measured by that
-    guest.start()              # build it unless that was done, start one thread a vCPU
+    guest.build()              # load the payload, which also measures a realm
+    guest.start()              # build it if necessary, start one thread per vCPU
     outcome = guest.wait()     # until the guest is off, stop() was called, or it crashed
-    guest.close()              # give every granule back
+    guest.close()              # free every granule
 """
 
 from collections.abc import Callable, Sequence
@@ -24,29 +24,30 @@ from pyvmm.host.vcpu_state import VcpuState
 
 RPV_SIZE = 64
 REALM_IS_CLOSED = (
-    "a realm shows neither registers nor memory to its host, unless it was made with"
+    "a realm hides its registers and memory from its host, unless it is created with"
     " --realm-debug, which is measured"
 )
 
 
 class Bus(Protocol):
-    """Where the accesses of a guest to device addresses go."""
+    """The target of a guest's accesses to device addresses."""
 
     def read(self, addr: int, size: int, /) -> int:
         """Return the value of a read of 1, 2, 4 or 8 bytes."""
 
     def write(self, addr: int, size: int, value: int, /) -> None:
-        """Do a write of 1, 2, 4 or 8 bytes.
+        """Write 1, 2, 4 or 8 bytes.
 
-        Raises ``RepeatAccess`` if the vCPU has to do it again, once it may run.
+        Raises:
+            RepeatAccess: the vCPU has to repeat it, once it may run.
         """
 
 
 class GuestMemory(Protocol):
-    """A device's view of the guest's memory, by the address the driver gave it.
+    """A device's view of the guest's memory, by the addresses that the driver uses.
 
-    Raises ``GranuleProtectionFault`` (its ``pa`` is then the guest's address) for a page that
-    the guest does not share with the host, and then moves no byte.
+    An access to a page that the guest does not share with the host raises
+    ``GranuleProtectionFault`` (``pa`` is the guest's address) and transfers nothing.
     """
 
     def read(self, addr: int, size: int) -> bytes:
@@ -56,12 +57,12 @@ class GuestMemory(Protocol):
         """Store the bytes."""
 
     def view(self, addr: int, size: int) -> memoryview:
-        """Return a writable window; checked now, for immediate use only."""
+        """Return a writable window; it is checked now, so use it immediately."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the payload: its bytes, the guest address of the first, and what it is."""
+    """A part of the payload: its address, its bytes and its name."""
 
     ipa: int
     data: bytes
@@ -70,7 +71,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class GuestConfig:
-    """How a guest begins: sizes in bytes; RAM base and size are multiples of a granule."""
+    """A guest's initial state; sizes in bytes; RAM base and size are multiples of a granule."""
 
     num_cpus: int
     ram_base: int
@@ -78,8 +79,8 @@ class GuestConfig:
     segments: Sequence[Segment]
     entry: int
     args: tuple[int, int, int, int] = (0, 0, 0, 0)  # x0..x3 of the boot vCPU
-    backed_size: int | None = None  # of RAM with memory behind it; all, but for measuring
-    stolen_time: int | None = None  # where a normal VM reads its stolen time (IPA); None: nowhere
+    backed_size: int | None = None  # of the RAM with memory; None: all; less only to measure
+    stolen_time: int | None = None  # address of a normal VM's stolen time (IPA); None: absent
 
     @property
     def ram_end(self) -> int:
@@ -89,16 +90,16 @@ class GuestConfig:
 
 @dataclass(frozen=True, slots=True)
 class RealmOptions:
-    """What only a realm has; ``personalization`` (RPV) is at most 64 bytes, zero padded."""
+    """Options of a realm; ``personalization`` (RPV) is at most 64 bytes, zero padded."""
 
     measurement_algo: str = "sha256"  # or "sha512"
     personalization: bytes = b""
-    metadata: bytes = b""  # what its owner says of it, signed: at most a granule
+    metadata: bytes = b""  # signed by its owner; at most a granule
     is_debuggable: bool = False  # by its host; measured
 
 
 class Outcome(Enum):
-    """How the life of a guest ended."""
+    """How a guest ended."""
 
     OFF = "powered off"
     RESET = "asked for a reset"
@@ -107,20 +108,20 @@ class Outcome(Enum):
 
 
 class ExitKind(IntEnum):
-    """What a vCPU wanted of its host when it stopped running."""
+    """The reason for an exit of a vCPU."""
 
     MMIO = 0  # a device access
-    FAULT = 1  # memory that it has not yet
+    FAULT = 1  # an access to memory that is not mapped yet
     SYSREG = 2  # a trapped register: an interrupt for another vCPU
-    WFX = 3  # nothing to do
-    IRQ = 4  # an interrupt for the host, or the host itself
+    WFX = 3  # waiting for an interrupt or event
+    IRQ = 4  # an interrupt for the host, or a kick
     PSCI = 5  # a firmware call
-    RIPAS = 6  # a realm changes who has some of its memory
+    RIPAS = 6  # a realm changes the owner of some of its memory
     HOST_CALL = 7  # a realm calls its host
     OTHER = 8
 
 
-#: Told how many pages of the payload are loaded, of how many; what it raises ends the building.
+#: Called with the number of loaded pages of the payload and their total; may raise to end it.
 Progress = Callable[[int, int], None]
 
 
@@ -129,59 +130,60 @@ class Guest(Protocol):
 
     @property
     def dma(self) -> GuestMemory:
-        """The memory that its devices reach."""
+        """The memory that its devices can access."""
 
     def release(self, ipa: int, size: int) -> None:
-        """Take back some of its RAM, which it lends: contents are gone, zeros are there instead.
+        """Take back some of its RAM: its contents become zeros.
 
-        Raises ``GranuleProtectionFault`` for what is not RAM, or not the host's to take.
+        Raises:
+            GranuleProtectionFault: it is not RAM, or the host cannot take it.
         """
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it runs."""
+        """The outcome; None while it runs."""
 
     @property
     def is_halting(self) -> bool:
-        """Whether vCPUs are to stand still: devices then hold up none for long."""
+        """Whether vCPUs must stand still: devices must not delay them then."""
 
     @property
     def reason(self) -> str:
-        """One line on why it crashed; empty otherwise."""
+        """The reason of a crash in one line; empty otherwise."""
 
     @property
     def exits(self) -> Sequence[Sequence[int]]:
-        """How often each vCPU stopped running, by ``ExitKind``."""
+        """The number of each vCPU's exits, by ``ExitKind``."""
 
     def vcpu_states(self) -> Sequence[VcpuState]:
-        """Return what the host knows of each vCPU; all of them stand still."""
+        """Return the host's knowledge of each vCPU; all of them must stand still."""
 
     def build(self, progress: Progress | None = None) -> None:
-        """Build the guest and load its payload: all that is measured of a realm."""
+        """Build the guest and load its payload: everything that a realm's measurement covers."""
 
     def start(self) -> None:
-        """Build the guest unless that was done, and start its vCPU threads."""
+        """Build the guest if necessary, and start its vCPU threads."""
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
         """Return the outcome once all vCPUs stand still, or None after ``timeout`` seconds.
 
-        Raises: whatever a vCPU thread raised, if it was our own bug.
+        Raises: an exception of a vCPU thread, which is our bug.
         """
 
     def stop(self) -> None:
-        """Make every vCPU stand still for good; does not wait for it."""
+        """Stop every vCPU for good; do not wait for it."""
 
     def pause(self) -> None:
-        """Hold every vCPU until ``resume``; returns when all stand still."""
+        """Pause every vCPU until ``resume``; return when all stand still."""
 
     def resume(self) -> None:
-        """Let the vCPUs go on after ``pause``."""
+        """Resume the vCPUs after ``pause``."""
 
     def debug_port(self) -> DebugPort:
-        """Let a debugger in; UserError, saying why, where that may not be."""
+        """Return the port for a debugger; UserError with the reason if that is not allowed."""
 
     def send_serror(self, cpu: int) -> None:
-        """Make an SError pending for a vCPU; UserError, saying why, where that may not be."""
+        """Make an SError pending for a vCPU; UserError with the reason if that is not allowed."""
 
     def close(self) -> None:
-        """Stop, wait, and give back everything the guest had."""
+        """Stop the guest, wait for its end, and release its resources."""

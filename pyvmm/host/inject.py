@@ -26,7 +26,7 @@ SCTLR_SPAN: Final = SCTLR_EL1.SPAN.mask
 
 
 def vector_of(context: PeContext) -> int:
-    """Return where the guest takes a synchronous exception now."""
+    """Return the vector for a synchronous exception in the current state."""
     vector = VECTOR_CURRENT_SPX if context.pstate & SP_ELX else VECTOR_CURRENT_SP0
     if not context.pstate & LEVEL:
         vector = VECTOR_LOWER_A64
@@ -34,7 +34,7 @@ def vector_of(context: PeContext) -> int:
 
 
 def skip(context: PeContext) -> None:
-    """Go on after the present instruction, which is done; a software step of it is over too."""
+    """Continue after the current instruction, which is complete; so is a software step of it."""
     context.pc += 4
     context.pstate &= ~SS
 
@@ -52,7 +52,7 @@ def take_to_el1(context: PeContext, syndrome: int) -> None:
 
 
 def undefined(context: PeContext) -> None:
-    """Make the present instruction UNDEFINED."""
+    """Make the current instruction UNDEFINED."""
     take_to_el1(context, ESR_EL2.of(EC=ExceptionClass.UNKNOWN, IL=1))
 
 
@@ -60,5 +60,5 @@ def external_abort(context: PeContext, far: int, *, fetch: bool) -> None:
     """Answer the access at ``far`` with a synchronous external abort."""
     context.far_el1 = far
     lower = ExceptionClass.INSTRUCTION_ABORT_LOWER if fetch else ExceptionClass.DATA_ABORT_LOWER
-    same_level = 1 if context.pstate & LEVEL else 0  # the class of the same level is one more
+    same_level = 1 if context.pstate & LEVEL else 0  # added to the class for the same level
     take_to_el1(context, ESR_EL2.of(EC=lower + same_level, IL=1, ISS=FaultStatus.SYNC_EXTERNAL))

@@ -1,4 +1,4 @@
-"""What the normal world alone asks of the machine, and the SMC waist."""
+"""The machine's interface for the normal world, and the SMC waist."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Pe(machine.Pe, Protocol):
     """A PE that other threads may interrupt."""
 
     def kick(self) -> None:
-        """Make the present or the next ``run`` return; from any thread."""
+        """Make the current or the next ``run`` return; from any thread."""
 
 
 class Machine(machine.Machine, Protocol):
-    """The machine as NS-EL2 software sees it: its PEs and nothing of other worlds."""
+    """The machine as NS-EL2 software sees it: its PEs, and nothing of other worlds."""
 
     def pe(self, index: int, /) -> Pe:
         """Return one PE."""
@@ -32,13 +32,13 @@ class Firmware(Protocol):
     """The SMC waist: the normal world's only way to the realm world."""
 
     def smc(self, pe: int, args: Sequence[int]) -> tuple[int, ...]:
-        """Call with x0.. = ``args`` on a PE; return x0.. (the rest is as before)."""
+        """Call with x0.. = ``args`` on a PE; return x0.. (other registers are preserved)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a machine has done and what it takes, as its owner sees it from outside."""
+    """A machine's counters and resource usage, as its owner sees them."""
 
     instructions: tuple[int, ...]  # executed, by PE
-    granules: Mapping[Pas, int]  # that the GPT gives to each PAS
-    resident: Mapping[Pas, int]  # bytes of the owner's memory
+    granules: Mapping[Pas, int]  # assigned to each PAS by the GPT
+    resident: Mapping[Pas, int]  # bytes of host memory

@@ -1,4 +1,4 @@
-"""The debug port of a normal VM: its contexts and its memory are the host's own."""
+"""The debug port of a normal VM, whose contexts and memory belong to the host."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,16 +9,16 @@ from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.host.debug import DebugFault, DebugPort, Holder, Watch, fill_debug
 from pyvmm.host.machine import Machine
 
-DEBUGGER: Final = 3  # as an access to translate
+DEBUGGER: Final = 3  # the kind of access for translate
 
 
 class NormalDebug(DebugPort):
-    """Stops a normal VM, clock and all: while it stands still its time does too."""
+    """Stops a normal VM and its clock: its virtual time stands still too."""
 
     def __init__(
         self, machine: Machine, memory: PhysicalMemory, vcpus: Holder, contexts: list[PeContext]
     ) -> None:
-        """``contexts`` is the VM's own list, one a vCPU."""
+        """``contexts`` is the VM's own list, one per vCPU."""
         super().__init__(vcpus, len(contexts))
         self._machine = machine
         self._memory = memory
@@ -28,7 +28,7 @@ class NormalDebug(DebugPort):
         self._stopped_at: int | None = None  # count of the timer
 
     def adopt(self, cpu: int, context: PeContext) -> None:
-        """Take over what is the debugger's into a new context of a vCPU."""
+        """Copy the debugger's state into a new context of a vCPU."""
         context.cntvoff_el2 = self._contexts[cpu].cntvoff_el2
         self._machine.lend_debug(context, self._debugs[cpu] if self._is_lent else None)
 
@@ -37,10 +37,10 @@ class NormalDebug(DebugPort):
         return self._contexts[cpu]
 
     def set_registers(self, cpu: int, registers: GuestRegisters) -> None:
-        """Do nothing: they are in place."""
+        """Do nothing: the registers were changed in place."""
 
     def set_points(self, breakpoints: Sequence[int], watchpoints: Sequence[Watch]) -> None:
-        """Have these breakpoints and watchpoints on every vCPU."""
+        """Set these breakpoints and watchpoints on every vCPU."""
         for debug in self._debugs:
             fill_debug(debug, breakpoints, watchpoints)
 
@@ -77,7 +77,7 @@ class NormalDebug(DebugPort):
             self._stopped_at = self._machine.counter()
 
     def _resuming(self) -> None:
-        """Take the time that was spent standing still off the guest's virtual counter."""
+        """Subtract the time of the stop from the guest's virtual counter."""
         if self._stopped_at is None:
             return
         lost = self._machine.counter() - self._stopped_at

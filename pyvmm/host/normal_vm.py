@@ -1,8 +1,8 @@
 """A normal VM: what KVM does for kvmtool.
 
-Its RAM is one contiguous range of Non-secure memory under a stage 2 made beforehand.  Each vCPU
-thread runs its PE until an exit and answers it: device accesses go to the bus, HVC is PSCI, SGIs
-go to the vGIC; what the guest may not do becomes an exception in the guest.
+Its RAM is one contiguous range of Non-secure memory, mapped by stage 2 in advance.  Each vCPU
+thread runs its PE until an exit and handles it: device accesses go to the bus, HVC is PSCI, SGIs
+go to the vGIC; a forbidden operation becomes an exception in the guest.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ from pyvmm.host.vcpu import TimerLines, VcpuGuest, Vcpus
 from pyvmm.host.vcpu_state import LastExit
 from pyvmm.host.vgic import NO_LRS, Vgic
 
-BUDGET: Final = 1 << 40  # a run ends for a reason, not by its length
+BUDGET: Final = 1 << 40  # instructions; practically unlimited
 
 #: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64, and may use PAuth.
 HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, APK=1, API=1, FWB=1))
@@ -86,7 +86,7 @@ class NormalVm(VcpuGuest):
         self._vgic = vgic
         self._config = config
         self._vmid = vmid
-        # The larger the alignment, the larger the blocks: 2 MiB, or 1 GiB for RAM that has one.
+        # The alignment allows blocks of 2 MiB, or of 1 GiB for RAM of at least that size.
         level = 1 if config.ram_size >= level_size(1) else 2
         self._ram_pa = allocator.allocate(config.ram_size, level_size(level))
         self._stage2 = Stage2(memory, allocator, vmid)
@@ -103,14 +103,14 @@ class NormalVm(VcpuGuest):
     # --- Guest ----------------------------------------------------------------------------
 
     def _build(self, progress: Progress | None) -> None:
-        """Load the payload and set the boot vCPU."""
+        """Load the payload and set the boot vCPU's registers."""
         self._load(self._config.segments, progress)
         self._prepare(0, self._config.entry, 0)
         for n, value in enumerate(self._config.args):
             self._contexts[0].x[n] = value
 
     def debug_port(self) -> DebugPort:
-        """Let a debugger in."""
+        """Return the port for a debugger."""
         if self._debug is None:
             self._debug = NormalDebug(self._machine, self._memory, self._vcpus, self._contexts)
         return self._debug
@@ -124,7 +124,7 @@ class NormalVm(VcpuGuest):
             self._contexts[cpu].hcr_el2 |= HCR_VSE
 
     def close(self) -> None:
-        """Stop, wait, and give the memory back, empty; once."""
+        """Stop the vCPUs, wait, and free the memory after emptying it; once."""
         self.stop()
         try:
             self.wait()
@@ -184,13 +184,13 @@ class NormalVm(VcpuGuest):
         context.x[0] = argument
 
     def _run(self, cpu: int) -> None:
-        """Run one vCPU while it may."""
+        """Run one vCPU while it may run."""
         vgic, running, timers = self._vgic, self._vcpus.running, self._timers[cpu]
         pe, exits, debug = self._machine.pe(cpu), self._vcpus.exits[cpu], self._debug
         stolen_time = self._stolen_time
         loaded: list[int] | None = None
         while running[cpu]:
-            context = self._contexts[cpu]  # CPU_ON may have come before this thread has parked
+            context = self._contexts[cpu]  # CPU_ON may precede the parking of this thread
             lrs = vgic.load_lrs(cpu)
             if lrs is not NO_LRS or loaded is not NO_LRS:
                 for n, lr in enumerate(lrs):
@@ -215,7 +215,7 @@ class NormalVm(VcpuGuest):
     # --- exits ----------------------------------------------------------------------------
 
     def _handle_sync(self, cpu: int, context: PeContext, exit_: PeExit) -> int:
-        """Answer a synchronous exit; return its ``ExitKind``."""
+        """Handle a synchronous exit; return its ``ExitKind``."""
         esr = exit_.esr
         last = self._vcpus.last_exits[cpu]
         last.esr = esr
@@ -244,7 +244,7 @@ class NormalVm(VcpuGuest):
         return ExitKind.OTHER
 
     def _handle_instruction_abort(self, cpu: int, context: PeContext, exit_: PeExit) -> None:
-        """Abort the fetch, unless it is that of the handler: it would be fetched for ever."""
+        """Inject an abort of the fetch; crash if the handler cannot be fetched either."""
         if context.pc == inject.vector_of(context):
             reason = f"vCPU {cpu}: no memory at its exception vector {context.pc:#x}"
             self._vcpus.finish(Outcome.CRASHED, reason)
@@ -254,7 +254,7 @@ class NormalVm(VcpuGuest):
     def _handle_data_abort(
         self, context: PeContext, exit_: PeExit, esr: int, last: LastExit
     ) -> int:
-        """Emulate a device access; one that the syndrome does not describe is an abort."""
+        """Emulate a device access; inject an abort if the syndrome does not describe it."""
         last.ipa = ipa = ipa_of(exit_.hpfar) | exit_.far & GRANULE_OFFSET
         if esr & CM:  # cache maintenance of a device: nothing to do
             inject.skip(context)
@@ -278,7 +278,7 @@ class NormalVm(VcpuGuest):
         return MMIO
 
     def _handle_sysreg(self, cpu: int, context: PeContext, esr: int) -> None:
-        """An SGI is sent; any other trapped register does not exist."""
+        """Send an SGI; any other trapped register does not exist."""
         if esr & SYSREG_MASK not in SGI_REGISTERS or esr & ESR_SYSREG.READ.mask:
             inject.undefined(context)
             return
@@ -288,7 +288,7 @@ class NormalVm(VcpuGuest):
 
 
 def extend(value: int, size: int, esr: int) -> int:
-    """Extend what a load of ``size`` bytes read to its register, as ESR_EL2.SSE and SF say.
+    """Extend the value of a load of ``size`` bytes to its register, by ESR_EL2.SSE and SF.
 
     >>> hex(extend(0x80, 1, ESR_ABORT.of(SSE=1)))
     '0xffffff80'

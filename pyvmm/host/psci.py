@@ -1,4 +1,4 @@
-"""The calls of a normal VM by HVC: PSCI, SMCCC and stolen time.
+"""The HVC calls of a normal VM: PSCI, SMCCC and stolen time.
 
 Spec: Arm DEN0022 1.1, DEN0028 1.2, DEN0057A.
 """
@@ -17,7 +17,7 @@ from pyvmm.host.vcpu import Vcpus
 TRUSTED_OS_NOT_PRESENT = 2  # MIGRATE_INFO_TYPE: nothing to migrate
 FEATURES = frozenset({*PsciFid, SmcccFid.SMCCC_VERSION})
 
-#: Sets the registers of a vCPU that is to start: cpu, entry point, context (its x0).
+#: Sets the registers of a vCPU before its start: cpu, entry point, context (its x0).
 Prepare = Callable[[int, int, int], None]
 
 
@@ -37,7 +37,7 @@ class Psci:
         self._cpu_of = {mpidr_of(cpu) & ~MPIDR_RES1: cpu for cpu in range(num_cpus)}
 
     def call(self, cpu: int, fid: int, args: Sequence[int]) -> int:
-        """Return x0 of a call with x1..x3 = ``args``; an unknown function is not supported."""
+        """Return x0 of a call with x1..x3 = ``args``; NOT_SUPPORTED for unknown functions."""
         if not fid & SMC64:
             args = [arg & MASK32 for arg in args]
         match fid:

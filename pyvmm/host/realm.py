@@ -1,9 +1,9 @@
-"""A realm as its host sees it: built, run and torn down through RMI alone.
+"""A realm as its host sees it: built, run and destroyed only through RMI.
 
-The order of building is fixed, so that the realm's initial measurement follows from the
-configuration: create; declare all RAM; the payload by ascending IPA, measured; the boot REC, then
-the others; activate.  Spec: DEN0137 1.0, "Realm creation"; the measured order is that of the
-Realm VM specification.
+The order of construction is fixed, so that the realm's initial measurement follows from the
+configuration: create the realm; declare all RAM; load the payload by ascending IPA, measured;
+create the boot REC, then the others; activate.  Spec: DEN0137 1.0, "Realm creation"; the measured
+order is that of the Realm VM specification.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +55,7 @@ MIN_IPA_BITS: Final = 32  # of the protected half
 NUM_BREAKPOINTS: Final = 1  # minus one; measured, so not taken from the machine
 NUM_WATCHPOINTS: Final = 1
 MPIDR_AFFINITY: Final = 0xFF_00FF_FF0F  # the bits by which the RMM finds a REC
-PAGES_A_STEP: Final = 64  # of the payload, from one report of progress to the next
+PAGES_PER_STEP: Final = 64  # of the payload, between two reports of progress
 HASHES: Final = {"sha256": HashAlgorithm.SHA_256, "sha512": HashAlgorithm.SHA_512}
 
 
@@ -69,10 +69,10 @@ class Geometry:
 
     @classmethod
     def of(cls, ram_end: int) -> "Geometry":
-        """Choose the narrowest space that holds RAM twice, and as few levels as it takes.
+        """Choose the narrowest space that can contain RAM twice, with as few levels as possible.
 
-        Start tables are concatenated for it, as the Realm VM specification wants: the levels show
-        in the measurement.
+        Start tables are concatenated for it, as the Realm VM specification requires: the levels
+        affect the measurement.
         """
         ipa_bits = max(MIN_IPA_BITS, (ram_end - 1).bit_length()) + 1
         counts = ((level, num_start_tables(ipa_bits, level)) for level in range(PAGE_LEVEL, -1, -1))
@@ -85,7 +85,7 @@ class Geometry:
 
 
 class Realm(VcpuGuest):
-    """A guest that its host cannot see into; a ``Guest``."""
+    """A guest whose memory and registers are hidden from the host; a ``Guest``."""
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class Realm(VcpuGuest):
         options: RealmOptions | None = None,
         vmid: int = 1,
     ) -> None:
-        """Reserve the memory; the realm is built by ``build`` or ``start``.
+        """Reserve the memory; ``build`` or ``start`` builds the realm.
 
-        ``kick`` interrupts a PE (it makes a running REC exit).  MemoryError if DRAM is short.
+        ``kick`` interrupts a PE (a running REC exits).  MemoryError if DRAM is short.
         """
         self._rmi = Rmi(firmware)
         self._ns = memory
@@ -135,18 +135,20 @@ class Realm(VcpuGuest):
 
     @property
     def dma(self) -> SharedMemory:
-        """What of its RAM the realm shares."""
+        """The RAM that the realm shares."""
         return self._memory.dma
 
     def release(self, ipa: int, size: int) -> None:
-        """Refuse: only the realm itself can give a page of its own up (RSI_IPA_STATE_SET)."""
+        """Refuse: only the realm itself can give up a page (RSI_IPA_STATE_SET)."""
         del size
         raise GranuleProtectionFault(ipa, Pas.REALM)
 
     def _build(self, progress: Progress | None) -> None:
-        """Build the realm and load the payload, up to its state NEW; RmiFailed if refused.
+        """Build the realm and load the payload, up to state NEW.
 
-        UserError if it cannot have its metadata.
+        Raises:
+            RmiFailed: the RMM refused it.
+            UserError: the RMM refused the metadata.
         """
         self._check_rmm()
         self._create()
@@ -160,24 +162,24 @@ class Realm(VcpuGuest):
             self._create_rec(cpu)
 
     def debug_port(self) -> DebugPort:
-        """Let a debugger in, if the realm was made for that."""
+        """Return the port for a debugger, if the realm allows it."""
         if self._debug is None:
             raise UserError(REALM_IS_CLOSED)
         return self._debug
 
     def _last_registers(self, cpu: int) -> GuestRegisters | None:
         if self._debug is not None:
-            with suppress(DebugFault):  # its last exit is still to be completed
+            with suppress(DebugFault):  # its last exit is not completed yet
                 return self._debug.registers(cpu)
         return None
 
     def send_serror(self, cpu: int) -> None:
-        """Send none: RMM 1.0 has no call for it."""
+        """Refuse: RMM 1.0 has no call for it."""
         del cpu
         raise UserError("a host cannot send a realm an SError (RMM 1.0): stop it instead")
 
     def close(self) -> None:
-        """Stop, wait, destroy the realm, and give every granule back."""
+        """Stop the vCPUs, wait, destroy the realm, and free every granule."""
         self._vcpus.finish(Outcome.STOPPED)
         try:
             self._vcpus.wait()
@@ -226,7 +228,7 @@ class Realm(VcpuGuest):
         except RmiFailed as refusal:
             if refusal.status != RmiStatus.ERROR_INPUT:
                 raise
-            raise UserError("--metadata: not valid or not signed: make them again") from None
+            raise UserError("--metadata: not valid or not signed: create it again") from None
 
     def _activate(self) -> None:
         try:
@@ -235,18 +237,18 @@ class Realm(VcpuGuest):
             if refusal.status != RmiStatus.ERROR_REALM or not self._options.metadata:
                 raise
             raise UserError(
-                "--metadata: made for another realm: make them for the RIM of pyvmm measure"
+                "--metadata: made for another realm: create it for the RIM of pyvmm measure"
             ) from None
 
     def _load(self, segments: Sequence[Segment], progress: Progress | None) -> None:
-        """Copy the payload in, page by page through one staging granule, measured."""
+        """Load the payload, measured, page by page through one staging granule."""
         total = sum(len(each.data) for each in segments) // GRANULE_SIZE
         staging = self._allocator.allocate()
         try:
             for done, (ipa, page) in enumerate(pages_of(segments)):
                 self._ns.write(staging, page)
                 self._memory.create_data(ipa, staging)
-                if progress is not None and not done % PAGES_A_STEP:
+                if progress is not None and not done % PAGES_PER_STEP:
                     progress(done, total)
         finally:
             self._allocator.free(staging)
@@ -298,7 +300,7 @@ class Realm(VcpuGuest):
             self._allocator.free(pa)
 
     def _delegate_range(self, count: int) -> int:
-        """Delegate contiguous granules; they are remembered for the end."""
+        """Delegate contiguous granules; record them for the end."""
         pa = self._allocator.allocate(count * GRANULE_SIZE, count * GRANULE_SIZE)
         for granule in range(pa, pa + count * GRANULE_SIZE, GRANULE_SIZE):
             self._rmi.delegate(0, granule)
@@ -308,7 +310,7 @@ class Realm(VcpuGuest):
     # --- the end --------------------------------------------------------------------------
 
     def _destroy(self) -> None:
-        """Undo whatever of the building was done, in reverse."""
+        """Undo the completed part of the construction, in reverse order."""
         if self._debug is not None:
             self._debug.close()
         for rec in self._recs:
@@ -329,7 +331,7 @@ class Realm(VcpuGuest):
 
 
 def dram_needed(ram_size: int, num_cpus: int) -> int:
-    """Return the bytes of Non-secure DRAM that a guest of this size needs at most."""
+    """Return the maximum Non-secure DRAM that a guest of this size needs, in bytes."""
     tables = 2 * (ram_size // level_size(2) + ram_size // level_size(1) + 8)
     return ram_size + level_size(2) + GRANULE_SIZE * (tables + 32 * num_cpus + 64)
 
@@ -339,7 +341,7 @@ def pages_of(segments: Sequence[Segment]) -> Iterator[tuple[int, bytes]]:
 
     Segments do not overlap; two of them may share a page.
     """
-    page, ipa = bytearray(), -1  # what there is of a page that is not whole
+    page, ipa = bytearray(), -1  # an incomplete page
     for segment in sorted(segments, key=lambda each: each.ipa):
         data, start = memoryview(segment.data), segment.ipa
         while data:

@@ -39,7 +39,7 @@ class RecRegisters:
 
 
 class RealmDebug(DebugPort):
-    """Stops a realm; its time goes on, which only the RMM could stop."""
+    """Stops a realm; its clock continues, because only the RMM could stop it."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class RealmDebug(DebugPort):
         memory: PhysicalMemory,
         page_pa: int,
     ) -> None:
-        """Pass things through the Non-secure granule ``page_pa``."""
+        """Pass data through the Non-secure granule ``page_pa``."""
         super().__init__(vcpus, num_cpus)
         self._rmi = rmi
         self._memory = memory
@@ -58,11 +58,11 @@ class RealmDebug(DebugPort):
         self._points = DebugPoints()
 
     def add(self, rec_pa: int) -> None:
-        """Have the REC of one more vCPU."""
+        """Add the REC of the next vCPU."""
         self._recs.append(rec_pa)
 
     def close(self) -> None:
-        """Let go of the RECs, which are to be destroyed, after whoever looks at them."""
+        """Forget the RECs, which will be destroyed, after a running inspection ends."""
         with self._turn:
             self._recs.clear()
 
@@ -73,7 +73,7 @@ class RealmDebug(DebugPort):
             return RecRegisters(self._memory.read(self._page_pa, GRANULE_SIZE))
 
     def set_registers(self, cpu: int, registers: GuestRegisters) -> None:
-        """Take them back."""
+        """Set the registers."""
         page = DebugRegisters.of(**{name: getattr(registers, name) for name in _SCALARS})
         page.x = tuple(registers.x[n] for n in range(31))
         page.v = tuple(registers.v[n] for n in range(64))
@@ -81,7 +81,7 @@ class RealmDebug(DebugPort):
             self._call(cpu, DebugRmiFid.RMI_PYVMM_DEBUG_WRITE_REGISTERS, given=bytes(page))
 
     def set_points(self, breakpoints: Sequence[int], watchpoints: Sequence[Watch]) -> None:
-        """Have these breakpoints and watchpoints on every REC, at the next resume."""
+        """Set these breakpoints and watchpoints on every REC, at the next resume."""
         if len(breakpoints) > MAX_BREAKPOINTS or len(watchpoints) > MAX_WATCHPOINTS:
             raise TooManyError
         words = [word for w in watchpoints for word in (w.address, w.size, int(w.access))]
@@ -91,12 +91,12 @@ class RealmDebug(DebugPort):
         self._points = points
 
     def _lend(self, is_attached: bool) -> None:
-        """Do nothing: the RMM has lent a debugger to every REC when it was made."""
+        """Do nothing: the RMM gave every REC a debugger when it was created."""
 
     def _set_steps(self, steps: Sequence[bool]) -> None:
         for cpu, step in enumerate(steps):
             self._points.step = step
-            with suppress(DebugFault):  # it is gone, and will not run
+            with suppress(DebugFault):  # it is gone and will not run
                 self._call(cpu, DebugRmiFid.RMI_PYVMM_DEBUG_SET_POINTS, given=bytes(self._points))
 
     def _read_part(self, cpu: int, va: int, size: int) -> bytes:
@@ -107,10 +107,10 @@ class RealmDebug(DebugPort):
         self._call(cpu, DebugRmiFid.RMI_PYVMM_DEBUG_WRITE_MEMORY, va, len(data), given=data)
 
     def _call(self, cpu: int, fid: DebugRmiFid, *args: int, given: bytes = b"") -> None:
-        """Call for a REC that stands still, on the PE that runs it otherwise; take the turn before.
+        """Call for a REC that stands still, on its usual PE; the caller holds the turn.
 
-        DebugFault if it has no such memory; and if it is gone, or the realm's end left it with an
-        exit that nobody completes.
+        Raises:
+            DebugFault: it has no such memory, is gone, or its last exit will never be completed.
         """
         if cpu >= len(self._recs):
             raise DebugFault
@@ -122,10 +122,10 @@ class RealmDebug(DebugPort):
             raise DebugFault from None
 
     def _stopped(self) -> None:
-        """Do nothing: a realm's time is not the host's."""
+        """Do nothing: the host does not control a realm's clock."""
 
     def _resuming(self) -> None:
-        """Do nothing, as when it stopped."""
+        """Do nothing, as in ``_stopped``."""
 
 
 def _padded(words: Sequence[int], count: int) -> tuple[int, ...]:

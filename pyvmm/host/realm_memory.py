@@ -1,17 +1,17 @@
 """The memory of a realm as its host manages it: tables, private pages, shared pages.
 
 The realm's RAM is backed by one contiguous physical range: IPA ram_base + n is always the granule
-at pa + n, whether the realm keeps it private (then the granule is delegated) or shares it (then
-it is Non-secure and mapped at the unprotected alias).  So neighbours stay neighbours, a large
-shared area can be one block, and what a device may reach is protected twice: by the record of
-shared pages here and by the GPT.
+at pa + n, whether the realm keeps it private (then the granule is delegated) or shares it (then it
+is Non-secure and mapped at the unprotected alias).  So adjacent pages stay adjacent, a large shared
+area can be one block, and private pages are protected from devices twice: by the record of shared
+pages here and by the GPT.
 
 Each page of RAM is in one of these states::
 
-    UNBACKED --fault--> PRIVATE --the realm says EMPTY--> SHARED
-    UNBACKED --the realm says EMPTY, or touches the alias--> SHARED --it says RAM--> UNBACKED
+    UNBACKED --fault--> PRIVATE --the realm sets EMPTY--> SHARED
+    UNBACKED --the realm sets EMPTY, or accesses the alias--> SHARED --it sets RAM--> UNBACKED
 
-Concurrency: one lock for all of it; the RMM has its own.
+Concurrency: one lock guards everything; the RMM has its own.
 """
 
 from collections.abc import Iterator
@@ -27,17 +27,17 @@ from pyvmm.host.allocator import Allocator
 from pyvmm.host.dma import SharedMemory
 from pyvmm.host.rmi import Rmi, RmiFailed
 
-FAULT_AROUND: Final = 16  # granules given at once when one is missing
-#: Bytes whose RIPAS is changed at once; the realm asks again for the rest, so it can be stopped.
+FAULT_AROUND: Final = 16  # granules mapped together at a fault
+#: Bytes whose RIPAS changes in one step; the realm then asks for the rest, so it can be stopped.
 RIPAS_STEP: Final = 16 << 20
 BLOCK_LEVEL: Final = 2
 BLOCK_SIZE: Final = level_size(BLOCK_LEVEL)
 BLOCK_PAGES: Final = BLOCK_SIZE >> GRANULE_SHIFT
-#: What the host chooses for shared memory: Normal write-back, read-write.
+#: The host's choice for shared memory: Normal write-back, read-write.
 SHARED_ATTRIBUTES: Final = int(S2_DESCRIPTOR.of(MEMATTR=6, S2AP=3))
 
 
-# What each page costs, without the look-up of an enumeration's member.
+# Used for every page, as plain numbers: an enumeration's member costs a look-up.
 DATA_CREATE: Final = RmiFid.RMI_DATA_CREATE
 DATA_CREATE_UNKNOWN: Final = RmiFid.RMI_DATA_CREATE_UNKNOWN
 DATA_DESTROY: Final = RmiFid.RMI_DATA_DESTROY
@@ -45,7 +45,7 @@ MEASURED: Final = int(DataFlags.MEASURE_CONTENT)
 
 
 class PageState(IntEnum):
-    """Who has a page of RAM."""
+    """The state of a page of RAM."""
 
     UNBACKED = 0
     PRIVATE = 1
@@ -58,7 +58,7 @@ SHARED: Final = int(PageState.SHARED)
 
 
 class RealmMemory:
-    """Everything below one realm descriptor but the RECs."""
+    """Everything that belongs to one realm descriptor except the RECs."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class RealmMemory:
     ) -> None:
         """Reserve the physical range; MemoryError if there is not enough DRAM.
 
-        ``ram_base`` is a multiple of 2 MiB, so that blocks can map what is shared.
+        ``ram_base`` is a multiple of 2 MiB, so that blocks can map shared memory.
         """
         self._rmi = rmi
         self._allocator = allocator
@@ -91,19 +91,19 @@ class RealmMemory:
         self.dma = SharedMemory(memory, ram_base, ram_size, self._pa, alias)
 
     def attach(self, rd: int) -> None:
-        """Say which realm this is the memory of."""
+        """Set the realm that owns this memory."""
         self._rd = rd
 
     def is_ram(self, ipa: int) -> bool:
-        """Say whether a (protected) IPA is in RAM."""
+        """Check whether a (protected) IPA is in RAM."""
         return self._base <= ipa < self._base + self._size
 
     # --- building -------------------------------------------------------------------------
 
     def init_ripas(self, top: int) -> None:
-        """Declare all up to ``top`` as RAM, measured, in the largest entries of the tables.
+        """Declare everything up to ``top`` as RAM, measured, with the largest table entries.
 
-        There may be more of it than has memory: that of a realm which never runs.
+        A realm that never runs may declare more RAM than it has memory.
         """
         base = self._base
         while base < top:
@@ -130,7 +130,7 @@ class RealmMemory:
     # --- faults ---------------------------------------------------------------------------
 
     def back(self, pe: int, ipa: int) -> None:
-        """Give the realm the private page it missed, and unbacked ones around it."""
+        """Back the private page that the realm accessed, and unbacked ones around it."""
         page = ipa - self._base >> GRANULE_SHIFT
         with self._lock:
             if self._state[page] == SHARED:
@@ -153,9 +153,9 @@ class RealmMemory:
         self._state[page] = PRIVATE
 
     def share(self, pe: int, ipa: int) -> bool:
-        """Map the page at its alias because the realm touched it there.
+        """Map the page at its alias because the realm accessed it there.
 
-        Returns False if the realm keeps the page private: its data would be lost.
+        Returns: False if the realm keeps the page private; its data would be lost.
         """
         page = ipa - self._base >> GRANULE_SHIFT
         with self._lock:
@@ -164,7 +164,7 @@ class RealmMemory:
             self._set_shared(ipa, ipa + 1)
             first = page - page % BLOCK_PAGES
             if page in self._mapped_pages or first in self._mapped_blocks:
-                return True  # another vCPU was faster
+                return True  # another vCPU has done it already
             if self._is_shared_block(first):
                 self._map_shared(pe, first, BLOCK_LEVEL)
                 self._mapped_blocks.add(first)
@@ -174,7 +174,7 @@ class RealmMemory:
             return True
 
     def _is_shared_block(self, first: int) -> bool:
-        """Say whether one block descriptor can map the 2 MiB from a page on."""
+        """Check whether one block descriptor can map the 2 MiB from a page on."""
         alias = self._base + (first << GRANULE_SHIFT) | self._alias
         if alias & BLOCK_SIZE - 1 or (alias, PAGE_LEVEL) in self._tables:
             return False
@@ -188,14 +188,14 @@ class RealmMemory:
         self._rmi.call(pe, RmiFid.RMI_RTT_MAP_UNPROTECTED, self._rd, alias, level, descriptor)
 
     def _set_shared(self, base: int, top: int) -> None:
-        """Let devices have the pages that hold [base, top)."""
+        """Mark the pages of [base, top) as shared with devices."""
         first = base - self._base >> GRANULE_SHIFT
         end = (top - 1 - self._base >> GRANULE_SHIFT) + 1
         self._state[first:end] = bytes([SHARED]) * (end - first)
         self.dma.is_shared[first:end] = b"\1" * (end - first)
 
     def _unshare(self, pe: int, page: int) -> None:
-        """Make a shared page unbacked, and unmap it (a block of them as a whole)."""
+        """Make a shared page unbacked, and unmap it, or the block that contains it."""
         first = page - page % BLOCK_PAGES
         if first in self._mapped_blocks:
             self._mapped_blocks.remove(first)
@@ -213,7 +213,7 @@ class RealmMemory:
     # --- RIPAS changes --------------------------------------------------------------------
 
     def change_ripas(self, pe: int, rec: int, base: int, top: int, ripas: int) -> bool:
-        """Do what the realm asked for at the beginning of [base, top); False if it is refused."""
+        """Change the first part of [base, top) as the realm requested; return False to refuse."""
         end = min(top, self._base + self._size, (base & -RIPAS_STEP) + RIPAS_STEP)
         if not self.is_ram(base):
             return False
@@ -229,7 +229,7 @@ class RealmMemory:
         return True
 
     def _set_ripas(self, pe: int, rec: int, base: int, top: int) -> int:
-        """Change entry by entry; return how far the RMM would go."""
+        """Change entry by entry; return the end of the range that the RMM changed."""
         while base < top:
             reached = self._change_ripas(pe, (RmiFid.RMI_RTT_SET_RIPAS, self._rd, rec, base, top))
             if reached <= base:
@@ -266,7 +266,7 @@ class RealmMemory:
     # --- tables ---------------------------------------------------------------------------
 
     def _make_tables(self, pe: int, ipa: int, level: int) -> None:
-        """Make the tables that are missing so that an entry for ``ipa`` at ``level`` exists."""
+        """Create the missing tables, so that an entry for ``ipa`` at ``level`` exists."""
         if (ipa & -level_size(level - 1), level) in self._tables:
             return
         for each in range(self._start_level + 1, level + 1):
@@ -285,7 +285,7 @@ class RealmMemory:
     # --- the end --------------------------------------------------------------------------
 
     def destroy(self) -> None:
-        """Take every page and table back from the realm, which runs no more."""
+        """Take every page and table back from the realm, which must not run any longer."""
         end = self._base + self._size
         for page in self._pages(self._base, end, PRIVATE):
             self._destroy_page(0, page)
@@ -298,5 +298,5 @@ class RealmMemory:
             self._allocator.free(table)
 
     def close(self) -> None:
-        """Give the physical range back."""
+        """Free the physical range."""
         self._allocator.free(self._pa, self._size)

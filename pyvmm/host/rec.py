@@ -1,7 +1,7 @@
-"""One vCPU of a realm: its REC, its run granule, and what each exit asks of the host.
+"""One vCPU of a realm: its REC, its run granule, and the handling of its exits.
 
-The run granule is Non-secure memory of the host's own, never delegated while the REC lives; so
-the window on it stays valid and a register of it costs an index.
+The run granule is the host's Non-secure memory and is not delegated while the REC exists; so the
+window on it stays valid, and access to a register in it costs an index.
 Spec: DEN0137 1.0, RmiRecRun, RMI_REC_ENTER.
 """
 
@@ -54,7 +54,7 @@ EXIT_RIPAS_BASE: Final = EXIT + RecExit.ripas_base.offset // 8
 EXIT_RIPAS_TOP: Final = EXIT + RecExit.ripas_top.offset // 8
 EXIT_RIPAS_VALUE: Final = EXIT + RecExit.ripas_value.offset // 8
 
-# What every device access needs, as plain numbers: an enumeration's member costs a look-up.
+# Used in every device access, as plain numbers: an enumeration's member costs a look-up.
 SYNC: Final = int(RecExitReason.SYNC)
 ABORTS: Final = (
     int(ExceptionClass.DATA_ABORT_LOWER),
@@ -67,7 +67,7 @@ FAULT: Final = int(ExitKind.FAULT)
 EMUL_MMIO: Final = int(RecEnterFlags.EMUL_MMIO)
 INJECT_SEA: Final = int(RecEnterFlags.INJECT_SEA)
 
-#: PSCI calls the RMM hands on: which vCPU the first argument names, in MPIDR layout.
+#: PSCI calls forwarded by the RMM whose first argument names a vCPU, in MPIDR layout.
 TARGETED: Final = frozenset(
     {
         PsciFid.CPU_ON_32,
@@ -101,7 +101,7 @@ class Rec:
         find_rec: FindRec,
         debug: DebugPort | None = None,
     ) -> None:
-        """``window`` shows the run granule at ``run_pa``."""
+        """``window`` is the run granule at ``run_pa``."""
         self._cpu = cpu
         self.rec_pa = rec_pa
         self._call = (RmiFid.RMI_REC_ENTER, rec_pa, run_pa)
@@ -121,7 +121,7 @@ class Rec:
         self._has_left = False  # its last exit was CPU_OFF
 
     def run(self) -> None:
-        """Enter the REC until its vCPU may not run any more."""
+        """Enter the REC repeatedly while its vCPU may run."""
         cpu, vgic, words = self._cpu, self._vgic, self._run_words
         running, smc = self._vcpus.running, self._rmi.smc
         loaded: list[int] | None = None
@@ -143,9 +143,9 @@ class Rec:
             words[ENTER_FLAGS] = self._handle_exit(words)
 
     def _must_settle(self) -> bool:
-        """Say whether a REC that is to stand still has to be entered once more for a debugger.
+        """Check whether a REC that must stand still has to be entered once more for a debugger.
 
-        What its last exit left open the RMM completes at the next entry, which ends at once.
+        The RMM completes the last exit at the next entry, which ends at once.
         """
         if self._debug is None or self._vcpus.outcome or not self._vcpus.is_on(self._cpu):
             return False
@@ -157,7 +157,7 @@ class Rec:
         return not is_settled
 
     def _handle_refusal(self, x0: int) -> None:
-        """REC_ENTER failed: expected of a realm that is off and of a vCPU that is."""
+        """Handle a failure of REC_ENTER, which is expected if the realm or the vCPU is off."""
         status, _ = unpack_status(x0)
         is_over = status == RmiStatus.ERROR_REALM
         if is_over or (status == RmiStatus.ERROR_REC and self._has_left):
@@ -185,7 +185,7 @@ class Rec:
                 words[ENTER_GPRS] = NOT_SUPPORTED  # there is no service to call
             case RecExitReason.SERROR:
                 self._crash("SError")
-            case _:  # IRQ, FIQ: the exit itself was the point
+            case _:  # IRQ, FIQ: only the exit was needed
                 self._exits[ExitKind.IRQ] += 1
         return 0
 
@@ -217,18 +217,18 @@ class Rec:
             words[ENTER_GPRS] = 0
             return 0
         self._exits[ExitKind.WFX] += 1
-        return 0  # WFI, WFE: look for interrupts and go on
+        return 0  # WFI, WFE: check for interrupts and continue
 
     def _handle_private_fault(self, ipa: int) -> int:
         self._exits[FAULT] += 1
         self._last.ipa = ipa
         if not self._memory.is_ram(ipa):
-            return self._crash(f"the realm wants memory at {ipa:#x}, where it has none")
+            return self._crash(f"the realm accessed {ipa:#x}, outside its RAM")
         self._memory.back(self._cpu, ipa)
         return 0
 
     def _handle_mmio(self, words: memoryview, esr: int, addr: int) -> int:
-        """Emulate a device access; the RMM extends what a load returns."""
+        """Emulate a device access; the RMM extends the value of a load."""
         self._exits[MMIO] += 1
         if not esr & ISV:
             return INJECT_SEA
@@ -237,7 +237,7 @@ class Rec:
             try:
                 self._bus.write(addr, size, words[EXIT_GPRS] & (1 << 8 * size) - 1)
             except RepeatAccess:
-                return 0  # not emulated: the realm is entered at the store
+                return 0  # not emulated: the realm repeats the store
         else:
             words[ENTER_GPRS] = self._bus.read(addr, size)
         return EMUL_MMIO
@@ -256,10 +256,10 @@ class Rec:
         return 0  # CPU_SUSPEND is a standby state that ends at once
 
     def _complete_psci(self, fid: int, mpidr: int) -> None:
-        """Say yes: the RMM has checked the target, and knows its state."""
+        """Permit the call: the RMM has checked the target, and knows its state."""
         target = self._find_rec(mpidr)
         if target is None:
-            self._crash(f"the RMM asks for a vCPU {mpidr:#x} that there is not")
+            self._crash(f"the RMM requested vCPU {mpidr:#x}, which does not exist")
             return
         cpu, rec_pa = target
         status = PsciReturn.SUCCESS.x0

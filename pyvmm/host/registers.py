@@ -1,4 +1,4 @@
-"""A guest's registers by the names that debuggers give them: which there are, how to get at them.
+"""A guest's registers by their names in debuggers, with access functions.
 
 X0 to X30, SP and PC; PSTATE under its GDB name cpsr; V0 to V31, FPSR, FPCR; and the system
 registers of EL1 that are storage.
@@ -23,7 +23,7 @@ Setter = Callable[[GuestRegisters, int], None]
 
 
 class BadValueError(Exception):
-    """No guest of ours can have this value in the register."""
+    """The register cannot have this value in our guests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,12 @@ def _system(row: SysReg) -> Register:
 
 
 def _is_storage(row: SysReg) -> bool:
-    """Tell what can be read and written without an effect that only the guest may cause."""
+    """Check whether a register can be read and written without side effects."""
     return row.storage.startswith("st.") and "[" not in row.storage and "ich_" not in row.storage
 
 
 def _code_mask(name: str, *, data: bool, high: bool) -> Register:
-    """Return the register that says which bits of a pointer hold its authentication code."""
+    """Return the register with the mask of a pointer's authentication code."""
 
     def read(registers: GuestRegisters) -> int:
         tcr = TCR_EL1(TCR.get(registers))
@@ -133,7 +133,7 @@ FLOATING: Final = (
     _field("fpsr", 32, mask=MASK32),
     _field("fpcr", 32, mask=MASK32),
 )
-#: What GDB needs to follow signed return addresses, by its names; they cannot be set.
+#: Masks that GDB needs to follow signed return addresses, by its names; they cannot be set.
 CODE_MASKS: Final = (
     _code_mask("pauth_dmask", data=True, high=False),
     _code_mask("pauth_cmask", data=False, high=False),

@@ -1,6 +1,6 @@
-"""RMI as the host calls it: one method a command, failures as exceptions.
+"""The host's calls to RMI; failures are exceptions.
 
-The hot path (REC_ENTER) makes its SMC itself; this is for building, mapping and tearing down.
+The hot path (REC_ENTER) makes its SMC itself; this is for building, mapping and destroying.
 Spec: DEN0137 1.0, "Realm Management Interface".
 """
 
@@ -47,7 +47,7 @@ class Rmi:
         return (*results[1:], 0, 0, 0, 0)
 
     def delegate(self, pe: int, pa: int) -> None:
-        """Give a granule to the Realm world."""
+        """Delegate a granule to the Realm world."""
         if self.smc(pe, (_DELEGATE, pa))[0]:
             raise RmiFailed(_DELEGATE, (pa,), RmiStatus.ERROR_INPUT)
 

@@ -1,7 +1,7 @@
-"""Stage 2 of a normal VM: tables in Non-secure memory that give it its RAM and nothing else.
+"""Stage 2 of a normal VM: tables in Non-secure memory that map its RAM and nothing else.
 
-The RAM is one contiguous range, mapped when the VM is made, in the largest blocks that the
-alignment of both addresses allows.  Everything unmapped is a device or nothing: it exits.
+The RAM is one contiguous range, mapped when the VM is made, with the largest blocks that the
+alignment of both addresses allows.  An access to any other address exits to the host.
 """
 
 from typing import Final
@@ -54,13 +54,13 @@ class Stage2:
             pa += level_size(level)
 
     def close(self) -> None:
-        """Give the tables back."""
+        """Free the tables."""
         for table in self._tables:
             self._allocator.free(table)
         self._tables.clear()
 
     def _entry_pa(self, ipa: int, level: int) -> int:
-        """Return where the entry for ``ipa`` at ``level`` is, making tables on the way."""
+        """Return the address of the entry for ``ipa`` at ``level``; create missing tables."""
         table = self._root
         for above in range(START_LEVEL, level):
             entry_pa = table + 8 * _index(ipa, above)

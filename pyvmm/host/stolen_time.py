@@ -1,7 +1,7 @@
 """Stolen time of a normal VM: the host's scheduler statistics, in a page that the guest reads.
 
-A realm has none: RMM 1.0 answers a realm's calls itself and passes none of these on, and a page of
-the host's would be for the realm to distrust.
+A realm does not have it: RMM 1.0 answers a realm's calls itself and does not forward these, and a
+realm could not trust a page of the host.
 
 Spec: Arm DEN0057A, "Stolen time".
 """
@@ -17,18 +17,18 @@ from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.stage2 import Stage2
 
-#: Seconds between two updates of a record: a guest looks at it with each of its timer ticks.
+#: Seconds between two updates of a record: a guest reads it at each timer tick.
 PERIOD: Final = 0.004
-#: Of the thread that opens it: nanoseconds run, nanoseconds ready and not running, time slices.
+#: For the thread that opens it: nanoseconds running, nanoseconds waiting to run, time slices.
 _SCHEDSTAT: Final = "/proc/thread-self/schedstat"
 _MAX_LINE: Final = 64
 _NEVER: Final = float("inf")
 
 
 class StolenTime:
-    """The records of one VM's vCPUs, at ``base`` (IPA) in a page of their own.
+    """The records of one VM's vCPUs, at ``base`` (IPA) in a separate page.
 
-    Concurrency: a vCPU's record is updated by its thread alone.
+    Concurrency: only a vCPU's own thread updates its record.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class StolenTime:
         base: int,
         num_cpus: int,
     ) -> None:
-        """Take a page and map it; MemoryError if there is none."""
+        """Allocate a page and map it; MemoryError if none is free."""
         self._memory = memory
         self._allocator = allocator
         self._base = base
@@ -57,7 +57,7 @@ class StolenTime:
         return 0 if is_known else NOT_SUPPORTED
 
     def _begin(self, cpu: int) -> int:
-        """Update the record of a vCPU from now on; return where it is."""
+        """Update the record of a vCPU from now on; return its address."""
         if self._files[cpu] is None:
             try:
                 self._files[cpu] = os.open(_SCHEDSTAT, os.O_RDONLY | os.O_CLOEXEC)
@@ -67,7 +67,7 @@ class StolenTime:
         return self._base + cpu * RECORD_SIZE
 
     def update(self, cpu: int) -> None:
-        """Bring the record of a vCPU up to date, if it is read and was not updated just now."""
+        """Update the record of a vCPU, if it is in use and the period is over."""
         if (now := time.monotonic()) < self._next[cpu]:
             return
         self._next[cpu] = now + PERIOD
@@ -78,7 +78,7 @@ class StolenTime:
             self._memory.write(self._pa + offset, waited.to_bytes(8, "little"))
 
     def close(self) -> None:
-        """Give the page back; no vCPU runs any more."""
+        """Free the page; no vCPU may be running."""
         for file in self._files:
             if file is not None:
                 os.close(file)

@@ -1,9 +1,9 @@
-"""The threads of a guest's vCPUs: who is powered on, who must stand still, how it all ended.
+"""The threads of a guest's vCPUs: which are powered on, which must stand still, and the outcome.
 
-``Vcpus`` is that; ``VcpuGuest`` is the part of a ``Guest`` that follows from it.
+``Vcpus`` has the threads; ``VcpuGuest`` is the part of a ``Guest`` that depends only on them.
 
 A thread parks until its vCPU may run, then calls the guest's ``run(cpu)``, which stays in its loop
-while ``running[cpu]`` is true; whoever makes that false also kicks the PE.
+while ``running[cpu]`` is true; code that makes it false also kicks the PE.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ class TimerLines:
         self._is_virtual_up = self._is_physical_up = False
 
     def sample(self, cntv_ctl: int, cntp_ctl: int) -> None:
-        """Drive the wires as the control registers stood at the exit."""
+        """Drive the wires according to the control registers at the exit."""
         is_up = cntv_ctl & CTL_FIELDS == CTL_ASSERTED
         if is_up != self._is_virtual_up:
             self._is_virtual_up = is_up
@@ -43,14 +43,14 @@ class TimerLines:
 
 
 class Vcpus:
-    """One thread a vCPU, their power states and the outcome of the guest."""
+    """One thread per vCPU, the vCPUs' power states and the outcome of the guest."""
 
     def __init__(
         self, num_cpus: int, run: Callable[[int], None], kick: Callable[[int], None]
     ) -> None:
-        """``run`` and ``kick`` take the index of a vCPU; CPU 0 begins powered on."""
+        """``run`` and ``kick`` take the index of a vCPU; CPU 0 starts powered on."""
         self.running = [False] * num_cpus
-        self.is_halting = False  # some are to stand still
+        self.is_halting = False  # some vCPUs must stand still
         self.exits = [[0] * len(ExitKind) for _ in range(num_cpus)]  # by ExitKind
         self.last_exits = [LastExit() for _ in range(num_cpus)]
         self.outcome: Outcome | None = None
@@ -58,7 +58,7 @@ class Vcpus:
         self._run = run
         self._kick = kick
         self._is_on = [cpu == 0 for cpu in range(num_cpus)]
-        self._is_wanted = [False] * num_cpus  # turned on before it had turned off
+        self._is_wanted = [False] * num_cpus  # turned on again before it was turned off here
         self._is_paused = False
         self._is_held = [False] * num_cpus  # by a debugger
         self._is_inside = [False] * num_cpus  # its thread is in ``run``
@@ -67,10 +67,10 @@ class Vcpus:
         self._threads: list[Thread] = []
 
     def start(self) -> None:
-        """Let CPU 0 run and park the others.
+        """Start the threads: CPU 0 runs, the others park.
 
         Raises:
-            NoThreadError: not all of them have a thread; `finish` ends those that have.
+            NoThreadError: a thread could not be started; `finish` ends the others.
         """
         with self._changed:
             self._update()
@@ -80,7 +80,7 @@ class Vcpus:
             self._threads.append(thread)
 
     def power_on(self, cpu: int, prepare: Callable[[], None]) -> bool:
-        """Turn a vCPU on after ``prepare`` set its registers; False if it was on."""
+        """Call ``prepare`` to set a vCPU's registers, and turn it on; return False if it was on."""
         with self._changed:
             if self._is_on[cpu]:
                 return False
@@ -90,10 +90,10 @@ class Vcpus:
             return True
 
     def follow_on(self, cpu: int) -> None:
-        """Turn a vCPU on because the RMM, which keeps the truth, has turned it on.
+        """Turn a vCPU on because the RMM, which owns the power states, has turned it on.
 
-        The RMM may be ahead of the thread that has yet to turn its vCPU off here: then the next
-        ``power_off`` of that vCPU is out of date and does nothing.
+        The vCPU may have turned itself off before, with its thread still to call ``power_off``:
+        then that call is out of date and has no effect.
         """
         with self._changed:
             self._is_wanted[cpu] = self._is_on[cpu]
@@ -108,28 +108,28 @@ class Vcpus:
             self._update()
 
     def kick(self, cpu: int) -> None:
-        """Make a vCPU's run, or its next one, end at once."""
+        """End a vCPU's current run, or its next one, at once."""
         self._kick(cpu)
 
     def is_on(self, cpu: int, /) -> bool:
-        """Say whether a vCPU is powered on."""
+        """Check whether a vCPU is powered on."""
         return self._is_on[cpu]
 
     def pause(self) -> None:
-        """Hold all vCPUs; return when they stand still, or are let go on again."""
+        """Pause all vCPUs; return when they stand still, or are resumed."""
         with self._changed:
             self._is_paused = True
             self._update()
             self._changed.wait_for(lambda: not any(self._is_inside) or not self._is_paused)
 
     def resume(self) -> None:
-        """Let the vCPUs go on."""
+        """Resume the vCPUs."""
         with self._changed:
             self._is_paused = False
             self._update()
 
     def set_held(self, held: Sequence[bool], /) -> None:
-        """Say of each vCPU whether a debugger holds it; does not wait for it to stand still."""
+        """Set for each vCPU whether a debugger holds it; do not wait for it to stand still."""
         with self._changed:
             self._is_held = list(held)
             self._update()
@@ -147,7 +147,7 @@ class Vcpus:
             )
 
     def finish(self, outcome: Outcome, reason: str = "") -> None:
-        """End the guest; the first outcome is the one that counts."""
+        """End the guest; the first outcome counts."""
         with self._changed:
             if self.outcome is None:
                 self.outcome = outcome
@@ -155,14 +155,14 @@ class Vcpus:
                 self._update()
 
     def wait_going(self) -> None:
-        """Wait until every vCPU that may run has been let in; not on a vCPU's thread."""
+        """Wait until every vCPU that may run has started to; not on a vCPU's thread."""
         with self._changed:
             self._changed.wait_for(
                 lambda: not self._threads or all(map(ge, self._is_inside, self.running))
             )
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
-        """Wait for the outcome and for every thread; raise what a thread raised."""
+        """Wait for the outcome and for every thread; raise an exception of a thread."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.outcome is not None, timeout):
                 return None
@@ -173,7 +173,7 @@ class Vcpus:
         return self.outcome
 
     def _update(self) -> None:
-        """Recompute who may run; the lock is held."""
+        """Recompute which vCPUs may run; the lock is held."""
         may_run = self.outcome is None and not self._is_paused
         self.is_halting = not may_run or any(self._is_held)
         for cpu, is_on in enumerate(self._is_on):
@@ -203,40 +203,40 @@ class Vcpus:
             return self._is_inside[cpu]
 
     def _leave(self, cpu: int) -> None:
-        """Note that a thread is back from ``run``."""
+        """Record that a thread has returned from ``run``."""
         with self._changed:
             self._is_inside[cpu] = False
             self._changed.notify_all()
 
 
 class VcpuGuest(ABC):
-    """The controls that every guest has; a subclass builds it, runs the vCPUs, owns the memory."""
+    """The controls common to all guests; a subclass builds it, runs its vCPUs, owns its memory."""
 
     _vcpus: Vcpus
     _is_built = False
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it ended; None while it runs."""
+        """The outcome; None while it runs."""
         return self._vcpus.outcome
 
     @property
     def is_halting(self) -> bool:
-        """Whether vCPUs are to stand still: devices then hold up none for long."""
+        """Whether vCPUs must stand still: devices must not delay them then."""
         return self._vcpus.is_halting
 
     @property
     def reason(self) -> str:
-        """One line on why it crashed; empty otherwise."""
+        """The reason of a crash in one line; empty otherwise."""
         return self._vcpus.reason
 
     @property
     def exits(self) -> list[list[int]]:
-        """How often each vCPU stopped running, by ``ExitKind``."""
+        """The number of each vCPU's exits, by ``ExitKind``."""
         return self._vcpus.exits
 
     def vcpu_states(self) -> list[VcpuState]:
-        """Return what the host knows of each vCPU; all of them stand still."""
+        """Return the host's knowledge of each vCPU; all of them must stand still."""
         vcpus = self._vcpus
         return [
             VcpuState(vcpus.is_on(cpu), vcpus.exits[cpu], last, self._last_registers(cpu))
@@ -255,29 +255,29 @@ class VcpuGuest(ABC):
 
     @abstractmethod
     def _build(self, progress: Progress | None) -> None:
-        """Do it."""
+        """Build the guest."""
 
     def start(self) -> None:
-        """Build the guest unless that was done, and start the vCPU threads."""
+        """Build the guest if necessary, and start the vCPU threads."""
         self.build()
         self._activate()
         self._vcpus.start()
 
-    def _activate(self) -> None:  # noqa: B027  not every guest has something to do
-        """Do what makes a guest that is built one that may run; a normal VM is one already."""
+    def _activate(self) -> None:  # noqa: B027  a normal VM has nothing to do
+        """Make a built guest runnable; does nothing for a normal VM."""
 
     def wait(self, timeout: float | None = None) -> Outcome | None:
-        """Wait for the end, at most ``timeout`` seconds; raise what a vCPU thread raised."""
+        """Wait for the end, at most ``timeout`` seconds; raise an exception of a vCPU thread."""
         return self._vcpus.wait(timeout)
 
     def stop(self) -> None:
-        """Make every vCPU stand still for good."""
+        """Stop every vCPU for good."""
         self._vcpus.finish(Outcome.STOPPED)
 
     def pause(self) -> None:
-        """Hold every vCPU until ``resume``; returns when all stand still."""
+        """Pause every vCPU until ``resume``; return when all stand still."""
         self._vcpus.pause()
 
     def resume(self) -> None:
-        """Let the vCPUs go on."""
+        """Resume the vCPUs."""
         self._vcpus.resume()

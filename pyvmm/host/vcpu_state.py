@@ -1,4 +1,4 @@
-"""What a guest's host knows of a vCPU, for the report of how the guest ended."""
+"""The host's knowledge of a vCPU, for the report about the guest's end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from pyvmm.arch.machine import GuestRegisters
 
 
 class LastExit:
-    """The last exit that a vCPU made for itself; interrupts of the host are not recorded.
+    """The last exit that a vCPU caused; interrupts of the host are not recorded.
 
-    A vCPU writes it at every exit, so it is a plain object with slots.
+    It is written at every exit, so it is a plain object with slots.
     """
 
     __slots__ = ("call", "esr", "ipa")
@@ -22,7 +22,7 @@ class LastExit:
 
 @dataclass(frozen=True, slots=True)
 class VcpuState:
-    """A vCPU that stands still."""
+    """The state of a vCPU that stands still."""
 
     is_on: bool
     exits: Sequence[int]  # by ExitKind

@@ -1,15 +1,15 @@
-"""The interrupts of a guest: which is pending where, and what goes into the list registers.
+"""The interrupts of a guest: their state, and the contents of the list registers.
 
-A GICv3 with affinity routing, one security state, SPIs, PPIs and SGIs; no LPIs.  This file holds
-the state and its delivery; ``vgic_mmio.py`` shows it as register frames.  A vCPU thread asks
-``load_lrs`` for the list registers to enter the guest with and hands them to ``sync_lrs`` after
-the exit; both the normal VM (ICH_LR<n>_EL2) and a realm (REC_ENTER) work so.
+A GICv3 with affinity routing, one security state, SPIs, PPIs and SGIs; no LPIs.  This file has the
+state and its delivery; ``vgic_mmio.py`` has the register frames.  A vCPU thread gets the list
+registers for an entry from ``load_lrs`` and passes them to ``sync_lrs`` after the exit, both for a
+normal VM (ICH_LR<n>_EL2) and for a realm (REC_ENTER).
 
-Interrupts are bits: every property is one integer whose bit n speaks for INTID n, so a register
-of the distributor is a slice of it and "what may be delivered" is one expression.
+Interrupts are bits: every property is one integer in which bit n belongs to INTID n, so a register
+of the distributor is a slice of it and the set of deliverable interrupts is one expression.
 
-Invariant: an INTID is *held* by at most one CPU, from its place in that CPU's list registers (or
-its activation) until it is neither listed nor active; no other CPU is offered it meanwhile.
+Invariant: an INTID is *held* by at most one CPU, from its entry into that CPU's list registers (or
+its activation) until it is neither listed nor active; no other CPU gets it meanwhile.
 
 Spec: Arm IHI 0069, "Interrupt handling and prioritization", "ICH_LR<n>_EL2".
 """
@@ -51,7 +51,7 @@ Kick = Callable[[int], None]
 
 
 class ListRegisters(Protocol):
-    """List registers wherever they are kept: a list, a tuple, the core's array."""
+    """List registers in any container: a list, a tuple, the core's array."""
 
     def __getitem__(self, index: int, /) -> int:
         """Return ICH_LR<index>_EL2."""
@@ -72,7 +72,7 @@ def intids(bits: int) -> Iterator[int]:
 class Bank:
     """The state of a set of interrupts: the private ones of one CPU, or all SPIs.
 
-    ``latch`` is the pending state that software or an edge set; ``line`` the input wires.  Bits
+    ``latch`` is the pending state set by software or an edge; ``line`` has the input wires.  Bits
     outside ``implemented`` stay zero.
     """
 
@@ -91,11 +91,11 @@ class Bank:
 
     @property
     def pending(self) -> int:
-        """What is pending: latched, or level-sensitive with its line asserted."""
+        """The pending interrupts: latched, or level-sensitive with the line asserted."""
         return self.latch | (self.line & ~self.edge)
 
     def set_line(self, bit: int, level: bool) -> None:
-        """Drive the input; an edge-triggered interrupt latches the rise."""
+        """Drive the input; an edge-triggered interrupt latches the rising edge."""
         if not level:
             self.line &= ~bit
             return
@@ -104,7 +104,7 @@ class Bank:
 
 
 class Cpu:
-    """One CPU's side: its private interrupts, its route bitmap and its list registers."""
+    """One CPU: its private interrupts, its route bitmap and its list registers."""
 
     __slots__ = ("affinity", "held", "is_kicked", "is_loaded", "listed", "private", "spis", "uie")
 
@@ -136,7 +136,7 @@ class Vgic:
         self._kick = kick
 
     def connect(self, kick: Kick) -> None:
-        """Say how to make a CPU leave its guest, so that it comes back to ``load_lrs``."""
+        """Set the function that makes a CPU exit, so that it calls ``load_lrs`` again."""
         self._kick = kick
 
     # --- inputs ---------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Vgic:
                 self._notify(cpu)
 
     def send_sgi(self, cpu: int, value: int) -> None:
-        """Do what a write of ``value`` to ICC_SGI1R_EL1 by ``cpu`` does."""
+        """Perform a write of ``value`` to ICC_SGI1R_EL1 by ``cpu``."""
         bit = 1 << (value >> SGI_INTID_SHIFT & 0xF)
         with self.lock:
             for index in self._sgi_targets(cpu, value):
@@ -173,7 +173,7 @@ class Vgic:
             | (value >> SGI_AFF2_SHIFT & 0xFF) << 16
             | (value >> SGI_AFF3_SHIFT & 0xFF) << 24
         )
-        first = (value >> SGI_RS_SHIFT & 0xF) * 16  # range selector: no CPU of ours is above 15
+        first = (value >> SGI_RS_SHIFT & 0xF) * 16  # range selector: our CPUs are below 16
         for index, cpu in enumerate(self.cpus):
             place = (cpu.affinity & 0xFF) - first
             if cpu.affinity & ~0xFF == cluster and 0 <= place < 16 and value >> place & 1:
@@ -182,7 +182,7 @@ class Vgic:
     # --- the vCPU thread ------------------------------------------------------------------
 
     def load_lrs(self, cpu: int) -> list[int]:
-        """Return the list registers to enter the guest with; the CPU counts as running."""
+        """Return the list registers for an entry; from now on the CPU counts as running."""
         with self.lock:
             this = self.cpus[cpu]
             this.is_loaded = True
@@ -198,7 +198,7 @@ class Vgic:
             return lrs + NO_LRS[len(lrs) :]
 
     def sync_lrs(self, cpu: int, lrs: ListRegisters, hcr: int = 0) -> None:
-        """Take back the list registers after an exit; ``hcr`` is ICH_HCR_EL2 then."""
+        """Process the list registers after an exit; ``hcr`` is ICH_HCR_EL2 at the exit."""
         this = self.cpus[cpu]
         if not this.listed and not hcr >> ICH_HCR_EOICOUNT_SHIFT:
             this.is_loaded = False
@@ -212,21 +212,21 @@ class Vgic:
             this.listed = []
             this.held &= this.private.active | self.spis.active
             if released & ~this.held & ~PRIVATE_MASK & ~this.spis:
-                self.notify_all()  # an SPI that meanwhile is routed to another CPU
+                self.notify_all()  # an SPI has been rerouted to another CPU meanwhile
 
     def hcr(self, cpu: int) -> int:
-        """Return the ICH_HCR_EL2 bits that go with the last ``load_lrs`` (without En)."""
+        """Return the ICH_HCR_EL2 bits for the last ``load_lrs`` (without En)."""
         return self.cpus[cpu].uie
 
     def has_pending(self, cpu: int) -> bool:
-        """Say whether an interrupt waits for this CPU."""
+        """Check whether an interrupt waits for this CPU."""
         with self.lock:
             return bool(self._deliverable(self.cpus[cpu]) & ~self.cpus[cpu].held)
 
     # --- delivery; the lock is held -------------------------------------------------------
 
     def _deliverable(self, cpu: Cpu) -> int:
-        """Pending, enabled, of an enabled group, routed here, and in no other CPU's hands."""
+        """Return the interrupts that are pending, enabled, routed here and not held elsewhere."""
         private, spis = cpu.private, self.spis
         bits = private.pending & private.enabled
         group1 = private.group1
@@ -243,7 +243,7 @@ class Vgic:
         return bits
 
     def _candidates(self, cpu: Cpu) -> int:
-        """Everything with a claim to a list register: the deliverable and the active."""
+        """Return the interrupts for the list registers: the deliverable and the active ones."""
         private, spis = cpu.private, self.spis
         if not (
             private.latch | private.line | private.active | spis.latch | spis.line | spis.active
@@ -263,7 +263,7 @@ class Vgic:
         return held
 
     def _choose(self, cpu: Cpu, candidates: int) -> list[int]:
-        """Sort by claim: active ones first (their EOI needs them), then by priority."""
+        """Sort candidates: active ones first (needed for their EOI), then by priority."""
         order = list(intids(candidates))
         if len(order) > 1:
             active = cpu.private.active | self.spis.active
@@ -285,7 +285,7 @@ class Vgic:
         if is_active:
             lr |= ICH_LR_ACTIVE
         if not bank.edge & bit:
-            # The line is looked at again when the guest is done, so never pending-and-active.
+            # The line is sampled again after the EOI, so it is never pending and active.
             return lr | ICH_LR_EOI | (0 if is_active else ICH_LR_PENDING)
         if bank.latch & bit and (not is_active or bank.enabled & bit):
             bank.latch &= ~bit
@@ -293,7 +293,7 @@ class Vgic:
         return lr
 
     def _fold(self, cpu: Cpu, intid: int, lr: int) -> None:
-        """Absorb what the guest did with one listed interrupt."""
+        """Update the state of one listed interrupt after an exit."""
         bank = self._bank(cpu, intid)
         bit = 1 << intid
         if lr & ICH_LR_ACTIVE:
@@ -304,10 +304,10 @@ class Vgic:
             if lr & ICH_LR_PENDING:
                 bank.latch |= bit
         elif not lr & (ICH_LR_PENDING | ICH_LR_ACTIVE):
-            bank.latch &= ~bit  # a software-made pending state ends with its handling
+            bank.latch &= ~bit  # a pending state set by software ends with its handling
 
     def _deactivate_unlisted(self, cpu: Cpu, count: int) -> None:
-        """Serve EOIs of active interrupts that had no list register, highest priority first."""
+        """Deactivate active interrupts without a list register, highest priority first."""
         if not count:
             return
         unlisted = cpu.held & (cpu.private.active | self.spis.active)
@@ -316,7 +316,7 @@ class Vgic:
             self._bank(cpu, intid).active &= ~(1 << intid)
 
     def _notify(self, index: int) -> None:
-        """Kick a CPU that runs its guest without something it should have by now."""
+        """Kick a CPU that runs its guest without a newly deliverable interrupt."""
         cpu = self.cpus[index]
         if not cpu.is_loaded or cpu.is_kicked or self._kick is None:
             return
@@ -327,14 +327,14 @@ class Vgic:
             self._kick(index)
 
     def notify_all(self) -> None:
-        """Kick whoever misses an interrupt; the caller holds the lock."""
+        """Kick every CPU that lacks an interrupt; the caller holds the lock."""
         for index in range(len(self.cpus)):
             self._notify(index)
 
     # --- registers; the lock is held --------------------------------------------------------
 
     def route(self, intid: int, affinity: int) -> None:
-        """Send an SPI to the CPU of that affinity, or nowhere if there is none."""
+        """Route an SPI to the CPU of that affinity, or nowhere if it does not exist."""
         bit = 1 << intid
         self.routes[intid] = affinity
         for cpu in self.cpus:
@@ -344,7 +344,7 @@ class Vgic:
                 cpu.spis &= ~bit
 
     def release_inactive(self) -> None:
-        """Let go of what GICD_ICACTIVER deactivated; a running guest's LRs have the last word."""
+        """Release interrupts deactivated by GICD_ICACTIVER, except those of running CPUs."""
         for cpu in self.cpus:
             if not cpu.is_loaded:
                 cpu.held &= cpu.private.active | self.spis.active

@@ -1,10 +1,10 @@
-"""The register frames of the guest's interrupt controller: one GICD, and one GICR a CPU.
+"""The register frames of the guest's interrupt controller: one GICD, and one GICR per CPU.
 
 The registers from IGROUPR to ICFGR have the same offsets in the GICD (for SPIs) and in the SGI
-frame of a GICR (for INTID 0..31), and a ``Bank`` ignores the INTIDs it does not implement; so one
-pair of functions serves both.  Everything that has no meaning here reads as zero and ignores
-writes, as IHI 0069 lets it: LPIs, message-based SPIs, the legacy registers; and GICR_WAKER, as
-under KVM: a redistributor is always awake.
+frame of a GICR (for INTID 0..31), and a ``Bank`` ignores INTIDs that it does not implement; so one
+pair of functions serves both.  Unimplemented registers read as zero and ignore writes, as IHI 0069
+allows: LPIs, message-based SPIs, the legacy registers; and GICR_WAKER, as under KVM: a
+redistributor is always awake.
 
 Spec: Arm IHI 0069, "Distributor register map", "Redistributor register map".
 """
@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from pyvmm.arch import gic
 from pyvmm.host.vgic import Bank, Vgic
 
-IIDR = 0x5000_0000  # product 'P' of no registered implementer: no driver has a quirk for it
+IIDR = 0x5000_0000  # product 'P', no registered implementer: no driver has a quirk for it
 WORD = 0xFFFF_FFFF
 
 
@@ -41,7 +41,7 @@ class Distributor(_Frame):
     """The GICD frame (64 KiB), an MMIO device."""
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write a register; 1- and 2-byte writes reach only the priorities."""
+        """Write a register; 1- and 2-byte writes affect only the priorities."""
         with self._vgic.lock:
             if size >= 4:
                 self._write(offset & ~3, value & WORD)
@@ -109,13 +109,13 @@ class Redistributor(_Frame):
         )
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Write a register; 1- and 2-byte writes reach only the priorities."""
+        """Write a register; 1- and 2-byte writes affect only the priorities."""
         sgi_offset = offset - gic.GICR_SGI_FRAME
         with self._vgic.lock:
             if gic.GICD_IPRIORITYR <= sgi_offset < gic.GICD_ITARGETSR:
                 write_priorities(self._bank, sgi_offset - gic.GICD_IPRIORITYR, size, value)
             elif size >= 4 and gic.GICD_IGROUPR <= sgi_offset < gic.GICD_IGRPMODR:
-                # The word above an 8-byte write would be that of INTIDs 32..63: none here.
+                # The upper word of an 8-byte write is for INTIDs 32..63: not implemented here.
                 write_bank(self._vgic, self._bank, sgi_offset & ~3, value & WORD)
                 self._vgic.notify_all()
 
@@ -180,7 +180,7 @@ def write_bank(vgic: Vgic, bank: Bank, offset: int, value: int) -> None:
 
 
 def write_priorities(bank: Bank, first: int, size: int, value: int) -> None:
-    """Write ``size`` priorities from INTID ``first`` on; only the implemented bits stick."""
+    """Write ``size`` priorities from INTID ``first`` on; only implemented bits are kept."""
     for intid in range(first, first + size):
         if bank.implemented >> intid & 1:
             bank.priority[intid] = value & gic.PRIORITY_MASK
@@ -188,7 +188,7 @@ def write_priorities(bank: Bank, first: int, size: int, value: int) -> None:
 
 
 def _read_config(bank: Bank, offset: int) -> int:
-    """Spread 16 configuration bits to the odd bits of ICFGR<n>; 1 is edge-triggered."""
+    """Move 16 configuration bits to the odd bits of ICFGR<n>; 1 is edge-triggered."""
     edge = bank.edge >> 4 * offset & 0xFFFF
     return sum(2 << 2 * n for n in range(16) if edge >> n & 1)
 

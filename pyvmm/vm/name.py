@@ -9,11 +9,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 def check_name(name: str) -> str:
-    """Return the name if an instance may have it.
+    """Return the name if it is valid.
 
     Raises:
-        UserError: it may not.
+        UserError: it is not.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(f"name {name!r}: give at most 64 letters, digits, and _ . - but no - first")
+        raise UserError(f"name {name!r}: give up to 64 letters, digits, _ . - but no . or - first")
     return name

@@ -92,7 +92,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --gdb {}", "Address already in use"),
         ("run --gdb {}/none/gdb", "No such file or directory"),
         ("run --gdb-wait", "--gdb-wait requires --gdb"),
-        ("run --realm --no-hes --gdb {}/gdb", "a realm shows neither registers nor memory"),
+        ("run --realm --no-hes --gdb {}/gdb", "a realm hides its registers and memory"),
         ("run --colour", "No such option"),
         ("run --timeout soon", "--timeout"),
         ("run --timeout nan", "'nan' is not a number of seconds"),

@@ -99,7 +99,7 @@ def test_what_cannot_be_removed_is_told(small: Path) -> None:
         lines = ended.errors.splitlines()
         assert (ended.code, len(lines)) == (ExitCode.BAD_INPUT, 2)
         for name, line in zip(("r1", "r2"), lines, strict=True):
-            assert line.endswith(f": Read-only file system: {name} is still there")
+            assert line.endswith(f": Read-only file system: {name} could not be removed")
         ended = pyvmm("create", "r3", *VM)
         assert (ended.code, ended.errors.count("\n")) == (ExitCode.BAD_INPUT, 1)
         assert pyvmm("run", *VM).code == ExitCode.OK

@@ -120,10 +120,10 @@ def test_one_of_two_gets_the_name(tmp_path: Path) -> None:
     with running("create", "r1", *VM) as one, running("create", "r1", *VM) as other:
         errors = [each.communicate(timeout=PATIENCE)[1] for each in (one, other)]
     assert {one.returncode, other.returncode} == {ExitCode.OK, ExitCode.BAD_INPUT}
-    line = rb"pyvmm: r1 is (building|new) already: choose another name\n"
+    line = rb"pyvmm: r1 exists and is (building|new): choose another name\n"
     assert re.fullmatch(line, max(errors))
     ended = pyvmm("run", "--name", "r1", kernel(tmp_path, IDLE))
-    assert result(ended) == (2, "", "pyvmm: r1 is new already: choose another name\n")
+    assert result(ended) == (2, "", "pyvmm: r1 exists and is new: choose another name\n")
 
 
 def test_run_is_an_instance_like_any_other(runtime: Path, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_several_at_once(runtime: Path, tmp_path: Path) -> None:
     for name in ("r1", "r2", "r3"):
         create(name, *VM, kernel(tmp_path, IDLE))
     ended = verb("start", "r1", "r0", "-n", "r2")
-    assert result(ended) == (2, "", "pyvmm: no instance r0: pyvmm list shows what there is\n")
+    assert result(ended) == (2, "", "pyvmm: no instance r0: pyvmm list shows all instances\n")
     assert [status(name)["state"] for name in ("r1", "r2", "r3")] == ["running", "running", "new"]
     assert result(verb("stop", "--all")) == DONE
     assert {status(name)["state"] for name in ("r1", "r2", "r3")} == {"shut off"}
@@ -383,7 +383,7 @@ def test_the_wishes_of_many_come_to_one_end(runtime: Path, tmp_path: Path) -> No
             output, errors = process.communicate(timeout=PATIENCE)
             assert (output, errors.count(b"\n") <= 1, b"Traceback" in errors) == (b"", True, False)
             if command in {"stop", "destroy"} and process.returncode:
-                assert errors == b"pyvmm: no instance r1: pyvmm list shows what there is\n"
+                assert errors == b"pyvmm: no instance r1: pyvmm list shows all instances\n"
     assert left(runtime) == []
 
 
@@ -434,7 +434,7 @@ def test_debug_looks_into_a_normal_vm_and_not_into_a_realm(tmp_path: Path) -> No
     assert verb("debug", "r1", "--nmi", "2").code == ExitCode.BAD_INPUT
     assert verb("debug", "r2").code == ExitCode.BAD_INPUT
     create("r2", *REALM)
-    refused = "pyvmm: a realm shows neither registers nor memory to its host"
+    refused = "pyvmm: a realm hides its registers and memory from its host"
     for asked in ((), ("--json",)):
         ended = verb("debug", "r2", *asked)
         assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")

@@ -97,7 +97,9 @@ class Rig:
         finally:
             begun = self.machine.buffer(Pas.REALM)[pa - DRAM_BASE :][0]
             realm.close()
-        assert "wants memory" in realm.reason or not realm.reason  # the only crash that is its own
+        assert (
+            "outside its RAM" in realm.reason or not realm.reason
+        )  # the only crash that is its own
         return begun
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""An instance whose guest is played, and whose agent is real and runs on this machine."""
+"""An instance with a scripted guest and a real agent, which runs on this machine."""
 
 import socket
 import subprocess
@@ -12,7 +12,7 @@ PATIENCE = 30.0
 
 
 class Running(Served):
-    """An instance that runs, or will; `port.start` lets its agent be heard."""
+    """An instance that runs or will run; `port.start` connects its agent."""
 
     def __init__(self, directory: Directory, program: Path, *, is_started: bool = True) -> None:
         super().__init__(directory)

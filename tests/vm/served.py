@@ -1,4 +1,4 @@
-"""An instance that is served on its socket, with a guest that is played."""
+"""An instance with an API server and a scripted guest."""
 
 import socket
 from contextlib import ExitStack
@@ -11,7 +11,7 @@ from tests.vm.stage import OwnerThread
 
 
 class Served:
-    """An instance, new, with its server; what a client does not say in time is a failure."""
+    """A new instance with its server; a client's time-out fails the test."""
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory

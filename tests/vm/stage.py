@@ -1,4 +1,4 @@
-"""A platform whose guest plays its part from the test."""
+"""A platform with a scripted guest."""
 
 import os
 import threading
@@ -30,7 +30,7 @@ END_OF_PANIC = b"[ 1.0] ---[ end Kernel panic - not syncing: x ]---\n"
 
 
 class PrivateMemory:
-    """Guest memory of which nothing is shared."""
+    """Guest memory without any shared pages."""
 
     def read(self, addr: int, _size: int) -> bytes:
         """Refuse."""
@@ -46,7 +46,7 @@ class PrivateMemory:
 
 
 class NoDebug(DebugPort):
-    """A port on no vCPU at all."""
+    """A debug port without vCPUs."""
 
     def registers(self, cpu: int) -> GuestRegisters:
         """Have none."""
@@ -79,7 +79,7 @@ class NoDebug(DebugPort):
 
 
 class ScriptedGuest:
-    """A guest that does what a function of the test does with its bus, then ends."""
+    """A guest whose script, a function of the test, uses its bus; then it ends."""
 
     def __init__(self, bus: Bus, script: Callable[[Bus], Outcome | None]) -> None:
         self.dma = PrivateMemory()
@@ -95,7 +95,7 @@ class ScriptedGuest:
 
     @property
     def exits(self) -> list[list[int]]:
-        """Have made one exit of each kind."""
+        """Return one exit of each kind."""
         return [[1] * len(ExitKind)]
 
     def vcpu_states(self) -> list[VcpuState]:
@@ -107,13 +107,13 @@ class ScriptedGuest:
         self.released.append((ipa, size))
 
     def build(self, progress: Progress | None = None) -> None:
-        """Have little to load, in two steps."""
+        """Report two steps of loading."""
         for step in range(2):
             if progress is not None:
                 progress(step, 2)
 
     def start(self) -> None:
-        """Play."""
+        """Run the script."""
         self.calls.append("start")
         outcome = self._script(self.bus)
         if outcome is not None:
@@ -137,7 +137,7 @@ class ScriptedGuest:
         self.calls.append("resume")
 
     def debug_port(self) -> DebugPort:
-        """Have one without vCPUs."""
+        """Return a port without vCPUs."""
         return NoDebug(Vcpus(0, lambda _: None, lambda _: None), 0)
 
     def send_serror(self, cpu: int) -> None:
@@ -154,7 +154,7 @@ class ScriptedGuest:
 
 
 def idle(_bus: Bus) -> None:
-    """Play a guest that does nothing, until it is stopped."""
+    """Do nothing until the guest is stopped."""
 
 
 class Stage:
@@ -168,7 +168,7 @@ class Stage:
         self.out_reader, self.out_writer = os.pipe()
 
     def close(self) -> None:
-        """Put the terminal away."""
+        """Close the terminal."""
         for fd in (self.in_reader, self.in_writer, self.out_reader, self.out_writer):
             os.close(fd)
 
@@ -180,11 +180,11 @@ class Stage:
         return self.guest
 
     def rim(self) -> bytes:
-        """Have a realm that is measured, whatever it is."""
+        """Return a measurement for every guest."""
         return b"\x12\x34"
 
     def usage(self) -> Usage:
-        """Have done little."""
+        """Return small figures."""
         return Usage((7,), dict.fromkeys(Pas, 2), dict.fromkeys(Pas, 4096))
 
     def run(self, options: VmOptions, timeout: float | None = None) -> tuple[ExitCode, bytes]:
@@ -219,12 +219,12 @@ class OwnerThread:
         self._thread = threading.Thread(target=self._run, name="owner", daemon=True)
 
     def assemble(self, log: ConsoleLog) -> Instance:
-        """Put the guest together."""
+        """Make the guest."""
         return Instance(self.options, CONFIG, self.stage, None, log)
 
     @property
     def guest(self) -> ScriptedGuest:
-        """The guest, once it is there."""
+        """The guest, once it exists."""
         assert self.stage.guest is not None
         return self.stage.guest
 

@@ -59,7 +59,7 @@ def test_payload_never_overlaps(ram_size: int, initrd_size: int, kernel_end: int
 
 
 def test_large_initrd_gets_a_place_above_256_mib() -> None:
-    """What does not fit into the usual window may use the first 1 GiB."""
+    """A payload that does not fit in the usual window may use the first 1 GiB."""
     placement = place(2 * GIB, 400 * MIB, RAM_BASE + 64 * MIB)
     assert placement is not None
     assert placement.initrd + 400 * MIB <= placement.dtb
@@ -72,7 +72,7 @@ def test_ipa_space_has_an_unprotected_half() -> None:
 
 
 def test_devices_do_not_overlap() -> None:
-    """Every region of the fixed map, with the most CPUs, stays clear of the others."""
+    """The regions of the fixed map do not overlap, with the maximum number of CPUs."""
     layout = MemoryMap(GIB, memory_map.MAX_CPUS)
     regions = [
         *((memory_map.uart_base(n), memory_map.UART_SIZE) for n in range(memory_map.NUM_UARTS)),

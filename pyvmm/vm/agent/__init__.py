@@ -1,1 +1,1 @@
-"""The host's side of the guest agent: commands and reports from inside a guest."""
+"""The host's side of the guest agent: run commands and get attestation tokens in a guest."""

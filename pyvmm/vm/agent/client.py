@@ -1,7 +1,7 @@
-"""The host's side of the guest agent: commands and reports from inside the guest.
+"""The client of the guest agent: runs commands and gets attestation tokens in the guest.
 
-The guest is not trusted: whatever its agent sends ends in an `AgentError` at worst, and holds no
-more of our memory than a window a command.  Nor does the guest trust us: see docs/agent.md.
+The guest is not trusted: invalid data from its agent raises an `AgentError`, and its output takes
+at most one window of memory per command.  Nor does the guest trust us: see docs/agent.md.
 """
 
 import threading
@@ -38,7 +38,7 @@ from pyvmm.vm.agent.protocol import (
     exec_payload,
 )
 
-#: Bytes that may wait for an agent which does not read its port.
+#: Bytes that may wait for an agent that does not read its port.
 MAX_BACKLOG: Final = 1 << 22
 MAX_TOKEN: Final = 1 << 16
 _NO_LIMIT: Final = 0xFFFF_FFFF
@@ -50,19 +50,19 @@ class Port(Protocol):
 
     @property
     def backlog(self) -> int:
-        """How many bytes wait for the guest."""
+        """The number of bytes waiting for the guest."""
         ...
 
     def send(self, data: bytes) -> bool:
-        """Send bytes; False if nobody in the guest has the port open."""
+        """Send bytes; return False if the port is closed in the guest."""
         ...
 
 
 class AgentClient:
-    """The agent of one guest; a `PortUser`.
+    """The client of one guest's agent; a `PortUser`.
 
-    Concurrency: any thread.  ``lock`` is never held while something is sent, for the port calls
-    back with its own lock held.
+    Concurrency: any thread.  ``lock`` is never held while sending, because the port calls back
+    with its own lock held.
     """
 
     def __init__(self) -> None:
@@ -70,8 +70,8 @@ class AgentClient:
         self._changed = threading.Condition(self.lock)
         self._port: Port | None = None
         self._reader = FrameReader()
-        self._abilities: int | None = None  # None: no agent, or none that said hello
-        self._problem = ""  # why what the guest sends is not listened to
+        self._abilities: int | None = None  # None: no agent has said hello
+        self._problem = ""  # why data from the guest is ignored
         self._num_channels = 0
         self._commands: dict[int, Command] = {}
         self._last_channel = 0
@@ -91,19 +91,19 @@ class AgentClient:
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is no reason to wait: an agent, no port for one, or none to be had."""
+        """Whether waiting is pointless: an agent is ready, has failed, or has no port."""
         return self._port is None or self.is_ready or bool(self._problem)
 
     @property
     def ended(self) -> Status | None:
-        """How the guest's one program ended, where its root file system has but one."""
+        """How the guest's program ended, with a root file system for one program."""
         return self._ended
 
     def wait_ready(self, timeout: float) -> None:
-        """Return when there is an agent.
+        """Wait for an agent.
 
         Raises:
-            AgentError: none within that many seconds.
+            AgentError: no agent is ready within ``timeout`` seconds.
         """
         with self._changed:
             self._changed.wait_for(lambda: self.is_settled, timeout)
@@ -112,11 +112,11 @@ class AgentClient:
     def start(
         self, argv: Sequence[str], env: Mapping[str, str] | None = None, directory: str = ""
     ) -> Command:
-        """Start a command; variables are added to those that the agent has.
+        """Start a command; ``env`` is added to the agent's variables.
 
         Raises:
-            UserError: the command cannot be passed on as it is.
-            AgentError: no agent, or one that may not.
+            UserError: the command is invalid or too long.
+            AgentError: no agent is ready, or it may not run commands.
         """
         return self._start(Request.EXEC, exec_payload(argv, env or {}, directory), Ability.EXEC)
 
@@ -127,11 +127,9 @@ class AgentClient:
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Completed:
-        """Run a command to its end.
+        """Run a command to its end; ``timeout`` limits the seconds without input or output.
 
-        It may go on without a word for ``timeout`` seconds.
-
-        Raises: as `start` and `Command.read` do.
+        Raises: see `start` and `Command.read`.
         """
         with self.start(argv, env) as command:
             feeder = threading.Thread(target=_feed, args=(command, stdin, timeout), daemon=True)
@@ -139,14 +137,14 @@ class AgentClient:
             return collect(command, timeout)
 
     def attest(self, challenge: bytes, timeout: float | None = None) -> bytes:
-        """Return a token on the challenge, as the guest's Linux gives it.
+        """Return an attestation token for the challenge, from the guest's Linux.
 
         Args:
             challenge: 64 bytes.
             timeout: seconds.
 
         Raises:
-            AgentError: no agent, or no token; the reason is the guest's.
+            AgentError: no agent is ready, or it returned no token; the message has its reason.
         """
         if len(challenge) != CHALLENGE_SIZE:
             raise UserError(f"the challenge has {len(challenge)} bytes: give {CHALLENGE_SIZE}")
@@ -154,14 +152,14 @@ class AgentClient:
             completed = collect(command, timeout, MAX_TOKEN)
         if completed.status.code or not completed.stdout:
             words = completed.stderr.decode(errors="replace").split()
-            raise AgentError(f"no token: {' '.join(words)[:200] or 'the agent does not say why'}")
+            raise AgentError(f"no token: {' '.join(words)[:200] or 'the agent gives no reason'}")
         return completed.stdout
 
     def ping(self, timeout: float) -> float:
-        """Return how long an answer takes, in seconds.
+        """Return the time until the agent answers, in seconds.
 
         Raises:
-            AgentError: no agent, or no answer in time.
+            AgentError: no agent is ready, or it does not answer in time.
         """
         start = time.monotonic()
         with self._changed:
@@ -191,13 +189,13 @@ class AgentClient:
         return command
 
     def send(self, data: bytes) -> None:
-        """Send a frame; without the lock held."""
+        """Send a frame; the lock must not be held."""
         if self._port is not None and self._port.send(data) and self._port.backlog > MAX_BACKLOG:
             with self._changed:
-                self._fail("it does not read what it is sent")
+                self._fail("it does not read its input")
 
     def close(self) -> None:
-        """End for good: the guest is over."""
+        """End for good: the guest has ended."""
         with self._changed:
             self._problem = "the guest has ended"
             self._has_closed = True
@@ -206,14 +204,14 @@ class AgentClient:
     # --- the port's side -------------------------------------------------------------------------
 
     def opened(self) -> None:
-        """Begin with a new agent."""
+        """Start with a new agent."""
         with self._changed:
             self._reader.reset()
             if not self._has_closed:
                 self._problem = ""
 
     def received(self, data: bytes) -> None:
-        """Take bytes from the agent."""
+        """Process bytes from the agent."""
         with self._changed:
             if self._problem:
                 return
@@ -224,7 +222,7 @@ class AgentClient:
                 self._fail(f"it sent {error}")
 
     def closed(self) -> None:
-        """End with the agent that was there."""
+        """Fail all commands: the agent is gone."""
         with self._changed:
             self._drop("the guest's agent is gone, and the command with it")
 
@@ -237,7 +235,7 @@ class AgentClient:
             raise AgentError(self._problem)
         if not self.is_ready:
             raise AgentError(
-                "no agent in this guest: wait until it has booted, or make its image with"
+                "this guest has no agent: wait until it has booted, or build its image with"
                 " pyvmm image build"
             )
 
@@ -260,7 +258,7 @@ class AgentClient:
             self._ended = Status(*frame.status())
         else:
             command = self._commands.get(frame.channel)
-            if command is not None:  # it may have ended with the agent's predecessor
+            if command is not None:  # it may belong to an earlier agent
                 command.take(frame)
                 if command.has_ended:
                     del self._commands[frame.channel]
@@ -269,14 +267,14 @@ class AgentClient:
         if self.is_ready:
             raise FrameError("hello twice")
         if version != VERSION:
-            raise FrameError(f"version {version} of the protocol, which is {VERSION} here")
+            raise FrameError(f"protocol version {version}; this pyvmm speaks {VERSION}")
         self._abilities = abilities
         self._num_channels = num_channels
         self._changed.notify_all()
 
     def _fail(self, problem: str) -> None:
-        """Listen no more until an agent comes anew."""
-        self._problem = f"the guest's agent is none of ours: {problem}"
+        """Ignore the agent until a new one opens the port."""
+        self._problem = f"the guest's agent is not compatible: {problem}"
         self._drop(self._problem)
 
     def _drop(self, reason: str) -> None:
@@ -288,6 +286,6 @@ class AgentClient:
 
 
 def _feed(command: Command, data: bytes, timeout: float | None) -> None:
-    with suppress(AgentError):  # the reader is told as well
+    with suppress(AgentError):  # the reader gets it too
         command.feed(data, timeout)
         command.end_input()

@@ -1,4 +1,4 @@
-"""A command that runs in a guest, as its agent tells of it."""
+"""A command that runs in a guest."""
 
 import sys
 import threading
@@ -23,24 +23,24 @@ from pyvmm.vm.agent.protocol import (
 
 #: Bytes of output that a command may be ahead of its reader.
 WINDOW: Final = 1 << 18
-#: Pieces that it is kept in: single bytes must not cost more than what comes at once.
+#: Limit for the pieces that buffered output is kept in, so that single bytes do not cost more.
 _MAX_PIECES: Final = 256
 _NO_LIMIT: Final = 0xFFFF_FFFF
 _SIGKILL: Final = 9
 NUMBER_PAYLOAD: Final = Struct("<I")
 
 REASONS: Final[Mapping[int, str]] = {
-    Reason.BUSY: "the guest's agent has as many commands as it can: wait for one to end",
+    Reason.BUSY: "the guest's agent has reached its limit of commands: wait for one to end",
     Reason.NOT_ALLOWED: (
-        "this guest does not let its host do that: its kernel parameters may,"
-        " with pyvmm.agent=exec or pyvmm.agent=attest"
+        "this guest does not allow its host to do that: its kernel parameters can, with"
+        " pyvmm.agent=exec or pyvmm.agent=attest"
     ),
-    Reason.MALFORMED: "the guest's agent does not understand us: make its image anew",
+    Reason.MALFORMED: "the guest's agent rejected the request as malformed: build its image again",
 }
 
 
 class AgentError(UserError):
-    """The guest's agent does not do what was asked; the guest goes on."""
+    """A request to the guest's agent failed; the guest continues."""
 
 
 class Sender(Protocol):
@@ -48,7 +48,7 @@ class Sender(Protocol):
 
     @property
     def lock(self) -> threading.Lock:
-        """Guards the commands; not held while something is sent."""
+        """Guards the commands; not held while sending."""
         ...
 
     def send(self, data: bytes) -> None:
@@ -57,7 +57,7 @@ class Sender(Protocol):
 
 
 class Stream(Enum):
-    """Where a command wrote to."""
+    """The stream that a command wrote to."""
 
     STDOUT = Reply.STDOUT
     STDERR = Reply.STDERR
@@ -65,7 +65,7 @@ class Stream(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Something that a command wrote."""
+    """Output of a command."""
 
     stream: Stream
     data: bytes
@@ -80,7 +80,7 @@ class Status:
 
     @property
     def code(self) -> int:
-        """As a shell has it in $?."""
+        """The value of $? in a shell."""
         return 128 + self.signal if self.signal else self.exit_status
 
 
@@ -94,7 +94,7 @@ class Completed:
 
 
 class Command:
-    """One command in the guest; leave it as a context manager, which kills what still runs.
+    """One command in the guest; a context manager that kills it at the end if it still runs.
 
     One thread may read while another feeds.
     """
@@ -104,22 +104,22 @@ class Command:
         self._channel = channel
         self._changed = threading.Condition(client.lock)
         self._output: deque[tuple[Stream, bytearray]] = deque()
-        self._held = 0  # bytes that were granted, came, and were not granted anew
+        self._held = 0  # bytes received and not granted again yet
         self._consumed = 0  # those of them that were read
-        self._credit = 0  # bytes of input that the guest takes now
+        self._credit = 0  # bytes of input that the guest accepts now
         self._status: Status | None = None
         self._error: AgentError | None = None
         self._is_closed = False
 
     def read(self, timeout: float | None = None) -> Output | Status:
-        """Return what it writes next; after all of that, how it ended.
+        """Return the next output; after all output, the status.
 
         Raises:
-            AgentError: nothing came in time (seconds), or the agent is gone.
+            AgentError: nothing arrived in time (seconds), or the agent is gone.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._output or self._is_over, timeout):
-                raise AgentError(f"the command has said nothing for {timeout:g} s")
+                raise AgentError(f"the command has written nothing for {timeout:g} s")
             if not self._output:
                 return self._outcome()
             stream, data = self._output.popleft()
@@ -133,12 +133,12 @@ class Command:
         return output
 
     def feed(self, data: bytes, timeout: float | None = None) -> None:
-        """Give it input; returns when all of it is on its way.
+        """Send input; return when all of it is sent.
 
-        What a command does not read any more is dropped, as it is of a closed pipe.
+        Input for a command that has closed its standard input is dropped.
 
         Raises:
-            AgentError: it did not read on in time (seconds), or the agent is gone.
+            AgentError: it did not read in time (seconds), or the agent is gone.
         """
         left = memoryview(data)
         while left:
@@ -158,11 +158,11 @@ class Command:
         self._client.send(encode(Request.STDIN, self._channel))
 
     def signal(self, number: int) -> None:
-        """Send a signal to it and to the processes that it started."""
+        """Send a signal to the command and its children."""
         self._client.send(encode_number(Request.SIGNAL, self._channel, number))
 
     def close(self) -> None:
-        """Be done with it: what still runs is killed, what it still writes is dropped."""
+        """Kill the command if it still runs, and drop further output."""
         with self._changed:
             has_ended = self.has_ended
             self._is_closed = True
@@ -186,16 +186,16 @@ class Command:
         if self._error is not None:
             raise self._error
         if self._status is None:
-            raise AgentError("the command was given up")
+            raise AgentError("the command was abandoned")
         return self._status
 
     # --- for the client, which holds the lock ----------------------------------------------------
 
     def take(self, frame: Frame) -> None:
-        """Take a frame of this channel.
+        """Process a frame of this channel.
 
         Raises:
-            FrameError: it is none that may come now.
+            FrameError: it is not valid now.
         """
         match frame.type:
             case Reply.STDOUT | Reply.STDERR:
@@ -207,7 +207,9 @@ class Command:
             case Reply.REFUSED:
                 (reason,) = frame.numbers(NUMBER_PAYLOAD)
                 self._error = AgentError(
-                    REASONS.get(reason, f"the guest's agent refuses: {reason}")
+                    REASONS.get(
+                        reason, f"the guest's agent refused for the unknown reason {reason}"
+                    )
                 )
             case _:
                 raise FrameError(f"a frame of type {frame.type}")
@@ -219,7 +221,7 @@ class Command:
         self._held += len(data)
         if self._held > WINDOW:
             raise FrameError("more output than was granted")
-        # Neighbours are of different streams; where they are many, order among the two is lost.
+        # Neighbours belong to different streams; with too many pieces, their order is lost.
         near = [self._output[-n] for n in (1, 2) if n <= len(self._output)]
         if len(self._output) < _MAX_PIECES:
             near = near[:1]
@@ -230,13 +232,13 @@ class Command:
         self._output.append((stream, bytearray(data)))
 
     def fail(self, error: AgentError) -> None:
-        """End without a status."""
+        """End the command without a status."""
         self._error = error
         self._changed.notify_all()
 
     @property
     def has_ended(self) -> bool:
-        """Whether no frame of this channel may come any more."""
+        """Whether the channel is closed: no more frames may come."""
         return self._status is not None or self._error is not None
 
 
@@ -246,5 +248,5 @@ def collect(command: Command, timeout: float | None, limit: int = sys.maxsize) -
     while isinstance(output := command.read(timeout), Output):
         streams[output.stream] += output.data
         if len(streams[output.stream]) > limit:
-            raise AgentError(f"the guest's answer has more than {limit} bytes")
+            raise AgentError(f"the guest's answer is too long; the limit is {limit} bytes")
     return Completed(output, bytes(streams[Stream.STDOUT]), bytes(streams[Stream.STDERR]))

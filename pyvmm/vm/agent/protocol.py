@@ -1,4 +1,4 @@
-"""The frames that go through the guest agent's port; the other end is `guests/agent/serve.c`.
+"""The frames on the guest agent's port; the other end is `guests/agent/serve.c`.
 
 A frame is a header (channel, type, size of the payload) and the payload, all little-endian.  A
 channel is one process in the guest, numbered by the host; 0 is the agent itself.
@@ -16,7 +16,7 @@ PORT_NAME: Final = "org.pyvmm.agent.0"
 VERSION: Final = 1
 CHALLENGE_SIZE: Final = 64
 MAX_PAYLOAD: Final = 0xFFFF
-_MAX_STRINGS: Final = 8000  # arguments and variables, and room for what the agent adds
+_MAX_STRINGS: Final = 8000  # arguments and variables, with room for those that the agent adds
 
 _header = Struct("<IHH")
 _counts = Struct("<HH")
@@ -27,7 +27,7 @@ MAX_SIGNAL: Final = 64
 
 
 class Request(IntEnum):
-    """What the host sends."""
+    """Frames from the host."""
 
     EXEC = 1
     ATTEST = 2
@@ -38,7 +38,7 @@ class Request(IntEnum):
 
 
 class Reply(IntEnum):
-    """What the agent sends."""
+    """Frames from the agent."""
 
     HELLO = 1
     STDOUT = 2
@@ -51,14 +51,14 @@ class Reply(IntEnum):
 
 
 class Ability(IntEnum):
-    """What an agent may do for the host."""
+    """Bits for what an agent may do for the host."""
 
     ATTEST = 1
     EXEC = 2
 
 
 class Reason(IntEnum):
-    """Why it does not do it."""
+    """Why the agent refuses a request."""
 
     BUSY = 1
     NOT_ALLOWED = 2
@@ -66,7 +66,7 @@ class Reason(IntEnum):
 
 
 class FrameError(Exception):
-    """Bytes from the guest that no agent of ours sends."""
+    """Invalid data from the guest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +81,17 @@ class Frame:
         """Return the payload's numbers.
 
         Raises:
-            FrameError: it is shorter or longer.
+            FrameError: the payload has another size.
         """
         if len(self.payload) != layout.size:
             raise FrameError(f"a frame of type {self.type} with {len(self.payload)} bytes")
         return layout.unpack(self.payload)
 
     def status(self) -> tuple[int, int]:
-        """Return the exit status and the signal that the payload has.
+        """Return the exit status and the signal in the payload.
 
         Raises:
-            FrameError: Linux has no such status, or no such signal.
+            FrameError: the status or the signal does not exist in Linux.
         """
         status, signal = self.numbers(_status)
         if status > _MAX_STATUS or signal > MAX_SIGNAL:
@@ -100,13 +100,13 @@ class Frame:
 
 
 class FrameReader:
-    """Cuts a stream into frames; holds less than one frame."""
+    """Splits a stream into frames; buffers less than one frame."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Take bytes and yield the frames that are whole now."""
+        """Add bytes; yield the complete frames."""
         self._data += data
         at = 0
         while len(self._data) - at >= _header.size:
@@ -119,7 +119,7 @@ class FrameReader:
         del self._data[:at]
 
     def reset(self) -> None:
-        """Forget the beginning of a frame."""
+        """Discard an incomplete frame."""
         self._data.clear()
 
 
@@ -134,23 +134,23 @@ def encode_number(kind: Request, channel: int, number: int) -> bytes:
 
 
 def exec_payload(argv: Sequence[str], env: Mapping[str, str], directory: str) -> bytes:
-    """Return what asks for a program.
+    """Return the payload of a request to run a program.
 
     Raises:
-        UserError: no program, a character that no argument can hold, or too much of it all.
+        UserError: the program is missing, a string contains a zero byte, or it is too long.
     """
     if not argv or not argv[0]:
         raise UserError("no command: give the program and its arguments after --")
     strings = [directory, *argv, *(f"{name}={value}" for name, value in env.items())]
     if any("\0" in text for text in strings):
-        raise UserError("an argument holds a zero byte: pass such data on standard input")
+        raise UserError("an argument contains a zero byte: pass such data on standard input")
     if any(not name or "=" in name for name in env):
-        raise UserError("an environment variable needs a name, without =: give NAME=VALUE")
+        raise UserError("an environment variable needs a name without =: give NAME=VALUE")
     encoded = (text.encode(errors="surrogateescape") + b"\0" for text in strings)
     payload = _counts.pack(len(argv) & 0xFFFF, len(env) & 0xFFFF) + b"".join(encoded)
     if len(payload) > MAX_PAYLOAD or len(strings) > _MAX_STRINGS:
         raise UserError(
-            f"the command has {len(payload)} bytes: give at most {MAX_PAYLOAD},"
-            " and the rest on standard input"
+            f"the command has {len(strings)} strings and {len(payload)} bytes; the limits are"
+            f" {_MAX_STRINGS} and {MAX_PAYLOAD}: pass data on standard input"
         )
     return payload

@@ -1,1 +1,1 @@
-"""Instances: their life, their API, and the processes that serve it and call it."""
+"""Instances: their life cycle, their API, and its servers and clients."""

@@ -1,9 +1,8 @@
 """The API of an instance, declared once: client, server and schema derive from this file.
 
-Each method of `Api` is a JSON-RPC method of that name, its parameters, result and first line of
-documentation included; each method of `Notifications` is what the server may tell unasked.  To add
-one, declare it here and implement it in `pyvmm.vm.control.server.Session`; `make gen` renews the
-schema.
+Each method of `Api` declares a JSON-RPC method: its name, parameters, result and documentation;
+each method of `Notifications` declares a notification of the server.  To add one, declare it here
+and implement it in `pyvmm.vm.control.server.Session`; `make gen` updates the schema.
 
 Compatible changes (new methods, new optional parameters, new fields of results) keep `API_VERSION`.
 """
@@ -18,36 +17,36 @@ from typing import Final, Literal, Protocol, get_type_hints
 import msgspec
 
 API_VERSION: Final = 1
-#: Bytes of input that the guest has not taken: who types more has to wait.
+#: Bytes of unread console input above which `console_write` waits.
 MUCH_TYPED: Final = 4096
-#: Bytes of input that may wait for a command; `exec_taken` tells what it has taken.
+#: Bytes of input that may wait for a command; `exec_taken` reports what it has taken.
 MUCH_FED: Final = 256 << 10
 
 
-#: What a command's texts are in; in latin-1 each character is a byte, of whatever is not UTF-8.
+#: The encoding of a command's texts; in latin-1 each character stands for a byte.
 Encoding = Literal["utf-8", "latin-1"]
 
 
 class State(StrEnum):
-    """Where an instance is in its life."""
+    """The state of an instance."""
 
     BUILDING = "building"  # its files are read, its memory is filled and measured
     NEW = "new"  # complete; a realm is measured and not yet active
     RUNNING = "running"
     PAUSED = "paused"
     STOPPED = "shut off"  # its process is about to end, or has
-    DEAD = "dead"  # its process ended without a word; only seen from outside
+    DEAD = "dead"  # its process ended unexpectedly; only seen from outside
 
 
 class Version(msgspec.Struct, frozen=True):
-    """Who answers."""
+    """The versions of the API and of the server."""
 
     api: int
     pyvmm: str
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What an instance is, and how it does; what another version adds is passed over."""
+    """An instance and its state; readers ignore fields that another version adds."""
 
     name: str
     state: State
@@ -61,93 +60,93 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     started: float | None = None
     ended: float | None = None
     exit_code: int | None = None  # once it is shut off
-    program_status: int | None = None  # of a root file system of one program, as in a shell's $?
-    reason: str = ""  # why it ended, in one line, where the code does not say it all
+    program_status: int | None = None  # of a root file system for one program, like a shell's $?
+    reason: str = ""  # why it ended, in one line, if the code does not say it
 
     @property
     def result(self) -> int:
-        """What a command that waits for its end ends with: the program's status, if all is well."""
+        """The exit code of a command that waits for the end: the program's status on success."""
         return self.exit_code or self.program_status or 0
 
 
 class VcpuStatistics(msgspec.Struct, frozen=True):
-    """What one vCPU has done."""
+    """The counters of one vCPU."""
 
     instructions: int  # executed
-    exits: dict[str, int]  # by what it wanted
+    exits: dict[str, int]  # by kind
 
 
 class MemoryStatistics(msgspec.Struct, frozen=True):
-    """One physical address space."""
+    """The memory of one physical address space."""
 
-    granules: int  # of 4 KiB, that the granule protection table gives to it
-    resident: int  # bytes that it takes from the host
+    granules: int  # of 4 KiB, assigned to it by the granule protection table
+    resident: int  # bytes of host memory that it uses
 
 
 class Statistics(msgspec.Struct, frozen=True):
-    """What an instance has done since its start, and what it takes."""
+    """An instance's counters since its start, and its resource usage."""
 
     time: float  # of the reading, seconds, monotonic
     vcpus: list[VcpuStatistics]
     memory: dict[str, MemoryStatistics]  # by physical address space
-    devices: dict[str, dict[str, int]]  # what each device counts
+    devices: dict[str, dict[str, int]]  # the counters of each device
 
 
 class Balloon(msgspec.Struct, frozen=True):
-    """The memory that a guest lends to its host, and how the rest does."""
+    """The memory that a guest lends to its host, and its memory statistics."""
 
-    target: int  # bytes that it is asked to lend
-    actual: int  # bytes that it says it has lent
-    statistics: dict[str, int]  # in the words of the virtio specification; bytes, or how often
+    target: int  # bytes requested from the guest
+    actual: int  # bytes lent, as the guest reports
+    statistics: dict[str, int]  # by the names in the virtio specification; bytes or counts
 
 
 class CodeLine(msgspec.Struct, frozen=True):
     """One instruction of a guest."""
 
-    address: str  # hexadecimal, as all numbers here: they may have 64 bits
+    address: str  # hexadecimal like all numbers here, which may have 64 bits
     word: str
     text: str
 
 
 class Vcpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One vCPU, while it stands still."""
+    """The state of one vCPU, while it stands still."""
 
     is_on: bool
-    pstate: str  # in words
+    pstate: str  # as text
     registers: dict[str, str]
     system: dict[str, str]  # registers of EL1
-    stack: dict[str, str]  # words by their addresses, from the stack pointer up
+    stack: dict[str, str]  # words by address, from the stack pointer up
     code: list[CodeLine]  # around the program counter
 
 
 class ConsolePlace(msgspec.Struct, frozen=True):
-    """Where a console's output begins for who attached."""
+    """The position in a console's output at which an attached client begins."""
 
-    position: int  # of the first byte that will come, in all that the guest has said
-    end: int  # the position after the last byte said so far
+    position: int  # of the first byte that will be sent, counted from the guest's first output
+    end: int  # the position after the last byte written so far
 
 
 class Api(Protocol):
-    """What an instance can be asked; all of it is refused with one line where it makes no sense."""
+    """The requests to an instance; an impossible one fails with a one-line error."""
 
     def version(self) -> Version:
-        """Say which API this is; clients ask it first."""
+        """Return the version of the API; clients call this first."""
         ...
 
     def status(self) -> Status:
-        """Say what the instance is and how it does."""
+        """Return the status of the instance."""
         ...
 
     def start(self) -> Status:
-        """Start the guest, which is new; a realm is activated."""
+        """Start a new guest; a realm is activated."""
         ...
 
     def pause(self) -> Status:
-        """Hold every vCPU; answered when all stand still."""
+        """Pause every vCPU; answered when all stand still."""
         ...
 
     def resume(self) -> Status:
-        """Let the vCPUs go on."""
+        """Resume the vCPUs."""
         ...
 
     def stop(self) -> Status:
@@ -155,19 +154,19 @@ class Api(Protocol):
         ...
 
     def destroy(self) -> None:
-        """Stop the guest and leave nothing of the instance behind."""
+        """Stop the guest and remove all files of the instance."""
         ...
 
     def statistics(self) -> Statistics:
-        """Say what the instance has done and what it takes."""
+        """Return the instance's counters and its resource usage."""
         ...
 
     def balloon(self, change: int = 0) -> Balloon:
-        """Ask the guest to lend so many bytes more (or less), and say how its memory does."""
+        """Ask the guest to lend some bytes more (or less); return the balloon's state."""
         ...
 
     def debug(self) -> list[Vcpu]:
-        """Say what each vCPU is at; a realm without --realm-debug shows none of it."""
+        """Return the state of each vCPU; refused for a realm without --realm-debug."""
         ...
 
     def sysrq(self, key: str) -> None:
@@ -175,23 +174,23 @@ class Api(Protocol):
         ...
 
     def nmi(self, cpu: int) -> None:
-        """Send a vCPU an SError, which an Arm kernel panics on; not to a realm."""
+        """Send an SError to a vCPU, which makes an Arm kernel panic; not to a realm."""
         ...
 
     def watch(self) -> Status:
-        """Send `state_changed` from now on, also when the instance ends."""
+        """Send `state_changed` from now on, up to the end of the instance."""
         ...
 
     def console_attach(self, *, scrollback: bool = True) -> ConsolePlace:
-        """Send `console_output` from now on, what was said before included if so asked."""
+        """Send `console_output` from now on; with scrollback, include earlier output."""
         ...
 
     def console_write(self, data: bytes) -> None:
-        """Type bytes on the console; answered when the guest has taken enough to type more."""
+        """Type bytes on the console; answered when the guest has read enough to accept more."""
         ...
 
     def console_resize(self, columns: int, rows: int) -> None:
-        """Say how large the terminal is; for a virtio console."""
+        """Report the size of the terminal, for a virtio console."""
         ...
 
     def exec_start(
@@ -203,65 +202,65 @@ class Api(Protocol):
         patience: float = 10.0,
         encoding: Encoding = "utf-8",
     ) -> int:
-        """Start a command by the guest's agent, awaited as by `wait_agent`; return its number."""
+        """Wait for the guest's agent like `wait_agent`, start a command and return its number."""
         ...
 
     def exec_write(self, number: int, data: bytes) -> None:
-        """Give a command input, of which at most 256 KiB may wait; see `exec_taken`."""
+        """Send input to a command; at most 256 KiB may wait, see `exec_taken`."""
         ...
 
     def exec_end_input(self, number: int) -> None:
-        """Close a command's standard input behind what was given."""
+        """Close a command's standard input after the input sent so far."""
         ...
 
     def exec_signal(self, number: int, signal: int) -> None:
-        """Send a signal to a command and what it has started."""
+        """Send a signal to a command and its children."""
         ...
 
     def wait_agent(self, *, patience: float = 60.0) -> None:
-        """Wait for the agent; at most some seconds without a new word while the guest boots."""
+        """Wait for the agent; give up after some seconds without console output."""
         ...
 
     def attest(self, challenge: bytes, *, patience: float = 60.0) -> bytes:
-        """Return a token on a challenge of 64 bytes, which the guest's agent asked for."""
+        """Return an attestation token for a challenge of 64 bytes, through the guest's agent."""
         ...
 
 
 class Notifications(Protocol):
-    """What the server tells without being asked, once it was asked to."""
+    """Notifications about the instance, which a client has to request."""
 
     def state_changed(self, status: Status) -> None:
-        """Tell that the instance is in a new state."""
+        """Report a new state of the instance."""
         ...
 
     def console_output(self, position: int, data: bytes) -> None:
-        """Tell what the guest said; a gap between positions is what came too fast."""
+        """Report console output; a gap between positions is output that was lost."""
         ...
 
     def console_closed(self) -> None:
-        """Tell that the console will say nothing more."""
+        """Report that no more console output will come."""
         ...
 
 
 class CommandNotifications(Protocol):
-    """What the server tells of commands to the connection that has started them."""
+    """Notifications about commands, on the connection that has started them."""
 
     def exec_output(self, number: int, stream: str, data: bytes) -> None:
-        """Tell what a command wrote to stdout or stderr."""
+        """Report output of a command on stdout or stderr."""
         ...
 
     def exec_taken(self, number: int, size: int) -> None:
-        """Tell how many bytes of its input have gone to the guest."""
+        """Report how many bytes of a command's input have been sent to the guest."""
         ...
 
     def exec_ended(self, number: int, exit_status: int, signal: int, error: str) -> None:
-        """Tell how a command ended: a status, a signal, or an error if nobody knows."""
+        """Report how a command ended: a status, a signal, or an error if that is unknown."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method as the wire knows it."""
+    """One method of the protocol."""
 
     name: str
     doc: str
@@ -270,12 +269,12 @@ class Method:
     signature: inspect.Signature
 
     def pack(self, *args: object, **kwargs: object) -> dict[str, object]:
-        """Return the arguments of a call by name, defaults left out."""
+        """Return the arguments of a call by name, without defaults."""
         return dict(self.signature.bind(*args, **kwargs).arguments)
 
 
 def declared(protocol: type) -> dict[str, Method]:
-    """Return what a Protocol declares, by name."""
+    """Return the methods that a Protocol declares, by name."""
     functions = {
         name: each
         for name, each in vars(protocol).items()
@@ -300,14 +299,14 @@ def _method(name: str, function: FunctionType) -> Method:
 
 
 class _Call(Protocol):
-    """A method of a proxy; who has it knows its arguments from the Protocol."""
+    """A method of a proxy; the Protocol declares its arguments."""
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         """Make the call."""
 
 
 class Proxy:
-    """Has the methods of a Protocol, and hands on each call of one."""
+    """Has the methods of a Protocol, and forwards each call."""
 
     def __init__(
         self, methods: dict[str, Method], call: Callable[[Method, dict[str, object]], object]

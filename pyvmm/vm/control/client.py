@@ -1,4 +1,4 @@
-"""A client of instances: the typed `Api` of one that lives, and what it tells unasked."""
+"""A client of running instances: the typed `Api`, and the notifications."""
 
 import socket
 import time
@@ -33,7 +33,7 @@ PATIENCE: Final = 30.0  # seconds for an answer
 
 
 class NoAnswer(Failure):
-    """The instance lives, and does not answer."""
+    """The instance is running but does not answer."""
 
     def __init__(self, name: str) -> None:
         line = f"{name} does not answer: pyvmm destroy {name} ends it"
@@ -45,22 +45,22 @@ class Gone(Failure):
 
 
 class Client:
-    """A connection to one instance, for one thread; `post` is for any.
+    """A connection to one instance, for one thread; any thread may call `post`.
 
-    ``api`` calls and waits for the answer.  What the instance tells unasked is kept until `listen`.
+    ``api`` calls and waits for the answer.  Notifications are kept until `listen`.
     """
 
     def __init__(
         self, connection: socket.socket, name: str, patience: float | None = PATIENCE
     ) -> None:
         self.name = name
-        self.patience = patience  # seconds for an answer; None: for ever
+        self.patience = patience  # seconds for an answer; None: no limit
         self.api = cast("Api", Proxy(METHODS, self._call))
         self._stream = Stream(connection)
         self.process = Process(peer(connection)[0])
         self._ids = count(1)
         self._posted: dict[Id, Callable[[], None]] = {}
-        self._told: deque[Request] = deque()
+        self._notifications: deque[Request] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -69,11 +69,11 @@ class Client:
         self.close()
 
     def hang_up(self) -> None:
-        """End the connection; whoever calls or listens at the moment raises `Gone`; any thread."""
+        """End the connection: pending calls and `listen` raise `Gone`; any thread."""
         self._stream.hang_up()
 
     def close(self) -> None:
-        """Hang up for good."""
+        """Hang up and release the resources."""
         self._stream.hang_up()
         self._stream.close()
         self.process.close()
@@ -112,30 +112,30 @@ class Client:
         raw = response.result
         return msgspec.json.decode(b"null" if raw is msgspec.UNSET else raw, type=method.result)
 
-    # --- what comes -------------------------------------------------------------------------
+    # --- messages from the instance ---------------------------------------------------------
 
     def listen(
         self, listener: Notifications | CommandNotifications, timeout: float | None = None
     ) -> bool:
-        """Hand one notification to the listener; False if there is none in time.
+        """Pass one notification to the listener; return False if none arrives in time.
 
         Raises:
             Failure: the instance is gone.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._told:
+        while not self._notifications:
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             if self._receive(left) is None:
                 return False
-        told = self._told.popleft()
-        method = NOTIFICATIONS.get(told.method)
-        if method is not None:  # a newer instance may have more to tell
-            params = msgspec.json.decode(told.params, type=method.params)
+        notification = self._notifications.popleft()
+        method = NOTIFICATIONS.get(notification.method)
+        if method is not None:  # a newer instance may have more notifications
+            params = msgspec.json.decode(notification.params, type=method.params)
             getattr(listener, method.name)(**asdict(params))
         return True
 
     def _receive(self, timeout: float | None) -> Request | Response | None:
-        """Take one message; None if there is none in time."""
+        """Receive one message; return None if none arrives in time."""
         line = self._stream.receive(timeout)
         if line is None:
             return None
@@ -144,9 +144,10 @@ class Client:
         try:
             received = parse(line)
         except msgspec.DecodeError as error:
-            raise Failure(ExitCode.UNREACHABLE, f"{self.name} talks nonsense: {error}") from None
+            problem = f"{self.name} sent an invalid message: {error}"
+            raise Failure(ExitCode.UNREACHABLE, problem) from None
         if isinstance(received, Request):
-            self._told.append(received)
+            self._notifications.append(received)
         elif received.id in self._posted:
             self._posted.pop(received.id)()
         return received
@@ -156,20 +157,20 @@ class Client:
 
 
 def connect(directory: Directory, name: str, patience: float | None = PATIENCE) -> Client:
-    """Connect to an instance that lives; ``patience`` is how long (seconds) answers may take.
+    """Connect to a running instance; ``patience`` is the time limit for answers in seconds.
 
     Raises:
-        UserError: there is no such instance, or it is shut off.
-        Failure: it is dead, or of another age.
+        UserError: the instance does not exist, or is shut off.
+        Failure: it is dead, or speaks another version of the API.
     """
     check_name(name)
-    promptly = PATIENCE if patience is None else patience  # it has nothing to wait for
+    promptly = PATIENCE if patience is None else patience  # for what takes no time
     try:
         client = Client(directory.connect(name, promptly), name, promptly)
     except TimeoutError:
         raise NoAnswer(name) from None
     except OSError:
-        raise _not_there(directory.find(name)) from None
+        raise _not_running(directory.find(name)) from None
     try:
         version = client.api.version()
     except BaseException:
@@ -177,14 +178,17 @@ def connect(directory: Directory, name: str, patience: float | None = PATIENCE) 
         raise
     if version.api != API_VERSION:
         client.close()
-        line = f"{name} is of pyvmm {version.pyvmm}, which speaks another API: use that"
+        line = (
+            f"{name} has an incompatible API version ({version.api}; this pyvmm speaks"
+            f" {API_VERSION}): use pyvmm {version.pyvmm}"
+        )
         raise Failure(ExitCode.UNREACHABLE, line)
     client.patience = patience
     return client
 
 
-def _not_there(status: Status) -> Exception:
+def _not_running(status: Status) -> Exception:
     name = status.name
     if status.state == State.STOPPED:
-        return UserError(f"{name} is shut off: pyvmm destroy {name}, and create it anew")
+        return UserError(f"{name} is shut off: pyvmm destroy {name}, then create it again")
     return Failure(ExitCode.UNREACHABLE, f"{name} is dead: pyvmm destroy {name} cleans up")

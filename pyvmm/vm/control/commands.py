@@ -1,4 +1,4 @@
-"""The commands of one client of an instance, each with a thread for its output and its input."""
+"""A client's commands in a guest, each with one thread for output and one for input."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +14,12 @@ from pyvmm.vm.control.api import MUCH_FED, CommandNotifications
 
 _END_OF_INPUT: Final = b""
 
-#: Runs a function in a thread of the client's, which ends quietly when the client is gone.
+#: Runs a function in a thread of the client's session; it ends silently when the client is gone.
 Pump = Callable[[Callable[[], None]], None]
 
 
 class Commands:
-    """What one client has started and has not seen the end of."""
+    """The running commands of one client."""
 
     def __init__(self, tell: CommandNotifications, pump: Pump) -> None:
         self._tell = tell
@@ -30,10 +30,10 @@ class Commands:
     def start(
         self, agent: AgentClient, argv: Sequence[str], env: Mapping[str, str], directory: str
     ) -> int:
-        """Start a command, and tell of it from now on; return its number.
+        """Start a command and its notifications; return its number.
 
         Raises:
-            UserError: the guest's agent does not, there is none, or no thread for the command.
+            UserError: the guest's agent refuses or does not exist, or no thread is available.
         """
         running = _Running(agent.start(argv, env, directory))
         self._last_number += 1
@@ -52,7 +52,7 @@ class Commands:
         """Give a command input.
 
         Raises:
-            UserError: more than may wait; no such command.
+            UserError: too much input is waiting, or the command does not exist.
         """
         self._find(number).write(data)
 
@@ -64,20 +64,20 @@ class Commands:
         """Send it a signal.
 
         Raises:
-            UserError: Linux has no such signal; no such command.
+            UserError: the signal or the command does not exist.
         """
         if not 0 < signal <= MAX_SIGNAL:
             raise UserError(f"signal {signal}: give 1 to {MAX_SIGNAL}")
         self._find(number).command.signal(signal)
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill all running commands."""
         for running in list(self._running.values()):
             running.close()
 
     def _find(self, number: int) -> "_Running":
         if number not in self._running:
-            raise UserError(f"no command {number} runs: it has ended, or was never started here")
+            raise UserError(f"command {number} is not running: it has ended or was never started")
         return self._running[number]
 
     def _tell_output(self, number: int, running: "_Running") -> None:
@@ -95,7 +95,7 @@ class Commands:
 
 
 class _Running:
-    """A command and the input that waits for it."""
+    """A command and its waiting input."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -104,15 +104,17 @@ class _Running:
         self._lock = threading.Lock()
 
     def write(self, data: bytes) -> None:
-        """Take input."""
+        """Queue input."""
         with self._lock:
             if self._waiting + len(data) > MUCH_FED:
-                raise UserError(f"more than {MUCH_FED} bytes of input would wait: see exec_taken")
+                raise UserError(
+                    f"too much input is waiting; the limit is {MUCH_FED} bytes: wait for exec_taken"
+                )
             self._waiting += len(data)
         self._input.put(data)
 
     def feed(self, taken: Callable[[int], None]) -> None:
-        """Pass input on until the command is over."""
+        """Pass input to the command until it ends."""
         while (data := self._input.get()) is not None:
             try:
                 if data == _END_OF_INPUT:
@@ -120,12 +122,12 @@ class _Running:
                     continue
                 self.command.feed(data)
             except AgentError:
-                return  # told with the end
+                return  # exec_ended reports it
             with self._lock:
                 self._waiting -= len(data)
             taken(len(data))
 
     def close(self) -> None:
-        """End it and its feeding."""
+        """End the command and its input thread."""
         self.command.close()
         self._input.put(None)

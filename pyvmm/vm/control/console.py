@@ -1,19 +1,19 @@
-"""What the guest's console said: the last part of it, for any number of readers at their own pace.
+"""The last part of the guest's console output, for any number of readers at their own pace.
 
 A position counts the bytes from the guest's first one on.  The vCPU that writes never waits for a
-reader; who is too slow misses what has been overwritten, and can tell by the positions.
+reader; a slow reader misses what has been overwritten, and the positions show it.
 """
 
 from collections.abc import Callable
 from threading import Condition
 from typing import Final
 
-#: Bytes that are kept: several screens of scrollback, a boot log and its panic.
+#: Number of bytes kept: enough for several screens, a boot log and its panic.
 SIZE: Final = 256 << 10
 
 
 class ConsoleLog:
-    """A ring of bytes that is written until it is closed."""
+    """A ring buffer that is written until it is closed."""
 
     def __init__(self, size: int = SIZE) -> None:
         self._size = size
@@ -24,47 +24,47 @@ class ConsoleLog:
 
     @property
     def end(self) -> int:
-        """The position after the last byte: how many were written."""
+        """The position after the last byte: the number of bytes written."""
         return self._end
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The positions of the first byte that is kept, and after the last."""
+        """The positions of the first byte kept and after the last byte."""
         with self._changed:
             return self._since(0)[0], self._end
 
     def write(self, data: bytes) -> None:
-        """Append what the guest said."""
+        """Append output of the guest."""
         with self._changed:
             self._data += data
             self._end += len(data)
-            if len(self._data) > 2 * self._size:  # moved rarely, not at every write
+            if len(self._data) > 2 * self._size:  # move data rarely, not at every write
                 del self._data[: -self._size]
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Say that nothing more will come."""
+        """End the log: no more output will come."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Make the readers look again whether they are still to wait."""
+        """Make the readers call ``is_leaving`` again."""
         with self._changed:
             self._changed.notify_all()
 
     def read(self, position: int, is_leaving: Callable[[], bool]) -> tuple[int, bytes]:
-        """Wait until there is something after a position, and return it with its own position.
+        """Wait for output after a position, and return it with its own position.
 
-        Returns: nothing (empty bytes) once the log is closed, or ``is_leaving`` says so; that is
-        asked when something was written and after `wake`.
+        Returns: empty bytes once the log is closed, or if ``is_leaving`` returns true; it is
+        called after each write and after `wake`.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._end > position or self._is_closed or is_leaving())
             return self._since(position)
 
     def tail(self) -> bytes:
-        """Return all that is kept."""
+        """Return all bytes kept."""
         with self._changed:
             return self._since(0)[1]
 

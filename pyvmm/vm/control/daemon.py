@@ -1,8 +1,8 @@
-"""Starts a process of its own from a command, and tells the command how its beginning goes.
+"""Start a daemon from a command, and report its startup to the command.
 
-The process has its own session and nothing of the command's: no terminal, no descriptor, no
-children to wait for it.  Until its beginning is over it is bound to the command by a pipe: if the
-command is gone, what it reports has nowhere to go, and it ends.
+The daemon has its own session and shares nothing with the command: no terminal, no descriptor, and
+it is not its child.  During startup a pipe connects it to the command: if the command is gone, the
+daemon cannot report and ends.
 """
 
 import os
@@ -19,24 +19,24 @@ _UMASK: Final = 0o077
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One word of the process about its beginning."""
+    """A report of the daemon about its startup."""
 
-    doing: str = ""  # what, and how much of it is done (0 to 1)
-    share: float = 0.0
-    notice: str = ""  # what the user should know
-    is_ready: bool = False  # the beginning is over, and all is well
-    code: int = ExitCode.OK  # not OK: it is over, and this is why
-    line: str = ""
+    doing: str = ""  # the current step
+    share: float = 0.0  # of the step that is done, 0 to 1
+    notice: str = ""  # for the user
+    is_ready: bool = False  # startup has succeeded
+    code: int = ExitCode.OK  # otherwise startup has failed
+    line: str = ""  # why it failed
 
 
-#: Tells the command; OSError if it is gone.
+#: Sends a message to the command; OSError if it is gone.
 Tell = Callable[[Message], None]
 
 
 def spawn(main: Callable[[Tell], int]) -> Iterator[Message]:
-    """Run ``main`` in a process of its own; yield what it tells until its beginning is over.
+    """Run ``main`` in a daemon; yield its messages until startup is over.
 
-    The command has one thread, and has shown what it had to show.
+    The command must have only one thread, and must have flushed its output.
     """
     reader, writer = os.pipe()
     middle = os.fork()
@@ -45,12 +45,12 @@ def spawn(main: Callable[[Tell], int]) -> Iterator[Message]:
     os.close(writer)
     os.waitpid(middle, 0)
     with os.fdopen(reader, "rb") as lines:
-        for line in lines:  # it ends when the process closes its end, with or without a word
+        for line in lines:  # ends when the daemon closes its end, after a last message or without
             yield msgspec.json.decode(line, type=Message)
 
 
 def redirect(path: str) -> None:
-    """Let what this process says from now on go to a file."""
+    """Redirect this process's output and errors to a file."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     for each in (sys.stdout, sys.stderr):
         each.flush()
@@ -59,20 +59,20 @@ def redirect(path: str) -> None:
 
 
 def _become_daemon(writer: int, main: Callable[[Tell], int]) -> None:
-    """Be the process in the middle, and then the one that stays; never returns."""
+    """Run as the intermediate process, then as the daemon; never returns."""
     code = int(ExitCode.INTERNAL)
     try:
         os.setsid()
-        if os.fork():  # a leader of a session could come by a terminal
+        if os.fork():  # a session leader could acquire a controlling terminal
             os._exit(0)
         os.umask(_UMASK)
         _close_all_but(writer)
         code = main(Teller(writer).tell)
-    except BaseException:  # noqa: BLE001  nobody above may see the command twice
+    except BaseException:  # noqa: BLE001  the callers' code must not run twice
         sys.excepthook(*sys.exc_info())
     finally:
         for each in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # nobody is left to be told
+            with suppress(OSError):  # no one left to report to
                 each.flush()
         os._exit(code)
 
@@ -86,13 +86,13 @@ def _close_all_but(kept: int) -> None:
 
 
 class Teller:
-    """The process's end of the pipe, until the beginning is over."""
+    """The daemon's end of the pipe, until startup is over."""
 
     def __init__(self, fd: int) -> None:
         self._fd: int | None = fd
 
     def tell(self, message: Message) -> None:
-        """Tell the command; OSError if it is gone.  Later nobody is there to be told anything."""
+        """Send a message to the command; OSError if it is gone.  Does nothing after startup."""
         if self._fd is None:
             return
         os.write(self._fd, msgspec.json.encode(message) + b"\n")

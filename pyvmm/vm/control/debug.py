@@ -1,4 +1,4 @@
-"""What a guest looks like from inside: registers, stack and code of each vCPU that stands still."""
+"""The state of each stopped vCPU: registers, stack and code."""
 
 from typing import Final
 
@@ -18,29 +18,30 @@ STACK_WORDS: Final = 16
 CODE_BEFORE, CODE_AFTER = 6, 10  # instructions
 
 _MODES: Final = {EL0T: "EL0t", EL1T: "EL1t", EL1H: "EL1h"}
-#: Fields of PSTATE that are shown by one letter, large where they are set.
+#: Fields of PSTATE shown as one letter, upper case if set.
 _LETTERS: Final = (
     (SPSR_EL1.N, SPSR_EL1.Z, SPSR_EL1.C, SPSR_EL1.V),
     (SPSR_EL1.D, SPSR_EL1.A, SPSR_EL1.I, SPSR_EL1.F),
 )
-#: Fields of PSTATE that are named where they are set.
+#: Fields of PSTATE shown by name if set.
 _NAMES: Final = (SPSR_EL1.DIT, SPSR_EL1.PAN, SPSR_EL1.SS, SPSR_EL1.IL, SPSR_EL1.SSBS)
 
 
-def look(port: DebugPort) -> list[Vcpu]:
-    """Return what there is to see of every vCPU; the guest goes on afterwards as it did.
+def inspect_vcpus(port: DebugPort) -> list[Vcpu]:
+    """Return the state of every vCPU; the guest stands still meanwhile.
 
-    UserError if it is at its end.
+    Raises:
+        UserError: the guest has ended.
     """
     with port.still():
         try:
-            return [_look_at(port, cpu) for cpu in range(port.num_cpus)]
+            return [_inspect(port, cpu) for cpu in range(port.num_cpus)]
         except DebugFault:
-            raise UserError("the guest has ended: there is nothing to see any more") from None
+            raise UserError("the guest has ended: its state is gone") from None
 
 
 def describe_pstate(pstate: int) -> str:
-    """Return PSTATE in words.
+    """Return PSTATE as text.
 
     >>> describe_pstate(0x6040_03C5)
     'EL1h nZCv DAIF PAN'
@@ -53,7 +54,7 @@ def describe_pstate(pstate: int) -> str:
     return " ".join([mode, *letters, *(flag.name for flag in _NAMES if flag.decode(pstate))])
 
 
-def _look_at(port: DebugPort, cpu: int) -> Vcpu:
+def _inspect(port: DebugPort, cpu: int) -> Vcpu:
     registers = port.registers(cpu)
     return Vcpu(
         is_on=port.is_on(cpu),
@@ -70,12 +71,12 @@ def _shown(registers: GuestRegisters, which: tuple[Register, ...]) -> list[tuple
 
 
 def _hex(value: int) -> str:
-    """Return a number that JSON tools do not round."""
+    """Return a number as text, which JSON tools do not round."""
     return f"{value:#018x}"
 
 
 def _words(port: DebugPort, cpu: int, address: int, size: int, count: int) -> dict[int, int]:
-    """Return the words from an address on, by theirs, as far as there is memory."""
+    """Return the words from an address on, by their addresses, up to the end of mapped memory."""
     try:
         data = port.read(cpu, address, size * count)
     except DebugFault:
@@ -103,7 +104,7 @@ def _code(port: DebugPort, cpu: int, pc: int) -> list[CodeLine]:
 
 
 def _disassembled(disassembler: Cs, word: int, address: int) -> str:
-    """Return an instruction as text; what is none is data."""
+    """Return an instruction as text; an invalid one as data."""
     for found in disassembler.disasm(word.to_bytes(INSTRUCTION, "little"), address):
         return f"{found.mnemonic} {found.op_str}".strip()
     return f".word {word:#010x}"

@@ -1,12 +1,12 @@
-"""The runtime directory: which instances there are, under which names, and what is left of them.
+"""The runtime directory: the instances, by name, and the remains of those that have ended.
 
-An instance NAME has three things there: ``NAME.sock`` while its process lives, ``NAME.d/state``
-(its status, JSON, replaced atomically), and ``NAME.d/log`` with what its process had to say; and
-``NAME.d/gdb``, where it has a socket for a debugger elsewhere, which goes with the rest.
-Whether it lives is asked of its socket: the kernel refuses a connection when nobody listens.
+An instance NAME has ``NAME.sock`` while its process runs, ``NAME.d/state`` (its status in JSON,
+replaced atomically), ``NAME.d/log`` with the messages of its process, and ``NAME.d/gdb`` if it has
+a debugger's socket elsewhere, which is removed with the rest.  Its socket shows whether its process
+runs: the kernel refuses a connection if no process listens.
 
-Concurrency: claiming a name and removing what is left of one are made one at a time by a lock file
-that all processes of the user share, and that is held for moments only; who lists takes it shared.
+Concurrency: claiming a name and removing the remains of an instance take a lock file, which all
+processes of the user share and hold only briefly; listing takes it shared.
 """
 
 import fcntl
@@ -32,13 +32,13 @@ from pyvmm.vm.json_text import decode
 from pyvmm.vm.name import check_name
 
 _MAX_SOCKET_PATH: Final = 107  # bytes, by sockaddr_un
-_STATE_SIZE: Final = 4096  # the file's, so that it can be replaced in place on a full disk
+_STATE_SIZE: Final = 4096  # of the file: fixed, so that it can be overwritten on a full disk
 _GDB: Final = "gdb"
 _BACKLOG: Final = 64  # connections that may wait to be accepted
 
 
 class Claim:
-    """A name that belongs to this process until it is released; its socket listens already."""
+    """A name that this process holds until it releases it; its socket is already listening."""
 
     def __init__(self, directory: "Directory", name: str, listener: socket.socket) -> None:
         self._directory = directory
@@ -47,32 +47,32 @@ class Claim:
 
     @property
     def log(self) -> Path:
-        """Where the process says what is for nobody at the moment."""
+        """The log file of the process."""
         return self._directory.home(self._name) / "log"
 
     @property
     def console_log(self) -> Path:
-        """Where the last that the console said is kept for later."""
+        """The file that keeps the last console output after the end."""
         return self._directory.home(self._name) / "console"
 
     def note_gdb(self, socket_: Path) -> None:
-        """Let whoever cleans up after us remove the socket for a debugger, too.
+        """Record the debugger's socket, so that a cleanup removes it too.
 
         Raises:
-            OSError: there is no room for that, or the socket has gone.
+            OSError: no space is left, or the socket does not exist.
         """
         data = msgspec.json.encode(SocketNote.of(socket_))
         (self._directory.home(self._name) / _GDB).write_bytes(data)
 
     def write(self, status: Status) -> None:
-        """Let everybody know the status; once there was one, a full disk is no obstacle."""
+        """Publish the status; after the first one, this works on a full disk too."""
         self._directory.write(self._name, status)
 
     def release(self, *, keep: bool) -> None:
-        """Give the socket up; keep the rest, as of an instance that is shut off, or nothing.
+        """Remove the socket, and everything else unless it is kept for a shut-off instance.
 
         Raises:
-            OSError: something stays that should not.
+            OSError: something could not be removed.
         """
         with self._directory.locked():
             try:
@@ -87,14 +87,14 @@ class Directory:
     """The instances of one user."""
 
     def __init__(self, path: Path) -> None:
-        """Take a directory that is this user's alone, made if it is not there.
+        """Use a directory that only this user can access; create it if it does not exist.
 
         Raises:
-            UserError: it is somebody else's, or open to others.
-            OSError: it cannot be made, or takes no file.
+            UserError: it belongs to another user, or is open to others.
+            OSError: it cannot be created, or no file can be created in it.
         """
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for each in (path, path.parent):  # who owns the parent can exchange its child
+        for each in (path, path.parent):  # the owner of the parent can replace its child
             if os.geteuid() and each.lstat().st_uid not in {os.geteuid(), 0}:
                 raise UserError(f"{each} is another user's: set XDG_RUNTIME_DIR to one of yours")
         mode = path.parent.lstat().st_mode
@@ -108,19 +108,19 @@ class Directory:
 
     @classmethod
     def of_user(cls) -> "Directory":
-        """Return the one in $XDG_RUNTIME_DIR, or where the platform's custom has it.
+        """Return the directory in $XDG_RUNTIME_DIR, or in the platform's default place.
 
         Raises:
             UserError: it is open to others.
-            OSError: it cannot be made, or takes no file.
+            OSError: it cannot be created, or no file can be created in it.
         """
         chosen = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
-        if chosen.is_absolute():  # the only one, whatever it is like: others look there
+        if chosen.is_absolute():  # no fallback: other processes look there
             return cls(chosen / "pyvmm")
-        import platformdirs  # noqa: PLC0415  only whoever looks for instances pays for it
+        import platformdirs  # noqa: PLC0415  slow to import, rarely needed
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without XDG_RUNTIME_DIR: Directory checks whose it is
+            warnings.simplefilter("ignore")  # no XDG_RUNTIME_DIR; Directory checks the owner
             path = platformdirs.user_runtime_path("pyvmm")
         return cls(path)
 
@@ -134,14 +134,14 @@ class Directory:
         """Return the socket of an instance."""
         return self.path / f"{name}.sock"
 
-    # --- one's own --------------------------------------------------------------------------
+    # --- this process's instance ------------------------------------------------------------
 
     def claim(self, status: Status) -> Claim:
-        """Take a name; what a dead instance has left under it goes.
+        """Take a name; remove the remains of a dead instance of that name.
 
         Raises:
-            UserError: the name is taken, or none.
-            OSError: there is no room for it.
+            UserError: the name is taken or invalid.
+            OSError: no space is left.
         """
         name = check_name(status.name)
         with self.locked():
@@ -149,7 +149,7 @@ class Directory:
             if old is not None and old.state == State.STOPPED:
                 raise UserError(f"{name} is shut off: pyvmm destroy {name} first")
             if old is not None and old.state != State.DEAD:
-                raise UserError(f"{name} is {old.state} already: choose another name")
+                raise UserError(f"{name} exists and is {old.state}: choose another name")
             self.remove(name)
             self.home(name).mkdir(mode=0o700)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -158,7 +158,7 @@ class Directory:
                 self.write(name, status)
             except BaseException:
                 listener.close()
-                with suppress(OSError):  # the first of two is told
+                with suppress(OSError):  # the first error is reported
                     self.remove(name)
                 raise
         return Claim(self, name, listener)
@@ -170,7 +170,7 @@ class Directory:
         listener.listen(_BACKLOG)
 
     def write(self, name: str, status: Status) -> None:
-        """Replace the state file: by a new one, or in place if there is no room for one."""
+        """Replace the state file with a new one; overwrite it if no space is left for one."""
         path = self.home(name) / "state"
         data = msgspec.json.encode(status).ljust(_STATE_SIZE)
         new = path.with_suffix(".new")
@@ -184,7 +184,7 @@ class Directory:
             with path.open("r+b") as file:
                 file.write(data)
 
-    # --- others' ----------------------------------------------------------------------------
+    # --- all instances ----------------------------------------------------------------------
 
     def statuses(self) -> list[Status]:
         """Return the status of every instance, by name."""
@@ -197,17 +197,17 @@ class Directory:
         """Return the status of one instance.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: it does not exist.
         """
         check_name(name)
         with self.locked(shared=True):
             status = self._look(name)
         if status is None:
-            raise UserError(f"no instance {name}: pyvmm list shows what there is")
+            raise UserError(f"no instance {name}: pyvmm list shows all instances")
         return status
 
     def console_log(self, name: str) -> bytes | None:
-        """Return the last that the console of an instance that is shut off said; None if lost."""
+        """Return the last console output of an instance that is shut off; None if lost."""
         try:
             return (self.home(name) / "console").read_bytes()
         except OSError:
@@ -217,8 +217,8 @@ class Directory:
         """Connect to an instance.
 
         Raises:
-            TimeoutError: it lives, and has not taken anybody for so many seconds.
-            OSError: it does not live.
+            TimeoutError: it runs but does not accept the connection within ``patience`` seconds.
+            OSError: it does not run.
         """
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -233,33 +233,33 @@ class Directory:
             connect_unix(connection, path, patience)
 
     def process(self, name: str) -> Process | None:
-        """Return the process of an instance, by its state file; None if it does not live."""
+        """Return the process of an instance, by its state file; None if it does not run."""
         process = Process(self.find(name).pid)
-        if self._lives(name):  # so nobody else can have got the number before we had the process
+        if self._is_running(name):  # then its ID was not reused before we had a descriptor of it
             return process
         process.close()
         return None
 
     def clean_up(self, name: str) -> None:
-        """Remove what is left of an instance whose process has ended.
+        """Remove the remains of an instance whose process has ended.
 
         Raises:
-            UserError: it lives, or not all of it can be removed.
+            UserError: it runs, or something cannot be removed.
         """
         with self.locked():
-            if self._lives(name):
-                raise UserError(f"{name} is there again: somebody else was faster")
+            if self._is_running(name):
+                raise UserError(f"{name} runs again: another process has started it")
             try:
                 self.remove(name)
             except OSError as error:
-                line = f"{error.filename}: {error.strerror}: {name} is still there"
+                line = f"{error.filename}: {error.strerror}: {name} could not be removed"
                 raise UserError(line) from None
 
     def remove(self, name: str) -> None:
-        """Remove everything of an instance; the lock is held.
+        """Remove all files of an instance; the lock is held.
 
         Raises:
-            OSError: something stays.
+            OSError: something could not be removed.
         """
         remove_noted(self.home(name) / _GDB)
         with suppress(FileNotFoundError):
@@ -267,25 +267,25 @@ class Directory:
         self.socket_path(name).unlink(missing_ok=True)
 
     def _look(self, name: str) -> Status | None:
-        """Return what there is under a name; the lock is held."""
-        lives = self._lives(name)
+        """Return the status of a name, or None; the lock is held."""
+        is_running = self._is_running(name)
         try:
             data = (self.home(name) / "state").read_bytes()
             status = decode(data, Status)
         except (OSError, msgspec.DecodeError):
             if not self.home(name).exists() and not self.socket_path(name).exists():
                 return None
-            status = _unknown(name, State.RUNNING if lives else State.DEAD)
-        if lives or status.state == State.STOPPED:
+            status = _unknown(name, State.RUNNING if is_running else State.DEAD)
+        if is_running or status.state == State.STOPPED:
             return status
         return replace(status, state=State.DEAD)
 
-    def _lives(self, name: str) -> bool:
+    def _is_running(self, name: str) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             try:
                 self._connect(connection, name, 0)
             except TimeoutError:
-                return True  # it listens, and is too busy to answer
+                return True  # it listens, but is too busy to answer
             except OSError:
                 return False
             return True
@@ -305,13 +305,13 @@ class Directory:
 
 
 def _unknown(name: str, state: State) -> Status:
-    """Return the status of something that has left none, or one of another version."""
+    """Return the status of an instance without a readable state file."""
     return Status(name=name, state=state, pid=0, kind="?", num_cpus=0, ram_size=0, created=0)
 
 
 @contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """Yield a name of a socket's path that fits into an address."""
+    """Yield a path for a socket that is short enough for an address."""
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         yield str(path)
         return

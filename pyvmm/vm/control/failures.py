@@ -1,4 +1,4 @@
-"""What the world below could not do, as a line for the user and an exit code."""
+"""Turn failures of the layers below into an error line and an exit code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +10,11 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turn a refusal of the RMM, and a lack of memory, into a failure."""
+    """Turn an RMI error and a lack of memory into a failure."""
     try:
         yield
     except RmiFailed as error:
-        meaning = STATUS_MEANINGS.get(error.status, "it is no status of RMI 1.0")
+        meaning = STATUS_MEANINGS.get(error.status, "not a status of RMI 1.0")
         line = f"the RMM refused {error.fid.name}: {status_name(error.x0)}, {meaning}"
         raise Failure(ExitCode.REFUSED, line) from error
     except MemoryError as error:
@@ -24,7 +24,7 @@ def refusals() -> Iterator[None]:
 
 @contextmanager
 def storage_failures() -> Iterator[None]:
-    """Turn a failure of the host's storage into one that says what it means."""
+    """Turn an error of the host's storage into a failure with its consequence."""
     try:
         yield
     except OSError as error:

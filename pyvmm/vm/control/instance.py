@@ -1,8 +1,8 @@
 """An instance: one guest with its devices and its console, from start to end.
 
-The platform (machine and firmware) makes the guest, the board its devices; what a user sees of
-both is put together here.  Order of life: payload, platform, guest, devices, build, start, and
-back in the opposite order.  `pyvmm.vm.control.lifecycle` decides who may do what when.
+The platform (machine and firmware) makes the guest, the board makes its devices; an instance
+combines both.  The order is payload, platform, guest, devices, build, start; the end is in reverse
+order.  `pyvmm.vm.control.lifecycle` decides which operations are allowed in which state.
 """
 
 import math
@@ -32,22 +32,22 @@ from pyvmm.vm.machine.platform import Platform
 from pyvmm.vm.option_values import GdbAddress
 from pyvmm.vm.options import VmOptions
 
-#: Seconds without output after which a console is taken to be done with its beginning.
+#: Seconds without output after which the console's setup is assumed to be complete.
 _QUIET: Final = 0.2
-#: Ctrl-O, which Linux takes for SysRq on a hypervisor console.
+#: Ctrl-O, which Linux interprets as SysRq on a hypervisor console.
 HVC_SYSRQ: Final = b"\x0f"
 
 
 class Instance:
-    """A guest that is put together; `run` is its life in one breath.
+    """A complete guest; `run` takes it from build to end.
 
     Args:
-        terminal: where its console is shown and typed; None leaves both to who attaches.
-        console_log: where the console's output is kept.
-        notify: told what the user should know while the guest runs; any thread.
+        terminal: shows the console and types on it; None leaves both to attached clients.
+        console_log: keeps the console's output.
+        notify: called with lines for the user while the guest runs; any thread.
 
     Raises:
-        UserError: a disk or network as asked for is not to be had.
+        UserError: a disk cannot be opened, or the network cannot be set up.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Instance:
             raise
 
     def _attach(self, terminal: Terminal | None) -> None:
-        """Join what is outside with its device."""
+        """Connect the terminal and the agent's client to their devices."""
         self._console: Console = self.board.hvc or self.board.uart
         if self.board.hvc is not None and terminal is not None:
             terminal.on_resize(self.board.hvc.resize)
@@ -102,10 +102,10 @@ class Instance:
             self.agent.attach(self.board.port)
 
     def run(self, timeout: float | None = None) -> ExitCode:
-        """Build, start and run the guest to its end, and give back all it had.
+        """Build, start and run the guest to its end, then release its resources.
 
         Args:
-            timeout: seconds after which it is stopped.
+            timeout: stop the guest after this many seconds.
         """
         try:
             self.build()
@@ -116,7 +116,7 @@ class Instance:
             self.close()
 
     def build(self, progress: Progress | None = None) -> None:
-        """Load the payload, and measure a realm by that; once.
+        """Load the payload, which also measures a realm; once.
 
         Raises:
             RmiFailed: the RMM refused it.
@@ -126,7 +126,7 @@ class Instance:
             self._gdb.start()
 
     def start(self) -> None:
-        """Let the guest run; once.
+        """Start the guest; once.
 
         Raises:
             RmiFailed: the RMM refused it.
@@ -136,15 +136,15 @@ class Instance:
             self._terminal.start(self._console, self.quit, lambda: self.is_listening)
 
     def pause(self) -> None:
-        """Hold every vCPU; returns when they stand still.  The guest's clock goes on."""
+        """Pause every vCPU; return when all stand still.  The guest's clock continues."""
         self._guest.pause()
 
     def resume(self) -> None:
-        """Let the vCPUs go on."""
+        """Resume the vCPUs."""
         self._guest.resume()
 
     def wait(self, timeout: float | None = None) -> ExitCode:
-        """Wait for the end, which comes at the latest after ``timeout`` seconds."""
+        """Wait for the end; stop the guest after ``timeout`` seconds."""
         outcome = self._wait_for_end(timeout)
         if outcome is None:
             self._stop()
@@ -157,7 +157,7 @@ class Instance:
         return code
 
     def _wait_for_end(self, timeout: float | None) -> Outcome | None:
-        """Wait for the outcome, and look from time to time whether the guest gets anywhere."""
+        """Wait for the outcome, and check periodically whether the guest makes progress."""
         watch = SpinWatch(self._options)
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
@@ -169,7 +169,7 @@ class Instance:
                 self._notify(line)
 
     def close(self) -> None:
-        """Give back all that the guest had; disks are on stable storage then."""
+        """Release the guest's resources; its disks are on stable storage afterwards."""
         try:
             self.agent.close()
             self._resources.close()
@@ -177,12 +177,12 @@ class Instance:
             self.console_log.close()
 
     def quit(self) -> None:
-        """Leave the guest as if the plug were pulled; any thread."""
+        """Stop the guest as by a power failure; any thread."""
         self._has_quit = True
         self._stop()
 
     def last_words(self, code: ExitCode) -> str:
-        """Return a paragraph on a guest that died or stayed silent, after `wait`; else nothing."""
+        """Return a report on a guest that died or stayed silent; else nothing.  After `wait`."""
         self._guest.wait()
         ending = Ending(
             code,
@@ -196,7 +196,7 @@ class Instance:
 
     def _stop(self) -> None:
         if self._terminal is not None:
-            self._terminal.hurry()  # a vCPU may be waiting for its reader
+            self._terminal.hurry()  # a vCPU may be waiting for the terminal's reader
         self._guest.stop()
 
     def _exit_code(self, outcome: Outcome | None) -> ExitCode:
@@ -221,14 +221,14 @@ class Instance:
 
     @property
     def gdb_address(self) -> str:
-        """What a debugger is told to connect to; empty if there is no stub."""
+        """The address for a debugger; empty if there is no stub."""
         return self._gdb.address if self._gdb else ""
 
     def debug(self) -> list[Vcpu]:
-        """Say what each vCPU is at; any thread."""
-        from pyvmm.vm.control.debug import look  # noqa: PLC0415  the disassembler is large
+        """Return the state of each vCPU; any thread."""
+        from pyvmm.vm.control.debug import inspect_vcpus  # noqa: PLC0415  a large disassembler
 
-        return look(self._guest.debug_port())
+        return inspect_vcpus(self._guest.debug_port())
 
     def sysrq(self, key: str) -> None:
         """Press Alt-SysRq and a key on the console; any thread."""
@@ -242,30 +242,31 @@ class Instance:
     def nmi(self, cpu: int) -> None:
         """Send a vCPU an SError; any thread."""
         if not 0 <= cpu < self._options.num_cpus:
-            raise UserError(f"CPU {cpu}: there are only {self._options.num_cpus}, from 0 on")
+            count = self._options.num_cpus
+            raise UserError(f"vCPU {cpu} does not exist: the guest has {count}, numbered from 0")
         self._guest.send_serror(cpu)
 
     def type(self, data: bytes) -> None:
-        """Give input to the console; any thread."""
+        """Type input on the console; any thread."""
         self._console.receive(data)
 
     @property
     def backlog(self) -> int:
-        """How many bytes of input the guest has not taken yet."""
+        """The number of bytes of input that the guest has not read yet."""
         return self._console.backlog
 
     def resize(self, columns: int, rows: int) -> None:
-        """Tell the guest the size of the terminal, if its console can have one; any thread."""
+        """Tell the guest the terminal's size, if its console supports that; any thread."""
         if self.board.hvc is not None:
             self.board.hvc.resize(columns, rows)
 
     @property
     def exits(self) -> list[list[int]]:
-        """How often each vCPU stopped running, by `ExitKind`."""
+        """The number of each vCPU's exits, by `ExitKind`."""
         return [list(counts) for counts in self._guest.exits]
 
     def usage(self) -> Usage:
-        """Say what the machine has done so far and what it takes."""
+        """Return the machine's counters and its resource usage."""
         return self._platform.usage()
 
     def rim(self) -> bytes:
@@ -273,7 +274,7 @@ class Instance:
         return self._platform.rim()
 
     def counters(self) -> Mapping[str, Mapping[str, int]]:
-        """Return what the devices count, by their names."""
+        """Return the devices' counters, by device name."""
         console = {"output_bytes": self.console_log.end}
         return {"console": console} | {
             name: dict(device.counters)
@@ -283,16 +284,16 @@ class Instance:
 
     @property
     def is_listening(self) -> bool:
-        """Whether input would be kept: from some moment on, for good.
+        """Whether the guest would keep input; once true, it stays true.
 
-        The serial port keeps it until its driver asks. Linux's driver of the virtio console throws
-        away what comes before it has set up its port, during which it prints the log so far.
+        The serial port keeps input until its driver reads it.  Linux's virtio console driver
+        discards input until it has set up its port; during the setup it prints the log so far.
         """
         self._has_listened |= time.monotonic() > self._last_output + _QUIET
         return self._has_listened
 
     def _show(self, data: bytes) -> None:
-        """Take the console's output: to the user, and to the one who looks for a panic."""
+        """Pass the console's output to the user and to the panic watch."""
         self._last_output = time.monotonic()
         self.console_log.write(data)
         if self._terminal is not None:

@@ -1,11 +1,11 @@
-"""The life of an instance: its state, who may change it from which, and who is told.
+"""The life cycle of an instance: its states, the transitions between them, and their listeners.
 
 ::
 
     BUILDING --> NEW --start--> RUNNING <--pause, resume--> PAUSED
         any of them --the guest ends, stop, a signal, a failure--> STOPPED
 
-One thread, the owner's, lives it (`run`); the controls may be called from any other.
+One thread, the owner's, calls `run`; any other thread may call the controls.
 """
 
 import os
@@ -38,30 +38,30 @@ from pyvmm.vm.control.terminal import EndSignals
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.options import VmOptions
 
-#: Is told each new state, in order; must not wait for anything.
+#: Called with each new state, in order; must not block.
 Listener = Callable[[Status], None]
-#: Is told what is being done, and how much of it (0 to 1); what it raises ends the building.
+#: Called with the current step and its progress (0 to 1); an exception from it ends the build.
 Report = Callable[[str, float], None]
-#: Reads the guest's files and puts it together.
+#: Reads the guest's files and makes the instance.
 Assemble = Callable[[ConsoleLog], Instance]
 
-_ANSWER: Final = 1.0  # seconds that a guest has to say how its memory does
-_LIVE: Final = frozenset({State.NEW, State.RUNNING, State.PAUSED})
+_BALLOON_PATIENCE: Final = 1.0  # seconds to wait for the guest's memory statistics
+_HAS_GUEST: Final = frozenset({State.NEW, State.RUNNING, State.PAUSED})
 _HINTS: Final = {
     State.BUILDING: "it is not complete yet",
     State.NEW: "start it first",
     State.RUNNING: "it was started already",
     State.PAUSED: "it was started already",
-    State.STOPPED: "it has no guest any more",
+    State.STOPPED: "its guest has ended",
 }
 
 
 class _Stopped(Exception):
-    """The building was told to end."""
+    """A control stopped the build."""
 
 
 class Lifecycle:
-    """One instance, as its controls see it."""
+    """The state of one instance, and its controls."""
 
     def __init__(self, options: VmOptions, listener: Listener | None = None) -> None:
         self.console_log = ConsoleLog()
@@ -71,7 +71,7 @@ class Lifecycle:
         self._is_stopping = False
         self._starts_itself = False
         self.is_unwanted = False
-        self.last_words = ""  # a paragraph about a guest that died or stayed silent
+        self.last_words = ""  # a report about a guest that died or stayed silent
         self._refusal: Failure | UserError | None = None  # why it could not be started
         self._program_status: int | None = None
         self._instance: Instance | None = None
@@ -100,13 +100,13 @@ class Lifecycle:
 
         Args:
             assemble: makes the instance; slow, as it reads the guest's files.
-            timeout: seconds after the start after which it is stopped.
-            report: told about the building; an exception of its ends it.
-            is_started: start it at once.
+            timeout: stop the guest this many seconds after its start.
+            report: called during the build; an exception from it ends the build.
+            is_started: start the guest at once.
 
         Raises:
-            UserError: something asked for is wrong.
-            Failure: it could not be made.
+            UserError: an option is invalid or cannot be satisfied.
+            Failure: the guest could not be created or started.
         """
         code, reason = ExitCode.INTERNAL, "a defect of pyvmm"
         self._starts_itself = is_started
@@ -161,7 +161,7 @@ class Lifecycle:
             code = ExitCode.QUIT
         finally:
             if instance is not None:
-                with self._control, storage_failures():  # nobody is about to start it
+                with self._control, storage_failures():  # no control is about to start it
                     with self._changed:
                         self._instance = None
                     instance.close()
@@ -174,7 +174,7 @@ class Lifecycle:
             report("measuring" if self._status.kind == "realm" else "loading", share)
 
     def _become(self, state: State, *old: State, **fields: float | str | None) -> None:
-        """Enter a state; where old ones are given, only from one of them."""
+        """Enter a state; if old states are given, only from one of them."""
         with self._changed:
             if old and self._status.state not in old:
                 return
@@ -192,25 +192,25 @@ class Lifecycle:
 
     @property
     def status(self) -> Status:
-        """What it is and how it does."""
+        """The current status."""
         return self._status
 
     def subscribe(self, listener: Listener) -> Status:
-        """Tell the listener each new state; return the present one."""
+        """Call the listener with each new state; return the current one."""
         with self._changed:
             self._listeners.append(listener)
             return self._status
 
     def unsubscribe(self, listener: Listener) -> None:
-        """Tell it no more."""
+        """Stop calling the listener."""
         with self._changed:
             self._listeners.remove(listener)
 
     def start(self) -> Status:
-        """Let a new guest run.
+        """Start a new guest.
 
         Raises:
-            UserError: it is not new; or it cannot be started as it is, and ends.
+            UserError: it is not new; or it cannot be started, and the instance ends.
             Failure: the RMM refused; the instance ends.
         """
         with self._control:
@@ -226,25 +226,25 @@ class Lifecycle:
             return self._status
 
     def pause(self) -> Status:
-        """Hold every vCPU."""
+        """Pause every vCPU."""
         with self._control:
             self._in(State.RUNNING, State.PAUSED).pause()
             self._become(State.PAUSED, State.RUNNING)
             return self._status
 
     def resume(self) -> Status:
-        """Let the vCPUs go on."""
+        """Resume the vCPUs."""
         with self._control:
             self._in(State.RUNNING, State.PAUSED).resume()
             self._become(State.RUNNING, State.PAUSED)
             return self._status
 
     def quit(self) -> None:
-        """Stop the guest as if the plug were pulled; does not wait for the end."""
+        """Stop the guest as by a power failure; do not wait for its end."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
-            if self._instance is not None:  # and it is not closed while this lasts
+            if self._instance is not None:  # it cannot be closed while the lock is held
                 self._instance.quit()
 
     def stop(self) -> Status:
@@ -254,17 +254,17 @@ class Lifecycle:
         return self._status
 
     def destroy(self) -> None:
-        """Stop the guest, and let its owner know that nothing of the instance is to stay."""
+        """Stop the guest, and tell its owner to remove all files of the instance."""
         self.is_unwanted = True
         self.stop()
 
     def statistics(self) -> Statistics:
-        """Say what it has done and what it takes.
+        """Return the guest's counters and its resource usage.
 
         Raises:
-            UserError: there is no guest yet, or any more.
+            UserError: the guest is being built, or has ended.
         """
-        instance = self._in(*_LIVE)
+        instance = self._in(*_HAS_GUEST)
         usage = instance.usage()
         return Statistics(
             time.monotonic(),
@@ -277,18 +277,18 @@ class Lifecycle:
         )
 
     def debug(self) -> list[Vcpu]:
-        """Say what each vCPU is at.
+        """Return the state of each vCPU.
 
         Raises:
-            UserError: it is a realm that its host may not debug, or there is no guest.
+            UserError: it is a realm without --realm-debug, or there is no guest.
         """
-        return self._in(*_LIVE).debug()
+        return self._in(*_HAS_GUEST).debug()
 
     def sysrq(self, key: str) -> None:
         """Press Alt-SysRq and a key on the console.
 
         Raises:
-            UserError: there is no such key, or the guest does not run.
+            UserError: the key does not exist, or the guest is not running.
         """
         self._in(State.RUNNING, State.PAUSED).sysrq(key)
 
@@ -296,24 +296,24 @@ class Lifecycle:
         """Send a vCPU an SError.
 
         Raises:
-            UserError: it is a realm, there is no such vCPU, or the guest does not run.
+            UserError: it is a realm, the vCPU does not exist, or the guest is not running.
         """
         self._in(State.RUNNING, State.PAUSED).nmi(cpu)
 
     @property
     def agent(self) -> AgentClient:
-        """The guest's agent, there or not.
+        """The client of the guest's agent, whether or not an agent exists.
 
         Raises:
-            UserError: the guest does not run.
+            UserError: the guest is not running.
         """
         if self._status.state == State.PAUSED:
             raise UserError(f"{self._status.name} is paused: resume it first")
         return self._in(State.RUNNING, State.PAUSED).agent
 
     @property
-    def is_coming(self) -> bool:
-        """Whether the guest is being built, or starts next without anybody's doing."""
+    def is_starting(self) -> bool:
+        """Whether the guest is being built, or is about to start by itself."""
         state = self._status.state
         return state == State.BUILDING or (state == State.NEW and self._starts_itself)
 
@@ -321,20 +321,20 @@ class Lifecycle:
     def has_settled(self) -> bool:
         """Whether there is no reason to wait for the guest's agent."""
         instance = self._instance
-        if self.is_coming:
+        if self.is_starting:
             return False
         return self._status.state != State.RUNNING or instance is None or instance.agent.is_settled
 
     def balloon(self, change: int) -> Balloon:
-        """Ask the guest to lend so many bytes more, or less; say how its memory does.
+        """Change the balloon's target by ``change`` bytes; return the balloon's state.
 
         Raises:
-            UserError: it has no balloon, no driver for it, or not that much memory.
+            UserError: the guest has no balloon, no driver for it, or not that much memory.
         """
         with self._control:
-            instance, status = self._in(*_LIVE), self._status
+            instance, status = self._in(*_HAS_GUEST), self._status
             if status.kind == "realm":
-                raise UserError(f"{status.name} is a realm: its memory is not the host's to take")
+                raise UserError(f"{status.name} is a realm: the host cannot take its memory")
             balloon = instance.board.balloon
             if balloon is None:
                 raise UserError(f"{status.name} has no balloon: create it with --balloon")
@@ -346,36 +346,36 @@ class Lifecycle:
             target = balloon.target + change
             if not 0 <= target <= status.ram_size:
                 raise UserError(
-                    f"{status.name} lends {balloon.target >> 20} of {status.ram_size >> 20} MiB:"
-                    f" that cannot become {target >> 20} MiB"
+                    f"{status.name}'s balloon has {balloon.target >> 20} MiB; it cannot have"
+                    f" {target >> 20}: give a result from 0 to {status.ram_size >> 20} MiB"
                 )
             if change:
                 balloon.resize(target)
-        statistics = balloon.ask(_ANSWER if status.state == State.RUNNING else 0)
+        statistics = balloon.ask(_BALLOON_PATIENCE if status.state == State.RUNNING else 0)
         return Balloon(balloon.target, balloon.actual, statistics)
 
     def type(self, data: bytes) -> None:
-        """Give input to the console."""
-        self._in(*_LIVE).type(data)
+        """Type input on the console."""
+        self._in(*_HAS_GUEST).type(data)
 
     @property
     def is_listening(self) -> bool:
-        """Whether input would be kept; nobody is to wait for a guest that is not there."""
+        """Whether the guest would keep input; also true without a guest, so that no one waits."""
         instance = self._instance
         return instance is None or instance.is_listening
 
     @property
     def backlog(self) -> int:
-        """How many bytes of input the guest has not taken yet."""
+        """The number of bytes of input that the guest has not read yet."""
         instance = self._instance
         return 0 if instance is None else instance.backlog
 
     def resize(self, columns: int, rows: int) -> None:
         """Tell the guest the size of the terminal."""
-        self._in(*_LIVE).resize(columns, rows)
+        self._in(*_HAS_GUEST).resize(columns, rows)
 
     def _in(self, *states: State) -> Instance:
-        """Return the instance, which is in one of these states.
+        """Return the instance if it is in one of these states.
 
         Raises:
             UserError: it is not.

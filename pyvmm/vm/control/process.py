@@ -1,4 +1,4 @@
-"""The process of an instance, seen from another one: waited for, and ended by force."""
+"""The process of an instance, as another process sees it: wait for its end, or kill it."""
 
 import os
 import select
@@ -12,14 +12,14 @@ _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
-    """Return process and user at the other end of a Unix socket."""
+    """Return the process and user IDs of the other end of a Unix socket."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, _ = _CREDENTIALS.unpack(raw)
     return pid, uid
 
 
 class Process:
-    """A process, which has ended when nobody has that number; a context manager."""
+    """A process; a context manager.  A process ID that does not exist counts as ended."""
 
     def __init__(self, pid: int) -> None:
         self._fd: int | None = None
@@ -27,7 +27,7 @@ class Process:
             self._fd = os.pidfd_open(pid)
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait for its end; tell whether it came in time."""
+        """Wait for its end; return False if it does not end in time (seconds)."""
         if self._fd is None:
             return True
         poll = select.poll()
@@ -35,14 +35,14 @@ class Process:
         return bool(poll.poll(None if timeout is None else max(timeout, 0) * 1000))
 
     def end(self, patience: float) -> None:
-        """Wait for its end; after some seconds, end it by force."""
+        """Wait for its end; after ``patience`` seconds, kill it."""
         if not self.wait(patience) and self._fd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._fd, signal.SIGKILL)
             self.wait(None)
 
     def close(self) -> None:
-        """Look at it no more."""
+        """Release the process descriptor."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

@@ -1,4 +1,4 @@
-"""What an instance does in a second, from two readings of its statistics."""
+"""An instance's activity per second, from two readings of its statistics."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,10 +8,10 @@ from pyvmm.vm.control.api import Statistics
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """All by the second; bytes of I/O are those of all disks, and of all networks."""
+    """Rates per second; I/O is summed over all disks and over all networks."""
 
     instructions: float
-    exits: dict[str, float]  # by what the guest wanted, the most frequent first
+    exits: dict[str, float]  # by kind, the most frequent first
     disk_bytes: float
     network_bytes: float
 

@@ -1,6 +1,6 @@
-"""JSON-RPC 2.0 over a stream socket: one object a line, in UTF-8.
+"""JSON-RPC 2.0 over a stream socket: one object per line, in UTF-8.
 
-Both ends use this.  Not here: batches, which a stream does not need.
+Both ends use this.  Batches are not supported: a stream does not need them.
 """
 
 import select
@@ -15,13 +15,13 @@ import msgspec
 
 from pyvmm.vm.json_text import decode
 
-MAX_LINE: Final = 1 << 20  # bytes; more than any message of ours
+MAX_LINE: Final = 1 << 20  # bytes; larger than all our messages
 _NEWLINE: Final = b"\n"
 _CHUNK: Final = 64 << 10
 
 
 class ErrorCode(IntEnum):
-    """Errors of the protocol; those of an instance are positive, and exit codes."""
+    """Protocol errors; errors of an instance are positive: exit codes."""
 
     PARSE_ERROR = -32700
     INVALID_REQUEST = -32600
@@ -31,7 +31,7 @@ class ErrorCode(IntEnum):
 
 
 class RpcError(msgspec.Struct, frozen=True):
-    """Why a request was refused."""
+    """The reason why a request failed."""
 
     code: int
     message: str
@@ -66,7 +66,7 @@ def message(
 
 
 class Stream:
-    """Lines both ways; any thread may send, one receives."""
+    """Lines in both directions; any thread may send, one may receive."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -74,9 +74,9 @@ class Stream:
         self._buffer = bytearray()
 
     def receive(self, timeout: float | None = None) -> bytes | None:
-        """Return the next line; nothing (empty) when the other end is gone, None when it is late.
+        """Return the next line; empty when the other end is gone, None after the time-out.
 
-        A line longer than `MAX_LINE` is the end, too: nobody knows what it was to be.
+        A line longer than `MAX_LINE` also counts as the end.
         """
         searched = 0
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -113,34 +113,34 @@ class Stream:
             self._connection.sendall(data)
 
     def end_input(self) -> None:
-        """Let `receive` come to the end after what has come already."""
+        """Make `receive` return the end after the data received so far."""
         self._shut(socket.SHUT_RD)
 
     def hang_up(self) -> None:
-        """Let everybody who sends or receives come back."""
+        """Shut the connection down: senders and receivers return."""
         self._shut(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up, and give the socket back; nobody uses it any more."""
+        """Hang up and release the socket; no thread may use it afterwards."""
         self._connection.close()
 
     def _shut(self, how: int) -> None:
-        with suppress(OSError):  # the other end was faster
+        with suppress(OSError):  # the other end has closed already
             self._connection.shutdown(how)
 
 
-class _Anything(msgspec.Struct):
-    """What tells a call from an answer."""
+class _MessageKind(msgspec.Struct):
+    """The member that distinguishes a call from an answer."""
 
     method: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def parse(line: bytes) -> Request | Response:
-    """Return the message of a line.
+    """Return the message in a line.
 
     Raises:
-        msgspec.DecodeError: it is none.
+        msgspec.DecodeError: it is not a message.
     """
-    if decode(line, _Anything).method is msgspec.UNSET:
+    if decode(line, _MessageKind).method is msgspec.UNSET:
         return decode(line, Response)
     return decode(line, Request)

@@ -1,6 +1,6 @@
-"""The published schema of an instance's API, as an OpenRPC document; derived from its `api`.
+"""The published schema of an instance's API, an OpenRPC document derived from `api`.
 
-`python -m pyvmm.vm.control.schema` writes it anew, and with it the reference part of docs/api.md.
+`python -m pyvmm.vm.control.schema` regenerates it and the reference part of docs/api.md.
 """
 
 import json
@@ -41,7 +41,7 @@ def document() -> Json:
 
 def _fields(schema: Json) -> list[Json]:
     properties, required = schema["properties"], schema["required"]
-    assert isinstance(properties, dict)  # noqa: S101  msgspec's word
+    assert isinstance(properties, dict)  # noqa: S101  msgspec makes it so
     assert isinstance(required, list)  # noqa: S101
     return [
         {"name": name, "required": name in required, "schema": field}
@@ -62,12 +62,12 @@ def _entry(method: Method, params: dict[str, list[Json]], results: dict[str, Jso
 
 
 def schema_text() -> str:
-    """Return the file of the schema."""
+    """Return the content of the schema's file."""
     return json.dumps(document(), indent=1) + "\n"
 
 
 def manual_text(old: str) -> str:
-    """Return docs/api.md with its reference made anew."""
+    """Return docs/api.md with its reference regenerated."""
     lines = ["| method | parameters | result | |", "|---|---|---|---|"]
     lines += [_row(each) for each in METHODS.values()]
     lines += ["", "| notification | parameters | | |", "|---|---|---|---|"]
@@ -90,7 +90,7 @@ def _name(kind: type[object]) -> str:
 
 
 def main() -> None:
-    """Write both."""
+    """Write the schema and docs/api.md."""
     SCHEMA.write_text(schema_text())
     MANUAL.write_text(manual_text(MANUAL.read_text()))
 

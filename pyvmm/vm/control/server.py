@@ -1,6 +1,6 @@
-"""The server of an instance's API: a thread for each client, and nothing to hold a vCPU up.
+"""The server of an instance's API: one thread per client; it never blocks a vCPU.
 
-Only processes of the same user, or of root, are heard.
+It serves only processes of the same user or of root.
 """
 
 import os
@@ -47,9 +47,9 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.json_text import decode
 
 _ROOT: Final = 0
-_CHUNK: Final = 64 << 10  # bytes of console output in a message at most
-_PACE: Final = 0.005  # seconds until a guest that was behind is looked at again
-_FAREWELL: Final = 2.0  # seconds that a client has to read the last words
+_CHUNK: Final = 64 << 10  # maximum bytes of console output in a message
+_PACE: Final = 0.005  # seconds between two checks of a condition
+_FAREWELL: Final = 2.0  # seconds that a client has to read the last messages
 
 
 class Server:
@@ -64,13 +64,13 @@ class Server:
         self._thread = threading.Thread(target=self._accept, name="api", daemon=True)
 
     def start(self) -> None:
-        """Begin to accept clients."""
+        """Start accepting clients."""
         self._thread.start()
 
     def close(self) -> None:
-        """Answer what was asked, say what there is to say, and hang up.
+        """Answer pending requests, send pending notifications, and hang up.
 
-        The listener goes on listening: by that others see that the instance is not gone yet.
+        The listener stays open, which shows others that the instance still exists.
         """
         if not self._thread.is_alive():
             return
@@ -97,18 +97,18 @@ class Server:
             try:
                 connection, _ = self._listener.accept()
             except (OSError, MemoryError):
-                time.sleep(_PACE)  # out of descriptors: a client will go
+                time.sleep(_PACE)  # out of descriptors: wait until a client leaves
                 continue
             try:
-                if _is_friend(connection):
+                if _is_allowed(connection):
                     self._admit(connection)
                     continue
             except (OSError, MemoryError, NoThreadError):
-                pass  # what has run out costs this client
+                pass  # out of resources: reject this client
             connection.close()
 
     def _admit(self, connection: socket.socket) -> None:
-        """Start a client's thread; who cannot have one is hung up on."""
+        """Start a client's thread."""
         session = Session(Stream(connection), self._lifecycle)
         thread = threading.Thread(
             target=self._serve, args=(session,), name="api-session", daemon=True
@@ -133,7 +133,7 @@ class Server:
             del self._sessions[session]
 
 
-def _is_friend(connection: socket.socket) -> bool:
+def _is_allowed(connection: socket.socket) -> bool:
     return peer(connection)[1] in {_ROOT, os.geteuid()}
 
 
@@ -143,8 +143,8 @@ class Session:
     def __init__(self, stream: Stream, lifecycle: Lifecycle) -> None:
         self._stream = stream
         self._lifecycle = lifecycle
-        self._is_leaving = threading.Event()  # nobody is there to be told anything
-        self._is_ending = False  # the instance is; its last words are still to be told
+        self._is_leaving = threading.Event()  # the client is gone
+        self._is_ending = False  # the instance ends; the last messages are still to be sent
         self._pumps: list[threading.Thread] = []
         self._states: SimpleQueue[Status | None] = SimpleQueue()
         self._is_watching = self._is_attached = False
@@ -161,7 +161,7 @@ class Session:
                 if (response := self._answer(line)) is not None:
                     self._stream.send(response)
         except OSError:
-            pass  # gone without waiting for the answer
+            pass  # the client has gone without waiting for the answer
         if not self._is_ending:
             self._is_leaving.set()
             self._lifecycle.console_log.wake()
@@ -174,12 +174,12 @@ class Session:
         self._stream.close()
 
     def end(self) -> None:
-        """Let `serve` end once it has answered, and told, what there is."""
+        """Make `serve` return after the pending answers and notifications."""
         self._is_ending = True
         self._stream.end_input()
 
     def hang_up(self) -> None:
-        """Let `serve` end now."""
+        """Make `serve` return now."""
         self._is_leaving.set()
         self._stream.hang_up()
 
@@ -209,7 +209,7 @@ class Session:
             return _refusal(id_, ExitCode.BAD_INPUT, str(error))
         except Failure as failure:
             return _refusal(id_, failure.code, str(failure))
-        except Exception as error:  # noqa: BLE001  ours, and no reason to lose the guest
+        except Exception as error:  # noqa: BLE001  our bug must not end the guest
             sys.stderr.write(f"{defect()}\n")
             return _refusal(id_, ErrorCode.INTERNAL_ERROR, repr(error))
         return Response("2.0", id_, msgspec.Raw(msgspec.json.encode(result)))
@@ -220,11 +220,11 @@ class Session:
     # --- Api --------------------------------------------------------------------------------
 
     def version(self) -> Version:
-        """Say which API this is."""
+        """Return the version of the API."""
         return Version(API_VERSION, installed_version("pyvmm"))
 
     def status(self) -> Status:
-        """Say what the instance is and how it does."""
+        """Return the status of the instance."""
         return self._lifecycle.status
 
     def start(self) -> Status:
@@ -232,11 +232,11 @@ class Session:
         return self._lifecycle.start()
 
     def pause(self) -> Status:
-        """Hold every vCPU."""
+        """Pause every vCPU."""
         return self._lifecycle.pause()
 
     def resume(self) -> Status:
-        """Let the vCPUs go on."""
+        """Resume the vCPUs."""
         return self._lifecycle.resume()
 
     def stop(self) -> Status:
@@ -244,19 +244,19 @@ class Session:
         return self._lifecycle.stop()
 
     def destroy(self) -> None:
-        """Stop the guest and leave nothing of it."""
+        """Stop the guest and remove all files of the instance."""
         self._lifecycle.destroy()
 
     def statistics(self) -> Statistics:
-        """Say what the instance has done and what it takes."""
+        """Return the instance's counters and its resource usage."""
         return self._lifecycle.statistics()
 
     def balloon(self, change: int = 0) -> Balloon:
-        """Resize the balloon, and say how memory does."""
+        """Resize the balloon; return its state."""
         return self._lifecycle.balloon(change)
 
     def debug(self) -> list[Vcpu]:
-        """Say what each vCPU is at."""
+        """Return the state of each vCPU."""
         return self._lifecycle.debug()
 
     def sysrq(self, key: str) -> None:
@@ -264,7 +264,7 @@ class Session:
         self._lifecycle.sysrq(key)
 
     def nmi(self, cpu: int) -> None:
-        """Send a vCPU an SError."""
+        """Send an SError to a vCPU."""
         self._lifecycle.nmi(cpu)
 
     def watch(self) -> Status:
@@ -295,12 +295,12 @@ class Session:
         self._wait_until(lambda: lifecycle.backlog < MUCH_TYPED)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Wait for the guest, until it is over or nobody wants to know."""
+        """Wait for a condition, until the instance ends or the client leaves."""
         while not is_so() and not self._is_ending and not self._is_leaving.wait(_PACE):
             pass
 
     def console_resize(self, columns: int, rows: int) -> None:
-        """Say how large the terminal is."""
+        """Report the size of the terminal."""
         self._lifecycle.resize(columns, rows)
 
     def exec_start(
@@ -315,24 +315,24 @@ class Session:
         """Start a command in the guest."""
         words, variables = argv, env or {}
         if encoding == "latin-1":
-            words, directory = [*map(_of_bytes, argv)], _of_bytes(directory)
-            variables = {_of_bytes(name): _of_bytes(each) for name, each in variables.items()}
+            words, directory = [*map(_from_latin1, argv)], _from_latin1(directory)
+            variables = {_from_latin1(name): _from_latin1(each) for name, each in variables.items()}
         return self._commands.start(self._agent(patience), words, variables, directory)
 
     def exec_write(self, number: int, data: bytes) -> None:
-        """Give a command input."""
+        """Send input to a command."""
         self._commands.write(number, data)
 
     def exec_end_input(self, number: int) -> None:
-        """Close its input."""
+        """Close a command's input."""
         self._commands.end_input(number)
 
     def exec_signal(self, number: int, signal: int) -> None:
-        """Send it a signal."""
+        """Send a signal to a command."""
         self._commands.signal(number, signal)
 
     def attest(self, challenge: bytes, *, patience: float = 60.0) -> bytes:
-        """Have the guest's agent ask for a token."""
+        """Return a token from the guest's agent."""
         return self._agent(patience).attest(challenge, min(patience, threading.TIMEOUT_MAX))
 
     def wait_agent(self, *, patience: float = 60.0) -> None:
@@ -340,11 +340,11 @@ class Session:
         self._agent(patience).wait_ready(0)
 
     def _agent(self, patience: float) -> AgentClient:
-        """Return the guest's agent, there or not once nothing has moved for so many seconds."""
+        """Return the agent's client when the agent is ready or cannot be expected any longer."""
         lifecycle, stillness = self._lifecycle, Stillness(patience)
 
         def is_over() -> bool:
-            sign = None if lifecycle.is_coming else lifecycle.console_log.end
+            sign = None if lifecycle.is_starting else lifecycle.console_log.end
             return lifecycle.has_settled or stillness.lasts(sign)
 
         self._wait_until(is_over)
@@ -354,7 +354,7 @@ class Session:
 
     def _pump(self, tell: Callable[[], None]) -> None:
         def run() -> None:
-            with suppress(OSError):  # gone; `serve` sees it too
+            with suppress(OSError):  # the client is gone; `serve` notices it too
                 tell()
 
         self._pumps = [pump for pump in self._pumps if pump.is_alive()]
@@ -380,8 +380,8 @@ class Session:
             self._tell.console_closed()
 
 
-def _of_bytes(text: str) -> str:
-    """Return a text whose characters are bytes as the agent's client takes it."""
+def _from_latin1(text: str) -> str:
+    """Convert a text with one character per byte to the agent client's encoding."""
     try:
         return text.encode("latin-1").decode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -389,7 +389,7 @@ def _of_bytes(text: str) -> str:
 
 
 class Stillness:
-    """Notices that a guest has given no sign of life for some seconds."""
+    """Detects that a guest has given no sign of life for some seconds."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -397,7 +397,7 @@ class Stillness:
         self._since = 0.0
 
     def lasts(self, sign: int | None) -> bool:
-        """Tell whether the sign has been the same for so long; None is another each time."""
+        """Check whether the sign has not changed for so long; None counts as a change."""
         now = time.monotonic()
         if sign is None or sign != self._last_sign:
             self._last_sign, self._since = sign, now

@@ -1,7 +1,8 @@
-"""The user's terminal: keys to the guest, its output to the screen, and the way out.
+"""The user's terminal: keys to the guest, its output to the screen, and Ctrl-A x to leave.
 
-While a guest has it the terminal is raw, so that every key but Ctrl-A reaches the guest.  Input
-that is no terminal (a pipe, a file) is fed to the guest as it is; its end just ends the feeding.
+The terminal is raw while a guest uses it, so that every key except Ctrl-A reaches the guest.  Input
+that is not a terminal (a pipe, a file) is passed to the guest unchanged; its end only ends the
+input.
 """
 
 import errno
@@ -25,9 +26,9 @@ from pyvmm.vm.exit_code import ExitCode
 _ESCAPE: Final = 0x01  # Ctrl-A
 _QUIT: Final = ord("x")
 _CHUNK: Final = 4096
-_ROOM: Final = 4096  # bytes that a pipe surely takes once it takes any
-_END: Final = 0  # no signal's number
-_PACE: Final = 0.005  # seconds until a guest that was behind is looked at again
+_MAX_WRITE: Final = 4096  # bytes that a writable pipe always accepts
+_END: Final = 0  # not the number of a signal
+_PACE: Final = 0.005  # seconds between two checks whether the guest has read its input
 
 
 Handler = Callable[[int, FrameType | None], object] | int | None
@@ -38,14 +39,14 @@ class Console(Protocol):
 
     @property
     def backlog(self) -> int:
-        """How many bytes wait for the guest."""
+        """The number of bytes waiting for the guest."""
 
     def receive(self, data: bytes) -> None:
-        """Take bytes."""
+        """Accept input."""
 
 
 def is_foreground(fd: int) -> bool:
-    """Tell whether someone types there: a terminal whose foreground we are in."""
+    """Check whether a user types there: whether it is a terminal with us in the foreground."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
     except OSError:
@@ -53,14 +54,14 @@ def is_foreground(fd: int) -> bool:
 
 
 class Escapes:
-    """Finds Ctrl-A x in what is typed; Ctrl-A Ctrl-A is one Ctrl-A for the guest."""
+    """Finds Ctrl-A x in typed input; Ctrl-A Ctrl-A is one Ctrl-A for the guest."""
 
     def __init__(self) -> None:
         self.is_quit = False
         self._is_escaped = False
 
     def filter(self, data: bytes) -> bytes:
-        """Return what is meant for the guest."""
+        """Return the input for the guest."""
         out = bytearray()
         for byte in data:
             if not self._is_escaped:
@@ -77,7 +78,7 @@ class Escapes:
 
 
 class Terminal:
-    """Standard input and output; a context manager that leaves the terminal as it found it."""
+    """Standard input and output; a context manager that restores the terminal's settings."""
 
     def __init__(self, in_fd: int = 0, out_fd: int = 1, error_fd: int = 2) -> None:
         self._in_fd = in_fd
@@ -87,7 +88,7 @@ class Terminal:
         self._saved: list[int | list[bytes | int]] = []
         self._has_reader = True
         self._is_at_start = True  # of a line
-        self.code = ExitCode.OK  # of whoever only shows what the guest says
+        self.code = ExitCode.OK  # STORAGE if output was lost
         self._wakeup = os.eventfd(0, os.EFD_CLOEXEC)
         self._hurry = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread: threading.Thread | None = None
@@ -95,12 +96,12 @@ class Terminal:
 
     @property
     def is_interactive(self) -> bool:
-        """Whether someone types here."""
+        """Whether a user types here."""
         return is_foreground(self._in_fd)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and rows; (0, 0) if the output is no terminal."""
+        """Columns and rows; (0, 0) if the output is not a terminal."""
         try:
             rows, columns = struct.unpack(
                 "HH4x", fcntl.ioctl(self._out_fd, termios.TIOCGWINSZ, bytes(8))
@@ -115,7 +116,7 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self.stop()
         if self._is_raw and not self._is_at_start and os.isatty(self._out_fd):
-            self.write(b"\r\n")  # what comes next, a shell's prompt, is a line of its own
+            self.write(b"\r\n")  # the shell's prompt starts a new line
         os.close(self._wakeup)
         os.close(self._hurry)
         if self._old_winch is not None:
@@ -131,12 +132,12 @@ class Terminal:
         quit_: Callable[[], None],
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Make the terminal raw, and begin to feed a console.
+        """Make the terminal raw, and start to pass input to a console.
 
         Args:
-            console: where the input goes.
-            quit_: called, from another thread, when the user asks to leave.
-            is_ready: asked until it once says yes; input waits so long.
+            console: gets the input.
+            quit_: called, from another thread, when the user types Ctrl-A x.
+            is_ready: input waits until this returns true once.
         """
         if self.is_interactive:
             self._saved = termios.tcgetattr(self._in_fd)
@@ -149,48 +150,48 @@ class Terminal:
         self._thread = thread
 
     def stop(self) -> None:
-        """End the feeding."""
+        """Stop passing input."""
         if self._thread is not None:
             os.eventfd_write(self._wakeup, 1)
             self._thread.join()
             self._thread = None
 
     def on_resize(self, resize: Callable[[int, int], None]) -> None:
-        """Call back with columns and rows when the terminal changes its size; main thread only."""
+        """Call ``resize`` with columns and rows when the terminal's size changes; main thread."""
         self._old_winch = signal.signal(signal.SIGWINCH, lambda *_: resize(*self.size))
 
     def write(self, data: bytes) -> None:
-        """Show what the guest writes; once nobody reads it, it is dropped."""
+        """Write the guest's output; drop it once the reader is gone."""
         view = memoryview(data)
         self._is_at_start = data.endswith(b"\n") if data else self._is_at_start
-        while view and self._has_reader and self._wait_room():
+        while view and self._has_reader and self._wait_writable():
             try:
-                view = view[os.write(self._out_fd, view[:_ROOM]) :]
+                view = view[os.write(self._out_fd, view[:_MAX_WRITE]) :]
             except BlockingIOError:
                 pass
             except OSError as error:
                 self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        """Write no more; say so where that is not the doing of whoever read it."""
+        """Stop writing; report an error unless the reader has just gone away."""
         self._has_reader = False
         if error.errno != errno.EPIPE and not os.isatty(self._out_fd):
             self.code = ExitCode.STORAGE
-            self.tell(f"standard output: {error.strerror}: what the guest says is lost")
+            self.tell(f"standard output: {error.strerror}: the guest's output is lost")
 
     def tell(self, line: str) -> None:
-        """Say something to the user, apart from what the guest writes."""
+        """Print a message to the user on standard error."""
         text = f"pyvmm: {printable(line)}"
         text = f"\r\n{text}\r\n" if self._is_raw else f"{text}\n"
         with suppress(OSError):
             os.write(self._error_fd, text.encode())
 
     def hurry(self) -> None:
-        """Let nobody wait for a reader any more: what has no room is dropped; any thread."""
+        """Make writers stop waiting for the reader and drop their output; any thread."""
         os.eventfd_write(self._hurry, 1)
 
-    def _wait_room(self) -> bool:
-        """Return when there is room for output; False if there is none and no time to wait."""
+    def _wait_writable(self) -> bool:
+        """Wait until output can be written; return False if it cannot and `hurry` was called."""
         poll = select.poll()
         poll.register(self._hurry, select.POLLIN)
         poll.register(self._out_fd, select.POLLOUT)
@@ -201,7 +202,7 @@ class Terminal:
     ) -> None:
         if not self._is_raw and os.isatty(self._in_fd):
             return  # in the background: reading would stop us
-        while not self._is_raw and not is_ready():  # who types may want to quit at any time
+        while not self._is_raw and not is_ready():  # a terminal is read at once, for Ctrl-A x
             if self._is_stopped(_PACE):
                 return
         escapes = Escapes()
@@ -218,25 +219,25 @@ class Terminal:
                 return
 
     def _wait_input(self, console: Console) -> bool:
-        """Return when there is input and the guest can take it; False to end the feeding."""
+        """Wait for input that the guest can take; return False when `stop` was called."""
         while not self._is_raw and console.backlog >= _CHUNK:
             if self._is_stopped(_PACE):
                 return False
-        poll = select.poll()  # unlike epoll it takes regular files
+        poll = select.poll()  # unlike epoll, it accepts regular files
         poll.register(self._wakeup, select.POLLIN)
         poll.register(self._in_fd, select.POLLIN)
         return all(fd != self._wakeup for fd, _ in poll.poll())
 
     def _is_stopped(self, patience: float) -> bool:
-        """Wait that many seconds; tell whether the feeding was ended meanwhile."""
+        """Wait for some seconds; return True if `stop` was called meanwhile."""
         return bool(select.select([self._wakeup], [], [], patience)[0])
 
 
 class EndSignals:
-    """While in force, a signal that would end us asks to quit instead: the terminal comes back.
+    """A context in which a signal that would kill us calls ``quit_``, to restore the terminal.
 
-    It is asked from a thread of its own: a handler would run in the middle of what the main thread
-    does, and a wake-up between its look at the state and its going to sleep would be lost.
+    A separate thread calls it: a signal handler would interrupt the main thread anywhere, and a
+    wake-up between its check of the state and its wait would be lost.
     """
 
     NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -275,7 +276,7 @@ class EndSignals:
         os.close(self._writer)
 
     def _listen(self) -> None:
-        """Read the numbers of signals, which the interpreter writes as they come."""
+        """Read signal numbers, which the interpreter writes as signals arrive."""
         while True:
             select.select([self._reader], [], [])
             numbers = os.read(self._reader, _CHUNK)

@@ -1,4 +1,4 @@
-"""The host's side of the guest agent, against an agent that the test plays."""
+"""The client of the guest agent, against a scripted agent."""
 
 import threading
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def hello(version: int = VERSION, abilities: int = BOTH, num_channels: int = 4) 
 
 
 class Guest:
-    """A port with an agent behind it, which answers as the test has it."""
+    """A port with a scripted agent."""
 
     def __init__(self) -> None:
         self.client = AgentClient()
@@ -94,7 +94,7 @@ def granted(guest: Guest, channel: int) -> int:
 
 
 def test_command_passes_argv_env_and_directory(guest: Guest) -> None:
-    """As counts and strings, each ended by a zero byte; anything but a zero byte may be in them."""
+    """They are counts and strings, each terminated by a zero byte; other bytes are allowed."""
     guest.client.start(["cat", "a b", "ü"], {"X": "1=2"}, "/srv")
     request = guest.sent[0]
     assert request.type == Request.EXEC
@@ -116,13 +116,13 @@ def test_command_passes_argv_env_and_directory(guest: Guest) -> None:
 def test_command_that_cannot_be_passed_on_is_refused(
     argv: list[str], env: dict[str, str], complaint: str
 ) -> None:
-    """In one line, before anything is sent."""
+    """The error is one line, and nothing is sent."""
     with pytest.raises(UserError, match=complaint):
         exec_payload(argv, env, "")
 
 
 def test_streams_are_apart_and_in_order(guest: Guest) -> None:
-    """Neighbours of one stream may come as one; after all of it the status."""
+    """Adjacent output of one stream may be merged; the status comes last."""
     command, channel = start(guest)
     for kind, data in ((2, b"a"), (2, b"b"), (3, b"c"), (2, b"d")):
         guest.say(frame(kind, channel, data))
@@ -138,12 +138,12 @@ def test_streams_are_apart_and_in_order(guest: Guest) -> None:
 
 
 def test_status_code_is_a_shell_s() -> None:
-    """128 and the signal's number."""
+    """For a signal it is 128 plus the signal's number."""
     assert (Status(3).code, Status(0, 9).code) == (3, 137)
 
 
 def test_reader_grants_what_it_has_read(guest: Guest) -> None:
-    """Never more than a window is on its way; what was read half is granted anew."""
+    """At most a window is in transit; the reader grants again after half a window."""
     command, channel = start(guest)
     assert granted(guest, channel) == WINDOW
     for _ in range(WINDOW // 2**15):
@@ -156,7 +156,7 @@ def test_reader_grants_what_it_has_read(guest: Guest) -> None:
 
 
 def test_more_output_than_granted_ends_the_agent(guest: Guest) -> None:
-    """A guest cannot fill the host's memory."""
+    """So a guest cannot fill the host's memory."""
     command, channel = start(guest)
     for _ in range(WINDOW // 2**15):
         guest.say(frame(Reply.STDOUT, channel, bytes(2**15)))
@@ -183,7 +183,7 @@ def test_single_bytes_cost_no_more_than_blocks(guest: Guest) -> None:
 
 
 def test_input_waits_for_the_guest(guest: Guest) -> None:
-    """As much as it grants is sent; a feeder that waits goes on with the next grant."""
+    """Only granted input is sent; a waiting feeder continues with the next grant."""
     command, channel = start(guest, "cat")
     with pytest.raises(AgentError, match="read nothing"):
         command.feed(b"x", SOON)
@@ -198,7 +198,7 @@ def test_input_waits_for_the_guest(guest: Guest) -> None:
 
 
 def test_input_of_a_command_that_has_ended_is_dropped(guest: Guest) -> None:
-    """As it is of a closed pipe."""
+    """This is like input for a closed pipe."""
     command, channel = start(guest)
     guest.say(frame(Reply.EXIT, channel, pack("<HH", 0, 0)))
     command.feed(b"x" * 100, 0)
@@ -206,7 +206,7 @@ def test_input_of_a_command_that_has_ended_is_dropped(guest: Guest) -> None:
 
 
 def test_leaving_a_command_kills_it(guest: Guest) -> None:
-    """Its output goes nowhere from then on, and who waits for it is told."""
+    """Later output is dropped, and waiting threads get an error."""
     command, channel = start(guest)
     with command:
         pass
@@ -214,14 +214,14 @@ def test_leaving_a_command_kills_it(guest: Guest) -> None:
     assert kinds == [Request.EXEC, Request.GRANT, Request.SIGNAL, Request.GRANT]
     for _ in range(2 * WINDOW // 2**15):
         guest.say(frame(Reply.STDOUT, channel, bytes(2**15)))
-    with pytest.raises(AgentError, match="given up"):
+    with pytest.raises(AgentError, match="abandoned"):
         command.read(0)
     guest.say(frame(Reply.EXIT, channel, pack("<HH", 0, 9)))
     assert guest.client.is_ready
 
 
 def test_run_collects_a_command(guest: Guest) -> None:
-    """Input in, both streams and the status out."""
+    """It sends input and returns both streams and the status."""
 
     def answer(request: Frame) -> bytes:
         if request.type == Request.EXEC:
@@ -241,10 +241,15 @@ def test_run_collects_a_command(guest: Guest) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "complaint"),
-    [(1, "as many commands"), (2, r"pyvmm\.agent=exec"), (3, "image anew"), (9, "refuses: 9")],
+    [
+        (1, "limit of commands"),
+        (2, r"pyvmm\.agent=exec"),
+        (3, "image again"),
+        (9, "unknown reason 9"),
+    ],
 )
 def test_refusal_says_why(guest: Guest, reason: int, complaint: str) -> None:
-    """Each reason its words; the next command may fare better."""
+    """Each reason has its own message; the next command may succeed."""
     command, channel = start(guest)
     guest.say(frame(Reply.REFUSED, channel, pack("<I", reason)))
     with pytest.raises(AgentError, match=complaint):
@@ -253,17 +258,17 @@ def test_refusal_says_why(guest: Guest, reason: int, complaint: str) -> None:
 
 
 def test_number_of_commands_is_the_agent_s(guest: Guest) -> None:
-    """No more than it has channels for; an ended one makes room."""
+    """The limit is the number of channels; a command that ends frees one."""
     channels = [start(guest)[1] for _ in range(4)]
     assert len(set(channels)) == 4
-    with pytest.raises(AgentError, match="as many commands"):
+    with pytest.raises(AgentError, match="limit of commands"):
         guest.client.start(["true"])
     guest.say(frame(Reply.EXIT, channels[1], pack("<HH", 0, 0)))
     guest.client.start(["true"])
 
 
 def test_abilities_are_the_guest_s() -> None:
-    """What it does not offer is not asked of it."""
+    """Requests without the ability are not sent."""
     guest = Guest().start(hello(abilities=Ability.ATTEST))
     with pytest.raises(AgentError, match=r"pyvmm\.agent=exec"):
         guest.client.start(["true"])
@@ -271,7 +276,7 @@ def test_abilities_are_the_guest_s() -> None:
 
 
 def test_attest_returns_the_token(guest: Guest) -> None:
-    """Standard output of the report; its standard error is the reason where there is none."""
+    """The token is the report's standard output; the reason of a failure its standard error."""
     challenge = bytes(range(64))
     replies = [frame(Reply.STDOUT, 1, b"to"), frame(Reply.STDOUT, 1, b"ken")]
     replies += [frame(Reply.EXIT, 1, pack("<HH", 0, 0))]
@@ -287,15 +292,15 @@ def test_attest_returns_the_token(guest: Guest) -> None:
 
 
 def test_attest_takes_no_endless_token(guest: Guest) -> None:
-    """More than any token has is none."""
+    """An answer longer than any token is rejected."""
     chunk = frame(Reply.STDOUT, 1, bytes(MAX_PAYLOAD))
     guest.answer = lambda request: chunk * 2 if request.type == Request.ATTEST else b""
-    with pytest.raises(AgentError, match=f"more than {MAX_TOKEN}"):
+    with pytest.raises(AgentError, match=f"limit is {MAX_TOKEN}"):
         guest.client.attest(bytes(64))
 
 
 def test_ping_waits_for_its_own_answer(guest: Guest) -> None:
-    """A guest that answers what was not asked gains nothing."""
+    """Unexpected answers have no effect."""
     guest.answer = lambda request: frame(Reply.PONG, 0, request.payload)
     assert guest.client.ping(10) < 10
     guest.answer = lambda _: frame(Reply.PONG, 0, pack("<I", 1))
@@ -304,14 +309,14 @@ def test_ping_waits_for_its_own_answer(guest: Guest) -> None:
 
 
 def test_program_s_end_is_noted(guest: Guest) -> None:
-    """The init of a root file system of one program tells it."""
+    """The init of a root file system for one program sends it."""
     assert guest.client.ended is None
     guest.say(frame(Reply.ENDED, 0, pack("<HH", 7, 0)))
     assert guest.client.ended == Status(7)
 
 
 def test_without_an_agent_the_line_says_what_to_do() -> None:
-    """No port; a port that nobody opened."""
+    """The guest has no port, or has not opened it."""
     with pytest.raises(AgentError, match="--agent"):
         AgentClient().wait_ready(10)
     with pytest.raises(AgentError, match="pyvmm image build"):
@@ -319,7 +324,7 @@ def test_without_an_agent_the_line_says_what_to_do() -> None:
 
 
 def test_wait_ready_returns_with_the_hello() -> None:
-    """Whoever waits is woken."""
+    """Waiting threads are woken."""
     guest = Guest()
     waiter = threading.Thread(target=guest.client.wait_ready, args=(10,))
     waiter.start()
@@ -329,7 +334,7 @@ def test_wait_ready_returns_with_the_hello() -> None:
 
 
 def test_agent_that_goes_takes_its_commands_along(guest: Guest) -> None:
-    """And its successor starts afresh, half a frame of the first one forgotten."""
+    """The next agent starts afresh; an incomplete frame of the first one is discarded."""
     command, _ = start(guest)
     guest.say(frame(Reply.STDOUT, 1, b"abc")[:5])
     guest.stop()
@@ -342,7 +347,7 @@ def test_agent_that_goes_takes_its_commands_along(guest: Guest) -> None:
 
 
 def test_agent_that_reads_nothing_is_given_up(guest: Guest) -> None:
-    """What waits for it is bounded."""
+    """The data waiting for it is bounded."""
     guest.backlog = MAX_BACKLOG + 1
     command, _ = start(guest)
     with pytest.raises(AgentError, match="does not read"):
@@ -362,7 +367,7 @@ def test_agent_that_reads_nothing_is_given_up(guest: Guest) -> None:
     ],
 )
 def test_what_is_no_agent_is_not_listened_to(data: bytes, complaint: str) -> None:
-    """Until the port is opened anew."""
+    """It is ignored until the port is opened again."""
     guest = Guest().start(data + hello())
     with pytest.raises(AgentError, match=complaint):
         guest.client.wait_ready(0)
@@ -378,7 +383,7 @@ CHUNKS = st.lists(st.one_of(FRAMES, st.binary(max_size=20)), max_size=20)
 
 @given(chunks=CHUNKS, split=st.integers(1, 50))
 def test_client_is_total_over_any_bytes(chunks: list[bytes], split: int) -> None:
-    """Frames or noise, in pieces of any size: commands get output, then a status or an error."""
+    """With frames or noise in pieces of any size, commands get output, then their end."""
     guest = Guest().start()
     commands = [guest.client.start(["true"]) for _ in range(3)]
     data = b"".join(chunks)

@@ -1,4 +1,4 @@
-"""The declaration of the API, and what is made of it."""
+"""The declaration of the API, and the schema and manual derived from it."""
 
 import json
 
@@ -8,20 +8,20 @@ from pyvmm.vm.control.server import Session
 
 
 def test_schema_is_fresh() -> None:
-    """`make gen` writes it, and the reference in the manual."""
+    """`make gen` writes the schema and the reference in the manual."""
     assert SCHEMA.read_text() == schema_text()
     assert MANUAL.read_text() == manual_text(MANUAL.read_text())
 
 
 def test_server_implements_what_is_declared() -> None:
-    """Mypy checks the types."""
+    """The server has all declared methods; mypy checks their types."""
     implemented: type[Api] = Session
     for name in METHODS:
         assert callable(getattr(implemented, name))
 
 
 def test_schema_has_every_method_with_its_types() -> None:
-    """Each reference leads to a schema; each method says what it does."""
+    """Each reference leads to a schema; each method has a summary."""
     schema = document()
     text = json.dumps(schema)
     methods, notifications = schema["methods"], schema["x-notifications"]

@@ -1,4 +1,4 @@
-"""Commands through an instance's socket: the real agent at the other end, on this machine."""
+"""Commands through an instance's socket, with the real agent running on this machine."""
 
 import threading
 import time
@@ -42,7 +42,7 @@ def client(running: Running) -> Iterator[Client]:
 
 
 class Heard:
-    """Notes what is told of commands."""
+    """Records the notifications about commands."""
 
     def __init__(self, client: Client) -> None:
         self.output: dict[int, dict[str, bytes]] = {}
@@ -51,12 +51,12 @@ class Heard:
         self._client = client
 
     def until(self, is_so: Callable[[], bool]) -> None:
-        """Listen until something is so."""
+        """Listen until a condition is true."""
         while not is_so():
             assert self._client.listen(self, PATIENCE)
 
     def end(self, number: int) -> tuple[int, int, str]:
-        """Listen until a command has ended; return how."""
+        """Listen until a command has ended; return its end."""
         self.until(lambda: number in self.ended)
         return self.ended[number]
 
@@ -73,7 +73,7 @@ class Heard:
 
 
 def test_commands_run_side_by_side(client: Client) -> None:
-    """Each has its number, streams, environment and end."""
+    """Each command has its own number, streams, environment and end."""
     heard = Heard(client)
     words = ["sh", "-c", 'echo "$X"; echo no >&2; exit 3']
     first = client.api.exec_start(words, env={"X": "1"})
@@ -85,7 +85,7 @@ def test_commands_run_side_by_side(client: Client) -> None:
 
 
 def test_arguments_may_be_any_bytes(client: Client) -> None:
-    """In latin-1 each character is one."""
+    """In latin-1 each character stands for a byte."""
     heard = Heard(client)
     script = 'printf "%s %s %s" "$0" "$X" "$PWD"'
     number = client.api.exec_start(
@@ -98,7 +98,7 @@ def test_arguments_may_be_any_bytes(client: Client) -> None:
 
 
 def test_input_is_taken_at_the_command_s_pace(client: Client) -> None:
-    """As much as may wait, then more as it is taken; its end comes behind it."""
+    """Input up to the limit may wait, more follows as it is taken; the end comes last."""
     heard = Heard(client)
     number = client.api.exec_start(["sh", "-c", "read x; cat"])
     line = b"go\n"
@@ -114,32 +114,32 @@ def test_input_is_taken_at_the_command_s_pace(client: Client) -> None:
 
 
 def test_signal_reaches_a_command(client: Client) -> None:
-    """And it is told."""
+    """The client is notified of the signal that ended it."""
     heard = Heard(client)
     number = client.api.exec_start(["sh", "-c", "echo up; sleep 1000; true"])
     heard.until(lambda: number in heard.output)
     client.api.exec_signal(number, 15)
     assert heard.end(number) == (0, 15, "")
-    with pytest.raises(UserError, match=f"no command {number} runs"):
+    with pytest.raises(UserError, match=f"command {number} is not running"):
         client.api.exec_signal(number, 15)
 
 
 @pytest.mark.parametrize("signal", [-1, 0, 65, 1 << 32])
 def test_signal_that_linux_does_not_have_is_refused(client: Client, signal: int) -> None:
-    """Whatever number a client sends, it is a mistake of the client's."""
+    """Every invalid number is the client's mistake."""
     number = client.api.exec_start(["cat"])
     with pytest.raises(UserError, match=f"signal {signal}: give 1 to 64"):
         client.api.exec_signal(number, signal)
 
 
 def test_token_may_take_any_time(client: Client) -> None:
-    """The agent here gives none; no number of seconds is too large to wait for that."""
+    """The agent here has no token; no time-out is too large."""
     with pytest.raises(UserError, match="no token"):
         client.api.attest(bytes(64), patience=1e300)
 
 
 def test_commands_end_with_their_client(running: Running) -> None:
-    """Whoever hangs up leaves nothing running; others are not concerned."""
+    """A client that hangs up leaves nothing running; other clients are not affected."""
     with connect(running.directory, "r1") as other, connect(running.directory, "r1") as client:
         staying = other.api.exec_start(["cat"])
         heard = Heard(client)
@@ -153,7 +153,7 @@ def test_commands_end_with_their_client(running: Running) -> None:
 
 
 def test_slow_client_gets_all_of_it(client: Client) -> None:
-    """Nothing is dropped: the command waits."""
+    """No output is dropped: the command waits."""
     heard = Heard(client)
     number = client.api.exec_start(["head", "-c", "3000000", "/dev/zero"])
     client.api.status()
@@ -163,7 +163,7 @@ def test_slow_client_gets_all_of_it(client: Client) -> None:
 
 
 def test_guest_that_ends_takes_its_commands_along(running: Running, client: Client) -> None:
-    """Told before the connection closes; who comes later is told as well."""
+    """Clients are notified before the connection closes; later requests fail."""
     heard = Heard(client)
     number = client.api.exec_start(["cat"])
     running.end()
@@ -173,8 +173,8 @@ def test_guest_that_ends_takes_its_commands_along(running: Running, client: Clie
 
 
 def test_attest_says_why_there_is_no_token(client: Client) -> None:
-    """The guest's reason, or ours."""
-    with pytest.raises(UserError, match=r"no token: .* no realm"):
+    """The reason is the guest's or ours."""
+    with pytest.raises(UserError, match=r"no token: .*not a realm"):
         client.api.attest(bytes(64))
     with pytest.raises(UserError, match="give 64"):
         client.api.attest(b"short")
@@ -184,7 +184,7 @@ def test_attest_says_why_there_is_no_token(client: Client) -> None:
     ("argv", "complaint"), [([], "no command"), (["a\0b"], "zero byte"), (["x" * 70_000], "bytes")]
 )
 def test_what_is_no_command_is_refused(client: Client, argv: list[str], complaint: str) -> None:
-    """In one line; the connection goes on."""
+    """The error is one line; the connection stays open."""
     with pytest.raises(UserError, match=complaint):
         client.api.exec_start(argv)
     assert client.api.status().state == State.RUNNING
@@ -215,7 +215,7 @@ def test_agent_is_awaited_while_the_guest_says_something(
 
 
 class Building(OwnerThread):
-    """An instance that is built when the test says so."""
+    """An instance whose build waits for the test."""
 
     def __init__(self, *, starts_itself: bool) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class Building(OwnerThread):
         self._starts_itself = starts_itself
 
     def assemble(self, log: ConsoleLog) -> Instance:
-        """Wait, then put the guest together."""
+        """Wait, then make the guest."""
         assert self.may_go_on.wait(PATIENCE)
         return super().assemble(log)
 
@@ -237,7 +237,7 @@ class Building(OwnerThread):
 def test_agent_is_awaited_while_the_guest_is_built(
     tmp_path: Path, complaint: str, *, starts_itself: bool
 ) -> None:
-    """And until it starts, if that needs nobody; there is no other reason to wait then."""
+    """A client waits for the build and an automatic start, but not for a manual start."""
     with Building(starts_itself=starts_itself) as owner:
         directory = Directory(tmp_path / "pyvmm")
         claim = directory.claim(owner.lifecycle.status)
@@ -262,7 +262,7 @@ def test_agent_is_awaited(tmp_path: Path, agent_program: Path) -> None:
     """For as long as was asked; without a port there is nothing to wait for."""
     running = Running(Directory(tmp_path / "pyvmm"), agent_program)
     with connect(running.directory, "r1") as client:
-        with pytest.raises(UserError, match="no agent in this guest"):
+        with pytest.raises(UserError, match="this guest has no agent"):
             client.api.exec_start(["true"], patience=0.05)
         threading.Timer(0.1, running.port.start).start()
         number = client.api.exec_start(["true"], patience=PATIENCE)
@@ -290,7 +290,7 @@ def test_threads_of_commands_end_with_them(client: Client) -> None:
 def test_a_command_without_a_thread_is_refused_and_ended(
     client: Client, running: Running, monkeypatch: pytest.MonkeyPatch, spare: int
 ) -> None:
-    """Whichever of its threads is missing; the connection and the others go on."""
+    """Either thread may be missing; the connection and other commands continue."""
     with monkeypatch.context() as patch:
         refuse_threads(patch, "api-pump", spare)
         with pytest.raises(UserError, match="no more threads"):

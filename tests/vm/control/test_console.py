@@ -1,4 +1,4 @@
-"""What is kept of a console's output, and what a reader gets of it."""
+"""The console log: what it keeps, and what a reader gets."""
 
 import threading
 
@@ -17,7 +17,7 @@ def stay() -> bool:
 
 @given(st.lists(st.binary(max_size=3 * SIZE)), st.integers(0, 8 * SIZE))
 def test_a_reader_gets_what_is_kept_after_its_position(pieces: list[bytes], position: int) -> None:
-    """However it was cut; where something is missing, the position says so."""
+    """Segmentation makes no difference; the position shows missing output."""
     log = ConsoleLog(SIZE)
     for piece in pieces:
         log.write(piece)
@@ -31,7 +31,7 @@ def test_a_reader_gets_what_is_kept_after_its_position(pieces: list[bytes], posi
 
 
 def test_a_reader_waits_for_the_next_word() -> None:
-    """And for no more than that."""
+    """A reader waits only until the next output."""
     log, heard = ConsoleLog(), []
     reader = threading.Thread(target=lambda: heard.append(log.read(2, stay)))
     log.write(b"ab")
@@ -44,7 +44,7 @@ def test_a_reader_waits_for_the_next_word() -> None:
 
 
 def test_a_reader_that_leaves_is_let_go() -> None:
-    """With nothing."""
+    """It gets no data."""
     log, heard, is_leaving = ConsoleLog(), [], threading.Event()
     reader = threading.Thread(target=lambda: heard.append(log.read(0, is_leaving.is_set)))
     reader.start()

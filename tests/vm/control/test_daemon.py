@@ -1,4 +1,4 @@
-"""A process of its own: what it is told of, what it has of its parent, how its beginning ends."""
+"""Daemons: their reports, their separation from the parent, and the end of their startup."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ READY = "tell(Message(is_ready=True))"
 
 
 def run(*lines: str) -> str:
-    """Run a program whose daemon has this main; return what it printed when all are gone."""
+    """Run a program whose daemon has this main; return its output when all processes are gone."""
     main = "def main(tell):\n" + textwrap.indent("\n".join(lines), "    ")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(main=main)],
@@ -32,7 +32,7 @@ def run(*lines: str) -> str:
 
 
 def test_it_tells_how_its_beginning_goes() -> None:
-    """In order, and nothing after its end."""
+    """Messages arrive in order, and none after the end of startup."""
     told = run("tell(Message(doing='a'))", READY, "tell(Message(doing='late'))", "return 0")
     assert told == "a False 0 \n True 0 \n"
 
@@ -41,12 +41,12 @@ def test_it_tells_how_its_beginning_goes() -> None:
     "line", ["return 3", "raise ZeroDivisionError", "os._exit(0)", "os.kill(os.getpid(), 9)"]
 )
 def test_a_death_without_a_word_is_the_end(line: str) -> None:
-    """Nobody waits for the dead, and none of them says a word in the terminal."""
+    """The parent does not wait for a dead daemon, and nothing is printed on the terminal."""
     assert run(line) == ""
 
 
 def test_it_has_nothing_of_its_parent() -> None:
-    """Its own session, no controlling process, no descriptor but null and its pipe."""
+    """It has its own session and, besides its pipe, only /dev/null open."""
     told = run(
         "import json",
         "sizes = sorted(os.readlink(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')"
@@ -62,7 +62,7 @@ def test_it_has_nothing_of_its_parent() -> None:
 
 
 def test_a_parent_that_is_gone_cannot_be_told() -> None:
-    """The daemon learns of it when it tells."""
+    """The daemon gets an error when it sends a message."""
     program = PROGRAM.format(
         main=textwrap.dedent("""
             def main(tell):

@@ -1,4 +1,4 @@
-"""What a look into a guest shows of it, on the real core."""
+"""The state of vCPUs that `pyvmm debug` shows, on the real core."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from pyvmm.arch.errors import UserError
 from pyvmm.host.guest import RealmOptions
-from pyvmm.vm.control.debug import CODE_AFTER, CODE_BEFORE, STACK_WORDS, describe_pstate, look
+from pyvmm.vm.control.debug import CODE_AFTER, CODE_BEFORE, STACK_WORDS, describe_pstate, inspect_vcpus
 from tests.host.debug_rig import CODE, COUNT, DATA, RAM_BASE, RAM_SIZE, STORE, Rig
 from tests.waiting import wait_until
 
@@ -22,12 +22,12 @@ def rig() -> Iterator[Rig]:
 
 
 def test_a_look_shows_registers_stack_and_code(rig: Rig) -> None:
-    """As hexadecimal text; the instruction that comes next is among the others."""
+    """Values are hexadecimal text; the code includes the next instruction."""
     registers = rig.port.registers(0)
     registers.pc, registers.sp_el1, registers.pstate = CODE + STORE, DATA + 0x103, 0x2000_03C5
     registers.x[6] = DATA
     rig.vm.dma.write(DATA + 0x108, (0xFEED << 48).to_bytes(8, "little"))
-    first, second = look(rig.port)
+    first, second = inspect_vcpus(rig.port)
     assert (first.is_on, first.pstate) == (True, "EL1h nzCv DAIF")
     assert first.registers["pc"] == f"{CODE + STORE:#018x}"
     assert first.registers["x6"] == f"{DATA:#018x}"
@@ -42,46 +42,46 @@ def test_a_look_shows_registers_stack_and_code(rig: Rig) -> None:
 
 
 def test_what_is_no_memory_is_left_out(rig: Rig) -> None:
-    """A stack and a program counter that point nowhere, or to the very edge."""
+    """Stack pointer and program counter may point to unmapped memory or to its edge."""
     registers = rig.port.registers(0)
     registers.pc, registers.sp_el1 = 0, RAM_BASE + RAM_SIZE - 16
-    vcpu = look(rig.port)[0]
+    vcpu = inspect_vcpus(rig.port)[0]
     assert (len(vcpu.stack), vcpu.code) == (2, [])
     registers.pc, registers.sp_el1 = RAM_BASE, (1 << 64) - 8
-    vcpu = look(rig.port)[0]
+    vcpu = inspect_vcpus(rig.port)[0]
     assert (vcpu.stack, len(vcpu.code)) == ({}, CODE_AFTER)
 
 
 def test_what_is_no_instruction_is_data(rig: Rig) -> None:
-    """Capstone has nothing to say of it."""
+    """Capstone does not know the instruction."""
     rig.port.write(0, CODE + COUNT, b"\xff\xff\xff\xff")
     rig.port.registers(0).pc = CODE + COUNT
-    assert look(rig.port)[0].code[CODE_BEFORE].text == ".word 0xffffffff"
+    assert inspect_vcpus(rig.port)[0].code[CODE_BEFORE].text == ".word 0xffffffff"
 
 
 def test_a_vcpu_that_is_off_is_shown_so() -> None:
-    """Before it was turned on."""
+    """A vCPU that was never turned on is shown as off."""
     with Rig(num_cpus=2) as rig:
-        assert [vcpu.is_on for vcpu in look(rig.port)] == [True, False]
+        assert [vcpu.is_on for vcpu in inspect_vcpus(rig.port)] == [True, False]
 
 
 def test_a_running_guest_runs_on() -> None:
-    """It has stood still for an instant."""
+    """The guest stands still only briefly."""
     with Rig() as rig:
         rig.start()
         for _ in range(3):
             before = rig.counter()
-            assert look(rig.port)[0].is_on
+            assert inspect_vcpus(rig.port)[0].is_on
             wait_until(lambda before=before: rig.counter() > before)  # type: ignore[misc]
 
 
 def test_a_realm_that_has_ended_says_so() -> None:
-    """Its RECs are gone."""
+    """Its RECs do not exist any longer."""
     with Rig(realm=RealmOptions(is_debuggable=True)) as rig:
         rig.start()
         rig.vm.close()
         with pytest.raises(UserError, match="the guest has ended"):
-            look(rig.port)
+            inspect_vcpus(rig.port)
 
 
 @pytest.mark.parametrize(
@@ -94,5 +94,5 @@ def test_a_realm_that_has_ended_says_so() -> None:
     ],
 )
 def test_pstate_in_words(pstate: int, words: str) -> None:
-    """Flags and masks by letter, the rest by name."""
+    """Flags and masks are letters, the other bits are names."""
     assert describe_pstate(pstate) == words

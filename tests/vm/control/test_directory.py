@@ -1,4 +1,4 @@
-"""The runtime directory: names, who lives, and what is left of the dead."""
+"""The runtime directory: names, running instances, and the remains of dead ones."""
 
 import os
 import socket
@@ -46,17 +46,17 @@ def left(directory: Directory) -> list[str]:
 
 
 def test_a_name_lives_while_its_socket_listens(directory: Directory, claims: list[Claim]) -> None:
-    """Whatever its state file says; nobody else can have it meanwhile."""
+    """The socket counts, not the state file; the name is taken meanwhile."""
     assert directory.find("r1") == status()
     assert directory.statuses() == [status()]
-    with pytest.raises(UserError, match="r1 is new already"):
+    with pytest.raises(UserError, match="r1 exists and is new"):
         directory.claim(status())
     claims[0].listener.close()
     assert directory.find("r1").state == State.DEAD
 
 
 def test_what_a_dead_instance_left_makes_room(directory: Directory, claims: list[Claim]) -> None:
-    """Its socket is removed and bound again, and nothing of its files stays."""
+    """Its socket is removed and bound again, and all its files are removed."""
     claims[0].log.write_text("old")
     claims[0].listener.close()
     claims.append(directory.claim(status()))
@@ -67,7 +67,7 @@ def test_what_a_dead_instance_left_makes_room(directory: Directory, claims: list
 def test_what_is_shut_off_stays_until_it_is_cleaned_up(
     directory: Directory, claims: list[Claim]
 ) -> None:
-    """Its name is taken so long."""
+    """Until then its name is taken."""
     claims[0].write(status(state=State.STOPPED))
     claims[0].release(keep=True)
     assert directory.find("r1").state == State.STOPPED
@@ -78,7 +78,7 @@ def test_what_is_shut_off_stays_until_it_is_cleaned_up(
 
 
 def test_a_release_leaves_nothing(directory: Directory, claims: list[Claim]) -> None:
-    """Unless it is to."""
+    """The files stay only on request."""
     claims[0].log.write_text("words")
     claims[0].release(keep=False)
     assert left(directory) == []
@@ -87,8 +87,8 @@ def test_a_release_leaves_nothing(directory: Directory, claims: list[Claim]) -> 
 
 
 def test_cleaning_up_is_not_for_the_living(directory: Directory, claims: list[Claim]) -> None:
-    """It would lose an instance that somebody has just made."""
-    with pytest.raises(UserError, match="faster"):
+    """Otherwise an instance that has just been created would be lost."""
+    with pytest.raises(UserError, match="runs again"):
         directory.clean_up("r1")
     assert directory.find("r1") == status()
     assert len(claims) == 1
@@ -97,7 +97,7 @@ def test_cleaning_up_is_not_for_the_living(directory: Directory, claims: list[Cl
 def test_a_socket_elsewhere_goes_with_its_maker(
     directory: Directory, claims: list[Claim], tmp_path: Path
 ) -> None:
-    """Not while somebody listens there; for good when the name is cleaned up."""
+    """It stays while a process listens; cleaning up the name removes it."""
     path = tmp_path / "stub"
     with socket.socket(socket.AF_UNIX) as stub:
         stub.bind(str(path))
@@ -114,7 +114,7 @@ def test_a_socket_elsewhere_goes_with_its_maker(
 def test_what_others_have_put_there_stays(
     directory: Directory, claims: list[Claim], tmp_path: Path, kind: str
 ) -> None:
-    """A file, another socket of the same name, or a link to one."""
+    """A file, another socket of the same name and a link to one are kept."""
     path, other = tmp_path / "stub", tmp_path / "other"
     _leave_socket(path)
     claims[0].note_gdb(path)
@@ -139,7 +139,7 @@ def test_what_others_have_put_there_stays(
 def test_a_note_that_cannot_be_read_is_nobody_s(
     directory: Directory, claims: list[Claim], note: bytes
 ) -> None:
-    """It goes with the rest."""
+    """It is removed with the rest."""
     (directory.home("r1") / "gdb").write_bytes(note)
     claims[0].listener.close()
     directory.clean_up("r1")
@@ -147,13 +147,13 @@ def test_a_note_that_cannot_be_read_is_nobody_s(
 
 
 def _leave_socket(path: Path) -> None:
-    """Make a socket that nobody listens at."""
+    """Make a socket on which nobody listens."""
     with socket.socket(socket.AF_UNIX) as stub:
         stub.bind(str(path))
 
 
 def test_one_of_many_gets_the_name(directory: Directory) -> None:
-    """The others get one line."""
+    """The others get a one-line error."""
 
     def claim(_: int) -> Claim | UserError:
         try:
@@ -171,7 +171,7 @@ def test_one_of_many_gets_the_name(directory: Directory) -> None:
 def test_status_that_cannot_be_read_is_that_of_a_dead(
     directory: Directory, claims: list[Claim]
 ) -> None:
-    """Garbage, nothing, or only a socket: it can be seen and cleaned up."""
+    """With invalid data, no file, or only a socket, it is listed and can be cleaned up."""
     claims[0].listener.close()
     state = directory.home("r1") / "state"
     damages = (
@@ -190,10 +190,10 @@ def test_status_that_cannot_be_read_is_that_of_a_dead(
 def test_status_that_cannot_be_read_of_the_living_loses_nothing(
     directory: Directory, claims: list[Claim]
 ) -> None:
-    """It may be another version's: it is listed, and its name is not free."""
+    """It may belong to another version: it is listed, and its name is taken."""
     (directory.home("r1") / "state").write_text('{"name": "r1", "state": "flying"}')
     assert directory.find("r1").state == State.RUNNING
-    with pytest.raises(UserError, match="already"):
+    with pytest.raises(UserError, match="exists and is"):
         directory.claim(status())
     assert len(claims) == 1
 
@@ -201,7 +201,7 @@ def test_status_that_cannot_be_read_of_the_living_loses_nothing(
 def test_a_full_disk_does_not_stop_the_status(
     directory: Directory, claims: list[Claim], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file has been made as large as it will ever be."""
+    """The file has its final size from the start."""
 
     def refuse(_path: Path, _data: bytes) -> int:
         raise OSError(28, "No space left on device")
@@ -216,7 +216,7 @@ def test_a_full_disk_does_not_stop_the_status(
 
 
 def test_a_place_that_takes_no_file_is_none(tmp_path: Path) -> None:
-    """Whoever wants to know what there is learns of it at once."""
+    """Listing the instances fails with an error."""
     (tmp_path / "pyvmm").mkdir(mode=0o700)
     (tmp_path / "pyvmm" / ".lock").mkdir()
     with pytest.raises(OSError, match="directory"):
@@ -226,7 +226,7 @@ def test_a_place_that_takes_no_file_is_none(tmp_path: Path) -> None:
 def test_a_full_disk_takes_no_new_instance(
     directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who asks learns of it, and nothing is left of it."""
+    """The request fails with an error, and no files remain."""
 
     def refuse(_path: Path, _data: bytes) -> int:
         raise OSError(28, "No space left on device")
@@ -238,7 +238,7 @@ def test_a_full_disk_takes_no_new_instance(
 
 
 def test_a_path_longer_than_an_address_will_do(tmp_path: Path) -> None:
-    """A home directory may be deep."""
+    """A deep home directory works."""
     directory = Directory(tmp_path / ("d" * 100) / "pyvmm")
     claim = directory.claim(status())
     assert directory.find("r1") == status()
@@ -246,14 +246,14 @@ def test_a_path_longer_than_an_address_will_do(tmp_path: Path) -> None:
 
 
 def test_the_directory_is_for_its_user_alone(directory: Directory, claims: list[Claim]) -> None:
-    """It, and the sockets in it."""
+    """This holds for the directory and its sockets."""
     assert stat.S_IMODE(directory.path.stat().st_mode) == 0o700
     assert stat.S_IMODE(directory.socket_path("r1").stat().st_mode) == 0o600
     assert claims
 
 
 def test_a_directory_open_to_others_is_refused(tmp_path: Path) -> None:
-    """So is one that another user could exchange."""
+    """A directory that another user could replace is rejected too."""
     (tmp_path / "pyvmm").mkdir()
     (tmp_path / "pyvmm").chmod(0o750)
     with pytest.raises(UserError, match="open to other users"):
@@ -263,7 +263,7 @@ def test_a_directory_open_to_others_is_refused(tmp_path: Path) -> None:
 def test_the_place_is_the_one_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not another one instead, where nobody would look; one that others may write to is refused."""
+    """There is no fallback, which others would not find; a directory open to others is rejected."""
     place = tmp_path / "run"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
     place.mkdir()
@@ -286,7 +286,7 @@ def test_the_place_is_the_one_that_is_named(
 def test_a_directory_of_another_user_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only root may look at it."""
+    """Only root may use it."""
     (tmp_path / "pyvmm").mkdir(mode=0o700)
     if os.geteuid():
         pytest.skip("only root can give a directory away")

@@ -1,4 +1,4 @@
-"""A guest put together, with a guest that plays its part from the test."""
+"""An instance with a scripted guest."""
 
 import os
 import threading
@@ -36,7 +36,7 @@ def stage() -> Iterator[Stage]:
     ],
 )
 def test_exit_code_says_how_it_ended(stage: Stage, outcome: Outcome | None, code: ExitCode) -> None:
-    """Off and reset are fine; a guest that goes on runs out of time."""
+    """Power-off and reset are success; a guest that continues reaches the time-out."""
     stage.script = lambda _: outcome
     assert stage.run(VmOptions(), timeout=0.01) == (code, b"")
     assert stage.guest is not None
@@ -44,7 +44,7 @@ def test_exit_code_says_how_it_ended(stage: Stage, outcome: Outcome | None, code
 
 
 def test_output_of_the_console_is_shown(stage: Stage) -> None:
-    """All of it, also what is not a whole line; other ports are silent."""
+    """All output is shown, also incomplete lines; other ports are silent."""
 
     def script(bus: Bus) -> Outcome:
         show(bus, b"hello\nroot# ")
@@ -56,7 +56,7 @@ def test_output_of_the_console_is_shown(stage: Stage) -> None:
 
 
 def test_panic_ends_the_guest(stage: Stage) -> None:
-    """Linux would stand still after it for ever."""
+    """Otherwise Linux would hang for ever."""
     stage.script = lambda bus: show(bus, END_OF_PANIC)
     code, output = stage.run(VmOptions())
     assert (code, output) == (ExitCode.PANIC, END_OF_PANIC)
@@ -74,7 +74,7 @@ def test_panic_with_reboot_is_a_panic(stage: Stage) -> None:
 
 
 def test_input_reaches_the_serial_port(stage: Stage) -> None:
-    """Once its driver enables the receive interrupt."""
+    """Input arrives once the driver enables the receive interrupt."""
 
     def echo(bus: Bus) -> None:
         while not bus.read(memory_map.UART_BASE + 5, 1) & 1:  # LSR.DR
@@ -91,7 +91,7 @@ def test_input_reaches_the_serial_port(stage: Stage) -> None:
 
 
 def test_virtio_devices_take_slots_in_a_fixed_order(stage: Stage, tmp_path: Path) -> None:
-    """Disks, console, entropy, agent: as many as the device tree says, and no more."""
+    """The order is disks, console, entropy, agent; their number is that in the device tree."""
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
     found: list[int] = []
@@ -112,7 +112,7 @@ def test_virtio_devices_take_slots_in_a_fixed_order(stage: Stage, tmp_path: Path
 
 
 def test_disk_in_use_leaves_nothing_behind(stage: Stage, tmp_path: Path) -> None:
-    """The guest that was made already is closed again."""
+    """The guest is closed again."""
     missing = VmOptions(disks=(DiskOptions(tmp_path / "none"),))
     with pytest.raises(UserError, match="none"):
         stage.run(missing)

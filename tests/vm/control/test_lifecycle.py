@@ -1,4 +1,4 @@
-"""The states of an instance: who may change them from which, and what is told of it."""
+"""The states of an instance: the transitions, and their reports."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -43,12 +43,12 @@ def owner() -> Iterator[OwnerThread]:
 
 
 def states(owner: OwnerThread) -> list[State]:
-    """List the states that were told."""
+    """Return the states that the listener got."""
     return [status.state for status in owner.told]
 
 
 def test_the_whole_life(owner: OwnerThread) -> None:
-    """Each state is told, and the guest does what it is told to."""
+    """The listener gets each state, and the guest executes each control."""
     lifecycle = owner.lifecycle
     assert lifecycle.start().state == State.RUNNING
     assert lifecycle.pause().state == State.PAUSED
@@ -76,7 +76,7 @@ def test_the_whole_life(owner: OwnerThread) -> None:
 def test_a_control_is_refused_where_it_makes_no_sense(
     owner: OwnerThread, state: State, allowed: set[str], control: str
 ) -> None:
-    """With one line that says why; nothing has changed then."""
+    """The error is one line with the reason; the state does not change."""
     if state != State.NEW:
         owner.lifecycle.start()
     if state == State.PAUSED:
@@ -87,13 +87,13 @@ def test_a_control_is_refused_where_it_makes_no_sense(
     if control in allowed:
         CONTROLS[control](owner.lifecycle)
         return
-    with pytest.raises(UserError, match=rf"^r1 is {state}: (it|start) "):
+    with pytest.raises(UserError, match=rf"^r1 is {state}: (it|its|start) "):
         CONTROLS[control](owner.lifecycle)
     assert states(owner) == before
 
 
 def test_nothing_can_be_done_while_it_is_built() -> None:
-    """But to stop it."""
+    """Only stopping is possible."""
     lifecycle = Lifecycle(VmOptions(name="r1"))
     for control in CONTROLS.values():
         with pytest.raises(UserError, match="r1 is building: it is not complete yet"):
@@ -103,7 +103,7 @@ def test_nothing_can_be_done_while_it_is_built() -> None:
 @pytest.mark.parametrize("is_started", [False, True])
 @pytest.mark.parametrize("count", [1, 4])
 def test_stop_ends_it_whoever_asks(owner: OwnerThread, *, is_started: bool, count: int) -> None:
-    """Once or several at the same time: all see it shut off."""
+    """After one or several simultaneous calls, all callers see it shut off."""
     if is_started:
         owner.lifecycle.start()
     seen: list[Status] = []
@@ -120,14 +120,14 @@ def test_stop_ends_it_whoever_asks(owner: OwnerThread, *, is_started: bool, coun
 
 
 def test_destroy_is_a_stop_that_its_owner_knows_of(owner: OwnerThread) -> None:
-    """He is the one to remove what there is."""
+    """The owner removes the files."""
     owner.lifecycle.destroy()
     assert owner.lifecycle.is_unwanted
     assert states(owner)[-1] == State.STOPPED
 
 
 def test_one_of_many_starts_it(owner: OwnerThread) -> None:
-    """The others learn that it was started."""
+    """The others get the error that it has been started."""
     results: list[str] = []
 
     def start() -> None:
@@ -157,7 +157,7 @@ def test_one_of_many_starts_it(owner: OwnerThread) -> None:
 def test_status_says_how_it_ended(
     owner: OwnerThread, script: Callable[[Bus], Outcome | None], code: ExitCode, reason: str
 ) -> None:
-    """By the exit code, and a reason where that does not say it all."""
+    """It has the exit code, and a reason if the code does not say everything."""
     owner.stage.guest._script = script  # type: ignore[union-attr]
     owner.lifecycle.start()
     assert owner.end() is code
@@ -166,7 +166,7 @@ def test_status_says_how_it_ended(
 
 
 def test_timeout_counts_from_the_start() -> None:
-    """What waits to be started waits as long as it takes."""
+    """A new instance may wait for its start without limit."""
     with OwnerThread(timeout=0.05) as owner:
         owner.until(State.NEW)
         owner._thread.join(0.2)
@@ -177,7 +177,7 @@ def test_timeout_counts_from_the_start() -> None:
 
 
 def test_building_is_reported_and_can_be_stopped() -> None:
-    """What was made is given back."""
+    """All resources are released."""
     shares: list[tuple[str, float]] = []
     for name, options in (
         ("loading", VmOptions(name="r1")),
@@ -213,7 +213,7 @@ def test_building_is_reported_and_can_be_stopped() -> None:
 def test_what_cannot_be_built_is_a_line_and_a_code(
     error: Exception, code: ExitCode, line: str
 ) -> None:
-    """For who made it, and in the status."""
+    """The creator gets it, and the status has it."""
     owner = OwnerThread()
 
     def report(_doing: str, _share: float) -> None:
@@ -229,7 +229,7 @@ def test_what_cannot_be_built_is_a_line_and_a_code(
 
 
 def test_our_own_defect_is_no_secret() -> None:
-    """It is raised, and the status says so."""
+    """It is raised, and the status reports it."""
     owner = OwnerThread()
 
     def report(_doing: str, _share: float) -> None:
@@ -246,7 +246,7 @@ def test_our_own_defect_is_no_secret() -> None:
 def test_disks_are_flushed_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_failing: bool
 ) -> None:
-    """Though nobody in the guest has asked for it; if that fails, the exit code says so."""
+    """This happens without a request from the guest; the exit code shows a failure."""
     flushed: list[bool] = []
 
     def flush(_disk: RawDisk) -> None:
@@ -273,7 +273,7 @@ def test_disks_are_flushed_at_the_end(
 
 
 def test_a_realm_that_cannot_be_activated_ends(owner: OwnerThread) -> None:
-    """Who starts it is told why, and so is its owner."""
+    """The caller of start and the owner get the reason."""
 
     def refuse(_bus: Bus) -> None:
         raise RmiFailed(RmiFid.RMI_REALM_ACTIVATE, (1,), RmiStatus.ERROR_REALM)
@@ -289,14 +289,14 @@ def test_a_realm_that_cannot_be_activated_ends(owner: OwnerThread) -> None:
 
 
 def test_balloon_is_resized_within_the_memory() -> None:
-    """Who has none, or asks for more than there is, is told."""
+    """A guest without a balloon and a target out of range cause an error."""
     with OwnerThread(VmOptions(name="r1", ram_size=64 << 20, has_balloon=True)) as owner:
         owner.until(State.NEW)
         balloon = owner.lifecycle.balloon
         assert balloon(8 << 20).target == 8 << 20
         assert balloon(-(3 << 20)).target == 5 << 20
         for change in (-(6 << 20), 60 << 20):
-            with pytest.raises(UserError, match="r1 lends 5 of 64 MiB: that cannot become"):
+            with pytest.raises(UserError, match="r1's balloon has 5 MiB; it cannot have"):
                 balloon(change)
         assert balloon(0).target == 5 << 20
         owner.lifecycle.start()
@@ -305,7 +305,7 @@ def test_balloon_is_resized_within_the_memory() -> None:
                 balloon(change)
     with OwnerThread(VmOptions(name="r1", is_realm=True)) as owner:
         owner.until(State.NEW)
-        with pytest.raises(UserError, match="not the host's to take"):
+        with pytest.raises(UserError, match="the host cannot take its memory"):
             owner.lifecycle.balloon(0)
     with OwnerThread() as owner:
         owner.until(State.NEW)
@@ -314,13 +314,13 @@ def test_balloon_is_resized_within_the_memory() -> None:
 
 
 def test_status_has_the_measurement(owner: OwnerThread) -> None:
-    """Once there is one."""
+    """The status has it once the realm is measured."""
     assert owner.lifecycle.status.rim == "1234"
     assert Lifecycle(VmOptions(name="r1", is_realm=True)).status.rim is None
 
 
 def test_statistics_name_what_they_count(owner: OwnerThread) -> None:
-    """Exits by kind, memory by physical address space, devices by name."""
+    """Exits are by kind, memory by physical address space, devices by name."""
     statistics = owner.lifecycle.statistics()
     (vcpu,) = statistics.vcpus
     assert vcpu.instructions == 7
@@ -331,7 +331,7 @@ def test_statistics_name_what_they_count(owner: OwnerThread) -> None:
 
 
 def test_sysrq_is_a_break_and_a_key(owner: OwnerThread) -> None:
-    """On the serial port; what is no key is refused."""
+    """The serial port gets them; an invalid key is rejected."""
     owner.lifecycle.start()
     owner.lifecycle.sysrq("h")
     bus = owner.guest.bus
@@ -344,10 +344,10 @@ def test_sysrq_is_a_break_and_a_key(owner: OwnerThread) -> None:
 
 
 def test_an_serror_is_for_a_cpu_that_there_is(owner: OwnerThread) -> None:
-    """The guest gets it; another number is refused."""
+    """The guest gets it; a number out of range is rejected."""
     owner.lifecycle.start()
     owner.lifecycle.nmi(0)
     for cpu in (-1, 1):
-        with pytest.raises(UserError, match="there are only 1"):
+        with pytest.raises(UserError, match="the guest has 1"):
             owner.lifecycle.nmi(cpu)
     assert owner.guest.calls == ["start", "SError to 0"]

@@ -1,4 +1,4 @@
-"""What happens in a second, from two readings."""
+"""Rates per second, from two readings."""
 
 from pyvmm.vm.control.api import Statistics, VcpuStatistics
 from pyvmm.vm.control.rates import Rates
@@ -20,12 +20,12 @@ def reading(time: float, factor: int) -> Statistics:
 
 
 def test_rates_are_sums_of_differences() -> None:
-    """Over all vCPUs and devices of a kind, by the time between the readings."""
+    """They sum all vCPUs and all devices of a kind, divided by the time between the readings."""
     rates = Rates.of(reading(1.0, 5), reading(3.0, 9))
     assert rates == Rates(40.0, {"irq": 12.0, "mmio": 4.0}, 202.0, 14.0)
     assert list(rates.exits) == ["irq", "mmio"]
 
 
 def test_no_time_is_no_division_by_zero() -> None:
-    """Two readings may be of the same moment."""
+    """Two readings may have the same time."""
     assert Rates.of(reading(1.0, 5), reading(1.0, 5)).instructions == 0

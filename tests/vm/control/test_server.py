@@ -40,7 +40,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 class Told:
-    """Notes what an instance tells."""
+    """Records an instance's notifications."""
 
     def __init__(self) -> None:
         self.states: list[State] = []
@@ -62,7 +62,7 @@ class Told:
         self.is_closed = True
 
     def listen_to_end(self, client: Client) -> None:
-        """Hear everything until the instance is gone."""
+        """Listen until the instance is gone."""
         try:
             while client.listen(self, 10):
                 pass
@@ -80,7 +80,7 @@ def ask(connection: socket.socket, line: bytes) -> dict[str, object]:
 
 
 def test_a_client_leads_the_whole_life(served: Served) -> None:
-    """Each call does what the lifecycle does."""
+    """Each call has the effect of the lifecycle's control."""
     api = served.client().api
     assert api.version().api == API_VERSION
     assert api.status() == served.owner.lifecycle.status
@@ -92,7 +92,7 @@ def test_a_client_leads_the_whole_life(served: Served) -> None:
 
 
 def test_refusals_arrive_as_they_were(served: Served) -> None:
-    """A user's mistake is one here, too; so is a failure with its code."""
+    """A UserError stays a UserError, and a Failure keeps its code."""
     api = served.client().api
     with pytest.raises(UserError, match="r1 is new: start it first"):
         api.pause()
@@ -109,7 +109,7 @@ def test_refusals_arrive_as_they_were(served: Served) -> None:
 def test_our_own_defect_is_told_and_loses_nothing(
     served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The traceback is for the log; the instance goes on."""
+    """The traceback goes to the log; the instance continues."""
 
     def fail(_bus: Bus) -> None:
         raise ZeroDivisionError
@@ -124,7 +124,7 @@ def test_our_own_defect_is_told_and_loses_nothing(
 
 
 def test_states_are_told_to_the_end(served: Served) -> None:
-    """To everybody who watches, the last one included."""
+    """All watching clients get every state, including the last one."""
     clients, told = [served.client() for _ in range(3)], [Told() for _ in range(3)]
     assert {client.api.watch().state for client in clients} == {State.NEW}
     clients[0].api.start()
@@ -136,7 +136,7 @@ def test_states_are_told_to_the_end(served: Served) -> None:
 
 
 def test_the_console_is_told_to_the_end(served: Served) -> None:
-    """With what was said before, to who wants it; and everybody may type."""
+    """Clients get earlier output on request, and every client may type."""
     served.owner.lifecycle.console_log.write(b"before\n")
     late, early = served.client(), served.client()
     assert early.api.console_attach().position == 0
@@ -161,7 +161,7 @@ def test_the_console_is_told_to_the_end(served: Served) -> None:
 
 
 def test_who_reads_too_slowly_holds_nobody_up(served: Served) -> None:
-    """It misses something, sees where, and gets the rest; the guest does not wait."""
+    """It misses some output, sees where, and gets the rest; the guest does not wait."""
     client, told = served.client(), Told()
     client.api.console_attach()
     log = served.owner.lifecycle.console_log
@@ -178,7 +178,7 @@ def test_who_reads_too_slowly_holds_nobody_up(served: Served) -> None:
 
 
 def test_typing_waits_for_the_guest(served: Served) -> None:
-    """Without holding up who else asks, or the end."""
+    """This does not block other requests or the end."""
     served.client().api.console_write(b"x" * 4095)
     blocked = served.client()
     answered = threading.Event()
@@ -189,7 +189,7 @@ def test_typing_waits_for_the_guest(served: Served) -> None:
 
 
 def test_a_dead_connection_is_a_failure(served: Served) -> None:
-    """Not a wait."""
+    """The client does not wait."""
     client = served.client()
     served.end()
     with pytest.raises(Gone, match="r1 has ended"):
@@ -199,7 +199,7 @@ def test_a_dead_connection_is_a_failure(served: Served) -> None:
 
 
 def test_no_answer_is_a_failure(served: Served) -> None:
-    """After some patience."""
+    """The failure comes after the time-out."""
     client = served.client()
     client.patience = 0.05
     client.post("console_write", {"data": b"x" * 5000}, lambda: None)
@@ -208,7 +208,7 @@ def test_no_answer_is_a_failure(served: Served) -> None:
 
 
 def test_only_friends_are_heard(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others, should they get past the directory's mode, are hung up on."""
+    """Connections from other users are closed, even if the directory's mode let them in."""
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     monkeypatch.setattr(server, "_ROOT", 4712)
     with pytest.raises(Gone):
@@ -244,7 +244,7 @@ def test_only_friends_are_heard(served: Served, monkeypatch: pytest.MonkeyPatch)
 def test_a_bad_line_gets_an_error_and_the_next_an_answer(
     served: Served, line: bytes, code: int
 ) -> None:
-    """Nothing that a client sends ends its connection but a line without end."""
+    """Invalid lines do not end the connection, except one that is too long."""
     connection = served.raw()
     error = ask(connection, line)["error"]
     assert isinstance(error, dict)
@@ -258,7 +258,7 @@ def test_a_bad_line_gets_an_error_and_the_next_an_answer(
 
 
 def test_a_line_without_end_ends_the_connection(served: Served) -> None:
-    """Nobody collects it for ever."""
+    """The server does not buffer it without limit."""
     connection = served.raw()
     with pytest.raises(OSError, match=r"reset|pipe"):
         connection.sendall(bytes(2 * MAX_LINE))
@@ -266,7 +266,7 @@ def test_a_line_without_end_ends_the_connection(served: Served) -> None:
 
 
 def test_a_notification_gets_no_answer(served: Served) -> None:
-    """Right or wrong."""
+    """This holds for valid and invalid notifications."""
     connection = served.raw()
     connection.sendall(b'{"jsonrpc": "2.0", "method": "fly"}\n')
     connection.sendall(b'{"jsonrpc": "2.0", "method": "start"}\n')
@@ -278,7 +278,7 @@ def test_a_notification_gets_no_answer(served: Served) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_harm_the_instance(served: Served, noise: bytes) -> None:
-    """Whatever comes, others are served."""
+    """Other clients are served after any input."""
     with served.directory.connect("r1", 10) as connection:
         connection.sendall(noise)
         connection.shutdown(socket.SHUT_WR)
@@ -294,7 +294,7 @@ def num_files() -> int:
 
 
 def test_clients_that_hang_up_at_once_leave_nothing(served: Served) -> None:
-    """Not a thread, not a descriptor."""
+    """No thread and no descriptor remains."""
     threads, files = threading.active_count(), num_files()
     for _ in range(50):
         served.directory.connect("r1", 10).close()
@@ -307,7 +307,7 @@ def test_clients_that_hang_up_at_once_leave_nothing(served: Served) -> None:
 def test_a_client_without_a_thread_costs_nobody_else(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is hung up on; the next one finds everything as it was."""
+    """Its connection is closed; the next client is served."""
     with monkeypatch.context() as patch:
         refuse_threads(patch, "api-session")
         with pytest.raises(Gone):
@@ -318,7 +318,7 @@ def test_a_client_without_a_thread_costs_nobody_else(
 def test_a_client_waits_while_nobody_can_be_let_in(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a descriptor, or for memory."""
+    """The server waits for a descriptor or for memory."""
     busy = BusyListener(served.claim.listener, *ACCEPT_FAILURES)
     monkeypatch.setattr(served.server, "_listener", busy)
     assert served.client().api.status().state == State.NEW
@@ -329,7 +329,7 @@ def test_a_client_waits_while_nobody_can_be_let_in(
 def test_a_request_without_a_thread_is_refused(
     served: Served, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """In one line; the connection goes on."""
+    """The error is one line; the connection stays open."""
     client = served.client()
     refuse_threads(monkeypatch, "api-pump")
     with pytest.raises(UserError, match="no more threads"):
@@ -338,7 +338,7 @@ def test_a_request_without_a_thread_is_refused(
 
 
 def test_who_takes_nobody_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verb waits some seconds for a place; the instance is there all the same."""
+    """A client waits some seconds for the connection; the instance counts as running."""
     directory = Directory(tmp_path / "pyvmm")
     monkeypatch.setattr("pyvmm.vm.control.directory._BACKLOG", 0)
     status = Status(

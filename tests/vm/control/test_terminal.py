@@ -20,19 +20,19 @@ from tests.waiting import wait_until
 
 
 class RecordingConsole:
-    """A console that keeps what it gets; ``backlog`` is what a test says."""
+    """A console that records its input; the test sets ``backlog``."""
 
     def __init__(self) -> None:
         self.data = b""
         self.backlog = 0
 
     def receive(self, data: bytes) -> None:
-        """Keep it."""
+        """Record the input."""
         self.data += data
 
 
 def test_ctrl_a_x_quits_and_hides_the_rest() -> None:
-    """Nothing after it reaches the guest; Ctrl-A before other keys does."""
+    """Later input does not reach the guest; Ctrl-A before other keys does."""
     escapes = Escapes()
     assert escapes.filter(b"a\x01\x01b\x01cd\x01") == b"a\x01b\x01cd"
     assert not escapes.is_quit
@@ -42,7 +42,7 @@ def test_ctrl_a_x_quits_and_hides_the_rest() -> None:
 
 @given(st.binary(), st.integers(0, 20))
 def test_escapes_do_not_depend_on_how_input_is_cut(data: bytes, cut: int) -> None:
-    """Keys come one by one or pasted together."""
+    """Keys arrive one by one or pasted together."""
     whole, parts = Escapes(), Escapes()
     first = parts.filter(data[:cut])
     expected = whole.filter(data)
@@ -50,7 +50,7 @@ def test_escapes_do_not_depend_on_how_input_is_cut(data: bytes, cut: int) -> Non
 
 
 def test_piped_input_is_fed_verbatim_and_its_end_just_ends_it(tmp_path: Path) -> None:
-    """A regular file and Ctrl-A in it are plain input."""
+    """A regular file is plain input, and so is Ctrl-A in it."""
     path = tmp_path / "input"
     path.write_bytes(b"\x01x" * 5000)
     console = RecordingConsole()
@@ -78,7 +78,7 @@ def test_feeding_waits_for_a_guest_that_is_behind() -> None:
 
 
 def test_input_waits_for_a_guest_that_is_not_ready() -> None:
-    """Nothing is read before; stopping does not wait for it."""
+    """Nothing is read before that; stopping does not wait for the guest."""
     reader, writer = os.pipe()
     os.write(writer, b"early")
     console, is_ready = RecordingConsole(), threading.Event()
@@ -96,7 +96,7 @@ def test_input_waits_for_a_guest_that_is_not_ready() -> None:
 
 @pytest.fixture
 def pseudo_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
-    """Open a terminal whose foreground we seem to be in."""
+    """Open a terminal of which we seem to be the foreground."""
     user, ours = pty.openpty()
     monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp())
     yield user, ours
@@ -105,7 +105,7 @@ def pseudo_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]
 
 
 def test_terminal_is_raw_inside_and_restored_after(pseudo_terminal: tuple[int, int]) -> None:
-    """Even when what runs inside fails."""
+    """It is restored even after an exception."""
     _, ours = pseudo_terminal
     before = termios.tcgetattr(ours)
 
@@ -121,7 +121,7 @@ def test_terminal_is_raw_inside_and_restored_after(pseudo_terminal: tuple[int, i
 
 
 def test_ctrl_a_x_typed_at_the_terminal_quits(pseudo_terminal: tuple[int, int]) -> None:
-    """Keys before it reach the guest; one that hangs or says nothing can be left too."""
+    """Earlier keys reach the guest; a guest that hangs or is silent can be left too."""
     user, ours = pseudo_terminal
     console, has_quit = RecordingConsole(), threading.Event()
     console.backlog = 1 << 20
@@ -138,7 +138,7 @@ def test_ctrl_a_x_typed_at_the_terminal_quits(pseudo_terminal: tuple[int, int]) 
 def test_who_leaves_finds_the_cursor_at_the_start_of_a_line(
     pseudo_terminal: tuple[int, int], said: bytes, shown: bytes
 ) -> None:
-    """Whatever the guest was about to say."""
+    """This holds in the middle of the guest's output too."""
     user, ours = pseudo_terminal
     with Terminal(ours, ours) as terminal:
         terminal.start(RecordingConsole(), lambda: None)
@@ -150,7 +150,7 @@ def test_who_leaves_finds_the_cursor_at_the_start_of_a_line(
 
 
 def test_output_waits_for_its_reader_until_there_is_no_time() -> None:
-    """A full pipe holds the writer up; then what has no room is dropped, the rest is shown."""
+    """A full pipe blocks the writer; after `hurry`, output that does not fit is dropped."""
     reader, writer = os.pipe()
     in_reader, in_writer = os.pipe()
     with Terminal(in_reader, writer) as terminal:
@@ -169,7 +169,7 @@ def test_output_waits_for_its_reader_until_there_is_no_time() -> None:
 
 
 def test_resize_is_passed_on(pseudo_terminal: tuple[int, int]) -> None:
-    """SIGWINCH tells the console the new size, and is ours no more afterwards."""
+    """SIGWINCH passes the new size to the console; its handler is restored afterwards."""
     _, ours = pseudo_terminal
     before = signal.getsignal(signal.SIGWINCH)
     sizes = []
@@ -197,7 +197,7 @@ def test_output_that_nobody_reads_is_dropped() -> None:
 def test_words_to_the_user_are_a_line_of_their_own(
     monkeypatch: pytest.MonkeyPatch, *, is_raw: bool, expected: bytes
 ) -> None:
-    """Also on a raw terminal, where the guest may be in the middle of one; or they are lost."""
+    """This holds on a raw terminal in the middle of a line too; without stderr they are lost."""
     monkeypatch.setattr(Terminal, "is_interactive", False)
     reader, writer = os.pipe()
     with Terminal(0, 1, writer) as terminal:
@@ -211,7 +211,7 @@ def test_words_to_the_user_are_a_line_of_their_own(
 
 
 def test_a_signal_asks_to_quit_instead_of_ending_us() -> None:
-    """The terminal must come back first; afterwards the signals mean what they did."""
+    """The terminal is restored first; afterwards the old signal handlers are back."""
     before = signal.getsignal(signal.SIGTERM)
     quits = []
     with EndSignals(lambda: quits.append(True)):
@@ -221,7 +221,7 @@ def test_a_signal_asks_to_quit_instead_of_ending_us() -> None:
 
 
 def test_a_signal_wakes_who_was_about_to_sleep() -> None:
-    """It comes after the look at the state, and before the sleep: it is not lost."""
+    """A signal between the check of the state and the wait is not lost."""
     changed, has_quit = threading.Condition(), []
 
     def quit_() -> None:
