@@ -1,6 +1,6 @@
-"""The MMIO bus: which device answers at an address.
+"""The MMIO bus: routes accesses to devices by address.
 
-Not a device itself and without a lock: regions are added before the guest runs, and each device
+It is not a device and has no lock: regions are added before the guest runs, and each device
 serialises its own accesses.
 """
 
@@ -13,7 +13,7 @@ from pyvmm.arch.events import EventStream, MmioAccess
 #: The level of an interrupt line: True is asserted.  An edge-triggered line pulses.
 IrqLine = Callable[[bool], None]
 
-UNCLAIMED = ""  # the device name in the event of an access that nothing answered
+UNCLAIMED = ""  # the device name in the event of an access without a device
 
 
 class MmioDevice(Protocol):
@@ -27,15 +27,15 @@ class MmioDevice(Protocol):
         ...
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Take the value; only its low ``size`` bytes count.
+        """Write the value; only its low ``size`` bytes count.
 
-        Raises ``RepeatAccess`` if the vCPU has to write once more.
+        Raises: RepeatAccess if the vCPU has to repeat the write.
         """
         ...
 
 
 class _Nothing:
-    """What answers where no device is: reads as zero, writes ignored."""
+    """The place without a device: reads as zero, ignores writes."""
 
     def read(self, _offset: int, _size: int) -> int:
         return 0
@@ -50,8 +50,8 @@ _Region = tuple[int, int, MmioDevice, str]  # base, end, device, name
 class Bus:
     """Routes an access to the device that owns the address.
 
-    An access that no device claims, or that crosses the end of its region, reads as zero and
-    writes nothing.  Whoever listens to ``events`` sees every access, unclaimed ones by that name.
+    An access without a device, or across the end of a region, reads as zero and writes nothing.
+    The listener of ``events`` gets every access, those without a device as ``UNCLAIMED``.
     """
 
     def __init__(self, events: EventStream) -> None:
@@ -61,7 +61,7 @@ class Bus:
         self._regions: list[_Region] = []
 
     def add(self, base: int, size: int, device: MmioDevice, name: str) -> None:
-        """Give ``size`` bytes at ``base`` to ``device``.
+        """Map ``device`` to ``size`` bytes at ``base``.
 
         Raises: ValueError if the region overlaps another one (our bug, never a guest's).
         """

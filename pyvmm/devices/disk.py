@@ -1,4 +1,4 @@
-"""Disks on the host: a raw image file or a block device, as the virtio block device wants them."""
+"""Disks on the host: a raw image file or a block device, for the virtio block device."""
 
 import ctypes
 import errno
@@ -11,11 +11,11 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import open_file
 
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 0x01, 0x02, 0x10  # fallocate(2) modes
-_CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV)
 _ZEROS = bytes(1 << 20)
 _SECTOR = 512
 
-#: (offset, magic, format): images that are no plain copy of a disk's content.
+#: (offset, magic, format): images that are not a plain copy of a disk's content.
 _FORMATS = (
     (0, b"QFI\xfb", "qcow2"),
     (0, b"KDMV", "vmdk"),
@@ -30,10 +30,10 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 class RawDisk:
     """A raw image, read and written in place through the host's page cache.
 
-    Locked while open: by one writer, or by any number of readers.  A last sector that the file has
-    only a part of is whole for the guest: the rest reads as zeros, and is there once it is written.
+    Locked while open: by one writer, or by any number of readers.  If the file ends inside a
+    sector, the guest sees the whole sector: the rest reads as zeros until it is written.
 
-    Raises: UserError if it cannot be opened, is no file or block device, is empty, in another
+    Raises: UserError if it cannot be opened, is not a file or block device, is empty, in another
     format, or in use.
     """
 
@@ -43,7 +43,7 @@ class RawDisk:
         try:
             self._fd = open_file(Path(name), "disk", os.O_RDONLY if is_read_only else os.O_RDWR)
         except OSError as error:
-            hint = "" if is_read_only else f"; for reading only, say {name},ro"
+            hint = "" if is_read_only else f"; to use it read-only, give {name},ro"
             hint = hint if error.errno in (errno.EACCES, errno.EROFS) else ": check the path"
             raise UserError(f"disk {name}: {error.strerror}{hint}") from None
         try:
@@ -60,15 +60,15 @@ class RawDisk:
         self._end = os.lseek(self._fd, 0, os.SEEK_END)
         if not self._end:
             raise UserError(f"disk {name}: is empty; give it a size: truncate -s 1G {name}")
-        self._refuse_others(name)
+        self._reject_other_formats(name)
         return self._end + -self._end % _SECTOR
 
-    def _refuse_others(self, name: str) -> None:
+    def _reject_other_formats(self, name: str) -> None:
         head = os.pread(self._fd, 512, 0)
         for offset, magic, format_ in _FORMATS:
             if head.startswith(magic, offset):
                 raise UserError(
-                    f"disk {name}: in {format_} format; make it raw:"
+                    f"disk {name}: in {format_} format; convert it to raw:"
                     f" qemu-img convert -O raw {shlex.quote(name)} disk.img"
                 )
 
@@ -76,7 +76,7 @@ class RawDisk:
         return fcntl.LOCK_SH if self.is_read_only else fcntl.LOCK_EX
 
     def close(self) -> None:
-        """Close the image; what was written and not flushed is in the host's page cache."""
+        """Close the image; unflushed writes stay in the host's page cache."""
         os.close(self._fd)
 
     def read(self, offset: int, buffers: list[memoryview]) -> None:
@@ -87,7 +87,7 @@ class RawDisk:
             if done == size:
                 return
             if not done and offset < self._end:
-                raise OSError(errno.EIO, "the image has become shorter")
+                raise OSError(errno.EIO, "the image was truncated")
             if not done:  # in the last sector
                 for buffer in buffers:
                     buffer[:] = bytes(len(buffer))
@@ -100,15 +100,15 @@ class RawDisk:
         while size:
             done = os.pwritev(self._fd, buffers, offset)
             if not done:
-                raise OSError(errno.EIO, "the storage takes no more")
+                raise OSError(errno.EIO, "the storage accepts no more data")
             size, offset, buffers = size - done, offset + done, _after(buffers, done)
 
     def flush(self) -> None:
-        """Return when everything written is on stable storage."""
+        """Flush all writes to stable storage."""
         os.fdatasync(self._fd)
 
     def discard(self, offset: int, size: int) -> None:
-        """Punch a hole where the file system can; otherwise leave the content."""
+        """Punch a hole if the file system supports it; otherwise keep the content."""
         self._fallocate(_PUNCH_HOLE | _KEEP_SIZE, offset, size)
 
     def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
@@ -122,17 +122,17 @@ class RawDisk:
             self.write(start, [part])
 
     def _fallocate(self, mode: int, offset: int, size: int) -> bool:
-        """Return whether the file system could."""
+        """Call fallocate(2); return False if the file system does not support it."""
         if not size or not _libc.fallocate(self._fd, mode, offset, size):
             return True
         code = ctypes.get_errno()
-        if code in _CANNOT:
+        if code in _UNSUPPORTED:
             return False
         raise OSError(code, os.strerror(code))
 
 
 def _after(buffers: list[memoryview], size: int) -> list[memoryview]:
-    """Return what is left of ``buffers`` after ``size`` bytes."""
+    """Return the rest of ``buffers`` after ``size`` bytes."""
     for index, buffer in enumerate(buffers):
         if size < len(buffer):
             return [buffer[size:], *buffers[index + 1 :]]

@@ -1,4 +1,4 @@
-"""What a device may do with guest memory, and the fault when it may not."""
+"""Access of devices to guest memory, and the fault if it is refused."""
 
 from typing import Protocol
 
@@ -6,9 +6,9 @@ from pyvmm.arch.pas import GranuleProtectionFault
 
 
 class DmaFault(Exception):
-    """A DMA access outside guest RAM, or to a granule that the device may not reach.
+    """A DMA access outside guest RAM, or to a granule that the device must not access.
 
-    ``addr`` and ``size`` are the access as the driver asked for it; no byte of it was moved.
+    ``addr`` and ``size`` are the access that the driver requested; nothing was transferred.
     """
 
     def __init__(self, addr: int, size: int) -> None:
@@ -21,9 +21,9 @@ class DmaFault(Exception):
 
 
 class Dma(Protocol):
-    """Guest memory as a device sees it, by the addresses the driver gave it (bytes).
+    """Guest memory as a device sees it, by the addresses that the driver uses (bytes).
 
-    Every method raises ``DmaFault`` and moves nothing if any byte of the range is refused.
+    Every method raises ``DmaFault`` and transfers nothing if any byte of the range is refused.
     """
 
     def read(self, addr: int, size: int) -> bytes:
@@ -35,14 +35,14 @@ class Dma(Protocol):
         ...
 
     def view(self, addr: int, size: int) -> memoryview:
-        """Return the bytes themselves, writable; for use at once, as the check is made now."""
+        """Return a writable view of the bytes; it is checked now, so use it immediately."""
         ...
 
 
 class Memory(Protocol):
-    """Guest memory as the host offers it, by the same addresses.
+    """Guest memory as the host provides it, by the same addresses.
 
-    Every method raises ``GranuleProtectionFault`` and moves nothing if any byte is refused.
+    Every method raises ``GranuleProtectionFault`` and transfers nothing if any byte is refused.
     """
 
     def read(self, addr: int, size: int) -> bytes:
@@ -54,12 +54,12 @@ class Memory(Protocol):
         ...
 
     def view(self, addr: int, size: int) -> memoryview:
-        """Return the bytes themselves, writable."""
+        """Return a writable view of the bytes."""
         ...
 
 
 class GuestDma:
-    """DMA over the host's view of guest memory: its refusals become ``DmaFault``."""
+    """DMA through the host's view of guest memory; its faults become ``DmaFault``."""
 
     __slots__ = ("_memory",)
 
@@ -81,7 +81,7 @@ class GuestDma:
             raise DmaFault(addr, len(data)) from fault
 
     def view(self, addr: int, size: int) -> memoryview:
-        """Return the bytes themselves."""
+        """Return a view of the bytes."""
         try:
             return self._memory.view(addr, size)
         except GranuleProtectionFault as fault:

@@ -1,4 +1,4 @@
-"""The event loop that serves the file descriptors of network backends and terminals, and timers.
+"""The event loop for the file descriptors of network backends and terminals, and for timers.
 
 One daemon thread waits for all of them.  A callback runs on that thread and may take a device's
 lock; it must not block otherwise.
@@ -15,18 +15,18 @@ from typing import Protocol
 from pyvmm.arch.system import start_thread
 
 Callback = Callable[[], None]
-#: Calls back once in so many seconds, which replace those asked for before; None: not at all.
+#: Sets a callback's timer, in seconds, in place of an earlier one; None: cancels it.
 SetTimer = Callable[[Callback, float | None], None]
 
 
 class IoEvents(Protocol):
-    """What a backend needs of an event loop; any thread may call.
+    """An event loop as a backend uses it; any thread may call.
 
-    A removed callback is not started any more, but one that runs at this moment may still finish.
+    A removed callback is not started again, but one that is running may still finish.
     """
 
     def add_reader(self, fd: int, callback: Callback) -> None:
-        """Call back while ``fd`` is readable."""
+        """Call ``callback`` while ``fd`` is readable."""
         ...
 
     def remove_reader(self, fd: int) -> None:
@@ -34,7 +34,7 @@ class IoEvents(Protocol):
         ...
 
     def add_writer(self, fd: int, callback: Callback) -> None:
-        """Call back while ``fd`` is writable."""
+        """Call ``callback`` while ``fd`` is writable."""
         ...
 
     def remove_writer(self, fd: int) -> None:
@@ -42,7 +42,7 @@ class IoEvents(Protocol):
         ...
 
     def call_soon(self, callback: Callback) -> None:
-        """Call back once, from the thread of the loop, after what it does now."""
+        """Call ``callback`` once on the loop's thread, after its current work."""
         ...
 
 
@@ -50,15 +50,15 @@ _Watch = dict[int, Callback]  # selectors event -> callback
 
 
 class IoLoop:
-    """An ``IoEvents`` on a thread of its own.
+    """An ``IoEvents`` with its own thread.
 
-    Start it once, stop it once.  A file descriptor must be removed before it is closed.
+    Start it once, stop it once.  Remove a file descriptor before closing it.
     """
 
     def __init__(self, name: str = "pyvmm-io") -> None:
         self._stopping = False
         self._selector = selectors.DefaultSelector()
-        self._lock = threading.Lock()  # guards what follows, never held in a callback
+        self._lock = threading.Lock()  # guards the following; never held in a callback
         self._watches: dict[int, _Watch] = {}
         self._deadlines: dict[Callback, float] = {}
         self._calls: deque[Callback] = deque()
@@ -70,12 +70,12 @@ class IoLoop:
         """Start serving.
 
         Raises:
-            NoThreadError: the system has no thread to spare.
+            NoThreadError: the system cannot create a thread.
         """
         start_thread(self._thread)
 
     def stop(self) -> None:
-        """Stop serving; returns when no callback runs any more."""
+        """Stop serving; return when no callback is running."""
         with self._lock:
             self._stopping = True
             os.eventfd_write(self._wakeup, 1)
@@ -107,7 +107,7 @@ class IoLoop:
             self._wake_up()
 
     def set_timer(self, callback: Callback, seconds: float | None) -> None:
-        """Call ``callback`` once, in at most some days; be a ``SetTimer``."""
+        """Call ``callback`` once after some seconds (at most some days); a ``SetTimer``."""
         with self._lock:
             if seconds is None:
                 self._deadlines.pop(callback, None)
@@ -116,8 +116,8 @@ class IoLoop:
             self._wake_up()
 
     def _wake_up(self) -> None:
-        """Let the thread look at what has changed; the lock is held."""
-        if not self._stopping:  # else the event may be closed already
+        """Make the thread check for changes; the lock is held."""
+        if not self._stopping:  # otherwise the event may be closed already
             os.eventfd_write(self._wakeup, 1)
 
     def _set(self, fd: int, event: int, callback: Callback | None) -> None:
@@ -149,7 +149,7 @@ class IoLoop:
         while not self._stopping:
             for key, ready in self._selector.select(self._patience()):
                 for event in (selectors.EVENT_READ, selectors.EVENT_WRITE):
-                    # Looked up now: an earlier callback of this round may have removed it.
+                    # Looked up now, because an earlier callback of this round may have removed it.
                     callback = self._watches.get(key.fd, {}).get(event)
                     if ready & event and callback is not None and not self._stopping:
                         callback()

@@ -1,7 +1,7 @@
-"""libslirp, a network stack in a library, behind a typed face: the one place for its Any.
+"""A typed interface to libslirp, a network stack in a library; only this file uses Any for it.
 
-The library is loaded when a network wants it.  What is declared here is what is used, and version 1
-of its configuration, which each libslirp from 4.1 on takes; its sockets are `int` on Linux.
+The library is loaded when a network needs it.  The declarations here cover the functions in use and
+version 1 of the configuration, which libslirp supports from 4.1 on; sockets are `int` on Linux.
 """
 
 import os
@@ -89,8 +89,8 @@ class SlirpConfig:
 
     network: IPv4Network
     host: IPv4Address  # also the host's loopback
-    guest: IPv4Address  # what DHCP gives
-    name_server: IPv4Address  # asks the host's own
+    guest: IPv4Address  # assigned by DHCP
+    name_server: IPv4Address  # forwards to the host's
     network6: IPv6Network
     host6: IPv6Address
     name_server6: IPv6Address
@@ -101,7 +101,7 @@ class SlirpConfig:
 def load() -> Any:
     """Return the library.
 
-    Raises: UserError if there is none that has all that is needed here.
+    Raises: UserError if it is not installed or lacks a function.
     """
     try:
         library = _ffi.dlopen(_LIBRARY)
@@ -113,7 +113,7 @@ def load() -> Any:
 
 
 def is_installed() -> bool:
-    """Tell whether there is a library to load."""
+    """Check whether the library can be loaded."""
     try:
         load()
     except UserError:
@@ -125,12 +125,12 @@ class Slirp:
     """One network.
 
     Args:
-        send: takes a frame for the guest; called from within the methods here, must not raise.
+        send: called with frames for the guest, from the methods here; must not raise.
         clock: nanoseconds, monotonic.
 
     Concurrency: one thread at a time; the library has no locks.
 
-    Raises: UserError if there is no libslirp.
+    Raises: UserError if libslirp is not installed.
     """
 
     def __init__(
@@ -143,32 +143,32 @@ class Slirp:
         self._timers = _Timers(lambda: clock() // _NS_PER_MS)
         self._watched: list[tuple[int, int]] = []  # fd, poll(2)'s events
         self._ready: dict[int, int] = {}  # fd -> poll(2)'s events
-        # The library keeps pointers to these: they must live as long as its network does.
+        # The library keeps pointers to these: they must exist as long as its network.
         self._callbacks = _callbacks(send, clock, self._timers)
         self._table = _ffi.new("struct slirp_callbacks *", self._callbacks)
         self._watch = _ffi.callback("int(int, int, void *)", self._add_watch, error=-1)
         self._revents_of = _ffi.callback("int(int, void *)", self._revents, error=0)
         self._slirp = self._lib.slirp_new(_config(config), self._table, _ffi.NULL)
         if self._slirp == _ffi.NULL:
-            raise UserError("libslirp does not take its configuration: install passt")
+            raise UserError("libslirp rejects its configuration: install passt")
 
     def add_forward(
         self, *, is_udp: bool, host_address: IPv4Address, host_port: int, guest_port: int
     ) -> None:
         """Forward a port of the host to the guest.
 
-        Raises: OSError if the host's port is not to be had.
+        Raises: OSError if the host's port cannot be used.
         """
-        host, guest = [_word(host_address)], [0]  # 0: the one that DHCP gives
+        host, guest = [_word(host_address)], [0]  # 0: the address assigned by DHCP
         if self._lib.slirp_add_hostfwd(self._slirp, is_udp, host, host_port, guest, guest_port):
             raise OSError(_ffi.errno, os.strerror(_ffi.errno))
 
     def input(self, frame: bytes) -> None:
-        """Take a frame from the guest."""
+        """Process a frame from the guest."""
         self._lib.slirp_input(self._slirp, frame, len(frame))
 
     def serve(self, wakeup: int) -> None:
-        """Wait until there is something to do, and do it.
+        """Wait for events, and handle them.
 
         Args:
             wakeup: a file descriptor that ends the wait when it is readable.
@@ -176,7 +176,7 @@ class Slirp:
         timeout = _ffi.new("uint32_t *", self._timers.delay())
         self._watched.clear()
         self._lib.slirp_pollfds_fill(self._slirp, timeout, self._watch, _ffi.NULL)
-        # Watched anew each time: what there is and what of it matters changes with every packet.
+        # Registered again each time: sockets and events change with every packet.
         poller = select.poll()
         poller.register(wakeup, select.POLLIN)
         for fd, events in self._watched:
@@ -199,7 +199,7 @@ class Slirp:
 
 
 class _Timers:
-    """What the library wants to be called for later; milliseconds."""
+    """The library's timers; times in milliseconds."""
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
@@ -207,25 +207,25 @@ class _Timers:
         self._expiries: dict[int, int] = {}
 
     def new(self, callback: Callable[[], None]) -> int:
-        """Make a timer that does not run yet; return its number, from 1 on."""
+        """Make a stopped timer; return its number, from 1 on."""
         self._callbacks.append(callback)
         return len(self._callbacks)
 
     def start(self, timer: int, expiry: int) -> None:
-        """Let a timer expire, once, at this time."""
+        """Make a timer expire once, at this time."""
         self._expiries[timer] = expiry
 
     def stop(self, timer: int) -> None:
-        """Let a timer not expire."""
+        """Stop a timer."""
         self._expiries.pop(timer, None)
 
     def delay(self) -> int:
-        """Return for how long none expires."""
+        """Return the time until the first timer expires."""
         now = self._now()
         return min((max(expiry - now, 0) for expiry in self._expiries.values()), default=_FOREVER)
 
     def run(self) -> None:
-        """Call those that have expired."""
+        """Call the callbacks of expired timers."""
         now = self._now()
         for timer in [timer for timer, expiry in self._expiries.items() if expiry <= now]:
             self.stop(timer)
@@ -235,7 +235,7 @@ class _Timers:
 def _callbacks(
     send: Callable[[bytes], None], clock: Callable[[], int], timers: _Timers
 ) -> dict[str, Any]:
-    """Return what the library calls; none of it may raise."""
+    """Return the callbacks for the library; they must not raise."""
 
     def send_packet(frame: Any, size: int, _opaque: Any) -> int:
         send(_ffi.buffer(frame, size)[:])
@@ -246,14 +246,14 @@ def _callbacks(
 
     functions: dict[str, Callable[..., Any]] = {
         "send_packet": send_packet,
-        "guest_error": _ignore,  # the guest has its answer, or none
+        "guest_error": _ignore,  # only a message for a log
         "clock_get_ns": lambda _opaque: clock(),
         "timer_new": timer_new,
         "timer_free": lambda timer, _opaque: timers.stop(_number(timer)),
         "timer_mod": lambda timer, expiry, _opaque: timers.start(_number(timer), expiry),
-        "register_poll_fd": _ignore,  # all of them are asked for before each wait
+        "register_poll_fd": _ignore,  # slirp_pollfds_fill() lists them before each wait
         "unregister_poll_fd": _ignore,
-        "notify": _ignore,  # wakes the thread that waits; it is the one that calls
+        "notify": _ignore,  # to wake a waiting thread; here the same thread calls
     }
     kinds = dict(_ffi.typeof("struct slirp_callbacks").fields)
     return {name: _ffi.callback(kinds[name].type, call) for name, call in functions.items()}
@@ -290,7 +290,7 @@ def _config(config: SlirpConfig) -> Any:
 
 
 def _word(address: IPv4Address) -> int:
-    """Return an address as it lies in memory: in network byte order."""
+    """Return an address as a word of memory in network byte order."""
     return int.from_bytes(address.packed, sys.byteorder)
 
 

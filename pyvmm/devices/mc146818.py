@@ -1,7 +1,7 @@
-"""The MC146818, the PC's real-time clock, as kvmtool gives it to a guest.
+"""The MC146818, the PC's real-time clock, as in a guest of kvmtool.
 
-It tells the time of an injected clock (seconds since 1970, UTC) until the guest sets it.  There
-is no interrupt, so no alarm either: the alarm registers only keep what is written.
+It has the time of an injected clock (seconds since 1970, UTC) until the guest sets it.  It has no
+interrupt and so no alarm: the alarm registers are plain storage.
 
 Source: Motorola MC146818A data sheet.
 """
@@ -40,7 +40,7 @@ class Mc146818:
         self._nvram[_REG_B] = _B_24H
 
     def read(self, offset: int, size: int) -> int:
-        """Return the register that the index selects; the index itself is write-only."""
+        """Return the register selected by the index; the index itself is write-only."""
         if offset != 1 or size != 1:
             return 0
         with self._lock:
@@ -83,7 +83,7 @@ class Mc146818:
             self._nvram[index] = value
 
     def _time_registers(self) -> dict[int, int]:
-        """Return the numbers in the time registers."""
+        """Return the values of the time registers."""
         if self._held is not None:
             return self._held
         now = time.gmtime(self._clock() + self._offset)
@@ -99,14 +99,14 @@ class Mc146818:
         }
 
     def _set_time(self, registers: dict[int, int]) -> None:
-        """Go on from that time; the day of the week follows from the date."""
+        """Set the clock to that time; the day of the week follows from the date."""
         year = min(max(100 * registers[_CENTURY] + registers[_YEAR], 1), 9999)
         month = min(max(registers[_MONTH], 1), 12)
         rest = (registers[index] for index in (_DAY, _HOURS, _MINUTES, _SECONDS))
         self._offset = timegm((year, month, *rest)) - int(self._clock())
 
     def _encode(self, index: int, value: int) -> int:
-        """Write a number as register B says."""
+        """Encode a number in the format selected by register B."""
         half = 0
         if index == _HOURS and not self._nvram[_REG_B] & _B_24H:
             half = _PM if value >= 12 else 0
@@ -116,7 +116,7 @@ class Mc146818:
         return (value | half) & 0xFF
 
     def _decode(self, index: int, value: int) -> int:
-        """Read a number as register B says."""
+        """Decode a number in the format selected by register B."""
         is_12h = index == _HOURS and not self._nvram[_REG_B] & _B_24H
         half = 12 if is_12h and value & _PM else 0
         if is_12h:

@@ -1,7 +1,7 @@
-"""Network backend: user-mode networking through passt(1), without any privilege.
+"""Network backend: user-mode networking through passt(1), without privileges.
 
-passt translates the guest's Ethernet into sockets of the host's own kernel, answers its DHCP,
-ARP and DNS, and maps the gateway's address to the host's loopback.
+passt translates the guest's Ethernet frames to sockets of the host's kernel, answers DHCP, ARP and
+DNS requests, and maps the gateway's address to the host's loopback.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from pyvmm.devices.net_user import GUEST, HOST, MTU, NETWORK, PortForward
 def open_passt(
     loop: IoEvents, forwards: Sequence[PortForward] = (), *, command: str = "passt"
 ) -> StreamBackend:
-    """Start passt and return a backend through it.
+    """Start passt and return a backend that uses it.
 
-    Raises: UserError if passt is not installed or refuses to start, in its own words.
+    Raises: UserError, with passt's message, if it is not installed or does not start.
     """
     options = {"--mtu": MTU, "--address": GUEST, "--netmask": NETWORK.netmask, "--gateway": HOST}
     words = [str(word) for option in options.items() for word in option]

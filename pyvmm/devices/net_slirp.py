@@ -1,7 +1,7 @@
-"""Network backend: user-mode networking through libslirp, where there is no passt.
+"""Network backend: user-mode networking through libslirp, if passt is not installed.
 
-libslirp is a library that no guest should get at this process through, and one that wants a loop
-of its own.  So it runs in a program of its own, `pyvmm.devices.slirp`, as passt does.
+A guest must not be able to attack this process through libslirp, and the library needs its own
+loop.  So it runs in a separate program, `pyvmm.devices.slirp`, like passt.
 """
 
 import sys
@@ -14,9 +14,9 @@ from pyvmm.devices.net_user import PortForward
 
 
 def open_slirp(loop: IoEvents, forwards: Sequence[PortForward] = ()) -> StreamBackend:
-    """Start the program and return a backend through it.
+    """Start the program and return a backend that uses it.
 
-    Raises: UserError if libslirp is not installed, or a port to be forwarded is not to be had.
+    Raises: UserError if libslirp is not installed, or a forwarded port cannot be used.
     """
     libslirp.load()
     program = (sys.executable, "-P", "-m", "pyvmm.devices.slirp")

@@ -1,6 +1,6 @@
-"""Network backend: frames through a stream socket, to a program that is the network.
+"""Network backend: frames through a stream socket, to a program that implements the network.
 
-Each frame is behind its length (32 bits, big endian), as passt(1) wants it.
+Each frame follows its length (32 bits, big endian), as in passt(1).
 """
 
 import socket
@@ -14,10 +14,10 @@ from pyvmm.devices.net_user import MTU
 from pyvmm.devices.virtio.net import MAX_FRAME, NetPort
 
 _LENGTH_SIZE = 4
-#: What is read at once; several of the longest frames.
+#: Bytes read at once: several of the longest frames.
 BUFFER_SIZE = 512 << 10
-_START_TIMEOUT = 10  # seconds; it takes a few hundredths
-_NOISE = (  # what passt says where all is well
+_START_TIMEOUT = 10  # seconds; usually it takes a few hundredths
+_NOISE = (  # harmless messages of passt
     "Failed to send",
     "Don't run as root",
     "Started as root",
@@ -31,9 +31,9 @@ def pack_frame(frame: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
 
 
 def whole_frames(stream: memoryview) -> list[memoryview]:
-    """Return the frames at the beginning of a stream; each takes 4 bytes more there.
+    """Return the complete frames at the start of a stream; each takes 4 bytes more there.
 
-    Raises: ValueError if it is no such stream.
+    Raises: ValueError if a length is invalid.
     """
     frames: list[memoryview] = []
     start = 0
@@ -50,7 +50,7 @@ def whole_frames(stream: memoryview) -> list[memoryview]:
 
 
 def size_of(frames: Sequence[bytes | memoryview]) -> int:
-    """Return how many bytes frames take on the stream."""
+    """Return the size of frames on the stream in bytes."""
     return sum(map(len, frames)) + _LENGTH_SIZE * len(frames)
 
 
@@ -58,7 +58,7 @@ class StreamBackend:
     """Frames through a program, which ends when this end of its socket closes.
 
     Args:
-        stream: of `start_program`.
+        stream: the result of `start_program`.
     """
 
     mtu = MTU
@@ -70,7 +70,7 @@ class StreamBackend:
         self._port: NetPort | None = None
         self._received = bytearray(BUFFER_SIZE)
         self._received_size = 0
-        self._lock = Lock()  # guards the two below: the vCPU sends, the loop finishes what is left
+        self._lock = Lock()  # guards the next two: the vCPU sends, the loop sends the rest
         self._unsent = b""
         self._is_closed = False
 
@@ -92,7 +92,7 @@ class StreamBackend:
     # --- guest to host ------------------------------------------------------------------------
 
     def send(self, frame: list[memoryview]) -> bool:
-        """Send one frame; False while an earlier one is still on its way."""
+        """Send one frame; return False while an earlier one is not sent completely."""
         with self._lock:
             if self._is_closed:
                 return True  # an unplugged cable
@@ -111,7 +111,7 @@ class StreamBackend:
             return True
 
     def _write(self, buffers: Sequence[bytes | memoryview]) -> int | None:
-        """Return how many bytes went out, None if the program is gone."""
+        """Return the number of bytes sent; None if the program is gone."""
         try:
             return self._socket.sendmsg(buffers)
         except BlockingIOError:
@@ -134,7 +134,7 @@ class StreamBackend:
     # --- host to guest ------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Deliver again what the guest had no buffers for."""
+        """Deliver the frames for which the guest had no buffers."""
         self._loop.call_soon(self._redeliver)
 
     def _redeliver(self) -> None:
@@ -156,7 +156,7 @@ class StreamBackend:
             self._loop.remove_reader(self._socket.fileno())
 
     def _deliver(self) -> bool:
-        """Give the guest all whole frames; False if it has no buffers for some."""
+        """Pass all complete frames to the guest; return False if it lacks buffers for some."""
         stream = memoryview(self._received)[: self._received_size]
         try:
             frames = whole_frames(stream)
@@ -170,7 +170,7 @@ class StreamBackend:
         return taken == len(frames)
 
     def _unplug(self) -> None:
-        """The program is gone: the guest sees its cable unplugged."""
+        """Unplug the guest's cable: the program is gone."""
         self.close()
         if self._port:
             self._port.set_link(is_up=False)
@@ -179,14 +179,14 @@ class StreamBackend:
 def start_program(name: str, *command: str) -> socket.socket:
     """Start a program with one end of a socket pair and return the other.
 
-    It puts itself into the background once it is ready, so the end of the command says whether it
-    could start, and nothing is left to watch or to kill.
+    It goes into the background once it is ready, so the command's exit status shows whether it
+    started, and no process must be watched or killed.
 
     Args:
-        name: what the user calls it, and its package.
-        command: what is run, with ``--fd NUMBER`` after it.
+        name: its name for the user, and its package.
+        command: the command, to which ``--fd NUMBER`` is added.
 
-    Raises: UserError if the program does not start, in its own words.
+    Raises: UserError, with the program's message, if it does not start.
     """
     ours, theirs = socket.socketpair()
     with theirs:

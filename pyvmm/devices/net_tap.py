@@ -12,16 +12,16 @@ from pyvmm.devices.virtio.net import ETHERNET_HEADER_SIZE, NetPort
 
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
-_NAME_SIZE = 16  # IFNAMSIZ, the terminating zero included
+_NAME_SIZE = 16  # IFNAMSIZ, with the terminating zero
 _IFREQ_SIZE = 40
-_BATCH = 64  # frames handed to the guest at once: one interrupt for all, and the loop stays fair
+_BATCH = 64  # frames passed to the guest at once: one interrupt for all, and the loop stays fair
 
 
 class TapBackend:
-    """Frames through a tap interface; the host's administrator gives it addresses and routes.
+    """Frames through a tap interface; the host's administrator sets its addresses and routes.
 
-    The interface is created if it does not exist, which needs CAP_NET_ADMIN; one that was made
-    for this user before needs no privilege.
+    The interface is created if it does not exist, which needs CAP_NET_ADMIN; an existing one that
+    belongs to this user needs no privileges.
 
     Raises: UserError if the interface cannot be opened.
     """
@@ -39,7 +39,7 @@ class TapBackend:
         self._loop.add_reader(self._fd, self._receive)
 
     def close(self) -> None:
-        """Leave the interface; one that was not made persistent disappears."""
+        """Release the interface; it disappears unless it is persistent."""
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         os.close(self._fd)
@@ -52,11 +52,11 @@ class TapBackend:
             self._loop.add_writer(self._fd, self._sendable)
             return False
         except OSError:
-            pass  # the interface is down, or takes no such frame: lost, as on a wire
+            pass  # the interface is down or rejects the frame: it is lost, as on a wire
         return True
 
     def resume(self) -> None:
-        """Deliver again what the guest had no buffers for."""
+        """Deliver the frames for which the guest had no buffers."""
         self._loop.call_soon(self._redeliver)
 
     def _redeliver(self) -> None:
@@ -71,13 +71,13 @@ class TapBackend:
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno != errno.EIO:  # EIO: the interface is down, and may come up again
+            if error.errno != errno.EIO:  # EIO: the interface is down but may come up again
                 raise
         if not self._deliver(frames):
             self._loop.remove_reader(self._fd)
 
     def _deliver(self, frames: list[bytes]) -> bool:
-        """Give frames to the guest, keep what it has no buffers for; return whether it took all."""
+        """Pass frames to the guest, and keep the rest; return whether it took all."""
         taken = self._port.receive(frames) if self._port and frames else 0
         self._undelivered = frames[taken:]
         return not self._undelivered

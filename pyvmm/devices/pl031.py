@@ -1,7 +1,7 @@
 """The PL031, Arm's PrimeCell real-time clock: one 32-bit count of seconds, and an alarm.
 
-It tells the time of an injected clock (seconds since 1970, UTC) until the guest sets it.  The
-alarm rings when the count reaches the match register; a match in the past comes after the count
+It has the time of an injected clock (seconds since 1970, UTC) until the guest sets it.  The alarm
+is raised when the count reaches the match register; a match in the past is reached after the count
 has wrapped around.
 
 Source: Arm DDI 0224, programmer's model.
@@ -22,8 +22,8 @@ _PERIPH_ID, _PERIPH_ID_END = 0xFE0, 0x1000
 _ID_BYTES: Final = bytes((0x31, 0x10, 0x14, 0x00, 0x0D, 0xF0, 0x05, 0xB1))  # revision 1
 _WORD: Final = 0xFFFF_FFFF
 _CLOCK_HZ: Final = 24_000_000
-#: Seconds after which a set alarm is computed anew: somebody may have set the host's clock.
-_LOOK_AGAIN: Final = 60.0
+#: Seconds after which an alarm is computed again, because the host's clock may have been set.
+_CHECK_PERIOD: Final = 60.0
 
 
 class Pl031:
@@ -31,7 +31,7 @@ class Pl031:
 
     Args:
         irq: the interrupt line; called only when the level changes.
-        set_timer: how to be called back; used only while an alarm is set and not masked.
+        set_timer: sets a timer; used only while an alarm is set and not masked.
     """
 
     def __init__(
@@ -42,29 +42,29 @@ class Pl031:
         self._clock = clock
         self._lock = Lock()
         self._offset = 0  # seconds that the guest's time is ahead of the clock's
-        self._now = clock()  # the guest's time at the last look
+        self._now = clock()  # the guest's time at the last update
         self._match = self._load = 0
         self._is_enabled = self._is_raised = self._level = False
 
     def read(self, offset: int, size: int) -> int:
         """Return a register, or a part of it."""
         with self._lock:
-            self._look()
+            self._update()
             word = self._read_register(offset & ~3)
         return word >> 8 * (offset & 3) & (1 << 8 * size) - 1
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Write a register."""
         with self._lock:
-            self._look()
+            self._update()
             self._write_register(offset, value & (1 << 8 * size) - 1 & _WORD)
             self._drive()
             self._wait()
 
-    def _ring(self) -> None:
-        """Look at the time; the timer calls, perhaps too early, perhaps for an alarm of old."""
+    def _on_timer(self) -> None:
+        """Update the time; the timer may expire too early, or for an earlier alarm."""
         with self._lock:
-            self._look()
+            self._update()
             self._wait()
 
     def _read_register(self, offset: int) -> int:
@@ -74,7 +74,7 @@ class Pl031:
             _RTCDR: self._count & _WORD,
             _RTCMR: self._match,
             _RTCLR: self._load,
-            _RTCCR: 1,  # runs from the start, and nothing stops it
+            _RTCCR: 1,  # it always runs
             _RTCIMSC: self._is_enabled,
             _RTCRIS: self._is_raised,
             _RTCMIS: self._is_enabled and self._is_raised,
@@ -98,11 +98,11 @@ class Pl031:
 
     @property
     def _count(self) -> int:
-        """The seconds at the last look, before they wrap around."""
+        """The seconds at the last update, without wrapping."""
         return math.floor(self._now)
 
-    def _look(self) -> None:
-        """See whether the count has gone through the match since the last look."""
+    def _update(self) -> None:
+        """Update the time; raise the alarm if the count has passed the match."""
         last = self._count
         self._now = self._clock() + self._offset
         self._is_raised |= self._count - self._match & _WORD < self._count - last
@@ -115,16 +115,16 @@ class Pl031:
             self._irq(level)
 
     def _wait(self) -> None:
-        """Set the timer to the match, if that would raise the line."""
+        """Set the timer to the match, if that would assert the line."""
         seconds = None
         if self._is_enabled and not self._is_raised:
-            whole = (self._match - self._count - 1 & _WORD) + 1  # the next match, never this one
-            seconds = min(whole - self._now % 1, _LOOK_AGAIN)
-        self._set_timer(self._ring, seconds)
+            whole = (self._match - self._count - 1 & _WORD) + 1  # the next match, not the current
+            seconds = min(whole - self._now % 1, _CHECK_PERIOD)
+        self._set_timer(self._on_timer, seconds)
 
 
 def describe(tree: TreeWriter, place: Place) -> None:
-    """Write the node of the clock, and of the bus clock that its binding asks for."""
+    """Write the node of the clock, and of the bus clock that its binding requires."""
     clock = tree.new_phandle()
     with tree.node(f"rtc@{place.base:x}"):
         tree.text("compatible", "arm,pl031", "arm,primecell")

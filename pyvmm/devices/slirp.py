@@ -1,4 +1,4 @@
-"""A program: a network of libslirp, its frames on a stream socket as passt(1) has them.
+"""A program: a network of libslirp, with frames on a stream socket as in passt(1).
 
     python -m pyvmm.devices.slirp [tcp:127.0.0.1:8080-:80 ...] --fd NUMBER
 
@@ -27,7 +27,7 @@ _NOBODY: Final = 65534
 class Network:
     """A network and its end of the stream.
 
-    Raises: UserError if there is no libslirp, or it does not get a port that is to be forwarded.
+    Raises: UserError if libslirp is not installed, or a forwarded port cannot be used.
     """
 
     def __init__(self, forwards: Sequence[PortForward] = ()) -> None:
@@ -58,7 +58,7 @@ class Network:
         with suppress(ConnectionError, ValueError):
             while True:
                 self._send(stream)
-                if self._unsent:  # the guest is behind: its peers wait, and its own frames
+                if self._unsent:  # the guest is slow: its peers and its own frames wait
                     writable.poll()
                 else:
                     self._slirp.serve(stream.fileno())
@@ -93,10 +93,10 @@ class Network:
 
 
 def is_fragment(frame: bytes | memoryview) -> bool:
-    """Tell whether libslirp would take a frame for a fragment of an IPv4 packet.
+    """Check whether libslirp would treat a frame as a fragment of an IPv4 packet.
 
-    Some of its versions can be crashed by fragments, and no guest needs any: its packets may be
-    as long as packets get.
+    Fragments can crash some of its versions, and no guest needs them: its packets may have the
+    maximum length.
     """
     is_ipv4 = len(frame) >= 22 and frame[12:14] == b"\x08\0"
     return is_ipv4 and bool(frame[20] & ~0x40 or frame[21])  # anything but "don't fragment"
@@ -117,7 +117,7 @@ def _config(*, has_ipv6: bool) -> SlirpConfig:
 
 
 def _has_ipv6() -> bool:
-    """Tell whether this host has a way out for IPv6; without one, its guest must not try."""
+    """Check whether this host has an IPv6 route; without one, the guest must not use IPv6."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.connect(("2000::1", 9))  # which sends nothing
@@ -146,7 +146,7 @@ def _go_into_background() -> None:
     for fd in range(3):
         os.dup2(nowhere, fd)
     if os.geteuid() == 0:
-        with suppress(OSError):  # in a container there may be nobody else
+        with suppress(OSError):  # a container may not have another user
             os.setgroups([])
             os.setgid(_NOBODY)
             os.setuid(_NOBODY)

@@ -1,4 +1,4 @@
-"""What a device writes into the device tree about itself: a node with its window and interrupts.
+"""The interface for devices to write their device tree node, with window and interrupts.
 
 Source: Devicetree Specification 0.4; the binding of each node's `compatible` in Linux.
 """
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class Trigger(IntEnum):
-    """How an interrupt is signalled, as the GIC's binding encodes it."""
+    """How an interrupt is signalled, encoded as in the GIC's binding."""
 
     EDGE_RISING = 1
     LEVEL_HIGH = 4
@@ -19,7 +19,7 @@ class Trigger(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a device is: the IPA and size (bytes) of its window, and its shared interrupts."""
+    """The place of a device: the IPA and size (bytes) of its window, and its shared interrupts."""
 
     base: int
     size: int
@@ -27,7 +27,7 @@ class Place:
 
 
 class TreeWriter(Protocol):
-    """A device tree being written, at the node that is open."""
+    """A device tree under construction, with an open node."""
 
     def node(self, name: str, /) -> AbstractContextManager[None]:
         """Open a node inside the open one, until the context ends."""

@@ -1,6 +1,6 @@
-"""The 16550A serial port (8250 family), as kvmtool gives four of them to a guest.
+"""The 16550A serial port (8250 family); like kvmtool, a guest has four.
 
-The line is infinitely fast: a written byte has left at once, so the transmitter is always empty.
+The line is infinitely fast: a written byte leaves at once, so the transmitter is always empty.
 Not modelled: baud rate, parity, line errors other than a break and, in loopback, an overrun; modem
 lines outside loopback.
 Source: National Semiconductor PC16550D data sheet.
@@ -30,12 +30,12 @@ _NODE_NAME = "U6_16550A"  # kvmtool's
 _CLOCK_HZ = 1_843_200
 
 _FIFO_SIZE = 16
-_MANY_POLLS = 16  # a guest that reads LSR so often in a row waits for input without interrupts
+_MANY_POLLS = 16  # successive reads of LSR that show a guest waiting for input without interrupts
 _TRIGGER_LEVELS = (1, 4, 8, 14)
 _NEWLINE = 0x0A
-_BREAK = 0x100  # in a FIFO: a zero that came with a break condition
+_BREAK = 0x100  # in a FIFO: a zero with a break condition
 _LOOPED = 0x200  # in a FIFO: not from the line
-#: Bytes that wait for a guest that does not read; more are lost.
+#: Bytes buffered for a guest that does not read; more are lost.
 MAX_BACKLOG = 1 << 20
 
 
@@ -44,9 +44,9 @@ class Uart:
 
     Args:
         irq: the interrupt line; called only when the level changes.
-        sink: takes what the guest transmits, from the thread of the vCPU.  Bytes that a driver
-            bursts into the FIFO arrive together; none waits longer than until the driver's next
-            access to any other register.
+        sink: called with the guest's output, on the thread of the vCPU.  Bytes that a driver
+            writes in a burst arrive together, at the latest at the driver's next access to
+            another register.
 
     Concurrency: every method may be called from any thread.
     """
@@ -67,34 +67,34 @@ class Uart:
         self._thr_interrupt = False  # the "transmitter became empty" condition, until IIR shows it
         self._transmitted = bytearray()
         self._fifo: deque[int] = deque()
-        self._waiting: deque[int] = deque()  # received, no room in the FIFO yet
+        self._waiting: deque[int] = deque()  # received, not in the FIFO yet
         self._polls = 0  # reads of LSR in a row while input waits
 
     @property
     def backlog(self) -> int:
-        """Number of received bytes that wait for room: what a feeder paces itself by."""
+        """The number of received bytes waiting for the FIFO; a sender should watch it."""
         return len(self._waiting)
 
     def receive(self, data: bytes) -> None:
-        """Take bytes from the other end of the line.
+        """Receive bytes from the other end of the line.
 
-        They wait outside until the guest is ready for them: until its driver enables the receive
-        interrupt, or it does nothing but look for input.  So input that is typed, or piped in,
-        before the guest opens the port is not lost to the driver's clearing of the FIFO.
+        They wait outside the FIFO until the guest is ready: until its driver enables the receive
+        interrupt, or polls for input repeatedly.  So input from before the guest opens the port is
+        not lost when the driver clears the FIFO.
         """
         with self._lock:
             self._waiting.extend(data[: max(MAX_BACKLOG - len(self._waiting), 0)])
             self._fill()
 
     def receive_break(self, data: bytes) -> None:
-        """Take a break condition, then bytes."""
+        """Receive a break condition, then bytes."""
         with self._lock:
             if len(self._waiting) < MAX_BACKLOG:
                 self._waiting.append(_BREAK)
             self.receive(data)
 
     def flush(self) -> None:
-        """Hand what was transmitted to the sink now."""
+        """Pass the transmitted bytes to the sink now."""
         with self._lock:
             if self._transmitted:
                 data = bytes(self._transmitted)
@@ -141,9 +141,9 @@ class Uart:
             self._update_irq()
 
     def _loop_back(self, byte: int) -> None:
-        """Receive what was transmitted; what there is no room for is an overrun.
+        """Receive the transmitted byte; if there is no room, it is an overrun.
 
-        A FIFO keeps what it has, the receive register of a port without one is written over.
+        A FIFO keeps its contents; without one, the receive register is overwritten.
         """
         if len(self._fifo) >= self._room:
             self._lsr |= _LSR_OE
@@ -155,7 +155,7 @@ class Uart:
 
     @property
     def _room(self) -> int:
-        """How many received bytes the port holds."""
+        """The number of received bytes that the port can hold."""
         return _FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
 
     def _pop(self) -> int:
@@ -169,7 +169,7 @@ class Uart:
         return byte
 
     def _fill(self) -> None:
-        """Move waiting bytes into the FIFO if the guest listens."""
+        """Move waiting bytes into the FIFO if the guest is listening."""
         is_listening = self._ier & _IER_RDI or self._polls >= _MANY_POLLS
         if not self._waiting or not is_listening or self._mcr & _MCR_LOOP:
             return
@@ -180,7 +180,7 @@ class Uart:
         self._update_irq()
 
     def _read_lsr(self) -> int:
-        """Return LSR; an overrun is shown once, a break when its character is the next."""
+        """Return LSR; an overrun is shown once, a break when its character is next."""
         value = self._lsr
         if value & _LSR_OE:
             self._lsr &= ~_LSR_OE
@@ -204,7 +204,7 @@ class Uart:
 
     def _read_iir(self) -> int:
         source = self._source()
-        if source == _IIR_THRI:  # showing it is what clears it
+        if source == _IIR_THRI:  # reading it clears it
             self._thr_interrupt = False
             self._update_irq()
         return source | (_IIR_FIFO_ENABLED if self._fcr & _FCR_ENABLE else 0)
@@ -225,8 +225,8 @@ class Uart:
             self._scratch = value
 
     def _write_ier(self, value: int) -> None:
-        # Enabling the interrupt while the transmitter is empty raises it anew: Linux tests for
-        # this at startup and falls back to a polling timer where it is missing.
+        # Enabling the interrupt while the transmitter is empty raises it again: Linux tests this
+        # at startup and falls back to a polling timer otherwise.
         if value & ~self._ier & _IER_THRI:
             self._thr_interrupt = True
         self._ier = value
@@ -235,7 +235,7 @@ class Uart:
 
     def _write_fcr(self, value: int) -> None:
         if value & _FCR_CLEAR_RX or (value ^ self._fcr) & _FCR_ENABLE:
-            # What came from the line is not lost: a driver starts like that.
+            # Input from the line is not lost: drivers clear the FIFO at their start.
             self._waiting.extendleft(each for each in reversed(self._fifo) if each < _LOOPED)
             self._fifo.clear()
             self._lsr &= ~_LSR_DR
@@ -273,7 +273,7 @@ class Uart:
 
 
 def _looped_lines(mcr: int) -> int:
-    """Return the modem lines that loopback makes of the driver's own outputs."""
+    """Return the modem lines that result from the driver's own outputs in loopback."""
     return (
         (_MSR_CTS if mcr & _MCR_RTS else 0)
         | (_MSR_DSR if mcr & _MCR_DTR else 0)

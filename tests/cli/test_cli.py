@@ -123,7 +123,10 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("image build rootfs --from-dir {} --size big", "--size big: give a size"),
         ("image build rootfs --from-dir {} --size 1G --initrd x", "give one of them"),
         ("image build rootfs --from-dir {} -e =x", "give NAME=VALUE"),
-        ("image build rootfs --from-dir {} -o {}/../r.img", "name the program to run with --init"),
+        (
+            "image build rootfs --from-dir {} -o {}/../r.img",
+            "give the program's path inside the directory with --init",
+        ),
         ("image build rootfs --from-dir {} -o {}/../r.img --init /text", "not executable"),
     ],
 )

@@ -18,7 +18,7 @@ NEXT, WRITE, INDIRECT = 1, 2, 4
 
 
 class Ram:
-    """Guest memory: a Dma over a bytearray; pages in ``refused`` fault."""
+    """Guest memory: a Dma over a bytearray; accesses to pages in ``refused`` fault."""
 
     def __init__(self, size: int = RAM_SIZE) -> None:
         self.bytes = bytearray(size)
@@ -53,7 +53,7 @@ class Ram:
 
 @dataclass
 class IrqRecorder:
-    """An interrupt line that remembers: its level, and how often it rose."""
+    """An interrupt line that records its level and the number of rising edges."""
 
     level: bool = False
     rises: int = 0
@@ -148,7 +148,7 @@ class Ring:
 
 @dataclass
 class Request:
-    """What was offered: where the device writes its answer."""
+    """An offered request: the buffers for the device's answer."""
 
     ram: Ram
     head: int
@@ -161,7 +161,7 @@ class Request:
 
 @dataclass
 class Driver:
-    """A device behind its transport, brought up the way a driver does."""
+    """A device with its transport, initialised as by a driver."""
 
     device: VirtioDevice
     ram: Ram = field(default_factory=Ram)

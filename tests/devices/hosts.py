@@ -6,7 +6,7 @@ NUM_SECTORS = 64
 
 
 class MemoryDisk:
-    """A disk that logs what is asked of it, and fails if told to."""
+    """A disk that logs its requests, and fails on demand."""
 
     def __init__(self, *, is_read_only: bool = False) -> None:
         self.bytes = bytearray(b"".join(bytes([n]) * 512 for n in range(NUM_SECTORS)))
@@ -47,7 +47,7 @@ class MemoryDisk:
 
 
 class VastDisk(MemoryDisk):
-    """A disk of 1 TiB that holds nothing: it only notes what is asked of it."""
+    """A disk of 1 TiB without contents: it only records its requests."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class VastDisk(MemoryDisk):
 
 
 class Listener:
-    """The host side of a port, which remembers."""
+    """The host side of a port; records all calls."""
 
     def __init__(self) -> None:
         self.calls: list[str | bytes] = []
@@ -82,7 +82,7 @@ class Listener:
 
 
 class Wire:
-    """A backend that keeps what is sent, and can be busy."""
+    """A backend that records sent frames, and can be busy."""
 
     mtu = 1500
 
@@ -92,7 +92,7 @@ class Wire:
         self.num_resumes = 0
 
     def start(self, port: NetPort) -> None:
-        """Deliver nothing of its own accord."""
+        """Do nothing: frames are delivered by the test."""
 
     def send(self, frame: list[memoryview]) -> bool:
         """Keep the frame, unless busy."""

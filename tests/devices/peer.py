@@ -24,18 +24,18 @@ def free_port() -> int:
 
 
 def is_listening(port: int) -> bool:
-    """Tell whether somebody takes connections at a port of the host."""
+    """Check whether a port of the host accepts connections."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until_free(port: int) -> None:
-    """Wait until a program that is not our child has left a port."""
+    """Wait until a program that is not our child has released a port."""
     wait_until(lambda: not is_listening(port), TIMEOUT)
 
 
 class Port:
-    """The device's side of a backend: a queue of frames, with room for as many as told."""
+    """The device's side of a backend: a queue of frames with a limit."""
 
     def __init__(self) -> None:
         self.frames: Queue[bytes] = Queue()
@@ -45,7 +45,7 @@ class Port:
         self.is_unplugged = threading.Event()
 
     def receive(self, frames: Sequence[bytes | memoryview]) -> int:
-        """Take as many as there is room for."""
+        """Take as many frames as fit."""
         taken = min(self.room, len(frames))
         self.room -= taken
         for frame in frames[:taken]:
@@ -55,7 +55,7 @@ class Port:
         return taken
 
     def sendable(self) -> None:
-        """Note that it takes frames again."""
+        """Record that the backend accepts frames again."""
         self.is_sendable.set()
 
     def set_link(self, *, is_up: bool) -> None:
@@ -90,7 +90,7 @@ class Guest:
         backend.start(self.port)
 
     def send(self, kind: int, payload: bytes, target: bytes = BROADCAST) -> None:
-        """Send one frame, cut in two as a chain may be."""
+        """Send one frame in two parts, like a chain."""
         frame = target + MAC + pack("!H", kind) + payload
         assert self.backend.send([memoryview(frame)[:14], memoryview(frame)[14:]])
 

@@ -1,4 +1,4 @@
-"""The memory balloon: pages lent, pages taken back, statistics asked for."""
+"""The memory balloon: pages lent, pages taken back, statistics."""
 
 import threading
 from itertools import pairwise
@@ -19,7 +19,7 @@ END = 1000 * PAGE  # of the guest's memory
 
 
 class Rig:
-    """A balloon, its driver, and what was released."""
+    """A balloon, its driver, and the released ranges."""
 
     def __init__(self) -> None:
         self.released: list[tuple[int, int]] = []
@@ -27,7 +27,7 @@ class Rig:
         self.driver = Driver(self.balloon).start()
 
     def release(self, addr: int, size: int) -> None:
-        """Note it, unless it is no memory."""
+        """Record the range; DmaFault if it is not memory."""
         if addr + size > END:
             raise DmaFault(addr, size)
         self.released.append((addr, size))
@@ -53,7 +53,7 @@ def rig() -> Rig:
 
 
 def test_a_driver_is_there_from_its_queues_to_its_reset(rig: Rig) -> None:
-    """Without one nobody answers."""
+    """Without a driver there are no answers."""
     assert not VirtioBalloon(rig.release).has_driver
     assert rig.balloon.has_driver
     rig.driver.write(Register.STATUS, 0)
@@ -61,7 +61,7 @@ def test_a_driver_is_there_from_its_queues_to_its_reset(rig: Rig) -> None:
 
 
 def test_a_new_size_is_told_and_answered(rig: Rig) -> None:
-    """In pages of 4 KiB, by an interrupt; the driver writes what it has lent."""
+    """An interrupt announces the size in pages of 4 KiB; the driver writes what it has lent."""
     rig.balloon.resize(10 * PAGE + 1)
     assert rig.driver.acknowledge() == 2
     assert (rig.driver.config(0, 4), rig.driver.config(4, 4)) == (10, 0)
@@ -73,7 +73,7 @@ def test_a_new_size_is_told_and_answered(rig: Rig) -> None:
 
 
 def test_pages_that_are_lent_are_released_together(rig: Rig) -> None:
-    """Neighbours at once, whatever their order; those taken back need nothing."""
+    """Adjacent pages are released at once, in any order; pages taken back need no action."""
     rig.send(INFLATE, 5, 4, 9, 6)
     assert rig.released == [(4 * PAGE, 3 * PAGE), (9 * PAGE, PAGE)]
     rig.send(DEFLATE, 5, 4)
@@ -83,14 +83,14 @@ def test_pages_that_are_lent_are_released_together(rig: Rig) -> None:
 
 
 def test_what_is_no_memory_breaks_the_device(rig: Rig) -> None:
-    """A driver that lends what is not there needs a reset."""
+    """A driver that lends pages outside memory needs a reset."""
     rig.send(INFLATE, 0xFFFF_FFFF)
     assert rig.driver.is_broken
     assert rig.released == []
 
 
 def test_statistics_are_asked_for(rig: Rig) -> None:
-    """The driver's buffer comes back as the question; what it says next is the answer."""
+    """Returning the driver's buffer is the request; its next buffer is the answer."""
     first = rig.say(free_memory=1)
     assert rig.driver.rings[STATISTICS].used_entries() == []
     answers: list[dict[str, int]] = []
@@ -106,21 +106,21 @@ def test_statistics_are_asked_for(rig: Rig) -> None:
 
 
 def test_who_does_not_answer_is_known_by_its_last_words(rig: Rig) -> None:
-    """Or by none."""
+    """Without an answer, the last statistics are returned, or none."""
     assert rig.balloon.ask(0.01) == {}
     rig.say(total_memory=5)
     assert rig.balloon.ask(0.01) == {"total_memory": 5}
 
 
 def test_a_driver_with_two_buffers_gets_one_back(rig: Rig) -> None:
-    """None is lost."""
+    """No buffer is lost."""
     rig.say(free_memory=1)
     rig.say(free_memory=2)
     assert len(rig.driver.rings[STATISTICS].used_entries()) == 1
 
 
 def test_reset_forgets_the_driver(rig: Rig) -> None:
-    """Its buffers, and what it said; the wish stays for the next one."""
+    """Its buffers and its report are discarded; the target stays for the next driver."""
     rig.balloon.resize(3 * PAGE)
     rig.driver.write_config(4, 4, 3)
     rig.say(free_memory=1)
@@ -132,7 +132,7 @@ def test_reset_forgets_the_driver(rig: Rig) -> None:
 
 @given(st.lists(st.integers(0, 50)))
 def test_runs_are_the_pages_and_no_other(pages: list[int]) -> None:
-    """Each once, in as few runs as there can be."""
+    """Each page occurs once, in as few runs as possible."""
     found = list(runs(pack(f"<{len(pages)}I", *pages)))
     covered = [page for first, count in found for page in range(first, first + count)]
     assert covered == sorted(set(pages))
@@ -141,13 +141,13 @@ def test_runs_are_the_pages_and_no_other(pages: list[int]) -> None:
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_statistics(data: bytes) -> None:
-    """Those that have a name are kept."""
+    """Statistics with a name are kept."""
     assert set(parse_statistics(data)) <= {tag.name.lower() for tag in Tag}
 
 
 @given(st.integers(0, 2), st.binary(max_size=200))
 def test_any_buffer_is_taken(queue: int, data: bytes) -> None:
-    """Cut lists, wild pages, empty buffers: the device ends up live or in need of a reset."""
+    """After truncated lists, wild pages or empty buffers the device works or needs a reset."""
     rig = Rig()
     rig.driver.rings[queue].add([data or b"\0"], [])
     rig.driver.kick(queue)
@@ -155,7 +155,7 @@ def test_any_buffer_is_taken(queue: int, data: bytes) -> None:
 
 
 def test_a_list_is_read_no_further_than_its_limit(rig: Rig) -> None:
-    """Buffers may overlap, and claim more than there is memory."""
+    """Overlapping buffers may be larger than memory."""
     size = 3 * MAX_LIST // 4
     rig.driver.rings[INFLATE].add([bytes(size), bytes(size)], [])
     rig.driver.kick(INFLATE)

@@ -36,7 +36,7 @@ class BlkDriver(Driver):
     def request(
         self, kind: int, sector: int = 0, data: bytes = b"", into: int = 0, *, split: int = 16
     ) -> tuple[int, bytes]:
-        """Do one request; return status and data.  ``split`` cuts the header in two buffers."""
+        """Execute one request; return status and data.  ``split`` splits the header."""
         header = pack("<IIQ", kind, 0, sector) + data
         out = [header[:split], header[split:]]
         sizes = [into // 3, into - into // 3, 1] if into else [1]
@@ -77,7 +77,7 @@ def test_blk_describes_its_disk(driver: BlkDriver) -> None:
 
 @pytest.mark.parametrize("split", [16, 4, 1, 15])
 def test_blk_writes_and_reads_back(driver: BlkDriver, disk: MemoryDisk, split: int) -> None:
-    """However the header and the data are cut into buffers."""
+    """The split of header and data into buffers makes no difference."""
     data = bytes(range(256)) * 4
     assert driver.request(OUT, 3, data, split=split) == (OK, b"")
     assert driver.request(IN, 3, into=1024, split=split) == (OK, data)
@@ -95,7 +95,7 @@ def test_blk_answers_flush_and_get_id(driver: BlkDriver, disk: MemoryDisk) -> No
 
 
 def test_blk_flushes_every_write_when_the_driver_cannot_ask(disk: MemoryDisk) -> None:
-    """Without FLUSH negotiated a completed write is on stable storage."""
+    """Without FLUSH, a completed write is on stable storage."""
     driver = BlkDriver(VirtioBlk(disk), refuse=BlkFeature.FLUSH).start()
     driver.request(OUT, 0, bytes(512))
     assert disk.log == [("write", 0, 512), ("flush", 0, 0)]
@@ -133,7 +133,7 @@ def test_blk_discards_and_zeroes_ranges(driver: BlkDriver, disk: MemoryDisk) -> 
 def test_blk_refuses_and_changes_nothing(
     driver: BlkDriver, disk: MemoryDisk, arguments: tuple[int, int, bytes, int], status: int
 ) -> None:
-    """Out of range, not whole sectors, unknown, or past a limit: the disk is not touched."""
+    """Out of range, not whole sectors, unknown, or past a limit: the disk is not changed."""
     assert driver.request(*arguments)[0] == status
     assert disk.log == []
 
@@ -143,7 +143,7 @@ def test_blk_refuses_and_changes_nothing(
                        (WRITE_ZEROES, pack("<QII", 0, 1, 0))],
 )  # fmt: skip
 def test_blk_refuses_every_change_of_a_read_only_disk(kind: int, data: bytes) -> None:
-    """RO is offered, nothing that writes is; a driver that writes all the same gets an error."""
+    """RO is offered, features for writes are not; a driver that writes anyway gets an error."""
     disk = MemoryDisk(is_read_only=True)
     driver = BlkDriver(VirtioBlk(disk)).start()
     assert driver.offered() & BlkFeature.RO
@@ -154,7 +154,7 @@ def test_blk_refuses_every_change_of_a_read_only_disk(kind: int, data: bytes) ->
 
 
 def test_blk_reports_a_failing_host_as_an_io_error(disk: MemoryDisk) -> None:
-    """The host's error is the guest's error, and the user is told; the device lives on."""
+    """The guest gets the host's error, and the user a message; the device continues to work."""
     told: list[OSError] = []
     driver = BlkDriver(VirtioBlk(disk, on_failure=told.append)).start()
     disk.is_failing = True
@@ -168,7 +168,7 @@ def test_blk_reports_a_failing_host_as_an_io_error(disk: MemoryDisk) -> None:
 
 @pytest.mark.parametrize("kind", [IN, OUT])
 def test_blk_moves_a_large_request_step_by_step(kind: int) -> None:
-    """In order; once the guest is over the rest is left."""
+    """The steps are in order; after the guest's end the rest is skipped."""
     disk, ends = VastDisk(), [False, False, True]
     device = VirtioBlk(disk, is_over=lambda: ends.pop(0))
     driver = BlkDriver(device, Ram(2 * STEP)).start()
@@ -185,7 +185,7 @@ def test_blk_moves_a_large_request_step_by_step(kind: int) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), [(DISCARD, "discard"), (WRITE_ZEROES, "zero")])
 def test_blk_erases_a_large_range_step_by_step(kind: int, name: str) -> None:
-    """The end comes between two steps as well."""
+    """The guest's end stops it between two steps too."""
     disk, ends = VastDisk(), [False, False, False, True]
     driver = BlkDriver(VirtioBlk(disk, is_over=lambda: ends.pop(0))).start()
     num_sectors = 2 * ERASE_STEP // 512 + 1
@@ -199,7 +199,7 @@ def test_blk_erases_a_large_range_step_by_step(kind: int, name: str) -> None:
 
 
 def test_blk_survives_requests_without_header_or_status(driver: BlkDriver) -> None:
-    """Nothing can be answered where there is no room; a short header is an error."""
+    """Without room for the status there is no answer; a short header is an error."""
     ring = driver.rings[0]
     ring.add([bytes(16)], [])
     short = ring.add([bytes(15)], [1])
@@ -216,7 +216,7 @@ def test_blk_survives_requests_without_header_or_status(driver: BlkDriver) -> No
     st.integers(0, 16),
 )
 def test_blk_is_total_over_any_request(out: list[bytes], into: list[int], kind: int) -> None:
-    """Any bytes in any layout are answered, and never written outside the disk."""
+    """Any bytes in any layout are answered, and writes stay inside the disk."""
     disk = MemoryDisk()
     driver = BlkDriver(VirtioBlk(disk)).start()
     if out or into:
@@ -251,7 +251,7 @@ def test_raw_disk_holds_what_the_guest_wrote(image: Path) -> None:
 
 
 def test_raw_disk_flushes_to_stable_storage(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flush is answered after the host has been asked to make the image last."""
+    """A flush is answered after the host has synchronised the image."""
     asked: list[bytes] = []
     monkeypatch.setattr(os, "fdatasync", lambda _: asked.append(image.read_bytes()[:512]))
     disk = RawDisk(image)
@@ -264,7 +264,7 @@ def test_raw_disk_flushes_to_stable_storage(image: Path, monkeypatch: pytest.Mon
 
 
 def test_raw_disk_that_gets_no_more_space_fails_the_write(tmp_path: Path) -> None:
-    """A sparse image on a full file system: an I/O error; what there is stays, and can change."""
+    """A sparse image on a full file system gives an I/O error; existing data can be changed."""
     path = tmp_path / "sparse"
     path.touch()
     os.truncate(path, 1 << 20)
@@ -285,7 +285,7 @@ def test_raw_disk_that_gets_no_more_space_fails_the_write(tmp_path: Path) -> Non
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Let no write of this process go further into a file: a full disk that needs no root."""
+    """Limit the file size of this process: like a full disk, but without root."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -296,7 +296,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("may_unmap", [False, True])
 def test_raw_disk_zeroes_exactly_the_range(image: Path, may_unmap: bool) -> None:
-    """Whatever the file system can do, the bytes read as zeros and the size stays."""
+    """With every file system the bytes read as zeros and the size does not change."""
     disk = RawDisk(image)
     disk.write_zeroes(4096, 8192, may_unmap=may_unmap)
     disk.close()
@@ -308,7 +308,7 @@ def test_raw_disk_zeroes_exactly_the_range(image: Path, may_unmap: bool) -> None
 def test_raw_disk_zeroes_by_hand_where_the_file_system_cannot(
     image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fallback writes zeros, the last part not whole."""
+    """The fallback writes zeros, also in an incomplete last part."""
     disk = RawDisk(image)
     monkeypatch.setattr(RawDisk, "_fallocate", lambda *_: False)
     monkeypatch.setattr("pyvmm.devices.disk._ZEROS", bytes(4096))
@@ -319,7 +319,7 @@ def test_raw_disk_zeroes_by_hand_where_the_file_system_cannot(
 
 
 def test_raw_disk_gives_discarded_space_back(image: Path) -> None:
-    """A hole takes no blocks (the temporary directory's file system has holes)."""
+    """A hole takes no blocks (the temporary directory's file system supports holes)."""
     before = image.stat().st_blocks
     disk = RawDisk(image)
     disk.discard(0, 1 << 20)
@@ -329,17 +329,17 @@ def test_raw_disk_gives_discarded_space_back(image: Path) -> None:
 
 
 def test_raw_disk_fails_a_read_behind_the_end_of_a_shrunken_image(image: Path) -> None:
-    """Someone truncated the file: an error, no endless loop."""
+    """A truncated file gives an error, not an endless loop."""
     disk = RawDisk(image)
     image.write_bytes(b"")
-    with pytest.raises(OSError, match="shorter"):
+    with pytest.raises(OSError, match="truncated"):
         disk.read(0, [memoryview(bytearray(512))])
     disk.close()
 
 
 @pytest.mark.parametrize("is_read_only", [False, True])
 def test_raw_disk_has_a_whole_last_sector(image: Path, is_read_only: bool) -> None:
-    """Of a size that is no multiple of 512, nothing is lost: what is missing reads as zeros."""
+    """If the size is not a multiple of 512, the missing part of the last sector reads as zeros."""
     with image.open("ab") as file:
         file.write(b"tail" * 25)
     disk = RawDisk(image, is_read_only=is_read_only)
@@ -354,7 +354,7 @@ def test_raw_disk_has_a_whole_last_sector(image: Path, is_read_only: bool) -> No
 
 
 def test_raw_disk_has_one_writer_or_many_readers(image: Path) -> None:
-    """Two guests that write one image would destroy it."""
+    """Two guests that write to one image would destroy it."""
     first = RawDisk(image)
     for is_read_only in (False, True):
         with pytest.raises(UserError, match="in use"):
@@ -368,7 +368,7 @@ def test_raw_disk_has_one_writer_or_many_readers(image: Path) -> None:
 
 
 def test_raw_disk_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
-    """Missing, a directory, no storage at all, or empty: one line with the name."""
+    """Missing, a directory, not a storage device, or empty: one line with the name."""
     (tmp_path / "empty").touch()
     for path, words in (
         (tmp_path / "none", "No such file.*check the path"),
@@ -392,7 +392,7 @@ def test_raw_disk_says_what_is_wrong_with_a_path(tmp_path: Path) -> None:
     ],
 )
 def test_raw_disk_refuses_other_formats(image: Path, offset: int, magic: bytes, name: str) -> None:
-    """A guest would find no file system on it, and write all over it."""
+    """A guest would find no file system on it, and overwrite it."""
     data = bytearray(1 << 20)
     data[offset : offset + len(magic)] = magic
     image.write_bytes(data)

@@ -1,4 +1,4 @@
-"""A realm's devices, and what their drivers need of a bounce pool that is as small as Linux's."""
+"""The need of a realm's devices for slots of a small bounce pool, like Linux's."""
 
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.bounce import NUM_SEGMENTS, SEGMENT_SIZE
@@ -28,7 +28,7 @@ def receive_slots(device: VirtioDevice, *queues: int) -> int:
 
 
 def test_one_device_of_each_kind_fits_the_pool_of_a_realm() -> None:
-    """The largest request of a disk, and all buffers that wait for what the host sends."""
+    """It fits with the largest request of a disk and all receive buffers."""
     disk = Driver(VirtioBlk(MemoryDisk(), is_bounced=True), access_platform=True)
     request = disk.config(8, 4) * disk.config(12, 4) // SLOT + 3  # header, status, indirect table
     port = receive_slots(VirtioPort("agent", Listener()), 0, 2)
@@ -42,7 +42,7 @@ def test_one_device_of_each_kind_fits_the_pool_of_a_realm() -> None:
 
 
 def test_a_driver_without_a_bounce_pool_is_not_held_back() -> None:
-    """A normal VM asks for megabytes at once, and has as many buffers as a burst takes."""
+    """A normal VM has requests of megabytes, and enough buffers for a burst."""
     disk = Driver(VirtioBlk(MemoryDisk()))
     assert disk.config(8, 4) * disk.config(12, 4) > 1 << 20
     assert receive_slots(VirtioNet(Wire(), bytes(6)), 0) == 256 * PAGE // SLOT

@@ -7,7 +7,7 @@ from pyvmm.devices.bus import Bus
 
 
 class Scratch:
-    """A device that remembers its accesses."""
+    """A device that records its accesses."""
 
     def __init__(self) -> None:
         self.writes: list[tuple[int, int, int]] = []
@@ -17,7 +17,7 @@ class Scratch:
         return offset << 8 | size
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Remember the access."""
+        """Record the access."""
         self.writes.append((offset, size, value))
 
 
@@ -41,7 +41,7 @@ def test_bus_gives_the_offset_to_the_owner_of_the_address(events: EventStream) -
 def test_bus_reads_zero_when_nothing_or_only_half_a_device_is_there(
     events: EventStream, addr: int
 ) -> None:
-    """An access that crosses the end of a region is nobody's."""
+    """An access across the end of a region reaches no device."""
     bus, device = Bus(events), Scratch()
     bus.add(0x1000, 0x100, device, "device")
     bus.write(addr, 4, 1)
@@ -53,7 +53,7 @@ def test_bus_reads_zero_when_nothing_or_only_half_a_device_is_there(
     ("base", "size"), [(0x0F00, 0x101), (0x1080, 1), (0x10FF, 0x100), (0, 1 << 32)]
 )
 def test_bus_refuses_an_overlap(events: EventStream, base: int, size: int) -> None:
-    """Two owners of one address are a mistake of ours, found at assembly."""
+    """Two devices at one address are our bug, found when the machine is made."""
     bus = Bus(events)
     bus.add(0x1000, 0x100, Scratch(), "first")
     with pytest.raises(ValueError, match="overlaps first"):
@@ -61,7 +61,7 @@ def test_bus_refuses_an_overlap(events: EventStream, base: int, size: int) -> No
 
 
 def test_bus_tells_a_listener_of_every_access() -> None:
-    """Unclaimed accesses are events too, with no device's name."""
+    """Accesses without a device are events too, with an empty name."""
     seen: list[Event] = []
     bus = Bus(EventStream(seen.append))
     bus.add(0x1000, 0x100, Scratch(), "scratch")

@@ -7,7 +7,7 @@ from tests.devices.driver import Driver
 
 
 class Terminal:
-    """A live console and what it printed."""
+    """A working console and its output."""
 
     def __init__(self) -> None:
         self.output: list[bytes] = []
@@ -31,7 +31,7 @@ def test_console_prints_each_chain_as_one_piece(terminal: Terminal) -> None:
 
 
 def test_console_keeps_input_until_the_guest_has_buffers(terminal: Terminal) -> None:
-    """Typed before the driver came, or faster than it offers buffers: nothing is lost."""
+    """Input before the driver starts, or faster than its buffers, is not lost."""
     terminal.console.receive(b"early ")
     driver = terminal.driver.start()
     terminal.console.receive(b"and late")
@@ -49,14 +49,14 @@ def test_console_keeps_input_until_the_guest_has_buffers(terminal: Terminal) -> 
 
 
 def test_console_takes_no_more_than_it_can_keep(terminal: Terminal) -> None:
-    """A guest that reads nothing costs a bounded amount of memory, whoever types."""
+    """The memory for a guest that does not read is bounded."""
     for _ in range(3):
         terminal.console.receive(bytes(MAX_BACKLOG - 1))
     assert terminal.console.backlog == MAX_BACKLOG
 
 
 def test_console_keeps_input_over_a_reset(terminal: Terminal) -> None:
-    """The next driver gets what the last one did not take."""
+    """The next driver gets the input that the last one did not take."""
     driver = terminal.driver.start()
     terminal.console.receive(b"abc")
     driver.start()

@@ -10,7 +10,7 @@ SIZE, LIMIT = 0x2000, 0x1000
 
 
 class Memory(ViewedMemory):
-    """Guest memory whose second granule is a realm's own."""
+    """Guest memory whose second granule is private to a realm."""
 
     def __init__(self) -> None:
         self.bytes = bytearray(SIZE)
@@ -23,7 +23,7 @@ class Memory(ViewedMemory):
 
 
 def test_dma_moves_bytes_of_reachable_memory() -> None:
-    """Read, write and view are the same bytes."""
+    """Read, write and view access the same bytes."""
     memory = Memory()
     dma = GuestDma(memory)
     dma.write(8, b"abc")
@@ -33,7 +33,7 @@ def test_dma_moves_bytes_of_reachable_memory() -> None:
 
 @pytest.mark.parametrize(("addr", "size"), [(LIMIT - 1, 2), (LIMIT, 1), (0, SIZE)])
 def test_dma_faults_and_moves_nothing_when_a_granule_is_protected(addr: int, size: int) -> None:
-    """A range that is refused in any byte is refused whole, with the driver's own address."""
+    """If any byte is refused, the whole range is; the fault has the driver's address."""
     memory = Memory()
     dma = GuestDma(memory)
     for access in (

@@ -1,4 +1,4 @@
-"""Each device against a driver that puts anything anywhere: rings, tables, requests, lengths."""
+"""Each device against a driver with random rings, tables, requests and lengths."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ FRAME: Final = bytes(range(60))
 
 @dataclass(frozen=True)
 class Subject:
-    """A device, what its host does meanwhile, and a request that a live device completes."""
+    """A device, its host's actions, and a request that a working device completes."""
 
     driver: Driver
     act: Callable[[], object]
@@ -64,7 +64,7 @@ def net() -> Subject:
 
 
 def console() -> Subject:
-    """A console that is typed on and resized."""
+    """A console with input and resizes."""
     port = VirtioConsole(lambda _: None)
 
     def act() -> None:
@@ -82,7 +82,7 @@ def rng() -> Subject:
 
 
 def port() -> Subject:
-    """A port to a program; nobody opens it."""
+    """A port to a program; it is never opened."""
     device = VirtioPort("org.example.0", Listener())
 
     def act() -> None:
@@ -93,7 +93,7 @@ def port() -> Subject:
 
 
 def balloon() -> Subject:
-    """A balloon that is resized; what is no memory cannot be lent."""
+    """A balloon with resizes; only memory can be lent."""
 
     def release(addr: int, size: int) -> None:
         if addr + size > RAM_SIZE:
@@ -161,7 +161,7 @@ rings = st.tuples(
 def test_device_survives_any_driver(
     make: Callable[[], Subject], content: bytes, turns: list[tuple[RingContent, RingContent]]
 ) -> None:
-    """It serves or asks for a reset, and after the reset it is as good as new."""
+    """It works or needs a reset, and works again after the reset."""
     subject = make()
     driver = subject.driver.start()
     for turn in turns:
@@ -198,7 +198,7 @@ NUM_REPEATS: Final = 1000
 def test_device_answers_a_chain_of_more_than_4_gib(
     make: Callable[[], Subject], is_writable: bool
 ) -> None:
-    """A length in the used ring has 32 bits; the buffers may overlap, so memory is no limit."""
+    """A length in the used ring has 32 bits; overlapping buffers may exceed memory."""
     subject = make()
     driver = Driver(subject.driver.device, Ram(2 * MUCH), ring_size=RING_SIZE).start()
     for index, ring in enumerate(driver.rings):
@@ -212,7 +212,7 @@ def test_device_answers_a_chain_of_more_than_4_gib(
 
 
 def test_disk_refuses_a_request_of_more_than_4_gib() -> None:
-    """Though the disk is as large: an I/O error, and the next request is served."""
+    """It gets an I/O error although the disk is large enough; the next request is served."""
     driver = Driver(VirtioBlk(VastDisk()), Ram(2 * MUCH), ring_size=RING_SIZE).start()
     (ring,) = driver.rings
     head, status = driver.ram.alloc(16), driver.ram.alloc(1)

@@ -29,7 +29,7 @@ def test_ioloop_calls_back_on_its_own_thread_until_removed() -> None:
 
 
 def test_ioloop_watches_both_directions_of_one_descriptor() -> None:
-    """Reader and writer of a descriptor come and go independently."""
+    """Reader and writer of a descriptor are added and removed independently."""
     loop, (a, b) = IoLoop(), os.pipe()
     written, called = threading.Event(), threading.Event()
 
@@ -50,7 +50,7 @@ def test_ioloop_watches_both_directions_of_one_descriptor() -> None:
 
 
 def test_ioloop_calls_back_when_the_time_has_come(loop: IoLoop) -> None:
-    """The last call for a callback counts, and None forgets it."""
+    """The last timer of a callback counts, and None cancels it."""
     calls: list[str] = []
     done = threading.Event()
 
@@ -71,7 +71,7 @@ def test_ioloop_calls_back_when_the_time_has_come(loop: IoLoop) -> None:
 
 
 def test_ioloop_forgets_its_timers_when_it_stops() -> None:
-    """Nothing is called then, and asking is harmless."""
+    """No callback is called then, and setting a timer is harmless."""
     loop, called = IoLoop(), threading.Event()
     loop.start()
     loop.set_timer(called.set, 0.05)

@@ -1,4 +1,4 @@
-"""libslirp behind its typed face: what it is told and asked, and its timers."""
+"""The typed interface to libslirp: its configuration, frames and timers."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ ADDRESS, ALL_ROUTERS = IPv6Address("fe80::15:15ff:fe15:1515"), IPv6Address("ff02
 
 
 class Guest:
-    """A network, the frames from it, and a clock that stands still."""
+    """A network, its frames, and a clock that stands still."""
 
     def __init__(self, *, has_ipv6: bool) -> None:
         self.now = 0
@@ -29,7 +29,7 @@ class Guest:
         self.slirp = Slirp(config, self.frames.append, lambda: self.now)
 
     def turn(self) -> None:
-        """Let the network do what is due."""
+        """Let the network handle pending events."""
         wakeup = os.eventfd(1)
         self.slirp.serve(wakeup)
         os.close(wakeup)
@@ -39,7 +39,7 @@ class Guest:
         self.slirp.close()
 
     def solicit_router(self) -> None:
-        """Ask the IPv6 routers to tell of themselves."""
+        """Send an IPv6 router solicitation."""
         ask = pack("!BBH4x", ROUTER_SOLICITATION, 0, 0)
         pseudo = ADDRESS.packed + ALL_ROUTERS.packed + pack("!II", len(ask), ICMPV6)
         ask = ask[:2] + pack("!H", checksum(pseudo + ask)) + ask[4:]
@@ -62,13 +62,13 @@ def guest() -> Iterator[Guest]:
 
 
 def test_router_is_advertised_when_asked_for(guest: Guest) -> None:
-    """Once for each question."""
+    """There is one advertisement for each solicitation."""
     guest.solicit_router()
     assert guest.num_advertisements() == 1
 
 
 def test_router_is_advertised_when_its_timer_expires(guest: Guest) -> None:
-    """Once; then the timer runs anew."""
+    """There is one advertisement; then the timer starts again."""
     guest.turn()
     assert guest.num_advertisements() == 0
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_router_is_advertised_when_its_timer_expires(guest: Guest) -> None:
 
 
 def test_host_without_ipv6_has_none_for_its_guest() -> None:
-    """It would try in vain."""
+    """Otherwise the guest would use IPv6 in vain."""
     with closing(Guest(has_ipv6=False)) as guest:
         guest.solicit_router()
         guest.now += 3600 * 10**9

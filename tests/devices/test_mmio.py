@@ -15,7 +15,7 @@ from tests.devices.driver import Driver
 
 
 def test_transport_identifies_itself() -> None:
-    """Linux's probe: magic, version 2, device id; no shared memory region."""
+    """Linux probes magic, version 2 and device id; there is no shared memory region."""
     driver = Driver(VirtioRng())
     registers = (Register.MAGIC_VALUE, Register.VERSION, Register.DEVICE_ID)
     assert [driver.read(r) for r in registers] == [0x74726976, 2, 4]
@@ -36,7 +36,7 @@ def test_transport_identifies_itself() -> None:
 def test_transport_accepts_features_when_they_are_on_offer_and_enough(
     access_platform: bool, features: int, is_accepted: bool
 ) -> None:
-    """FEATURES_OK sticks only on an agreement; without it nothing goes live."""
+    """FEATURES_OK is set only after an agreement; without it DRIVER_OK is not set."""
     driver = Driver(VirtioRng(), access_platform=access_platform)
     driver.write(Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
     assert driver.accept(features) == is_accepted
@@ -45,7 +45,7 @@ def test_transport_accepts_features_when_they_are_on_offer_and_enough(
 
 
 def test_transport_keeps_features_and_queues_as_agreed() -> None:
-    """Later writes to features or to a live queue change nothing; a bit is never cleared."""
+    """Later writes to features or to a queue in use have no effect; no bit is cleared."""
     driver = Driver(VirtioRng()).start()
     driver.write(Register.DRIVER_FEATURES_SEL, 1)
     driver.write(Register.DRIVER_FEATURES, 0)
@@ -64,7 +64,7 @@ def test_transport_keeps_features_and_queues_as_agreed() -> None:
      (Register.QUEUE_DESC, 8), (Register.QUEUE_DRIVER, 1), (Register.QUEUE_DEVICE, 2)],
 )  # fmt: skip
 def test_transport_breaks_when_a_queue_cannot_be_as_configured(register: int, value: int) -> None:
-    """A size that is no power of two or too big, or a misaligned ring."""
+    """A size that is not a power of two or too large, or a misaligned ring, breaks it."""
     driver = Driver(VirtioRng())
     driver.write(Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
     assert driver.accept(driver.offered())
@@ -75,7 +75,7 @@ def test_transport_breaks_when_a_queue_cannot_be_as_configured(register: int, va
 
 
 def test_transport_serves_what_was_offered_before_driver_ok() -> None:
-    """A notification that came too early is made up for."""
+    """Buffers from before DRIVER_OK are served after it."""
     driver = Driver(VirtioRng())
     driver.write(Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
     assert driver.accept(driver.offered())
@@ -130,7 +130,7 @@ class EndlessDriver:
         self.ring = self.driver.rings[0]
 
     def fill(self, size: int) -> bytes:
-        """Fill a buffer; want the vCPU at every tenth."""
+        """Fill a buffer; request the vCPU at every tenth."""
         self.num_filled += 1
         self.ring.add([], [4])  # as another vCPU does meanwhile
         self.is_wanted = self.num_filled % 10 == 0
@@ -139,7 +139,7 @@ class EndlessDriver:
 
 @pytest.mark.parametrize("register", [Register.QUEUE_NOTIFY, Register.STATUS])
 def test_transport_gives_way_to_who_wants_the_vcpu(register: Register) -> None:
-    """However many buffers there are; the rest is served when the write is repeated."""
+    """It stops with any number of buffers; the rest is served when the write is repeated."""
     endless = EndlessDriver()
     value = endless.driver.read(register)
     endless.ring.add([], [4])
@@ -152,7 +152,7 @@ def test_transport_gives_way_to_who_wants_the_vcpu(register: Register) -> None:
 
 
 def test_transport_makes_progress_while_the_vcpu_is_wanted() -> None:
-    """One buffer for each write."""
+    """Each write serves one buffer."""
     driver = Driver(VirtioRng(), is_halting=lambda: True).start()
     for _ in range(3):
         driver.rings[0].add([], [4])
@@ -164,7 +164,7 @@ def test_transport_makes_progress_while_the_vcpu_is_wanted() -> None:
 
 
 def test_rng_bounds_what_one_request_costs() -> None:
-    """Overlapping buffers may claim any size; the host computes at most MAX_REQUEST bytes."""
+    """Overlapping buffers may have any size; the host generates at most MAX_REQUEST bytes."""
     asked: list[int] = []
 
     def source(size: int) -> bytes:

@@ -28,7 +28,7 @@ def card() -> Card:
 
 
 def test_net_describes_itself(card: Card) -> None:
-    """MAC, link, MTU at the specification's offsets; an unplugged cable interrupts."""
+    """MAC, link and MTU have the specified offsets; unplugging the cable interrupts."""
     driver = card.driver
     assert driver.config(0, 6) == int.from_bytes(MAC, "little")
     assert (driver.config(6, 2), driver.config(8, 2), driver.config(10, 2)) == (1, 1, 1500)
@@ -51,7 +51,7 @@ def test_net_sends_frames_without_their_header(card: Card) -> None:
 
 @pytest.mark.parametrize("size", [0, 11, 25, 12 + MAX_FRAME + 1])
 def test_net_drops_what_is_no_frame(card: Card, size: int) -> None:
-    """Too short or too long for Ethernet: the buffer comes back, the wire sees nothing."""
+    """If it is too short or too long for Ethernet, the buffer returns and nothing is sent."""
     card.driver.rings[1].add([bytes(size)], [])
     card.driver.kick(1)
     assert (card.wire.sent, len(card.driver.rings[1].used_entries())) == ([], 1)
@@ -73,7 +73,7 @@ def test_net_waits_for_a_busy_backend(card: Card) -> None:
 
 
 def test_net_delivers_a_batch_with_one_interrupt(card: Card) -> None:
-    """Each frame behind its header, num_buffers 1."""
+    """Each frame follows its header, with num_buffers 1."""
     ring = card.driver.rings[0]
     requests = [ring.add([], [12, 100]) for _ in range(3)]
     assert card.net.receive([b"a" * 20, b"b" * 30, b"c" * 100]) == 3
@@ -85,7 +85,7 @@ def test_net_delivers_a_batch_with_one_interrupt(card: Card) -> None:
 
 
 def test_net_spreads_a_long_frame_over_merged_buffers(card: Card) -> None:
-    """MRG_RXBUF: as many buffers as it takes, all shown at once."""
+    """With MRG_RXBUF it uses as many buffers as necessary, and publishes them together."""
     ring = card.driver.rings[0]
     requests = [ring.add([], [40]) for _ in range(3)]
     frame = bytes(range(100))
@@ -96,7 +96,7 @@ def test_net_spreads_a_long_frame_over_merged_buffers(card: Card) -> None:
 
 
 def test_net_holds_the_backend_when_the_guest_has_too_few_buffers(card: Card) -> None:
-    """The frame that did not fit is offered again after the guest's next notification."""
+    """The remaining frame is delivered after the guest's next notification."""
     ring = card.driver.rings[0]
     ring.add([], [50])
     assert card.net.receive([b"a" * 60]) == 0
@@ -118,7 +118,7 @@ def test_net_drops_a_frame_longer_than_the_buffer_without_mergeable_buffers() ->
 
 
 def test_net_drops_frames_while_no_driver_is_there() -> None:
-    """A backend is never held up by a guest that does not listen; a reset lets it go on."""
+    """A guest that does not read never blocks a backend; a reset resumes it."""
     card = Card()
     assert card.net.receive([b"a" * 20]) == 1
     card.driver.start()
@@ -128,7 +128,7 @@ def test_net_drops_frames_while_no_driver_is_there() -> None:
 
 
 def test_net_breaks_on_a_bad_receive_buffer(card: Card) -> None:
-    """A fault on the backend's thread is the device's, not the thread's."""
+    """A fault on the backend's thread breaks the device, not the thread."""
     ring = card.driver.rings[0]
     ring.put_desc(0, 0, 100, 2)
     ring.offer(0)

@@ -1,4 +1,4 @@
-"""The network backend of libslirp: what is not the same as in the other one of user mode."""
+"""The network backend of libslirp, where it differs from passt."""
 
 import random
 import threading
@@ -35,7 +35,7 @@ needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp i
 
 @needs_slirp
 def test_guest_that_takes_nothing_can_send_a_bounded_number(loop: IoLoop) -> None:
-    """Without room for the answers the host keeps no more than its buffers hold."""
+    """Without room for answers, the host keeps only what its buffers hold."""
     with closing(open_slirp(loop)) as backend:
         guest = Guest(backend)
         guest.configure()
@@ -50,7 +50,7 @@ def test_guest_that_takes_nothing_can_send_a_bounded_number(loop: IoLoop) -> Non
 
 @needs_slirp
 def test_hostile_guest_harms_nobody(loop: IoLoop, seed: int) -> None:
-    """Whatever it sends, what it sends next is answered."""
+    """After any frame, the next valid one is answered."""
     rng = random.Random(seed)
     with closing(open_slirp(loop)) as backend:
         guest = Guest(backend)
@@ -90,7 +90,7 @@ def spoilt(rng: random.Random, packet: bytes) -> bytes:
 
 
 def send_patiently(guest: Guest, packet: bytes) -> None:
-    """Send a packet, even if the network has to catch up first."""
+    """Send a packet; wait for the network if necessary."""
     frame = [memoryview(guest.router_mac + MAC + pack("!H", IPV4) + packet)]
     guest.port.is_sendable.clear()
     while not guest.backend.send(frame):
@@ -100,7 +100,7 @@ def send_patiently(guest: Guest, packet: bytes) -> None:
 
 @needs_slirp
 def test_network_leaves_nothing_behind(loop: IoLoop) -> None:
-    """Neither in this process nor outside; what comes later goes nowhere."""
+    """Nothing remains in this process or outside; later frames are dropped."""
     before = holdings()
     port = free_port()
     backend = open_slirp(loop, [PortForward.parse(f"tcp:{port}-:80")])
@@ -122,7 +122,7 @@ def holdings() -> tuple[int, int]:
 def test_missing_library_is_refused_in_one_line(
     loop: IoLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says which package to install."""
+    """The error names the package to install."""
     monkeypatch.setattr(libslirp, "_LIBRARY", "libslirp.so.none")
     with pytest.raises(UserError, match="install the package libslirp0"):
         open_slirp(loop)
@@ -141,7 +141,7 @@ def test_missing_library_is_refused_in_one_line(
     ],
 )
 def test_fragments_are_known(kind: int, flags: int, *, expected: bool) -> None:
-    """By all bits but one; what is shorter than a header is none."""
+    """All bits except one count; a frame shorter than a header is not a fragment."""
     packet = ipv4(UDP, bytes(4), bytes(4), b"")
     frame = bytes(12) + pack("!H", kind) + packet[:6] + pack("!H", flags) + packet[8:]
     assert is_fragment(frame) is expected

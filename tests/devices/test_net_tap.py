@@ -22,7 +22,7 @@ needs_tun = pytest.mark.skipif(
 
 @needs_tun
 def test_tap_carries_frames_both_ways(loop: IoLoop) -> None:
-    """What the guest sends the interface receives, and the other way round."""
+    """The interface receives the guest's frames, and vice versa."""
     name = f"pvt{os.getpid()}"
     frame = BROADCAST + MAC + b"\x88\xb5" + b"to host".ljust(50)
     back = MAC + MAC + b"\x88\xb5" + b"to guest".ljust(50)
@@ -53,6 +53,6 @@ def set_up(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a-name-that-is-too-long"])
 def test_tap_refuses_a_name_that_no_interface_can_have(loop: IoLoop, name: str) -> None:
-    """One line, before anything is opened."""
+    """The error is one line, and nothing is opened."""
     with pytest.raises(UserError, match="1 to 15 bytes"):
         TapBackend(loop, name)

@@ -80,7 +80,7 @@ def test_user_mode_forwards_a_port_of_the_host(user: Open) -> None:
 
 
 def test_user_mode_keeps_frames_until_the_guest_has_buffers(user: Open) -> None:
-    """What was not taken comes again after resume, nothing lost and nothing twice."""
+    """Frames that the guest refused are delivered after resume, none lost and none twice."""
     with closing(user([])) as backend:
         guest = Guest(backend)
         guest.configure()
@@ -96,7 +96,7 @@ def test_user_mode_keeps_frames_until_the_guest_has_buffers(user: Open) -> None:
 
 
 def test_passt_that_ends_unplugs_the_cable(loop: IoLoop, tmp_path: Path) -> None:
-    """The guest sees its link go down; sending goes on into nothing."""
+    """The guest's link goes down; frames that it sends are dropped."""
     command = tmp_path / "passt"
     command.write_text("#!/bin/sh\nexit 0\n")
     command.chmod(0o755)
@@ -108,7 +108,7 @@ def test_passt_that_ends_unplugs_the_cable(loop: IoLoop, tmp_path: Path) -> None
 
 
 def test_passt_says_in_one_line_why_it_does_not_start(loop: IoLoop, tmp_path: Path) -> None:
-    """Not installed, or refused: the reason in its own words."""
+    """It is not installed, or does not start: the error has its message."""
     with pytest.raises(UserError, match="install the package passt"):
         open_passt(loop, command=str(tmp_path / "none"))
     command = tmp_path / "passt"
@@ -130,7 +130,7 @@ def test_passt_says_in_one_line_why_it_does_not_start(loop: IoLoop, tmp_path: Pa
     ],
 )
 def test_port_forward_is_read_in_either_form(text: str, arguments: list[str]) -> None:
-    """With or without an address; loopback if there is none."""
+    """The address is optional; the default is loopback."""
     assert passt_forward(PortForward.parse(text)) == arguments
 
 
@@ -140,12 +140,12 @@ def test_port_forward_is_read_in_either_form(text: str, arguments: list[str]) ->
 )
 def test_port_forward_refuses_anything_else(text: str) -> None:
     """One line with an example."""
-    with pytest.raises(UserError, match="expected tcp:8080-:80"):
+    with pytest.raises(UserError, match="give a forward such as tcp:8080-:80"):
         PortForward.parse(text)
 
 
 @pytest.mark.parametrize("address", ["localhost", "127.1", "1.2.3.400", "é"])
 def test_port_forward_refuses_what_is_no_address(address: str) -> None:
-    """Before either program sees it."""
-    with pytest.raises(UserError, match="is no IPv4 address"):
+    """It is rejected before a program is started."""
+    with pytest.raises(UserError, match="is not an IPv4 address"):
         PortForward.parse(f"tcp:{address}:8080-:80")

@@ -33,7 +33,7 @@ class Rig:
         return request
 
     def open(self) -> None:
-        """Do what Linux does until its program has the port open."""
+        """Open the port as Linux does for its program."""
         for event in (Event.DEVICE_READY, Event.PORT_READY, Event.PORT_OPEN):
             self.tell(event, 1)
 
@@ -50,7 +50,7 @@ def rig() -> Rig:
 
 
 def test_port_introduces_itself(rig: Rig) -> None:
-    """Linux asks for the ports; it is told of one, its name, and that somebody is there."""
+    """Linux asks for the ports, and gets one with its name, opened by the host."""
     assert rig.driver.config(4, 4) == 1
     requests = [rig.offer(CONTROL_RECEIVE) for _ in range(4)]
     rig.tell(Event.DEVICE_READY, 1)
@@ -63,7 +63,7 @@ def test_port_introduces_itself(rig: Rig) -> None:
 
 
 def test_port_keeps_one_message_of_a_kind(rig: Rig) -> None:
-    """A driver that asks again and again and takes no answer costs nothing."""
+    """A driver that asks repeatedly without reading answers costs no memory."""
     for _ in range(100):
         rig.tell(Event.DEVICE_READY, 1)
         rig.tell(Event.PORT_READY, 1)
@@ -73,7 +73,7 @@ def test_port_keeps_one_message_of_a_kind(rig: Rig) -> None:
 
 
 def test_port_carries_bytes_both_ways(rig: Rig) -> None:
-    """What the guest has no buffer for waits, and is spread over as many as it takes."""
+    """Data without a buffer waits, and is spread over as many buffers as necessary."""
     rig.open()
     rig.write(b"question")
     assert rig.log.calls == ["opened", b"question"]
@@ -86,7 +86,7 @@ def test_port_carries_bytes_both_ways(rig: Rig) -> None:
 
 
 def test_port_drops_what_is_for_nobody(rig: Rig) -> None:
-    """Closed, by the program or with the guest: neither side gets what was for its predecessor."""
+    """After a close by the program or a reset, no side gets data of the previous connection."""
     rig.write(b"too early")
     assert not rig.port.send(b"too early")
     rig.open()
@@ -101,7 +101,7 @@ def test_port_drops_what_is_for_nobody(rig: Rig) -> None:
 
 
 def test_port_is_silent_to_a_driver_that_takes_it_for_a_terminal() -> None:
-    """Without MULTIPORT nothing is moved."""
+    """Without MULTIPORT nothing is transferred."""
     rig = Rig(refuse=PortFeature.MULTIPORT)
     rig.open()
     rig.write(b"login:")
@@ -111,7 +111,7 @@ def test_port_is_silent_to_a_driver_that_takes_it_for_a_terminal() -> None:
 
 
 def test_port_bounds_what_one_chain_costs(rig: Rig) -> None:
-    """Overlapping buffers may claim more than all of memory."""
+    """Overlapping buffers may be larger than memory."""
     rig.open()
     ring = rig.driver.rings[TRANSMIT]
     for index in range(16):
@@ -143,7 +143,7 @@ def test_port_bounds_what_one_chain_costs(rig: Rig) -> None:
     )
 )
 def test_port_is_total_over_any_driver(steps: list[tuple[str, bytes]]) -> None:
-    """Any messages in any order: the host side sees open and closed in turn, data only between."""
+    """With any messages, the host side gets opened and closed in turn, and data only between."""
     rig = Rig()
     for what, data in steps:
         match what:

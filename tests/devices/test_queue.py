@@ -46,7 +46,7 @@ def driver() -> Driver:
 
 @pytest.mark.parametrize("indirect", [False, True])
 def test_queue_walks_chains_of_either_kind(driver: Driver, indirect: bool) -> None:
-    """The layout of buffers is the driver's choice and means nothing; indices wrap at the size."""
+    """The driver chooses the layout of buffers; indices wrap at the queue size."""
     ring = driver.rings[0]
     for turn in range(20):
         request = ring.add([b"ab", b"cde"], [1, 3, 5], indirect=indirect)
@@ -57,7 +57,7 @@ def test_queue_walks_chains_of_either_kind(driver: Driver, indirect: bool) -> No
 
 
 def test_queue_publishes_all_of_one_activity_with_one_interrupt(driver: Driver) -> None:
-    """Several requests behind one notification cost one interrupt, acknowledged once."""
+    """Several requests with one notification cause one interrupt, acknowledged once."""
     requests = [driver.rings[0].add([b"x"], [1]) for _ in range(5)]
     driver.kick()
     assert [head for head, _ in driver.rings[0].used_entries()] == [r.head for r in requests]
@@ -67,7 +67,7 @@ def test_queue_publishes_all_of_one_activity_with_one_interrupt(driver: Driver) 
 
 
 def test_queue_interrupts_only_past_used_event(driver: Driver) -> None:
-    """EVENT_IDX: no interrupt until used.idx passes the index the driver named."""
+    """With EVENT_IDX, no interrupt occurs until used.idx passes the driver's index."""
     driver.set_used_event(0, 2)
     for expected in (0, 0, 1, 1):
         driver.rings[0].add([b"x"], [1])
@@ -76,7 +76,7 @@ def test_queue_interrupts_only_past_used_event(driver: Driver) -> None:
 
 
 def test_queue_asks_for_the_next_notification_when_it_runs_dry(driver: Driver) -> None:
-    """EVENT_IDX: avail_event follows what was consumed, so an idle device is always kicked."""
+    """With EVENT_IDX, avail_event follows the last buffer, so an idle device gets a kick."""
     for expected in (1, 2, 3):
         driver.rings[0].add([b"x"], [1])
         driver.kick()
@@ -114,7 +114,7 @@ def read_after_write(ring: Ring) -> None:
 
 
 def outside_ram(ring: Ring) -> None:
-    """Let a buffer end behind RAM."""
+    """Make a buffer that ends outside RAM."""
     ring.put_desc(0, RAM_BASE + RAM_SIZE - 4, 8)
 
 
@@ -124,13 +124,13 @@ def indirect_with_next(ring: Ring) -> None:
 
 
 def nested_indirect(ring: Ring) -> None:
-    """Let an indirect table name another."""
+    """Make an indirect table that refers to another."""
     ring.ram.write(ADDR, pack("<QIHH", ADDR, 16, INDIRECT, 0))
     ring.put_desc(0, ADDR, 16, INDIRECT)
 
 
 def empty_indirect(ring: Ring) -> None:
-    """Give an indirect table less than one entry."""
+    """Make an indirect table shorter than one entry."""
     ring.put_desc(0, ADDR, 15, INDIRECT)
 
 
@@ -172,7 +172,7 @@ def test_queue_breaks_and_moves_nothing_when_the_driver_breaks_a_rule(
 
 
 def test_queue_completes_what_came_before_a_bad_chain(driver: Driver) -> None:
-    """Requests that were served stay served."""
+    """Served requests stay served."""
     ring = driver.rings[0]
     request = ring.add([b"x"], [1])
     ring.put_desc(9, RAM_BASE - 1, 1)
@@ -183,7 +183,7 @@ def test_queue_completes_what_came_before_a_bad_chain(driver: Driver) -> None:
 
 
 def test_queue_refuses_indirect_that_was_not_negotiated() -> None:
-    """The driver may use only what it took."""
+    """The driver may use only negotiated features."""
     driver = Driver(Echo(), refuse=NO_RING_FEATURES).start()
     driver.rings[0].add([b"x"], [1], indirect=True)
     driver.kick()
@@ -191,7 +191,7 @@ def test_queue_refuses_indirect_that_was_not_negotiated() -> None:
 
 
 def test_queue_moves_no_byte_when_any_page_is_protected(driver: Driver) -> None:
-    """One refused granule anywhere in a chain stops all of it."""
+    """One refused granule anywhere in a chain stops the whole chain."""
     request = driver.rings[0].add([b"secret"], [6, 6])
     page = driver.ram.alloc(4096, 4096)
     driver.ram.refused.add(page >> 12)
@@ -224,7 +224,7 @@ def test_queue_is_total_over_any_content(
     heads: list[int],
     avail_idx: int,
 ) -> None:
-    """Whatever is in the rings, a notification returns: served, or asking for a reset."""
+    """With any contents of the rings, a notification returns: served, or with a needed reset."""
     driver = Driver(Echo(), ring_size=8).start()
     ring = driver.rings[0]
     driver.ram.write(RAM_BASE, b"".join(pack("<QIHH", *desc) for desc in inner))

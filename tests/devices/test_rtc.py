@@ -32,7 +32,7 @@ accesses = st.lists(
 
 
 class Host:
-    """The host's side of a clock, in this test's time: the time, one timer, one line."""
+    """The host's side of a clock, controlled by the test: the time, one timer, one line."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
@@ -41,22 +41,22 @@ class Host:
         self.timer: tuple[Callback, float] | None = None
 
     def clock(self) -> float:
-        """Tell the time."""
+        """Return the time."""
         return self.now
 
     def set_timer(self, callback: Callback, seconds: float | None) -> None:
-        """Keep what is asked for."""
+        """Record the timer."""
         assert seconds is None or seconds > 0
         self.timer = None if seconds is None else (callback, self.now + seconds)
 
     def irq(self, level: bool) -> None:
-        """Take the line's new level."""
+        """Record the line's new level."""
         assert level is not self.line
         self.line = level
         self.edges.append(level)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and the timer run off in it."""
+        """Let time pass, and call the timer if it expires."""
         end = self.now + seconds
         while self.timer is not None and self.timer[1] <= end:
             callback, self.now = self.timer
@@ -124,7 +124,7 @@ def test_mc146818_announces_an_update() -> None:
 
 
 def test_mc146818_goes_on_from_the_time_that_is_set() -> None:
-    """With SET the time stands still until all of it is written, as a driver does it."""
+    """With SET, the time stands still until all of it is written, as by a driver."""
     host = Host(NOW + 0.25)
     rtc = Mc146818(host.clock)
     write(rtc, REG_B, 0x82)
@@ -141,7 +141,7 @@ def test_mc146818_goes_on_from_the_time_that_is_set() -> None:
 
 
 def test_mc146818_keeps_what_it_does_not_use() -> None:
-    """The alarm and the rest of the memory are the guest's; A, C and D are not."""
+    """The alarm and the rest of the memory can be written; A, C and D cannot."""
     rtc = Mc146818(lambda: NOW)
     for register in (1, 3, 5, REG_A, 0x0C, REG_D, 0x0E, 0x7F):
         write(rtc, register, 0x5A)
@@ -159,7 +159,7 @@ def test_mc146818_keeps_what_it_does_not_use() -> None:
     )
 )
 def test_mc146818_takes_any_date(steps: list[tuple[int, int | None, float]]) -> None:
-    """No date is so wrong, and no host's clock, that the guest's access raises."""
+    """No date and no host time make the guest's access raise."""
     host = Host()
     rtc = Mc146818(host.clock)
     for register, value, host.now in steps:
@@ -186,7 +186,7 @@ def test_pl031_goes_on_from_the_time_that_is_set(host: Host, pl031: Pl031) -> No
 
 @pytest.mark.parametrize("offset", [DR, CR, RIS, MIS, 0x20, 0xFDC, *range(0xFE0, 0x1000, 4)])
 def test_pl031_ignores_writes_of_what_is_read_only(pl031: Pl031, offset: int) -> None:
-    """In any size."""
+    """This holds for every access size."""
     before = [pl031.read(offset, size) for size in (1, 2, 4)]
     for size in (1, 2, 4):
         pl031.write(offset, size, 0xDEAD_BEEF)
@@ -194,7 +194,7 @@ def test_pl031_ignores_writes_of_what_is_read_only(pl031: Pl031, offset: int) ->
 
 
 def test_pl031_rings_when_the_match_is_reached(host: Host, pl031: Pl031) -> None:
-    """Exactly then and once, without an access of the guest; any write of ICR ends it."""
+    """It is raised exactly then, once, without an access; any write to ICR clears it."""
     pl031.write(IMSC, 4, 1)
     pl031.write(MR, 4, NOW + 2)
     host.advance(1.4)
@@ -209,7 +209,7 @@ def test_pl031_rings_when_the_match_is_reached(host: Host, pl031: Pl031) -> None
 
 
 def test_pl031_keeps_a_masked_alarm_until_it_is_unmasked(host: Host, pl031: Pl031) -> None:
-    """A masked alarm needs no timer, and is in the raw status alone."""
+    """A masked alarm needs no timer, and shows only in the raw status."""
     pl031.write(MR, 4, NOW + 1)
     assert host.timer is None
     host.advance(5)
@@ -236,7 +236,7 @@ def test_pl031_forgets_the_alarm_that_another_replaces(host: Host, pl031: Pl031)
 
 @pytest.mark.parametrize("register", [MR, LR])
 def test_pl031_rings_at_once_when_the_match_is_now(host: Host, pl031: Pl031, register: int) -> None:
-    """Whichever of both is set last."""
+    """The order of setting time and match does not matter."""
     pl031.write(IMSC, 4, 1)
     pl031.write(MR, 4, NOW if register == MR else NOW + 100)
     pl031.write(LR, 4, NOW if register == MR else NOW + 100)
@@ -244,7 +244,7 @@ def test_pl031_rings_at_once_when_the_match_is_now(host: Host, pl031: Pl031, reg
 
 
 def test_pl031_alarm_follows_the_time_that_is_set(host: Host, pl031: Pl031) -> None:
-    """Set forward past the match the alarm is in the past; set back before it, it comes."""
+    """Set past the match, the alarm does not come; set back before it, it does."""
     pl031.write(IMSC, 4, 1)
     pl031.write(MR, 4, NOW + 10)
     pl031.write(LR, 4, NOW + 20)
@@ -258,7 +258,7 @@ def test_pl031_alarm_follows_the_time_that_is_set(host: Host, pl031: Pl031) -> N
 
 
 def test_pl031_notices_that_the_hosts_clock_was_set(host: Host, pl031: Pl031) -> None:
-    """An alarm that has come by it rings within a minute."""
+    """An alarm that is due because of that is raised within a minute."""
     pl031.write(IMSC, 4, 1)
     pl031.write(MR, 4, NOW + 3600)
     assert host.timer is not None
@@ -271,7 +271,7 @@ def test_pl031_notices_that_the_hosts_clock_was_set(host: Host, pl031: Pl031) ->
 
 @given(accesses)
 def test_pl031_takes_any_access(steps: list[tuple[int, int, int | None, float]]) -> None:
-    """Nothing raises, and the line is what the registers say."""
+    """Nothing raises, and the line matches the registers."""
     host = Host()
     rtc = Pl031(host.irq, host.set_timer, host.clock)
     for offset, size, value, host.now in steps:
@@ -283,7 +283,7 @@ def test_pl031_takes_any_access(steps: list[tuple[int, int, int | None, float]])
 
 
 def test_pl031_rings_by_the_hosts_clock(loop: IoLoop) -> None:
-    """The real loop, the real time."""
+    """This uses the real event loop and the real time."""
     rung = threading.Event()
     rtc = Pl031(lambda _: rung.set(), loop.set_timer)
     rtc.write(IMSC, 4, 1)
@@ -294,7 +294,7 @@ def test_pl031_rings_by_the_hosts_clock(loop: IoLoop) -> None:
 
 
 def test_pl031_is_every_vcpus_at_once(loop: IoLoop) -> None:
-    """Threads that program and clear it leave the line as the registers say."""
+    """After threads program and clear it, the line matches the registers."""
     levels = [False]
     rtc = Pl031(levels.append, loop.set_timer)
     end = time.monotonic() + 0.2

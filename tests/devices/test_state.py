@@ -1,4 +1,4 @@
-"""The state of a virtio device without a window: what a transport hears, and when."""
+"""The state of a virtio device without a window: the calls of its transport's interrupts."""
 
 from dataclasses import dataclass, field
 
@@ -11,21 +11,21 @@ RX, TX = 0, 1
 
 @dataclass
 class InterruptLog:
-    """The interrupts of a transport that has one for each queue."""
+    """The interrupts of a transport with one per queue."""
 
     causes: list[int | str] = field(default_factory=list)
 
     def queue_used(self, index: int) -> None:
-        """Note the queue."""
+        """Record the queue."""
         self.causes.append(index)
 
     def config_changed(self) -> None:
-        """Note a change of the configuration."""
+        """Record a change of the configuration."""
         self.causes.append("config")
 
 
 def started(state: DeviceState, ram: Ram) -> list[Ring]:
-    """Bring a device up as a driver does; return its rings."""
+    """Initialise a device as a driver does; return its rings."""
     rings = []
     with state:
         state.set_status(Status.ACKNOWLEDGE | Status.DRIVER)
@@ -43,7 +43,7 @@ def started(state: DeviceState, ram: Ram) -> list[Ring]:
 
 
 def test_each_queue_has_its_interrupt() -> None:
-    """One transport may have a vector for each; used buffers of one queue say nothing of others."""
+    """A transport may have a vector per queue; used buffers of one queue do not affect others."""
     log, ram, written = InterruptLog(), Ram(), bytearray()
     console = VirtioConsole(written.extend, (80, 25))
     state = DeviceState(console, ram, log)
@@ -61,7 +61,7 @@ def test_each_queue_has_its_interrupt() -> None:
 
 
 def test_configuration_and_broken_queues_have_an_interrupt_of_their_own() -> None:
-    """Once the driver is there to take it."""
+    """It occurs only after DRIVER_OK."""
     log, ram = InterruptLog(), Ram()
     console = VirtioConsole(lambda _: None, (80, 25))
     state = DeviceState(console, ram, log)

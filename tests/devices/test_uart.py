@@ -1,4 +1,4 @@
-"""The 16550A, mostly against what Linux's 8250 driver does to find out what it has."""
+"""The 16550A, mostly against the probing by Linux's 8250 driver."""
 
 import pytest
 
@@ -28,7 +28,7 @@ class Port:
         return self.uart.read(register, 1)
 
     def open(self) -> None:
-        """Do what Linux's startup ends with: FIFOs on, trigger level 8, receive interrupt on."""
+        """Configure it like Linux's startup: FIFOs on, trigger level 8, receive interrupt on."""
         self.out(FCR, 0x07)
         self.out(FCR, 0x81)
         self.out(LCR, 0x03)
@@ -43,7 +43,7 @@ def port() -> Port:
 
 
 def test_uart_is_recognised_as_16550a(port: Port) -> None:
-    """autoconfig(): IER sticks in 4 bits, IIR shows working FIFOs and nothing of a later chip."""
+    """autoconfig(): IER keeps 4 bits, IIR shows working FIFOs and no later chip."""
     port.out(IER, 0)
     assert port.inp(IER) & 0x0F == 0
     port.out(IER, 0xFF)
@@ -103,7 +103,7 @@ def test_uart_overruns_in_loopback(port: Port, fcr: int, room: int, kept: int) -
 
 
 def test_uart_takes_no_more_than_it_can_keep(port: Port) -> None:
-    """A guest that reads nothing costs a bounded amount of memory, whoever types."""
+    """The memory for a guest that does not read is bounded."""
     for _ in range(3):
         port.uart.receive(bytes(MAX_BACKLOG))
         port.uart.receive_break(b"h")
@@ -111,7 +111,7 @@ def test_uart_takes_no_more_than_it_can_keep(port: Port) -> None:
 
 
 def test_uart_reasserts_thre_each_time_it_is_enabled(port: Port) -> None:
-    """do_startup(): else Linux believes in a THRE bug, or in a bad TX enable (UART_BUG_TXEN)."""
+    """do_startup(): otherwise Linux detects a THRE bug or a bad TX enable (UART_BUG_TXEN)."""
     port.out(IER, 0x02)
     assert port.irq.is_high()
     assert port.inp(IIR) & 0x0F == THRI
@@ -139,7 +139,7 @@ def test_uart_interrupts_after_a_written_burst(port: Port) -> None:
 
 
 def test_uart_hands_output_on_at_newline_full_fifo_or_flush(port: Port) -> None:
-    """A burst arrives whole, but no byte can stay behind."""
+    """A burst arrives as a whole, and no byte is left behind."""
     port.out(THR, 0x41)
     assert port.bursts == [b"A"]  # without FIFO a byte is a burst
     port.out(FCR, 0x01)
@@ -151,7 +151,7 @@ def test_uart_hands_output_on_at_newline_full_fifo_or_flush(port: Port) -> None:
 
 
 def test_uart_holds_input_back_until_the_guest_listens(port: Port) -> None:
-    """Input that was piped in early survives the driver's probing and clearing."""
+    """Early piped input survives the driver's probing and clearing."""
     port.uart.receive(b"early")
     port.out(FCR, 0x07)
     assert not port.inp(LSR) & 0x01
@@ -174,7 +174,7 @@ def test_uart_gives_input_to_a_polling_guest(port: Port) -> None:
 
 
 def test_uart_keeps_input_from_the_drivers_startup(port: Port) -> None:
-    """8250_do_startup() reads RBR for luck after it raised RTS and before it enables interrupts."""
+    """8250_do_startup() reads RBR after it raises RTS and before it enables interrupts."""
     port.uart.receive(b"early")
     port.out(MCR, 0x0B)
     for register in (LSR, RBR, IIR, MSR):
@@ -193,7 +193,7 @@ def test_uart_loses_no_input_when_fifos_go_on_after_the_interrupt(port: Port) ->
 
 
 def test_uart_feeds_more_input_than_the_fifo_holds(port: Port) -> None:
-    """Nothing is overrun: what has no room waits outside."""
+    """There is no overrun: bytes that do not fit wait outside."""
     port.open()
     data = bytes(range(200))
     port.uart.receive(data)
@@ -205,7 +205,7 @@ def test_uart_feeds_more_input_than_the_fifo_holds(port: Port) -> None:
 
 
 def test_uart_reports_less_than_the_trigger_level_as_a_timeout(port: Port) -> None:
-    """The line is quiet at once, so the character timeout has always passed."""
+    """The line is idle at once, so the character time-out has always passed."""
     port.open()
     port.uart.receive(b"x")
     assert port.inp(IIR) & 0x0F == TIMEOUT
@@ -233,7 +233,7 @@ def test_uart_takes_any_access() -> None:
 
 
 def test_uart_shows_a_break_once_and_before_what_follows(port: Port) -> None:
-    """LSR.BI comes with a zero byte; then come the bytes, without it."""
+    """LSR.BI comes with a zero byte; the bytes after it come without LSR.BI."""
     port.open()
     port.uart.receive(b"a")
     port.uart.receive_break(b"h")
@@ -243,7 +243,7 @@ def test_uart_shows_a_break_once_and_before_what_follows(port: Port) -> None:
 
 
 def test_uart_break_that_is_not_looked_at_is_a_zero(port: Port) -> None:
-    """For a driver that reads without asking for errors."""
+    """A driver that does not check for errors reads a zero."""
     port.open()
     port.uart.receive_break(b"h")
     assert (port.inp(RBR), port.inp(RBR)) == (0, ord("h"))

@@ -100,13 +100,13 @@ class Rig:
         return stop
 
     def put(self, address: int, data: bytes) -> None:
-        """Change memory."""
+        """Write memory."""
         with self.port.still():
             self.port.write(0, address, data)
 
     @contextmanager
     def changed(self, cpu: int = 0) -> Iterator[GuestRegisters]:
-        """Give the registers of a vCPU to be changed."""
+        """Yield the registers of a vCPU, and set the changed ones."""
         registers = self.port.registers(cpu)
         yield registers
         self.port.set_registers(cpu, registers)
@@ -117,7 +117,7 @@ class Rig:
             return int.from_bytes(self.port.read(cpu, DATA + 8 * cpu, 8), "little")
 
     def all_count(self) -> bool:
-        """Tell whether every vCPU has begun to count."""
+        """Check whether every vCPU has started to count."""
         return all(self.counter(cpu) for cpu in range(self.port.num_cpus))
 
     def pc(self, cpu: int = 0) -> int:

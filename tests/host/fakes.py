@@ -36,7 +36,7 @@ class SparseMemory(ViewedMemory):
 
 @dataclass
 class FakeContext:
-    """The registers that the host names."""
+    """The registers that the host uses."""
 
     x: list[int] = field(default_factory=lambda: [0] * 31)
     v: list[int] = field(default_factory=lambda: [0] * 64)
@@ -75,7 +75,7 @@ class FakeContext:
 
 @dataclass
 class FakeExit:
-    """One reason to leave the guest."""
+    """One exit from the guest."""
 
     reason: int = ExitReason.SYNC
     esr: int = 0
@@ -97,17 +97,17 @@ Script = Callable[[FakeContext], Iterator[FakeExit]]
 
 
 class FakePe:
-    """Runs a script; out of script it sleeps until a kick."""
+    """Runs a script; at its end it sleeps until a kick."""
 
     def __init__(self, script: Script) -> None:
-        """Remember the script; it starts at the first run."""
+        """Store the script; it starts at the first run."""
         self._script = script
         self._guest: Iterator[FakeExit] | None = None
         self._kicked = Event()
         self.kicks = 0
 
     def run(self, context: object, budget: int) -> FakeExit:
-        """Go on with the script to its next exit."""
+        """Continue the script to its next exit."""
         assert budget > 0
         assert isinstance(context, FakeContext)
         if self._guest is None:
@@ -122,7 +122,7 @@ class FakePe:
     def translate(
         self, _context: object, va: int, _access: int = 0, /
     ) -> tuple[int, int, Pas, bool]:
-        """Say that all is as it seems."""
+        """Return the address unchanged."""
         return 0, va, Pas.NS, False
 
     def kick(self) -> None:
@@ -147,7 +147,7 @@ class ScriptedPes:
         return FakeContext()
 
     def new_debug(self) -> PeDebug:
-        """Have none: who debugs uses the real machine."""
+        """Return nothing: debugging needs the real machine."""
         raise NotImplementedError
 
     def lend_debug(self, context: object, debug: PeDebug | None) -> None:

@@ -44,7 +44,7 @@ class CheckedMemory(ViewedMemory):
 
 
 class PlatformMachine(ScriptedPes):
-    """DRAM, and PEs with a script each."""
+    """DRAM, and PEs, each with a script."""
 
     dram_base = DRAM_BASE
     dram_size = DRAM_SIZE
@@ -61,10 +61,10 @@ class PlatformMachine(ScriptedPes):
         return self.memories[pas]
 
     def set_gpt(self, gptbr_pa: int, gpccr: int) -> None:
-        """Ignore it: the rig asks the Monitor."""
+        """Do nothing: the rig uses the Monitor's table."""
 
     def punch(self, pas: Pas, pa: int, size: int) -> None:
-        """Zero, whatever the table says now."""
+        """Zero memory without checking the table."""
         offset = pa - DRAM_BASE
         self.memories[pas].data[offset : offset + size] = bytes(size)
 

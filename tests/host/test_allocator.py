@@ -12,7 +12,7 @@ NUM = 64
 
 
 def test_allocate_aligns_the_address() -> None:
-    """A range is as aligned as asked, and what lies before it stays free."""
+    """A range has the requested alignment, and the space before it stays free."""
     allocator = Allocator(BASE, NUM * GRANULE)
     assert allocator.allocate(2 * GRANULE, 0x10000) == 0x8001_0000
     assert allocator.allocate() == BASE
@@ -20,7 +20,7 @@ def test_allocate_aligns_the_address() -> None:
 
 
 def test_freed_granules_join_to_a_range_again() -> None:
-    """Single granules that come back in any order make room for a large range."""
+    """Single granules freed in any order make room for a large range."""
     allocator = Allocator(BASE, NUM * GRANULE)
     granules = [allocator.allocate() for _ in range(NUM)]
     with pytest.raises(MemoryError):

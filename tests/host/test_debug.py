@@ -83,7 +83,7 @@ def pair(realm: RealmOptions | None) -> Iterator[Rig]:
 
 
 def test_a_held_guest_does_nothing(rig: Rig) -> None:
-    """Not before its first instruction, and not later."""
+    """It is held before its first instruction, and later."""
     assert (rig.pc(), rig.counter()) == (0, 0)
     rig.port.resume([Resume.RUN])
     wait_until(lambda: rig.counter() > 1000)
@@ -94,7 +94,7 @@ def test_a_held_guest_does_nothing(rig: Rig) -> None:
 
 
 def test_a_breakpoint_stops_the_guest_every_time(rig: Rig) -> None:
-    """With its debugger's steps over it, the guest counts on."""
+    """With the debugger's steps over it, the guest continues to count."""
     rig.port.set_points([CODE + STORE], [])
     for turn in range(1, 4):
         assert rig.go() == Stop(0, StopKind.BREAKPOINT)
@@ -104,7 +104,7 @@ def test_a_breakpoint_stops_the_guest_every_time(rig: Rig) -> None:
 
 
 def test_a_watchpoint_tells_what_was_touched(rig: Rig) -> None:
-    """Before the store; the address is that of the first watched byte."""
+    """The stop comes before the store; the address is that of the first watched byte."""
     rig.port.set_points([], [Watch(DATA + 4, 2, Access.WRITE)])
     assert rig.go() == Stop(0, StopKind.WATCHPOINT, DATA + 4, is_write=True)
     assert (rig.pc(), rig.counter()) == (STORE, 0)
@@ -114,7 +114,7 @@ def test_a_watchpoint_tells_what_was_touched(rig: Rig) -> None:
 
 
 def test_every_vcpu_has_the_breakpoints(pair: Rig) -> None:
-    """Both run into it; the first is told, and when that one stays the other is."""
+    """Both hit it; the first stop is reported, then, while that vCPU stays, the other one."""
     pair.port.set_points([CODE + LEAF], [])
     first = pair.go()
     assert first.kind is StopKind.BREAKPOINT
@@ -126,7 +126,7 @@ def test_every_vcpu_has_the_breakpoints(pair: Rig) -> None:
 
 
 def test_a_vcpu_that_comes_on_later_has_the_breakpoints(realm: RealmOptions | None) -> None:
-    """CPU_ON resets its registers, not what its debugger wants."""
+    """CPU_ON resets its registers, but not the debugger's settings."""
     with Rig(num_cpus=2, realm=realm) as rig:
         rig.attach()
         rig.port.set_points([CODE + START], [])
@@ -142,7 +142,7 @@ def test_a_vcpu_that_comes_on_later_has_the_breakpoints(realm: RealmOptions | No
 
 
 def test_one_vcpu_steps_while_the_other_stands_still(pair: Rig) -> None:
-    """Or runs, as the debugger likes."""
+    """The debugger chooses whether the other one stands still or runs."""
     before = pair.counter(1)
     for _ in range(20):
         assert pair.go(Resume.STEP, Resume.STAY) == Stop(0, StopKind.STEP)
@@ -165,7 +165,7 @@ def test_one_vcpu_steps_while_the_other_stands_still(pair: Rig) -> None:
     ],
 )
 def test_what_leaves_the_guest_is_one_step(text: str, offset: int) -> None:
-    """Its host answers it, and then the step is over."""
+    """The host handles the exit, and then the step is over."""
     setup = f"ldr x9, ={UART + 4:#x}\n mov x10, #0x7f000000\n ldr x0, =0x84000000\n mov x11, #0"
     with Rig(f"{setup}\n msr vbar_el1, xzr\n target: {text}\n nop") as rig:
         rig.attach()
@@ -191,7 +191,7 @@ def test_what_leaves_the_guest_is_one_step(text: str, offset: int) -> None:
     ],
 )
 def test_what_leaves_a_realm_is_one_step(text: str, register: int, value: int) -> None:
-    """Whoever answers it, and however often the realm has to be entered for it."""
+    """This holds for exits to the RMM and to the host, with any number of entries."""
     first = 0x1_0000 if text == "smc #0" else 0x1111
     setup = f"""
         ldr x9, ={1 << 32 | UART + 4:#x}; ldr x10, ={DATA + DATA_SIZE:#x}; mov x11, #0
@@ -209,7 +209,7 @@ def test_what_leaves_a_realm_is_one_step(text: str, register: int, value: int) -
 
 
 def test_a_step_that_ends_the_guest(rig: Rig) -> None:
-    """SYSTEM_OFF."""
+    """A step of SYSTEM_OFF ends it."""
     call = 0xD400_0003 if rig.is_realm else 0xD400_0002  # SMC or HVC
     rig.port.write(0, CODE, call.to_bytes(4, "little"))
     with rig.changed() as registers:
@@ -219,7 +219,7 @@ def test_a_step_that_ends_the_guest(rig: Rig) -> None:
 
 
 def test_registers_are_those_of_the_guest(rig: Rig) -> None:
-    """Each can be written and read back, and the guest goes on with it."""
+    """Each can be written and read back, and the guest uses the new value."""
     *plain, fpsr, fpcr = (*CORE[:-1], *FLOATING)
     with rig.changed() as registers:
         for n, register in enumerate(plain, 1):
@@ -252,7 +252,7 @@ def test_the_stack_pointer_is_the_one_in_use(rig: Rig) -> None:
 
 @pytest.mark.parametrize("mode", [0x9, 0xD, 0x1, 0x10, 0x13, 0xC])
 def test_no_guest_is_at_another_level(rig: Rig, mode: int) -> None:
-    """EL2, EL3, EL0h, AArch32: refused, and nothing changes."""
+    """EL2, EL3, EL0h and AArch32 are rejected, and nothing changes."""
     registers = rig.port.registers(0)
     with pytest.raises(BadValueError):
         PSTATE.set(registers, 0x3C0 | mode)
@@ -283,7 +283,7 @@ def test_memory_is_read_and_written_across_pages(rig: Rig) -> None:
 
 
 def test_what_is_no_memory_is_a_fault(rig: Rig) -> None:
-    """At once; where it begins later, what comes before it is read, and written."""
+    """The fault is immediate if the start is unmapped; otherwise the part before it is used."""
     end = rig.memory_end
     for address in (0, UART, end, (1 << 64) - 8):
         with pytest.raises(DebugFault):
@@ -295,7 +295,7 @@ def test_what_is_no_memory_is_a_fault(rig: Rig) -> None:
 
 
 def test_code_that_is_written_is_what_runs(rig: Rig) -> None:
-    """Also where it ran before."""
+    """This holds for code that has run before, too."""
     rig.port.resume([Resume.RUN])
     wait_until(lambda: rig.counter() > 100)
     rig.port.hold()
@@ -308,7 +308,7 @@ def test_code_that_is_written_is_what_runs(rig: Rig) -> None:
 
 
 def test_addresses_are_those_of_the_vcpu_s_own_tables(rig: Rig) -> None:
-    """With stage 1 on: a page that EL1 may not touch, seen where it is mapped."""
+    """With stage 1 on, a page that EL1 must not access is visible at its address."""
     table, page = DATA + 0x1000, DATA + 0x6000
     for level in range(3):
         entry = table + 0x1000 * (level + 1) | 3
@@ -333,7 +333,7 @@ def test_addresses_are_those_of_the_vcpu_s_own_tables(rig: Rig) -> None:
 
 
 def test_too_many_points_are_refused_whole(rig: Rig) -> None:
-    """What was there before stays."""
+    """The old points are kept."""
     rig.port.set_points([CODE + STORE], [])
     with pytest.raises(TooManyError):
         rig.port.set_points(range(MAX_BREAKPOINTS + 1), [])
@@ -360,7 +360,7 @@ def test_nothing_is_left_of_a_debugger_that_leaves(rig: Rig) -> None:
 
 
 def test_a_look_lets_the_guest_go_on(pair: Rig) -> None:
-    """It stands still meanwhile, and does not know."""
+    """It stands still meanwhile, and cannot notice it."""
     pair.port.detach()
     for _ in range(20):
         with pair.port.still():
@@ -371,7 +371,7 @@ def test_a_look_lets_the_guest_go_on(pair: Rig) -> None:
 
 
 def test_the_guest_goes_on_between_two_looks(pair: Rig) -> None:
-    """However soon the second one comes: each vCPU gets in, and some of the times somewhere."""
+    """Even if the second one follows at once, each vCPU runs, and makes progress some times."""
     pair.port.detach()
     seen = []
     for _ in range(LOOKS):
@@ -381,7 +381,7 @@ def test_the_guest_goes_on_between_two_looks(pair: Rig) -> None:
 
 
 def test_a_look_at_a_guest_that_has_not_started(realm: RealmOptions | None) -> None:
-    """It is as it was built, each time."""
+    """It shows the initial state each time."""
     with Rig(realm=realm) as rig:
         for _ in range(2):
             with rig.port.still():
@@ -389,7 +389,7 @@ def test_a_look_at_a_guest_that_has_not_started(realm: RealmOptions | None) -> N
 
 
 def test_two_who_look_see_each_what_they_asked_for(rig: Rig) -> None:
-    """A debugger's reads and another's, at the same moment."""
+    """A debugger and another reader read at the same time."""
     rig.put(DATA, b"memory of the guest")
     done, wrong = threading.Event(), []
 
@@ -415,7 +415,7 @@ def test_two_who_look_see_each_what_they_asked_for(rig: Rig) -> None:
 
 
 def test_a_guest_that_is_gone_is_looked_at_in_vain(realm: RealmOptions | None) -> None:
-    """A debugger that is late does no harm; what a normal VM was is still there."""
+    """A late debugger does no harm; a normal VM's state is still readable."""
     with Rig(realm=realm) as rig:
         rig.attach()
         rig.start()
@@ -435,7 +435,7 @@ def test_a_guest_that_is_gone_is_looked_at_in_vain(realm: RealmOptions | None) -
 
 
 def test_a_look_at_a_stopped_guest_leaves_it_stopped(pair: Rig) -> None:
-    """A debugger goes on where it was."""
+    """The debugger continues where it was."""
     before = pair.counter(0)
     with pair.port.still():
         pass
@@ -444,7 +444,7 @@ def test_a_look_at_a_stopped_guest_leaves_it_stopped(pair: Rig) -> None:
 
 
 def test_looks_and_stops_do_not_lose_each_other(rig: Rig) -> None:
-    """A breakpoint that is hit while someone looks is told, once."""
+    """A breakpoint that is hit during an inspection is reported once."""
     rig.port.set_points([CODE + STORE], [])
     done = threading.Event()
 
@@ -478,7 +478,7 @@ def test_time_stands_still_with_the_guest(vm: Rig) -> None:
 
 
 def test_an_serror_is_taken_when_it_is_unmasked(vm: Rig) -> None:
-    """At EL1's vector, once; the guest knows it by its class."""
+    """It is taken at EL1's vector, once, with its exception class."""
     NAMED["VBAR_EL1"].set(vm.port.registers(0), 0x8000_0800)
     vm.vm.send_serror(0)
     vm.port.set_points([CODE + STORE, 0x8000_0800 + 0x380], [])
@@ -496,13 +496,13 @@ def test_an_serror_is_taken_when_it_is_unmasked(vm: Rig) -> None:
 
 
 def test_a_guest_that_is_stopped_can_be_ended(rig: Rig) -> None:
-    """By its user, while its debugger has it."""
+    """The user can end it while a debugger holds it."""
     rig.vm.stop()
     assert rig.vm.wait(PATIENCE) is Outcome.STOPPED
 
 
 def test_a_guest_ends_while_its_debugger_lets_it_run(realm: RealmOptions | None) -> None:
-    """No stop is told; the port still answers."""
+    """No stop is reported; the port still answers."""
     with Rig(OFF, realm=realm) as rig:
         rig.attach()
         rig.start()

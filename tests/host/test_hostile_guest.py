@@ -1,4 +1,4 @@
-"""A hostile guest with all its devices: random code, drivers and tables, and the host stands."""
+"""The host against a hostile guest with all its devices: random code, drivers and tables."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ EXPECTED = {ExitCode.OK, ExitCode.CRASHED, ExitCode.TIMEOUT}
 
 @contextmanager
 def nowhere() -> Iterator[Terminal]:
-    """Give a terminal that nobody sits at."""
+    """Return a terminal without a user."""
     fd = os.open(os.devnull, os.O_RDWR)
     try:
         with Terminal(fd, fd) as terminal:
@@ -37,7 +37,7 @@ def nowhere() -> Iterator[Terminal]:
 
 
 def harass(seed: int, seconds: float, folder: Path, *, is_realm: bool) -> Counter[ExitCode]:
-    """Run guests one after another; return how they ended."""
+    """Run guests one after another; return their outcomes."""
     disks = tuple(DiskOptions(folder / name, name == "ro") for name in ("rw", "ro"))
     for disk in disks:
         disk.path.write_bytes(bytes(DISK_SIZE))
@@ -76,5 +76,5 @@ def test_hostile_guest(seed: int, tmp_path: Path, *, is_realm: bool) -> None:
 @pytest.mark.parametrize("is_realm", [False, True], ids=["normal", "realm"])
 @pytest.mark.parametrize("turn", range(10))
 def test_hostile_guest_for_long(seed: int, turn: int, tmp_path: Path, *, is_realm: bool) -> None:
-    """The same for ten minutes, half a minute a seed."""
+    """This is the same for ten minutes, half a minute per seed."""
     assert set(harass(seed + 1 + turn, 30, tmp_path, is_realm=is_realm)) <= EXPECTED

@@ -105,7 +105,7 @@ def test_boot_cpu_starts_as_linux_wants_it() -> None:
     ],
 )
 def test_device_read_is_extended_into_its_register(fields: dict[str, int], expected: int) -> None:
-    """As ESR_EL2 describes the load; then the guest goes on after it, a software step done."""
+    """ESR_EL2 describes the load; then the guest continues after it, with a software step done."""
     values = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -121,7 +121,7 @@ def test_device_read_is_extended_into_its_register(fields: dict[str, int], expec
 
 
 def test_device_write_is_repeated_when_the_device_says_so() -> None:
-    """The guest does not go on after the store until it is done."""
+    """The guest does not continue after the store until it is complete."""
     places = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -166,7 +166,7 @@ def test_device_write_is_cut_to_its_size_and_knows_xzr() -> None:
     ],
 )
 def test_other_accesses_become_external_aborts(fields: dict[str, int], syndrome: int) -> None:
-    """What cannot be emulated is the guest's to handle: EC of the same level, FSC 0x10."""
+    """The guest has to handle what cannot be emulated: EC of the same level, FSC 0x10."""
     seen: list[int] = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -186,7 +186,7 @@ def test_other_accesses_become_external_aborts(fields: dict[str, int], syndrome:
 
 
 def test_unknown_exits_are_undefined_instructions() -> None:
-    """A trapped register that is no SGI register, a read of one that is, a reserved class."""
+    """A trapped register other than the SGI registers, a read of those, a reserved class."""
     vectors = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -202,7 +202,7 @@ def test_unknown_exits_are_undefined_instructions() -> None:
 
 
 def test_smc_is_not_supported_and_skipped() -> None:
-    """There is no firmware under a normal VM."""
+    """A normal VM has no firmware."""
     seen = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -235,7 +235,7 @@ def test_smc_is_not_supported_and_skipped() -> None:
     ],
 )
 def test_psci_answers(call: tuple[int, ...], expected: int) -> None:
-    """Every call but those that change the power state."""
+    """Every call except those that change the power state is answered."""
     answers = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -293,7 +293,7 @@ def test_sgi_wakes_a_sleeping_cpu() -> None:
 
 
 def test_timer_output_becomes_its_ppi_and_falls_again() -> None:
-    """ENABLE and ISTATUS without IMASK assert PPI 27; after an EOI the wire is looked at again."""
+    """ENABLE and ISTATUS without IMASK assert PPI 27; after an EOI the wire is sampled again."""
     listed: list[int] = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -329,7 +329,7 @@ def test_system_calls_end_every_cpu(fid: PsciFid, outcome: Outcome) -> None:
 
 
 def test_stop_ends_a_sleeping_guest_and_close_gives_everything_back() -> None:
-    """From another thread; afterwards the allocator has all of DRAM again."""
+    """Another thread stops it; afterwards all of DRAM is free again."""
     rig = Rig(lambda _: iter(()), lambda _: iter(()))
     rig.vm.build()
     rig.vm.start()
@@ -343,7 +343,7 @@ def test_stop_ends_a_sleeping_guest_and_close_gives_everything_back() -> None:
 
 
 def test_released_memory_is_dropped_and_nothing_else() -> None:
-    """What is no RAM is refused, to the byte."""
+    """Addresses outside RAM are refused, to the byte."""
     rig = Rig(lambda _: iter(()))
     rig.vm.release(RAM_BASE + 0x3000, 0x2000)
     assert rig.machine.punched == [(Pas.NS, rig.vm.dma._pa + 0x3000, 0x2000)]
@@ -354,7 +354,7 @@ def test_released_memory_is_dropped_and_nothing_else() -> None:
 
 
 def test_exits_are_counted_by_kind() -> None:
-    """One for each, by the vCPU that made it."""
+    """Each exit counts once, for its vCPU."""
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
         yield mmio(UART)
@@ -379,7 +379,7 @@ def test_exits_are_counted_by_kind() -> None:
 
 
 def test_last_exit_and_call_are_remembered() -> None:
-    """With the registers; interrupts of the host do not count."""
+    """The registers are recorded too; interrupts of the host do not count."""
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
         yield hvc(context, PsciFid.PSCI_VERSION)
@@ -421,7 +421,7 @@ def test_pause_holds_the_guest_until_resume() -> None:
 
 
 def test_serror_crashes_the_vm() -> None:
-    """An SError that EL2 takes is nobody's to handle."""
+    """An SError taken to EL2 cannot be handled."""
     rig = Rig(lambda _: iter([FakeExit(ExitReason.SERROR)]))
     assert rig.run() is Outcome.CRASHED
     assert rig.vm.reason == "vCPU 0: SError"
@@ -429,7 +429,7 @@ def test_serror_crashes_the_vm() -> None:
 
 @pytest.mark.parametrize("pstate", [0, 4, 5])
 def test_exception_vector_without_memory_crashes_the_vm(pstate: int) -> None:
-    """Another abort of the same fetch is all that could follow, whatever came before."""
+    """Otherwise the same fetch would abort for ever."""
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
         context.pc, context.vbar_el1, context.pstate = 0x1000, VBAR, pstate
@@ -464,7 +464,7 @@ def test_bug_in_a_vcpu_thread_is_raised_by_wait() -> None:
     [(RAM_BASE - 1, 1), (RAM_BASE, RAM_SIZE + 1), (RAM_BASE + RAM_SIZE, 1), (0, 8), (1 << 64, 1)],
 )
 def test_dma_outside_ram_is_refused(addr: int, size: int) -> None:
-    """A device reaches its guest's RAM and nothing else."""
+    """A device can access its guest's RAM and nothing else."""
     rig = Rig(lambda _: iter(()))
     with pytest.raises(GranuleProtectionFault):
         rig.vm.dma.read(addr, size)

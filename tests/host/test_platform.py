@@ -1,4 +1,4 @@
-"""What the composition root sets up before there is a guest."""
+"""The setup by the composition root before a guest exists."""
 
 from pyvmm.arch.exits import ExitReason, IrqCause
 from pyvmm.arch.gic import ICH_HCR_EN, ICH_HCR_UIE
@@ -8,7 +8,7 @@ NUM_CPUS = 2
 
 
 def test_host_takes_the_maintenance_interrupt_of_every_pe() -> None:
-    """A condition that the host asked for ends a run before its first instruction."""
+    """A maintenance condition enabled by the host ends a run before its first instruction."""
     machine = Platform(8 << 20, NUM_CPUS).machine
     for index in range(NUM_CPUS):
         context = machine.new_context()

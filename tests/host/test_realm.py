@@ -1,4 +1,4 @@
-"""The realm's host against the real Monitor and RMM: order, exits, sharing, and nothing left."""
+"""The realm's host against the real Monitor and RMM: order, exits, sharing, cleanup."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -36,18 +36,18 @@ def power_off(context: FakeContext) -> FakeExit:
 
 
 def touch(ipa: int, **fields: int) -> FakeExit:
-    """Access what stage 2 does not map."""
+    """Access an address that stage 2 does not map."""
     esr = ESR_ABORT.of(EC=ExceptionClass.DATA_ABORT_LOWER, IL=1, FSC=7, **{"ISV": 1, **fields})
     return FakeExit(esr=esr, far=ipa & 0xFFF, hpfar=hpfar_of(ipa))
 
 
 def set_ripas(context: FakeContext, base: int, top: int, ripas: int) -> FakeExit:
-    """Ask for a RIPAS, destroyed pages included."""
+    """Request a RIPAS, also for destroyed pages."""
     return smc(context, rsi.RsiFid.RSI_IPA_STATE_SET, base, top, ripas, 1)
 
 
 def run(rig: RealmRig) -> Outcome | None:
-    """Run to the end, tear down, and see that nothing is left."""
+    """Run to the end, destroy it, and check that nothing is left."""
     guest: Guest = rig.realm
     try:
         guest.build()
@@ -66,7 +66,7 @@ def assert_nothing_left(rig: RealmRig) -> None:
 
 
 def commands(rig: RealmRig, *, without: tuple[str, ...] = ()) -> list[str]:
-    """List the RMI commands that the host gave, equal neighbours once."""
+    """Return the host's RMI commands, without successive duplicates."""
     names = [event.command for event in rig.events if isinstance(event, RmiCall)]
     names = [name.removeprefix("RMI_") for name in names]
     names = [name for name in names if name not in without]
@@ -74,7 +74,7 @@ def commands(rig: RealmRig, *, without: tuple[str, ...] = ()) -> list[str]:
 
 
 def test_realm_is_built_in_the_canonical_order_and_torn_down_in_reverse() -> None:
-    """Only so can its initial measurement be computed from the command line."""
+    """This makes its initial measurement predictable from the command line."""
     rig = RealmRig(lambda c: iter([power_off(c)]), lambda _: iter(()), segments=(DTB, KERNEL))
     assert run(rig) is Outcome.OFF
     housekeeping = ("GRANULE_DELEGATE", "GRANULE_UNDELEGATE", "RTT_CREATE", "REC_AUX_COUNT")
@@ -104,7 +104,7 @@ def realm_with(metadata: bytes) -> RealmRig:
 
 
 def test_realm_has_its_owners_metadata() -> None:
-    """They are set before anything is measured, and their granule comes back."""
+    """They are set before anything is measured, and their granule is freed."""
     plain = RealmRig(lambda c: iter([power_off(c)]))
     run(plain)
     rim = [event.rim for event in plain.events if isinstance(event, RimExtension)][-1]
@@ -118,7 +118,7 @@ def test_realm_has_its_owners_metadata() -> None:
     ("damage", "complaint"), [(0, "made for another realm"), (1, "not valid or not signed")]
 )
 def test_metadata_that_do_not_fit_are_the_users_mistake(damage: int, complaint: str) -> None:
-    """The RMM says so, and nothing of the realm is left."""
+    """The RMM rejects them, and nothing of the realm is left."""
     block = bytearray(realm_metadata().data)
     block[0x90] ^= damage
     with pytest.raises(UserError, match=complaint):
@@ -127,7 +127,7 @@ def test_metadata_that_do_not_fit_are_the_users_mistake(damage: int, complaint: 
 
 
 def test_ripas_is_declared_in_the_largest_entries() -> None:
-    """4 MiB are two entries of 2 MiB in the start tables: one command, no other table before it."""
+    """4 MiB are two entries of 2 MiB in the start tables: one command, without other tables."""
     rig = RealmRig(lambda c: iter([power_off(c)]))
     run(rig)
     names = [(e.command, e.arguments) for e in rig.events if isinstance(e, RmiCall)]
@@ -167,7 +167,7 @@ def test_device_accesses_are_seen_at_the_alias() -> None:
 
 
 def test_device_write_is_repeated_when_the_device_says_so() -> None:
-    """The realm does not go on after the store until it is done."""
+    """The realm does not continue after the store until it is complete."""
     places: list[int] = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -197,7 +197,7 @@ def test_indescribable_device_access_is_an_external_abort() -> None:
 
 
 def test_memory_of_a_realm_is_not_to_be_released() -> None:
-    """Its host cannot take a page: the realm would lose it, or the RMM refuse."""
+    """Its host cannot take a page: the realm would lose it, or the RMM would refuse."""
     rig = RealmRig(lambda c: iter([power_off(c)]))
     with pytest.raises(GranuleProtectionFault):
         rig.realm.release(RAM_BASE, PAGE)
@@ -229,7 +229,7 @@ def test_exits_are_counted_by_kind() -> None:
 
 
 def test_last_exit_and_call_are_remembered() -> None:
-    """As the host sees them; the registers are hidden."""
+    """They are recorded as the host sees them; the registers are hidden."""
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
         yield set_ripas(context, RAM_BASE + 0x10_0000, RAM_BASE + 0x10_1000, 0)
@@ -246,7 +246,7 @@ def test_last_exit_and_call_are_remembered() -> None:
 
 
 def test_missing_private_memory_is_given_with_its_neighbours() -> None:
-    """One fault, sixteen granules; the host cannot read any of them."""
+    """One fault maps sixteen granules; the host cannot read any of them."""
     refused: list[bool] = []
     counts: list[int] = []
 
@@ -271,7 +271,7 @@ def test_missing_private_memory_is_given_with_its_neighbours() -> None:
 
 
 def test_devices_reach_exactly_what_the_realm_shares() -> None:
-    """Private, then shared (by either address), then private again: contents never cross."""
+    """A page is private, then shared (by either address), then private: contents never leak."""
     base = RAM_BASE + 0x10_0000
     results: list[object] = []
 
@@ -303,7 +303,7 @@ def test_devices_reach_exactly_what_the_realm_shares() -> None:
 
 
 def test_large_shared_area_is_one_block_until_part_of_it_is_private_again() -> None:
-    """2 MiB of swiotlb take one fault; making one page private unmaps the block."""
+    """2 MiB of swiotlb cause one fault; making one page private unmaps the block."""
     base = RAM_BASE + 0x20_0000
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -328,7 +328,7 @@ def test_large_shared_area_is_one_block_until_part_of_it_is_private_again() -> N
 
 
 def test_large_ripas_request_is_done_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The realm hears how far it got: between two steps it can be stopped."""
+    """The realm gets the end of each step: between two steps it can be stopped."""
     monkeypatch.setattr(realm_memory, "RIPAS_STEP", 0x10_0000)
     base, top = RAM_BASE + 0x8_0000, RAM_BASE + 0x28_0000
     reached: list[int] = []
@@ -375,7 +375,7 @@ def test_alias_of_an_untouched_page_is_shared_and_then_private() -> None:
     ],
 )
 def test_ripas_requests_are_done_for_ram_only(base: int, top: int, reply: list[int]) -> None:
-    """What is not RAM is refused, what reaches beyond is done in part."""
+    """A range outside RAM is refused, one that crosses the end is done in part."""
     replies: list[list[int]] = []
 
     def guest(context: FakeContext) -> Iterator[FakeExit]:
@@ -391,7 +391,7 @@ def test_ripas_requests_are_done_for_ram_only(base: int, top: int, reply: list[i
 
 @pytest.mark.parametrize("target", [1, 0x8000_0001, 0xABCD_EF00_F500_00F1])
 def test_cpu_on_starts_the_second_vcpu_and_cpu_off_parks_it(target: int) -> None:
-    """The RMM keeps the power states; the host follows, and takes any MPIDR that the RMM takes."""
+    """The RMM owns the power states; the host follows, and accepts the same MPIDRs."""
     seen: list[int] = []
 
     def second(context: FakeContext) -> Iterator[FakeExit]:
@@ -412,7 +412,7 @@ def test_cpu_on_starts_the_second_vcpu_and_cpu_off_parks_it(target: int) -> None
 
 
 def test_vcpu_can_be_turned_off_and_on_again_many_times() -> None:
-    """No CPU_ON is lost to the moment in which the other thread parks."""
+    """No CPU_ON is lost while the other thread parks."""
     rounds = 40
     seen: list[int] = []
 
@@ -453,7 +453,7 @@ def test_sgi_and_timer_reach_a_realm_through_list_registers() -> None:
 
 
 def test_stop_ends_a_realm_that_sleeps() -> None:
-    """A kick makes the REC exit, and its thread sees that all is over."""
+    """A kick makes the REC exit, and its thread ends."""
     rig = RealmRig(lambda _: iter(()))
     rig.realm.build()
     rig.realm.start()
@@ -465,7 +465,7 @@ def test_stop_ends_a_realm_that_sleeps() -> None:
 
 
 def test_close_of_a_realm_that_never_started_gives_its_memory_back() -> None:
-    """Nothing was built, nothing is destroyed."""
+    """Nothing was built, so nothing is destroyed."""
     rig = RealmRig(lambda _: iter(()))
     rig.realm.close()
     assert_nothing_left(rig)
@@ -473,7 +473,7 @@ def test_close_of_a_realm_that_never_started_gives_its_memory_back() -> None:
 
 
 def test_close_undoes_a_building_that_failed() -> None:
-    """A payload outside RAM is refused half way; every granule comes back."""
+    """A payload outside RAM is refused half way; every granule is freed."""
     rig = RealmRig(lambda _: iter(()), segments=(KERNEL, Segment(ALIAS, b"x")))
     with pytest.raises(ValueError, match="outside RAM"):
         rig.realm.build()
@@ -482,7 +482,7 @@ def test_close_undoes_a_building_that_failed() -> None:
 
 
 def test_building_can_be_ended_and_leaves_a_realm_that_never_ran() -> None:
-    """What the progress raises ends it; up to then the realm is as built, and not active."""
+    """An exception of the progress function ends it; the realm is never activated."""
     seen: list[tuple[int, int]] = []
 
     def progress(done: int, total: int) -> None:
@@ -501,7 +501,7 @@ def test_building_can_be_ended_and_leaves_a_realm_that_never_ran() -> None:
 
 
 def test_built_realm_is_new_until_it_is_started() -> None:
-    """Everything but the activation has happened, so it is measured, and not a PE has run."""
+    """Everything except the activation is done: it is measured, and no PE has run."""
     rig = RealmRig(lambda _: iter(()))
     rig.realm.build()
     assert commands(rig)[-1] == "REC_CREATE"
@@ -526,7 +526,7 @@ def test_options_reach_the_realm(algo: str, size: int) -> None:
 
 
 def test_no_secret_is_left_in_non_secure_memory() -> None:
-    """What the realm wrote privately is in no byte of the Non-secure space, then or later."""
+    """Private data of the realm never appears in the Non-secure space, during or after its life."""
     secret = b"the realm's own secret"
     found: list[int] = []
 

@@ -15,7 +15,7 @@ from tests.core.system import Bench
 def test_masks_of_authentication_codes_follow_tcr(
     sizes: tuple[int, int], tbi: tuple[int, int], tbid: tuple[int, int]
 ) -> None:
-    """Of data and of code, in either half: where the manual says that a code is."""
+    """The masks for data and code, in both halves, match the manual."""
     regime, bench = Regime(sizes, tbi, tbid), Bench()
     bench.state.tcr_el1 = regime.tcr
     for register in CODE_MASKS:

@@ -1,4 +1,4 @@
-"""Stage-2 tables of a normal VM, walked back as the architecture says."""
+"""Stage-2 tables of a normal VM, walked as by the architecture."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +50,7 @@ def test_map_uses_the_largest_blocks_that_fit() -> None:
 
 @given(st.integers(0, 1100), st.integers(0, 1100), st.integers(1, 1100))
 def test_map_translates_exactly_its_range(ipa: int, pa: int, count: int) -> None:
-    """Whatever the alignments, the range and nothing else is mapped."""
+    """With any alignment, exactly the range is mapped."""
     stage2, memory, allocator = make()
     ipa, pa, size = ipa * GRANULE, 8 * GB + pa * GRANULE, count * GRANULE
     stage2.map(ipa, pa, size)

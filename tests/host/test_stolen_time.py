@@ -51,7 +51,7 @@ off:
 
 @pytest.fixture
 def competitor() -> Iterator[None]:
-    """Confine this process to one processor, and have another one want it all the time."""
+    """Confine this process to one processor, with another one that uses it all the time."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -62,7 +62,7 @@ def competitor() -> Iterator[None]:
 
 
 def answers(stolen_time: int | None) -> list[int]:
-    """Run the guest; return what it was told."""
+    """Run the guest; return its results."""
     platform = Platform(RAM_SIZE, 1)
     segments = (Segment(CODE, assemble(GUEST)), Segment(DATA, bytes(64)))
     config = GuestConfig(1, RAM_BASE, RAM_SIZE, segments, CODE, stolen_time=stolen_time)
@@ -78,17 +78,17 @@ def answers(stolen_time: int | None) -> list[int]:
 
 @pytest.mark.usefixtures("competitor")
 def test_a_guest_learns_of_time_that_others_have_used() -> None:
-    """Offered and found by the calls that Linux makes; revision and attributes are 0."""
+    """The calls of Linux find the record; revision and attributes are 0."""
     assert answers(RECORDS) == [0, 0, RECORDS, 0]
 
 
 def test_a_guest_without_records_is_not_offered_any() -> None:
-    """As in a realm, and as from a hypervisor that does not know the calls."""
+    """A realm, and a hypervisor without the calls, behave in the same way."""
     assert answers(None)[:3] == [NOT_SUPPORTED] * 3
 
 
 def test_each_vcpu_has_a_record_and_the_page_is_given_back() -> None:
-    """64 bytes apart, in a page that is not RAM."""
+    """Records are 64 bytes apart, in a page outside RAM."""
     platform = Platform(RAM_SIZE, 4)
     free = platform._allocator.free_size
     config = GuestConfig(4, RAM_BASE, RAM_SIZE, (), CODE, stolen_time=RECORDS)

@@ -1,4 +1,4 @@
-"""The threads of the vCPUs, apart from what they run."""
+"""The threads of the vCPUs, without guests."""
 
 import threading
 
@@ -11,7 +11,7 @@ from tests.shortage import refuse_threads
 
 
 def test_vcpus_without_enough_threads_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who wanted them is told, and those that have a thread give it back."""
+    """The caller gets an error, and the existing threads end."""
     refuse_threads(monkeypatch, "vcpu", spare=2)
     before = threading.active_count()
     vcpus = Vcpus(3, lambda _: None, lambda _: None)

@@ -1,4 +1,4 @@
-"""The guest's interrupt controller, driven as Linux's driver and a list-register CPU drive it."""
+"""The guest's interrupt controller, used like by Linux's driver and a CPU with list registers."""
 
 import threading
 
@@ -28,7 +28,7 @@ class ListRegisterCpu:
         return self
 
     def leave(self) -> None:
-        """Hand them back."""
+        """Pass them to the controller."""
         self.vgic.sync_lrs(self.cpu, self.lrs)
 
     def pending(self) -> list[int]:
@@ -150,7 +150,7 @@ def test_gicr_waker_reads_as_zero_and_ignores_writes() -> None:
 
 
 def test_level_spi_is_pending_again_after_eoi_when_its_line_stays_high(board: Board) -> None:
-    """A level interrupt's EOI makes the CPU leave, and the line is looked at again."""
+    """A level interrupt's EOI makes the CPU exit, and the line is sampled again."""
     cpu = board.cpus[0]
     board.enable(SPI)
     board.vgic.set_spi(SPI, True)
@@ -168,7 +168,7 @@ def test_level_spi_is_pending_again_after_eoi_when_its_line_stays_high(board: Bo
 
 
 def test_level_spi_is_withdrawn_when_its_line_falls_before_the_acknowledge(board: Board) -> None:
-    """What the device took back is not delivered at the next entry."""
+    """An interrupt that the device has withdrawn is not delivered at the next entry."""
     board.enable(SPI)
     board.vgic.set_spi(SPI, True)
     board.cpus[0].enter().leave()
@@ -191,7 +191,7 @@ def test_edge_spi_is_delivered_once_a_rise(board: Board) -> None:
 def test_edge_spi_kicks_and_becomes_pending_and_active_when_it_rises_while_active(
     board: Board,
 ) -> None:
-    """The second edge is not lost: its CPU is called back although it holds the interrupt."""
+    """The second edge is not lost: its CPU is kicked although it holds the interrupt."""
     cpu = board.cpus[0]
     board.enable(SPI, edge=True)
     board.vgic.set_spi(SPI, True)
@@ -212,7 +212,7 @@ def test_unacknowledged_edge_survives_an_exit(board: Board) -> None:
 
 
 def test_set_spi_kicks_only_a_cpu_that_runs_and_lacks_it(board: Board) -> None:
-    """A CPU outside its guest looks again by itself; a kicked one is not kicked twice."""
+    """A CPU outside its guest checks again anyway; a kicked one is not kicked twice."""
     board.enable(SPI, cpu=1)
     board.enable(SPI + 1, cpu=1)
     board.vgic.set_spi(SPI, True)
@@ -244,7 +244,7 @@ def test_list_registers_hold_the_highest_priorities_when_there_are_too_many(boar
 
 
 def test_active_interrupts_keep_their_list_registers_before_pending_ones(board: Board) -> None:
-    """An EOI must find its interrupt, however urgent the newcomers are."""
+    """An EOI must find its interrupt, even if new ones have a higher priority."""
     cpu = board.cpus[0]
     board.enable(SPI, priority=0xF0)
     board.vgic.set_spi(SPI, True)
@@ -258,7 +258,7 @@ def test_active_interrupts_keep_their_list_registers_before_pending_ones(board: 
 
 
 def test_eoi_count_deactivates_what_had_no_list_register(board: Board) -> None:
-    """EOIcount tells of EOIs that matched no list register."""
+    """EOIcount counts EOIs that matched no list register."""
     cpu = board.cpus[0]
     for n in range(5):
         board.enable(SPI + n, priority=0x80 - 8 * n)
@@ -294,14 +294,14 @@ def test_send_sgi_kicks_a_running_target(board: Board) -> None:
 
 
 def test_timer_ppi_is_private_to_its_cpu(board: Board) -> None:
-    """The line of PPI 27 on one CPU does nothing on another."""
+    """The line of PPI 27 on one CPU has no effect on another."""
     board.vgic.set_ppi(1, gic.PPI_VIRTUAL_TIMER, True)
     assert board.cpus[0].enter().pending() == []
     assert board.cpus[1].enter().pending() == [gic.PPI_VIRTUAL_TIMER]
 
 
 def test_rerouted_spi_waits_until_its_first_cpu_lets_go(board: Board) -> None:
-    """An SPI is in one CPU's hands at a time, and the next one is kicked when it is free."""
+    """Only one CPU holds an SPI at a time; the next one is kicked when it is released."""
     board.enable(SPI)
     board.vgic.set_spi(SPI, True)
     board.cpus[0].enter().acknowledge()
@@ -318,7 +318,7 @@ def test_rerouted_spi_waits_until_its_first_cpu_lets_go(board: Board) -> None:
 
 
 def test_spi_routed_to_no_cpu_reaches_none(board: Board) -> None:
-    """An affinity that no CPU has is a legal route to nowhere."""
+    """An affinity without a CPU is a valid route to nowhere."""
     board.enable(SPI)
     board.gicd.write(gic.GICD_IROUTER + 8 * SPI, 8, 0x7F_0000_0000)
     board.vgic.set_spi(SPI, True)
@@ -329,7 +329,7 @@ def test_spi_routed_to_no_cpu_reaches_none(board: Board) -> None:
 
 @pytest.mark.parametrize("how", ["disable", "group", "distributor"])
 def test_masked_spi_is_not_delivered_until_unmasked(board: Board, how: str) -> None:
-    """Each of the three switches holds a pending interrupt back, and kicks when turned on."""
+    """Each of the three switches blocks a pending interrupt, and kicks when enabled."""
     bit = 1 << SPI % 32
     switches = {
         "disable": (gic.GICD_ICENABLER + 4, bit, gic.GICD_ISENABLER + 4, bit),
@@ -393,7 +393,7 @@ def test_sgi_configuration_is_fixed(board: Board) -> None:
 
 
 def test_private_registers_of_the_distributor_are_reserved(board: Board) -> None:
-    """With affinity routing the first word of each bitmap is the redistributors' business."""
+    """With affinity routing, the first word of each bitmap belongs to the redistributors."""
     board.gicd.write(gic.GICD_ISENABLER, 4, 0xFFFF_FFFF)
     assert board.gicd.read(gic.GICD_ISENABLER, 4) == 0
     assert board.gicrs[0].read(SGI_FRAME + gic.GICD_ISENABLER, 4) == 0x0800_00FF
@@ -419,7 +419,7 @@ def test_any_access_to_any_frame_is_answered(
 @settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(0, 1)), max_size=60))
 def test_no_interrupt_is_ever_listed_on_two_cpus(steps: list[tuple[int, int, int]]) -> None:
-    """Whatever devices, guests and reroutes do, an SPI is in one CPU's hands only."""
+    """With any devices, guests and reroutes, only one CPU holds an SPI."""
     board = Board(2)
     for n in range(4):
         board.enable(SPI + n, edge=bool(n & 1), cpu=n & 1)
@@ -447,7 +447,7 @@ def test_no_interrupt_is_ever_listed_on_two_cpus(steps: list[tuple[int, int, int
 
 
 def test_interrupts_from_many_threads_are_all_delivered() -> None:
-    """Pulses from two threads and a CPU that enters and leaves: every INTID arrives."""
+    """With pulses from two threads and a CPU that enters and exits, every INTID arrives."""
     board = Board(1)
     wanted = range(SPI, SPI + 40)
     for n in wanted:

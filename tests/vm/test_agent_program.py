@@ -185,7 +185,7 @@ def test_commands_from_many_threads(agent: AgentClient) -> None:
 
 
 def test_agent_leaves_nothing_open(agent_program: Path) -> None:
-    """After many commands, good and bad, it has the descriptors and processes it began with."""
+    """After many commands, good and bad, it has the same descriptors and processes as before."""
     with running_agent(agent_program, "exec") as (client, pid):
         before = open_files(pid)
         for argv in (["true"], ["no-such-program"], [*SHELL, "kill -9 $$"]) * 30:
@@ -199,7 +199,7 @@ def test_agent_leaves_nothing_open(agent_program: Path) -> None:
 
 
 def test_commands_end_with_the_port(agent_program: Path) -> None:
-    """A host that goes takes along what it started."""
+    """When the host hangs up, the commands that it started are killed."""
     with running_agent(agent_program, "exec") as (client, _):
         command = client.start([*SHELL, "echo $$; sleep 1000"])
         output = command.read(PATIENCE)
@@ -209,7 +209,7 @@ def test_commands_end_with_the_port(agent_program: Path) -> None:
 
 
 def test_commands_end_with_the_agent(agent_program: Path) -> None:
-    """Even if it is killed."""
+    """The command ends even if the agent is killed."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         process = subprocess.Popen([agent_program, "exec", "0"], stdin=theirs.fileno())
@@ -224,7 +224,7 @@ def test_commands_end_with_the_agent(agent_program: Path) -> None:
 
 
 def test_agent_does_what_it_was_started_for(agent_program: Path) -> None:
-    """Attest is not exec; off is nothing at all."""
+    """`attest` does not allow exec; `off` allows nothing."""
     with running_agent(agent_program, "attest") as (client, _):
         with pytest.raises(AgentError, match=r"pyvmm\.agent=exec"):
             client.start(["true"])
@@ -237,7 +237,7 @@ def test_agent_does_what_it_was_started_for(agent_program: Path) -> None:
 
 
 def test_agent_survives_any_host(agent_program: Path, seed: int) -> None:
-    """Frames that lie about their strings, noise in between: it answers the next ping."""
+    """After frames with wrong string counts and noise in between it answers the next ping."""
     rng = random.Random(seed)
     programs = (b"/bin/true", b"/no/such", b"")
     for _ in range(20):

@@ -60,7 +60,7 @@ def test_what_is_given_is_read() -> None:
         ({"is_realm", "wants_hes", "hes_directory"}, "--no-hes excludes --token-profile and"),
         ({"is_realm", "wants_hes", "token_profile"}, "--no-hes excludes --token-profile and"),
         ({"waits_for_gdb"}, "--gdb-wait requires --gdb"),
-        ({"is_realm", "gdb"}, "--gdb: a realm shows neither"),
+        ({"is_realm", "gdb"}, "--gdb: a realm hides its registers"),
     ],
 )
 def test_some_options_require_or_exclude_others(given: set[str], complaint: str) -> None:

@@ -1,10 +1,10 @@
-"""Virtio devices: one state behind every transport, one queue, one file per device.
+"""Virtio devices: one state for all transports, one queue implementation, one file per device.
 
-A device is logic over descriptor chains.  It knows no MMIO, starts no thread and opens no file:
-its host side is injected.  Every activity, a notification from the guest or an event from the
-host, runs inside the state's lock (``with transport: ...`` in a device), which ends by publishing
-the used buffers and raising the interrupt.  Whatever a driver puts into a queue, the worst that
-happens is DEVICE_NEEDS_RESET.
+A device processes descriptor chains.  It does not use MMIO, start threads or open files: its host
+side is injected.  Every activity, a notification from the guest or an event from the host, runs
+inside the state's lock (``with transport: ...`` in a device); at its end the used buffers are
+published and the interrupt is raised.  Invalid contents of a queue lead at worst to
+DEVICE_NEEDS_RESET.
 
-``state.py`` is what all transports share, ``mmio.py`` the window of virtio over MMIO.
+``state.py`` is common to all transports, ``mmio.py`` has the window of virtio over MMIO.
 """

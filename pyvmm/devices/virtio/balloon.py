@@ -1,7 +1,7 @@
-"""Memory balloon: the guest lends pages to the host, and says how its memory does.
+"""Memory balloon: the guest lends pages to the host, and reports memory statistics.
 
-Spec: virtio 1.2, "Traditional Memory Balloon Device".  Not here: free page hinting and reporting,
-page poison; pages are given back by touching them, so nobody has to be asked first.
+Spec: virtio 1.2, "Traditional Memory Balloon Device".  Not implemented: free page hinting and
+reporting, page poison; the guest may use lent pages again without asking first.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import Chain, VirtQueue
 
-PAGE_SIZE: Final = 4096  # whatever the guest's own pages are
+PAGE_SIZE: Final = 4096  # independent of the guest's page size
 _INFLATE, _DEFLATE, _STATISTICS = 0, 1, 2
 _config = Struct("<II").pack  # num_pages, actual
 _ACTUAL_OFFSET: Final = 4
@@ -23,14 +23,14 @@ MAX_STATISTICS: Final = 1 << 10
 
 
 class BalloonFeature(IntEnum):
-    """Feature bits on offer."""
+    """Offered feature bits."""
 
     STATS_VQ = 1 << 1
     DEFLATE_ON_OOM = 1 << 2
 
 
 class Tag(IntEnum):
-    """What a statistic says; bytes, or how often."""
+    """The kind of a statistic; values are bytes or counts."""
 
     SWAP_IN = 0
     SWAP_OUT = 1
@@ -57,8 +57,8 @@ class VirtioBalloon(VirtioDevice):
     """Three queues: pages lent, pages taken back, statistics.
 
     Args:
-        release: takes address and size (bytes) of guest memory that is lent: its contents are gone.
-            Raises DmaFault for what is no memory of the guest.
+        release: called with address and size (bytes) of lent memory, whose contents are lost.
+            Raises DmaFault if it is not the guest's memory.
 
     Concurrency: ``resize`` and ``ask`` may be called from any thread.
     """
@@ -72,34 +72,34 @@ class VirtioBalloon(VirtioDevice):
         self._release = release
         self._target = 0  # pages
         self._actual = 0
-        self._waiting: Chain | None = None  # the driver's buffer, until somebody asks
+        self._waiting: Chain | None = None  # the driver's buffer, until the next `ask`
         self._statistics: dict[str, int] = {}
         self._num_answers = 0
         self._answered = Condition()
 
     @property
     def has_driver(self) -> bool:
-        """Whether the guest has a driver that takes pages."""
+        """Whether the guest has a driver for the balloon."""
         return bool(self.queues) and self.queues[_INFLATE].is_ready
 
     @property
     def target(self) -> int:
-        """Bytes that the guest is asked to lend."""
+        """Bytes requested from the guest."""
         return self._target * PAGE_SIZE
 
     @property
     def actual(self) -> int:
-        """Bytes that it says it has lent."""
+        """Bytes lent, as the guest reports."""
         return self._actual * PAGE_SIZE
 
     def resize(self, size: int) -> None:
-        """Ask the guest to lend so many bytes, whole pages."""
+        """Ask the guest to lend ``size`` bytes, rounded down to pages."""
         with self.transport:
             self._target = size // PAGE_SIZE
             self.transport.config_changed()
 
     def ask(self, timeout: float) -> dict[str, int]:
-        """Return the guest's statistics, new ones if it answers in so many seconds."""
+        """Return the guest's statistics, new ones if it answers within ``timeout`` seconds."""
         with self._answered:
             before = self._num_answers
         with self.transport:
@@ -111,16 +111,16 @@ class VirtioBalloon(VirtioDevice):
             return dict(self._statistics)
 
     def config(self) -> bytes:
-        """Return what is asked for, and what was said of it."""
+        """Return the requested and the reported number of pages."""
         return _config(self._target, self._actual)
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Hear how much the guest has lent."""
+        """Record how much the guest has lent."""
         if offset == _ACTUAL_OFFSET and len(data) == 4:
             self._actual = int.from_bytes(data, "little")
 
     def notify(self, queue: VirtQueue) -> None:
-        """Take pages, or statistics."""
+        """Process pages or statistics."""
         for chain in queue.available():
             if queue.index == _STATISTICS:
                 self._take_statistics(queue, chain)
@@ -134,14 +134,14 @@ class VirtioBalloon(VirtioDevice):
             queue.push_used(chain, 0)
 
     def reset(self) -> None:
-        """Forget the driver; what it had lent is its successor's, who knows of nothing."""
+        """Forget the driver; the next one may use lent pages again."""
         super().reset()
         self._actual = 0
         self._waiting = None
 
     def _take_statistics(self, queue: VirtQueue, chain: Chain) -> None:
-        """Keep them, and the buffer until somebody asks anew."""
-        if self._waiting is not None:  # a driver has one buffer; who has more gets them back
+        """Keep the statistics, and the buffer until the next `ask`."""
+        if self._waiting is not None:  # a driver should have one buffer; return the others
             queue.push_used(self._waiting, 0)
         self._waiting = chain
         with self._answered:
@@ -151,7 +151,7 @@ class VirtioBalloon(VirtioDevice):
 
 
 def runs(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield neighbouring pages of a list of page numbers as (first, how many).
+    """Yield runs of adjacent pages in a list of page numbers as (first, count).
 
     >>> list(runs(bytes.fromhex("05000000 06000000 04000000 09000000 ff")))
     [(4, 3), (9, 1)]
@@ -170,7 +170,7 @@ def runs(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def parse_statistics(data: bytes) -> dict[str, int]:
-    """Return statistics by name; what has none here is left out.
+    """Return statistics by name, without unknown tags.
 
     >>> parse_statistics(bytes.fromhex("0400 0010000000000000 6300 0100000000000000 05"))
     {'free_memory': 4096}

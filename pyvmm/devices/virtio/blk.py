@@ -1,6 +1,7 @@
-"""Block device: requests in, reads and writes of an injected disk out.
+"""Block device: translates requests to reads and writes of an injected disk.
 
-Spec: virtio 1.2, "Block Device".  Not here: multi-queue, zoned storage, secure erase, lifetime.
+Spec: virtio 1.2, "Block Device".  Not implemented: multi-queue, zoned storage, secure erase,
+lifetime.
 """
 
 from collections.abc import Callable
@@ -24,13 +25,13 @@ _OK, _IOERR, _UNSUPP = 0, 1, 2
 QUEUE_SIZE = 256
 MAX_DATA_SEGMENTS = QUEUE_SIZE - 2  # a direct chain also needs the header and the status
 MAX_SEGMENT_SIZE = 4 << 20
-#: Bytes of one request: no driver that keeps to the limits above has more.  Buffers may overlap, so
-#: that guest memory is no limit.
+#: Bytes of one request: the maximum within the limits above.  Buffers may overlap, so the size of
+#: guest memory is not a limit.
 MAX_REQUEST = 1 << 30
-#: Bytes that are moved, or erased, between two looks at whether the guest is over.
+#: Bytes transferred, or erased, between two checks whether the guest has ended.
 STEP = 8 << 20
 ERASE_STEP = 64 << 20
-MAX_DISCARD_SECTORS = 1 << 22  # 2 GiB a segment: long enough to be few, short enough to return
+MAX_DISCARD_SECTORS = 1 << 22  # 2 GiB per segment: few segments, but each returns soon
 MAX_DISCARD_SEGMENTS = 64
 
 _config = Struct("<QII4xI BBHI Bx2x III II Bxxx").pack
@@ -39,7 +40,7 @@ Move = Callable[[int, list[memoryview]], None]
 
 
 class BlkFeature(IntEnum):
-    """Feature bits on offer."""
+    """Offered feature bits."""
 
     SIZE_MAX = 1 << 1
     SEG_MAX = 1 << 2
@@ -52,7 +53,7 @@ class BlkFeature(IntEnum):
 
 
 class Request(IntEnum):
-    """Request types that are served."""
+    """Supported request types."""
 
     IN = 0
     OUT = 1
@@ -63,7 +64,7 @@ class Request(IntEnum):
 
 
 class Disk(Protocol):
-    """The host side: an array of bytes that lasts.
+    """The host side: a persistent array of bytes.
 
     Offsets and sizes are bytes inside the disk.  Every method raises OSError if the host's
     storage fails.
@@ -88,15 +89,15 @@ class Disk(Protocol):
         ...
 
     def flush(self) -> None:
-        """Return when everything written is on stable storage."""
+        """Flush all writes to stable storage."""
         ...
 
     def discard(self, offset: int, size: int) -> None:
-        """Give the space back if the storage can; the content may read as anything after."""
+        """Free the space if the storage can; the content is undefined afterwards."""
         ...
 
     def write_zeroes(self, offset: int, size: int, *, may_unmap: bool) -> None:
-        """Make the range read as zeros, by giving its space back if ``may_unmap``."""
+        """Make the range read as zeros; free its space if ``may_unmap``."""
         ...
 
 
@@ -113,11 +114,11 @@ class VirtioBlk(VirtioDevice):
 
     Args:
         disk: the host side.
-        serial: what GET_ID answers, at most 20 bytes.
+        serial: the answer to GET_ID, at most 20 bytes.
         is_bounced: the driver has a small bounce pool.
-        on_failure: told when the host's storage fails, which the guest sees as an I/O error; from
+        on_failure: called when the host's storage fails, which the guest sees as an I/O error; on
             the thread of the vCPU.
-        is_over: says whether the guest is over: what it asked for last is given up then.
+        is_over: returns whether the guest has ended; its last request is abandoned then.
     """
 
     device_id = 2
@@ -151,7 +152,7 @@ class VirtioBlk(VirtioDevice):
             self.features |= BlkFeature.FLUSH | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
 
     def config(self) -> bytes:
-        """Return capacity and limits; blocks of 512 bytes that are best written eight at once."""
+        """Return capacity and limits; blocks have 512 bytes, best written eight at a time."""
         return _config(
             self._num_sectors, *self._limits, SECTOR_SIZE,
             3, 0, 8, 0,  # physical_block_exp, alignment_offset, min_io_size, opt_io_size
@@ -161,15 +162,15 @@ class VirtioBlk(VirtioDevice):
         )  # fmt: skip
 
     def notify(self, queue: VirtQueue) -> None:
-        """Serve every request on offer."""
+        """Serve all available requests."""
         for chain in queue.available():
             queue.push_used(chain, self._serve(chain))
 
     def _serve(self, chain: Chain) -> int:
-        """Do one request; return how many bytes were written to the guest, the status included."""
+        """Serve one request; return the number of bytes for the guest, with the status."""
         data_size = chain.writable_size - 1
         if data_size < 0:
-            return 0  # no room for a status: nothing can be said, so nothing is done
+            return 0  # no room for the status: the request is not served
         into, status = split(chain.writable, data_size)
         try:
             written = self._execute(chain.readable, into, data_size)
@@ -186,11 +187,11 @@ class VirtioBlk(VirtioDevice):
         return written + 1
 
     def _execute(self, out: list[memoryview], into: list[memoryview], into_size: int) -> int:
-        """Do one request; return the number of data bytes for the guest."""
+        """Execute one request; return the number of data bytes for the guest."""
         if out and len(out[0]) == _HEADER_SIZE:
             header: bytes | memoryview = out[0]
             data = out[1:]
-        else:  # the layout of the buffers is the driver's choice
+        else:  # the driver chooses the layout of the buffers
             parts, data = split(out, _HEADER_SIZE)
             header = b"".join(parts)
             if len(header) < _HEADER_SIZE:
@@ -224,13 +225,13 @@ class VirtioBlk(VirtioDevice):
         else:
             self._erase(kind, data)
         if not self.acked_features & BlkFeature.FLUSH:
-            self._disk.flush()  # a driver that cannot ask for a flush relies on every write
+            self._disk.flush()  # without flush requests, the driver relies on every write
 
     def _erase(self, kind: int, data: list[memoryview]) -> None:
-        """Discard or zero the segments, after all of them were checked."""
+        """Discard or zero the segments after checking all of them."""
         raw = b"".join(split(data, MAX_DISCARD_SEGMENTS * _segments.size + 1)[0])
         if not raw or len(raw) % _segments.size:
-            raise _Refused(_IOERR)  # more than the limit is no multiple either
+            raise _Refused(_IOERR)  # more segments than the limit are not a multiple either
         allowed_flags = _UNMAP if kind == Request.WRITE_ZEROES else 0
         segments: list[tuple[int, int, int]] = []
         for sector, num_sectors, flags in _segments.iter_unpack(raw):
@@ -250,7 +251,7 @@ class VirtioBlk(VirtioDevice):
                     self._disk.write_zeroes(start, part, may_unmap=bool(flags))
 
     def _move(self, move: Move, sector: int, buffers: list[memoryview], size: int) -> None:
-        """Read or write, step by step."""
+        """Read or write in steps."""
         if size > MAX_REQUEST:
             raise _Refused(_IOERR)
         offset = self._offset(sector, size)
@@ -262,12 +263,12 @@ class VirtioBlk(VirtioDevice):
         move(offset, buffers)
 
     def _check_going(self) -> None:
-        """Give the request up if nobody will see its end."""
+        """Abandon the request if the guest has ended."""
         if self._is_over():
             raise _Refused(_IOERR)
 
     def _offset(self, sector: int, size: int) -> int:
-        """Return the byte offset of an access, which must be whole sectors inside the disk."""
+        """Return the byte offset of an access; it must cover whole sectors inside the disk."""
         if size % SECTOR_SIZE or sector + size // SECTOR_SIZE > self._num_sectors:
             raise _Refused(_IOERR)
         return sector * SECTOR_SIZE

@@ -1,18 +1,17 @@
-"""How much of its drivers' bounce pool a realm's devices take.
+"""Limits for the use of a realm's bounce pool by its devices.
 
-A realm's drivers copy all data through a pool of memory that the realm shares with the host.  Linux
-7.3 makes it as small as a 1024th of RAM (256 KiB for up to 256 MiB, then 512 KiB), in slots of
-2 KiB.  Receive buffers keep their slots for as long as the device is there, and a disk request that
-does not fit into what is left is tried again for ever.  So a realm's disk asks for little at once,
-and no device offers more receive buffers than it needs.  One device of each kind takes at most so
-many slots:
+A realm's drivers copy all data through a pool of memory that the realm shares with the host.  In
+Linux 7.3 it has only 1/1024 of RAM (256 KiB for up to 256 MiB, then 512 KiB), in slots of 2 KiB.
+Receive buffers keep their slots as long as the device exists, and a disk request that does not fit
+into the rest is retried for ever.  So a realm's disk accepts only small requests, and no device has
+more receive buffers than it needs.  The maximum number of slots for one device of each kind:
 
 - disk: 35, for data, header, status and indirect descriptors
 - agent's port: 40, for 16 + 4 pages
 - virtio console: 16, for 8 pages
 - entropy: 1
-- network card: 128, for 64 pages; and many more for frames that no program has read yet, which no
-  device can bound: `pyvmm.vm.machine.needs` warns
+- network card: 128, for 64 pages; and many more for frames that no program has read yet, which the
+  device cannot limit: `pyvmm.vm.machine.needs` warns
 """
 
 from typing import Final
@@ -20,5 +19,5 @@ from typing import Final
 #: Of one disk request: 64 KiB in all.
 SEGMENT_SIZE: Final = 4096
 NUM_SEGMENTS: Final = 16
-#: Buffers that wait for frames: Linux maps so many pages for them at a time, even for fewer.
+#: Buffers for received frames; Linux always maps at least this many pages for them.
 NUM_RECEIVE_BUFFERS: Final = 64

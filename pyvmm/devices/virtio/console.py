@@ -1,6 +1,6 @@
-"""Console device with one port: a byte stream each way, and the size of the terminal.
+"""Console device with one port: a byte stream in each direction, and the size of the terminal.
 
-Spec: virtio 1.2, "Console Device".  Not here: MULTIPORT, EMERG_WRITE.
+Spec: virtio 1.2, "Console Device".  Not implemented: MULTIPORT, EMERG_WRITE.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ _config = Struct("<HHII").pack  # cols, rows, max_nr_ports, emerg_wr
 
 #: Longest output taken from one chain: its buffers may overlap and claim more than guest memory.
 MAX_OUTPUT = 1 << 20
-#: Bytes that wait for a guest that does not read; more are lost.
+#: Bytes buffered for a guest that does not read; more are lost.
 MAX_BACKLOG = 1 << 20
 
 
 class ConsoleFeature(IntEnum):
-    """Feature bits on offer."""
+    """Offered feature bits."""
 
     SIZE = 1 << 0
 
@@ -29,8 +29,8 @@ class VirtioConsole(VirtioDevice):
     """Port 0 of a console.
 
     Args:
-        sink: takes what the guest writes, from the thread of the vCPU.
-        size: columns and rows of the terminal; (0, 0) if it is none.
+        sink: called with the guest's output, on the thread of the vCPU.
+        size: columns and rows of the terminal; (0, 0) if there is none.
 
     Concurrency: ``receive`` and ``resize`` may be called from any thread.
     """
@@ -46,11 +46,11 @@ class VirtioConsole(VirtioDevice):
 
     @property
     def backlog(self) -> int:
-        """Number of received bytes that the guest has no buffer for yet."""
+        """The number of received bytes for which the guest has no buffer yet."""
         return len(self._waiting)
 
     def receive(self, data: bytes) -> None:
-        """Take bytes from the terminal; they wait until the guest offers buffers."""
+        """Receive bytes from the terminal; they wait until the guest offers buffers."""
         with self.transport:
             self._waiting += data[: max(MAX_BACKLOG - len(self._waiting), 0)]
             if self.queues:
@@ -68,7 +68,7 @@ class VirtioConsole(VirtioDevice):
         return _config(columns & 0xFFFF, rows & 0xFFFF, 1, 0)
 
     def notify(self, queue: VirtQueue) -> None:
-        """Serve output, or new buffers for input."""
+        """Process output, or new buffers for input."""
         if queue.index == _RECEIVE:
             self._deliver(queue)
             return

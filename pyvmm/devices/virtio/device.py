@@ -1,4 +1,4 @@
-"""What every virtio device has in common, and what the transport does for it."""
+"""The base of all virtio devices, and the transport's interface for them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Transport(Protocol):
         trace: TracebackType | None,
         /,
     ) -> bool:
-        """End it: publish used buffers, interrupt; True swallows a fault of a queue."""
+        """End it: publish used buffers, interrupt; return True to suppress a queue's fault."""
         ...
 
     def config_changed(self) -> None:
@@ -31,7 +31,7 @@ class Transport(Protocol):
 
 
 class _NoTransport:
-    """The place of the transport before there is one."""
+    """The transport before the device is attached to one."""
 
     def __enter__(self) -> object:
         return self
@@ -44,28 +44,28 @@ class _NoTransport:
 
 
 class VirtioDevice(ABC):
-    """Base of the devices: declare the class variables, override what the device does.
+    """Base class of the devices: set the class variables, override the methods as needed.
 
-    Every method but ``attach`` is called inside an activity.
+    Every method except ``attach`` is called inside an activity.
     """
 
     device_id: ClassVar[int]
     queue_sizes: tuple[int, ...]
     counter_names: ClassVar[tuple[str, ...]] = ()
 
-    #: Device-specific feature bits on offer; the transport adds those of the rings.
+    #: Offered device-specific feature bits; the transport adds those of the rings.
     features: int = 0
-    #: Device-specific feature bits the driver took; 0 until FEATURES_OK.
+    #: Device-specific feature bits accepted by the driver; 0 until FEATURES_OK.
     acked_features: int = 0
 
-    #: What it has done so far, by ``counter_names``, for whoever looks; there once attached.
+    #: Statistics by ``counter_names``; set once attached.
     counters: dict[str, int]
 
     transport: Transport = _NoTransport()
     queues: Sequence[VirtQueue] = ()
 
     def attach(self, transport: Transport, queues: Sequence[VirtQueue]) -> None:
-        """Take the place behind ``transport``; called once, by it."""
+        """Connect the device to ``transport``, which calls this once."""
         self.counters = dict.fromkeys(self.counter_names, 0)
         self.transport = transport
         self.queues = queues
@@ -74,13 +74,13 @@ class VirtioDevice(ABC):
         """Return the whole configuration space."""
         return b""
 
-    def write_config(self, offset: int, data: bytes) -> None:  # noqa: B027  few have to
-        """Take a driver's write to the configuration space; most devices ignore it."""
+    def write_config(self, offset: int, data: bytes) -> None:  # noqa: B027  few need it
+        """Process a driver's write to the configuration space; most devices ignore it."""
 
     @abstractmethod
     def notify(self, queue: VirtQueue) -> None:
-        """Serve ``queue``: its driver says that there is something new."""
+        """Serve ``queue``, which has new buffers."""
 
     def reset(self) -> None:
-        """Return to the state before the driver came; the transport resets the queues itself."""
+        """Return to the initial state; the transport resets the queues itself."""
         self.acked_features = 0

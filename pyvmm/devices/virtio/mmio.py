@@ -92,7 +92,7 @@ class VirtioMmio:
     # --- interrupts ---------------------------------------------------------------------------
 
     def queue_used(self, _index: int, /) -> None:
-        """Interrupt for used buffers; which queue has them, the driver looks for itself."""
+        """Interrupt for used buffers; the driver checks all queues itself."""
         self._raise(_IRQ_USED)
 
     def config_changed(self) -> None:
@@ -128,7 +128,7 @@ class VirtioMmio:
         """Write a register (32 bits), or the configuration space (any size).
 
         Raises:
-            RepeatAccess: a queue was not served to its end, as vCPUs are wanted elsewhere.
+            RepeatAccess: a queue was not served completely, because vCPUs must stop.
         """
         state, is_cut = self._state, False
         if offset == _INTERRUPT_ACK and size == 4:
@@ -150,7 +150,7 @@ class VirtioMmio:
             raise RepeatAccess
 
     def _set_status(self, value: int) -> bool:
-        """Go on with the driver, or reset; return whether serving a queue was cut short."""
+        """Set a new status, or reset; return whether serving a queue was cut short."""
         if value:
             return self._state.set_status(value)
         was_raised = self._interrupt_status

@@ -1,7 +1,7 @@
 """Network device: Ethernet frames between the guest and an injected backend.
 
-Spec: virtio 1.2, "Network Device".  Not here: checksum and segmentation offloads, the control
-queue, multi-queue.
+Spec: virtio 1.2, "Network Device".  Not implemented: checksum and segmentation offloads, the
+control queue, multi-queue.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import Chain, VirtQueue, fill, split
 
 _RECEIVE, _TRANSMIT = 0, 1
-_HEADER_SIZE = 12  # virtio_net_hdr, num_buffers included
+_HEADER_SIZE = 12  # virtio_net_hdr with num_buffers
 _header = Struct("<10xH").pack  # no offload; num_buffers
 _config = Struct("<6sHHH").pack  # mac, status, max_virtqueue_pairs, mtu
 _LINK_UP = 1
 
 ETHERNET_HEADER_SIZE = 14
-#: Longest frame that is taken from the guest: the longest IP packet in Ethernet, with a VLAN tag.
+#: Longest frame accepted from the guest: the longest IP packet in Ethernet, with a VLAN tag.
 MAX_FRAME = 65535 + ETHERNET_HEADER_SIZE + 4
 
 
 class NetFeature(IntEnum):
-    """Feature bits on offer."""
+    """Offered feature bits."""
 
     MTU = 1 << 3
     MAC = 1 << 5
@@ -37,18 +37,18 @@ class NetPort(Protocol):
     """The device as its backend sees it; any thread."""
 
     def receive(self, frames: Sequence[bytes | memoryview]) -> int:
-        """Give frames to the guest; return how many were taken.
+        """Pass frames to the guest; return how many it took.
 
-        Fewer than given: the guest has no buffers; the backend keeps the rest until ``resume``.
+        If the guest lacks buffers, it takes fewer; the backend keeps the rest until ``resume``.
         """
         ...
 
     def sendable(self) -> None:
-        """Say that the backend takes frames again after a ``send`` that did not."""
+        """Report that the backend accepts frames again after a refused ``send``."""
         ...
 
     def set_link(self, *, is_up: bool) -> None:
-        """Say whether the cable is plugged."""
+        """Set whether the cable is plugged in."""
         ...
 
 
@@ -57,23 +57,23 @@ class NetBackend(Protocol):
 
     @property
     def mtu(self) -> int:
-        """Largest IP packet it carries, bytes."""
+        """The largest IP packet that it can carry, in bytes."""
         ...
 
     def start(self, port: NetPort) -> None:
-        """Begin to deliver frames to ``port``."""
+        """Start to deliver frames to ``port``."""
         ...
 
     def send(self, frame: list[memoryview]) -> bool:
-        """Take one Ethernet frame; False if it cannot now, to be offered again later."""
+        """Send one Ethernet frame; return False to refuse it now, and get it again later."""
         ...
 
     def resume(self) -> None:
-        """Deliver again: the guest has new buffers."""
+        """Continue to deliver: the guest has new buffers."""
         ...
 
     def close(self) -> None:
-        """Stop; no frame is delivered after."""
+        """Stop; no frame is delivered afterwards."""
         ...
 
 
@@ -108,7 +108,7 @@ class VirtioNet(VirtioDevice):
         return _config(self._mac, _LINK_UP if self._is_up else 0, 1, self._backend.mtu)
 
     def notify(self, queue: VirtQueue) -> None:
-        """Send what the guest offers, or resume a backend that waits for buffers."""
+        """Send the guest's frames, or resume a backend that waits for buffers."""
         if queue.index == _TRANSMIT:
             self._transmit(queue)
         elif self._is_backend_waiting:
@@ -116,14 +116,14 @@ class VirtioNet(VirtioDevice):
             self._backend.resume()
 
     def reset(self) -> None:
-        """Let a waiting backend go on: what it has is for nobody."""
+        """Resume a waiting backend; its frames are dropped."""
         super().reset()
         if self._is_backend_waiting:
             self._is_backend_waiting = False
             self._backend.resume()
 
     def receive(self, frames: Sequence[bytes | memoryview]) -> int:
-        """Give frames to the guest; before its driver is there they are dropped."""
+        """Pass frames to the guest; drop them if it has no driver yet."""
         with self.transport:
             if not self.queues or not self.queues[_RECEIVE].is_ready:
                 return len(frames)
@@ -132,10 +132,10 @@ class VirtioNet(VirtioDevice):
                     self._is_backend_waiting = True
                     return index
             return len(frames)
-        return len(frames)  # the queue broke: the rest is for nobody
+        return len(frames)  # the queue is broken: drop the rest
 
     def sendable(self) -> None:
-        """Send what waited for the backend."""
+        """Send the frames that waited for the backend."""
         with self.transport:
             if self.queues:
                 self._transmit(self.queues[_TRANSMIT])
@@ -149,7 +149,7 @@ class VirtioNet(VirtioDevice):
     def _transmit(self, queue: VirtQueue) -> None:
         for chain in queue.available():
             frame = split(chain.readable, _HEADER_SIZE)[1]
-            # A frame that no network carries is dropped, as a switch would.
+            # Drop frames of an invalid size, as a switch would.
             size = sum(map(len, frame))
             if ETHERNET_HEADER_SIZE <= size <= MAX_FRAME:
                 if not self._backend.send(frame):
@@ -160,7 +160,7 @@ class VirtioNet(VirtioDevice):
             queue.push_used(chain, 0)
 
     def _deliver(self, queue: VirtQueue, frame: bytes | memoryview) -> bool:
-        """Put one frame into buffers; False if there are not enough now."""
+        """Write one frame to buffers; return False if there are not enough now."""
         size = _HEADER_SIZE + len(frame)
         chains: list[tuple[Chain, int]] = []
         room, is_mergeable = 0, bool(self.acked_features & NetFeature.MRG_RXBUF)
@@ -174,8 +174,8 @@ class VirtioNet(VirtioDevice):
             if not is_mergeable:
                 break
         if room < size:
-            # Longer than the one buffer of a driver without MRG_RXBUF: the frame is dropped, the
-            # buffer stays for the next one.
+            # Too long for the one buffer of a driver without MRG_RXBUF: drop the frame and keep
+            # the buffer for the next one.
             queue.unpop(len(chains))
             return True
         buffers = [buffer for chain, _ in chains for buffer in chain.writable]

@@ -1,8 +1,8 @@
-"""Console device with one named port: a byte stream to a program in the guest, no terminal.
+"""Console device with one named port: a byte stream to a program in the guest, not a terminal.
 
-The port opens and closes as the guest's program opens and closes its file, which Linux names in
+The port opens and closes when the guest's program opens and closes its file, which has the name in
 /sys/class/virtio-ports/*/name.  Spec: virtio 1.2, "Console Device", MULTIPORT.
-Not here: ports that are consoles, more than one, taking a port away.
+Not implemented: ports that are consoles, several ports, removal of a port.
 """
 
 from enum import IntEnum
@@ -21,13 +21,13 @@ MAX_OUTPUT: Final = 1 << 20
 
 
 class PortFeature(IntEnum):
-    """Feature bits on offer."""
+    """Offered feature bits."""
 
     MULTIPORT = 1 << 1
 
 
 class Event(IntEnum):
-    """Control messages that are sent or understood."""
+    """Supported control messages."""
 
     DEVICE_READY = 0
     PORT_ADD = 1
@@ -44,26 +44,26 @@ class _Queue(IntEnum):
 
 
 class PortUser(Protocol):
-    """The host side; called from the thread of a vCPU, which it must not hold up."""
+    """The host side; called on the thread of a vCPU, which it must not block."""
 
     def opened(self) -> None:
-        """Begin: a program in the guest has the port open."""
+        """Start: a program in the guest has opened the port."""
         ...
 
     def received(self, data: bytes) -> None:
-        """Take what it wrote."""
+        """Process data that the program wrote."""
         ...
 
     def closed(self) -> None:
-        """End: it is gone, and with it what it had not read."""
+        """End: the program has closed the port; data that it has not read is lost."""
         ...
 
 
 class VirtioPort(VirtioDevice):
-    """The one port of a console device that is no console.
+    """A console device with one port, which is not a console.
 
     Args:
-        name: how the guest finds it.
+        name: by which the guest finds the port.
         user: the host side.
 
     Concurrency: ``send`` may be called from any thread.
@@ -78,31 +78,31 @@ class VirtioPort(VirtioDevice):
         self._user = user
         self._is_open = False
         self._waiting = bytearray()
-        self._messages: dict[Event, bytes] = {}  # one of a kind: a driver may ask without end
+        self._messages: dict[Event, bytes] = {}  # one per kind, to bound a driver's requests
 
     @property
     def backlog(self) -> int:
-        """Number of sent bytes that the guest has no buffer for yet."""
+        """The number of sent bytes for which the guest has no buffer yet."""
         return len(self._waiting)
 
     def send(self, data: bytes) -> bool:
-        """Send bytes, which wait until the guest offers buffers; False if the port is closed."""
+        """Send bytes; they wait until the guest offers buffers.  Return False if it is closed."""
         with self.transport:
             if not self._is_open:
                 return False
             self._waiting += data
             self._deliver()
             return True
-        return False  # the queue broke
+        return False  # the queue is broken
 
     def config(self) -> bytes:
         """Return the number of ports."""
         return _config(0, 0, 1, 0)
 
     def notify(self, queue: VirtQueue) -> None:
-        """Serve output, control messages, or new buffers for either."""
+        """Process output, control messages, or new buffers for either."""
         if not self.acked_features & PortFeature.MULTIPORT:
-            return  # to this driver the port is a terminal, which we are not
+            return  # this driver expects a terminal, which the port is not
         match queue.index:
             case _Queue.RECEIVE:
                 self._deliver()
@@ -112,11 +112,11 @@ class VirtioPort(VirtioDevice):
                 self._deliver_messages()
             case _:
                 for chain in queue.available():
-                    self._obey(chain.read(_control.size))
+                    self._handle_control(chain.read(_control.size))
                     queue.push_used(chain, 0)
 
     def reset(self) -> None:
-        """Close the port: its program is gone."""
+        """Close the port: the guest's program is gone."""
         super().reset()
         self._messages.clear()
         self._set_open(is_open=False)
@@ -128,17 +128,17 @@ class VirtioPort(VirtioDevice):
             if self._is_open:
                 self._user.received(data)
 
-    def _obey(self, message: bytes) -> None:
-        """Do what a control message asks for; what is none is ignored."""
+    def _handle_control(self, message: bytes) -> None:
+        """Handle a control message; ignore an invalid one."""
         if len(message) < _control.size:
             return
         port, event, value = _control.unpack(message)
         match event:
             case Event.DEVICE_READY if value:
-                self._tell(Event.PORT_ADD)
+                self._send_control(Event.PORT_ADD)
             case Event.PORT_READY if value and port == _PORT:
-                self._tell(Event.PORT_NAME, self._name)
-                self._tell(Event.PORT_OPEN)
+                self._send_control(Event.PORT_NAME, self._name)
+                self._send_control(Event.PORT_OPEN)
             case Event.PORT_OPEN if port == _PORT:
                 self._set_open(is_open=bool(value))
 
@@ -152,7 +152,7 @@ class VirtioPort(VirtioDevice):
         else:
             self._user.closed()
 
-    def _tell(self, event: Event, text: bytes = b"") -> None:
+    def _send_control(self, event: Event, text: bytes = b"") -> None:
         self._messages[event] = _control.pack(_PORT, event, 1) + text
         self._deliver_messages()
 

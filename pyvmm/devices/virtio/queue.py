@@ -1,8 +1,8 @@
 """The split virtqueue, device side.
 
 Total over any ring content: a loop, a bad address or an impossible length raises ``QueueFault``
-(or ``DmaFault``), which the transport turns into DEVICE_NEEDS_RESET; nothing else comes out.
-Each descriptor is read exactly once, so a driver that changes it meanwhile gains nothing.
+(or ``DmaFault``), which the transport turns into DEVICE_NEEDS_RESET; no other exception occurs.
+Each descriptor is read exactly once, so a driver gains nothing by changing it meanwhile.
 Spec: virtio 1.2, "Split Virtqueues".
 """
 
@@ -20,26 +20,26 @@ _read_u16 = Struct("<H").unpack_from
 _write_u16 = Struct("<H").pack_into
 _write_used = Struct("<II").pack_into  # id, len
 
-#: Longest chain that is walked: what one preadv() takes (IOV_MAX), so that no request needs two.
+#: Longest chain that is walked: the limit of one preadv() (IOV_MAX), so that no request needs two.
 MAX_SEGMENTS = 1024
-#: Longest chain, in bytes, that a driver may make.  Buffers beyond it are cut to ``_REST`` bytes:
-#: the device can still answer in the last one, and mapping them costs little.
+#: Longest chain of a driver in bytes.  Buffers beyond it are cut to ``_REST`` bytes: the device can
+#: still answer in the last one, and mapping them costs little.
 MAX_CHAIN = 1 << 32
 _REST = 4096
 MAX_QUEUE_SIZE = 1024
 
 
 def never() -> bool:
-    """Say no: nobody is in a hurry."""
+    """Return False: there is no reason to stop early."""
     return False
 
 
 class QueueFault(Exception):
-    """A queue content that the specification forbids the driver."""
+    """Contents of a queue that the specification forbids."""
 
 
 class Chain:
-    """One request: the buffers the device reads, and those it writes, as views of guest memory."""
+    """One request: the buffers to read and those to write, as views of guest memory."""
 
     __slots__ = ("head", "readable", "writable")
 
@@ -59,16 +59,16 @@ class Chain:
         return sum(map(len, self.writable))
 
     def read(self, limit: int) -> bytes:
-        """Return the first ``limit`` readable bytes, or all there are."""
+        """Return the first ``limit`` readable bytes, or all if there are fewer."""
         return b"".join(split(self.readable, limit)[0])
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Fill the writable buffers; return how many bytes there was room for."""
+        """Fill the writable buffers; return the number of bytes written."""
         return fill(self.writable, data)
 
 
 def fill(buffers: list[memoryview], data: bytes | bytearray | memoryview) -> int:
-    """Copy ``data`` into the buffers, one after the other; return how much there was room for."""
+    """Copy ``data`` into the buffers, one after the other; return the number of bytes copied."""
     done = 0
     for buffer in buffers:
         part = data[done : done + len(buffer)]
@@ -80,7 +80,7 @@ def fill(buffers: list[memoryview], data: bytes | bytearray | memoryview) -> int
 
 
 def split(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
-    """Cut a list of buffers after ``size`` bytes."""
+    """Split a list of buffers after ``size`` bytes."""
     for index, buffer in enumerate(buffers):
         if size < len(buffer):
             if not size:
@@ -91,7 +91,7 @@ def split(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[
 
 
 class _Rings:
-    """The three areas of a queue, viewed for the length of one activity."""
+    """Views of a queue's three areas, for one activity."""
 
     __slots__ = ("avail", "desc", "used")
 
@@ -102,7 +102,7 @@ class _Rings:
 
 
 class VirtQueue:
-    """One queue: the transport configures it, the device pops chains and pushes them back used.
+    """One queue: the transport configures it, the device pops chains and returns them as used.
 
     Concurrency: the transport's lock is held.
     """
@@ -131,7 +131,7 @@ class VirtQueue:
     def __init__(self, index: int, max_size: int, dma: Dma) -> None:
         self.index = index
         self.max_size = max_size
-        self.must_leave: Callable[[], bool] = never  # whether `available` is to stop early
+        self.must_leave: Callable[[], bool] = never  # whether `available` must stop early
         self._dma = dma
         self._fence = Lock()
         self.reset()
@@ -164,10 +164,10 @@ class VirtQueue:
         self.is_ready = True
 
     def available(self) -> Iterator[Chain]:
-        """Pop chains until there is none, then ask the driver to notify of the next.
+        """Pop all chains, then ask the driver to notify of the next one.
 
-        A driver may offer chains without end, so it stops early where it must leave; after the
-        first one at the soonest, so that trying again and again gets somewhere.
+        A driver may offer chains without end, so this stops early if ``must_leave`` returns true,
+        but not before the first chain, so that repeated attempts make progress.
         """
         self.is_cut = False
         while (chain := self.pop()) is not None:
@@ -177,11 +177,11 @@ class VirtQueue:
                 return
 
     def pop(self) -> Chain | None:
-        """Take the next chain, or ask the driver to notify of the next and return None."""
+        """Return the next chain; without one, ask the driver to notify and return None."""
         if not self.is_ready:
             return None
         rings = self._rings or self._open()
-        if self._next == self._available and not self._look_again(rings):
+        if self._next == self._available and not self._check_again(rings):
             return None
         (head,) = _read_u16(rings.avail, 4 + 2 * (self._next & (self.size - 1)))
         chain = self._walk(rings.desc, head)
@@ -189,20 +189,20 @@ class VirtQueue:
         return chain
 
     def unpop(self, num_chains: int = 1) -> None:
-        """Put back the chains popped last: the device cannot serve them now."""
+        """Put back the last popped chains: the device cannot serve them now."""
         self._next = (self._next - num_chains) & 0xFFFF
 
     def push_used(self, chain: Chain, written: int) -> None:
-        """Return a chain to the driver, ``written`` bytes (fewer than 4 GiB) of it filled.
+        """Return a chain to the driver, with ``written`` bytes (fewer than 4 GiB) filled.
 
-        The driver sees it when the activity ends, together with all others of that activity.
+        The driver sees it at the end of the activity, together with the others of that activity.
         """
         rings = self._rings or self._open()
         _write_used(rings.used, 4 + 8 * (self._used & (self.size - 1)), chain.head, written)
         self._used = (self._used + 1) & 0xFFFF
 
     def publish(self) -> bool:
-        """End an activity: show the used buffers; return whether the driver wants an interrupt."""
+        """Publish the used buffers of an activity; return whether the driver wants an interrupt."""
         rings = self._rings
         self._rings = None
         old, new = self._published, self._used
@@ -226,8 +226,8 @@ class VirtQueue:
         )
         return rings
 
-    def _look_again(self, rings: _Rings) -> bool:
-        """Read avail.idx; if nothing is new, set avail_event and read it again."""
+    def _check_again(self, rings: _Rings) -> bool:
+        """Read avail.idx; if it has not changed, set avail_event and read it again."""
         if self._read_available(rings):
             return True
         if not self._has_event_idx:
@@ -245,7 +245,7 @@ class VirtQueue:
         return num_new != 0
 
     def _walk(self, table: memoryview, head: int) -> Chain:
-        """Collect the buffers of one chain, through an indirect table if it names one."""
+        """Collect the buffers of one chain, through its indirect table if it has one."""
         chain, view = Chain(head), self._dma.view
         readable, writable = chain.readable, chain.writable
         index, num_entries, is_indirect = head, self.size, False
@@ -276,10 +276,10 @@ class VirtQueue:
                 return chain
 
     def _full_barrier(self) -> None:
-        """Order the store before against the load after: the driver does the mirror image.
+        """Order the preceding store before the following load; the driver does the reverse.
 
-        Neither side may miss the other, or a notification is lost.  Taking a lock is an atomic
-        read-modify-write, which is the only full barrier that Python has.
+        Otherwise both sides could miss each other's store, and a notification would be lost.
+        Taking a lock is an atomic read-modify-write, the only full barrier in Python.
         """
         with self._fence:
             pass

@@ -1,4 +1,4 @@
-"""Entropy device: fills whatever the driver offers with random bytes.
+"""Entropy device: fills the driver's buffers with random bytes.
 
 Spec: virtio 1.2, "Entropy Device".
 """
@@ -10,8 +10,8 @@ from typing import ClassVar
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue
 
-#: Buffers may overlap, so that a chain can ask for more than guest memory holds; the cap keeps
-#: what the host computes for one request bounded.
+#: Buffers may overlap, so a chain can request more bytes than guest memory has; this limits the
+#: host's work for one request.
 MAX_REQUEST = 64 << 10
 
 
@@ -26,7 +26,7 @@ class VirtioRng(VirtioDevice):
         self._source = source
 
     def notify(self, queue: VirtQueue) -> None:
-        """Fill every buffer on offer."""
+        """Fill all available buffers."""
         for chain in queue.available():
             size = min(chain.writable_size, MAX_REQUEST)
             queue.push_used(chain, chain.write(self._source(size)))

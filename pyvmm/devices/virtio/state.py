@@ -1,7 +1,7 @@
-"""A virtio device behind any transport: status, features, queues, and the activities on them.
+"""A virtio device independent of its transport: status, features, queues, activities on them.
 
-A transport is a window: it translates its registers to calls of ``DeviceState`` and turns what
-``Interrupts`` is told into interrupts of its bus.
+A transport is a window: it translates its registers to calls of ``DeviceState``, and the calls of
+``Interrupts`` to interrupts of its bus.
 
 Spec: virtio 1.2, "Basic Facilities of a Virtio Device".
 """
@@ -19,7 +19,7 @@ from pyvmm.devices.virtio.queue import MAX_QUEUE_SIZE, QueueFault, VirtQueue, ne
 
 
 class Feature(IntEnum):
-    """Feature bits that belong to no device type."""
+    """Feature bits common to all device types."""
 
     RING_INDIRECT_DESC = 1 << 28
     RING_EVENT_IDX = 1 << 29
@@ -38,12 +38,12 @@ class Status(IntEnum):
     FAILED = 128
 
 
-_LIVE = int(Status.DRIVER_OK)
-_LIVE_OR_BROKEN = Status.DRIVER_OK | Status.NEEDS_RESET
+_WORKING = int(Status.DRIVER_OK)
+_WORKING_OR_BROKEN = Status.DRIVER_OK | Status.NEEDS_RESET
 
 
 class Interrupts(Protocol):
-    """How a transport tells the driver; each method is called inside an activity."""
+    """The transport's interrupts to the driver; each method is called inside an activity."""
 
     def queue_used(self, index: int, /) -> None:
         """Interrupt for used buffers of one queue."""
@@ -57,14 +57,14 @@ class DeviceState:
 
     Args:
         device: attached to this state from now on.
-        dma: the memory that queues and buffers are in.
+        dma: the memory of queues and buffers.
         interrupts: of the transport.
-        access_platform: offer ACCESS_PLATFORM and insist on it: the device reaches only what the
-            guest shares with it (a realm), so a driver that hands it any page could not work.
-        is_halting: says whether vCPUs are wanted elsewhere; a device that serves one gives way.
+        access_platform: offer ACCESS_PLATFORM and require it: the device can access only memory
+            that the guest (a realm) shares, so a driver that passes other pages cannot work.
+        is_halting: returns whether vCPUs must stop; serving a queue then ends early.
 
-    Concurrency: any thread; ``with state:`` makes an activity atomic.  Methods that say so are
-    called inside one.
+    Concurrency: any thread; ``with state:`` makes an activity atomic.  Some methods must be called
+    inside one; their documentation says so.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DeviceState:
         self.status = 0
         self._interrupts = interrupts
         self._is_halting = is_halting
-        self.lock = threading.RLock()  # for what is no activity, and publishes nothing
+        self.lock = threading.RLock()  # taken directly where nothing is published
         self._depth = 0
         self._required = Feature.VERSION_1 | (Feature.ACCESS_PLATFORM if access_platform else 0)
         self._offered = int(
@@ -121,7 +121,7 @@ class DeviceState:
     def config_changed(self) -> None:
         """Tell the driver that the configuration space changed; inside an activity."""
         self.config_generation = (self.config_generation + 1) & MASK32
-        if self.status & _LIVE:
+        if self.status & _WORKING:
             self._interrupts.config_changed()
 
     def _publish(self) -> None:
@@ -132,17 +132,17 @@ class DeviceState:
     def _break(self) -> None:
         """Stop serving the driver until it resets the device."""
         self.status |= Status.NEEDS_RESET
-        if self.status & _LIVE:
+        if self.status & _WORKING:
             self._interrupts.config_changed()
 
     # --- features -----------------------------------------------------------------------------
 
     def offered_features(self, half: int) -> int:
-        """Return 32 of the feature bits on offer; 0 beyond the second half."""
+        """Return 32 of the offered feature bits; 0 beyond the second half."""
         return self._offered >> 32 * half & MASK32 if half < 2 else 0
 
     def set_driver_features(self, half: int, value: int) -> None:
-        """Take 32 feature bits of the driver, until the two have agreed; inside an activity."""
+        """Set 32 of the driver's feature bits, unless FEATURES_OK is set; inside an activity."""
         if not self.status & Status.FEATURES_OK and half < 2:
             self._driver_features &= ~(MASK32 << 32 * half)
             self._driver_features |= value << 32 * half
@@ -157,7 +157,7 @@ class DeviceState:
     # --- status -------------------------------------------------------------------------------
 
     def set_status(self, value: int) -> bool:
-        """Take a status that is not 0; return whether serving a queue was cut short.
+        """Set a status other than 0; return whether serving a queue was cut short.
 
         Inside an activity.
         """
@@ -165,15 +165,15 @@ class DeviceState:
         if new & Status.FEATURES_OK and not self._accept_features():
             value &= ~Status.FEATURES_OK
         if not (self.status | value) & Status.FEATURES_OK:
-            value &= ~Status.DRIVER_OK  # without an agreement nothing goes live
+            value &= ~Status.DRIVER_OK  # requires agreed features
         self.status |= value & ~Status.NEEDS_RESET  # only a reset clears a bit
         if not value & Status.DRIVER_OK:
             return False
-        # A buffer may have been offered before the device was live.
+        # Buffers may have been offered before DRIVER_OK.
         return any(self.notify(index) for index in range(len(self.queues)))
 
     def reset(self) -> None:
-        """Return to the state before the driver came; inside an activity."""
+        """Return to the initial state; inside an activity."""
         for queue in self.queues:
             queue.reset()
         self.status = 0
@@ -183,7 +183,7 @@ class DeviceState:
     # --- queues -------------------------------------------------------------------------------
 
     def set_ready(self, queue: VirtQueue, is_ready: bool) -> None:
-        """Enable a queue where the driver has put it, or disable it; inside an activity."""
+        """Enable a queue as the driver has configured it, or disable it; inside an activity."""
         if is_ready and not queue.is_ready:
             queue.enable(
                 event_idx=bool(self._driver_features & Feature.RING_EVENT_IDX),
@@ -197,7 +197,7 @@ class DeviceState:
 
         Inside an activity.
         """
-        is_working = self.status & _LIVE_OR_BROKEN == _LIVE
+        is_working = self.status & _WORKING_OR_BROKEN == _WORKING
         if not is_working or index >= len(self.queues) or not self.queues[index].is_ready:
             return False
         queue = self.queues[index]
@@ -211,7 +211,7 @@ class DeviceState:
     # --- configuration space ------------------------------------------------------------------
 
     def read_config(self, offset: int, size: int) -> int:
-        """Read the configuration space, zeros beyond its end; inside an activity."""
+        """Read the configuration space; zeros beyond its end; inside an activity."""
         return int.from_bytes(self.device.config()[offset : offset + size], "little")
 
     def write_config(self, offset: int, size: int, value: int) -> None:

@@ -193,7 +193,7 @@ def test_what_is_no_command_is_refused(client: Client, argv: list[str], complain
 def test_agent_is_awaited_while_the_guest_says_something(
     tmp_path: Path, agent_program: Path
 ) -> None:
-    """However long that takes; silence ends it, and so does the guest's end."""
+    """Any output extends the wait; silence and the guest's end finish it."""
     running = Running(Directory(tmp_path / "pyvmm"), agent_program)
     log = running.owner.lifecycle.console_log
     boots = threading.Event()
@@ -259,7 +259,7 @@ def test_agent_is_awaited_while_the_guest_is_built(
 
 
 def test_agent_is_awaited(tmp_path: Path, agent_program: Path) -> None:
-    """For as long as was asked; without a port there is nothing to wait for."""
+    """The request sets the time limit; without a port nothing waits."""
     running = Running(Directory(tmp_path / "pyvmm"), agent_program)
     with connect(running.directory, "r1") as client:
         with pytest.raises(UserError, match="this guest has no agent"):

@@ -92,7 +92,7 @@ def test_a_realm_shows_only_what_its_host_may_know() -> None:
     ("options", "vcpus", "cause"),
     [
         (VM, (), "it never used a device: .* try -p earlycon"),
-        (REALM, (), "not made for realms .*earlycon=uart,mmio,0x101000000"),
+        (REALM, (), "without realm support .*earlycon=uart,mmio,0x101000000"),
         (VM, (vcpu(mmio=9),), "stops before it uses its console; try -p earlycon"),
         (REALM, (vcpu(mmio=9),), "stops before it uses its console; try -p with earlycon=uart"),
         (replace(VM, has_defaults=False), (vcpu(mmio=9),), "try console=ttyS0 with -p"),
