@@ -295,7 +295,7 @@ def test_realm_is_refused_and_a_normal_vm_runs(
     assert (ended.code, ended.output) == (ExitCode.BAD_INPUT, "")
     assert re.fullmatch(
         f"pyvmm: a realm needs its root of trust: .*{reason}.*"
-        r" \(or use --no-hes: no attestation\)\n",
+        r" \(or run it unattested: --no-hes\)\n",
         ended.errors,
     )
     assert with_hes(directory, "run").code == ExitCode.OK
