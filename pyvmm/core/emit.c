@@ -182,10 +182,22 @@ void guest_flags(struct emit *e, enum flags flags, bool sf, unsigned result) {
 }
 
 /* That a flag was needed in struct cpu has to be known from the survey. */
-enum cond guest_condition(struct emit *e, unsigned cond) {
-    if (e->flags == FLAGS_IN_CPU && cond < C_ALWAYS) {
+/* That flags are needed in struct cpu has to be known from the survey. */
+static void need_flags(struct emit *e) {
+    if (e->flags == FLAGS_IN_CPU) {
         e->failed |= !e->is_survey && !(e->effects[e->slot] & READS_FLAGS);
         e->effects[e->slot] |= READS_FLAGS;
+    }
+}
+
+void guest_carry(struct emit *e, enum flags flags) {
+    need_flags(e);
+    host_carry(e, flags);
+}
+
+enum cond guest_condition(struct emit *e, unsigned cond) {
+    if (cond < C_ALWAYS) {
+        need_flags(e);
     }
     return host_condition(e, cond);
 }
@@ -342,8 +354,46 @@ static void leave_to_handler(struct emit *e) {
     e->effects[e->slot] |= LEAVES;
 }
 
+static bool is_set(uint64_t registers, unsigned n) {
+    return registers >> n & 1;
+}
+
+/* Call the handler, which reads and writes these guest registers and no other, and touches no memory. */
+void call_handler(struct emit *e, uint64_t reads, uint64_t writes) {
+    unsigned op = op_at(e, e->slot);
+    for (unsigned n = 0; n <= X_SP; n++) {
+        bool is_home = e->home[n] != NO_REG, is_lost = is_home && !host_call_keeps(e->home[n]);
+        if (is_home && is_set(e->written, n) && (is_lost || is_set(reads | writes, n))) {
+            host_store_reg(e, x_offset(n), e->home[n]);
+        }
+    }
+    host_call_handler(e, op_infos[op].act, insn_at(e, e->slot));
+    for (unsigned n = 0; n <= X_SP; n++) {
+        if (e->home[n] != NO_REG && (!host_call_keeps(e->home[n]) || is_set(writes, n))) {
+            host_move(e, true, e->home[n], in_cpu(x_offset(n)));
+        }
+    }
+    e->written |= writes & ones(X_SP + 1);
+    if ((op_infos[op].kind & ~KIND_FP) == KIND_FAULTS) {
+        host_test_answer(e);
+        host_jump(e, C_EQ, exit_label(e, e->slot, JIT_FAULT, false));
+    }
+    e->flags = FLAGS_IN_CPU;
+    e->sp_checked &= !is_set(writes, X_SP);
+    e->effects[e->slot] |= LEAVES;
+}
+
+static uint64_t bit(unsigned n) {
+    return 1ull << n;
+}
+
 void act_by_handler(struct emit *e) {
-    if (e->jit->check && op_infos[op_at(e, e->slot)].kind & KIND_FAULTS) {
+    const struct insn *i = insn_at(e, e->slot);
+    if ((op_infos[op_at(e, e->slot)].kind & ~KIND_FP) == KIND_PLAIN) {
+        call_handler(e, bit(i->rn) | bit(i->rm) | bit(i->ra), bit(i->rd));
+        return;
+    }
+    if (e->jit->check) {
         leave_to_handler(e);
         return;
     }

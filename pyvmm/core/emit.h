@@ -33,12 +33,15 @@ bool flags_are_dead(const struct emit *e);
 /* The last host_alu() computed the guest's flags, of which `result` (in a host register) is the result. */
 void guest_flags(struct emit *e, enum flags flags, bool sf, unsigned result);
 enum cond guest_condition(struct emit *e, unsigned cond);
+void guest_carry(struct emit *e, enum flags flags); /* see host_carry() */
 
 /* ---- addresses, memory and branches ---- */
 
 void guest_pc(struct emit *e, unsigned dst, uint64_t offset); /* dst = VA of the page, and an offset */
 
-/* Leave the instruction to its handler: at once, or where the label is jumped to. */
+/* Leave the instruction to its handler: at once, or where the label is jumped to; and to one that reads and writes these guest
+ * registers (bits by number) and no other, and touches no memory. */
+void call_handler(struct emit *e, uint64_t reads, uint64_t writes);
 void act_by_handler(struct emit *e);
 unsigned by_handler(struct emit *e);
 

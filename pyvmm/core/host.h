@@ -45,6 +45,10 @@ void host_alu(struct emit *e, enum alu op, bool sf, unsigned dst, unsigned a, st
 /* A sum that keeps the host's flags if it can; and one with b << shift, up to 3, that always does. */
 void host_add(struct emit *e, bool sf, unsigned dst, unsigned a, struct val b);
 void host_add_shifted(struct emit *e, unsigned dst, unsigned a, unsigned b, unsigned shift);
+/* Prepare the host's carry: the guest's C as a carry or a borrow.  Then dst = a + b + C, or a - b - !C; in between only what
+ * keeps the host's flags. */
+void host_carry(struct emit *e, enum flags flags);
+void host_add_carry(struct emit *e, bool subtract, bool sf, unsigned dst, unsigned a, struct val b);
 void host_not(struct emit *e, bool sf, unsigned reg);
 void host_negate(struct emit *e, bool sf, unsigned reg);
 void host_shift(struct emit *e, enum shift op, bool sf, unsigned dst, unsigned a,
@@ -106,6 +110,12 @@ void host_compare_byte(struct emit *e, size_t offset, uint8_t value);
 void host_test_field(struct emit *e, unsigned reg, size_t offset);
 
 /* ---- calls of C ---- */
+
+/* Call a handler.  It may change the temporaries and the registers of the pool that calls do not keep.  Afterwards, until T0 is
+ * changed, host_test_answer() compares its answer: C_EQ is false. */
+bool host_call_keeps(unsigned reg);
+void host_call_handler(struct emit *e, bool (*handler)(struct cpu *cpu, const struct insn *i), const struct insn *i);
+void host_test_answer(struct emit *e);
 
 /* Have the act of struct host_calls execute an instruction: its arguments, then a jump to the branch_c stub or a call of the
  * region's routine, which is host_call_act() with the guest registers stored before and loaded after it. */

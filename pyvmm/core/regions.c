@@ -65,9 +65,10 @@ void regions_drop(struct cpu *cpu, struct code_page *page) {
 
 void regions_reset(struct cpu *cpu, struct code_page *page) {
     struct jit_page *jit = page->jit;
-    for (unsigned slot = 0; slot <= SLOTS; slot++) {
+    for (unsigned slot = 0; slot < SLOTS; slot++) {
         jit->entry[slot] = cpu->jit->stubs.leave[JIT_GO];
     }
+    jit->entry[SLOTS] = cpu->jit->stubs.next_page;
     memset(jit->heads, 0, sizeof jit->heads);
     memset(jit->covered, 0, sizeof jit->covered);
     memset(jit->heat, 0, sizeof jit->heat);

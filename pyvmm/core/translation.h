@@ -55,6 +55,7 @@ struct host_stubs {
     const void *leave[NUM_JIT_STATUS]; /* T2 = insn */
     const void *branch;                /* T0 = VA, T2 = the branch instruction, H_COUNT past it: go on at VA */
     const void *branch_c;              /* see host_act_arguments(): have its handler execute a branch */
+    const void *next_page;             /* go on at the start of the next page */
     const void *check_store;           /* T0 + T1 = host address, T2 = size */
     const void *find[2][NUM_SIZES];    /* by `write`, by size: see host_find_slowly() */
 };

@@ -267,6 +267,14 @@ static void emit_op_ADDSUB_ext_7_1_0_0(struct emit *e, const struct insn *i) { e
 static void emit_op_ADDSUB_ext_7_1_0_1(struct emit *e, const struct insn *i) { emit_ADDSUB_ext(e, i, 7, 1, 0, 1); }
 static void emit_op_ADDSUB_ext_7_1_1_0(struct emit *e, const struct insn *i) { emit_ADDSUB_ext(e, i, 7, 1, 1, 0); }
 static void emit_op_ADDSUB_ext_7_1_1_1(struct emit *e, const struct insn *i) { emit_ADDSUB_ext(e, i, 7, 1, 1, 1); }
+static void emit_op_ADC_0_0_0(struct emit *e, const struct insn *i) { emit_ADC(e, i, 0, 0, 0); }
+static void emit_op_ADC_0_0_1(struct emit *e, const struct insn *i) { emit_ADC(e, i, 0, 0, 1); }
+static void emit_op_ADC_0_1_0(struct emit *e, const struct insn *i) { emit_ADC(e, i, 0, 1, 0); }
+static void emit_op_ADC_0_1_1(struct emit *e, const struct insn *i) { emit_ADC(e, i, 0, 1, 1); }
+static void emit_op_ADC_1_0_0(struct emit *e, const struct insn *i) { emit_ADC(e, i, 1, 0, 0); }
+static void emit_op_ADC_1_0_1(struct emit *e, const struct insn *i) { emit_ADC(e, i, 1, 0, 1); }
+static void emit_op_ADC_1_1_0(struct emit *e, const struct insn *i) { emit_ADC(e, i, 1, 1, 0); }
+static void emit_op_ADC_1_1_1(struct emit *e, const struct insn *i) { emit_ADC(e, i, 1, 1, 1); }
 static void emit_op_CCMP_reg_0_0_0(struct emit *e, const struct insn *i) { emit_CCMP_reg(e, i, 0, 0, 0); }
 static void emit_op_CCMP_reg_0_0_1(struct emit *e, const struct insn *i) { emit_CCMP_reg(e, i, 0, 0, 1); }
 static void emit_op_CCMP_reg_0_0_2(struct emit *e, const struct insn *i) { emit_CCMP_reg(e, i, 0, 0, 2); }
@@ -550,6 +558,8 @@ static void emit_op_MADDL_1_0(struct emit *e, const struct insn *i) { emit_MADDL
 static void emit_op_MADDL_1_1(struct emit *e, const struct insn *i) { emit_MADDL(e, i, 1, 1); }
 static void emit_op_MULH_0(struct emit *e, const struct insn *i) { emit_MULH(e, i, 0); }
 static void emit_op_MULH_1(struct emit *e, const struct insn *i) { emit_MULH(e, i, 1); }
+static void emit_op_PAC(struct emit *e, const struct insn *i) { emit_PAC(e, i); }
+static void emit_op_AUT(struct emit *e, const struct insn *i) { emit_AUT(e, i); }
 static void emit_op_LDST_uimm_0_0(struct emit *e, const struct insn *i) { emit_LDST_uimm(e, i, 0, 0); }
 static void emit_op_LDST_uimm_0_1(struct emit *e, const struct insn *i) { emit_LDST_uimm(e, i, 0, 1); }
 static void emit_op_LDST_uimm_0_2(struct emit *e, const struct insn *i) { emit_LDST_uimm(e, i, 0, 2); }
@@ -1019,6 +1029,14 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_ADDSUB_ext_7_1_0_1] = emit_op_ADDSUB_ext_7_1_0_1,
     [OP_ADDSUB_ext_7_1_1_0] = emit_op_ADDSUB_ext_7_1_1_0,
     [OP_ADDSUB_ext_7_1_1_1] = emit_op_ADDSUB_ext_7_1_1_1,
+    [OP_ADC_0_0_0] = emit_op_ADC_0_0_0,
+    [OP_ADC_0_0_1] = emit_op_ADC_0_0_1,
+    [OP_ADC_0_1_0] = emit_op_ADC_0_1_0,
+    [OP_ADC_0_1_1] = emit_op_ADC_0_1_1,
+    [OP_ADC_1_0_0] = emit_op_ADC_1_0_0,
+    [OP_ADC_1_0_1] = emit_op_ADC_1_0_1,
+    [OP_ADC_1_1_0] = emit_op_ADC_1_1_0,
+    [OP_ADC_1_1_1] = emit_op_ADC_1_1_1,
     [OP_CCMP_reg_0_0_0] = emit_op_CCMP_reg_0_0_0,
     [OP_CCMP_reg_0_0_1] = emit_op_CCMP_reg_0_0_1,
     [OP_CCMP_reg_0_0_2] = emit_op_CCMP_reg_0_0_2,
@@ -1302,6 +1320,8 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_MADDL_1_1] = emit_op_MADDL_1_1,
     [OP_MULH_0] = emit_op_MULH_0,
     [OP_MULH_1] = emit_op_MULH_1,
+    [OP_PAC] = emit_op_PAC,
+    [OP_AUT] = emit_op_AUT,
     [OP_LDST_uimm_0_0] = emit_op_LDST_uimm_0_0,
     [OP_LDST_uimm_0_1] = emit_op_LDST_uimm_0_1,
     [OP_LDST_uimm_0_2] = emit_op_LDST_uimm_0_2,
