@@ -97,6 +97,8 @@ bench: setup
 
 soak: setup
 	@$(PY) -m pytest -m slow $(if $(SEED),--seed $(SEED))
+	@$(PY) -m pytest tests/core --engine jit $(if $(SEED),--seed $(SEED))
+	@$(PY) -m pytest tests/core --engine check $(if $(SEED),--seed $(SEED))
 
 coverage: setup
 	@$(PY) -m coverage run -m pytest tests/rmm tests/monitor

@@ -78,7 +78,7 @@ struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num
 void machine_free(struct machine *machine);
 /* Have the PEs translate code that was executed `threshold` times, 1 to 255, and, if asked, check the translation against the
  * interpreter whenever it runs; before any PE does.  Returns 0, or -1 and errno: ENOTSUP where the host's instruction set is
- * not known. */
+ * not known, EINVAL for checks on several PEs. */
 int machine_translate(struct machine *machine, uint32_t threshold, uint32_t checks);
 /* Regions translated so far; while no PE runs. */
 uint64_t machine_translated(struct machine *machine);

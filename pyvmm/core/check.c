@@ -5,7 +5,7 @@
  * instructions is executed by their handlers.  All has to come out alike.  Instructions that translated code would leave to a
  * handler which may fault or store end the region instead (emit.c), so nothing is done twice that cannot be.
  *
- * On a machine with several PEs another one may change memory in between, and a difference may be its doing.
+ * This is for machines with one PE: another one could change memory in between.
  */
 #include "check.h"
 
@@ -97,13 +97,29 @@ static bool stores_agree(const struct check *check) {
     return true;
 }
 
-/* @return the next instruction, NULL if this one failed */
+/* From the end of a page to the next one, as translated code goes there at once. */
+static const struct insn *next_page(struct cpu *cpu) {
+    uint64_t va = cpu->page_va + GRANULE_SIZE;
+    const struct fetch_entry *e = &cpu->fetch[va >> GRANULE_SHIFT & (FETCH_SIZE - 1)];
+    if (e->tag != va) {
+        cpu->pc = va;
+        return &refetch_insn;
+    }
+    cpu->ops = e->ops;
+    cpu->page_va = va;
+    return e->ops;
+}
+
+/* @return the next instruction, NULL if this one failed or is none that translated code would have executed */
 static const struct insn *execute(struct cpu *cpu, const struct insn *i) {
     const struct op_info *info = &op_infos[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
     if (info->kind == KIND_BRANCH) {
-        return info->branch(cpu, i);
+        i = info->branch(cpu, i);
+    } else {
+        unsigned kind = info->kind & ~KIND_FP;
+        i = (kind == KIND_PLAIN || kind == KIND_FAULTS) && info->act(cpu, i) ? i + 1 : NULL;
     }
-    return info->act(cpu, i) ? i + 1 : NULL;
+    return i && i == cpu->ops + SLOTS ? next_page(cpu) : i;
 }
 
 struct jit_exit check_run(struct cpu *cpu, const struct insn *i, int64_t count) {

@@ -127,8 +127,8 @@ struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num
 }
 
 int machine_translate(struct machine *machine, uint32_t threshold, uint32_t checks) {
-    if (!host_is_supported()) {
-        errno = ENOTSUP;
+    if (!host_is_supported() || (checks && machine->num_pes > 1)) {
+        errno = host_is_supported() ? EINVAL : ENOTSUP;
         return -1;
     }
     for (uint32_t k = 0; k < machine->num_pes; k++) {

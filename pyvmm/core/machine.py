@@ -218,11 +218,11 @@ class Machine:
         if handle == ffi.NULL:
             raise OSError(ffi.errno, os.strerror(ffi.errno))
         self.handle = ffi.gc(handle, lib.machine_free)
-        if engine is not Engine.INTERP:
-            self._translate(engine, threshold)
         self.dram_base = dram_base
         self.dram_size = dram_size
         self.num_pes = num_pes
+        if engine is not Engine.INTERP:
+            self._translate(engine, threshold)
         self.counter_frequency: int = lib.machine_counter_frequency(handle)
         self._pes = [Pe(self, index) for index in range(num_pes)]
         self._memories = {pas: PhysicalMemory(self, pas) for pas in Pas}
@@ -231,9 +231,9 @@ class Machine:
     def _translate(self, engine: Engine, threshold: int) -> None:
         if lib.machine_translate(self.handle, threshold, engine is Engine.CHECK):
             if ffi.errno == errno.ENOTSUP:
-                raise UserError(
-                    f"this host's processor has no engine {engine}: give --engine interp"
-                )
+                raise UserError(f"no engine {engine} on this host: give --engine interp")
+            if ffi.errno == errno.EINVAL:
+                raise UserError(f"engine {engine} has one CPU, not {self.num_pes}: give -c 1")
             raise OSError(ffi.errno, os.strerror(ffi.errno))
 
     @property

@@ -10,10 +10,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from pyvmm.arch.engine import Engine
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import Pas
-from pyvmm.core import Machine, decode
+from pyvmm.core import decode
 from tests.core import program
+from tests.core.engines import new_machine
 from tests.core.values import NUM_X, NZCV_OFFSET, SP_OFFSET
 
 if TYPE_CHECKING:
@@ -47,10 +49,11 @@ def decodes(word: int) -> bool:
 
 
 class Subject:
-    """Our core with the fuzz program's memory."""
+    """Our core with the fuzz program's memory; what it translates, it does at once."""
 
-    def __init__(self) -> None:
-        self._machine = Machine(dram_base=program.BASE, dram_size=DRAM_SIZE, num_pes=1)
+    def __init__(self, engine: Engine | None = None) -> None:
+        self.engine = engine
+        self._machine = new_machine(program.BASE, DRAM_SIZE, engine=engine)
         self._memory = self._machine.memory(Pas.NS)
         blocks = struct.pack("<3Q", 0, program.BASE | BLOCK_EL0, program.BASE | BLOCK_EL1)
         self._memory.write(TABLE, blocks)

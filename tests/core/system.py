@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.sysregs import Feature
-from pyvmm.core import Clock, Machine
+from pyvmm.core import Clock
+from tests.core.engines import new_machine
 from tests.core.program import assemble
 
 if TYPE_CHECKING:
@@ -81,10 +82,8 @@ class Bench:
         engine: Engine | None = None,
         threshold: int = 1,
     ) -> None:
-        self.machine = (
-            Machine(BASE, SIZE, num_pes, clock, features)
-            if engine is None
-            else Machine(BASE, SIZE, num_pes, clock, features, engine=engine, threshold=threshold)
+        self.machine = new_machine(
+            BASE, SIZE, num_pes, clock, features, engine=engine, threshold=threshold
         )
         self.pas = pas
         self.memory = self.machine.memory(pas)

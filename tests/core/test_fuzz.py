@@ -16,6 +16,7 @@ from itertools import islice
 import pytest
 from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
 
+from pyvmm.arch.engine import Engine
 from pyvmm.core.generate import Row, encodings, load_rows
 from tests.core import program, values, words
 from tests.core.oracle import Oracle, undefined_oracle
@@ -29,14 +30,15 @@ ROWS = encodings(load_rows())
 FUZZED = [row for row in ROWS if row.name not in words.EXCLUDED]
 STRAIGHT = [row for row in FUZZED if not words.is_branch(row)]
 BRANCHES = [row for row in FUZZED if words.is_branch(row)]
+ENGINES = (Engine.INTERP, Engine.JIT)
 SVC = struct.pack("<I", 0xD4000001)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Both engines, and what all rows share."""
+    """Our engines, Unicorn, and what all rows share."""
 
-    subject: Subject
+    subjects: tuple[Subject, ...]
     oracle: Oracle
     undefined: Oracle
     records: bytes
@@ -54,10 +56,11 @@ def bench(seed: int) -> Bench:
         struct.pack_into("<Q", records, offset, program.slot_address(index))
     vector = values.pool(rng, values.random_half_vector, 512)
     scratch = b"".join(rng.choices(vector, k=program.SCRATCH_SIZE // 8))
-    both = Subject(), Oracle()
-    for engine in both:
+    subjects, oracle = tuple(map(Subject, ENGINES)), Oracle()
+    engines: tuple[Subject | Oracle, ...] = (*subjects, oracle)
+    for engine in engines:
         engine.write(program.DRIVER, program.driver()[0])
-    return Bench(*both, undefined_oracle(), bytes(records), scratch, seed)
+    return Bench(subjects, oracle, undefined_oracle(), bytes(records), scratch, seed)
 
 
 def row_rng(seed: int, row: Row) -> random.Random:
@@ -107,21 +110,27 @@ def execute(engine: Subject | Oracle, bench: Bench, cases: list[words.Case]) -> 
 
 
 def check(bench: Bench, row: Row, rng: random.Random) -> None:
-    """Run a row's cases on both engines and compare all that they left behind."""
+    """Run a row's cases on all engines and compare all that they left behind."""
     cases = draw(bench, row, rng)
-    if execute(bench.subject, bench, cases) == execute(bench.oracle, bench, cases):
-        return
+    expected = execute(bench.oracle, bench, cases)
+    for subject in bench.subjects:
+        if execute(subject, bench, cases) != expected:
+            report(bench, subject, cases)
+
+
+def report(bench: Bench, subject: Subject, cases: list[words.Case]) -> None:
+    """Fail with the first case that differs."""
 
     def differs(count: int) -> bool:
-        mine, other = (execute(e, bench, cases[:count]) for e in (bench.subject, bench.oracle))
+        mine, other = (execute(e, bench, cases[:count]) for e in (subject, bench.oracle))
         return mine != other
 
     count = bisect_left(range(len(cases)), True, lo=1, key=differs)  # the fewest cases that differ
     (ours, our_scratch), (theirs, their_scratch) = (
-        execute(engine, bench, cases[:count]) for engine in (bench.subject, bench.oracle)
+        execute(engine, bench, cases[:count]) for engine in (subject, bench.oracle)
     )
     last = slice((count - 1) * values.RECORD_SIZE, count * values.RECORD_SIZE)
-    lines = [f"seed {bench.seed}: {describe(cases[count - 1], count - 1)}"]
+    lines = [f"seed {bench.seed}, {subject.engine}: {describe(cases[count - 1], count - 1)}"]
     lines += register_differences(bench.records[last], ours[last], theirs[last])
     lines += memory_differences(our_scratch, their_scratch)
     pytest.fail("\n".join(lines), pytrace=False)
@@ -176,10 +185,11 @@ def memory_differences(ours: bytes, theirs: bytes) -> list[str]:
 
 
 def check_branches(bench: Bench, row: Row, rng: random.Random) -> None:
-    """Step a branch row's cases on both engines and compare PC and X30."""
+    """Step a branch row's cases on all engines and compare PC and X30."""
     pc = words.WINDOW
     size = values.RECORD_SIZE
-    for engine in (bench.subject, bench.oracle):
+    engines: tuple[Subject | Oracle, ...] = (*bench.subjects, bench.oracle)
+    for engine in engines:
         engine.write(program.SCRATCH, SVC * (program.SCRATCH_SIZE // 4))
     for index, word in enumerate(words.random_words(rng, row, CASES)):
         case = words.branch_case(rng, row, word, pc)
@@ -190,12 +200,13 @@ def check_branches(bench: Bench, row: Row, rng: random.Random) -> None:
         if 31 in case.registers or not decodes(case.word):
             continue
         outcomes = []
-        for engine in (bench.subject, bench.oracle):
+        for engine in engines:
             engine.write(pc, struct.pack("<I", case.word))
             outcomes.append(engine.step_branch(pc, bytes(record)))
-        if outcomes[0] != outcomes[1]:
+        if len(set(outcomes)) > 1:
             text = f"{case.word:08x} {disassemble(case.word, pc)}"
-            pytest.fail(f"seed {bench.seed}: {text}: pyvmm {outcomes[0]}, Unicorn {outcomes[1]}")
+            *ours, theirs = outcomes
+            pytest.fail(f"seed {bench.seed}: {text}: pyvmm {ours}, Unicorn {theirs}")
 
 
 @pytest.mark.parametrize("row", STRAIGHT, ids=lambda row: row.name)

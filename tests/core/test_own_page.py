@@ -13,6 +13,7 @@ from itertools import islice
 
 import pytest
 
+from pyvmm.arch.engine import Engine
 from pyvmm.arch.pas import Pas
 from pyvmm.core import decode
 from pyvmm.core.generate import Row, encodings, load_rows
@@ -90,10 +91,10 @@ def batches(rng: random.Random, row: Row) -> dict[str, list[words.Case]]:
     return {op: cases for op, cases in ops.items() if cases}
 
 
-@pytest.fixture(scope="module")
-def engines() -> tuple[Subject, Oracle]:
+@pytest.fixture(scope="module", params=[Engine.INTERP, Engine.JIT])
+def engines(request: pytest.FixtureRequest) -> tuple[Subject, Oracle]:
     """Make the engines once."""
-    both = Subject(), Oracle()
+    both = Subject(request.param), Oracle()
     for engine in both:
         engine.write(program.DRIVER, program.driver()[0])
     return both

@@ -1,0 +1,262 @@
+"""Where translated code could go wrong without a difference in one instruction.
+
+Self-modification, breakpoints, steps, several PEs, memory that is full, and the slot of the TLB
+that each access predicts. Random programs against the interpreter are in ``test_translation.py``.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pyvmm.arch.engine import Engine
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.pas import Pas
+from pyvmm.core import Clock, Machine
+from tests.core.debugger import Debugger
+from tests.core.program import assemble
+from tests.core.system import AF, CODE, DATA, PAGE, USER, UXN, VECTORS, Bench, guest_ec
+
+ENGINES = (Engine.JIT, Engine.CHECK)
+HOT = 100  # turns that make a loop hot
+EC_PERMISSION = 0x24  # a data abort from EL0
+EL0_CODE = CODE + (1 << 32)
+
+
+@pytest.fixture(params=ENGINES)
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """Return a machine that translates what is executed twice."""
+    return Bench(engine=request.param, threshold=2)
+
+
+def test_a_loop_is_translated_and_counted(bench: Bench) -> None:
+    """Only what was executed is; the count is that of the architecture."""
+    exit_ = bench.run(f"mov x0, #{HOT}; again: subs x0, x0, #1; b.ne again; hvc #1; nop")
+    assert exit_.instructions == 2 + 2 * HOT
+    assert bench.machine.num_translated == 1
+
+
+def test_the_interpreter_translates_nothing() -> None:
+    """The default."""
+    bench = Bench(engine=Engine.INTERP)
+    bench.run(f"mov x0, #{HOT}; again: subs x0, x0, #1; b.ne again; hvc #1")
+    assert bench.machine.num_translated == 0
+
+
+def test_check_is_for_one_cpu() -> None:
+    """Another one would change memory between the two executions."""
+    with pytest.raises(UserError, match="give -c 1"):
+        Machine(0, PAGE, 2, engine=Engine.CHECK)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 50, 51])
+def test_a_budget_ends_at_the_same_instruction(bench: Bench, budget: int) -> None:
+    """At the first branch back at which it is spent."""
+    text = "again: add x1, x1, #1; add x2, x2, #2; b again"
+    reference = Bench(engine=Engine.INTERP)
+    for each in (bench, reference):
+        each.load(text)
+    for _ in range(20):
+        found, expected = (each.run(budget=budget).instructions for each in (bench, reference))
+        assert found == expected
+        assert bench.state.pc == reference.state.pc
+
+
+# ---- self-modification ---------------------------------------------------------------------------
+
+
+def test_a_region_that_changes_itself_goes_on_with_the_new_code(bench: Bench) -> None:
+    """Each turn stores a new `add x2, x2, #n` over the next instruction."""
+    exit_ = bench.run(
+        f"""
+        mov x0, #{HOT}
+        mov x2, #0
+        adr x3, changed
+        ldr w4, changed
+        again:
+        add w4, w4, #0x400
+        str w4, [x3]
+        changed: add x2, x2, #0
+        subs x0, x0, #1
+        b.ne again
+        hvc #1
+        """
+    )
+    assert exit_.reason == ExitReason.SYNC
+    assert bench.state.x[2] == HOT * (HOT + 1) // 2
+
+
+def test_a_write_beside_a_region_does_not_end_it(bench: Bench) -> None:
+    """Data in the page of the code, in a slot that no region covers."""
+    bench.state.x[0], bench.state.x[3] = HOT, CODE + 0x800
+    bench.run(
+        """
+        again: str x0, [x3]
+        subs x0, x0, #1
+        b.ne again
+        hvc #1
+        """
+    )
+    assert bench.memory.read_u64(CODE + 0x800) == 1
+    assert bench.machine.num_translated <= HOT // 32 + 2  # the page is given up after 32 stores
+
+
+def test_the_host_changes_hot_code(bench: Bench) -> None:
+    """A write from outside is seen at once."""
+    bench.load("again: add x1, x1, #1; nop; b again")
+    bench.run(budget=1000)
+    bench.memory.write(CODE + 4, assemble("hvc #2"))
+    assert bench.run(budget=1000).esr & 0xFFFF == 2
+
+
+def test_another_pe_changes_hot_code() -> None:
+    """After IC IVAU and DSB of the other PE."""
+    bench = Bench(num_pes=2, clock=Clock.REAL, engine=Engine.JIT, threshold=2)
+    bench.load("again: add x1, x1, #1; nop; b again")
+    other = bench.machine.new_context()
+    other.security, other.pc = Pas.NS, CODE + PAGE
+    other.x[0], other.x[1] = CODE, int.from_bytes(assemble("hvc #2"), "little")
+    bench.memory.write(CODE + PAGE, assemble("str w1, [x0, #4]; ic ivau, x0; dsb ish; hvc #1"))
+    exits = []
+    runner = threading.Thread(
+        target=lambda: exits.append(bench.machine.pe(0).run(bench.state, 1 << 40).esr)
+    )
+    runner.start()
+    while bench.machine.pe(0).instructions < 1_000_000:
+        pass
+    bench.machine.pe(1).run(other, 1000)
+    runner.join(20)
+    assert [esr & 0xFFFF for esr in exits] == [2]
+
+
+def test_code_that_changes_for_ever_takes_bounded_memory() -> None:
+    """When the memory for code is full, all regions go and it begins anew."""
+    turns = 30_000
+    bench = Bench(engine=Engine.JIT, threshold=1)
+    body = "; ".join(
+        f"add x{n % 8 + 8}, x{n % 8 + 8}, x{n % 7 + 1}, lsl #{n % 5 + 1}" for n in range(120)
+    )
+    bench.memory.write(CODE + PAGE, assemble(f"{body}; ret"))
+    bench.state.x[19], bench.state.x[20] = turns, CODE + PAGE
+    exit_ = bench.run(
+        """
+        again:
+        ldr w21, [x20]
+        eor w21, w21, #0x400
+        str w21, [x20]
+        blr x20
+        subs x19, x19, #1
+        b.ne again
+        hvc #1
+        """,
+        budget=1 << 40,
+    )
+    assert exit_.esr & 0xFFFF == 1
+    assert bench.machine.num_translated > turns // 2
+
+
+# ---- debugging -----------------------------------------------------------------------------------
+
+
+def test_a_breakpoint_in_hot_code_is_hit(bench: Bench) -> None:
+    """In the middle of a region; and without it the region is translated again."""
+    bench.load("again: add x1, x1, #1; add x2, x2, #1; b again")
+    bench.run(budget=1000)
+    debug = bench.machine.new_debug()
+    debug.num_breakpoints, debug.breakpoints[0] = 1, CODE + 4
+    bench.machine.lend_debug(bench.state, debug)
+    assert bench.run(budget=1000).reason == ExitReason.DEBUG
+    assert (bench.state.pc, bench.state.x[1]) == (CODE + 4, bench.state.x[2] + 1)
+    bench.machine.lend_debug(bench.state, None)
+    assert bench.run(budget=1000).reason == ExitReason.BUDGET
+
+
+def test_hot_code_is_stepped(bench: Bench) -> None:
+    """One instruction per step."""
+    bench.load("again: add x1, x1, #1; add x2, x2, #1; cbnz x1, again; hvc #1")
+    bench.run(budget=999)
+    pcs = []
+    debugger = Debugger(bench.machine, bench.state)
+    for _ in range(6):
+        debugger.step()
+        pcs.append((int(bench.state.pc) - CODE) // 4)
+    assert pcs in ([1, 2, 0, 1, 2, 0], [2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2])
+
+
+# ---- the predicted slot --------------------------------------------------------------------------
+
+
+def walk_over(bench: Bench, access: str, step: int, count: int) -> None:
+    """Run one access over a range of two pages that are not neighbours in memory."""
+    bench.mmu_on()
+    for page, target in enumerate((3, 1)):
+        bench.map(DATA + page * PAGE, DATA + target * PAGE, AF | UXN)
+    bench.memory.write(DATA, bytes(n * 7 & 0xFF for n in range(4 * PAGE)))
+    bench.state.x[0], bench.state.x[9] = count, DATA + PAGE - count * step // 2
+    bench.run(
+        f"""
+        again: {access}
+        add x10, x10, x1
+        eor x10, x10, x2, ror #7
+        add x9, x9, #{step}
+        subs x0, x0, #1
+        b.ne again
+        hvc #1
+        """,
+        budget=1 << 30,
+    )
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+@pytest.mark.parametrize(
+    "access",
+    [
+        "ldrb w1, [x9]",
+        "ldrh w1, [x9]",
+        "ldr w1, [x9]",
+        "ldr x1, [x9]",
+        "ldp w1, w2, [x9]",
+        "ldp x1, x2, [x9]",
+        "str x0, [x9]; ldr x1, [x9]",
+        "stp x0, x10, [x9]; ldp x1, x2, [x9]",
+        "ldr q1, [x9]; fmov x1, d1; fmov x2, v1.d[1]",
+        "ldp q1, q2, [x9]; fmov x1, d2; fmov x2, v1.d[1]",
+        "str q1, [x9]; ldr x1, [x9]",
+        "ldp d1, d2, [x9]; fmov x1, d1; fmov x2, d2",
+    ],
+)
+def test_accesses_across_a_page_agree(bench: Bench, access: str, step: int) -> None:
+    """The pages on both sides are not neighbours in memory, so a wrong slot is a wrong value."""
+    reference = Bench(engine=Engine.INTERP)
+    for each in (bench, reference):
+        walk_over(each, access, step, 60)
+    assert bench.state.x[10] == reference.state.x[10]
+    assert bench.memory.read(DATA, 4 * PAGE) == reference.memory.read(DATA, 4 * PAGE)
+
+
+def test_el0_does_not_use_what_el1_found(bench: Bench) -> None:
+    """The same code at the same data address, at EL1 and then at EL0, which may not read it."""
+    bench.mmu_on()
+    bench.map(EL0_CODE, CODE, AF | USER)
+    bench.map(DATA, DATA, AF | UXN)
+    bench.memory.write(VECTORS + 0x400, assemble("hvc #5"))
+    bench.state.x[0], bench.state.x[9] = HOT, DATA
+    exit_ = bench.run(
+        """
+        again: ldr x1, [x9]
+        subs x0, x0, #1
+        b.ne again
+        cbnz x8, again
+        mov x8, #1
+        adr x2, again
+        orr x2, x2, #0x100000000
+        msr elr_el1, x2
+        mov x2, #0x3c0
+        msr spsr_el1, x2
+        eret
+        """
+    )
+    assert exit_.esr & 0xFFFF == 5
+    assert guest_ec(bench.state) == EC_PERMISSION
