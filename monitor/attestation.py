@@ -55,14 +55,15 @@ class AttestationServices:
             RmmdFid.ISLET_GET_VHUK: self._get_vhuk,
         }
 
-    def answer(self, fid: int, args: Sequence[int]) -> Answer:
-        """Perform a call of the RMM with x0.. = ``args``; UNK if it is not an attestation call."""
-        call = self._calls.get(fid)
-        if call is None:
-            return refuse(RmmdError.UNK)
+    @property
+    def services(self) -> dict[int, Callable[[int, int, Sequence[int]], Answer]]:
+        """The calls that exist; each takes the PE, the function id and x0.. of the RMM."""
+        return dict.fromkeys(self._calls, self._answer)
+
+    def _answer(self, _pe: int, fid: int, args: Sequence[int]) -> Answer:
         x1, x2, x3, x4 = (*args[1 : _NUM_ARGS + 1], *(0,) * _NUM_ARGS)[:_NUM_ARGS]
         try:
-            return call(x1, x2, x3, x4)
+            return self._calls[fid](x1, x2, x3, x4)
         except HesRefused as refusal:
             is_input = refusal.status is PsaStatus.INVALID_ARGUMENT
             return refuse(RmmdError.INVAL if is_input else RmmdError.UNK)

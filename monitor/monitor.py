@@ -4,8 +4,10 @@ Concurrency: PEs call in parallel; one lock guards the GPT, from the check of a 
 end of its effects.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from threading import Lock
+from typing import Final
 
 from monitor.attestation import Answer, AttestationServices, refuse
 from monitor.gpt import GranuleProtectionTable
@@ -30,32 +32,31 @@ from pyvmm.arch.smccc import (
     standard_secure_fid,
 )
 
-FIRST_RMI = standard_secure_fid(0x150)
-LAST_RMI = standard_secure_fid(0x18E)  # 0x18F is RMI_REQ_COMPLETE: not the host's
-VENDOR_RMI = frozenset({*IsletRmiFid, *DebugRmiFid})
+#: What the RMM serves; 0x18F is RMI_REQ_COMPLETE: not the host's.
+RMI: Final = (*map(standard_secure_fid, range(0x150, 0x18F)), *IsletRmiFid, *DebugRmiFid)
 SECRET = frozenset({RmmdFid.ISLET_GET_VHUK})  # their results must not appear in a trace
 REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)
 
-
-#: Answers the SMCs of one security state: takes PE, function id and x0..; returns the results.
-Route = Callable[[int, int, Sequence[int]], Answer]
+#: Performs a function of EL3: takes PE, function id and x0..; returns the results.
+Service = Callable[[int, int, Sequence[int]], Answer]
 
 
 class Conduit:
     """The SMC instruction of one security state: the only access of its software to EL3."""
 
-    __slots__ = ("_events", "_route", "_security")
+    __slots__ = ("_events", "_security", "_services")
 
-    def __init__(self, events: EventStream, security: Pas, route: Route) -> None:
+    def __init__(self, events: EventStream, security: Pas, services: Mapping[int, Service]) -> None:
+        """``services`` are the functions that exist for this state, by their ids."""
         self._events = events
         self._security = security
-        self._route = route
+        self._services = services
 
     def smc(self, pe: int, args: Sequence[int]) -> Answer:
         """Call EL3 on a PE with x0.. = ``args``; return x0..; other registers are unchanged."""
         fid = args[0] & FID_MASK
-        results = self._route(pe, fid, args)
+        results = self._services.get(fid, _unknown)(pe, fid, args)
         if self._events.listener is not None:
             shown = results[:1] if fid in SECRET else results
             self._events.listener(Smc(pe, self._security, tuple(args), shown))
@@ -64,6 +65,10 @@ class Conduit:
 
 def _unknown(_pe: int, _fid: int, _args: Sequence[int]) -> Answer:
     return UNKNOWN
+
+
+def _version(_pe: int, _fid: int, _args: Sequence[int]) -> Answer:
+    return (VERSION_1_2,)
 
 
 class Monitor:
@@ -92,16 +97,17 @@ class Monitor:
             if self._hes is not None
             else None
         )
-        self._rmm: Rmm | None = None
-        self._routes: dict[Pas, Route] = {
-            Pas.NS: self._from_normal_world,
-            Pas.REALM: self._from_realm_world,
+        self._services: dict[Pas, dict[int, Service]] = {
+            Pas.NS: {SmcccFid.SMCCC_VERSION: _version},  # and RMI, once the RMM has booted
+            Pas.REALM: self._realm_services(),
+            Pas.SECURE: {},
+            Pas.ROOT: {},
         }
         machine.set_gpt(self._gpt.base_pa, self._gpt.gpccr)
 
     def conduit(self, security: Pas) -> Conduit:
         """Return the conduit for the software of one security state."""
-        return Conduit(self._events, security, self._routes.get(security, _unknown))
+        return Conduit(self._events, security, self._services[security])
 
     # --- boot -----------------------------------------------------------------------------
 
@@ -125,7 +131,7 @@ class Monitor:
             status = rmm.boot(cpu, rmmd.INTERFACE_VERSION, num_pes, self.layout.shared_pa)
             if status != 0:
                 return status
-        self._rmm = rmm
+        self._services[Pas.NS] |= dict.fromkeys(RMI, partial(self._enter_realm_world, rmm))
         return 0
 
     def _boot_manifest(self) -> bytes:
@@ -144,45 +150,39 @@ class Monitor:
 
     # --- SMC routing ----------------------------------------------------------------------
 
-    def _from_normal_world(self, pe: int, fid: int, args: Sequence[int]) -> Answer:
-        """Forward RMI to the RMM; SMCCC_VERSION is the only other function."""
-        if FIRST_RMI <= fid <= LAST_RMI or fid in VENDOR_RMI:
-            if self._rmm is None:
-                return UNKNOWN
-            listener = self._events.listener
-            if listener is None:
-                return self._rmm.handle(pe, fid, args[1:])
-            listener(WorldSwitch(pe, Pas.NS, Pas.REALM))
-            results = self._rmm.handle(pe, fid, args[1:])
-            listener(WorldSwitch(pe, Pas.REALM, Pas.NS))
-            return results
-        if fid == SmcccFid.SMCCC_VERSION:
-            return (VERSION_1_2,)
-        return UNKNOWN
+    def _realm_services(self) -> dict[int, Service]:
+        """Return what exists for the RMM."""
+        services: dict[int, Service] = {RmmdFid.EL3_FEATURES: self._features}
+        services |= {fid: partial(self._transition, *move) for fid, move in REALM_MOVES.items()}
+        if self._attestation is not None:
+            services |= self._attestation.services
+        return services
 
-    def _from_realm_world(self, _pe: int, fid: int, args: Sequence[int]) -> Answer:
-        """Serve the RMM."""
-        move = REALM_MOVES.get(fid)
-        if move is not None:
-            return self._transition(args[1] if len(args) > 1 else 0, *move)
-        if fid == RmmdFid.EL3_FEATURES:
-            return self._features(args[1] if len(args) > 1 else 0)
-        return UNKNOWN if self._attestation is None else self._attestation.answer(fid, args)
+    def _enter_realm_world(self, rmm: Rmm, pe: int, fid: int, args: Sequence[int]) -> Answer:
+        """Have the RMM perform a command of the host."""
+        listener = self._events.listener
+        if listener is None:
+            return rmm.handle(pe, fid, args[1:])
+        listener(WorldSwitch(pe, Pas.NS, Pas.REALM))
+        results = rmm.handle(pe, fid, args[1:])
+        listener(WorldSwitch(pe, Pas.REALM, Pas.NS))
+        return results
 
-    def _features(self, index: int) -> Answer:
+    def _features(self, _pe: int, _fid: int, args: Sequence[int]) -> Answer:
         """Return a feature register; only register 0 exists: whether tokens can be signed."""
-        if index:
+        if any(args[1:2]):
             return refuse(RmmdError.INVAL)
         return (RmmdError.OK, 0 if self._attestation is None else rmmd.FEATURE_TOKEN_SIGN)
 
     # --- granules -------------------------------------------------------------------------
 
-    def _transition(self, pa: int, old: Pas, new: Pas) -> Answer:
-        """Move one granule to another PAS after checking that the move is permitted.
+    def _transition(self, old: Pas, new: Pas, _pe: int, _fid: int, args: Sequence[int]) -> Answer:
+        """Move the granule at x1 to another PAS after checking that the move is permitted.
 
         Before the new owner can use it, no PE can reach it as ``old`` any longer.  It then reads
         as zeros: its contents in ``new`` were dropped when it last left that PAS.
         """
+        pa = args[1] if len(args) > 1 else 0
         if pa & GRANULE_OFFSET or not self._first_pa <= pa < self._end_pa:
             return refuse(RmmdError.BAD_ADDR)
         with self._gpt_lock:
