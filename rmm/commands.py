@@ -6,7 +6,7 @@ docs/rmm-abi.md follow from it.  A first parameter named ``pe`` gets the index o
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Generic, TypeVar
 
@@ -44,6 +44,10 @@ class Command(Generic[R]):
         self.parameters = tuple(parameters[self.wants_pe :])
         self.num_args = len(self.parameters)
         self.doc = inspect.getdoc(function) or ""
+
+    def fit(self, args: Sequence[int]) -> tuple[int, ...]:
+        """Return as many arguments as there are parameters; those that are not given are zero."""
+        return (*args, *(0,) * self.num_args)[: self.num_args]
 
 
 RmiCommand = Command[RmiOutputs]

@@ -63,6 +63,7 @@ _EXTERNAL: Final = frozenset(
     }
 )
 _PROTECTION: Final = frozenset(range(FaultStatus.GPF_WALK, FaultStatus.GPF + 1))
+_NOT_BY_STAGE_2: Final = _EXTERNAL | _PROTECTION
 _SYNC: Final = RecExitReason.SYNC
 _SYNC_EXIT: Final = int(ExitReason.SYNC)
 _IRQ_EXIT: Final = int(ExitReason.IRQ)
@@ -149,29 +150,25 @@ def _sysreg(rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
 
 
 def _data_abort(_rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
-    esr, rtt, ipa = pe_exit.esr, rec.realm.rtt, ipa_of(pe_exit.hpfar)
-    if esr & _FSC in _EXTERNAL:
-        return _external_abort(rec, pe_exit)
-    if esr & _FSC in _PROTECTION:
-        return _protection_fault(rec, pe_exit)
-    if ipa >> rtt.ipa_bits:
-        inject_sea(rec.context, esr, pe_exit.far)
-        return None
-    if rtt.is_protected(ipa):
+    esr, hpfar, far = pe_exit.esr, pe_exit.hpfar, pe_exit.far
+    if esr & _FSC in _NOT_BY_STAGE_2:
+        return _failed_access(rec, pe_exit)
+    half = ipa_of(hpfar) >> rec.realm.rtt.protected_bits
+    if half == 0:
         return _protected_abort(rec, pe_exit)
-    far = pe_exit.far
+    if half > 1:  # outside the IPA space
+        inject_sea(rec.context, esr, far)
+        return None
     rec.abort = esr, far
     gprs: tuple[int, ...] = ()
     if esr & _EMULATABLE_WRITE == _EMULATABLE_WRITE:
         gprs = (_get_register(rec, access_register(esr)) & (1 << access_bits(esr)) - 1,)
-    return HostExit(_SYNC, esr & _EMULATABLE_SHOWN, far & _FAR_SHOWN, hpfar_of(ipa), gprs)
+    return HostExit(_SYNC, esr & _EMULATABLE_SHOWN, far & _FAR_SHOWN, hpfar, gprs)
 
 
 def _instruction_abort(_rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | None:
-    if pe_exit.esr & _FSC in _EXTERNAL:
-        return _external_abort(rec, pe_exit)
-    if pe_exit.esr & _FSC in _PROTECTION:
-        return _protection_fault(rec, pe_exit)
+    if pe_exit.esr & _FSC in _NOT_BY_STAGE_2:
+        return _failed_access(rec, pe_exit)
     if not rec.realm.rtt.is_protected(ipa_of(pe_exit.hpfar)):
         inject_sea(rec.context, pe_exit.esr, pe_exit.far)
         return None
@@ -191,20 +188,20 @@ def _protected_abort(rec: Rec, pe_exit: PeExit) -> HostExit | None:
     return HostExit(RecExitReason.SYNC, esr=esr & _ABORT_SHOWN, hpfar=hpfar_of(ipa))
 
 
-def _external_abort(rec: Rec, pe_exit: PeExit) -> HostExit:
-    """Report an error of the memory system; the realm gets it too if it is recoverable."""
-    if ESR_ABORT(pe_exit.esr).SET == SyncErrorType.UER:
-        inject_sea(rec.context, pe_exit.esr, pe_exit.far)
-    return HostExit(RecExitReason.SYNC, esr=pe_exit.esr & _ABORT_SHOWN)
+def _failed_access(rec: Rec, pe_exit: PeExit) -> HostExit | None:
+    """Report an access that stage 2 permits and that failed nevertheless.
 
-
-def _protection_fault(rec: Rec, pe_exit: PeExit) -> HostExit | None:
-    """Report shared memory that the host took away to the realm, not to the host.
-
+    An error of the memory system is the host's to handle; the realm gets it too if it is
+    recoverable.  Shared memory that the host took away is reported only to the realm.
     Spec: DEN0137 1.0, "Realm access to an Unprotected IPA".
     """
-    inject_protection_fault(rec.context, pe_exit.esr, pe_exit.far)
-    return None
+    esr = pe_exit.esr
+    if esr & _FSC in _PROTECTION:
+        inject_protection_fault(rec.context, esr, pe_exit.far)
+        return None
+    if ESR_ABORT(esr).SET == SyncErrorType.UER:
+        inject_sea(rec.context, esr, pe_exit.far)
+    return HostExit(RecExitReason.SYNC, esr=esr & _ABORT_SHOWN)
 
 
 # --- calls ------------------------------------------------------------------------------------

@@ -1,14 +1,35 @@
 """What only the RMM needs from the layers below: the machine as seen from R-EL2, and EL3."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pyvmm.arch import machine
 from pyvmm.arch.pas import Pas
 
 
+class Record(Protocol):
+    """Words to be written to memory together, some of them registers of a context."""
+
+    @property
+    def words(self) -> memoryview:
+        """The words, 64 bits each."""
+
+    def write(self, pa: int, context: machine.PeContext, /) -> None:
+        """Take the registers of a context into the words, and write these.
+
+        Raises ``GranuleProtectionFault``, with no effect on memory.
+        """
+
+
 class Machine(machine.Machine, Protocol):
     """The machine as seen from R-EL2."""
+
+    def new_record(self, pas: Pas, size: int, registers: Mapping[str, int], /) -> Record:
+        """Make a record of ``size`` bytes for one PAS, all zeros.
+
+        ``registers`` are the places of registers, by their names: the offset of each, of the first
+        of an array, in bytes.
+        """
 
     def memory(self, pas: Pas, /) -> machine.PhysicalMemory:
         """Return the view of one physical address space."""

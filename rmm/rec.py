@@ -4,7 +4,7 @@ from typing import Final
 
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.el1 import SCTLR_EL1
-from pyvmm.arch.gic import MPIDR_RES1, NUM_LRS
+from pyvmm.arch.gic import MPIDR_RES1
 from pyvmm.arch.hcr import CNTHCTL_EL2, CPTR_EL2, HCR_EL2
 from pyvmm.arch.machine import PeContext, PeDebug
 from pyvmm.arch.pas import Pas
@@ -104,8 +104,8 @@ class Rec:
     """
 
     __slots__ = (
-        "abort", "aux", "context", "debug", "host_call_ipa", "index", "lrs", "pa", "psci", "realm",
-        "ripas_change", "runnable", "running", "step_from", "sysreg_rt", "token_request",
+        "abort", "aux", "context", "debug", "has_lrs", "host_call_ipa", "index", "pa", "psci",
+        "realm", "ripas_change", "runnable", "running", "step_from", "sysreg_rt", "token_request",
     )  # fmt: skip
 
     def __init__(self, pa: int, realm: Realm, index: int, params: RecParams) -> None:
@@ -114,7 +114,7 @@ class Rec:
         self.index = index
         self.aux = params.aux[: params.num_aux]
         self.context: PeContext
-        self.lrs = [0] * NUM_LRS  # the context's list registers, while not running
+        self.has_lrs = False  # the context has list registers that are not zero
         self.runnable = bool(params.flags & 1)
         self.running = False
         self.token_request: TokenRequest | None = None

@@ -12,7 +12,7 @@ from typing import Final
 
 from pyvmm.arch.events import EventStream, RmiCall
 from pyvmm.arch.gic import NUM_LRS
-from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import RmiFeatureRegister0, RmiStatus
 from pyvmm.arch.rmmd import BootError
 from pyvmm.arch.smccc import FID_MASK, UNKNOWN
@@ -22,7 +22,8 @@ from rmm.boot import BootRefused, dram_banks
 from rmm.commands import RmiCommand
 from rmm.el3 import El3Services
 from rmm.errors import RmiError
-from rmm.granule import DELEGATED, UNDELEGATED, GranuleTable
+from rmm.exit_record import ExitRecord
+from rmm.granule import DELEGATED, GranuleTable
 from rmm.protocols import El3, Machine
 from rmm.realm import Limits, Realm
 from rmm.rec import Rec
@@ -57,6 +58,7 @@ class Rmm:
         self.lock = Lock()
         self.ns = machine.memory(Pas.NS)
         self.memory = machine.memory(Pas.REALM)
+        self.exit_record = ExitRecord(machine)
         self.limits = read_limits(machine)
         self.feature_register_0 = feature_register_0(self.limits)
         self.granules = GranuleTable([(0, 0)], self.events)  # empty before boot
@@ -99,9 +101,7 @@ class Rmm:
         command = self._commands.get(fid & FID_MASK)
         if command is None:
             return UNKNOWN
-        arguments = tuple(args[: command.num_args])
-        if len(arguments) < command.num_args:
-            arguments += (0,) * (command.num_args - len(arguments))
+        arguments = args if len(args) == command.num_args else command.fit(args)
         try:
             with self.lock:
                 if command.wants_pe:
@@ -112,7 +112,8 @@ class Rmm:
         except RmiError as error:
             results = error.results
         if self.events.listener is not None:
-            self.events.listener(RmiCall(command.name, command.parameters, arguments, results))
+            event = RmiCall(command.name, command.parameters, tuple(arguments), results)
+            self.events.listener(event)
         return results
 
     def select(self, revision: int) -> bool:
@@ -128,12 +129,14 @@ class Rmm:
     def read_ns(self, pa: int, size: int) -> bytes:
         """Read the first ``size`` bytes of one of the host's granules, once.
 
-        Raises: RmiError(ERROR_INPUT) if the granule is not the host's.
+        Raises: RmiError(ERROR_INPUT) if ``pa`` is not a granule's address, or the granule is not
+        the host's: the GPT knows, which is in step with the granules' states.
         """
-        self.granules.require(pa, UNDELEGATED)
+        if pa & GRANULE_OFFSET:
+            raise RmiError(RmiStatus.ERROR_INPUT)
         try:
             return self.ns.read(pa, size)
-        except GranuleProtectionFault:  # it belongs to the Secure world or EL3
+        except GranuleProtectionFault:
             raise RmiError(RmiStatus.ERROR_INPUT) from None
 
     def realm(self, rd: int) -> Realm:

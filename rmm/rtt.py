@@ -99,7 +99,7 @@ class RttTree:
     """
 
     __slots__ = (
-        "_events", "_machine", "_protected_bits", "_start_shift", "ipa_bits", "rd", "start",
+        "_events", "_machine", "_start_shift", "ipa_bits", "protected_bits", "rd", "start",
         "start_level", "tables", "vmid",
     )  # fmt: skip
 
@@ -119,7 +119,7 @@ class RttTree:
         self.rd = rd
         self.vmid = vmid
         self.ipa_bits = ipa_bits
-        self._protected_bits = ipa_bits - 1
+        self.protected_bits = ipa_bits - 1
         self.start_level = start_level
         self._start_shift = level_shift(start_level)
         self.start = start
@@ -128,7 +128,7 @@ class RttTree:
 
     def _mark_unprotected_half(self) -> None:
         shift = self._start_shift
-        for index in range(1 << (self._protected_bits - shift), 1 << (self.ipa_bits - shift)):
+        for index in range(1 << (self.protected_bits - shift), 1 << (self.ipa_bits - shift)):
             self.start[index >> 9].entries[index & _INDEX_MASK] = UNASSIGNED_NS
 
     @property
@@ -138,7 +138,7 @@ class RttTree:
 
     def is_protected(self, ipa: int) -> bool:
         """Check whether ``ipa`` is in the lower half of the IPA space."""
-        return not ipa >> self._protected_bits
+        return not ipa >> self.protected_bits
 
     def walk(self, ipa: int, level: int) -> Walk:
         """Walk down to ``level``, or to the last table; ``ipa`` must be in the IPA space."""

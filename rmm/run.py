@@ -3,21 +3,17 @@
 Spec: DEN0137 1.0, RMI_REC_ENTER and "Realm execution context".
 """
 
-from struct import Struct, pack_into
+from struct import Struct
 from typing import Final
 
-from pyvmm.arch.bits import MASK32, MASK64, U64, Layout, U64Array
+from pyvmm.arch.bits import MASK32, MASK64
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.events import RecExit as RecExitEvent
-from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.hcr import HCR_EL2
-from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.rmi import (
-    EXIT_OFFSET,
     RecEnter,
     RecEnterFlags,
-    RecExit,
     RecExitReason,
     Ripas,
     RipasResponse,
@@ -35,30 +31,11 @@ from rmm.rsi.host_call import complete_host_call
 
 BUDGET: Final = 1 << 30  # instructions: usually only an exit or an interrupt ends a run
 
-_GAP: Final = RecEnter.gicv3_hcr.offset - RecEnter.gprs.offset - 8
 #: Members of RmiRecEnter: flags, gprs[0], gicv3_hcr and the list registers in use.
-_ENTER: Final = Struct(f"<Q{RecEnter.gprs.offset - 8}xQ{_GAP}xQ{NUM_LRS}Q")
-
-
-class _UsualExit(Layout, size=RecExit.size):
-    """RmiRecExit with only the registers that usual exits need."""
-
-    exit_reason = U64(RecExit.exit_reason.offset)
-    esr = U64(RecExit.esr.offset)
-    far = U64(RecExit.far.offset)
-    hpfar = U64(RecExit.hpfar.offset)
-    gpr0 = U64(RecExit.gprs.offset)
-    gicv3_hcr = U64(RecExit.gicv3_hcr.offset)
-    gicv3_lrs = U64Array(RecExit.gicv3_lrs.offset, NUM_LRS)
-    gicv3_misr = U64(RecExit.gicv3_misr.offset)
-    gicv3_vmcr = U64(RecExit.gicv3_vmcr.offset)
-    timers = U64Array(RecExit.cntp_ctl.offset, 4)
-    ripas = U64Array(RecExit.ripas_base.offset, 3)
-    imm = U64(RecExit.imm.offset)
-
-
-_EXIT: Final = _UsualExit.packer()
-_NO_RIPAS_CHANGE: Final = RipasChange(0, 0, 0, change_destroyed=False)
+_ENTER: Final = Struct(
+    f"<Q{RecEnter.gprs.offset - 8}xQ"
+    f"{RecEnter.gicv3_hcr.offset - RecEnter.gprs.offset - 8}xQ{len(vgic.NO_LRS)}s"
+)
 
 _ISV: Final = ESR_ABORT.ISV.mask
 _WNR: Final = ESR_ABORT.WnR.mask
@@ -83,7 +60,7 @@ def enter(rmm: Rmm, pe: int, rec_pa: int, run_pa: int) -> None:
     Raises: RmiError as specified for the command, without a change, unless the host took
     ``run_pa`` away while the realm ran.
     """
-    flags, gpr0, hcr, *lrs = _ENTER.unpack(data := rmm.read_ns(run_pa, _ENTER.size))
+    flags, gpr0, hcr, lrs = _ENTER.unpack(data := rmm.read_ns(run_pa, _ENTER.size))
     rec = rmm.rec(rec_pa)
     _check_state(rec)
     vgic.check(hcr, lrs)
@@ -94,7 +71,7 @@ def enter(rmm: Rmm, pe: int, rec_pa: int, run_pa: int) -> None:
     if rmm.events.listener is not None:
         rmm.events.listener(RecExitEvent(rec_pa, leave.reason, leave.esr, leave.far, leave.hpfar))
     try:
-        rmm.ns.write(run_pa + EXIT_OFFSET, _exit_record(rec, leave))
+        rmm.exit_record.write(run_pa, rec.context, leave)
     except GranuleProtectionFault:
         raise RmiError(RmiStatus.ERROR_INPUT) from None
 
@@ -174,7 +151,7 @@ def _complete_host_call(rmm: Rmm, rec: Rec, ipa: int, gprs: tuple[int, ...]) -> 
 
 def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
     processor, context, lock = rmm.machine.pe(pe), rec.context, rmm.lock
-    outputs = timer_outputs(context)  # as reported to the host at the last exit
+    shown = context.cntv_ctl, context.cntp_ctl  # to the host, at the last exit
     rec.running = True
     try:
         while rec.step_from is None or not rec.has_stepped:
@@ -186,49 +163,13 @@ def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
             leave = exits.handle(rmm, pe, rec, pe_exit)
             if leave is not None:
                 return leave
-            if timer_outputs(context) != outputs:
+            if timer_outputs(context.cntv_ctl, context.cntp_ctl) != timer_outputs(*shown):
                 return exits.IRQ
         return HostExit(RecExitReason.SYNC, esr=_STEPPED)  # the RMM or the host executed it
     finally:
         rec.running = False
 
 
-def timer_outputs(context: PeContext) -> tuple[bool, bool]:
+def timer_outputs(cntv_ctl: int, cntp_ctl: int) -> tuple[bool, bool]:
     """Return whether the virtual and the physical timer assert their interrupts."""
-    return (
-        context.cntv_ctl & CTL_FIELDS == CTL_ASSERTED,
-        context.cntp_ctl & CTL_FIELDS == CTL_ASSERTED,
-    )
-
-
-# --- after the run ----------------------------------------------------------------------------
-
-
-def _exit_record(rec: Rec, leave: HostExit) -> bytes | bytearray:
-    context, gprs, change = rec.context, leave.gprs, leave.ripas_change or _NO_RIPAS_CHANGE
-    record = _EXIT.pack(
-        leave.reason,
-        leave.esr,
-        leave.far,
-        leave.hpfar,
-        gprs[0] if gprs else 0,
-        context.ich_hcr & vgic.HCR_SHOWN,
-        *vgic.save(rec),
-        context.ich_misr,
-        context.ich_vmcr,
-        context.cntp_ctl,
-        context.cntp_cval,
-        context.cntv_ctl,
-        context.cntv_cval,
-        change.base,
-        change.top,
-        change.ripas,
-        leave.imm,
-    )
-    return record if len(gprs) < 2 else _with_gprs(record, gprs)
-
-
-def _with_gprs(record: bytes, gprs: tuple[int, ...]) -> bytearray:
-    changed = bytearray(record)
-    pack_into(f"<{len(gprs)}Q", changed, RecExit.gprs.offset, *gprs)
-    return changed
+    return cntv_ctl & CTL_FIELDS == CTL_ASSERTED, cntp_ctl & CTL_FIELDS == CTL_ASSERTED

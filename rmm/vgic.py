@@ -3,6 +3,7 @@
 Spec: DEN0137 1.0, "Realm interrupts"; Arm IHI 0069 (GICv3).
 """
 
+from struct import Struct
 from typing import Final
 
 from pyvmm.arch import gic
@@ -13,7 +14,6 @@ from rmm.rec import Rec
 _UIE_TO_VGRP1DIE: Final = 0x7F << 1  # UIE, LRENPIE, NPIE, VGrp{0,1}{E,D}IE
 _TDIR: Final = 1 << 14
 HCR_OF_HOST: Final = _UIE_TO_VGRP1DIE | _TDIR
-HCR_SHOWN: Final = HCR_OF_HOST | 0x1F << gic.ICH_HCR_EOICOUNT_SHIFT
 
 _STATE: Final = gic.ICH_LR_PENDING | gic.ICH_LR_ACTIVE
 _PINTID: Final = 0x1FFF << 32  # with HW = 0, only its EOI bit is used
@@ -22,15 +22,20 @@ _NOT_OF_HOST: Final = gic.ICH_LR_HW | _PINTID & ~gic.ICH_LR_EOI | _PRIORITY_RES0
 _LPI_INTIDS: Final = range(8192, 1 << 16)
 
 
-def check(hcr: int, lrs: list[int]) -> None:
+#: List registers as they are in a run granule; usually none is in use.
+_LRS: Final = Struct(f"<{gic.NUM_LRS}Q")
+NO_LRS: Final = bytes(_LRS.size)
+
+
+def check(hcr: int, lrs: bytes) -> None:
     """Check the host's settings of the virtual CPU interface; RmiError(ERROR_REC) if illegal."""
-    if hcr & ~HCR_OF_HOST or (any(lrs) and not _are_legal(lrs)):
+    if hcr & ~HCR_OF_HOST or (lrs != NO_LRS and not _are_legal(lrs)):
         raise RmiError(RmiStatus.ERROR_REC)
 
 
-def _are_legal(lrs: list[int]) -> bool:
+def _are_legal(lrs: bytes) -> bool:
     seen = []
-    for lr in lrs:
+    for lr in _LRS.unpack(lrs):
         if not lr & _STATE:
             continue
         intid = lr & gic.ICH_LR_INTID_MASK
@@ -41,19 +46,12 @@ def _are_legal(lrs: list[int]) -> bool:
     return True
 
 
-def load(rec: Rec, hcr: int, lrs: list[int]) -> None:
-    """Load the host's list registers into a REC, unless they are unchanged."""
+def load(rec: Rec, hcr: int, lrs: bytes) -> None:
+    """Load the host's list registers into a REC; a realm changes none that are zero."""
     rec.context.ich_hcr = hcr | gic.ICH_HCR_EN
-    if lrs != rec.lrs:
+    is_any = lrs != NO_LRS
+    if is_any or rec.has_lrs:
         ich_lr = rec.context.ich_lr
-        for index, lr in enumerate(lrs):
+        for index, lr in enumerate(_LRS.unpack(lrs)):
             ich_lr[index] = lr
-        rec.lrs = lrs
-
-
-def save(rec: Rec) -> list[int]:
-    """Return the list registers after a run; a realm cannot change invalid ones."""
-    if any(rec.lrs):
-        ich_lr = rec.context.ich_lr
-        rec.lrs = [ich_lr[index] for index in range(gic.NUM_LRS)]
-    return rec.lrs
+        rec.has_lrs = is_any

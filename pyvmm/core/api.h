@@ -96,6 +96,19 @@ int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t s
 int machine_read(struct machine *machine, uint32_t pas, uint64_t pa, void *data, uint64_t size, uint64_t *bad);
 int machine_write(struct machine *machine, uint32_t pas, uint64_t pa, const void *data, uint64_t size, uint64_t *bad);
 int machine_zero(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad);
+/* Words to be written to memory, among them registers of a context: `count` from byte `offset` of struct pe_state on become
+ * `word` and those after it.  Nothing checks that they are inside. */
+struct record_registers {
+    uint32_t word, offset, count;
+};
+struct record {
+    uint32_t num_words, num_registers;
+    struct record_registers registers[16];
+    uint64_t words[512];
+};
+/* Take the registers of a context into a record, and write it.  Returns machine_gpc()'s answer. */
+int machine_write_record(struct machine *machine, uint32_t pas, uint64_t pa, const struct pe_state *state,
+                         struct record *record);
 /* Tell the PEs that [pa, pa + size) is about to be changed through a direct mapping. */
 void machine_code_changed(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size);
 

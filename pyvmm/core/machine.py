@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -38,12 +39,14 @@ pe_run = lib.pe_run
 NULL = ffi.NULL
 machine_gpc = lib.machine_gpc
 machine_write = lib.machine_write
+machine_write_record = lib.machine_write_record
 machine_zero = lib.machine_zero
 machine_punch = lib.machine_punch
 machine_tlbi_pa = lib.machine_tlbi_pa
 machine_tlbi_ipa = lib.machine_tlbi_ipa
 
 
+WORD_SIZE = 8
 STAT_BLOCK_SIZE = 512  # the unit of stat(2)'s st_blocks
 
 
@@ -96,7 +99,12 @@ class PhysicalMemory:
 
     def read(self, pa: int, size: int) -> bytes:
         """Return ``size`` bytes."""
-        self.check(pa, size)
+        try:
+            fault = machine_gpc(self._machine, self._pas, pa, size, NULL)
+        except OverflowError:
+            raise GranuleProtectionFault(pa, self.pas) from None
+        if fault:
+            raise self._refusal(pa, size)
         offset = pa - self._base
         return self._buffer[offset : offset + size].tobytes()
 
@@ -137,6 +145,31 @@ class PhysicalMemory:
 
 class TranslationError(Exception):
     """The engine ``check`` found that translated code does not do what the interpreter does."""
+
+
+class Record:
+    """Words that a hypervisor shows in memory, some of them registers of a context."""
+
+    __slots__ = ("_machine", "_pas", "_record", "pas", "words")
+
+    def __init__(self, machine: Machine, pas: Pas, size: int, registers: Mapping[str, int]) -> None:
+        """Make a record of zeros; ``registers`` gives registers their places, in bytes."""
+        self.pas = pas
+        self._pas = int(pas)
+        self._machine = machine.handle
+        self._record = record = ffi.new("struct record *")
+        record.num_words = size // WORD_SIZE
+        record.num_registers = len(registers)
+        for copied, (name, at) in zip(record.registers, registers.items(), strict=False):
+            kind = dict(ffi.typeof("struct pe_state").fields)[name].type
+            copied.word, copied.count = at // WORD_SIZE, ffi.sizeof(kind) // WORD_SIZE
+            copied.offset = ffi.offsetof("struct pe_state", name)
+        self.words = memoryview(ffi.buffer(record.words)).cast("Q")[: size // WORD_SIZE]
+
+    def write(self, pa: int, context: PeContext) -> None:
+        """Take the registers of a context into the words, and write these."""
+        if machine_write_record(self._machine, self._pas, pa, context, self._record):
+            raise GranuleProtectionFault(pa, self.pas)
 
 
 class PeExit(Protocol):
@@ -263,6 +296,10 @@ class Machine:
         context = ffi.new("struct pe_state *")
         lib.pe_reset_state(context)
         return context
+
+    def new_record(self, pas: Pas, size: int, registers: Mapping[str, int]) -> Record:
+        """Return a record of ``size`` bytes for a PAS; see `Record`."""
+        return Record(self, pas, size, registers)
 
     def new_debug(self) -> PeDebug:
         """Return what a debugger lends to a context: no step, no breakpoint, no watchpoint yet."""

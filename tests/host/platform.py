@@ -1,6 +1,6 @@
 """A platform without a CPU: memory in four spaces, the real Monitor, the real RMM, scripted PEs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from mmap import mmap
 
 from monitor.monitor import Monitor
@@ -14,6 +14,7 @@ from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.host.fakes import DRAM_BASE, FakeBus, Script, ScriptedPes
 from tests.memory import ViewedMemory
+from tests.rmm.world import FakeRecord
 
 DRAM_SIZE = 24 << 20
 RAM_BASE = 0x8000_0000
@@ -76,6 +77,10 @@ class PlatformMachine(ScriptedPes):
 
     def tlbi_vmid(self, vmid: int) -> None:
         """Nothing is cached."""
+
+    def new_record(self, pas: Pas, size: int, registers: Mapping[str, int]) -> FakeRecord:
+        """Make a record."""
+        return FakeRecord(self.memory(pas), size, registers)
 
     def id_register(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
         """Read one of a few."""

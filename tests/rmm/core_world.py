@@ -44,6 +44,7 @@ class ScriptedMachine:
         self.memory = core.memory
         self.new_context = core.new_context
         self.new_debug = core.new_debug
+        self.new_record = core.new_record
         self.lend_debug = core.lend_debug
         self.tlbi_ipa = core.tlbi_ipa
         self.tlbi_vmid = core.tlbi_vmid

@@ -1,6 +1,7 @@
 """A world for the RMM's tests: a machine without a CPU, an EL3, and a host with helpers."""
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from mmap import mmap
 from typing import ClassVar
@@ -122,6 +123,24 @@ class FakeExit:
     instructions: int = 0
 
 
+class FakeRecord:
+    """Words of which some are registers."""
+
+    def __init__(self, memory: PhysicalMemory, size: int, registers: Mapping[str, int]) -> None:
+        """Start with zeros."""
+        self.memory = memory
+        self.registers = registers
+        self.words = memoryview(bytearray(size)).cast("Q")
+
+    def write(self, pa: int, context: PeContext) -> None:
+        """Copy the registers, then the words."""
+        for name, at in self.registers.items():
+            value = getattr(context, name)
+            each = (value,) if isinstance(value, int) else value
+            self.words[at // 8 : at // 8 + len(each)] = memoryview(array("Q", each))
+        self.memory.write(pa, self.words.cast("B"))
+
+
 #: One stretch of guest code: what it does to its registers, and how it ends.
 Step = Callable[[PeContext], FakeExit]
 
@@ -190,6 +209,10 @@ class FakeMachine:
     def new_context(self) -> FakeContext:
         """Make a context."""
         return FakeContext()
+
+    def new_record(self, pas: Pas, size: int, registers: Mapping[str, int]) -> FakeRecord:
+        """Make a record."""
+        return FakeRecord(self.memory(pas), size, registers)
 
     def new_debug(self) -> FakeDebug:
         """Make a debugger's part without points."""
