@@ -22,6 +22,7 @@ from pyvmm.arch.pas import GRANULE_SHIFT, GRANULE_SIZE
 ENTRIES: Final = {size: 1 << shift - gpt.L1_ENTRY_SHIFT for size, shift in gpt.CONTIG_SHIFT.items()}
 ENTRY_REGION: Final = 1 << gpt.L1_ENTRY_SHIFT
 GRANULES_AN_ENTRY: Final = ENTRY_REGION // GRANULE_SIZE
+ONES: Final = granules_descriptor(1)  # times a GPI: an entry of that GPI
 
 
 class GranuleProtectionTable:
@@ -73,24 +74,26 @@ class GranuleProtectionTable:
             return Gpi(entry >> gpt.CONTIGUOUS_GPI_SHIFT & 0xF)
         return Gpi(entry >> (pa >> GRANULE_SHIFT - 2 & 0x3C) & 0xF)
 
-    def move(self, pa: int, old: int, new: int) -> bool:
-        """Change the GPI of one granule in DRAM from ``old`` to ``new``.
+    def move(self, pa: int, old: int, new: int, count: int = 1) -> bool:
+        """Change the GPI of granules in a row, all in DRAM, from ``old`` to ``new``.
 
-        Returns False, with nothing changed, if it is not ``old``.
+        Returns False, with nothing changed, if one of them is not ``old``.
         """
-        index = pa - self._base >> gpt.L1_ENTRY_SHIFT
-        shift = pa >> GRANULE_SHIFT - 2 & 0x3C
-        entry = self._entries[index]
-        if entry & 0xF == gpt.CONTIGUOUS:
-            if entry >> gpt.CONTIGUOUS_GPI_SHIFT & 0xF != old:
+        entries, was, change = self._entries, old * ONES, (old ^ new) * ONES
+        parts = _parts(pa - self._base >> GRANULE_SHIFT, count)
+        for index, mask in parts:
+            entry = entries[index]
+            if entry & 0xF == gpt.CONTIGUOUS:
+                entry = (entry >> gpt.CONTIGUOUS_GPI_SHIFT & 0xF) * ONES
+            if (entry ^ was) & mask:
                 return False
-            entry = self._shatter(index, old, entry)
-        elif entry >> shift & 0xF != old:
-            return False
-        entry ^= (old ^ new) << shift
-        self._entries[index] = entry
-        if entry == granules_descriptor(new):
-            self._fuse(index, new)
+        for index, mask in parts:
+            entry = entries[index]
+            if entry & 0xF == gpt.CONTIGUOUS:
+                entry = self._shatter(index, old, entry)
+            entries[index] = entry = entry ^ change & mask
+            if entry == was ^ change:
+                self._fuse(index, new)
         return True
 
     def _shatter(self, index: int, gpi: int, entry: int) -> int:
@@ -134,3 +137,15 @@ class GranuleProtectionTable:
             if self._entries[region - self._base >> gpt.L1_ENTRY_SHIFT] not in plain:
                 granules = range(region, min(region + ENTRY_REGION, end), GRANULE_SIZE)
                 yield from (pa for pa in granules if self.gpi(pa) != gpi)
+
+
+def _parts(first: int, count: int) -> list[tuple[int, int]]:
+    """Return the L1 entries of granules in a row, by number: each with a mask of their GPIs."""
+    parts = []
+    while count > 0:
+        index, place = divmod(first, GRANULES_AN_ENTRY)
+        here = min(GRANULES_AN_ENTRY - place, count)
+        parts.append((index, (1 << 4 * here) - 1 << 4 * place))
+        first += here
+        count -= here
+    return parts

@@ -137,6 +137,27 @@ def test_move_fuses_a_whole_region_of_the_new_space() -> None:
     assert set(entries[:32]) == {contiguous_descriptor(Gpi.REALM, Contig.MB_2)}
 
 
+def test_move_of_many_makes_the_table_that_single_moves_make() -> None:
+    """Over the borders of entries and of contiguous regions, there and back."""
+    table, root, _ = build()
+    other, other_root, _ = build()
+    first, count = BASE + 32 * MB - 700 * GRANULE, 1500
+    for old, new in ((Gpi.NS, Gpi.REALM), (Gpi.REALM, Gpi.NS)):
+        assert table.move(first, old, new, count)
+        for n in range(count):
+            assert other.move(first + n * GRANULE, old, new)
+        assert root.data == other_root.data
+
+
+def test_move_of_many_changes_nothing_when_the_last_one_is_not_the_old_one() -> None:
+    """All of them, or none."""
+    table, root, _ = build()
+    table.move(BASE + 40 * GRANULE, Gpi.NS, Gpi.REALM)
+    before = bytes(root.data)
+    assert not table.move(BASE, Gpi.NS, Gpi.REALM, 41)
+    assert bytes(root.data) == before
+
+
 def test_move_changes_nothing_when_the_granule_is_not_the_old_one() -> None:
     """A refused move leaves no trace, in a contiguous region and outside one."""
     table, root, _ = build()
@@ -150,19 +171,26 @@ def test_move_changes_nothing_when_the_granule_is_not_the_old_one() -> None:
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.integers(0, 70), st.booleans()), max_size=80), st.integers(0, 3))
-def test_table_agrees_with_a_dictionary(moves: list[tuple[int, bool]], where: int) -> None:
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 70), st.sampled_from([1, 1, 2, 15, 16, 17, 600]), st.booleans()),
+        max_size=80,
+    ),
+    st.integers(0, 3),
+)
+def test_table_agrees_with_a_dictionary(moves: list[tuple[int, int, bool]], where: int) -> None:
     """After any moves, a PE finds the dictionary's value, and every result agrees with it."""
     table, root, _ = TABLE.table, TABLE.root, TABLE.layout
     first = BASE + where * 32 * MB - (36 if where else 0) * GRANULE
     model: dict[int, int] = {}
-    for n, to_realm in moves:
-        pa = first + n * GRANULE
+    for n, count, to_realm in moves:
+        pas = range(first + n * GRANULE, first + (n + count) * GRANULE, GRANULE)
         old, new = (Gpi.NS, Gpi.REALM) if to_realm else (Gpi.REALM, Gpi.NS)
-        assert table.move(pa, old, new) == (model.get(pa, Gpi.NS) == old)
-        if model.get(pa, Gpi.NS) == old:
-            model[pa] = new
-    for n in range(-1, 72):
+        may_move = all(model.get(pa, Gpi.NS) == old for pa in pas)
+        assert table.move(pas[0], old, new, count) == may_move
+        if may_move:
+            model |= dict.fromkeys(pas, new)
+    for n in range(-1, 672):
         pa = first + n * GRANULE
         if pa >= BASE:
             assert walk(root, table.base_pa, pa) == table.gpi(pa) == model.get(pa, Gpi.NS)
