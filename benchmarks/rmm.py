@@ -149,10 +149,12 @@ def micros(work: Callable[[], object], count: int = BATCH) -> float:
 def commands() -> Iterator[Result]:
     """Single RMI commands, in batches."""
     yield Result("delegate+undelegate", delegation(World()), "µs", goal=12)
+    yield Result("delegate+undelegate, series", delegation_series(World()), "µs", goal=1)
     yield Result("rtt create+destroy", tables(World()), "µs", goal=25)
     yield Result("init_ripas", ripas(World()), "µs", goal=8)
     yield Result("data_create measured", measured_data(World()), "µs", goal=18)
     yield Result("data unknown+destroy", unknown_data(World()), "µs", goal=20)
+    yield Result("data unknown+destroy, series", unknown_data_series(World()), "µs", goal=2)
     yield Result("rec_enter", entries(World()), "µs", goal=20)
 
 
@@ -165,6 +167,17 @@ def delegation(world: World) -> float:
             smc(0, (RmiFid.RMI_GRANULE_DELEGATE, pa))
         for pa in granules:
             smc(0, (RmiFid.RMI_GRANULE_UNDELEGATE, pa))
+
+    return micros(work)
+
+
+def delegation_series(world: World) -> float:
+    """Delegate granules and take them back, as a realm's host does."""
+    series, granules = world.firmware.smc_series, world.granules(BATCH)
+
+    def work() -> None:
+        for fid in (RmiFid.RMI_GRANULE_DELEGATE, RmiFid.RMI_GRANULE_UNDELEGATE):
+            assert series(0, (fid, granules[0]), (0, GRANULE_SIZE), BATCH)[0] == BATCH
 
     return micros(work)
 
@@ -227,6 +240,21 @@ def unknown_data(world: World) -> float:
     return micros(work, len(pages))
 
 
+def unknown_data_series(world: World) -> float:
+    """Give a realm pages and take them back, as its host does."""
+    series, rd = world.firmware.smc_series, world.realm(1)
+    count = TABLE_SIZE // GRANULE_SIZE
+    data = world.granules(count, delegate=True)
+    create = (RmiFid.RMI_DATA_CREATE_UNKNOWN, rd, data[0], RAM)
+
+    def work() -> None:
+        assert series(0, create, (0, 0, GRANULE_SIZE, GRANULE_SIZE), count)[0] == count
+        destroy = (RmiFid.RMI_DATA_DESTROY, rd, RAM)
+        assert series(0, destroy, (0, 0, GRANULE_SIZE), count)[0] == count
+
+    return micros(work, count)
+
+
 def entries(world: World) -> float:
     """Enter a REC that stores to a device at once; the host has nothing to do."""
     smc, rd = world.firmware.smc, world.realm(1)
@@ -270,9 +298,9 @@ def realm_lifetimes() -> Iterator[Result]:
     payload = assemble(TOUCHES).ljust(PAYLOAD * GRANULE_SIZE, b"\x5a")
     touched = LIVE - PAYLOAD
     lifetime = run_realm(payload, 0, ENTRY + len(payload), touched)
-    yield Result("build, 10 900 granules", lifetime.build, "s", goal=0.4)
-    yield Result("first touch", lifetime.run / touched * 1e6, "µs", goal=45)
-    yield Result("destroy, 20 000 granules", lifetime.destroy, "s", goal=0.6)
+    yield Result("build, 10 900 granules", lifetime.build, "s", goal=0.15)
+    yield Result("first touch", lifetime.run / touched * 1e6, "µs", goal=8)
+    yield Result("destroy, 20 000 granules", lifetime.destroy, "s", goal=0.1)
     count = 20_000
     stores = run_realm(assemble(STORES), 0, SHARED + DEVICE, count)
     yield Result("device access of a realm", stores.run / count * 1e6, "µs", goal=25)

@@ -28,6 +28,7 @@ from pyvmm.arch.smccc import (
     UNKNOWN,
     VERSION_1_2,
     SmcccFid,
+    call_series,
     registers_after,
     standard_secure_fid,
 )
@@ -40,18 +41,28 @@ OK: Answer = (0,)
 
 #: Performs a function of EL3: takes PE, function id and x0..; returns the results.
 Service = Callable[[int, int, Sequence[int]], Answer]
+#: Performs it several times at once: takes PE, x0.. and their steps, and the number of times;
+#: returns how many it performed, none if one of them might fail.
+SeriesService = Callable[[int, Sequence[int], Sequence[int], int], int]
 
 
 class Conduit:
     """The SMC instruction of one security state: the only access of its software to EL3."""
 
-    __slots__ = ("_events", "_security", "_services")
+    __slots__ = ("_events", "_security", "_series", "_services")
 
-    def __init__(self, events: EventStream, security: Pas, services: Mapping[int, Service]) -> None:
+    def __init__(
+        self,
+        events: EventStream,
+        security: Pas,
+        services: Mapping[int, Service],
+        series: Mapping[int, SeriesService],
+    ) -> None:
         """``services`` are the functions that exist for this state, by their ids."""
         self._events = events
         self._security = security
         self._services = services
+        self._series = series
 
     def smc(self, pe: int, args: Sequence[int]) -> Answer:
         """Call EL3 on a PE with x0.. = ``args``; return x0..; other registers are unchanged."""
@@ -61,6 +72,17 @@ class Conduit:
             shown = results[:1] if fid in SECRET else results
             self._events.listener(Smc(pe, self._security, tuple(args), shown))
         return registers_after(args, results)
+
+    def smc_series(
+        self, pe: int, args: Sequence[int], steps: Sequence[int], count: int
+    ) -> tuple[int, Answer]:
+        """Call EL3 up to ``count`` times, until a call fails; see ``call_series``.
+
+        Whoever listens sees each call.
+        """
+        is_seen = self._events.listener is not None
+        several = None if is_seen else self._series.get(args[0] & FID_MASK)
+        return call_series(self.smc, pe, args, steps, count, several)
 
 
 def _unknown(_pe: int, _fid: int, _args: Sequence[int]) -> Answer:
@@ -103,11 +125,14 @@ class Monitor:
             Pas.SECURE: {},
             Pas.ROOT: {},
         }
+        self._series: dict[Pas, dict[int, SeriesService]] = {pas: {} for pas in Pas}
+        for fid, move in REALM_MOVES.items():
+            self._series[Pas.REALM][fid] = partial(self._transitions, *move)
         machine.set_gpt(self._gpt.base_pa, self._gpt.gpccr)
 
     def conduit(self, security: Pas) -> Conduit:
         """Return the conduit for the software of one security state."""
-        return Conduit(self._events, security, self._services[security])
+        return Conduit(self._events, security, self._services[security], self._series[security])
 
     # --- boot -----------------------------------------------------------------------------
 
@@ -132,6 +157,7 @@ class Monitor:
             if status != 0:
                 return status
         self._services[Pas.NS] |= dict.fromkeys(RMI, partial(self._enter_realm_world, rmm))
+        self._series[Pas.NS] |= dict.fromkeys(RMI, rmm.handle_series)
         return 0
 
     def _boot_manifest(self) -> bytes:
@@ -183,16 +209,35 @@ class Monitor:
         as zeros: its contents in ``new`` were dropped when it last left that PAS.
         """
         pa = args[1] if len(args) > 1 else 0
-        if pa & GRANULE_OFFSET or not self._first_pa <= pa < self._end_pa:
+        if not self._is_delegable(pa, 1):
             return refuse(RmmdError.BAD_ADDR)
-        with self._gpt_lock:
-            if not self._gpt.move(pa, 0x8 | old, 0x8 | new):
-                return refuse(RmmdError.BAD_PAS)
-            self._machine.tlbi_pa(pa, GRANULE_SIZE)
-            self._machine.punch(old, pa, GRANULE_SIZE)
+        if not self._move(pa, 1, old, new):
+            return refuse(RmmdError.BAD_PAS)
         if self._events.listener is not None:
             self._events.listener(GptChange(pa, GRANULE_SIZE, old, new))
         return OK
+
+    def _transitions(
+        self, old: Pas, new: Pas, _pe: int, args: Sequence[int], steps: Sequence[int], count: int
+    ) -> int:
+        """Move granules in a row, if all of them may move."""
+        is_row = steps[1:2] == (GRANULE_SIZE,) and self._is_delegable(args[1], count)
+        return count if is_row and self._move(args[1], count, old, new) else 0
+
+    def _is_delegable(self, pa: int, count: int) -> bool:
+        """Check whether granules in a row are of the memory that may change its PAS."""
+        end = pa + count * GRANULE_SIZE
+        return not pa & GRANULE_OFFSET and self._first_pa <= pa and end <= self._end_pa
+
+    def _move(self, pa: int, count: int, old: Pas, new: Pas) -> bool:
+        """Move granules in a row; False, without a change, if one is not in ``old``."""
+        size = count * GRANULE_SIZE
+        with self._gpt_lock:
+            if not self._gpt.move(pa, 0x8 | old, 0x8 | new, count):
+                return False
+            self._machine.tlbi_pa(pa, size)
+            self._machine.punch(old, pa, size)
+        return True
 
     def gpi(self, pa: int) -> Gpi:
         """Return the GPI of a granule of DRAM."""

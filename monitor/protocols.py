@@ -44,6 +44,14 @@ class Rmm(Protocol):
     def handle(self, pe: int, fid: int, args: Sequence[int], /) -> tuple[int, ...]:
         """Perform an RMI command with x1.. = ``args``; return x0.. of RMI_REQ_COMPLETE."""
 
+    def handle_series(
+        self, pe: int, args: Sequence[int], steps: Sequence[int], count: int, /
+    ) -> int:
+        """Perform a command several times at once, x0.. = ``args`` and each time ``steps`` more.
+
+        Returns how many times, each with success; 0: one by one.
+        """
+
 
 class Mailbox(Protocol):
     """The connection to the hardware-enforced security module."""

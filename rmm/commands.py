@@ -8,7 +8,7 @@ docs/rmm-abi.md follow from it.  A first parameter named ``pe`` gets the index o
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pyvmm.arch.islet import IsletRmiFid, IsletRsiFid
 from pyvmm.arch.psci import PsciFid
@@ -29,10 +29,21 @@ R = TypeVar("R")
 Handler = Callable[..., R]  # type: ignore[explicit-any]
 
 
+#: A function that performs a command several times.
+SeriesHandler = Callable[..., int]  # type: ignore[explicit-any]
+
+
+class Several(NamedTuple):
+    """How to perform a command several times at once."""
+
+    steps: tuple[int, ...]
+    function: SeriesHandler
+
+
 class Command(Generic[R]):
     """A command: its identifier, its parameters and its function."""
 
-    __slots__ = ("doc", "fid", "function", "name", "num_args", "parameters", "wants_pe")
+    __slots__ = ("doc", "fid", "function", "name", "num_args", "parameters", "several", "wants_pe")
 
     def __init__(self, fid: IntEnum, function: Handler[R], *, fixed: int) -> None:
         """Wrap ``function``, whose first ``fixed`` parameters do not belong to the command."""
@@ -44,6 +55,21 @@ class Command(Generic[R]):
         self.parameters = tuple(parameters[self.wants_pe :])
         self.num_args = len(self.parameters)
         self.doc = inspect.getdoc(function) or ""
+        self.several: Several | None = None
+
+    def series(self, *steps: int) -> Callable[[SeriesHandler], SeriesHandler]:
+        """Declare how to perform the command several times at once, without a trace.
+
+        ``steps`` are added to the arguments from one time to the next.  The function gets the
+        number of times before the arguments.  It performs as many as it can tell to succeed, each
+        exactly as the command would, and returns how many; RmiError counts as none.
+        """
+
+        def declare(function: SeriesHandler) -> SeriesHandler:
+            self.several = Several(steps, function)
+            return function
+
+        return declare
 
     def fit(self, args: Sequence[int]) -> tuple[int, ...]:
         """Return as many arguments as there are parameters; those that are not given are zero."""

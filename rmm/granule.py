@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Final
 
 from pyvmm.arch.events import EventStream, GranuleTransition
-from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT, GRANULE_SIZE
 from pyvmm.arch.rmi import RmiStatus
 from rmm.errors import RmiError
 
@@ -99,15 +99,29 @@ class GranuleTable:
         ):
             raise RmiError(RmiStatus.ERROR_INPUT)
 
-    def move(self, pa: int, state: int) -> None:
-        """Change the state of the granule at ``pa``, which the caller has checked.
+    def count(self, pa: int, state: int, limit: int) -> int:
+        """Return how many granules in a row are in ``state``, at most ``limit``.
 
-        Raises: IllegalMove, without a change, if no move leads from its state to ``state``.
+        They begin at ``pa``; none do if that is not a granule's address.
+        """
+        if pa & GRANULE_OFFSET or not self.base <= pa < self.end:
+            return 0
+        first = (pa - self.base) >> GRANULE_SHIFT
+        states = self.states[first : first + limit]
+        return len(states) - len(states.lstrip(bytes((state,))))
+
+    def move(self, pa: int, state: int, count: int = 1) -> None:
+        """Change the state of granules in a row, which are in the same one.
+
+        The caller has checked them.
+        Raises: IllegalMove, without a change, if no move leads from their state to ``state``.
         """
         index = (pa - self.base) >> GRANULE_SHIFT
-        if (self.states[index], state) not in _LEGAL_MOVES:
-            raise IllegalMove(pa, self.states[index], state)
+        old = self.states[index]
+        if (old, state) not in _LEGAL_MOVES or (count > 1 and self.count(pa, old, count) < count):
+            raise IllegalMove(pa, old, state)
         if self._events.listener is not None:
-            old, new = GranuleState(self.states[index]), GranuleState(state)
-            self._events.listener(GranuleTransition(pa, old.name, new.name))
-        self.states[index] = state
+            names = GranuleState(old).name, GranuleState(state).name
+            for each in range(pa, pa + (count << GRANULE_SHIFT), GRANULE_SIZE):
+                self._events.listener(GranuleTransition(each, *names))
+        self.states[index : index + count] = bytes((state,)) * count

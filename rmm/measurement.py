@@ -47,7 +47,7 @@ class Measurements:
         self.values = [rim] + [bytes(len(rim))] * (NUM_MEASUREMENTS - 1)
         self._emit("REALM_CREATE", **fields)
 
-    def hash_of(self, content: bytes) -> bytes:
+    def hash_of(self, content: bytes | memoryview) -> bytes:
         """Return the hash of the content of a page."""
         return self._hash(content).digest()
 

@@ -49,3 +49,8 @@ class El3(Protocol):
 
     def smc(self, pe: int, args: Sequence[int]) -> Sequence[int]:
         """Call EL3 on a PE."""
+
+    def smc_series(
+        self, pe: int, args: Sequence[int], steps: Sequence[int], count: int
+    ) -> tuple[int, Sequence[int]]:
+        """Call EL3 until a call fails; return how many succeeded, and the results of that one."""

@@ -30,6 +30,7 @@ from rmm.rec import Rec
 from rmm.sealing import SealingKeys
 
 _SUCCESS: Final = (int(RmiStatus.SUCCESS),)
+MAX_SERIES: Final = 512  # commands at once, so that other PEs do not wait long
 _PA_BITS: Final = (32, 36, 40, 42, 44, 48)  # by ID_AA64MMFR0_EL1.PARange; 52 needs FEAT_LPA2
 
 
@@ -116,6 +117,21 @@ class Rmm:
             self.events.listener(event)
         return results
 
+    def handle_series(self, pe: int, args: Sequence[int], steps: Sequence[int], count: int) -> int:
+        """Perform a command several times at once: with x0.. = ``args``, then ``steps`` more, ...
+
+        Returns how many times, each with success; 0 if nothing was done: perform it once.
+        """
+        command = self._commands.get(args[0] & FID_MASK)
+        if command is None or command.several is None or command.several.steps != tuple(steps[1:]):
+            return 0
+        fixed = (self, pe) if command.wants_pe else (self,)
+        try:
+            with self.lock:
+                return command.several.function(*fixed, min(count, MAX_SERIES), *args[1:])
+        except RmiError:
+            return 0
+
     def select(self, revision: int) -> bool:
         """Serve the commands of a revision from now on; False, without a change, if unknown."""
         commands = self.revisions.get(revision)
@@ -153,10 +169,10 @@ class Rmm:
             raise RmiError(RmiStatus.ERROR_INPUT)
         return rec
 
-    def release(self, pa: int) -> None:
-        """Scrub a granule that is no longer used, and make it DELEGATED."""
-        self.memory.zero(pa, GRANULE_SIZE)
-        self.granules.move(pa, DELEGATED)
+    def release(self, pa: int, count: int = 1) -> None:
+        """Scrub granules in a row that are no longer used, and make them DELEGATED."""
+        self.memory.zero(pa, count * GRANULE_SIZE)
+        self.granules.move(pa, DELEGATED, count)
 
 
 def read_limits(machine: Machine) -> Limits:

@@ -72,6 +72,16 @@ class Rtt:
         low_bytes = self._bytes[index * _ENTRY_SIZE :].tobytes()[::_ENTRY_SIZE]
         return index + (low_bytes.translate(_IS_LIVE) + b"\1").index(1)
 
+    def count_like(self, index: int, expected: "array[int]") -> int:
+        """Return how many entries from ``index`` on are those expected, up to the first other."""
+        here = self._bytes[index * _ENTRY_SIZE :][: len(expected) * _ENTRY_SIZE]
+        found, wanted = (
+            int.from_bytes(each, "little") for each in (here, expected.tobytes()[: len(here)])
+        )
+        different = found ^ wanted
+        last = (different & -different).bit_length() - 1 if different else 8 * len(here)
+        return last // (8 * _ENTRY_SIZE)
+
     def fill(self, entry: int, level: int) -> None:
         """Set the entries, at ``level``, to the equivalent of ``entry`` one level above."""
         self.entries[:] = memoryview(children_of(entry, level))
@@ -174,6 +184,18 @@ class RttTree:
         if self._events.listener is not None:
             self._events.listener(RttChange(self.rd, ipa, level, old, entry))
 
+    def set_entries(self, walk: Walk, ipa: int, entries: "array[int]") -> None:
+        """Replace entries in a row, alike but for their addresses, by others that are alike.
+
+        Whoever listens is not told: a command that is seen changes one entry at a time.
+        """
+        table, index, level = walk
+        count, old, new = len(entries), table.entries[index], entries[0]
+        table.entries[index : index + count] = memoryview(entries)
+        table.live += count * ((new & LIVE != 0) - (old & LIVE != 0))
+        if old & VALID:
+            self._machine.tlbi_ipa(self.vmid, ipa, count * level_size(level))
+
     def next_live(self, walk: Walk, ipa: int) -> int:
         """Return ``ipa`` if its entry is live, otherwise the end of the run of non-live entries.
 
@@ -251,5 +273,9 @@ def folded(entries: memoryview, level: int) -> int | None:
 
 
 def _contiguous(first: int, level: int) -> "array[int]":
-    step = level_size(level)
-    return array("Q", range(first, first + TABLE_ENTRIES * step, step))
+    return in_a_row(first, TABLE_ENTRIES, level_size(level))
+
+
+def in_a_row(first: int, count: int, step: int) -> "array[int]":
+    """Return ``count`` entries like the first, each with an address ``step`` higher."""
+    return array("Q", range(first, first + count * step, step) if step else (first,) * count)

@@ -3,7 +3,7 @@
 Spec: Arm DEN0028 (SMCCC) 1.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Final
 
@@ -26,7 +26,7 @@ class SmcccFid(IntEnum):
 
 
 #: x0 to x3, which a call does not preserve.
-_NOT_KEPT: Final = (0, 0, 0, 0)
+_NOT_KEPT: Final[tuple[int, ...]] = (0, 0, 0, 0)
 
 
 def registers_after(args: Sequence[int], results: tuple[int, ...]) -> tuple[int, ...]:
@@ -39,6 +39,41 @@ def registers_after(args: Sequence[int], results: tuple[int, ...]) -> tuple[int,
     """
     changed = results + _NOT_KEPT[len(results) :]
     return changed if len(args) <= len(changed) else (*changed, *args[len(changed) :])
+
+
+#: Makes one call on a PE with x0..; returns x0...
+Call = Callable[[int, Sequence[int]], tuple[int, ...]]
+#: Makes several calls at once if all of them succeed: takes PE, x0.. of the first call, the steps
+#: and the number of calls; returns how many it made, perhaps none.
+CallSeveral = Callable[[int, Sequence[int], Sequence[int], int], int]
+
+
+def call_series(
+    call: Call,
+    pe: int,
+    args: Sequence[int],
+    steps: Sequence[int],
+    count: int,
+    several: CallSeveral | None = None,
+) -> tuple[int, tuple[int, ...]]:
+    """Make the same call up to ``count`` times, until one fails (x0 is not zero).
+
+    ``args`` are x0.. of the first call; each later call adds ``steps``.  ``several`` may shorten
+    the work, never change what comes of it.
+    Returns: the number of calls that succeeded, and the results of the one that failed; zeros if
+    none did.
+    """
+    done = 0
+    while done < count:
+        now = [arg + step * done for arg, step in zip(args, steps, strict=True)]
+        made = several(pe, now, steps, count - done) if several is not None else 0
+        if not made:
+            results = call(pe, now)
+            if results[0]:
+                return done, results
+            made = 1
+        done += made
+    return done, _NOT_KEPT
 
 
 def standard_secure_fid(number: int) -> int:

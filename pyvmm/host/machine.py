@@ -34,6 +34,14 @@ class Firmware(Protocol):
     def smc(self, pe: int, args: Sequence[int]) -> tuple[int, ...]:
         """Call with x0.. = ``args`` on a PE; return x0.. (other registers are preserved)."""
 
+    def smc_series(
+        self, pe: int, args: Sequence[int], steps: Sequence[int], count: int
+    ) -> tuple[int, tuple[int, ...]]:
+        """Call up to ``count`` times, adding ``steps`` to x0.. each time, until a call fails.
+
+        Returns how many calls succeeded, and the results of the one that failed, if one did.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

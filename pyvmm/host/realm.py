@@ -241,17 +241,19 @@ class Realm(VcpuGuest):
             ) from None
 
     def _load(self, segments: Sequence[Segment], progress: Progress | None) -> None:
-        """Load the payload, measured, page by page through one staging granule."""
+        """Load the payload, measured, through a few staging granules."""
         total = sum(len(each.data) for each in segments) // GRANULE_SIZE
-        staging = self._allocator.allocate()
+        staging = self._allocator.allocate(PAGES_PER_STEP * GRANULE_SIZE)
+        done = 0
         try:
-            for done, (ipa, page) in enumerate(pages_of(segments)):
-                self._ns.write(staging, page)
-                self._memory.create_data(ipa, staging)
-                if progress is not None and not done % PAGES_PER_STEP:
+            for ipa, pages in runs_of(segments):
+                if progress is not None:
                     progress(done, total)
+                self._ns.write(staging, pages)
+                self._memory.create_data(ipa, staging, len(pages) // GRANULE_SIZE)
+                done += len(pages) // GRANULE_SIZE
         finally:
-            self._allocator.free(staging)
+            self._allocator.free(staging, PAGES_PER_STEP * GRANULE_SIZE)
 
     def _create_rec(self, cpu: int) -> None:
         rd = self._rd or 0
@@ -336,9 +338,10 @@ def dram_needed(ram_size: int, num_cpus: int) -> int:
     return ram_size + level_size(2) + GRANULE_SIZE * (tables + 32 * num_cpus + 64)
 
 
-def pages_of(segments: Sequence[Segment]) -> Iterator[tuple[int, bytes]]:
-    """Yield the payload as whole pages (IPA, contents) by ascending IPA; gaps are zeros.
+def runs_of(segments: Sequence[Segment]) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Yield the payload as whole pages by ascending IPA, some at a time; gaps are zeros.
 
+    Each item is an IPA and the contents of at most PAGES_PER_STEP pages from there on.
     Segments do not overlap; two of them may share a page.
     """
     page, ipa = bytearray(), -1  # an incomplete page
@@ -349,9 +352,10 @@ def pages_of(segments: Sequence[Segment]) -> Iterator[tuple[int, bytes]]:
             if page and start - offset != ipa:
                 yield ipa, bytes(page)
                 page = bytearray()
-            part = data[: GRANULE_SIZE - offset]
-            if len(part) == GRANULE_SIZE:
-                yield start, bytes(part)
+            whole = 0 if offset else min(len(data) // GRANULE_SIZE, PAGES_PER_STEP)
+            part = data[: whole * GRANULE_SIZE or GRANULE_SIZE - offset]
+            if whole:
+                yield start, part
             else:
                 page, ipa = page or bytearray(GRANULE_SIZE), start - offset
                 page[offset : offset + len(part)] = part

@@ -20,14 +20,14 @@ from threading import RLock
 from typing import Final
 
 from pyvmm.arch.machine import PhysicalMemory
-from pyvmm.arch.pas import GRANULE_SHIFT
+from pyvmm.arch.pas import GRANULE_SHIFT, GRANULE_SIZE
 from pyvmm.arch.rmi import DataFlags, Ripas, RmiFid, RmiStatus, unpack_status
 from pyvmm.arch.stage2 import PAGE_LEVEL, S2_DESCRIPTOR, level_size
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.dma import SharedMemory
 from pyvmm.host.rmi import Rmi, RmiFailed
 
-FAULT_AROUND: Final = 16  # granules mapped together at a fault
+FAULT_AROUND: Final = 64  # granules mapped together at a fault
 #: Bytes whose RIPAS changes in one step; the realm then asks for the rest, so it can be stopped.
 RIPAS_STEP: Final = 16 << 20
 BLOCK_LEVEL: Final = 2
@@ -109,23 +109,54 @@ class RealmMemory:
         while base < top:
             base = self._change_ripas(0, (RmiFid.RMI_RTT_INIT_RIPAS, self._rd, base, top))
 
-    def create_data(self, ipa: int, source_pa: int) -> None:
-        """Make a private page with the measured contents of a Non-secure granule.
+    def create_data(self, ipa: int, source_pa: int, count: int) -> None:
+        """Make private pages in a row with the measured contents of Non-secure granules in a row.
 
-        Raises: ValueError if the page is not in RAM.
+        Raises: ValueError if a page is not in RAM.
         """
-        if not self.is_ram(ipa):
+        if not self.is_ram(ipa) or not self.is_ram(ipa + (count << GRANULE_SHIFT) - 1):
             raise ValueError(f"payload at {ipa:#x} is outside RAM")
-        page = ipa - self._base >> GRANULE_SHIFT
-        data = self._pa + (page << GRANULE_SHIFT)
-        self._make_tables(0, ipa, PAGE_LEVEL)
-        self._rmi.delegate(0, data)
+        for page, here in self._rows(ipa, count):
+            self._make_tables(0, page, PAGE_LEVEL)
+            create = (
+                DATA_CREATE,
+                self._rd,
+                self._pa_of(page),
+                page,
+                source_pa + page - ipa,
+                MEASURED,
+            )
+            self._give(0, page, here, create, (0, GRANULE_SIZE, GRANULE_SIZE, GRANULE_SIZE, 0))
+
+    def _pa_of(self, ipa: int) -> int:
+        return self._pa + ipa - self._base
+
+    def _rows(self, ipa: int, count: int) -> Iterator[tuple[int, int]]:
+        """Divide pages in a row by tables: yield the first IPA of each part and its pages."""
+        end = ipa + (count << GRANULE_SHIFT)
+        while ipa < end:
+            next_ipa = min(end, (ipa | BLOCK_SIZE - 1) + 1)
+            yield ipa, next_ipa - ipa >> GRANULE_SHIFT
+            ipa = next_ipa
+
+    def _give(
+        self, pe: int, ipa: int, count: int, create: tuple[int, ...], steps: tuple[int, ...]
+    ) -> None:
+        """Delegate granules in a row and make pages of them; take back what the RMM refuses."""
+        data, given = self._pa_of(ipa), count
+        self._rmi.delegate(pe, data, count)
         try:
-            self._rmi.call(0, DATA_CREATE, self._rd, data, ipa, source_pa, MEASURED)
-        except RmiFailed:
-            self._rmi.undelegate(0, data)
+            self._rmi.call_series(pe, count, create, steps)
+        except RmiFailed as failure:
+            given = failure.done
+            self._rmi.undelegate(pe, data + (given << GRANULE_SHIFT), count - given)
             raise
-        self._state[page] = PRIVATE
+        finally:
+            self._set_state(ipa, given, PRIVATE)
+
+    def _set_state(self, ipa: int, count: int, state: int) -> None:
+        first = ipa - self._base >> GRANULE_SHIFT
+        self._state[first : first + count] = bytes((state,)) * count
 
     # --- faults ---------------------------------------------------------------------------
 
@@ -137,20 +168,13 @@ class RealmMemory:
                 self._unshare(pe, page)
             first = page - page % FAULT_AROUND
             self._make_tables(pe, ipa, PAGE_LEVEL)
-            for each in range(first, min(first + FAULT_AROUND, len(self._state))):
-                if self._state[each] == UNBACKED:
-                    self._back_page(pe, each)
+            for start, count in self._runs(first, first + FAULT_AROUND, UNBACKED):
+                self._back_pages(pe, start, count)
 
-    def _back_page(self, pe: int, page: int) -> None:
-        offset = page << GRANULE_SHIFT
-        ipa, data = self._base + offset, self._pa + offset
-        self._rmi.delegate(pe, data)
-        try:
-            self._rmi.call(pe, DATA_CREATE_UNKNOWN, self._rd, data, ipa)
-        except RmiFailed:
-            self._rmi.undelegate(pe, data)
-            raise
-        self._state[page] = PRIVATE
+    def _back_pages(self, pe: int, page: int, count: int) -> None:
+        ipa = self._base + (page << GRANULE_SHIFT)
+        create = (DATA_CREATE_UNKNOWN, self._rd, self._pa_of(ipa), ipa)
+        self._give(pe, ipa, count, create, (0, GRANULE_SIZE, GRANULE_SIZE))
 
     def share(self, pe: int, ipa: int) -> bool:
         """Map the page at its alias because the realm accessed it there.
@@ -223,8 +247,7 @@ class RealmMemory:
                     self._unshare(pe, page)
             reached = self._set_ripas(pe, rec, base, end)
             if ripas == Ripas.EMPTY:
-                for page in self._pages(base, reached, PRIVATE):
-                    self._destroy_page(pe, page)
+                self._destroy_pages(pe, base, reached)
                 self._set_shared(base, reached)
         return True
 
@@ -257,11 +280,25 @@ class RealmMemory:
             yield page
             page += 1
 
-    def _destroy_page(self, pe: int, page: int) -> None:
-        offset = page << GRANULE_SHIFT
-        self._rmi.call(pe, DATA_DESTROY, self._rd, self._base + offset)
-        self._rmi.undelegate(pe, self._pa + offset)
-        self._state[page] = UNBACKED
+    def _runs(self, first: int, end: int, state: int) -> Iterator[tuple[int, int]]:
+        """Yield the runs of pages in a state, by number: the first one and how many there are."""
+        rest = self._state[first:end]
+        while rest.count(state):
+            skipped = rest.index(state)
+            count = len(rest) - skipped - len(rest[skipped:].lstrip(bytes((state,))))
+            yield first + skipped, count
+            first += skipped + count
+            rest = rest[skipped + count :]
+
+    def _destroy_pages(self, pe: int, base: int, top: int) -> None:
+        """Destroy the private pages of a range."""
+        first, end = base - self._base >> GRANULE_SHIFT, top - self._base >> GRANULE_SHIFT
+        for start, length in self._runs(first, end, PRIVATE):
+            for ipa, count in self._rows(self._base + (start << GRANULE_SHIFT), length):
+                destroy = (DATA_DESTROY, self._rd, ipa)
+                self._rmi.call_series(pe, count, destroy, (0, GRANULE_SIZE))
+                self._rmi.undelegate(pe, self._pa_of(ipa), count)
+                self._set_state(ipa, count, UNBACKED)
 
     # --- tables ---------------------------------------------------------------------------
 
@@ -287,8 +324,7 @@ class RealmMemory:
     def destroy(self) -> None:
         """Take every page and table back from the realm, which must not run any longer."""
         end = self._base + self._size
-        for page in self._pages(self._base, end, PRIVATE):
-            self._destroy_page(0, page)
+        self._destroy_pages(0, self._base, end)
         for page in self._pages(self._base, end, SHARED):
             self._unshare(0, page)
         for start, level in sorted(self._tables, key=lambda key: -key[1]):

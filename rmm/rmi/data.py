@@ -1,6 +1,6 @@
 """RMI_DATA_*: the pages of a realm."""
 
-from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault
 from pyvmm.arch.rmi import DataFlags, RmiFid, RmiStatus
 from pyvmm.arch.stage2 import (
     ADDRESS_MASK,
@@ -17,7 +17,7 @@ from rmm.errors import RmiError
 from rmm.granule import DATA, DELEGATED, UNDELEGATED
 from rmm.realm import Realm, RealmState
 from rmm.rmm import Rmm
-from rmm.rtt import Walk, assigned_entry, ram_entry
+from rmm.rtt import Walk, assigned_entry, in_a_row, ram_entry
 
 _MEASURE_CONTENT = int(DataFlags.MEASURE_CONTENT)
 _NEW = RealmState.NEW
@@ -49,6 +49,18 @@ def data_create(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) ->
     (ERROR_INPUT) if ``ipa`` is not a protected page; then (ERROR_RTT, level) if its entry is not
     UNASSIGNED.
     """
+    realm, walk = _check_create(rmm, rd, data, ipa, src, flags)
+    content = rmm.read_ns(src, GRANULE_SIZE)
+    rmm.memory.write(data, content)
+    rmm.granules.move(data, DATA)
+    realm.rtt.set_entry(walk, ipa, ram_entry(data, PAGE_LEVEL))
+    measurements = realm.measurements
+    measurements.extend_data(ipa, flags, measurements.hash_of(content) if flags else b"")
+
+
+def _check_create(
+    rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int
+) -> tuple[Realm, Walk]:
     if flags & ~_MEASURE_CONTENT:
         raise RmiError(RmiStatus.ERROR_INPUT)
     rmm.granules.require(src, UNDELEGATED)
@@ -56,13 +68,26 @@ def data_create(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) ->
     realm = rmm.realm(rd)
     if realm.state is not _NEW:
         raise RmiError(RmiStatus.ERROR_REALM)
-    walk = _unassigned_page(realm, ipa)
-    content = rmm.read_ns(src, GRANULE_SIZE)
-    rmm.memory.write(data, content)
-    rmm.granules.move(data, DATA)
-    realm.rtt.set_entry(walk, ipa, ram_entry(data, PAGE_LEVEL))
-    measurements = realm.measurements
-    measurements.extend_data(ipa, flags, measurements.hash_of(content) if flags else b"")
+    return realm, _unassigned_page(realm, ipa)
+
+
+@data_create.series(0, GRANULE_SIZE, GRANULE_SIZE, GRANULE_SIZE, 0)
+def _create_several(
+    rmm: Rmm, count: int, rd: int, data: int, ipa: int, src: int, flags: int
+) -> int:
+    realm, walk = _check_create(rmm, rd, data, ipa, src, flags)
+    count = _count_unassigned(walk, min(count, rmm.granules.count(data, DELEGATED, count)))
+    size = count * GRANULE_SIZE
+    try:
+        rmm.memory.write(data, rmm.ns.view(src, size))
+    except GranuleProtectionFault:  # one of them is not the host's
+        return 0
+    _assign(rmm, realm, walk, ipa, ram_entry(data, PAGE_LEVEL), count)
+    content, measurements = rmm.memory.view(data, size), realm.measurements
+    for offset in range(0, size, GRANULE_SIZE):
+        page = content[offset : offset + GRANULE_SIZE]
+        measurements.extend_data(ipa + offset, flags, measurements.hash_of(page) if flags else b"")
+    return count
 
 
 @rmi_command(RmiFid.RMI_DATA_CREATE_UNKNOWN)
@@ -81,6 +106,28 @@ def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
     realm.rtt.set_entry(walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL))
 
 
+@data_create_unknown.series(0, GRANULE_SIZE, GRANULE_SIZE)
+def _create_several_unknown(rmm: Rmm, count: int, rd: int, data: int, ipa: int) -> int:
+    realm = rmm.realm(rd)
+    walk = _unassigned_page(realm, ipa)
+    count = _count_unassigned(walk, rmm.granules.count(data, DELEGATED, count))
+    if count:
+        ripas = walk.entry >> RIPAS_SHIFT & 0b11
+        _assign(rmm, realm, walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL), count)
+    return count
+
+
+def _count_unassigned(walk: Walk, limit: int) -> int:
+    """Return how many entries in a row are as the one at the end of a walk, which is UNASSIGNED."""
+    return walk.table.count_like(walk.entry_index, in_a_row(walk.entry, limit, 0))
+
+
+def _assign(rmm: Rmm, realm: Realm, walk: Walk, ipa: int, entry: int, count: int) -> None:
+    """Assign DELEGATED granules in a row to pages in a row; ``entry`` is that of the first."""
+    rmm.granules.move(entry & ADDRESS_MASK, DATA, count)
+    realm.rtt.set_entries(walk, ipa, in_a_row(entry, count, GRANULE_SIZE))
+
+
 @rmi_command(RmiFid.RMI_DATA_DESTROY)
 def data_destroy(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...]:
     """Remove a page from a realm; the outputs are its PA and the next live IPA of the table.
@@ -89,14 +136,33 @@ def data_destroy(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...]:
     Raises: RmiError(ERROR_INPUT) if the realm does not exist or ``ipa`` is not a protected page;
     (ERROR_RTT, level) if its entry is not ASSIGNED, with the next live IPA as an output.
     """
-    realm = rmm.realm(rd)
-    walk = _page_walk(realm, ipa)
-    table, index, level = walk
-    entry = table.entries[index]
-    if level != PAGE_LEVEL or not entry & LIVE:
-        raise RmiError(RmiStatus.ERROR_RTT, level, 0, realm.rtt.next_live(walk, ipa))
+    realm, walk = _assigned_page(rmm, rd, ipa)
+    entry = walk.entry
+    realm.rtt.set_entry(walk, ipa, _entry_after(entry))
     data = entry & ADDRESS_MASK
-    was_empty = entry & (VALID | ASSIGNED | 0b11 << RIPAS_SHIFT) == ASSIGNED
-    realm.rtt.set_entry(walk, ipa, UNASSIGNED_EMPTY if was_empty else UNASSIGNED_DESTROYED)
     rmm.release(data)
     return data, realm.rtt.next_live(walk, ipa)
+
+
+def _assigned_page(rmm: Rmm, rd: int, ipa: int) -> tuple[Realm, Walk]:
+    realm = rmm.realm(rd)
+    walk = _page_walk(realm, ipa)
+    if walk.level != PAGE_LEVEL or not walk.entry & LIVE:
+        raise RmiError(RmiStatus.ERROR_RTT, walk.level, 0, realm.rtt.next_live(walk, ipa))
+    return realm, walk
+
+
+def _entry_after(entry: int) -> int:
+    """Return what becomes of an ASSIGNED entry when its page is destroyed."""
+    was_empty = entry & (VALID | ASSIGNED | 0b11 << RIPAS_SHIFT) == ASSIGNED
+    return UNASSIGNED_EMPTY if was_empty else UNASSIGNED_DESTROYED
+
+
+@data_destroy.series(0, GRANULE_SIZE)
+def _destroy_several(rmm: Rmm, count: int, rd: int, ipa: int) -> int:
+    realm, walk = _assigned_page(rmm, rd, ipa)
+    entry = walk.entry
+    count = walk.table.count_like(walk.entry_index, in_a_row(entry, count, GRANULE_SIZE))
+    realm.rtt.set_entries(walk, ipa, in_a_row(_entry_after(entry), count, 0))
+    rmm.release(entry & ADDRESS_MASK, count)
+    return count

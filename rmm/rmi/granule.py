@@ -1,5 +1,6 @@
 """RMI_GRANULE_*: moves of memory into and out of the Realm PAS."""
 
+from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import RmiFid, RmiStatus
 from pyvmm.arch.rmmd import RmmdFid
 from rmm.commands import rmi_command
@@ -26,6 +27,11 @@ def granule_delegate(rmm: Rmm, pe: int, addr: int) -> None:
     rmm.granules.move(addr, DELEGATED)
 
 
+@granule_delegate.series(GRANULE_SIZE)
+def _delegate(rmm: Rmm, pe: int, count: int, addr: int) -> int:
+    return _move(rmm, pe, _GTSI_DELEGATE, addr, rmm.granules.count(addr, UNDELEGATED, count))
+
+
 @rmi_command(RmiFid.RMI_GRANULE_UNDELEGATE)
 def granule_undelegate(rmm: Rmm, pe: int, addr: int) -> None:
     """Return a granule to the host; DELEGATED granules are zero and need no scrubbing.
@@ -38,3 +44,16 @@ def granule_undelegate(rmm: Rmm, pe: int, addr: int) -> None:
     if rmm.el3.smc(pe, (_GTSI_UNDELEGATE, addr))[0] != 0:
         raise RmiError(RmiStatus.ERROR_INPUT)
     rmm.granules.move(addr, UNDELEGATED)
+
+
+@granule_undelegate.series(GRANULE_SIZE)
+def _undelegate(rmm: Rmm, pe: int, count: int, addr: int) -> int:
+    return _move(rmm, pe, _GTSI_UNDELEGATE, addr, rmm.granules.count(addr, DELEGATED, count))
+
+
+def _move(rmm: Rmm, pe: int, fid: int, addr: int, count: int) -> int:
+    """Move granules in a row, until EL3 refuses; return how many."""
+    done, _ = rmm.el3.smc_series(pe, (fid, addr), (0, GRANULE_SIZE), count)
+    if done:
+        rmm.granules.move(addr, DELEGATED if fid == _GTSI_DELEGATE else UNDELEGATED, done)
+    return done

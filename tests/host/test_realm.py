@@ -13,9 +13,12 @@ from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.psci import PsciFid
+from pyvmm.arch.rmi import RmiFid
 from pyvmm.host import realm_memory
 from pyvmm.host.guest import ExitKind, Guest, Outcome, RealmOptions, Segment
-from pyvmm.host.realm import Geometry, dram_needed, pages_of
+from pyvmm.host.realm import Geometry, dram_needed, runs_of
+from pyvmm.host.realm_memory import FAULT_AROUND
+from pyvmm.host.rmi import RmiFailed
 from tests.host.fakes import FakeContext, FakeExit, call
 from tests.host.platform import ENTRY, RAM_BASE, RAM_SIZE, RealmRig
 from tests.rmm.metadata import realm_metadata
@@ -246,7 +249,7 @@ def test_last_exit_and_call_are_remembered() -> None:
 
 
 def test_missing_private_memory_is_given_with_its_neighbours() -> None:
-    """One fault maps sixteen granules; the host cannot read any of them."""
+    """One fault maps many granules; the host cannot read any of them."""
     refused: list[bool] = []
     counts: list[int] = []
 
@@ -265,9 +268,9 @@ def test_missing_private_memory_is_given_with_its_neighbours() -> None:
 
     rig = RealmRig(guest)
     assert run(rig) is Outcome.OFF
-    assert counts == [16]
+    assert counts == [FAULT_AROUND]
     assert all(refused)
-    assert len(refused) > 16
+    assert len(refused) > FAULT_AROUND
 
 
 def test_devices_reach_exactly_what_the_realm_shares() -> None:
@@ -481,6 +484,38 @@ def test_close_undoes_a_building_that_failed() -> None:
     assert_nothing_left(rig)
 
 
+@pytest.mark.parametrize("is_seen", [True, False])
+@pytest.mark.parametrize("what", ["granule", "page"])
+def test_row_that_is_refused_half_way_leaves_nothing_behind(what: str, is_seen: bool) -> None:
+    """What the RMM took stays the realm's until its end; the rest comes back at once."""
+    rig = RealmRig(lambda _: iter(()), segments=(KERNEL,))
+    rig.realm.build()
+    if not is_seen:
+        rig.rmm.events.listener = None
+    memory, smc_of_host = rig.realm._memory, rig.monitor.conduit(Pas.NS).smc
+    ipa = RAM_BASE + 8 * FAULT_AROUND * PAGE
+    pa, other = memory._pa_of(ipa + 5 * PAGE), rig.allocator.allocate()
+    memory._make_tables(0, ipa, 3)
+    if what == "granule":
+        smc_of_host(0, (RmiFid.RMI_GRANULE_DELEGATE, pa))
+    else:
+        smc_of_host(0, (RmiFid.RMI_GRANULE_DELEGATE, other))
+        page = ipa + 5 * PAGE
+        call = (RmiFid.RMI_DATA_CREATE_UNKNOWN, rig.realm._rd or 0, other, page)
+        assert smc_of_host(0, call)[0] == 0
+    before = len(rig.monitor.leak_check())
+    with pytest.raises(RmiFailed):
+        memory.back(0, ipa)
+    assert len(rig.monitor.leak_check()) == before + (5 if what == "page" else 0)
+    if what == "granule":
+        smc_of_host(0, (RmiFid.RMI_GRANULE_UNDELEGATE, pa))
+    else:
+        smc_of_host(0, (RmiFid.RMI_DATA_DESTROY, rig.realm._rd or 0, ipa + 5 * PAGE))
+        smc_of_host(0, (RmiFid.RMI_GRANULE_UNDELEGATE, other))
+    rig.realm.close()
+    assert rig.monitor.leak_check() == []
+
+
 def test_building_can_be_ended_and_leaves_a_realm_that_never_ran() -> None:
     """An exception of the progress function ends it; the realm is never activated."""
     seen: list[tuple[int, int]] = []
@@ -543,14 +578,14 @@ def test_no_secret_is_left_in_non_secure_memory() -> None:
     assert rig.machine.memories[Pas.REALM].data.find(secret) == -1
 
 
-def test_pages_of_joins_segments_that_share_a_page() -> None:
+def test_runs_of_joins_segments_that_share_a_page() -> None:
     """Ascending pages, zeros between."""
     segments = [Segment(0x2FFE, b"cdef"), Segment(0x1004, b"ab"), Segment(0x5000, b"")]
-    pages = dict(pages_of(segments))
+    pages = {ipa: bytes(data) for ipa, data in runs_of(segments)}
     assert list(pages) == [0x1000, 0x2000, 0x3000]
     assert pages[0x1000] == bytes(4) + b"ab" + bytes(PAGE - 6)
     assert pages[0x2000][-2:] + pages[0x3000][:3] == b"cdef\0"
-    joined = dict(pages_of([Segment(0x1000, b"a"), Segment(0x1FFF, b"z")]))
+    joined = dict(runs_of([Segment(0x1000, b"a"), Segment(0x1FFF, b"z")]))
     assert joined == {0x1000: b"a" + bytes(PAGE - 2) + b"z"}
 
 

@@ -45,7 +45,6 @@ class FakeMachine:
 
     def punch(self, pas: Pas, pa: int, size: int) -> None:
         """Log the operation."""
-        assert size == 4096
         self.log.append((f"punch {pas.name}", pa, size))
 
     def tlbi_pa(self, pa: int, size: int) -> None:
@@ -69,6 +68,12 @@ class FakeRmm:
     def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:
         """Echo."""
         return (0, pe, fid, *args)[: self.num_results]
+
+    def handle_series(
+        self, _pe: int, _args: Sequence[int], _steps: Sequence[int], _count: int
+    ) -> int:
+        """Leave them to ``handle``."""
+        return 0
 
 
 @pytest.fixture

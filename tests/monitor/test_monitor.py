@@ -237,3 +237,71 @@ def test_events_tell_of_calls_switches_and_transitions(machine: FakeMachine) -> 
         GptChange(PA, 4096, Pas.NS, Pas.REALM),
         Smc(0, Pas.REALM, (RmmdFid.GTSI_DELEGATE, PA), (0,)),
     ]
+
+
+# --- series -----------------------------------------------------------------------------------
+
+DELEGATE_ROW = ((RmmdFid.GTSI_DELEGATE, PA), (0, 4096))
+
+
+def test_series_of_transitions_is_one_for_the_machine(
+    machine: FakeMachine, monitor: Monitor
+) -> None:
+    """The order of a single one, over the whole range."""
+    el3 = monitor.conduit(Pas.REALM)
+    assert el3.smc_series(0, *DELEGATE_ROW, 40) == (40, (0, 0, 0, 0))
+    assert machine.log == [("tlbi", PA, 40 * 4096), ("punch NS", PA, 40 * 4096)]
+    assert monitor.leak_check() == [PA + n * 4096 for n in range(40)]
+
+
+def test_series_ends_at_the_first_call_that_fails(machine: FakeMachine, monitor: Monitor) -> None:
+    """What came before is done, what comes after is not, as with calls one by one."""
+    el3 = monitor.conduit(Pas.REALM)
+    el3.smc(0, (RmmdFid.GTSI_DELEGATE, PA + 3 * 4096))
+    machine.log.clear()
+    assert el3.smc_series(0, *DELEGATE_ROW, 6) == (3, error(RmmdError.BAD_PAS))
+    assert monitor.leak_check() == [PA + n * 4096 for n in range(4)]
+    last = (monitor.layout.rmm_base - 4096, RmmdFid.GTSI_DELEGATE)
+    assert el3.smc_series(0, last[::-1], (0, 4096), 3) == (1, error(RmmdError.BAD_ADDR))
+
+
+@pytest.mark.parametrize(
+    ("args", "steps", "expected"),
+    [
+        ((RmmdFid.GTSI_DELEGATE, PA), (0, 0), (1, error(RmmdError.BAD_PAS))),
+        ((RmmdFid.GTSI_DELEGATE, PA), (0, 8192), (4, (0, 0, 0, 0))),
+        ((RmmdFid.GTSI_DELEGATE, PA + 1), (0, 4096), (0, error(RmmdError.BAD_ADDR))),
+        ((RmmdFid.GTSI_DELEGATE,), (0,), (0, error(RmmdError.BAD_ADDR))),
+        ((RmmdFid.EL3_FEATURES, 0), (0, 1), (1, error(RmmdError.INVAL))),
+        ((0xC400_01FF,), (0,), (0, NO_FUNCTION)),
+    ],
+)
+def test_series_of_any_call_is_its_calls(
+    monitor: Monitor,
+    args: tuple[int, ...],
+    steps: tuple[int, ...],
+    expected: tuple[int, tuple[int, ...]],
+) -> None:
+    """Whether EL3 can do several of them at once or not."""
+    assert monitor.conduit(Pas.REALM).smc_series(0, args, steps, 4) == expected
+
+
+def test_series_of_another_world_has_no_services(machine: FakeMachine, monitor: Monitor) -> None:
+    """The table of a series is by the caller's world, too."""
+    for security in (Pas.NS, Pas.SECURE, Pas.ROOT):
+        assert monitor.conduit(security).smc_series(0, *DELEGATE_ROW, 2) == (0, NO_FUNCTION)
+    assert machine.log == []
+
+
+def test_listener_sees_each_call_of_a_series(machine: FakeMachine) -> None:
+    """A trace is the one of calls one by one."""
+    seen: list[Event] = []
+    monitor = Monitor(machine, EventStream(seen.append))
+    assert monitor.conduit(Pas.REALM).smc_series(0, *DELEGATE_ROW, 2) == (2, (0, 0, 0, 0))
+    pas = (PA, PA + 4096)
+    assert [each for each in seen if isinstance(each, GptChange)] == [
+        GptChange(pa, 4096, Pas.NS, Pas.REALM) for pa in pas
+    ]
+    assert [each for each in seen if isinstance(each, Smc)] == [
+        Smc(0, Pas.REALM, (RmmdFid.GTSI_DELEGATE, pa), (0,)) for pa in pas
+    ]

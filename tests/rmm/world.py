@@ -14,7 +14,7 @@ from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import EXIT_OFFSET, RealmParams, RecEnter, RecExit, RecParams, RmiFid
 from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
-from pyvmm.arch.smccc import UNKNOWN
+from pyvmm.arch.smccc import UNKNOWN, call_series
 from pyvmm.token.generations import Generation
 from rmm.protocols import El3
 from rmm.rmi import REVISIONS
@@ -258,6 +258,12 @@ class FakeEl3:
         self.machine.memories[old].zero(args[1], GRANULE_SIZE)
         self.machine.gpt[index] = new
         return (0,)
+
+    def smc_series(
+        self, pe: int, args: Sequence[int], steps: Sequence[int], count: int
+    ) -> tuple[int, tuple[int, ...]]:
+        """Call one by one."""
+        return call_series(self.smc, pe, args, steps, count)
 
 
 def boot_manifest() -> bytearray:
