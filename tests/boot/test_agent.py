@@ -3,7 +3,6 @@
 import json
 import random
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from pyvmm.vm.options import VmOptions
 from tests.boot.command import copy_disk, guest_options, is_clean, pyvmm
 from tests.boot.inside import Inside
 from tests.boot.shell import PATIENCE, Answer
+from tests.userland.build import COMPILE
 
 pytestmark = pytest.mark.boot
 
@@ -145,8 +145,7 @@ def compile_program(directory: Path) -> None:
     (directory / "app").mkdir(parents=True)
     source = directory.parent / "program.c"
     source.write_text(PROGRAM)
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static"]
-    subprocess.run([*command, str(source), "-o", str(directory / "app/main")], check=True)
+    subprocess.run([*COMPILE, str(source), "-o", str(directory / "app/main")], check=True)
 
 
 def test_root_file_system_of_one_program(debian: Image, tmp_path: Path) -> None:
