@@ -59,10 +59,11 @@ run: setup
 	    --disk $(GUEST)/rootfs.img $(ARGS) \
 	    || { code=$$?; [ $$code -eq 5 ] || exit $$code; } # 5: quit, e.g. with Ctrl-A x
 
-# The guest first, so that no two workers build it.
+# The guest first, so that no two workers build it. The files keep their order: those that boot guests take
+# longest and start early, and many short ones are left to share at the end.
 test: lint
 	@$(PYVMM) image build debian --output $(GUEST)
-	@$(PY) -m pytest --numprocesses auto --dist loadfile
+	@$(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: setup $(VENV)/.tidy
 	@$(PY) -m ruff check .
