@@ -11,6 +11,9 @@
 #include <immintrin.h>
 #endif
 
+#include "emit.h"
+#include "host.h"
+
 #include "gen/calls.h"
 #include "gen/ops.h"
 

@@ -207,19 +207,32 @@ def gen_calls(rows: list[Row]) -> str:
     for row in rows:
         if row.unit != "base":
             lines += [f"{prototype(row, op)};" for op, _ in row.ops]
+    lines += ["struct emit;"]
+    lines += [
+        f"void emit_op_{op}(struct emit *e, const struct insn *i);" for _, op, _ in emitted(rows)
+    ]
     return "\n".join(lines)
 
 
-def gen_emit(rows: list[Row]) -> str:
-    """Return emit.h: each op that has an emitter as a function, and the table of them."""
-    ops = [(row, op, values) for row in rows if "emit" in row.flags for op, values in row.ops]
-    lines = [
-        f"static void emit_op_{op}(struct emit *e, const struct insn *i)"
+def emitted(rows: list[Row]) -> list[tuple[Row, str, tuple[int, ...]]]:
+    """Return the ops of the rows that have emitters."""
+    return [(row, op, values) for row in rows if "emit" in row.flags for op, values in row.ops]
+
+
+def gen_emitters(rows: list[Row]) -> list[str]:
+    """Return each op that has an emitter as a function."""
+    return [
+        f"void emit_op_{op}(struct emit *e, const struct insn *i)"
         f" {{ emit_{row.name}({', '.join(('e', 'i', *map(str, values)))}); }}"
-        for row, op, values in ops
+        for row, op, values in emitted(rows)
     ]
+
+
+def gen_emit(rows: list[Row]) -> str:
+    """Return emit.h: the emitters of the base instruction set, and the table of all."""
+    lines = gen_emitters([row for row in rows if row.unit == "base"])
     lines += ["void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {"]
-    lines += [f"    [OP_{op}] = emit_op_{op}," for _, op, _ in ops]
+    lines += [f"    [OP_{op}] = emit_op_{op}," for _, op, _ in emitted(rows)]
     return "\n".join([*lines, "};"])
 
 
@@ -236,7 +249,7 @@ def gen_stubs(rows: list[Row]) -> str:
         for op, values in row.ops:
             back = "return " if row.kind == "faults" else ""
             lines.append(f"{prototype(row, op)} {{ {back}{handler_call(row, values)}; }}")
-    return "\n".join(lines)
+    return "\n".join(lines + gen_emitters(rows))
 
 
 def gen_variant(row: Row) -> str:

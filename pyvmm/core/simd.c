@@ -12,6 +12,8 @@
 #include <tmmintrin.h>
 #endif
 
+#include "emit.h"
+#include "host.h"
 #include "mem.h"
 #include "pstate.h"
 #include "raise.h"

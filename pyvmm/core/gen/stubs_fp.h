@@ -296,3 +296,9 @@ void op_BIC_v_imm16_0(struct cpu *cpu, const struct insn *i) { exec_BIC_v_imm16(
 void op_BIC_v_imm16_1(struct cpu *cpu, const struct insn *i) { exec_BIC_v_imm16(cpu, i, 1); }
 void op_MOVI_v_0(struct cpu *cpu, const struct insn *i) { exec_MOVI_v(cpu, i, 0); }
 void op_MOVI_v_1(struct cpu *cpu, const struct insn *i) { exec_MOVI_v(cpu, i, 1); }
+void emit_op_FMOV_w_s(struct emit *e, const struct insn *i) { emit_FMOV_w_s(e, i); }
+void emit_op_FMOV_s_w(struct emit *e, const struct insn *i) { emit_FMOV_s_w(e, i); }
+void emit_op_FMOV_x_d(struct emit *e, const struct insn *i) { emit_FMOV_x_d(e, i); }
+void emit_op_FMOV_d_x(struct emit *e, const struct insn *i) { emit_FMOV_d_x(e, i); }
+void emit_op_FMOV_x_d1(struct emit *e, const struct insn *i) { emit_FMOV_x_d1(e, i); }
+void emit_op_FMOV_d1_x(struct emit *e, const struct insn *i) { emit_FMOV_d1_x(e, i); }

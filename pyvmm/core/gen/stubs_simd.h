@@ -809,3 +809,73 @@ bool op_LD1_2_1(struct cpu *cpu, const struct insn *i) { return exec_LD1_2(cpu, 
 bool op_ST_lane(struct cpu *cpu, const struct insn *i) { return exec_ST_lane(cpu, i); }
 bool op_LD_lane(struct cpu *cpu, const struct insn *i) { return exec_LD_lane(cpu, i); }
 bool op_LD_replicate(struct cpu *cpu, const struct insn *i) { return exec_LD_replicate(cpu, i); }
+void emit_op_AND_v_0(struct emit *e, const struct insn *i) { emit_AND_v(e, i, 0); }
+void emit_op_AND_v_1(struct emit *e, const struct insn *i) { emit_AND_v(e, i, 1); }
+void emit_op_BIC_v_0(struct emit *e, const struct insn *i) { emit_BIC_v(e, i, 0); }
+void emit_op_BIC_v_1(struct emit *e, const struct insn *i) { emit_BIC_v(e, i, 1); }
+void emit_op_ORR_v_0(struct emit *e, const struct insn *i) { emit_ORR_v(e, i, 0); }
+void emit_op_ORR_v_1(struct emit *e, const struct insn *i) { emit_ORR_v(e, i, 1); }
+void emit_op_EOR_v_0(struct emit *e, const struct insn *i) { emit_EOR_v(e, i, 0); }
+void emit_op_EOR_v_1(struct emit *e, const struct insn *i) { emit_EOR_v(e, i, 1); }
+void emit_op_CMGT_v_0_0(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 0, 0); }
+void emit_op_CMGT_v_0_1(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 0, 1); }
+void emit_op_CMGT_v_0_2(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 0, 2); }
+void emit_op_CMGT_v_0_3(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 0, 3); }
+void emit_op_CMGT_v_1_0(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 1, 0); }
+void emit_op_CMGT_v_1_1(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 1, 1); }
+void emit_op_CMGT_v_1_2(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 1, 2); }
+void emit_op_CMGT_v_1_3(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 1, 3); }
+void emit_op_ADD_v_0_0(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 0, 0); }
+void emit_op_ADD_v_0_1(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 0, 1); }
+void emit_op_ADD_v_0_2(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 0, 2); }
+void emit_op_ADD_v_0_3(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 0, 3); }
+void emit_op_ADD_v_1_0(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 1, 0); }
+void emit_op_ADD_v_1_1(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 1, 1); }
+void emit_op_ADD_v_1_2(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 1, 2); }
+void emit_op_ADD_v_1_3(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 1, 3); }
+void emit_op_SUB_v_0_0(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 0, 0); }
+void emit_op_SUB_v_0_1(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 0, 1); }
+void emit_op_SUB_v_0_2(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 0, 2); }
+void emit_op_SUB_v_0_3(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 0, 3); }
+void emit_op_SUB_v_1_0(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 1, 0); }
+void emit_op_SUB_v_1_1(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 1, 1); }
+void emit_op_SUB_v_1_2(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 1, 2); }
+void emit_op_SUB_v_1_3(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 1, 3); }
+void emit_op_CMEQ_v_0_0(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 0, 0); }
+void emit_op_CMEQ_v_0_1(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 0, 1); }
+void emit_op_CMEQ_v_0_2(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 0, 2); }
+void emit_op_CMEQ_v_0_3(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 0, 3); }
+void emit_op_CMEQ_v_1_0(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 1, 0); }
+void emit_op_CMEQ_v_1_1(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 1, 1); }
+void emit_op_CMEQ_v_1_2(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 1, 2); }
+void emit_op_CMEQ_v_1_3(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 1, 3); }
+void emit_op_MUL_v_0_0(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 0, 0); }
+void emit_op_MUL_v_0_1(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 0, 1); }
+void emit_op_MUL_v_0_2(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 0, 2); }
+void emit_op_MUL_v_0_3(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 0, 3); }
+void emit_op_MUL_v_1_0(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 1, 0); }
+void emit_op_MUL_v_1_1(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 1, 1); }
+void emit_op_MUL_v_1_2(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 1, 2); }
+void emit_op_MUL_v_1_3(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 1, 3); }
+void emit_op_SMLAL_v(struct emit *e, const struct insn *i) { emit_SMLAL_v(e, i); }
+void emit_op_UMLAL_v_0_0(struct emit *e, const struct insn *i) { emit_UMLAL_v(e, i, 0, 0); }
+void emit_op_UMLAL_v_0_1(struct emit *e, const struct insn *i) { emit_UMLAL_v(e, i, 0, 1); }
+void emit_op_UMLAL_v_0_2(struct emit *e, const struct insn *i) { emit_UMLAL_v(e, i, 0, 2); }
+void emit_op_UMLAL_v_0_3(struct emit *e, const struct insn *i) { emit_UMLAL_v(e, i, 0, 3); }
+void emit_op_UMLAL_v_1_0(struct emit *e, const struct insn *i) { emit_UMLAL_v(e, i, 1, 0); }
+void emit_op_UMLAL_v_1_1(struct emit *e, const struct insn *i) { emit_UMLAL_v(e, i, 1, 1); }
+void emit_op_UMLAL_v_1_2(struct emit *e, const struct insn *i) { emit_UMLAL_v(e, i, 1, 2); }
+void emit_op_UMLAL_v_1_3(struct emit *e, const struct insn *i) { emit_UMLAL_v(e, i, 1, 3); }
+void emit_op_SMULL_v(struct emit *e, const struct insn *i) { emit_SMULL_v(e, i); }
+void emit_op_UMULL_v_0_0(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 0, 0); }
+void emit_op_UMULL_v_0_1(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 0, 1); }
+void emit_op_UMULL_v_0_2(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 0, 2); }
+void emit_op_UMULL_v_0_3(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 0, 3); }
+void emit_op_UMULL_v_1_0(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 1, 0); }
+void emit_op_UMULL_v_1_1(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 1, 1); }
+void emit_op_UMULL_v_1_2(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 1, 2); }
+void emit_op_UMULL_v_1_3(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 1, 3); }
+void emit_op_DUP_gen_v_0(struct emit *e, const struct insn *i) { emit_DUP_gen_v(e, i, 0); }
+void emit_op_DUP_gen_v_1(struct emit *e, const struct insn *i) { emit_DUP_gen_v(e, i, 1); }
+void emit_op_UMOV(struct emit *e, const struct insn *i) { emit_UMOV(e, i); }
+void emit_op_LD_replicate(struct emit *e, const struct insn *i) { emit_LD_replicate(e, i); }
