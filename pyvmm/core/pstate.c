@@ -4,13 +4,6 @@
  */
 #include "pstate.h"
 
-enum mmu_index mmu_index(const struct cpu *cpu) {
-    if (cpu->el == 0 || cpu->unprivileged) {
-        return MMU_EL0;
-    }
-    return cpu->pan ? MMU_EL1_PAN : MMU_EL1;
-}
-
 void cpu_select(struct cpu *cpu) {
     cpu->tlb = cpu->tlbs[mmu_index(cpu)];
     cpu->fetch = cpu->fetches[cpu->el];

@@ -12,7 +12,14 @@ void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel); /* banks SP, sele
 void cpu_set_pan(struct cpu *cpu, bool pan);
 void cpu_select(struct cpu *cpu); /* the TLBs of the current EL */
 void fp_access_update(struct cpu *cpu); /* after a change of CPACR_EL1, CPTR_EL2 or the EL */
-enum mmu_index mmu_index(const struct cpu *cpu); /* for the current EL and PAN */
+
+/* For the current EL and PAN.  Inline, so that the slow path of a load or store makes one call. */
+static inline enum mmu_index mmu_index(const struct cpu *cpu) {
+    if (cpu->el == 0 || cpu->unprivileged) {
+        return MMU_EL0;
+    }
+    return cpu->pan ? MMU_EL1_PAN : MMU_EL1;
+}
 
 /*
  * PSTATE.BTYPE costs a branch nothing but two stores: an indirect branch says of which instruction, by its number, it is
