@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=sorted(BENCHMARKS), help="run only this one")
     only = parser.parse_args().only
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users' Pythons keep what they compile
     results: list[Result] = []
     for name, benchmark in BENCHMARKS.items():
         if only in {None, name}:

@@ -151,8 +151,9 @@ def time_hello(*options: str) -> float:
 def realm_hello() -> Iterator[Result]:
     """The built-in guest in a realm, and the part of its time that starting the HES takes."""
     with own_hes():
-        yield Result("realm-hello", time_hello(), "s", goal=1.0)
+        time_hello()  # compiles what no earlier start has compiled
         pairs = [(time_hello(), time_hello("--no-hes")) for _ in range(NUM_HELLOS)]
+    yield Result("realm-hello", median(with_hes for with_hes, _ in pairs), "s", goal=1.0)
     added = median(with_hes - without for with_hes, without in pairs)
     yield Result("hes-start", added, "s", goal=0.15)
 
