@@ -1,8 +1,8 @@
 """pyvmm version: print the version."""
 
-from importlib.metadata import version as installed_version
-
 import click
+
+from pyvmm import __version__
 
 
 @click.command(help="Print the version.")
@@ -15,6 +15,6 @@ def version(*, wants_json: bool) -> None:
         from pyvmm.cli.common.instances import print_json  # noqa: PLC0415  slow to import
         from pyvmm.vm.control.api import API_VERSION, Version  # noqa: PLC0415
 
-        print_json(Version(API_VERSION, installed_version("pyvmm")))
+        print_json(Version(API_VERSION, __version__))
     else:
-        click.echo(f"pyvmm {installed_version('pyvmm')}")
+        click.echo(f"pyvmm {__version__}")

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.devices.bus import Bus
@@ -25,12 +25,13 @@ from pyvmm.vm.diagnosis.panic import PanicWatch
 from pyvmm.vm.diagnosis.spin import INTERVAL, SpinWatch
 from pyvmm.vm.diagnosis.symbols import Symbols
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.gdb.monitor import Monitor
-from pyvmm.vm.gdb.server import GdbServer
 from pyvmm.vm.machine.board import Board
 from pyvmm.vm.machine.platform import Platform
 from pyvmm.vm.option_values import GdbAddress
 from pyvmm.vm.options import VmOptions
+
+if TYPE_CHECKING:
+    from pyvmm.vm.gdb.server import GdbServer
 
 #: Seconds without output after which the console's setup is assumed to be complete.
 _QUIET: Final = 0.2
@@ -302,7 +303,10 @@ class Instance:
         if self._panic.has_ended:
             self._guest.stop()
 
-    def _make_gdb(self, address: GdbAddress) -> GdbServer:
+    def _make_gdb(self, address: GdbAddress) -> "GdbServer":
+        from pyvmm.vm.gdb.monitor import Monitor  # noqa: PLC0415  few guests are debugged
+        from pyvmm.vm.gdb.server import GdbServer  # noqa: PLC0415
+
         port = self._guest.debug_port()
         server = GdbServer(address, port, Monitor(self._options, port, self.quit))
         self._resources.callback(server.close)

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version as installed_version
 from queue import SimpleQueue
 from typing import Final, cast
 
 import msgspec
 from msgspec.structs import asdict
 
+from pyvmm import __version__
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import NoThreadError, shortages, start_thread
 from pyvmm.arch.text import defect, printable
@@ -221,7 +221,7 @@ class Session:
 
     def version(self) -> Version:
         """Return the version of the API."""
-        return Version(API_VERSION, installed_version("pyvmm"))
+        return Version(API_VERSION, __version__)
 
     def status(self) -> Status:
         """Return the status of the instance."""
