@@ -1,4 +1,4 @@
-"""The Arm machine in C behind one typed facade.
+"""The Arm machine in C, with a typed facade.
 
 The facade is loaded at its first use, so that the generator of this package runs before the core
 is built.

@@ -1,8 +1,9 @@
 /*
  * The whole interface of the core: one declaration for C and for Python.
  *
- * The text between the two markers is handed to cffi's cdef(), so it holds no preprocessor line, no attribute, no inline
- * function; every bound is a literal.  Sizes and addresses are bytes, registers are in their architectural layout.
+ * The text between the two markers is passed to cffi's cdef(), so it contains no preprocessor line, no attribute and
+ * no inline function; every bound is a literal.  Sizes and addresses are in bytes, registers have their architectural
+ * layout.
  */
 #ifndef PYVMM_CORE_API_H
 #define PYVMM_CORE_API_H
@@ -11,20 +12,21 @@
 
 /* cdef: begin */
 
-/* What a debugger outside wants of a context: to leave with CORE_EXIT_DEBUG before an instruction, at an access, after one
- * instruction.  Addresses are virtual.  Owned by the caller, who leaves it alone while pe_run() runs. */
+/* An external debugger's settings for a context: exit with CORE_EXIT_DEBUG before an instruction, at an access, or
+ * after one instruction.  Addresses are virtual.  Owned by the caller, who must not change it while pe_run() runs. */
 struct pe_watchpoint {
     uint64_t addr, size;
     uint64_t access; /* bit 0: reads, bit 1: writes */
 };
 struct pe_debug {
-    uint32_t step; /* do one instruction, whatever breakpoint is at it and whatever interrupt is pending */
+    uint32_t step; /* execute one instruction, ignoring breakpoints at it and pending interrupts */
     uint32_t num_breakpoints, num_watchpoints;
     uint64_t breakpoints[256];
     struct pe_watchpoint watchpoints[16];
 };
 
-/* Architectural state of one context (a vCPU or a REC) while no PE runs it.  Owned by the caller, copied in and out by pe_run(). */
+/* Architectural state of one context (a vCPU or a REC) while no PE runs it.  Owned by the caller, copied in and out
+ * by pe_run(). */
 struct pe_state {
     uint64_t x[31];
     uint64_t pc;
@@ -44,10 +46,10 @@ struct pe_state {
     uint64_t ich_lr[16];
     uint64_t security; /* enum pas: the security state */
 
-    /* what survives an exit but is not a register */
+    /* state that survives an exit but is not a register */
     uint64_t oslsr_el1, dbgbvr[16], dbgbcr[16], dbgwvr[16], dbgwcr[16];
 
-    /* a debugger of this context, or NULL; with one, an exit does not clear the exclusive monitor (excl_size 0: not set) */
+    /* the debugger, or NULL; with one, an exit does not clear the exclusive monitor (excl_size 0: not set) */
     const struct pe_debug *debug;
     uint64_t excl_va, excl_size, excl_value[2];
 };
@@ -58,7 +60,7 @@ enum core_exit {
     CORE_EXIT_BUDGET = 2,
     CORE_EXIT_SERROR = 3,
     CORE_EXIT_DIFFERS = 5, /* far: where translated code did not do what the interpreter does */
-    CORE_EXIT_DEBUG = 4, /* esr, far: the breakpoint, watchpoint or software step exception that it would have been */
+    CORE_EXIT_DEBUG = 4, /* esr, far: as in the breakpoint, watchpoint or software step exception that it replaces */
 };
 
 /* Why pe_run() returned; irq: bit 0 kick, bit 1 timer output rose, bit 2 GIC maintenance. */
@@ -71,28 +73,28 @@ struct pe_exit {
 
 struct machine;
 
-/* clock: 0 real (host monotonic), 1 virtual (advances with instructions, jumps over idle).  features: Feature of arch/sysregs.py.
- * Returns NULL and sets errno when memory or a thread primitive is not to be had. */
+/* clock: 0 real (host monotonic), 1 virtual (advances with instructions, skips idle time).  features: Feature of
+ * arch/sysregs.py.  Returns NULL and sets errno if memory is short or a thread primitive cannot be created. */
 struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock,
                             uint32_t features);
 void machine_free(struct machine *machine);
-/* Have the PEs translate code that was executed `threshold` times, 1 to 255, and, if asked, check the translation against the
- * interpreter whenever it runs; before any PE does.  Returns 0, or -1 and errno: ENOTSUP where the host's instruction set is
- * not known, EINVAL for checks on several PEs. */
+/* Make the PEs translate code that was executed `threshold` times, 1 to 255, and optionally check the translation
+ * against the interpreter whenever it runs; call it before any PE runs.  Returns 0, or -1 and errno: ENOTSUP if the
+ * host's instruction set is not supported, EINVAL for checks on several PEs. */
 int machine_translate(struct machine *machine, uint32_t threshold, uint32_t checks);
 /* Regions translated so far; while no PE runs. */
 uint64_t machine_translated(struct machine *machine);
 int machine_memfd(struct machine *machine, uint32_t pas);
 uint8_t *machine_memory(struct machine *machine, uint32_t pas);
 
-/* Granule protection.  machine_gpc() returns 0, or the fault code; *bad, unless NULL, is then the first refused byte. */
+/* Granule protection.  machine_gpc() returns 0, or the fault code and the first refused byte in *bad, unless NULL. */
 void machine_set_gpt(struct machine *machine, uint64_t gptbr_pa, uint64_t gpccr);
 int machine_gpc(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad);
-/* Make granules read as zero and, if not at once, soon, return their memory to the host.  Of a granule that the GPT keeps the
- * PAS from, only who holds off changes of the GPT may say so.  Returns 0, or -1 and errno. */
+/* Make granules read as zero and return their memory to the host, at once or soon.  If the GPT denies the PAS
+ * access to a granule, the caller must prevent changes of the GPT meanwhile.  Returns 0, or -1 and errno. */
 int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size);
 
-/* Copies that a host or device makes; both drop decoded code of what they change.  Return machine_gpc()'s answer. */
+/* Copies by the host or a device; writes drop decoded code of the changed memory.  Return machine_gpc()'s result. */
 int machine_read(struct machine *machine, uint32_t pas, uint64_t pa, void *data, uint64_t size, uint64_t *bad);
 int machine_write(struct machine *machine, uint32_t pas, uint64_t pa, const void *data, uint64_t size, uint64_t *bad);
 int machine_zero(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size, uint64_t *bad);
@@ -112,7 +114,7 @@ int machine_write_record(struct machine *machine, uint32_t pas, uint64_t pa, con
 /* Tell the PEs that [pa, pa + size) is about to be changed through a direct mapping. */
 void machine_code_changed(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size);
 
-/* Invalidations: when they return, no PE uses a translation that the tables no longer give. */
+/* Invalidations: when they return, no PE uses a translation that the tables no longer contain. */
 void machine_tlbi_all(struct machine *machine);
 void machine_tlbi_pa(struct machine *machine, uint64_t pa, uint64_t size);
 void machine_tlbi_ipa(struct machine *machine, uint64_t vmid, uint64_t ipa, uint64_t size);
@@ -126,16 +128,16 @@ uint64_t machine_id_register(struct machine *machine, uint32_t encoding);
 void pe_reset_state(struct pe_state *state);
 void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64_t budget, struct pe_exit *exit);
 void pe_kick(struct machine *machine, uint32_t pe);
-/* Whether the host's interrupt controller forwards this PE's GIC maintenance interrupt (PPI 25), as GICR_ISENABLER0 would
- * have it: at first it does not, and ICH_MISR_EL2 ends no run.  Only while the PE does not run. */
+/* Set whether the host's interrupt controller forwards this PE's GIC maintenance interrupt (PPI 25), like
+ * GICR_ISENABLER0: initially it does not, and ICH_MISR_EL2 ends no run.  Only while the PE does not run. */
 void pe_set_maintenance(struct machine *machine, uint32_t pe, uint32_t enabled);
-/* Instructions that a PE has executed in all its runs, up to a fraction of a millisecond ago; never less than before. */
+/* Instructions that a PE has executed in all its runs, up to a fraction of a millisecond ago; never decreases. */
 uint64_t pe_instructions(struct machine *machine, uint32_t pe);
 
-/* For tests and tools: the op that a word decodes to (an index into core_op_name()), and one address translation.
- * translate: returns 0 and *pa, *pas; or the fault status code (FSC), *stage2 tells the stage. access: 0 read, 1 write, 2 fetch,
- * 3 a debugger's, which asks stage 1 for no permission.  0x40 stands for an address size fault at level 0, whose FSC is 0.
- * Only while the PE does not run. */
+/* For tests and tools: the op of a word (an index into core_op_name()), and one address translation.
+ * translate: returns 0 and *pa, *pas; or the fault status code (FSC) and the stage in *stage2.  access: 0 read,
+ * 1 write, 2 fetch, 3 a debugger's, without stage-1 permission checks.  0x40 means an address size fault at level 0,
+ * whose FSC is 0.  Only while the PE does not run. */
 uint32_t core_decode(uint32_t word);
 const char *core_op_name(uint32_t op);
 uint32_t core_num_ops(void);

@@ -1,8 +1,9 @@
 /*
  * Address translation instructions of stage 1: AT S1E0R, S1E0W, S1E1R, S1E1W, S1E1RP, S1E1WP.
  *
- * The result of stage 1 goes to PAR_EL1, a fault of it too; a fault of stage 2 on the way to a table, or of the GPC, is
- * an exception to EL2.  Spec: DDI 0487, AArch64.AT, PAR_EL1.
+ * The result or fault of stage 1 goes to PAR_EL1; a stage-2 fault at a table access, or a GPC fault, is an exception
+ * to EL2.
+ * Spec: DDI 0487, AArch64.AT, PAR_EL1.
  */
 #include "at.h"
 
@@ -12,7 +13,7 @@
 enum { AT_S1E1R = 0, AT_S1E1W = 1, AT_S1E0R = 2, AT_S1E0W = 3, AT_S1E1RP = 8, AT_S1E1WP = 9 };
 enum { SH_OUTER = 2 };
 
-/* A fault of stage 1 as PAR_EL1 shows it. */
+/* A stage-1 fault in the format of PAR_EL1. */
 static uint64_t par_fault(const struct exception *exc) {
     return PAR_F | AS_FIELD(FIELD(exc->iss, ESR_ABORT_FSC), PAR_FST) | PAR_RES1;
 }

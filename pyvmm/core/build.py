@@ -31,7 +31,7 @@ def declarations() -> str:
 
 
 def sources() -> list[str]:
-    """Return the C files, relative to the project, as setuptools wants them."""
+    """Return the C files, relative to the project, for setuptools."""
     return sorted(f"pyvmm/core/{path.name}" for path in HERE.glob("*.c") if path.name != "_core.c")
 
 

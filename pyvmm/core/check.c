@@ -1,11 +1,12 @@
 /*
- * Translated code against the interpreter, region by region.
+ * Check translated code against the interpreter, region by region.
  *
- * A region runs first, and its stores are logged; then they are undone, the registers are put back, and the same number of
- * instructions is executed by their handlers.  All has to come out alike.  Instructions that translated code would leave to a
- * handler which may fault or store end the region instead (emit.c), so nothing is done twice that cannot be.
+ * A region runs first, and its stores are logged; then they are undone, the registers are restored, and the handlers
+ * execute the same number of instructions.  The results must be equal.  Instructions for which translated code would
+ * call a handler that may fault or store end the region instead (emit.c), so that only repeatable operations are done
+ * twice.
  *
- * This is for machines with one PE: another one could change memory in between.
+ * This is only for machines with one PE: another one could change memory in between.
  */
 #include "check.h"
 
@@ -15,9 +16,9 @@
 #include "guest.h"
 #include "pstate.h"
 
-enum { MAX_STORES = 1 << 16, MAX_STORE = 32 }; /* more than there are between two polls; bytes of one */
+enum { MAX_STORES = 1 << 16, MAX_STORE = 32 }; /* more than between two polls; bytes of one */
 
-/* What a region may change. */
+/* The state that a region may change. */
 struct registers {
     uint64_t x[NUM_X];
     uint32_t nzcv, fpcr, fpsr;
@@ -75,7 +76,7 @@ static void restore(struct cpu *cpu, const struct registers *r) {
     cpu->st = r->st;
 }
 
-/* Note what the stores came to, then undo them. */
+/* Record the results of the stores, then undo them. */
 static void undo_stores(struct check *check) {
     for (uint32_t k = 0; k < check->num_stores; k++) {
         guest_read(check->stores[k].found, check->stores[k].host, check->stores[k].size);

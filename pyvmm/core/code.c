@@ -1,17 +1,18 @@
 /*
  * Decoded code pages of one PE.
  *
- * A decoded page belongs to a granule of host memory: 1024 slots, decoded on first execution, and a tail that goes on to
- * the next page.  Slots hold no virtual address, so every mapping of the granule shares them.
+ * A decoded page belongs to a granule of host memory: 1024 slots, decoded on first execution, and a tail that
+ * continues to the next page.  Slots contain no virtual address, so all mappings of the granule share them.
  *
- * Coherence: while any slot of a granule is decoded, machine->has_code has this PE's bit for it, and no TLB entry of this
- * PE lets a store to it pass unseen (write_tag unset).  Such a store resets the slots it touches; many of them reset the
- * whole page and give the granule back to plain stores.  Other PEs and the host are told through INVAL_CODE_PAGE; between
- * PEs the guest's own IC IVAU and DSB make the change visible, as the architecture asks (CTR_EL0.DIC = 0).
+ * Coherence: while any slot of a granule is decoded, machine->has_code has this PE's bit for it, and no TLB entry of
+ * this PE lets a store to it pass unnoticed (write_tag unset).  Such a store resets the slots that it changes; many of
+ * them reset the whole page and allow plain stores again.  Other PEs and the host are notified through
+ * INVAL_CODE_PAGE; between PEs the guest's own IC IVAU and DSB make the change visible, as the architecture requires
+ * (CTR_EL0.DIC = 0).
  *
- * All of this may happen while an instruction of the page is being executed: by its own store, its IC, or an invalidation
- * that it serves while it waits.  Its handler goes on to read its operands, so forgetting a slot changes nothing but `op`.
- * Operands are replaced by decoding alone, which the interpreter does between two instructions.
+ * All this may happen while an instruction of the page is being executed: through its own store, its IC, or an
+ * invalidation that it serves while it waits.  Its handler continues to read its operands, so resetting a slot changes
+ * only `op`.  Operands are replaced only by decoding, which the interpreter does between two instructions.
  */
 #include "code.h"
 
@@ -29,10 +30,10 @@
 enum { HASH_BITS = 15, HASH_SIZE = 1 << HASH_BITS, MAX_WRITES = 32 };
 
 struct code_cache {
-    struct code_page *pages; /* MAX_PAGES and the step page, memory is touched as they are used */
+    struct code_page *pages; /* MAX_PAGES and the step page; memory is used on demand */
     uint32_t num_pages;
-    uint32_t stepped; /* slot of the step page that is decoded */
-    uint16_t hash[HASH_SIZE]; /* page index + 1, linear probing; emptied as a whole only */
+    uint32_t stepped; /* the decoded slot of the step page */
+    uint16_t hash[HASH_SIZE]; /* page index + 1, linear probing; emptied only as a whole */
 };
 
 struct code_cache *code_cache_new(void) {
@@ -56,7 +57,7 @@ void code_cache_free(struct code_cache *cache) {
     }
 }
 
-/* The has_code byte of the granule that holds a host address; NULL if it is not guest memory. */
+/* The has_code word of the granule of a host address; NULL if it is not guest memory. */
 static _Atomic uint64_t *has_code_of(const struct machine *machine, const uint8_t *host) {
     for (unsigned pas = 0; pas < NUM_PAS; pas++) {
         uint64_t offset = (uint64_t)(host - machine->memory[pas]);
@@ -71,7 +72,7 @@ static uint64_t pe_bit(const struct cpu *cpu) {
     return 1ull << cpu->index;
 }
 
-/* Return the hash cell of a host page: its own, or the empty one where it would go. */
+/* Return the hash cell of a host page: its own, or the empty one for it. */
 static uint16_t *find(const struct code_cache *cache, const uint8_t *host) {
     size_t cell = ((uintptr_t)host >> GRANULE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - HASH_BITS);
     while (cache->hash[cell] && cache->pages[cache->hash[cell] - 1].host != host) {
@@ -95,7 +96,7 @@ static void reset(struct cpu *cpu, struct code_page *page) {
     }
 }
 
-/* Forget every page, also to the fetch TLB.  Only safe where the caller fetches anew. */
+/* Drop all pages, also from the fetch TLB.  Only safe if the caller fetches again. */
 static void forget_all(struct cpu *cpu) {
     struct code_cache *cache = cpu->code;
     for (uint32_t k = 0; k < cache->num_pages; k++) {

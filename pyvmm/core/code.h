@@ -1,5 +1,5 @@
 /*
- * Decoded pages: the instructions of a granule, decoded, and what forgets them.
+ * Decoded pages: the decoded instructions of a granule, and functions that drop them.
  */
 #ifndef PYVMM_CORE_CODE_H
 #define PYVMM_CORE_CODE_H
@@ -15,7 +15,7 @@ struct jit_page;
 struct code_page {
     const uint8_t *host;
     struct jit_page *jit; /* NULL: nothing is translated */
-    uint32_t writes;      /* stores seen since the page was last empty */
+    uint32_t writes;      /* stores since the page was last empty */
     bool live;            /* some slot may be decoded */
     struct insn ops[SLOTS + 1];
 };
@@ -38,16 +38,16 @@ void code_cache_free(struct code_cache *cache);
 /* The decoded page of a granule, made if absent. */
 struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa);
 void code_for_each_page(struct cpu *cpu, void (*visit)(struct cpu *cpu, struct code_page *page));
-/* The word in a slot of a decoded page, as memory holds it now. */
+/* The current word in memory for a slot of a decoded page. */
 uint32_t code_word(const struct insn *ops, unsigned slot);
-/* Before a slot of the page is decoded: its granule holds decoded code from now on, and stores to it are noticed. */
+/* Call this before decoding a slot of the page: from now on stores to its granule are noticed. */
 void code_claim(struct cpu *cpu, const struct insn *ops);
-/* A copy of the page for one instruction, the only one to decode there: what comes after it is OP_STEPPED. */
+/* A copy of the page for one instruction, the only one decoded in it: the next slot is OP_STEPPED. */
 struct insn *code_step_page(struct cpu *cpu, const struct insn *ops, unsigned slot);
 
-/* A store went to a granule that holds decoded code, past the TLB. */
+/* Handle a store, behind the TLB, to a granule with decoded code. */
 void code_written(struct cpu *cpu, const uint8_t *host, unsigned size);
-/* Have these slots of every page decoded anew. */
+/* Make these slots of every page be decoded again. */
 void code_forget_slots(struct cpu *cpu, const uint64_t slots[SLOT_WORDS]);
 void code_drop_page(struct cpu *cpu, const uint8_t *host_page);
 void code_drop_all(struct cpu *cpu);

@@ -1,9 +1,9 @@
 /*
- * The state of one PE while it runs, and of the machine it belongs to.
+ * The state of one PE while it runs, and of its machine.
  *
- * Hot state (x, flags, v, TLBs) is first; the architectural state that no fast path touches stays in `st`, the struct
- * pe_state that pe_run() copied in.  While a PE runs, cpu->x, the flags, v, fpcr/fpsr and pstate fields below are the truth
- * and the same fields of `st` are stale.
+ * Hot state (x, flags, v, TLBs) comes first; architectural state that no fast path uses stays in `st`, the struct
+ * pe_state that pe_run() copied in.  While a PE runs, cpu->x, the flags, v, fpcr/fpsr and the pstate fields below are
+ * valid, and the same fields of `st` are stale.
  */
 #ifndef PYVMM_CORE_CPU_H
 #define PYVMM_CORE_CPU_H
@@ -20,9 +20,9 @@
 
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
-#define INLINE inline __attribute__((always_inline)) /* where the constants of an op must reach the code */
+#define INLINE inline __attribute__((always_inline)) /* for code that needs an op's constants as constants */
 
-/* The value of a field that gen/arch.h declares, and a value in the place of the field. */
+/* The value of a field that gen/arch.h declares, and a value at the field's position. */
 #define FIELD(reg, name) (((reg) & name) >> name##_SHIFT)
 #define AS_FIELD(value, name) ((uint64_t)(value) << name##_SHIFT)
 
@@ -44,9 +44,9 @@ union v128 {
 
 /*
  * Software TLB: stage 1 + stage 2 + GPC in one compare and one add.
- * Invariant: an entry's tag is valid only while the tables give that translation; every event that could take it away
- * (TLBI, TTBR/TCR/SCTLR/MAIR write, stage-2 or GPT change) clears the entry before it is observed as complete.
- * write_tag is set only if a store needs nothing but the store: writable, dirty, no decoded code in the granule.
+ * Invariant: an entry's tag is valid only while the tables contain that translation; every event that could remove it
+ * (TLBI, TTBR/TCR/SCTLR/MAIR write, stage-2 or GPT change) clears the entry before the event is observed as complete.
+ * write_tag is set only if a store needs no further action: the page is writable, dirty and without decoded code.
  */
 struct tlb_entry {
     uint64_t read_tag;  /* VA page, or TLB_NONE */
@@ -57,8 +57,8 @@ struct tlb_entry {
 
 #define TLB_NONE 1ull /* never a page address */
 #define TLB_SIZE 1024
-#define TLB_INFO_NG (1ull << 0)      /* not global: goes when the ASID changes */
-#define TLB_INFO_SHIFT_SHIFT 8       /* [13:8]: log2 of the stage-1 block this came from; 0: a page */
+#define TLB_INFO_NG (1ull << 0)      /* not global: removed when the ASID changes */
+#define TLB_INFO_SHIFT_SHIFT 8       /* [13:8]: log2 of the size of its stage-1 block; 0: a page */
 
 enum mmu_index { MMU_EL0, MMU_EL1, MMU_EL1_PAN, NUM_MMU };
 
@@ -69,12 +69,12 @@ struct fetch_entry {
 #define FETCH_SIZE 1024
 #define FETCH_NONE (~0ull)
 
-/* Work another thread (or this PE itself) has for the PE; looked at on taken backward branches and page changes. */
+/* Requests by another thread (or this PE itself); checked at taken backward branches and page changes. */
 enum request {
     REQ_KICK = 1 << 0,  /* leave with IRQ_KICK */
     REQ_INVAL = 1 << 1, /* the invalidation queue is not empty */
     REQ_IRQ = 1 << 2,   /* a virtual interrupt is pending and unmasked: take it */
-    REQ_LEAVE = 1 << 3, /* timer rose or GIC maintenance: leave with cpu->leave_irq */
+    REQ_LEAVE = 1 << 3, /* a timer output rose, or GIC maintenance: leave with cpu->leave_irq */
 };
 enum { IRQ_KICK = 1, IRQ_TIMER = 2, IRQ_MAINTENANCE = 4 };
 
@@ -104,7 +104,7 @@ struct inval {
     uint64_t addr, size; /* VA / IPA / PA / host page address, and bytes */
 };
 
-/* pauth.c: a code that was computed before, with all that it depends on. */
+/* pauth.c: a code computed before, with its inputs. */
 #define PAUTH_MEMOS 512
 struct pauth_memo {
     uint64_t value, modifier, key[2];
@@ -115,22 +115,22 @@ struct code_cache;
 struct jit;
 struct walk_cache;
 
-/* What debug.c asks of the rest; all zero while nobody debugs. */
+/* debug.c's settings for the rest of the core; all zero without debugging. */
 enum { SLOT_WORDS = GRANULE_SIZE / 4 / 64, MAX_WATCHED = 32 };
 struct watched {
     uint64_t start, end; /* pages, without the bits above those of a VA */
 };
 struct debug {
-    bool armed;    /* guest code is to be entered through debug_resume() */
-    bool stepping; /* the next instruction is to be executed from the step page */
-    bool in_use;   /* by the context that ran last */
-    uint8_t masked;        /* interrupts that a step holds back (PENDING_*) */
-    uint8_t ss;            /* PSTATE.SS before the instruction that is being stepped */
-    uint32_t step_iss;     /* ISS of a software step exception: what was stepped */
+    bool armed;    /* guest code must be entered through debug_resume() */
+    bool stepping; /* the next instruction must be executed from the step page */
+    bool in_use;   /* set by the context that ran last */
+    uint8_t masked;        /* interrupts that a step delays (PENDING_*) */
+    uint8_t ss;            /* PSTATE.SS before the stepped instruction */
+    uint32_t step_iss;     /* ISS of a software step exception */
     const struct pe_debug *outside;
     uint32_t num_watched;
-    struct watched watched[MAX_WATCHED]; /* pages that no TLB entry may speak for */
-    uint64_t break_slots[SLOT_WORDS];    /* slots of a page at which some breakpoint may be */
+    struct watched watched[MAX_WATCHED]; /* pages that must have no TLB entry */
+    uint64_t break_slots[SLOT_WORDS];    /* slots of a page that may have a breakpoint */
 };
 
 struct cpu {
@@ -140,22 +140,22 @@ struct cpu {
     struct tlb_entry *tlb;    /* tlbs[mmu index] */
     const struct fetch_entry *fetch;
     const uint64_t *guarded;  /* guarded_slots of this EL */
-    struct insn *ops;         /* decoded page that runs now */
+    struct insn *ops;         /* the decoded page being executed */
     uint64_t page_va;         /* its VA */
-    uint64_t pc;              /* valid only where a comment says so */
+    uint64_t pc;              /* valid only as documented at each use */
     _Atomic uint32_t request;
     uint32_t fp_trap;         /* nonzero: an FP/SIMD instruction traps to this EL; see fp_access_update() */
-    uint64_t sp_align; /* bits of SP that must be zero when it is a base address: 15 or 0 (SCTLR_EL1.SA/SA0) */
-    _Atomic int64_t limit; /* executed << 4 at which to poll: poll_at, or POLL_NOW */
+    uint64_t sp_align; /* bits of SP that must be zero in a base address: 15 or 0 (SCTLR_EL1.SA/SA0) */
+    _Atomic int64_t limit; /* executed << 4 at the next poll: poll_at, or POLL_NOW */
     int64_t poll_at; /* see interp.c */
     union v128 v[32];
 
     uint32_t fpcr, fpsr;
-    /* PSTATE besides NZCV */
+    /* PSTATE without NZCV */
     bool unprivileged; /* within an LDTR/STTR: mmu_index() is MMU_EL0 */
     uint8_t el, spsel, pan, uao, il, ss, dit, ssbs, btype;
     uint32_t daif; /* bits 9:6 as in SPSR */
-    int64_t btype_at; /* instructions executed (as `limit`) before the one that `btype` is about; see cpu_btype() */
+    int64_t btype_at; /* the number of instructions (as `limit`) before the one of `btype`; see cpu_btype() */
 
     /* exclusive monitor */
     uint64_t excl_va; /* ~0: none */
@@ -172,40 +172,40 @@ struct cpu {
     struct debug debug;
     bool maintenance_enabled; /* the host takes the maintenance interrupt */
     uint32_t leave_irq;
-    bool timer_seen[2]; /* output level of CNTV, CNTP as the caller knows it */
-    const struct insn *jit_insn; /* between translated code and jit.c: where it is, */
-    int64_t jit_count; /* and how much was executed */
+    bool timer_seen[2]; /* output levels of CNTV and CNTP that the caller knows */
+    const struct insn *jit_insn; /* for translated code and jit.c: the current instruction, */
+    int64_t jit_count; /* and the number of instructions executed */
     uint64_t icount; /* instructions of this pe_run() up to the last synchronisation */
     uint64_t budget;
     uint64_t icount_base; /* instructions of earlier pe_run()s: the virtual clock */
-    _Atomic uint64_t retired; /* all of them, up to the last poll: for other threads to read */
+    _Atomic uint64_t retired; /* all instructions up to the last poll, for other threads */
     struct pe_state st; /* all other architectural state */
 
     struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
     struct fetch_entry fetches[2][FETCH_SIZE];
     struct pauth_memo pauth_memos[PAUTH_MEMOS];
-    /* by data, by half: the bits of a pointer that follow from bit 55 while it has no code */
+    /* by data, by half: the bits of a pointer that equal bit 55 if it has no code */
     uint64_t pauth_extension[2][2];
-    uint64_t guarded_slots[2][FETCH_SIZE / 64]; /* bit per slot of fetches: of a guarded page (FEAT_BTI) */
+    uint64_t guarded_slots[2][FETCH_SIZE / 64]; /* bit per slot of fetches: the page is guarded (FEAT_BTI) */
 
-    /* cross-PE: guarded by inval_lock; seq counters let a waiter see that its request was served */
+    /* cross-PE: guarded by inval_lock; the sequence counters show a waiter that its request was served */
     pthread_mutex_t inval_lock;
     struct inval inval[INVAL_QUEUE];
     uint32_t num_inval;
     _Atomic uint64_t inval_posted, inval_done;
     uint64_t inval_waiting; /* bit per PE that this PE posted to since its last DSB */
     uint64_t inval_want[64];
-    _Atomic uint32_t in_guest; /* 1 between entry and exit of guest code, 0 while it sleeps or is outside */
+    _Atomic uint32_t in_guest; /* 1 from entry to exit of guest code, 0 while the PE sleeps or is outside */
     pthread_mutex_t sleep_lock;
     pthread_cond_t sleep_cond;
 };
 
-/* What may be so of a granule: that bit n's PAS was touched since its last punch, so that it may differ from zero, and that
- * a TLB holds it (any PAS). */
+/* Possible states of a granule: it was accessed in bit n's PAS since its last punch, so it may differ from zero
+ * there; a TLB contains it (in any PAS). */
 enum { MARK_TOUCHED = 1, MARK_CACHED = 1 << NUM_PAS };
 
-/* Granules in a row that were punched when no access of the PAS could pass the GPT: zero, but still the host's memory in
- * use.  Guarded by whoever changes the GPT, who is the one to punch such granules. */
+/* Contiguous granules that were punched when no access of the PAS could pass the GPT: they are zero, but still use
+ * host memory.  Guarded by the lock for changes of the GPT, as only their holder punches such granules. */
 struct dropped {
     uint64_t start, end;
 };
@@ -219,16 +219,16 @@ struct machine {
     int memfd[NUM_PAS];
     uint8_t *memory[NUM_PAS]; /* host address of dram_base in that PAS */
     _Atomic uint64_t gptbr, gpccr; /* GPCCR.GPC = 0: no checks */
-    _Atomic uint64_t *has_code[NUM_PAS]; /* a word a granule: bit per PE that holds decoded code of it */
-    _Atomic uint8_t *marks; /* a byte a granule: MARK_* */
+    _Atomic uint64_t *has_code[NUM_PAS]; /* one word per granule: a bit for each PE with decoded code of it */
+    _Atomic uint8_t *marks; /* one byte per granule: MARK_* */
     struct dropped dropped[NUM_PAS];
     _Atomic uint64_t virtual_time; /* virtual clock: counter ticks gained by idle jumps */
     uint64_t epoch_ns; /* host monotonic time at which the counter read zero */
     struct cpu *pe[64];
 };
 
-/* So that a loop has to look at one thing only, a request makes its poll due.  Whoever moves `limit` looks at `request`
- * afterwards. */
+/* A request makes a poll due, so that a loop has only one thing to
+ * check.  Code that changes `limit` checks `request` afterwards. */
 #define POLL_NOW INT64_MIN
 static INLINE void cpu_request(struct cpu *cpu, uint32_t what) {
     atomic_fetch_or_explicit(&cpu->request, what, memory_order_seq_cst);

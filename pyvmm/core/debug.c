@@ -1,18 +1,19 @@
 /*
- * Debug: what stops a PE before an instruction, at an access, or after one instruction.
+ * Debugging: stops before an instruction, at an access, or after one instruction.
  *
- * Two may ask for it.  The guest, with its breakpoint, watchpoint and software step registers: it gets an exception.  And
- * a debugger outside, with struct pe_debug: pe_run() returns CORE_EXIT_DEBUG and the syndrome of the exception that it
- * would have been; the guest sees none of it, not in its memory either.
+ * There are two users.  The guest has its breakpoint, watchpoint and software step registers, and gets an exception.
+ * An external debugger has struct pe_debug: pe_run() returns CORE_EXIT_DEBUG with the syndrome of the corresponding
+ * exception; the guest cannot notice it, not in its memory either.
  *
- * It costs a test where guest code is entered (`armed`), where a word is decoded (`break_slots`) and where a TLB entry is
- * made (`num_watched`), and nothing more while nobody asks:
- * - A breakpoint marks its slot in every page; what is decoded there becomes OP_DEBUG, which compares the whole address.
- * - A watchpoint keeps its pages out of the first-level TLBs, so that accesses to them come by here (mem.c).
- * - A step executes its instruction in a page in which OP_STEPPED is all around it.
+ * Without debugging, this costs only a test at the entry to guest code (`armed`), at the decoding of a word
+ * (`break_slots`) and at the creation of a TLB entry (`num_watched`):
+ * - A breakpoint marks its slot in every page; instructions decoded there become OP_DEBUG, which compares the whole
+ *   address.
+ * - A watchpoint keeps its pages out of the first-level TLBs, so that this file checks accesses to them (mem.c).
+ * - A step executes its instruction in a page in which all other slots are OP_STEPPED.
  *
  * Spec: DDI 0487, "AArch64 Self-hosted Debug": AArch64.CheckBreakpoint, AArch64.CheckWatchpoint, software step.
- * Not here: breakpoints on VMIDs, watchpoints on cache maintenance.
+ * Not implemented: breakpoints on VMIDs, watchpoints on cache maintenance.
  */
 #include "debug.h"
 
@@ -26,9 +27,9 @@
 
 enum { NUM_REGISTERS = 16, LOAD = 1, STORE = 2 };
 
-#define VA_BITS 49 /* that the registers of the guest hold, sign included */
+#define VA_BITS 49 /* in the guest's registers, with the sign */
 
-/* ---- whether and to whom ---- */
+/* ---- whether a debug exception is enabled, and its target ---- */
 
 static unsigned guest_target(const struct cpu *cpu) {
     return cpu->st.mdcr_el2 & MDCR_TDE ? 2 : 1;
@@ -53,7 +54,8 @@ static void raise_to_debugger(struct cpu *cpu, unsigned ec, uint64_t iss) {
     raise_exception(cpu, TARGET_DEBUGGER, ec, iss);
 }
 
-/* SSC and PMC or PAC of a control register, in the same place of both (AArch64.StateMatch), for EL0 and EL1. */
+/* SSC and PMC or PAC of a control register, at the same
+ * position in both kinds (AArch64.StateMatch), for EL0 and EL1. */
 static bool state_matches(const struct cpu *cpu, uint64_t control, unsigned el) {
     unsigned ssc = FIELD(control, DBGBCR_SSC), levels = FIELD(control, DBGBCR_PMC);
     bool world = ssc == 0 || ssc == 3 || (ssc == 1) == (cpu->st.security == PAS_NS);
@@ -145,7 +147,7 @@ static void update_breakpoints(struct cpu *cpu) {
 
 /* ---- watchpoints ---- */
 
-/* The part of [va, va + size) that is in [start, start + length), all within the bits of a VA.  @return its offset, or -1 */
+/* The part of [va, va + size) in [start, start + length), all within the bits of a VA.  @return its offset, or -1 */
 static int64_t overlap(uint64_t va, unsigned size, uint64_t start, uint64_t length) {
     uint64_t behind = (va - start) & ones(VA_BITS), ahead = (start - va) & ones(VA_BITS);
     if (behind < length) {
@@ -189,7 +191,7 @@ static int64_t outside_watches(const struct pe_debug *outside, uint64_t va, unsi
     return -1;
 }
 
-/* Of an instruction that loads and stores, WnR says that its load was not what the watchpoint wanted. */
+/* For an instruction that loads and stores, WnR is set if the watchpoint did not match the load. */
 static uint64_t watchpoint_iss(unsigned access, unsigned wanted) {
     return FSC_DEBUG | (access & wanted & LOAD ? 0 : ESR_ABORT_WnR);
 }
@@ -223,7 +225,7 @@ bool debug_watches_page(const struct cpu *cpu, uint64_t va) {
     return false;
 }
 
-/* Only for whole pages, so what wraps at the end of the VA space may be cut there. */
+/* Only for whole pages, so a range that wraps at the end of the VA space may be cut there. */
 static void add_watched(struct watched *watched, uint32_t *num, uint64_t start, uint64_t size) {
     start &= ones(VA_BITS);
     uint64_t room = (1ull << VA_BITS) - start;

@@ -1,5 +1,5 @@
 /*
- * From an A64 word to a struct insn: the first row of the bucket that matches, its op, its operands.
+ * Decode an A64 word to a struct insn: find the first matching row of its bucket, the op and the operands.
  */
 #include "decode.h"
 
@@ -13,7 +13,7 @@
 struct row {
     uint32_t mask, bits;
     uint16_t op;
-    uint16_t features; /* enum feature: all that the machine needs to have */
+    uint16_t features; /* enum feature: all features that the machine must have */
     uint32_t (*variant)(uint32_t w);
     bool (*decode)(struct insn *i, uint32_t w);
 };

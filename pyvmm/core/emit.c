@@ -1,8 +1,8 @@
 /*
  * From a hot instruction to the code of its region.
  *
- * A region grows from its head along what was executed before: a slot that is not decoded was not, so code that a run never
- * reaches is not translated.  It stops at system instructions, at branches that leave the page, and at the heads of other
+ * A region grows from its head along executed code: a slot that is not decoded was never executed, so unreached code
+ * is not translated.  It stops at system instructions, at branches that leave the page, and at the heads of other
  * regions.
  */
 #include "emit.h"
@@ -32,7 +32,7 @@ static bool has_region(const struct emit *e, unsigned slot) {
     return e->page->jit->entry[slot] != e->jit->stubs.leave[JIT_GO];
 }
 
-/* Follow an instruction into the region, and what it falls through to; branch targets are left for later. */
+/* Add an instruction and its fall-through successors to the region; branch targets are left for later. */
 static void gather_from(struct emit *e, unsigned slot) {
     for (bool follows = false;; slot++) {
         if (slot == SLOTS || e->num_members == MAX_REGION || in_set(e->members, slot) ||
@@ -128,7 +128,7 @@ static void guest_load_all(struct emit *e) {
     }
 }
 
-/* After the survey: homes for those that are used more than once, the most used first. */
+/* After the survey: assign host registers to those that are used more than once, the most used first. */
 static void choose_homes(struct emit *e) {
     for (unsigned reg = H_POOL; reg < NUM_HOST; reg++) {
         unsigned best = 0;
@@ -181,8 +181,7 @@ void guest_flags(struct emit *e, enum flags flags, bool sf, unsigned result) {
     }
 }
 
-/* That a flag was needed in struct cpu has to be known from the survey. */
-/* That flags are needed in struct cpu has to be known from the survey. */
+/* The survey shows whether flags are needed in struct cpu. */
 static void need_flags(struct emit *e) {
     if (e->flags == FLAGS_IN_CPU) {
         e->failed |= !e->is_survey && !(e->effects[e->slot] & READS_FLAGS);
@@ -291,7 +290,7 @@ static unsigned exit_label(struct emit *e, unsigned slot, enum jit_status status
     return later->label;
 }
 
-/* H_COUNT counts all up to and with this instruction. */
+/* H_COUNT counts all instructions up to and including this one. */
 static void end_block(struct emit *e) {
     host_count(e, e->count + COUNT_ONE);
     e->count = 0;
@@ -299,7 +298,7 @@ static void end_block(struct emit *e) {
     e->effects[e->slot] |= BRANCHES;
 }
 
-/* Within the region, and back: a loop. */
+/* A backward branch within the region: a loop. */
 static void jump_back(struct emit *e, enum cond cond, unsigned target) {
     unsigned stays = new_label(e);
     enum flags flags = e->flags;
@@ -335,7 +334,7 @@ void skip_unless(struct emit *e, enum cond cond) {
     e->ended = false;
 }
 
-/* To the VA in T0; the instruction falls through only if skip_unless() said so. */
+/* To the VA in T0; the instruction falls through only after skip_unless(). */
 void emit_far_jump(struct emit *e) {
     if (!e->counted) {
         end_block(e);
@@ -497,7 +496,7 @@ static void emit_later(struct emit *e, const struct later *later) {
     host_jump(e, C_ALWAYS, later->next);
 }
 
-/* The region's routine: have the handler execute an instruction, and return to the region if it goes on. */
+/* The region's routine: let the handler execute an instruction, and return to the region if it continues. */
 static void emit_act(struct emit *e) {
     unsigned leaves = new_label(e);
     host_bind(e, e->act);

@@ -1,9 +1,9 @@
 /*
- * Translating a region, and what the emitters beside the handlers (`emit_<ROW>` beside `exec_<ROW>`) use.
+ * Translating a region, and the functions for the emitters beside the handlers (`emit_<ROW>` beside `exec_<ROW>`).
  *
- * A region is emitted twice: first to count which guest registers it uses and where its flags are needed (the survey), then
- * with the most used registers in host registers.  An emitter asks for a guest register by its number and need not know
- * where it is:
+ * A region is emitted twice: first to count which guest registers it uses and where its flags are needed (the survey),
+ * then with the most used registers in host registers.  An emitter asks for a guest register by its number and need
+ * not know where it is:
  *
  *     unsigned rd = guest_to(e, i->rd);
  *     host_add(e, sf, rd, guest_in(e, i->rn, T0), guest(e, i->rm));
@@ -20,10 +20,10 @@ const void *emit_region(struct emit *e, struct code_page *page, unsigned head);
 
 /* ---- guest registers ---- */
 
-struct val guest(struct emit *e, unsigned n);                      /* its value, wherever that is */
+struct val guest(struct emit *e, unsigned n);                      /* its value, in any place */
 unsigned guest_in(struct emit *e, unsigned n,
-                  enum host_reg temp); /* its value in a host register: its own, or `temp` */
-unsigned guest_to(struct emit *e, unsigned n); /* where to compute its new value: its own, or T0 */
+                  enum host_reg temp); /* its value in a host register: the assigned one, or `temp` */
+unsigned guest_to(struct emit *e, unsigned n); /* where to compute its new value: the assigned one, or T0 */
 void guest_done(struct emit *e, unsigned n, unsigned reg); /* the new value is in `reg` */
 
 /* ---- flags ---- */
@@ -39,15 +39,15 @@ void guest_carry(struct emit *e, enum flags flags); /* see host_carry() */
 
 void guest_pc(struct emit *e, unsigned dst, uint64_t offset); /* dst = VA of the page, and an offset */
 
-/* Leave the instruction to its handler: at once, or where the label is jumped to; and to one that reads and writes these guest
- * registers (bits by number) and no other, and touches no memory. */
+/* Leave the instruction to its handler: to one that reads and writes only these guest registers (bits by number) and
+ * accesses no memory; to any one, at once; or at a jump to the label. */
 void call_handler(struct emit *e, uint64_t reads, uint64_t writes);
 void act_by_handler(struct emit *e);
 unsigned by_handler(struct emit *e);
 
-/* For the base address of an access: SP has to be aligned. */
+/* For the base address of an access: SP must be aligned. */
 void check_base(struct emit *e, unsigned rn);
-/* Find the page of an access at T0, of elements side by side: the data is at base T0, index T1 then. */
+/* Find the page of an access at T0 to adjacent elements: then the data is at base T0, index T1. */
 void find_page(struct emit *e, bool write, unsigned size, unsigned element);
 
 /* Branch to an instruction of the page, `distance` bytes of struct insn away; */

@@ -1,9 +1,9 @@
 /*
  * Exceptions: the instructions that raise them, taking them, and returning from them.
  *
- * Taking turns cpu->exc (raise.c) into state of EL1, or into an exit for EL2, which is not here, or for a debugger outside.
- *  Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
- * Not here: HCR_EL2.TGE; debug exceptions other than BRK are raised in debug.c.
+ * Taking an exception translates cpu->exc (raise.c) to EL1 state, or to an exit for EL2 or for an external debugger.
+ * Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
+ * Not implemented: HCR_EL2.TGE.  Debug exceptions other than BRK are raised in debug.c.
  */
 #include "exception.h"
 
@@ -33,7 +33,7 @@ enum step exception_hvc(struct cpu *cpu, uint32_t imm16) {
     return raised(cpu, 2, EC_HVC64, imm16);
 }
 
-/* There is no EL3 for the guest: what EL2 does not trap is UNDEFINED. */
+/* The guest has no EL3: an SMC that EL2 does not trap is UNDEFINED. */
 enum step exception_smc(struct cpu *cpu, uint32_t imm16) {
     if (cpu->el == 0 || !(cpu->st.hcr_el2 & HCR_TSC)) {
         return raised(cpu, 1, EC_UNKNOWN, 0);
@@ -53,7 +53,7 @@ static uint32_t access_syndrome(uint32_t w, unsigned size, bool sign_extended, b
            AS_FIELD(acquire_release, ESR_ABORT_AR);
 }
 
-/* ISV, SAS, SSE, SRT, SF, AR of a load or store of one general register without writeback; 0 for everything else. */
+/* ISV, SAS, SSE, SRT, SF, AR of a load or store of one general register without writeback; otherwise 0. */
 static uint32_t data_syndrome(uint32_t w) {
     unsigned size = bits(w, 30, 2), opc = bits(w, 22, 2);
     bool sf = opc == 2 || (opc < 2 && size == 3);
@@ -70,7 +70,7 @@ static uint32_t data_syndrome(uint32_t w) {
         }
         return 0;
     }
-    if (bits(w, 24, 6) == 0x18 && size < 3) { /* LDR (literal): opc is in the place of size */
+    if (bits(w, 24, 6) == 0x18 && size < 3) { /* LDR (literal): opc is at the position of size */
         return access_syndrome(w, size == 1 ? 3 : 2, size == 2, size > 0, false);
     }
     if (bits(w, 24, 6) == 0x08 && (w & 0x00a08000) == 0x00808000) { /* LDAR, STLR */
@@ -79,7 +79,7 @@ static uint32_t data_syndrome(uint32_t w) {
     return 0;
 }
 
-/* Stage-2 data aborts of the instruction's own access say what would have to be emulated. */
+/* Stage-2 data aborts of the instruction's own access describe the access for emulation. */
 static uint32_t instruction_syndrome(const struct exception *exc, uint32_t insn) {
     unsigned fsc = FIELD(exc->iss, ESR_ABORT_FSC);
     bool stage2 = exc->ec == EC_DATA_ABORT_LOWER && fsc < FSC_SYNC_EXTERNAL;
@@ -116,8 +116,8 @@ static bool sets_far(unsigned ec) {
            (ec & ~1u) == EC_WATCHPOINT_LOWER;
 }
 
-/* Where SPSR.BTYPE is that of the instruction.  Elsewhere it may be 0, and is: who emulates the instruction and goes on
- * after it need not think of BTYPE. */
+/* Exceptions with the instruction's own BTYPE in SPSR.BTYPE.  For the others it may be 0, and is 0, so that a
+ * hypervisor that emulates the instruction and continues after it need not handle BTYPE. */
 static bool keeps_btype(unsigned ec) {
     switch (ec) {
     case EC_BRANCH_TARGET:
@@ -137,7 +137,7 @@ static bool keeps_btype(unsigned ec) {
 enum step exception_take(struct cpu *cpu, uint32_t insn) {
     const struct exception *exc = &cpu->exc;
     cpu->btype = keeps_btype(exc->ec) ? cpu_btype(cpu) : 0;
-    cpu->btype_at = BTYPE_ANY; /* until it is 0, or another is set */
+    cpu->btype_at = BTYPE_ANY; /* until it is 0 or another one is set */
     if (exc->target_el >= 2) {
         cpu->exit->reason = exc->target_el == TARGET_DEBUGGER ? CORE_EXIT_DEBUG : CORE_EXIT_SYNC;
         cpu->exit->esr = syndrome(exc, exc->iss | instruction_syndrome(exc, insn));

@@ -1,13 +1,14 @@
 /*
- * Taking exceptions and returning from them, and the instructions that are exceptions.
+ * Taking exceptions, returning from them, and the instructions that raise them.
  */
 #ifndef PYVMM_CORE_EXCEPTION_H
 #define PYVMM_CORE_EXCEPTION_H
 
 #include "cpu.h"
 
-/* Take cpu->exc with cpu->pc = address of the instruction (preferred return already adjusted for SVC/HVC by the raiser via
- * cpu->pc).  To EL1: sets ESR/FAR/ELR/SPSR, PSTATE, cpu->pc = vector; returns STEP_JUMP.  To EL2: fills cpu->exit; STEP_EXIT.
+/* Take cpu->exc with cpu->pc = address of the instruction (for SVC/HVC the caller has
+ * adjusted cpu->pc to the preferred return address).  To EL1: sets ESR/FAR/ELR/SPSR,
+ * PSTATE, cpu->pc = vector; returns STEP_JUMP.  To EL2: fills cpu->exit; returns STEP_EXIT.
  * `insn`: the word of the instruction, for the ISV syndrome of a stage-2 data abort. */
 enum step exception_take(struct cpu *cpu, uint32_t insn);
 /* Take the pending virtual IRQ, FIQ or SError to EL1; cpu->pc = interrupted instruction. */

@@ -1,9 +1,8 @@
 /*
  * Floating point: the exact primitives behind fp.h, and the ops of a64_fp.decode.
  *
- * Arm ARM, "Shared pseudocode", functions FP*: comments name the one that a function implements.  Half-precision values are
- * only converted, never computed with.  Trapped exceptions (FPCR.IOE and so on) are not implemented, as the architecture
- * allows.
+ * Arm ARM, "Shared pseudocode", functions FP*: comments name the one that a function implements.  Half-precision
+ * values are only converted.  Trapped exceptions (FPCR.IOE and so on) are not implemented, as the architecture allows.
  */
 #include "fp.h"
 

@@ -1,14 +1,14 @@
 /*
  * Floating-point primitives on raw bits, with the exact results and FPSR flags of the Arm ARM's FP pseudocode.
  *
- * Each has a fast path on the host's FPU and falls back on integer arithmetic in fp.c.  The fast path never looks at the
- * host's exception flags.  It is taken when FPCR asks for round to nearest without flush to zero, when the host's result
- * shows that nothing but Inexact can have happened ("settled"), and when FPSR.IXC is set already or the result is seen to be
- * exact.  NaNs, infinities out of finite operands and subnormal results are never settled.  It needs the host's MXCSR in its
- * default state: round to nearest, no FTZ, no DAZ.
+ * Each has a fast path on the host's FPU and falls back on integer arithmetic in fp.c.  The fast path never reads the
+ * host's exception flags.  It is used if FPCR selects round to nearest without flush to zero, if the host's result
+ * shows that only Inexact can have occurred ("settled"), and if FPSR.IXC is already set or the result is known to be
+ * exact.  NaNs, infinities from finite operands and subnormal results are never settled.  It requires the host's MXCSR
+ * in its default state: round to nearest, no FTZ, no DAZ.
  *
- * sz: 0 single, 1 double, the encoding of most instructions; single-precision bits stand in the low half of a uint64_t, and
- * the upper half of an operand is ignored.
+ * sz: 0 single, 1 double, the encoding of most instructions; single-precision bits are in the low half of a uint64_t,
+ * and the upper half of an operand is ignored.
  */
 #ifndef PYVMM_CORE_FP_H
 #define PYVMM_CORE_FP_H
@@ -22,17 +22,17 @@
 
 #include "pstate.h"
 
-/* sz, op and the like are constants at every call: the handler of an op is then a few instructions and one cold call. */
+/* sz, op etc. are constants at every call, so that the handler of an op is a few instructions and one cold call. */
 #define FP_INLINE static inline __attribute__((always_inline))
 
-enum fp_type { FP_SINGLE = 0, FP_DOUBLE = 1, FP_HALF = 3 }; /* as ptype encodes them; sz is the first two */
+enum fp_type { FP_SINGLE = 0, FP_DOUBLE = 1, FP_HALF = 3 }; /* encoded as in ptype; sz has the first two */
 
-/* FPCR.RMode's encoding, and the roundings that only instructions ask for. */
+/* FPCR.RMode's encoding, and roundings that only instructions specify. */
 enum fp_rounding { ROUND_TIEEVEN, ROUND_POSINF, ROUND_NEGINF, ROUND_ZERO, ROUND_TIEAWAY, ROUND_ODD, ROUND_FPCR };
 
 enum fp_arith { FP_ADD, FP_SUB, FP_MUL, FP_DIV };
 
-/* How a conversion to an integral value is made; packed into insn.aux at decode. */
+/* The parameters of a conversion to an integral value; packed into insn.aux at decode. */
 struct fp_conversion {
     uint8_t rounding; /* enum fp_rounding */
     uint8_t fbits; /* fraction bits of the fixed-point operand */
@@ -115,7 +115,8 @@ static inline bool fp_inexact_seen(const struct cpu *cpu) {
     return cpu->fpsr & FPSR_IXC;
 }
 
-/* Tininess is detected before rounding: a result equal to the smallest normal may have been tiny, so it is not settled. */
+/* Tininess is detected before rounding: a result equal to the
+ * smallest normal may have been tiny, so it is not settled. */
 FP_INLINE bool fp_settled64(enum fp_arith op, double x, double y, double result) {
     double magnitude = __builtin_fabs(result);
     if (!(magnitude <= DBL_MAX)) {
@@ -141,7 +142,8 @@ FP_INLINE bool fp_settled32(enum fp_arith op, float x, float y, float result) {
     }
 }
 
-/* Knuth's two-sum: its error term is zero just when the sum is exact, and a NaN when an intermediate overflows. */
+/* Knuth's two-sum: its error term is zero if and only if the
+ * sum is exact, and a NaN if an intermediate result overflows. */
 static inline bool fp_sum_is_exact64(double x, double y, double sum) {
     double part = sum - x;
     return (x - (sum - part)) + (y - part) == 0;
@@ -153,7 +155,7 @@ static inline bool fp_sum_is_exact32(float x, float y, float sum) {
 
 bool fp_product_is_exact64(double x, double y); /* has at most 53 significant bits */
 
-/* Of a settled result.  A product of two singles is exact in double. */
+/* For a settled result.  A product of two singles is exact in double. */
 FP_INLINE bool fp_exact64(enum fp_arith op, double x, double y, double result) {
     switch (op) {
     case FP_ADD: return fp_sum_is_exact64(x, y, result);
@@ -230,7 +232,7 @@ FP_INLINE uint64_t fp_abd(struct cpu *cpu, unsigned sz, uint64_t a, uint64_t b) 
 
 static inline double fp_host_sqrt64(double x) {
 #ifdef __SSE2__
-    return _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd(), _mm_set_sd(x))); /* sqrt() would want libm for errno */
+    return _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd(), _mm_set_sd(x))); /* sqrt() would need libm for errno */
 #else
     return __builtin_sqrt(x);
 #endif
@@ -244,7 +246,7 @@ static inline float fp_host_sqrt32(float x) {
 }
 
 FP_INLINE uint64_t fp_sqrt(struct cpu *cpu, unsigned sz, uint64_t a) {
-    /* A finite root is settled, being neither tiny nor huge; it is exact just when a / root is. */
+    /* A finite root is settled, being neither tiny nor huge; it is exact if and only if a / root is. */
     if (likely(fp_is_plain(cpu))) {
         if (sz) {
             double x = as_f64(a), root = fp_host_sqrt64(x);
@@ -272,7 +274,7 @@ static inline bool fp_is_unordered(struct fp_order order) {
     return !(order.less | order.equal | order.greater);
 }
 
-/* FPCompare: a NaN raises Invalid Operation if it signals or if `signal_all`. */
+/* FPCompare: a NaN raises Invalid Operation if it is signalling or if `signal_all`. */
 FP_INLINE struct fp_order fp_compare(struct cpu *cpu, unsigned sz, uint64_t a, uint64_t b, bool signal_all) {
     if (unlikely(cpu->fpcr & FPCR_FZ)) {
         a = fp_flush_input(cpu, sz, a);
@@ -310,7 +312,7 @@ FP_INLINE uint64_t fp_acgt(struct cpu *cpu, unsigned sz, uint64_t a, uint64_t b)
 FP_INLINE uint64_t fp_minmax(struct cpu *cpu, unsigned sz, uint64_t a, uint64_t b, bool is_min) {
     if (likely(!(cpu->fpcr & FPCR_FZ) && !fp_is_nan(sz, a) && !fp_is_nan(sz, b))) {
         if (sz ? as_f64(a) == as_f64(b) : as_f32(a) == as_f32(b)) {
-            return is_min ? a | b : a & b; /* differ at most in the sign of zero */
+            return is_min ? a | b : a & b; /* they differ at most in the sign of zero */
         }
         bool less = sz ? as_f64(a) < as_f64(b) : as_f32(a) < as_f32(b);
         return less == is_min ? a : b;
@@ -345,7 +347,7 @@ FP_INLINE uint64_t fp_integral(double x, enum fp_rounding rounding, bool *inexac
     }
 }
 
-/* Operands whose integral value the fast path can find: all magnitudes below 2^52 (not NaN), none to be flushed. */
+/* Operands that the fast path can convert: all magnitudes below 2^52 (not NaN), none to be flushed. */
 static inline bool fp_is_moderate(const struct cpu *cpu, double x) {
     return !(cpu->fpcr & FPCR_FZ) && __builtin_fabs(x) < 0x1p52;
 }

@@ -1,11 +1,11 @@
 """Generate the decoder, the dispatch list and the constants of the core from their declarations.
 
-``a64.decode`` holds the integer and system instructions, ``a64_fp.decode`` and ``a64_simd.decode``
-the floating-point and Advanced SIMD ones.  A line is one row::
+``a64.decode`` has the integer and system instructions, ``a64_fp.decode`` and ``a64_simd.decode``
+the floating-point and Advanced SIMD ones.  Each line is one row::
 
     NAME  token token ...  ; flag flag=value ...
 
-Tokens stand from bit 31 down: runs of ``0`` and ``1``, ``x`` (ignored), or ``field:width``.  Flags:
+Tokens go from bit 31 down: runs of ``0`` and ``1``, ``x`` (ignored), or ``field:width``.  Flags:
 
 ==============  =================================================================================
 ``split=a,b``   one op for each value of these fields; the handler gets them as trailing constants
@@ -13,18 +13,18 @@ Tokens stand from bit 31 down: runs of ``0`` and ``1``, ``x`` (ignored), or ``fi
                 UNDEFINED
 ``faults``      the handler returns bool: false when it raised an exception
 ``branch``      the handler returns the next ``struct insn *``
-``indirect``    so does it; NULL when it raised an exception.  It sets cpu->btype
-``sys``         the handler returns ``enum step`` and may look at cpu->pc (its own address)
+``indirect``    like ``branch``; NULL when it raised an exception.  It sets cpu->btype
+``sys``         the handler returns ``enum step`` and may read cpu->pc (its own address)
 ``fp``          traps when FP access is disabled (every row of the FP and SIMD files has it)
 ``before=A,B``  deliberately overlaps these rows and is tried first
-``pseudo``      no encoding of its own: a decode function selects it
-``alias``       no op of its own: its decode function selects another row's
+``pseudo``      it has no encoding: a decode function selects it
+``alias``       it has no op: its decode function selects another row's
 ``emit``          its ``emit_<NAME>`` translates it; without one, translated code calls the handler
 ``feature=f``   only machines with this optional feature have it (``Feature`` of arch/sysregs.py)
 ==============  =================================================================================
 
-Run ``python -m pyvmm.core.generate`` after a change; ``--check`` tells whether the files are
-fresh.
+Run ``python -m pyvmm.core.generate`` after a change; ``--check`` checks whether the files are
+current.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ SUFFIXES = {".c", ".h", ".inc", ".decode"}
 KINDS = ("faults", "branch", "indirect", "sys")
 BUCKET_BITS = (*range(10, 14), *range(22, 30))
 NUM_BUCKETS = 1 << len(BUCKET_BITS)
-#: Ops of the interpreter's own, which no word decodes to.
+#: Internal ops of the interpreter, to which no word decodes.
 PSEUDO_OPS = ("DECODE", "NEXT_PAGE", "REFETCH", "UNDEFINED", "DEBUG", "STEPPED", "HEAT", "JIT")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a decode table: what a word must look like and how it is handled."""
+    """One row of a decode table: an encoding and its handling."""
 
     name: str
     unit: str
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def fp(self) -> bool:
-        """Tell whether the row traps when FP access is disabled."""
+        """Check whether the row traps when FP access is disabled."""
         return "fp" in self.flags or (self.unit != "base" and "nofp" not in self.flags)
 
     @property
@@ -82,21 +82,21 @@ class Row:
         return [("_".join((self.name, *map(str, v))), v) for v in product(*ranges)]
 
     def matches(self, word: int) -> bool:
-        """Tell whether a word belongs to this row, overlaps aside."""
+        """Check whether a word belongs to this row, ignoring overlaps."""
         return word & self.mask == self.bits
 
     def overlaps(self, other: Row) -> bool:
-        """Tell whether some word matches both rows."""
+        """Check whether any word matches both rows."""
         common = self.mask & other.mask
         return self.bits & common == other.bits & common
 
 
 class TableError(Exception):
-    """A decode table that says something impossible; the text names file and row."""
+    """A decode table is invalid; the text names file and row."""
 
 
 def parse_row(unit: str, line: str) -> Row:
-    """Parse one row; TableError when it does not cover 32 bits or lacks a field it names."""
+    """Parse one row; TableError if it does not cover 32 bits or lacks a field that it uses."""
     encoding, _, flag_text = line.partition(";")
     name, *tokens = encoding.split()
     flags = dict(flag.partition("=")[::2] for flag in flag_text.split())
@@ -123,7 +123,7 @@ def parse_row(unit: str, line: str) -> Row:
 
 
 def load_rows() -> list[Row]:
-    """Return every row of the three tables; TableError on unmarked overlaps and double names."""
+    """Return all rows of the three tables; TableError on unmarked overlaps and duplicate names."""
     rows = []
     for unit, file in SOURCES.items():
         path = HERE / file
@@ -136,13 +136,13 @@ def load_rows() -> list[Row]:
 
 
 def encodings(rows: list[Row]) -> list[Row]:
-    """Return the rows that have an encoding, those to try first in front."""
+    """Return the rows with an encoding; rows to try first come first."""
     real = [row for row in rows if "pseudo" not in row.flags]
     return sorted(real, key=lambda row: -row.mask.bit_count())
 
 
 def check_rows(rows: list[Row]) -> None:
-    """Raise TableError for a double name or an overlap that no ``before=`` allows."""
+    """Raise TableError for a duplicate name or an overlap that no ``before=`` allows."""
     names = [row.name for row in rows]
     if len(set(names)) != len(names):
         raise TableError(f"rows named twice: {sorted({n for n in names if names.count(n) > 1})}")
@@ -161,7 +161,7 @@ def bucket_of(word: int) -> int:
 
 
 def bucket_lists(ordered: list[Row]) -> list[list[int]]:
-    """Return for each bucket the indexes of the rows that a word of it can match."""
+    """Return, for each bucket, the indexes of the rows that its words can match."""
     lists: list[list[int]] = [[] for _ in range(NUM_BUCKETS)]
     for index, row in enumerate(ordered):
         mask, bits = bucket_of(row.mask), bucket_of(row.bits)
@@ -189,7 +189,7 @@ def gen_ops(rows: list[Row]) -> str:
 
 
 def gen_dispatch(rows: list[Row]) -> str:
-    """Return dispatch.h: A64_OPS(ON_PLAIN, ON_FAULTS, ...), one entry an op."""
+    """Return dispatch.h: A64_OPS(ON_PLAIN, ON_FAULTS, ...), one entry per op."""
     kinds = ("PLAIN", *map(str.upper, KINDS), "FP_PLAIN", "FP_FAULTS")
     lines = [f"#define A64_OPS({', '.join(f'ON_{kind}' for kind in kinds)})"]
     for row in rows:
@@ -237,7 +237,7 @@ def gen_emit(rows: list[Row]) -> str:
 
 
 def prototype(row: Row, op: str) -> str:
-    """Return the C prototype of an op that lives outside interp.c."""
+    """Return the C prototype of an op outside interp.c."""
     result = "bool" if row.kind == "faults" else "void"
     return f"{result} op_{op}(struct cpu *cpu, const struct insn *i)"
 
@@ -253,7 +253,7 @@ def gen_stubs(rows: list[Row]) -> str:
 
 
 def gen_variant(row: Row) -> str:
-    """Return the function that selects a row's op: the split fields of the word, side by side."""
+    """Return the function that selects a row's op from the word's split fields."""
     index = ""
     for name in row.split:
         term = f"{row.name}_{name}(w)"
@@ -302,7 +302,7 @@ def gen_names(rows: list[Row]) -> str:
 
 
 def outputs() -> dict[str, str]:
-    """Return generated file name to its text."""
+    """Return the texts of the generated files, by name."""
     rows = load_rows()
     texts = {
         "ops.h": gen_ops(rows),
@@ -327,7 +327,7 @@ def outputs() -> dict[str, str]:
 
 
 def digest() -> str:
-    """Return the hash of the core's sources; compiled in, so that a stale build is seen."""
+    """Return the hash of the core's sources; it is compiled in, to detect a stale build."""
     total = hashlib.sha256()
     for path in sorted(p for p in HERE.iterdir() if p.suffix in SUFFIXES and p.name != "_core.c"):
         total.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -335,7 +335,7 @@ def digest() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the generated files, or with --check say which are stale."""
+    """Write the generated files, or with --check report the stale ones."""
     OUT.mkdir(exist_ok=True)
     texts = outputs()
     stale = [

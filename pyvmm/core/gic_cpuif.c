@@ -1,5 +1,5 @@
 /*
- * The GIC virtual CPU interface: what EL1 sees of its interrupts through the list registers.
+ * The GIC virtual CPU interface: EL1's view of its interrupts, through the list registers.
  *
  * Four list registers, five priority and preemption bits, no LPIs, affinity routing and system registers always on.
  * Spec: Arm IHI 0069, "Virtual interrupt handling", ICV_* and ICH_* registers.
@@ -27,8 +27,8 @@ static uint32_t lr_intid(uint64_t lr) {
 }
 
 /*
- * What ICH_VMCR_EL2 holds after any value was written: binary points not below their minimum, five priority bits, VFIQEn
- * as one and VAckCtl as zero (there are only system registers).
+ * The value of ICH_VMCR_EL2 after a write of any value: binary points not below their minimum, five priority bits,
+ * VFIQEn as one and VAckCtl as zero (only system registers are supported).
  */
 uint64_t gic_vmcr(uint64_t value) {
     const uint64_t kept = VMCR_VENG0 | VMCR_VENG1 | VMCR_VCBPR | VMCR_VEOIM | VMCR_VBPR1 | VMCR_VBPR0 |
@@ -52,7 +52,7 @@ static bool group_enabled(const struct cpu *cpu, unsigned group) {
     return cpu->st.ich_vmcr & (group ? VMCR_VENG1 : VMCR_VENG0);
 }
 
-/* Bits of a priority that decide about preemption.  ICV_BPR1 counts from one place higher than ICV_BPR0. */
+/* The bits of a priority that determine preemption.  ICV_BPR1 is offset by one bit from ICV_BPR0. */
 static unsigned group_priority(const struct cpu *cpu, unsigned group, unsigned priority) {
     uint64_t vmcr = cpu->st.ich_vmcr;
     unsigned bpr = group && !(vmcr & VMCR_VCBPR) ? FIELD(vmcr, VMCR_VBPR1) : FIELD(vmcr, VMCR_VBPR0) + 1;
@@ -64,7 +64,7 @@ static unsigned running_priority(const struct cpu *cpu) {
     return active ? (unsigned)__builtin_ctz(active) << (8 - PRIORITY_BITS) : IDLE_PRIORITY;
 }
 
-/* The pending list register of the highest priority among the enabled groups, or -1. */
+/* The pending list register with the highest priority in the enabled groups, or -1. */
 static int highest_pending(const struct cpu *cpu) {
     int best = -1;
     unsigned best_priority = 0x100;
@@ -78,7 +78,7 @@ static int highest_pending(const struct cpu *cpu) {
     return best;
 }
 
-/* The list register whose interrupt would be signalled now, or -1. */
+/* The list register whose interrupt is signalled now, or -1. */
 static int deliverable(const struct cpu *cpu) {
     const uint64_t *lrs = cpu->st.ich_lr;
     _Static_assert(NUM_LRS == 4, "every list register is looked at");
@@ -108,7 +108,7 @@ unsigned irq_pending(const struct cpu *cpu) {
            (hcr & HCR_VSE && hcr & HCR_AMO ? PENDING_SERROR : 0);
 }
 
-/* ICH_EISR_EL2, ICH_ELRSR_EL2 and ICH_MISR_EL2, as the list registers have it. */
+/* ICH_EISR_EL2, ICH_ELRSR_EL2 and ICH_MISR_EL2, computed from the list registers. */
 static void update_status(struct cpu *cpu) {
     uint64_t hcr = cpu->st.ich_hcr;
     unsigned eisr = 0, empty = 0, used = 0;
@@ -135,7 +135,7 @@ static void update_status(struct cpu *cpu) {
     }
 }
 
-/* Runs at every change of PSTATE.DAIF, so an idle interface must cost next to nothing. */
+/* Called at every change of PSTATE.DAIF, so an idle interface must cost almost nothing. */
 void irq_mask_changed(struct cpu *cpu) {
     unsigned masked = (cpu->daif & PSTATE_I ? PENDING_IRQ : 0) | (cpu->daif & PSTATE_F ? PENDING_FIQ : 0) |
                       (cpu->daif & PSTATE_A ? PENDING_SERROR : 0) | cpu->debug.masked;
@@ -153,7 +153,7 @@ void irq_update(struct cpu *cpu) {
 
 /* ---- acknowledge and end ---- */
 
-/* ICV_IAR0EL1, ICV_IAR1EL1: activate what is signalled, if it is of this group. */
+/* ICV_IAR0_EL1, ICV_IAR1_EL1: activate the signalled interrupt, if it belongs to this group. */
 uint64_t gic_read_IAR(struct cpu *cpu, unsigned group) {
     int n = deliverable(cpu);
     if (n < 0 || lr_group(cpu->st.ich_lr[n]) != group) {
@@ -182,13 +182,13 @@ static int find_active(const struct cpu *cpu, uint32_t intid) {
     return -1;
 }
 
-/* An active interrupt that has no list register was ended: EL2 must hear of it. */
+/* An active interrupt without a list register was ended: notify EL2. */
 static void count_eoi(struct cpu *cpu) {
     uint64_t count = (cpu->st.ich_hcr >> ICH_HCR_EOICOUNT_SHIFT & 31) + 1;
     cpu->st.ich_hcr = (cpu->st.ich_hcr & ~(31ull << ICH_HCR_EOICOUNT_SHIFT)) | (count & 31) << ICH_HCR_EOICOUNT_SHIFT;
 }
 
-/* Drop the running priority.  @return the priority and its group in *group; IDLE_PRIORITY if nothing was active */
+/* Drop the running priority.  @return the priority, and its group in *group; IDLE_PRIORITY if nothing was active */
 static unsigned drop_priority(struct cpu *cpu, unsigned *group) {
     uint64_t ap0 = cpu->st.ich_ap0r0, ap1 = cpu->st.ich_ap1r0;
     unsigned priority = running_priority(cpu);
@@ -261,7 +261,7 @@ void gic_write_vmcr(struct cpu *cpu, uint64_t field, uint64_t value) {
     irq_update(cpu);
 }
 
-/* CTLR.CBPR: one binary point for both groups; the other register then shows it and ignores writes. */
+/* CTLR.CBPR: one binary point for both groups; the other register then reads it and ignores writes. */
 uint64_t gic_read_BPR(struct cpu *cpu, unsigned group) {
     uint64_t vmcr = cpu->st.ich_vmcr, bpr0 = FIELD(vmcr, VMCR_VBPR0);
     if (!group) {

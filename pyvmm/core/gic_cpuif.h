@@ -7,10 +7,10 @@
 #include "cpu.h"
 
 enum { PENDING_IRQ = 1, PENDING_FIQ = 2, PENDING_SERROR = 4 };
-unsigned irq_pending(const struct cpu *cpu); /* virtual interrupts that only PSTATE may mask; any of them ends WFI */
+unsigned irq_pending(const struct cpu *cpu); /* virtual interrupts that only PSTATE can mask; any of them ends WFI */
 /* Recompute REQ_IRQ and the maintenance interrupt from list registers, HCR_EL2 and PSTATE. */
 void irq_update(struct cpu *cpu);
-void irq_mask_changed(struct cpu *cpu);      /* the part of irq_update() that a change of PSTATE.DAIF needs */
+void irq_mask_changed(struct cpu *cpu);      /* the part of irq_update() for a change of PSTATE.DAIF */
 uint64_t gic_read_IAR(struct cpu *cpu, unsigned group);
 uint64_t gic_read_HPPIR(struct cpu *cpu, unsigned group);
 uint64_t gic_read_BPR(struct cpu *cpu, unsigned group);
@@ -22,7 +22,7 @@ void gic_write_DIR(struct cpu *cpu, uint64_t value);
 void gic_write_CTLR(struct cpu *cpu, uint64_t value);
 void gic_reset(struct pe_state *state);
 uint64_t gic_vmcr(uint64_t value); /* ICH_VMCR_EL2 after a write of the value */
-/* Write one field of ICH_VMCR_EL2: its mask, and the value in its place. */
+/* Write one field of ICH_VMCR_EL2: its mask, and the value at its position. */
 void gic_write_vmcr(struct cpu *cpu, uint64_t field, uint64_t value);
 
 #endif

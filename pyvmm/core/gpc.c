@@ -1,8 +1,8 @@
 /*
- * Granule protection check: which physical address space a granule belongs to now.
+ * Granule protection check: the physical address space that a granule belongs to.
  *
  * The table is the architectural two-level GPT in Root memory.  Spec: DDI 0487 "Granule Protection Tables", GPCCR_EL3.
- * Every way for the check not to pass is one fault here: PEs below EL3 cannot tell them apart.
+ * All failures of the check are one fault here: PEs below EL3 cannot distinguish them.
  */
 #include "gpc.h"
 
@@ -23,7 +23,7 @@ static bool gpt_read(const struct machine *machine, uint64_t pa, uint64_t *entry
     return true;
 }
 
-/* @return the GPI of a physical address below 2^PPS; GPI_NO_ACCESS for every kind of broken table */
+/* @return the GPI of a physical address below 2^PPS; GPI_NO_ACCESS for every kind of invalid table */
 static enum gpi gpt_walk(const struct machine *machine, uint64_t gpccr, uint64_t pa) {
     unsigned shift = pgs_shift[FIELD(gpccr, GPCCR_PGS)];
     unsigned l0_shift = GPT_L0_SHIFT + FIELD(gpccr, GPCCR_L0GPTSZ);
@@ -62,8 +62,8 @@ int gpc_check(struct machine *machine, enum pas pas, uint64_t pa) {
 }
 
 /*
- * machine_tlbi_pa() is called after a change of the GPT and looks at the marks; this marks, then looks at the GPT.  So
- * either the mark is seen there, and the translation about to be cached is invalidated, or the new GPT is seen here.
+ * machine_tlbi_pa() is called after a change of the GPT and reads the marks; this function sets a mark, then reads the
+ * GPT.  So either that function sees the mark and invalidates the new translation, or this one sees the new GPT.
  */
 int gpc_admit(struct machine *machine, enum pas pas, uint64_t pa) {
     uint64_t offset = pa - machine->dram_base;

@@ -1,9 +1,10 @@
 /*
- * Guest memory as host memory: every access of C to it goes through here.
+ * Guest memory as host memory: every access in C to it uses this file.
  *
- * Other PEs, devices and the host use the same bytes at the same time, so an access is a relaxed atomic of the host, which
- * costs what a plain one does; the order that a guest may rely on comes from its own barriers and atomics (a64_atomic.c.inc).
- * What the architecture does not call single-copy atomic is done in halves or in any pieces: 16 bytes, and whole blocks.
+ * Other PEs, devices and the host use the same bytes at the same time, so an access is a relaxed atomic of the host,
+ * which costs the same as a plain one; ordering comes from the guest's own barriers and atomics (a64_atomic.c.inc).
+ * Accesses that are not single-copy atomic in the architecture are done in halves or other pieces: 16 bytes, and whole
+ * blocks.
  */
 #ifndef PYVMM_CORE_GUEST_H
 #define PYVMM_CORE_GUEST_H
@@ -33,7 +34,7 @@ GUEST_ACCESS(32)
 GUEST_ACCESS(64)
 #undef GUEST_ACCESS
 
-#ifdef __SANITIZE_THREAD__ /* which must see that a block, too, is made of atomics */
+#ifdef __SANITIZE_THREAD__ /* which must see that a block consists of atomics, too */
 
 static inline union v128 guest_load128(const void *host) {
     return (union v128){.d = {guest_load64(host), guest_load64((const char *)host + 8)}};

@@ -1,5 +1,5 @@
 /*
- * The host's instruction set: that of the host this is built for.
+ * The host's instruction set, for the host of this build.
  */
 #include "host.h"
 

@@ -1,8 +1,10 @@
 /*
- * The host's instruction set, as much of it as the translator needs.  One file implements it per host: host_x86_64.c.inc.
+ * The part of the host's instruction set that the translator needs.  One file per host implements it:
+ * host_x86_64.c.inc.
  *
  * Code is written through one mapping (`at`) and runs in another, at `at + to_run`.  Nothing here knows about guest
- * instructions beyond the layout of struct cpu; the emitters beside the handlers know nothing about the host beyond this file.
+ * instructions beyond the layout of struct cpu; the emitters beside the handlers know nothing about the host beyond
+ * this file.
  */
 #ifndef PYVMM_CORE_HOST_H
 #define PYVMM_CORE_HOST_H
@@ -11,11 +13,11 @@
 
 #include "translation.h"
 
-/* Host registers: temporaries, which any function below may change unless it says otherwise; fixed ones; and a pool for the
- * guest registers of a region. */
+/* Host registers: temporaries, which any function below may change unless it says otherwise; fixed ones; and a pool
+ * for the guest registers of a region. */
 enum host_reg { T0, T1, T2, H_CPU, H_COUNT, H_POOL, NUM_HOST = H_POOL + 10, NO_REG = 0xff };
 
-/* A value where it is: in a host register, in the 8 bytes at an offset in struct cpu, or a constant. */
+/* A value in its place: in a host register, in the 8 bytes at an offset in struct cpu, or a constant. */
 struct val {
     enum { IN_REG, IN_CPU, CONSTANT } kind;
     uint8_t reg;
@@ -40,13 +42,13 @@ enum shift { SHIFT_LEFT, SHIFT_RIGHT, SHIFT_SIGNED, SHIFT_ROTATE }; /* numbered 
 enum extend { EXTEND_U8, EXTEND_U16, EXTEND_U32, EXTEND_64, EXTEND_S8, EXTEND_S16, EXTEND_S32 }; /* as the guest's */
 
 void host_move(struct emit *e, bool sf, unsigned dst, struct val a); /* changes no host flag */
-/* ADD, SUB and AND leave what guest_flags() wants in the host's flags.  dst NO_REG: SUB or AND for the flags alone. */
+/* ADD, SUB and AND set the host's flags for guest_flags().  dst NO_REG: SUB or AND only for the flags. */
 void host_alu(struct emit *e, enum alu op, bool sf, unsigned dst, unsigned a, struct val b);
-/* A sum that keeps the host's flags if it can; and one with b << shift, up to 3, that always does. */
+/* A sum that preserves the host's flags if possible; and one with b << shift, up to 3, that always does. */
 void host_add(struct emit *e, bool sf, unsigned dst, unsigned a, struct val b);
 void host_add_shifted(struct emit *e, unsigned dst, unsigned a, unsigned b, unsigned shift);
-/* Prepare the host's carry: the guest's C as a carry or a borrow.  Then dst = a + b + C, or a - b - !C; in between only what
- * keeps the host's flags. */
+/* Set the host's carry to the guest's C, as a carry or a borrow.  Then dst = a + b + C, or a - b - !C; only functions
+ * that preserve the host's flags may be used in between. */
 void host_carry(struct emit *e, enum flags flags);
 void host_add_carry(struct emit *e, bool subtract, bool sf, unsigned dst, unsigned a, struct val b);
 void host_not(struct emit *e, bool sf, unsigned reg);
@@ -66,13 +68,13 @@ void host_store_reg(struct emit *e, size_t offset, unsigned reg); /* 8 bytes of 
 
 /* ---- conditions ---- */
 
-/* Numbered as the guest's, and said of host flags. */
+/* Numbered like the guest's conditions, but for host flags. */
 enum cond { C_EQ, C_NE, C_HS, C_LO, C_MI, C_PL, C_VS, C_VC, C_HI, C_LS, C_GE, C_LT, C_GT, C_LE, C_ALWAYS };
 
-/* Store the guest's flags from the host's, which stay; `result` is that of the operation. */
+/* Store the guest's flags from the host's, which are preserved; `result` is the operation's. */
 void host_save_flags(struct emit *e, enum flags flags, bool sf, unsigned result);
 void host_set_flags(struct emit *e, enum flags flags, unsigned nzcv); /* changes T0 */
-/* @return the condition of host flags that holds where the guest's condition does; host flags may change before it */
+/* @return the condition of host flags that is equivalent to the guest's condition; host flags may change before it */
 enum cond host_condition(struct emit *e, unsigned guest_condition);
 void host_select(struct emit *e, enum cond cond, bool sf, unsigned dst, unsigned a,
                  struct val b); /* dst = cond ? a : b */
@@ -80,16 +82,17 @@ enum cond host_test_bit(struct emit *e, struct val a, unsigned bit); /* @return 
 
 /* ---- guest memory ---- */
 
-/* Look up the page of the address in T0 in the TLB where this site found it last; T1 = what to add to the address.  Only
- * naturally aligned elements that share a page can be found; else to label `miss`. */
+/* Look up the page of the address in T0 at the TLB entry where this site found it last; T1 = the addend for the
+ * address.  Only naturally aligned elements in one page can be found; otherwise go to label `miss`. */
 void host_find(struct emit *e, bool write, unsigned size, unsigned element, uint32_t *site, unsigned miss);
-/* The rest of it, out of line: look where the page has to be, remember that, and go to `found`; else go on after this. */
+/* The slow path, out of line: check the page's place, remember
+ * it, and go to `found`; otherwise continue after this. */
 void host_find_slowly(struct emit *e, bool write, unsigned size, uint32_t *site, unsigned found);
 /* For check.c: before a store of this size at T0 + T1. */
 void host_check_store(struct emit *e, unsigned size);
 void host_load(struct emit *e, enum extend how, bool sf, unsigned dst, unsigned base, unsigned index, unsigned offset);
 void host_store(struct emit *e, unsigned size, unsigned src, unsigned base, unsigned index, unsigned offset);
-/* Between memory and a vector register of struct cpu; a load of less than 16 bytes clears the rest. */
+/* Copy between memory and a vector register of struct cpu; a load of less than 16 bytes clears the rest. */
 void host_load_vector(struct emit *e, unsigned size, unsigned v, unsigned base, unsigned index, unsigned offset);
 void host_store_vector(struct emit *e, unsigned size, unsigned v, unsigned base, unsigned index, unsigned offset);
 
@@ -112,8 +115,8 @@ void host_resolve(struct emit *e); /* all labels are bound: complete the jumps t
 void host_jump_to(struct emit *e, const void *code); /* to finished code */
 void host_jump_through(struct emit *e, const void *cell);
 void host_count(struct emit *e, int32_t count); /* add to H_COUNT; changes no host flag */
-/* Compare for the host_jump() that follows: H_COUNT with cpu->limit; a field of 32 bits with a constant; and with a field of
- * 64 bits, C_EQ: they have no bit in common. */
+/* Compare for the host_jump() that follows: H_COUNT with cpu->limit; a field of 32 bits with a constant; and with a
+ * field of 64 bits, C_EQ: they have no bit in common. */
 void host_compare_limit(struct emit *e);
 void host_compare_field(struct emit *e, size_t offset, uint32_t value);
 void host_compare_byte(struct emit *e, size_t offset, uint8_t value);
@@ -121,20 +124,20 @@ void host_test_field(struct emit *e, unsigned reg, size_t offset);
 
 /* ---- calls of C ---- */
 
-/* Call a handler.  It may change the temporaries and the registers of the pool that calls do not keep.  Afterwards, until T0 is
- * changed, host_test_answer() compares its answer: C_EQ is false. */
+/* Call a handler.  It may change the temporaries and the pool's registers that calls do not preserve.  Afterwards,
+ * until T0 changes, host_test_answer() compares its result: C_EQ means false. */
 bool host_call_keeps(unsigned reg);
 void host_call_handler(struct emit *e, bool (*handler)(struct cpu *cpu, const struct insn *i), const struct insn *i);
 void host_test_answer(struct emit *e);
 
-/* Have the act of struct host_calls execute an instruction: its arguments, then a jump to the branch_c stub or a call of the
- * region's routine, which is host_call_act() with the guest registers stored before and loaded after it. */
+/* Let the act of struct host_calls execute an instruction: its arguments, then a jump to the branch_c stub or a call
+ * of the region's routine: host_call_act(), with the guest registers stored before and loaded after it. */
 void host_act_arguments(struct emit *e, unsigned slot, int32_t count);
 void host_call_act(struct emit *e, unsigned leaves); /* to that label if the region has to be left: */
 void host_leave_act(struct emit *e);
 void host_return(struct emit *e);
 
-/* What code calls, and where it leaves to when a page is not in the fetch TLB. */
+/* The functions that code calls, and where it exits to if a page is not in the fetch TLB. */
 struct host_calls {
     const void *(*act)(struct cpu *cpu, unsigned slot, int64_t count);
     const void *(*branch)(struct cpu *cpu, unsigned slot, int64_t count);

@@ -1,9 +1,9 @@
 /*
- * One decoded instruction, and where a handler's operands stand in it.
+ * One decoded instruction, and the places of a handler's operands in it.
  *
- * A64 words are decoded once into a struct insn and executed many times.  Register numbers are indexes into cpu->x:
- * 31 means the current SP, X_ZERO reads as zero, X_SINK swallows a write, so no handler tests for register 31.
- * Rows without a `decode=` function get the raw numbers (Rd [4:0], Rn [9:5], Rm [20:16], Ra [14:10]) and imm = the word:
+ * A64 words are decoded once into a struct insn and executed many times.  Register numbers are indexes into cpu->x: 31
+ * means the current SP, X_ZERO reads as zero, X_SINK ignores a write, so no handler tests for register 31.  Rows
+ * without a `decode=` function get the raw numbers (Rd [4:0], Rn [9:5], Rm [20:16], Ra [14:10]) and imm = the word:
  * right for vector registers, and a handler takes further fields from the word with the generated <ROW>_<field>(w).
  */
 #ifndef PYVMM_CORE_INSN_H
@@ -23,12 +23,12 @@ struct insn {
 
 _Static_assert(sizeof(struct insn) == 16, "a decoded page is 1024 of these and a tail");
 
-/* What became of a system instruction (rows flagged `sys`). */
+/* The result of a system instruction (rows flagged `sys`). */
 enum step {
-    STEP_NEXT, /* go on with the next instruction */
+    STEP_NEXT, /* continue with the next instruction */
     STEP_JUMP, /* cpu->pc is the next instruction: translation or PSTATE may have changed */
     STEP_FAULT, /* an exception was raised: cpu->exc */
-    STEP_EXIT, /* leave pe_run(): cpu->exit is filled, cpu->pc is where to resume */
+    STEP_EXIT, /* leave pe_run(): cpu->exit is filled, cpu->pc is the address at which to resume */
 };
 
 static inline uint32_t bits(uint32_t w, unsigned lsb, unsigned width) {

@@ -1,13 +1,13 @@
 /*
  * The interpreter: label dispatch over decoded pages.
  *
- * One translation unit holds the loop and the handlers of the base instruction set, so that the compiler inlines them into
- * their labels without link-time optimisation; floating point and SIMD are calls (fp.c, simd.c).
+ * One translation unit contains the loop and the handlers of the base instruction set, so that the compiler inlines
+ * them into their labels without link-time optimisation; floating point and SIMD are calls (fp.c, simd.c).
  *
- * Counting costs nothing per instruction.  `i` moves by 16 bytes an instruction, and every jump from a to b adds a - b to
- * `skew`; so skew + (intptr_t)i grows by exactly 16 for each instruction executed, whatever path was taken.
+ * Counting costs nothing per instruction.  `i` advances by 16 bytes per instruction, and every jump from a to b adds a
+ * - b to `skew`; so skew + (intptr_t)i grows by exactly 16 for each instruction executed, on every path.
  *
- * A request of another thread, the timer and the budget are looked at on backward branches, page changes that miss, and
+ * Requests of other threads, the timer and the budget are checked at backward branches, page changes that miss, and
  * system instructions: every loop contains one of them.
  */
 #pragma GCC optimize("no-tree-slp-vectorize") /* flags are stored one by one: a wide store would stall their readers */
@@ -46,7 +46,7 @@
 
 #include "gen/dispatch.h"
 
-#define POLL_INTERVAL 32768 /* instructions between two looks at the timer: about 0.1 ms */
+#define POLL_INTERVAL 32768 /* instructions between two checks of the timer: about 0.1 ms */
 
 static int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -68,8 +68,8 @@ static void set_limit(struct cpu *cpu, int64_t executed) {
     atomic_store(&cpu->limit, cpu->poll_at);
 }
 
-/* Between instructions, cpu->pc = next one, cpu->icount right: serve requests, timer and budget.
- * @return STEP_JUMP to go on at cpu->pc, STEP_EXIT to leave. */
+/* Between instructions, with cpu->pc = the next one and a current cpu->icount: serve requests, timer and budget.
+ * @return STEP_JUMP to continue at cpu->pc, STEP_EXIT to leave. */
 static enum step poll(struct cpu *cpu) {
     if ((int64_t)cpu->icount << 4 >= cpu->poll_at) {
         timer_poll(cpu);
@@ -95,20 +95,21 @@ static enum step poll(struct cpu *cpu) {
     return STEP_JUMP;
 }
 
-/* Is there a breakpoint at the instruction `i` at cpu->pc?  Then it is raised. */
+/* Check for a breakpoint at the instruction `i` at cpu->pc, and raise it. */
 static bool breaks(struct cpu *cpu, const struct insn *i) {
     unsigned slot = (unsigned)(i - cpu->ops);
     return cpu->debug.break_slots[slot / 64] >> slot % 64 & 1 && debug_break(cpu, cpu->pc);
 }
 
-/* May the instruction at cpu->pc follow what came before?  Only in a guarded page it may not. */
+/* May the instruction at cpu->pc follow the previous one?  In a guarded page it may be forbidden. */
 static bool may_land(const struct cpu *cpu) {
     unsigned btype = is_guarded(cpu, cpu->pc) ? cpu_btype(cpu) : 0;
     return !btype || is_branch_target(cpu, insn_word(cpu, cpu->pc), btype);
 }
 
-/* The instruction at cpu->pc, decoded page and all.  NULL: an exception was raised, by priority (DDI 0487, "Prioritization
- * of Synchronous exceptions"): PC alignment, Instruction Abort, breakpoint, Illegal Execution state, Branch Target. */
+/* Find the instruction at cpu->pc and its decoded page.  NULL: an exception was raised, by priority (DDI 0487,
+ * "Prioritization of Synchronous exceptions"): PC alignment, Instruction Abort, breakpoint, Illegal Execution
+ * state, Branch Target. */
 static const struct insn *fetch(struct cpu *cpu) {
     cpu->page_va = cpu->pc & PAGE_MASK;
     if (unlikely(cpu->pc & 3)) {
@@ -130,7 +131,7 @@ static const struct insn *fetch(struct cpu *cpu) {
     return i;
 }
 
-/* Do but the instruction `i`: in the step page, and what it branches to is fetched in full. */
+/* Execute only the instruction `i`: in the step page; its branch target needs a full fetch. */
 static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
     static const struct fetch_entry nothing[FETCH_SIZE] = {[0 ... FETCH_SIZE - 1] = {.tag = FETCH_NONE}};
     unsigned slot = (unsigned)(i - cpu->ops);
@@ -182,7 +183,7 @@ resume: /* at cpu->pc, with `executed` instructions done */
     }
     if (unlikely(!i)) {
         step = exception_take(cpu, 0);
-        executed += step == STEP_JUMP; /* so that a fault at its own vector spends the budget */
+        executed += step == STEP_JUMP; /* so that a fault at its own vector uses up the budget */
         goto go_on;
     }
     skew = (intptr_t)((uint64_t)executed << 4) - (intptr_t)i;
@@ -267,7 +268,7 @@ do_UNDEFINED:
     raise_undefined(cpu);
     goto fault;
 
-do_DEBUG: /* some breakpoint is at this place in its page */
+do_DEBUG: /* a breakpoint is at this offset in its page */
     if (debug_break(cpu, insn_va(cpu, i))) {
         cpu->pc = insn_va(cpu, i);
         executed = EXECUTED;
@@ -296,12 +297,12 @@ do_JIT:
         }
     }
 
-do_STEPPED: /* what follows the one instruction of a step */
+do_STEPPED: /* the slot after the stepped instruction */
     goto check;
 
 fp_trap:
     raise_exception(cpu, cpu->fp_trap, EC_FP_ACCESS, ISS_COND_ALWAYS);
-fault: /* the instruction at i did nothing but raise an exception */
+fault: /* the instruction at i only raised an exception */
     cpu->pc = insn_va(cpu, i);
     cpu->icount = (uint64_t)EXECUTED;
     step = STEP_FAULT;
@@ -319,7 +320,7 @@ system:
             debug_not_stepped(cpu);
         }
         step = exception_take(cpu, insn_word(cpu, cpu->pc));
-        executed -= step == STEP_EXIT && cpu->exit->reason == CORE_EXIT_DEBUG; /* at a watchpoint: not done */
+        executed -= step == STEP_EXIT && cpu->exit->reason == CORE_EXIT_DEBUG; /* at a watchpoint: not executed */
     }
 go_on:
     if (step == STEP_JUMP) {

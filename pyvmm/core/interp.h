@@ -6,7 +6,7 @@
 
 #include "cpu.h"
 
-/* From cpu->pc until cpu->exit is filled and cpu->pc is where to resume. */
+/* Run from cpu->pc until cpu->exit is filled and cpu->pc is the address at which to resume. */
 void interp_run(struct cpu *cpu);
 
 #endif

@@ -1,10 +1,10 @@
 /*
  * Posting invalidations: from PE to PE, and from the host to PEs.  inval_serve.c performs them.
  *
- * A poster puts the work into the PE's queue and sets REQ_INVAL.  It may wait until the PE has served it; a PE that is not
- * in guest code needs no waiting, for it serves its queue before it runs an instruction.  The order that makes this safe:
- * the PE sets in_guest, then looks at request; the poster sets request, then looks at in_guest (all sequentially
- * consistent), so at least one of them sees the other.
+ * A poster puts the request into the PE's queue and sets REQ_INVAL.  It may wait until the PE has served it; it need
+ * not wait for a PE outside guest code, which serves its queue before it runs an instruction.  This order makes it
+ * safe: the PE sets in_guest, then reads request; the poster sets request, then reads in_guest (all sequentially
+ * consistent), so at least one of them sees the other's store.
  */
 #include "inval.h"
 
@@ -55,7 +55,7 @@ void machine_tlbi_all(struct machine *machine) {
     machine_post_inval(machine, (struct inval){.kind = INVAL_ALL});
 }
 
-/* A granule that no TLB ever held needs no flush. */
+/* A granule that was never in a TLB needs no flush. */
 void machine_tlbi_pa(struct machine *machine, uint64_t pa, uint64_t size) {
     bool held = false;
     for (uint64_t at = pa & PAGE_MASK; at < pa + size; at += GRANULE_SIZE) {
@@ -69,7 +69,7 @@ void machine_tlbi_pa(struct machine *machine, uint64_t pa, uint64_t size) {
 }
 
 void machine_tlbi_ipa(struct machine *machine, uint64_t vmid, uint64_t ipa, uint64_t size) {
-    (void)vmid; /* a PE caches translations of the context that it ran last, whoever's that is */
+    (void)vmid; /* a PE caches translations of the last context that it ran, of any VMID */
     machine_post_inval(machine, (struct inval){.kind = INVAL_IPA, .addr = ipa, .size = size});
 }
 

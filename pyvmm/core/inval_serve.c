@@ -1,5 +1,5 @@
 /*
- * Performing the invalidations that others posted to this PE (inval.c), and waiting for those that it posted.
+ * Performing the invalidations posted to this PE (inval.c), and waiting for those that it has posted.
  */
 #include "inval_serve.h"
 

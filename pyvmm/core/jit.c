@@ -1,13 +1,13 @@
 /*
- * The translator's memory, and what goes between translated code and the rest of the core.
+ * The translator's memory, and the interface between translated code and the rest of the core.
  *
- * One arena per PE, touched by that PE's thread alone.  Code is written through one mapping of a memfd and runs in another, so
- * no page is ever writable and executable at one address.  When the arena is full all regions go, and it begins anew: this
- * happens in the interpreter, when nothing of it is being executed.
+ * There is one arena per PE, used only by that PE's thread.  Code is written through one mapping of a memfd and runs
+ * in another, so no page is ever writable and executable at the same address.  When the arena is full, all regions are
+ * dropped, and it starts again; this happens in the interpreter, when none of its code is being executed.
  *
- * While translated code runs, only the handlers that it calls can change its page.  After each of them jit_act() looks whether
- * the page's regions were dropped (regions.c), and leaves the region if so; its code stays where it is until the arena begins
- * anew.
+ * While translated code runs, only the handlers that it calls can change its page.  After each of them jit_act()
+ * checks whether the page's regions were dropped (regions.c), and if so leaves the region, whose code stays in place
+ * until the arena starts again.
  */
 #define _GNU_SOURCE
 #include "jit.h"
@@ -29,7 +29,7 @@ enum {
     SITE_ROOM = MAX_REGION,
     PAGES_SIZE = (sizeof(struct jit_page) * MAX_PAGES + GRANULE_SIZE - 1) & PAGE_MASK,
     SITES_SIZE = SITES * sizeof(uint32_t),
-    RESERVED_SIZE = CODE_SIZE + SITES_SIZE + PAGES_SIZE, /* all within reach of a 32-bit displacement */
+    RESERVED_SIZE = CODE_SIZE + SITES_SIZE + PAGES_SIZE, /* all reachable with a 32-bit displacement */
 };
 
 /* ---- memory ---- */
@@ -162,7 +162,7 @@ const void *jit_act(struct cpu *cpu, unsigned slot, int64_t count) {
     return page->drops == drops ? NULL : go_on(cpu, JIT_GO, i + 1, count + COUNT_ONE);
 }
 
-/* As the interpreter's BRANCH and INDIRECT. */
+/* Like the interpreter's BRANCH and INDIRECT. */
 const void *jit_branch(struct cpu *cpu, unsigned slot, int64_t count) {
     const struct insn *i = cpu->ops + slot;
     const struct op_info *info = &op_infos[jit_op(cpu->ops, slot)];

@@ -1,5 +1,5 @@
 /*
- * The translator: what it offers to the interpreter.
+ * The translator's interface for the interpreter.
  */
 #ifndef PYVMM_CORE_JIT_H
 #define PYVMM_CORE_JIT_H
@@ -10,12 +10,12 @@
 struct jit *jit_new(struct cpu *cpu, unsigned threshold, bool checks);
 void jit_free(struct jit *jit);
 
-/* An OP_HEAT is executed; @return whether its slot holds OP_JIT now. */
+/* Execute an OP_HEAT; @return whether its slot has OP_JIT now. */
 bool jit_heat(struct cpu *cpu, const struct insn *i);
-/* An OP_JIT is executed; cpu->jit_count is the new count. */
+/* Execute an OP_JIT; cpu->jit_count is the new count. */
 struct jit_exit jit_run(struct cpu *cpu, const struct insn *i, int64_t count);
 
-/* Called by translated code.  Execute an instruction by its handler: @return NULL to go on, or where. */
+/* Called by translated code.  Execute an instruction with its handler: @return NULL to continue, or where to go. */
 const void *jit_act(struct cpu *cpu, unsigned slot, int64_t count);
 const void *jit_branch(struct cpu *cpu, unsigned slot, int64_t count);
 

@@ -1,5 +1,6 @@
 /*
- * The machine: its memory, its PEs, entry and exit of guest code.  Invalidations between PEs are in inval.c, sleep in wait.c.
+ * The machine: its memory, its PEs, entry to and exit from guest code.  Invalidations between PEs are in inval.c,
+ * sleep in wait.c.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,7 +32,7 @@
 
 /* ---- memory ---- */
 
-/* Each PAS is its own sparse file of the DRAM's size, so what one world drops another can never see. */
+/* Each PAS has its own sparse file of the DRAM's size, so one world can never see another world's dropped contents. */
 static bool map_memory(struct machine *machine) {
     static const char *const names[NUM_PAS] = {"pyvmm-secure", "pyvmm-ns", "pyvmm-root", "pyvmm-realm"};
     for (unsigned pas = 0; pas < NUM_PAS; pas++) {
@@ -210,7 +211,7 @@ static int give_back(struct machine *machine, uint32_t pas, uint64_t start, uint
                      (off_t)(start - machine->dram_base), (off_t)(end - start));
 }
 
-/* Those that the GPT has made reachable again meanwhile are left alone. */
+/* Skip granules that the GPT has made accessible again meanwhile. */
 static int give_back_dropped(struct machine *machine, uint32_t pas) {
     struct dropped *run = &machine->dropped[pas];
     uint64_t start = run->start, end = run->end;
@@ -228,7 +229,7 @@ static int give_back_dropped(struct machine *machine, uint32_t pas) {
     return 0;
 }
 
-/* A granule out of reach: zeroed now, its memory given back together with that of its neighbours. */
+/* An inaccessible granule: zero it now, and return its memory to the host together with its neighbours'. */
 static int drop(struct machine *machine, uint32_t pas, uint64_t pa) {
     struct dropped *run = &machine->dropped[pas];
     int result = 0;
@@ -241,7 +242,7 @@ static int drop(struct machine *machine, uint32_t pas, uint64_t pa) {
     return result;
 }
 
-/* Most granules that change hands were never touched on one side: then there is nothing to do. */
+/* Most granules that change the PAS were never accessed in one of them: then there is nothing to do. */
 int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t size) {
     pas &= 3;
     const uint8_t touched = (uint8_t)(MARK_TOUCHED << pas);
@@ -257,7 +258,7 @@ int machine_punch(struct machine *machine, uint32_t pas, uint64_t pa, uint64_t s
     int result = is_out_of_reach ? drop(machine, pas, pa) : give_back(machine, pas, start, end);
     for (uint64_t at = start; !result && at < end; at += GRANULE_SIZE) {
         uint8_t marks = atomic_load(marks_of(machine, at));
-        if (!(marks & MARK_CACHED)) { /* a TLB may write on without another mark */
+        if (!(marks & MARK_CACHED)) { /* a TLB entry allows further writes without setting a mark */
             atomic_compare_exchange_strong(marks_of(machine, at), &marks, (uint8_t)(marks & ~touched));
         }
     }
@@ -330,7 +331,7 @@ void pe_reset_state(struct pe_state *state) {
     state->oslsr_el1 = 0;
 }
 
-/* Cached translations are those of the context that ran last: another regime makes them stale. */
+/* Cached translations belong to the last context: another regime makes them stale. */
 static bool same_regime(const struct pe_state *a, const struct pe_state *b) {
     return a->ttbr0_el1 == b->ttbr0_el1 && a->ttbr1_el1 == b->ttbr1_el1 && a->tcr_el1 == b->tcr_el1 &&
            a->mair_el1 == b->mair_el1 && a->sctlr_el1 == b->sctlr_el1 && a->hcr_el2 == b->hcr_el2 &&
@@ -356,7 +357,7 @@ static void load_state(struct cpu *cpu, const struct pe_state *state) {
     cpu->excl_va = state->excl_size ? state->excl_va : ~0ull;
     cpu->excl_size = (uint32_t)state->excl_size;
     memcpy(cpu->excl_value, state->excl_value, sizeof cpu->excl_value);
-    cpu->el = FIELD(state->pstate, PSTATE_EL) & 1; /* so that the SP saved by cpu_set_el() is the one of this level */
+    cpu->el = FIELD(state->pstate, PSTATE_EL) & 1; /* so that cpu_set_el() saves the SP of this level */
     cpu->spsel = FIELD(state->pstate, PSTATE_SP);
     cpu->x[X_SP] = cpu->el && cpu->spsel ? state->sp_el1 : state->sp_el0;
     cpu_set_pstate(cpu, state->pstate);
@@ -380,7 +381,7 @@ static void store_state(struct cpu *cpu, struct pe_state *state) {
     *state = cpu->st;
 }
 
-/* Guest arithmetic on the host's FPU expects round-to-nearest and no flush to zero, whatever a library of the process set. */
+/* Guest arithmetic on the host's FPU needs round-to-nearest and no flush to zero; a library may have changed that. */
 #ifdef __x86_64__
 static uint32_t fp_host_enter(void) {
     uint32_t saved = __builtin_ia32_stmxcsr();

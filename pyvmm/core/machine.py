@@ -1,7 +1,7 @@
-"""The Arm machine in C behind one typed facade: DRAM, granule protection checks, PEs.
+"""The Arm machine in C, with a typed facade: DRAM, granule protection checks, PEs.
 
-Nothing here prints or calls back: ``Pe.run`` returns a value.  This is the only package in which
-cffi's untyped objects are seen.
+Nothing here prints or calls back: ``Pe.run`` returns a value.  Only this package uses cffi's
+untyped objects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pyvmm.core import generate
 
 
 class UnusableCore(UserError, ImportError):
-    """The compiled core is not there, or was not built from these sources."""
+    """The compiled core does not exist, or was not built from these sources."""
 
 
 try:
@@ -51,16 +51,16 @@ STAT_BLOCK_SIZE = 512  # the unit of stat(2)'s st_blocks
 
 
 class Clock(IntEnum):
-    """What the guest's time follows."""
+    """The source of the guest's time."""
 
     REAL = 0  # the host's monotonic clock
-    VIRTUAL = 1  # instructions executed; idle time is jumped over, so a run repeats exactly
+    VIRTUAL = 1  # instructions executed; idle time is skipped, so a run is exactly repeatable
 
 
 HOT = 64  # executions after which code is translated: fewer gained nothing in boots
 
-#: ``struct pe_state`` of api.h, the registers of a vCPU or REC.  Who uses a context declares the
-#: fields it touches.
+#: ``struct pe_state`` of api.h, the registers of a vCPU or REC.  Users of a context declare the
+#: fields that they access.
 PeContext = Any
 
 #: ``struct pe_debug`` of api.h.
@@ -70,8 +70,8 @@ PeDebug = Any
 class PhysicalMemory:
     """One world's view of one physical address space: all accesses pass the protection check.
 
-    Addresses and sizes are bytes.  Raises GranuleProtectionFault, before anything is read or
-    written, for a granule that the GPT gives to another PAS and for an address outside DRAM.
+    Addresses and sizes are in bytes.  Raises GranuleProtectionFault, before anything is read or
+    written, for a granule that the GPT assigns to another PAS and for an address outside DRAM.
     """
 
     __slots__ = ("_base", "_buffer", "_machine", "_pas", "pas")
@@ -84,10 +84,10 @@ class PhysicalMemory:
         self._buffer = machine.buffer(pas)
 
     def check(self, pa: int, size: int) -> None:
-        """Raise GranuleProtectionFault if any byte of the range may not be accessed."""
+        """Raise GranuleProtectionFault if any byte of the range must not be accessed."""
         try:
             fault = machine_gpc(self._machine, self._pas, pa, size, NULL)
-        except OverflowError:  # not a 64-bit number: cffi has refused it
+        except OverflowError:  # not a 64-bit number: cffi rejects it
             raise GranuleProtectionFault(pa, self.pas) from None
         if fault:
             raise self._refusal(pa, size)
@@ -136,7 +136,7 @@ class PhysicalMemory:
             raise self._refusal(pa, size)
 
     def view(self, pa: int, size: int) -> memoryview:
-        """Return a writable view, checked now: for one transfer, not to be kept."""
+        """Return a writable view; it is checked now, so use it only for one transfer."""
         self.check(pa, size)
         lib.machine_code_changed(self._machine, self._pas, pa, size)
         offset = pa - self._base
@@ -144,7 +144,7 @@ class PhysicalMemory:
 
 
 class TranslationError(Exception):
-    """The engine ``check`` found that translated code does not do what the interpreter does."""
+    """The engine ``check`` found that translated code differs from the interpreter."""
 
 
 class Record:
@@ -205,23 +205,23 @@ class Pe:
         lib.pe_kick(self._machine, self.index)
 
     def set_maintenance(self, is_enabled: bool) -> None:
-        """Say whether the host takes this PE's GIC maintenance interrupt; the PE does not run.
+        """Set whether the host takes this PE's GIC maintenance interrupt; the PE must not run.
 
-        Off at first, as PPI 25 of a redistributor is after reset.
+        Initially off, like PPI 25 of a redistributor after reset.
         """
         lib.pe_set_maintenance(self._machine, self.index, is_enabled)
 
     @property
     def instructions(self) -> int:
-        """How many it has executed in all its runs; any thread may ask."""
+        """The number of instructions executed in all its runs; any thread."""
         return int(lib.pe_instructions(self._machine, self.index))
 
     def translate(self, context: PeContext, va: int, access: int = 0) -> tuple[int, int, Pas, bool]:
-        """Translate one address as the context would; the PE does not run meanwhile.
+        """Translate one address as in the context; the PE must not run meanwhile.
 
-        ``access`` is 0 for a read, 1 for a write, 2 for a fetch, and 3 for a debugger, whom stage 1
-        denies nothing.
-        Returns (fault status code or 0, pa, pas, whether the fault is EL2's).
+        ``access`` is 0 for a read, 1 for a write, 2 for a fetch, and 3 for a debugger, without
+        stage-1 permission checks.
+        Returns (fault status code or 0, pa, pas, whether the fault goes to EL2).
         """
         pa, pas = ffi.new("uint64_t *"), ffi.new("uint32_t *")
         stage2 = ffi.new("uint32_t *")
@@ -232,8 +232,8 @@ class Pe:
 class Machine:
     """DRAM in four physical address spaces, the GPT's check, and PEs.
 
-    ``dram_base`` and ``dram_size`` are bytes, granule-aligned.  Raises OSError when the host
-    cannot give the memory.
+    ``dram_base`` and ``dram_size`` are in bytes, granule-aligned.  Raises OSError if the host
+    cannot provide the memory.
     """
 
     def __init__(
@@ -271,11 +271,11 @@ class Machine:
 
     @property
     def num_translated(self) -> int:
-        """How many regions of code were translated; while no PE runs."""
+        """The number of translated regions of code; only while no PE runs."""
         return int(lib.machine_translated(self.handle))
 
     def buffer(self, pas: Pas) -> memoryview:
-        """Return all of a PAS without any check: for the views, which check."""
+        """Return all memory of a PAS without checks, for the views, which check."""
         memory = lib.machine_memory(self.handle, int(pas))
         return memoryview(ffi.buffer(memory, self.dram_size))
 
@@ -302,11 +302,11 @@ class Machine:
         return Record(self, pas, size, registers)
 
     def new_debug(self) -> PeDebug:
-        """Return what a debugger lends to a context: no step, no breakpoint, no watchpoint yet."""
+        """Return a debugger's settings for a context, without any step or point."""
         return ffi.new("struct pe_debug *")
 
     def lend_debug(self, context: PeContext, debug: PeDebug | None) -> None:
-        """Have a debugger in a context, or none."""
+        """Set or remove a context's debugger."""
         context.debug = ffi.NULL if debug is None else debug
         self._debugs[context] = debug  # C holds no reference
 
@@ -338,7 +338,7 @@ class Machine:
         lib.machine_tlbi_vmid(self.handle, vmid)
 
     def resident(self, pas: Pas) -> int:
-        """Return how many bytes of the host's memory a PAS takes."""
+        """Return the host memory used by a PAS in bytes."""
         return os.fstat(self.memfd(pas)).st_blocks * STAT_BLOCK_SIZE
 
     def counter(self) -> int:
@@ -353,5 +353,5 @@ class Machine:
 
 
 def decode(word: int) -> str:
-    """Return the name of the op that an A64 word decodes to."""
+    """Return the name of an A64 word's op."""
     return str(ffi.string(lib.core_op_name(lib.core_decode(word))).decode())

@@ -8,13 +8,13 @@
 #include "mmu.h"
 #include "raise.h"
 
-/* A part of an access, at most to the end of its page. */
+/* A part of an access, which ends at the latest at the end of its page. */
 struct part {
     uint8_t *host;
     unsigned size;
 };
 
-/* Single-copy atomic for the sizes that the architecture has. */
+/* Single-copy atomic for the architecture's sizes. */
 static void load(void *data, const uint8_t *host, unsigned size) {
     uint64_t value;
     switch (size) {
@@ -49,7 +49,7 @@ static uint8_t *host_of(struct cpu *cpu, uint64_t va, enum alignment alignment, 
     return mmu_fill(cpu, va, alignment, access, index);
 }
 
-/* Translate all of an access before any of it is done.  parts[1].size is 0 unless it crosses a page. */
+/* Translate the whole access before any part of it is done.  parts[1].size is 0 unless it crosses a page. */
 static bool parts_of(struct cpu *cpu, uint64_t va, unsigned size, unsigned element, enum access access,
                      enum mmu_index index, struct part parts[2]) {
     enum alignment alignment = va & (element - 1) ? UNALIGNED : ALIGNED;
@@ -64,7 +64,7 @@ static bool parts_of(struct cpu *cpu, uint64_t va, unsigned size, unsigned eleme
     return parts[1].host;
 }
 
-/* After the translation: its faults come before watchpoints. */
+/* After the translation, whose faults have priority over watchpoints. */
 static bool is_watched(struct cpu *cpu, uint64_t va, unsigned size, bool read, bool write, enum mmu_index index) {
     return unlikely(cpu->debug.num_watched) && debug_watch(cpu, va, size, read, write, index);
 }
@@ -82,7 +82,7 @@ bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, unsi
     return true;
 }
 
-/* Tell code.c of a store into a granule that holds decoded code. */
+/* Report a store to a granule with decoded code to code.c. */
 static void stored(struct cpu *cpu, const uint8_t *host, unsigned size) {
     const struct machine *machine = cpu->machine;
     for (unsigned pas = 0; pas < NUM_PAS; pas++) {
@@ -112,7 +112,7 @@ bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned siz
     return true;
 }
 
-/* Reading comes first: a fault that a read would have had is reported as a read (ESR_ELx.WnR of atomics). */
+/* The read comes first: a fault that a read would cause is reported as a read (ESR_ELx.WnR of atomics). */
 void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size, bool reads) {
     enum mmu_index index = mmu_index(cpu);
     if (va & (size - 1)) {

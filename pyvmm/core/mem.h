@@ -1,8 +1,8 @@
 /*
- * Guest memory access: the fast path is a TLB compare and an add; everything else is mem.c.
+ * Guest memory access: the fast path is a TLB compare and an add; everything else is in mem.c.
  *
  * Functions return false when an exception was raised (cpu->exc); nothing was read or written then.
- * An access that crosses a page goes through mem.c, which translates both pages before it touches either.
+ * An access that crosses a page goes through mem.c, which translates both pages before it accesses either.
  */
 #ifndef PYVMM_CORE_MEM_H
 #define PYVMM_CORE_MEM_H
@@ -10,14 +10,14 @@
 #include "guest.h"
 #include "pstate.h"
 
-/* Elements side by side, at most a page of them; their size is what alignment checks ask for. */
+/* Adjacent elements, at most a page of them; alignment checks use the element size. */
 bool mem_read_slow(struct cpu *cpu, uint64_t va, void *data, unsigned size, unsigned element, enum mmu_index index);
 bool mem_write_slow(struct cpu *cpu, uint64_t va, const void *data, unsigned size, unsigned element,
                     enum mmu_index index);
-/* Host address for an atomic access of `size` bytes, a read-modify-write or (not `reads`) a store exclusive; unaligned:
- * alignment fault.  NULL: exception raised. */
+/* Host address for an atomic access of `size` bytes, a read-modify-write or (not `reads`) a store exclusive;
+ * unaligned: alignment fault.  NULL: exception raised. */
 void *mem_rmw(struct cpu *cpu, uint64_t va, unsigned size, bool reads);
-/* To call after a store through mem_rmw(): drops decoded code if the granule has any. */
+/* Call this after a store through mem_rmw(): it drops decoded code of the granule. */
 void mem_rmw_done(struct cpu *cpu, uint64_t va, void *host, unsigned size);
 bool mem_zero64_slow(struct cpu *cpu, uint64_t va); /* the aligned block of DC ZVA */
 
@@ -47,7 +47,7 @@ static INLINE void atomic_end(struct cpu *cpu, uint64_t va, void *host, unsigned
             *value = guest_load##bits((const void *)(va + e->addend));                                                \
             return true;                                                                                              \
         }                                                                                                             \
-        uint##bits##_t slow; /* its own variable, so that *value need not live in memory */                           \
+        uint##bits##_t slow; /* a separate variable, so that *value need not be in memory */                          \
         if (!mem_read_slow(cpu, va, &slow, bits / 8, bits / 8, mmu_index(cpu))) {                                     \
             return false;                                                                                             \
         }                                                                                                             \

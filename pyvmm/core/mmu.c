@@ -1,11 +1,11 @@
 /*
- * The translation regime as one thing: stage 1, stage 2 and GPC behind two levels of software TLB.  What empties the TLBs
- * is in tlb.c.
+ * The whole translation regime: stage 1, stage 2 and GPC behind two levels of software TLB.  The code that empties the
+ * TLBs is in tlb.c.
  *
- * All of it belongs to one PE and is touched by that PE's thread alone; others ask through its invalidation queue.
- * Invariant: an entry stands only while the tables, registers and GPT that it came from may still give it.  Who
- * changes them calls a flush below before the change counts as done, and marks stand in `marks` and `has_code`
- * before an entry is used, so that a change to a granule or to code knows whom to ask.
+ * Everything belongs to one PE, and only that PE's thread accesses it; others use its invalidation queue.
+ * Invariant: an entry is kept only while its source tables, registers and GPT may still contain it.  Code that changes
+ * them flushes the TLBs before the change counts as complete.  The marks in `marks` and `has_code` are set before an
+ * entry is used, so that a change to a granule or to code finds the PEs concerned.
  */
 #include "mmu.h"
 
@@ -18,7 +18,7 @@
 #include "walk_s1.h"
 #include "walk_s2.h"
 
-/* A translation with what the TLB needs beyond struct translation. */
+/* A translation, with further data for the TLB. */
 struct result {
     struct translation t;
     bool readable;
@@ -37,7 +37,7 @@ static bool translate(struct cpu *cpu, const struct walk *w, struct result *r) {
         return false;
     }
     struct walk second = *w;
-    second.alignment = s1.device ? ALIGNED : w->alignment; /* the first stage that says Device asks for alignment */
+    second.alignment = s1.device ? ALIGNED : w->alignment; /* the first stage with Device memory requires alignment */
     if (!stage2_translate(cpu, &second, s1.ipa, -1, false, &s2)) {
         return false;
     }
@@ -51,7 +51,7 @@ static bool translate(struct cpu *cpu, const struct walk *w, struct result *r) {
     t->guarded = s1.guarded;
     t->block_shift = s1.block_shift;
     r->readable = s2.permissions & S2_READ;
-    if (s1.device && t->device && w->alignment != ALIGNED) { /* with HCR_EL2.FWB only stage 2 could tell */
+    if (s1.device && t->device && w->alignment != ALIGNED) { /* with HCR_EL2.FWB only stage 2 decides this */
         return raise_alignment(cpu, w->va, w->access == ACCESS_WRITE);
     }
     return true;
@@ -81,7 +81,8 @@ bool mmu_translate_for_debugger(struct cpu *cpu, uint64_t va, struct translation
     return translate_byte(cpu, &w, t);
 }
 
-/* Invalidating takes the permission to write; cleaning takes the one to read, at EL0 only.  PSTATE.PAN is for neither. */
+/* Invalidation requires write permission; cleaning requires
+ * read permission, at EL0 only.  PSTATE.PAN affects neither. */
 bool mmu_translate_for_maintenance(struct cpu *cpu, uint64_t va, bool invalidates, struct translation *t) {
     struct walk w = {.va = va,
                      .access = invalidates ? ACCESS_WRITE : ACCESS_READ,
@@ -105,7 +106,7 @@ static const struct l2_entry *l2_find(const struct cpu *cpu, uint64_t va, unsign
     return NULL;
 }
 
-/* A top byte that stage 1 does not ignore makes an address another address: only canonical ones are kept. */
+/* If stage 1 does not ignore the top byte, it is part of the address: only canonical addresses are kept. */
 static bool l2_keeps(const struct cpu *cpu, uint64_t va, bool fetch) {
     return top_byte_ignored(cpu, va, fetch) || (uint64_t)sign_extend(va, 56) == va;
 }
@@ -113,7 +114,7 @@ static bool l2_keeps(const struct cpu *cpu, uint64_t va, bool fetch) {
 static void l2_insert(struct cpu *cpu, uint64_t va, unsigned index, const struct result *r) {
     uint64_t page = tlb_page(va);
     unsigned set = l2_set(page);
-    struct l2_entry *e = (struct l2_entry *)l2_find(cpu, va, index); /* made writable, say */
+    struct l2_entry *e = (struct l2_entry *)l2_find(cpu, va, index); /* for example, made writable */
     if (!e) {
         e = &cpu->walks->l2[set][cpu->walks->l2_next[set]++ % L2_WAYS];
     }
@@ -133,7 +134,7 @@ static bool l2_allows(const struct l2_entry *e, enum access access) {
     return access == ACCESS_FETCH || (access == ACCESS_READ ? e->readable : e->writable);
 }
 
-/* Remember where a piece of a block may be cached from now on. */
+/* Record where a piece of a block may be cached from now on. */
 static void note_piece(struct cpu *cpu, uint64_t va, unsigned block_shift) {
     if (!block_shift) {
         return;
@@ -146,7 +147,8 @@ static void note_piece(struct cpu *cpu, uint64_t va, unsigned block_shift) {
     bucket->sets[set / 64] |= 1ull << set % 64;
 }
 
-/* translate() behind the second-level TLB; what may be kept is kept, and a piece of a block may be by the caller, too. */
+/* translate() behind the second-level TLB; caches the result
+ * if possible; the caller may cache a piece of a block, too. */
 static bool translate_cached(struct cpu *cpu, const struct walk *w, struct result *r) {
     unsigned index = w->access != ACCESS_FETCH ? w->index : w->index == MMU_EL0 ? L2_FETCH_EL0 : L2_FETCH_EL1;
     bool keeps = l2_keeps(cpu, w->va, w->access == ACCESS_FETCH) && !(cpu->st.sctlr_el1 & SCTLR_A);
@@ -211,7 +213,7 @@ uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, enum alignment alignment, enum a
     if (!translate_cached(cpu, &w, &r)) {
         return NULL;
     }
-    /* an entry asks no question about alignment */
+    /* an entry is used without alignment checks */
     if (!r.t.device && !(cpu->st.sctlr_el1 & SCTLR_A)) {
         tlb_install(cpu, va, index, &r);
     }

@@ -1,9 +1,9 @@
 /*
- * Pointer authentication (FEAT_PAuth2, FEAT_FPACCOMBINE): a code of a pointer, a modifier and a secret key in the
- * pointer's unused bits.
+ * Pointer authentication (FEAT_PAuth2, FEAT_FPACCOMBINE): a code computed from a pointer, a modifier and a secret key,
+ * in the pointer's unused bits.
  *
- * The algorithm is our own choice (FEAT_PACIMP): SipHash-1-3 of the 16 bytes of pointer and modifier, whose 128-bit key
- * is the key register: a keyed pseudorandom function that is made for software, which QARMA is not.
+ * The algorithm is IMPLEMENTATION DEFINED (FEAT_PACIMP): SipHash-1-3 of the 16 bytes of pointer and modifier, with the
+ * key register as its 128-bit key.  It is a keyed pseudorandom function designed for software, unlike QARMA.
  * Spec: DDI 0487, AddPAC, Auth, Strip, ComputePAC, CalculateBottomPACBit.
  */
 #include "pauth.h"
@@ -40,7 +40,8 @@ static uint64_t siphash(const uint64_t key[2], uint64_t value, uint64_t modifier
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-/* ComputePAC.  A function's return address is checked with what it was signed with: most codes have been computed before. */
+/* ComputePAC.  A return address is checked with the same inputs
+ * as for its signing: most codes have been computed before. */
 static INLINE uint64_t compute(struct cpu *cpu, enum pauth_key key, uint64_t value, uint64_t modifier) {
     const uint64_t *k = &cpu->st.pauth_keys[2ull * key];
     uint64_t hash = (value ^ modifier ^ k[0]) * 0x9e3779b97f4a7c15ull;
@@ -52,7 +53,7 @@ static INLINE uint64_t compute(struct cpu *cpu, enum pauth_key key, uint64_t val
     return memo->code;
 }
 
-/* All memos are about zeros at first: the place where such a one belongs has to be right. */
+/* Initially all memos have zeros as inputs: the one at their place needs the right code. */
 void pauth_init(struct cpu *cpu) {
     const uint64_t key[2] = {0, 0};
     cpu->pauth_memos[0].code = siphash(key, 0, 0);
@@ -75,13 +76,13 @@ static uint64_t extended(uint64_t pointer, uint64_t extension, bool high) {
     return high ? pointer | extension : pointer & ~extension;
 }
 
-/* In which half of the VA space a pointer is that has no code yet: where no half has tags, bit 63 says it too. */
+/* The half of the VA space of a pointer without a code: if no half has tags, bit 63 shows it too. */
 static bool selects_high(const struct cpu *cpu, uint64_t pointer, bool data) {
     bool has_no_tags = (cpu->pauth_extension[data][0] & cpu->pauth_extension[data][1]) >> 63;
     return pointer >> (has_no_tags ? 63 : 55) & 1;
 }
 
-/* Is the key one that SCTLR_EL1 enables?  Without, its instructions leave the pointer as it is. */
+/* Does SCTLR_EL1 enable the key?  Otherwise its instructions do not change the pointer. */
 static bool is_enabled(const struct cpu *cpu, enum pauth_key key) {
     static const uint64_t enables[] = {
         [KEY_IA] = SCTLR_EnIA, [KEY_IB] = SCTLR_EnIB, [KEY_DA] = SCTLR_EnDA, [KEY_DB] = SCTLR_EnDB};
@@ -120,7 +121,7 @@ bool pauth_check(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_
     uint64_t plain = extended(*pointer, bits, high);
     uint64_t code = compute(cpu, key, plain, modifier) & bits & ~BIT_55;
     if (unlikely((*pointer ^ code) != plain)) {
-        return raise_exception(cpu, 1, EC_PAC_FAIL, key); /* ISS: whether a data key, whether a B key */
+        return raise_exception(cpu, 1, EC_PAC_FAIL, key); /* ISS: data key, B key */
     }
     *pointer = plain;
     return true;

@@ -6,7 +6,7 @@
 
 #include "cpu.h"
 
-enum pauth_key { KEY_IA, KEY_IB, KEY_DA, KEY_DB, KEY_GA }; /* bit 0: B, bit 1: of data */
+enum pauth_key { KEY_IA, KEY_IB, KEY_DA, KEY_DB, KEY_GA }; /* bit 0: B, bit 1: data */
 
 void pauth_init(struct cpu *cpu);
 void pauth_update(struct cpu *cpu); /* TCR_EL1 has changed */

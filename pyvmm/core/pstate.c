@@ -1,6 +1,7 @@
 /*
- * PSTATE: its fields as one SPSR value, and what follows from the exception level, PSTATE.SP and PSTATE.PAN: which SP is
- * current, which TLBs, and whether floating point traps.  Spec: DDI 0487, "Process state, PSTATE", SPSR_EL1.
+ * PSTATE: its fields as one SPSR value, and the state that depends on the exception level, PSTATE.SP and PSTATE.PAN:
+ * the current SP, the current TLBs, and whether floating point traps.  Spec: DDI 0487, "Process state, PSTATE",
+ * SPSR_EL1.
  */
 #include "pstate.h"
 

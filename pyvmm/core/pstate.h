@@ -1,5 +1,5 @@
 /*
- * PSTATE: its fields, the condition flags, and what depends on the exception level.
+ * PSTATE: its fields, the condition flags, and the state that depends on the exception level.
  */
 #ifndef PYVMM_CORE_PSTATE_H
 #define PYVMM_CORE_PSTATE_H
@@ -22,8 +22,8 @@ static inline enum mmu_index mmu_index(const struct cpu *cpu) {
 }
 
 /*
- * PSTATE.BTYPE costs a branch nothing but two stores: an indirect branch says of which instruction, by its number, it is
- * about.  BTYPE_ANY: of the one at cpu->pc, whatever its number.
+ * PSTATE.BTYPE costs a branch only two stores: an indirect branch also stores the number of the instruction to which
+ * it applies.  BTYPE_ANY: it applies to the one at cpu->pc, with any number.
  */
 #define BTYPE_ANY (-1ll)
 static INLINE unsigned cpu_btype(const struct cpu *cpu) {

@@ -1,5 +1,5 @@
 /*
- * Raising an exception: cpu->exc says what happened and to whom it goes.  Nothing else changes; exception.c takes it.
+ * Raising an exception: cpu->exc has its cause and target.  Nothing else changes; exception.c takes it.
  *
  * Spec: DDI 0487 ESR_EL1, ESR_EL2, AArch64.Abort, "Routing synchronous External aborts".
  */
@@ -35,7 +35,7 @@ bool raise_pc_alignment(struct cpu *cpu) {
     return false;
 }
 
-/* Granule protection faults go to EL2 whoever's table led there: only the owner of the GPT can mend them. */
+/* Granule protection faults go to EL2, regardless of the table: only the owner of the GPT can fix them. */
 static bool abort_is_for_el2(const struct cpu *cpu, unsigned fsc, bool stage2) {
     bool protection = fsc >= FSC_GPF_WALK && fsc <= FSC_GPF;
     bool external = fsc == FSC_SYNC_EXTERNAL || (fsc >= FSC_SYNC_EXTERNAL_WALK && fsc < FSC_SYNC_EXTERNAL_WALK + 4);

@@ -6,7 +6,7 @@
 
 #include "cpu.h"
 
-/* The physical address size that a PS / IPS / PPS / PARange encoding means, bounded by ours. */
+/* The physical address size of a PS / IPS / PPS / PARange encoding, limited to ours. */
 static inline unsigned pa_bits(unsigned encoding) {
     static const uint8_t sizes[8] = {32, 36, 40, 42, 44, 48, 48, 48};
     return sizes[encoding & 7];
@@ -16,19 +16,19 @@ static inline bool va_is_high(uint64_t va) {
     return va >> 55 & 1;
 }
 
-/* log2 of the translation granule that TCR_EL1 chooses for a half of the VA space. */
+/* log2 of TCR_EL1's translation granule for a half of the VA space. */
 static inline unsigned s1_granule_bits(const struct cpu *cpu, bool high) {
     static const uint8_t granules[2][4] = {{12, 16, 14, 12}, {12, 14, 12, 16}}; /* TG0 and TG1 differ */
     return granules[high][high ? FIELD(cpu->st.tcr_el1, TCR_TG1) : FIELD(cpu->st.tcr_el1, TCR_TG0)];
 }
 
-/* AArch64.EffectiveTBI: TCR_EL1.TBIn, which TBIDn takes back from addresses of instructions. */
+/* AArch64.EffectiveTBI: TCR_EL1.TBIn, which TBIDn disables for instruction addresses. */
 static inline bool top_byte_ignored(const struct cpu *cpu, uint64_t va, bool fetch) {
     uint64_t tcr = cpu->st.tcr_el1 >> va_is_high(va); /* TBI1 is above TBI0, TBID1 above TBID0 */
     return tcr & TCR_TBI0 && !(fetch && tcr & TCR_TBID0);
 }
 
-/* log2 of the half of the VA space, as TnSZ gives it: what is out of range is the nearest. */
+/* log2 of the size of the half of the VA space, from TnSZ; a value out of range is clamped. */
 static inline unsigned va_bits(const struct cpu *cpu, bool high) {
     unsigned size_offset = high ? FIELD(cpu->st.tcr_el1, TCR_T1SZ) : FIELD(cpu->st.tcr_el1, TCR_T0SZ);
     return 64 - (size_offset < MIN_TNSZ ? MIN_TNSZ : size_offset > MAX_TNSZ ? MAX_TNSZ : size_offset);

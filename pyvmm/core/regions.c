@@ -1,9 +1,9 @@
 /*
- * The regions of a decoded page: where they may begin, and when they die.
+ * The regions of a decoded page: where they may begin, and when they are dropped.
  *
- * A region begins at a head, a slot that something jumps to or that is reached from another page.  Heads hold OP_HEAT, which
- * counts, and then OP_JIT; their own op is in struct jit_page.  When a word changes that some region of the page covers, all
- * of the page's regions go.
+ * A region begins at a head, a slot that is a branch target or is reached from another page.  Heads have OP_HEAT,
+ * which counts executions, and later OP_JIT; their own op is in struct jit_page.  When a word inside any region of the
+ * page changes, all regions of the page are dropped.
  */
 #include "regions.h"
 
@@ -33,7 +33,8 @@ static void make_head(struct code_page *page, unsigned slot) {
     }
 }
 
-/* Heads are what branches of the page go to, and what does not follow on something decoded before that falls through. */
+/* Heads are the targets of branches in the page, and slots
+ * whose predecessor is not decoded or does not fall through. */
 void regions_decoded(struct code_page *page, unsigned slot) {
     struct jit_page *jit = page->jit;
     unsigned target, op = page->ops[slot].op;
@@ -46,7 +47,7 @@ void regions_decoded(struct code_page *page, unsigned slot) {
     }
 }
 
-/* ---- the life of regions ---- */
+/* ---- dropping regions ---- */
 
 void regions_drop(struct cpu *cpu, struct code_page *page) {
     struct jit_page *jit = page->jit;

@@ -6,9 +6,9 @@
 
 #include "translation.h"
 
-/* Is it a branch within its page?  Then *target is the slot. */
+/* Is it a branch within its page?  If so, *target is the slot. */
 bool branch_target(unsigned op, const struct insn *i, unsigned slot, unsigned *target);
-/* A slot was decoded; the page is to be as new; some slots of it have changed; its regions have to go. */
+/* A slot was decoded; reset the page; some slots have changed; drop the page's regions. */
 void regions_decoded(struct code_page *page, unsigned slot);
 void regions_reset(struct cpu *cpu, struct code_page *page);
 void regions_changed(struct cpu *cpu, struct code_page *page, unsigned first, unsigned last);

@@ -2,10 +2,11 @@
  * Advanced SIMD without floating point: the handlers of a64_simd.decode.
  *
  * An instruction is a composition of a few whole-vector operations (simd_lanes.c.inc): "UMLAL2" is widen, widen,
- * multiply, add.  Where Q, size or U are split fields they arrive as constants, the operations collapse into loops of
- * known length, and the compiler turns those into vector code; elsewhere the same text runs as plain loops.
+ * multiply, add.  If Q, size or U are split fields, they are constants, the operations become loops of known length,
+ * and the compiler vectorises them; otherwise the same code runs as plain loops.
  *
- * A write of a vector register always writes all of it: set_vec(), set_half() and set_scalar() clear what must be zero.
+ * A write of a vector register always writes all of it: set_vec(), set_half() and set_scalar() clear what must be
+ * zero.
  */
 #include <string.h>
 #ifdef __x86_64__

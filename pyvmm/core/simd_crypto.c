@@ -92,7 +92,7 @@ ON_HOST("aes") static void host_encrypt(union v128 *state, const union v128 *key
 ON_HOST("aes") static void host_decrypt(union v128 *state, const union v128 *key) {
     store(state, _mm_aesdeclast_si128(_mm_xor_si128(load(state), load(key)), _mm_setzero_si128()));
 }
-/* The host has no MixColumns alone: undo the other half of AESENC first. */
+/* The host has no separate MixColumns: undo the other half of AESENC first. */
 ON_HOST("aes") static void host_mix_columns(union v128 *r, const union v128 *n) {
     __m128i zero = _mm_setzero_si128();
     store(r, _mm_aesenc_si128(_mm_aesdeclast_si128(load(n), zero), zero));

@@ -1,8 +1,8 @@
 /*
- * The cryptographic primitives that the A64 instructions are made of, on whole vectors.
+ * The cryptographic primitives of the A64 instructions, on whole vectors.
  *
- * Each has a portable body; AES, SHA-256 rounds and the 64-bit polynomial product use the host's instructions where the
- * host has them (looked up at run time).
+ * Each has a portable body; AES, SHA-256 rounds and the 64-bit polynomial product use the host's instructions if the
+ * host has them (checked at run time).
  */
 #ifndef PYVMM_CORE_SIMD_CRYPTO_H
 #define PYVMM_CORE_SIMD_CRYPTO_H

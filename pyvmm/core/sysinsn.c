@@ -1,7 +1,8 @@
 /*
  * SYS instructions: TLB invalidation, cache maintenance, address translation.
  *
- * There are no caches but decoded code and the software TLB, so data cache operations only trap, translate and permit.
+ * The only caches are decoded code and the software TLB, so data cache operations only check traps, translation and
+ * permissions.
  * Spec: DDI 0487, "TLB maintenance instructions", "Cache maintenance instructions", FEAT_TLBIRANGE, FEAT_TLBIOS.
  */
 #include "sysinsn.h"
@@ -25,7 +26,7 @@ static enum step trapped(struct cpu *cpu, unsigned el, uint32_t encoding, unsign
     return STEP_FAULT;
 }
 
-/* An instruction that is not here, unless EL2 wants to know of those that are IMPLEMENTATION DEFINED. */
+/* An unimplemented instruction is UNDEFINED, unless EL2 traps IMPLEMENTATION DEFINED ones. */
 static enum step unknown(struct cpu *cpu, uint32_t encoding, unsigned rt, bool read) {
     if (cpu->el == 0 || !is_implementation_defined(encoding) || !(cpu->st.hcr_el2 & HCR_TIDCP)) {
         return undefined(cpu);
@@ -36,7 +37,7 @@ static enum step unknown(struct cpu *cpu, uint32_t encoding, unsigned rt, bool r
 
 /* ---- TLBI ---- */
 
-/* CRm says which PEs and whether a range is meant; op2 what. */
+/* CRm selects the PEs and whether it is a range; op2 selects the operation. */
 enum { TLBI_OS = 1, TLBI_RANGE_IS = 2, TLBI_IS = 3, TLBI_RANGE_OS = 5, TLBI_RANGE = 6, TLBI_LOCAL = 7 };
 enum { TLBI_VMALL = 0, TLBI_VA = 1, TLBI_ASID = 2, TLBI_VAA = 3, TLBI_VAL = 5, TLBI_VAAL = 7 };
 
@@ -49,14 +50,14 @@ static struct inval tlbi_range(uint64_t value) {
     return (struct inval){.kind = INVAL_VA, .addr = base, .size = ((num + 1) << (5 * scale + 1)) << shift};
 }
 
-/* One address: of a granule of any size, so of the largest that TCR_EL1 may choose for its half. */
+/* One address: its granule may have any size, so use the largest that TCR_EL1 may select for its half. */
 static struct inval tlbi_page(const struct cpu *cpu, uint64_t value) {
     uint64_t va = (uint64_t)sign_extend(value, 44) << 12;
     unsigned shift = s1_granule_bits(cpu, va_is_high(va));
     return (struct inval){.kind = INVAL_VA, .addr = va & ~ones(shift), .size = 1ull << shift};
 }
 
-/* @return false if there is no such operation */
+/* @return false if the operation does not exist */
 static bool tlbi_decode(const struct cpu *cpu, unsigned crm, unsigned op2, uint64_t value, struct inval *what) {
     bool range = crm == TLBI_RANGE_IS || crm == TLBI_RANGE_OS || crm == TLBI_RANGE;
     switch (op2) {
@@ -95,7 +96,7 @@ static enum step tlbi(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t 
 
 /* ---- caches ---- */
 
-/* Translate; faults are marked as those of a maintenance operation. */
+/* Translate; faults are marked as caused by cache maintenance. */
 static bool maintain(struct cpu *cpu, uint64_t va, bool invalidates, struct translation *t) {
     if (mmu_translate_for_maintenance(cpu, va, invalidates, t)) {
         return true;
@@ -104,7 +105,7 @@ static bool maintain(struct cpu *cpu, uint64_t va, bool invalidates, struct tran
     return false;
 }
 
-/* IC IVAU: forget what was decoded from the page, here and on the other PEs. */
+/* IC IVAU: drop the page's decoded code, here and on the other PEs. */
 static enum step ic_ivau(struct cpu *cpu, uint64_t va) {
     struct translation t;
     if (!maintain(cpu, va, false, &t)) {
@@ -151,7 +152,7 @@ enum maintenance {
     DC_CIVAC = SYS(3, 7, 14, 1),
 };
 
-/* The EL2 control over an operation; 0: not a maintenance operation that EL1 has. */
+/* The EL2 control for an operation; 0: not a maintenance operation of EL1. */
 static uint64_t maintenance_trap(enum maintenance op) {
     switch (op) {
     case IC_IALLUIS:
@@ -165,7 +166,7 @@ static uint64_t maintenance_trap(enum maintenance op) {
     case DC_CVAC:
     case DC_CVAP:
     case DC_CIVAC: return HCR_TPCP;
-    case DC_ZVA: /* reached only when it is not allowed */ return HCR_TDZ;
+    case DC_ZVA: /* reached only if it is not allowed */ return HCR_TDZ;
     default: return 0;
     }
 }

@@ -1,5 +1,5 @@
 /*
- * MRS and MSR: which register, whether this EL may, whether something traps, then its storage or its function.
+ * MRS and MSR: find the register, check the EL and the traps, then use its storage or its function.
  *
  * The registers are declared in pyvmm/arch/sysregs.py.  Spec: DDI 0487, "AArch64 System Register Descriptions".
  */
@@ -20,13 +20,13 @@ struct sysreg_row {
     uint16_t encoding;
     uint8_t access;  /* enum sysreg_access */
     uint8_t trap;    /* enum sysreg_trap */
-    uint32_t offset; /* of its storage in struct cpu; 0: none */
-    uint64_t mask;   /* bits that a write keeps */
-    uint64_t fixed;  /* bits that a write sets, or the value where there is no storage */
+    uint32_t offset; /* offset of its storage in struct cpu; 0: none */
+    uint64_t mask;   /* bits that a write can change */
+    uint64_t fixed;  /* bits that a write sets, or the value of a register without storage */
     uint64_t (*read)(struct cpu *cpu);
-    enum step (*write)(struct cpu *cpu, uint64_t value); /* value is masked already */
-    uint8_t features; /* enum feature: what the machine needs to have the register */
-    uint64_t optional[2]; /* bits of mask, or of fixed, by the number of the feature that they belong to */
+    enum step (*write)(struct cpu *cpu, uint64_t value); /* the value is already masked */
+    uint8_t features; /* enum feature: features that the register requires */
+    uint64_t optional[2]; /* bits of mask, or of fixed, by the number of their feature */
 };
 
 #include "gen/sysregs.h"
@@ -47,7 +47,7 @@ static uint64_t *storage_of(struct cpu *cpu, const struct sysreg_row *row) {
     return (uint64_t *)((char *)cpu + row->offset);
 }
 
-/* Op0=3, op1=0, CRn=0, CRm=1..7: what is not allocated there reads as zero. */
+/* Op0=3, op1=0, CRn=0, CRm=1..7: unallocated encodings read as zero. */
 static bool in_id_space(uint32_t encoding) {
     unsigned crm = encoding >> 3 & 15;
     return (encoding & ~0x7fu) == ENCODE(3, 0, 0, 0, 0) && crm >= 1 && crm <= 7;
@@ -75,7 +75,7 @@ static unsigned timer_trap_el(const struct cpu *cpu, enum sysreg_trap trap) {
     return 0;
 }
 
-/* Controls that are one bit of an EL2 register. */
+/* Controls by one bit of an EL2 register. */
 static bool traps_to_el2(const struct cpu *cpu, enum sysreg_trap trap, bool read) {
     uint64_t hcr = cpu->st.hcr_el2, mdcr = cpu->st.mdcr_el2, ich = cpu->st.ich_hcr;
     switch (trap) {
@@ -99,7 +99,7 @@ static bool traps_to_el2(const struct cpu *cpu, enum sysreg_trap trap, bool read
     }
 }
 
-/* @return the EL that an access this EL may make traps to, 0 for none */
+/* @return the EL that an access allowed at this EL traps to, 0 for none */
 static unsigned trap_el(const struct cpu *cpu, enum sysreg_trap trap, bool read) {
     if (trap == TRAP_NONE) {
         return 0;
@@ -122,7 +122,7 @@ static enum step undefined(struct cpu *cpu) {
 
 /* ---- access ---- */
 
-/* What is not in the table: trapped, zero, or UNDEFINED. */
+/* An encoding that is not in the table: trapped, zero, or UNDEFINED. */
 static enum step access_unknown(struct cpu *cpu, uint32_t encoding, unsigned rt, bool read, uint64_t *value) {
     uint64_t trap = in_id_space(encoding) && read ? HCR_TID3 : is_implementation_defined(encoding) ? HCR_TIDCP : 0;
     if (cpu->el == 0) {
@@ -139,7 +139,7 @@ static enum step access_unknown(struct cpu *cpu, uint32_t encoding, unsigned rt,
     return STEP_NEXT;
 }
 
-/* May the access be made?  STEP_NEXT: yes. */
+/* Is the access allowed?  STEP_NEXT: yes. */
 static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, unsigned rt, bool read) {
     unsigned needed =
         cpu->el ? (read ? ACCESS_EL1_READ : ACCESS_EL1_WRITE) : (read ? ACCESS_EL0_READ : ACCESS_EL0_WRITE);
@@ -205,7 +205,7 @@ enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t
     return row->trap == TRAP_DEBUG ? debug_written(cpu) : STEP_NEXT;
 }
 
-/* SP_EL0 counts as plain: only EL1 on SP_EL0, for which it is UNDEFINED, could tell. */
+/* SP_EL0 counts as plain: the only difference is at EL1 with SP_EL0 selected, where it is UNDEFINED. */
 bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset) {
     const struct sysreg_row *row = find_row(encoding, 0);
     unsigned needed = el ? (write ? ACCESS_EL1_WRITE : ACCESS_EL1_READ) : (write ? ACCESS_EL0_WRITE : ACCESS_EL0_READ);

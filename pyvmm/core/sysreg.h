@@ -11,7 +11,7 @@
 
 #define ENCODE(op0, op1, crn, crm, op2) ((op0) << 14 | (op1) << 11 | (crn) << 7 | (crm) << 3 | (op2))
 
-/* Encodings that are left to implementations, for registers and instructions; this one has none. */
+/* IMPLEMENTATION DEFINED encodings of registers and instructions; none is implemented. */
 static inline bool is_implementation_defined(uint32_t encoding) {
     unsigned op0 = encoding >> 14, crn = encoding >> 7 & 15;
     return op0 & 1 && (crn == 11 || crn == 15);
@@ -20,9 +20,9 @@ static inline bool is_implementation_defined(uint32_t encoding) {
 enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t *value);
 enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value);
 enum step sysreg_msr_imm(struct cpu *cpu, unsigned op1, unsigned op2, unsigned imm);
-/* What the register holds after the value was written: RES1 bits are set, those that are not implemented clear. */
+/* The register's value after a write: RES1 bits are set, unimplemented bits are clear. */
 uint64_t sysreg_written(const struct cpu *cpu, uint32_t encoding, uint64_t value);
-/* At this EL, is it plain 64-bit storage at *offset in struct cpu that nothing can ever trap? */
+/* Is it, at this EL, plain 64-bit storage at *offset in struct cpu that can never trap? */
 bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset);
 bool sysreg_allows_zva(const struct cpu *cpu); /* DC ZVA neither traps nor is prohibited at this EL */
 

@@ -1,8 +1,8 @@
 /*
  * The generic timer: the counter, and the virtual and physical timers of EL1.
  *
- * Real clock: the counter follows the host's monotonic clock.  Virtual clock: an instruction takes 4 ns, so the counter
- * of 16 ns ticks grows by one every four of them; idle time is added to machine->virtual_time by who sleeps.
+ * Real clock: the counter follows the host's monotonic clock.  Virtual clock: an instruction takes 4 ns, so the
+ * counter of 16 ns ticks advances once every four of them; a sleeping PE adds its idle time to machine->virtual_time.
  * Spec: DDI 0487, "The Generic Timer in AArch64 state".
  */
 #include "timer.h"
@@ -34,7 +34,7 @@ static bool output(uint64_t control) {
     return (control & (CNT_CTL_ENABLE | CNT_CTL_IMASK | CNT_CTL_ISTATUS)) == (CNT_CTL_ENABLE | CNT_CTL_ISTATUS);
 }
 
-/* Update one timer's ISTATUS.  @return ticks until its output rises, UINT64_MAX if it will not, 0 if it did unseen */
+/* Update one timer's ISTATUS.  @return ticks until its output rises, UINT64_MAX if never, 0 if it rose unnoticed */
 static uint64_t update(struct cpu *cpu, uint64_t *control, uint64_t compare, uint64_t count, bool *seen) {
     bool met = *control & CNT_CTL_ENABLE && count >= compare;
     *control = (*control & (CNT_CTL_ENABLE | CNT_CTL_IMASK)) | (met ? CNT_CTL_ISTATUS : 0);

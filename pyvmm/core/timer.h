@@ -11,7 +11,7 @@ enum timer { TIMER_VIRTUAL, TIMER_PHYSICAL };
 
 uint64_t timer_counter(struct machine *machine, const struct cpu *cpu); /* CNTPCT */
 uint64_t timer_count(const struct cpu *cpu, enum timer timer);
-/* Before the first instruction of a run: the caller knows the outputs as the context holds them. */
+/* Call this before the first instruction of a run: the caller knows the outputs as in the context. */
 void timer_enter(struct cpu *cpu);
 /* Update ISTATUS and REQ_LEAVE.  @return ns (real) or ticks (virtual) until the next output edge, INT64_MAX if none */
 int64_t timer_poll(struct cpu *cpu);

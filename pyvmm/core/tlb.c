@@ -1,8 +1,8 @@
 /*
- * What empties the TLBs: invalidations by VA, by ASID and of everything.
+ * Emptying the TLBs: invalidations by VA, by ASID and of everything.
  *
- * An invalidation by VA looks at the places that a translation of its pages can have, and, if the VA may be in a block, at
- * those where pieces of that block were put (struct block_bucket).  More may always go than has to.
+ * An invalidation by VA checks the possible places of its pages' translations and, if the VA may be in a block, those
+ * of the block's pieces (struct block_bucket).  Dropping more than necessary is always allowed.
  */
 #include "tlb.h"
 
@@ -62,25 +62,26 @@ void tlb_flush_all(struct cpu *cpu) {
 
 /* ---- by VA ---- */
 
-/* What is invalidated: leaves that overlap the pages first..last.  `bucket`: whose blocks the caller wants to hear of. */
+/* An invalidation of the leaves that overlap the pages
+ * first..last.  `bucket`: report the remaining blocks of this one. */
 struct sweep {
     uint64_t first, last;
     unsigned bucket;
 };
 
-/* Does the leaf that an entry came from overlap the range? */
+/* Does the leaf of an entry overlap the range? */
 static bool is_swept(const struct sweep *sweep, uint64_t tag, unsigned block_shift) {
     uint64_t page = tlb_page(tag);
     return (page & ~ones(block_shift)) <= sweep->last && (page | ones(block_shift)) >= sweep->first;
 }
 
-/* @return for an entry that stays: the bit of its block, if it is a piece of one of the bucket */
+/* @return for an entry that stays: the bit of its block, if it is a piece of a block in the bucket */
 static uint64_t kept_block(const struct sweep *sweep, uint64_t tag, unsigned block_shift) {
     uint64_t number = tlb_page(tag) >> block_shift;
     return block_shift && number % BLOCK_BUCKETS == sweep->bucket ? block_bit(number) : 0;
 }
 
-/* Sweep a slot of every first-level TLB.  @return the blocks of the bucket that still have a piece there */
+/* Sweep a slot of every first-level TLB.  @return the blocks of the bucket with remaining pieces in it */
 static uint64_t sweep_slot(struct cpu *cpu, unsigned slot, const struct sweep *sweep) {
     uint64_t kept = 0;
     for (unsigned index = 0; index < NUM_MMU; index++) {
@@ -105,7 +106,7 @@ static uint64_t sweep_slot(struct cpu *cpu, unsigned slot, const struct sweep *s
     return kept;
 }
 
-/* The same of a set of the second level. */
+/* The same for a set of the second level. */
 static uint64_t sweep_set(struct cpu *cpu, unsigned set, const struct sweep *sweep) {
     uint64_t kept = 0;
     for (unsigned way = 0; way < L2_WAYS; way++) {
@@ -119,7 +120,7 @@ static uint64_t sweep_set(struct cpu *cpu, unsigned set, const struct sweep *swe
     return kept;
 }
 
-/* Sweep the marked slots or sets; a mark stays where a piece does. */
+/* Sweep the marked slots or sets; keep the marks of those with remaining pieces. */
 static uint64_t sweep_marked(struct cpu *cpu, uint64_t *marks, const struct sweep *sweep,
                              uint64_t (*sweep_one)(struct cpu *, unsigned, const struct sweep *)) {
     uint64_t kept = 0;
@@ -144,7 +145,7 @@ static void sweep_block(struct cpu *cpu, uint64_t number, struct sweep *sweep) {
     }
 }
 
-/* The blocks of each size that the granule has: at level 2, and of 4 KB at level 1 too. */
+/* The block sizes of the granule: at level 2, and for 4 KB at level 1 too. */
 static void sweep_blocks(struct cpu *cpu, struct sweep *sweep) {
     unsigned granule_bits = s1_granule_bits(cpu, va_is_high(sweep->first));
     unsigned level2 = 2 * granule_bits - 3, largest = granule_bits == GRANULE_SHIFT ? 30 : level2;
@@ -206,7 +207,7 @@ void tlb_switch_asid(struct cpu *cpu) {
     }
 }
 
-/* A tag of the second level holds the ASID; the first level is that of the current one. */
+/* Second-level tags contain the ASID; the first level has only entries of the current one. */
 void tlb_flush_asid(struct cpu *cpu, uint16_t asid) {
     asid = effective_asid(cpu, asid);
     for (unsigned k = 0; k < L2_SETS * L2_WAYS; k++) {
@@ -220,7 +221,7 @@ void tlb_flush_asid(struct cpu *cpu, uint16_t asid) {
     }
 }
 
-/* ---- stores that something must see ---- */
+/* ---- stores that need further actions ---- */
 
 void tlb_flush_writes(struct cpu *cpu, const uint8_t *host_page) {
     for (unsigned index = 0; index < NUM_MMU; index++) {

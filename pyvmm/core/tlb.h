@@ -1,12 +1,12 @@
 /*
- * The TLBs behind the first level, how all of them are addressed, and what empties them.  mmu.c fills them.
+ * The TLBs behind the first level, the addressing of all TLBs, and the functions that empty them.  mmu.c fills them.
  */
 #ifndef PYVMM_CORE_TLB_H
 #define PYVMM_CORE_TLB_H
 
 #include "walk_s2.h"
 
-/* Stage-2 results by IPA page, GPC passed: a stage-1 walk under stage 2 costs a probe a level, not a walk a level. */
+/* Stage-2 results by IPA page, GPC passed: a stage-1 walk under stage 2 costs one probe per level, not one walk. */
 #define S2_CACHE_SIZE 2048
 struct s2_entry {
     uint64_t tag; /* IPA page, or TLB_NONE */
@@ -14,8 +14,8 @@ struct s2_entry {
 };
 
 /*
- * Second-level TLB: whole translations that outlive an address space switch.  Set-associative; the set is a hash of the
- * VA page alone, so that an invalidation by VA looks at one set whatever the ASID.
+ * Second-level TLB: complete translations that survive an address space switch.  Set-associative; the set is a hash of
+ * only the VA page, so that an invalidation by VA checks one set for all ASIDs.
  */
 #define L2_SETS 1024
 #define L2_WAYS 4
@@ -29,13 +29,13 @@ struct l2_entry {
 };
 
 /*
- * Where pieces of blocks may be cached, so that an invalidation by VA finds those of its block without a look at every
- * entry.  A block is known by its number, VA >> block_shift: it has a bit in its bucket, and the bucket marks the slots of
- * the first level and the sets of the second in which pieces of its blocks were put.
+ * The places where pieces of blocks may be cached, so that an invalidation by VA finds those of its block without
+ * checking every entry.  A block is identified by its number, VA >> block_shift: it has a bit in its bucket, and the
+ * bucket marks the first-level slots and the second-level sets with pieces of its blocks.
  */
 enum { BLOCK_BUCKETS = 64 };
 struct block_bucket {
-    uint64_t blocks; /* block_bit() of those that have pieces; blocks may share a bit */
+    uint64_t blocks; /* block_bit() of the blocks with pieces; blocks may share a bit */
     uint64_t slots[TLB_SIZE / 64], sets[L2_SETS / 64];
 };
 
@@ -43,14 +43,14 @@ struct walk_cache {
     struct s2_entry s2[S2_CACHE_SIZE];
     struct l2_entry l2[L2_SETS][L2_WAYS];
     uint8_t l2_next[L2_SETS]; /* way to replace */
-    /* what the TLBs hold, so that an invalidation need not look at all of them */
+    /* summary of the TLBs' contents, so that an invalidation need not check all of them */
     struct block_bucket blocks[BLOCK_BUCKETS]; /* by number */
-    uint8_t fetch_shift[2][FETCH_SIZE]; /* block_shift of what the fetch TLB holds */
-    uint64_t ng_slots[NUM_MMU][TLB_SIZE / 64]; /* bit per slot: filled since the last switch by what is not global */
+    uint8_t fetch_shift[2][FETCH_SIZE]; /* block_shifts in the fetch TLB */
+    uint64_t ng_slots[NUM_MMU][TLB_SIZE / 64]; /* bit per slot: filled with a non-global entry since the last switch */
     uint64_t ng_fetches[2][FETCH_SIZE / 64];
 };
 
-/* The page without the tag that TBI ignores, so that an address has one place whatever its tag. */
+/* The page without the tag that TBI ignores, so that an address has the same place with any tag. */
 static inline uint64_t tlb_page(uint64_t va) {
     return (uint64_t)sign_extend(va, 56) & PAGE_MASK;
 }
@@ -72,11 +72,11 @@ struct walk_cache *walk_cache_new(void); /* NULL: no memory */
 
 void tlb_flush_all(struct cpu *cpu);
 void tlb_flush_stage1(struct cpu *cpu); /* everything but stage-2 results */
-void tlb_flush_data(struct cpu *cpu);   /* the first-level TLBs of data accesses */
+void tlb_flush_data(struct cpu *cpu); /* the first-level TLBs of data accesses */
 void tlb_flush_va(struct cpu *cpu, uint64_t va, uint64_t size);
 void tlb_flush_asid(struct cpu *cpu, uint16_t asid);
 void tlb_flush_writes(struct cpu *cpu, const uint8_t *host_page); /* drop write tags to that host page */
-/* Another ASID or TTBR0_EL1 is in use: what is not global leaves the first-level TLBs, not the tagged second level. */
+/* Another ASID or TTBR0_EL1 is in use: drop non-global entries of the first-level TLBs; the second level has tags. */
 void tlb_switch_asid(struct cpu *cpu);
 
 #endif

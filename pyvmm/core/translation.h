@@ -1,10 +1,10 @@
 /*
  * The translator's data.
  *
- * A region is a set of instructions of one decoded page, entered at its head, whose slot holds OP_JIT.  It holds no VA, EL,
- * ASID or VMID: like the interpreter it uses cpu->page_va, the current TLB and the current fetch TLB.  It goes to another
- * region of its page directly or through the page's entry[], and to other pages through the fetch TLB; so it dies with its
- * page, and nothing has to be unlinked.
+ * A region is a set of instructions of one decoded page, entered at its head, whose slot has OP_JIT.  It contains no
+ * VA, EL, ASID or VMID: like the interpreter, it uses cpu->page_va, the current TLB and the current fetch TLB.  It
+ * jumps to another region of its page directly or through the page's entry[], and to other pages through the fetch
+ * TLB; so it is dropped with its page, and nothing must be unlinked.
  */
 #ifndef PYVMM_CORE_TRANSLATION_H
 #define PYVMM_CORE_TRANSLATION_H
@@ -28,14 +28,14 @@ struct op_info {
     };
 };
 extern const struct op_info op_infos[NUM_OPS];
-extern void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i); /* NULL: the handler has to do it */
+extern void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i); /* NULL: the handler executes it */
 extern const struct insn refetch_insn;
 
 /* ---- what is translated ---- */
 
-/* How the interpreter goes on when translated code returns: with `insn`, */
+/* How the interpreter continues when translated code returns: with `insn`, */
 enum jit_status {
-    JIT_GO,      /* whatever its slot holds; */
+    JIT_GO,      /* whatever is in its slot; */
     JIT_POLL,    /* after a poll; */
     JIT_FAULT,   /* which has raised an exception; */
     JIT_EXECUTE, /* with its handler, not with OP_JIT. */
@@ -53,19 +53,19 @@ enum { NUM_SIZES = 6 }; /* of accesses: 1 to 32 bytes */
 struct host_stubs {
     struct jit_exit (*enter)(struct cpu *cpu, int64_t count, const void *code);
     const void *leave[NUM_JIT_STATUS]; /* T2 = insn */
-    const void *branch;                /* T0 = VA, T2 = the branch instruction, H_COUNT past it: go on at VA */
-    const void *branch_c;              /* see host_act_arguments(): have its handler execute a branch */
-    const void *next_page;             /* go on at the start of the next page */
+    const void *branch;                /* T0 = VA, T2 = the branch instruction, H_COUNT past it: continue at VA */
+    const void *branch_c;              /* see host_act_arguments(): let the handler execute a branch */
+    const void *next_page;             /* continue at the start of the next page */
     const void *check_store;           /* T0 + T1 = host address, T2 = size */
     const void *find[2][NUM_SIZES];    /* by `write`, by size: see host_find_slowly() */
 };
 
 struct jit_page {
     const void *entry[SLOTS + 1];   /* code to execute the instruction and what follows, or stubs.leave[JIT_GO] */
-    uint64_t heads[SLOT_WORDS];     /* slots that something jumps to */
+    uint64_t heads[SLOT_WORDS];     /* slots that are branch targets */
     uint64_t covered[SLOT_WORDS];   /* slots in some region */
     uint32_t drops;                 /* how often its regions were dropped */
-    uint16_t op[SLOTS];             /* of slots that hold OP_HEAT or OP_JIT: their own */
+    uint16_t op[SLOTS];             /* the own ops of slots with OP_HEAT or OP_JIT */
     uint8_t heat[SLOTS];            /* executions of an OP_HEAT */
 };
 
@@ -73,10 +73,10 @@ struct jit {
     struct host_stubs stubs;
     uint8_t *code;       /* as it is written; it runs at code + to_run */
     ptrdiff_t to_run;
-    uint8_t *first, *at; /* where regions begin; where the next one goes */
+    uint8_t *first, *at; /* the start of the regions; the place of the next one */
     uint32_t *sites, *next_site;
     struct jit_page *pages;
-    void *reserved;      /* the address range that holds all of this */
+    void *reserved;      /* the address range of all of this */
     uintptr_t act; /* jit_act() */
     unsigned threshold;
     struct check *check; /* NULL: translated code is trusted */
@@ -84,7 +84,7 @@ struct jit {
     struct emit *emit;
 };
 
-/* The op of an instruction, beneath OP_HEAT and OP_JIT. */
+/* The op of an instruction, behind OP_HEAT and OP_JIT. */
 static inline uint16_t jit_op(const struct insn *ops, unsigned slot) {
     uint16_t op = ops[slot].op;
     return unlikely(op == OP_HEAT || op == OP_JIT) ? page_of(ops)->jit->op[slot] : op;
@@ -92,23 +92,23 @@ static inline uint16_t jit_op(const struct insn *ops, unsigned slot) {
 
 /* ---- a region while it is being translated ---- */
 
-/* Where the guest's flags are: in struct cpu only, or in the host's flags too, with C as it is or as a borrow. */
+/* The place of the guest's flags: only struct cpu, or also the host's flags, with C unchanged or as a borrow. */
 enum flags { FLAGS_IN_CPU, FLAGS_CARRY, FLAGS_BORROW };
 
 enum {
     MAX_REGION = 160, /* instructions */
-    MAX_LABELS = SLOTS + 8 * MAX_REGION, /* those of slots first */
+    MAX_LABELS = SLOTS + 8 * MAX_REGION, /* the slots' labels come first */
     MAX_FIXUPS = 12 * MAX_REGION,
     MAX_LATER = 6 * MAX_REGION,
 };
 
-/* Code that is seldom reached; it is emitted behind the region. */
+/* Code that is rarely reached; it is emitted after the region. */
 struct later {
     enum { LATER_FIND, LATER_ACT, LATER_EXIT } kind;
     uint32_t label; /* where it begins */
-    uint32_t slot;  /* FIND, ACT: the instruction; EXIT: where to go on */
-    /* FIND: look for the page of an access; ACT: execute the instruction by its handler */
-    uint32_t found, next; /* labels to go on at */
+    uint32_t slot;  /* FIND, ACT: the instruction; EXIT: where to continue */
+    /* FIND: find the page of an access; ACT: execute the instruction with its handler */
+    uint32_t found, next; /* labels at which to continue */
     uint32_t *site;
     bool write;
     uint8_t size;
@@ -118,24 +118,24 @@ struct later {
     bool may_poll;
 };
 
-/* What an instruction does to those that follow it. */
+/* The effects of an instruction on its successors. */
 enum effect {
     SETS_FLAGS = 1,  /* all of them, */
     READS_FLAGS = 2, /* in struct cpu, */
-    LEAVES = 4,      /* or may leave the region, where all state has to be right */
+    LEAVES = 4,      /* or may leave the region, which needs current state */
     BRANCHES = 8,    /* within the region or out of it */
 };
 
 struct emit {
     uint8_t *at;
-    ptrdiff_t to_run; /* from where code is written to where it runs */
+    ptrdiff_t to_run; /* from the address of writing to the address of execution */
     uint8_t *start;
     struct cpu *cpu;
     struct jit *jit;
 
     struct code_page *page;
     unsigned head, slot;
-    uint64_t members[SLOT_WORDS], targets[SLOT_WORDS]; /* slots of the region; those that it jumps to */
+    uint64_t members[SLOT_WORDS], targets[SLOT_WORDS]; /* slots of the region; its branch targets */
     unsigned num_members;
     uint16_t pending[2 * MAX_REGION];
     unsigned num_pending;
@@ -143,10 +143,10 @@ struct emit {
     bool is_survey, failed;
     bool counted;      /* H_COUNT counts the instruction, */
     bool ended;        /* and it never falls through */
-    int32_t count;     /* of instructions (COUNT_ONE each) since H_COUNT was right */
+    int32_t count;     /* instructions (COUNT_ONE each) since H_COUNT was current */
     enum flags flags;  /* where the guest's are */
     bool fp_checked, sp_checked;
-    unsigned next;     /* label behind the instruction, 0: none yet */
+    unsigned next;     /* label after the instruction, 0: none yet */
     uint8_t home[NUM_X]; /* host register of a guest register, or NO_REG */
     uint32_t uses[NUM_X];
     uint64_t written; /* guest registers that the region changes */

@@ -1,5 +1,5 @@
 /*
- * WFI: sleep until there is something to do, without the GIL and without the host's CPU.
+ * WFI: sleep until an event, without the GIL and without using the host's CPU.
  */
 #include "wait.h"
 
@@ -10,7 +10,7 @@
 #include "timer.h"
 
 #define NS_PER_SECOND 1000000000ll
-#define VIRTUAL_NAP_NS 1000000ll /* virtual clock with several PEs: look again whether all sleep */
+#define VIRTUAL_NAP_NS 1000000ll /* virtual clock with several PEs: check again whether all sleep */
 
 static struct timespec deadline(int64_t ns) {
     struct timespec at;
@@ -52,7 +52,7 @@ void cpu_sleep(struct cpu *cpu) {
         if (!cpu->machine->clock) {
             nap(cpu, left);
         } else if (left != INT64_MAX && all_sleep(cpu)) {
-            atomic_fetch_add(&cpu->machine->virtual_time, (uint64_t)left); /* idle costs no time: jump to the timer */
+            atomic_fetch_add(&cpu->machine->virtual_time, (uint64_t)left); /* skip idle time: jump to the timer */
         } else {
             nap(cpu, VIRTUAL_NAP_NS);
         }

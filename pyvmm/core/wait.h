@@ -1,5 +1,5 @@
 /*
- * WFI, and what ends it.
+ * WFI, and the events that end it.
  */
 #ifndef PYVMM_CORE_WAIT_H
 #define PYVMM_CORE_WAIT_H
@@ -7,6 +7,6 @@
 #include "cpu.h"
 
 void cpu_sleep(struct cpu *cpu); /* WFI: until an interrupt, a request or the timer */
-void cpu_wake(struct cpu *cpu);  /* after a request from another thread */
+void cpu_wake(struct cpu *cpu);  /* call it after a request from another thread */
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * What both table walks share: what is asked of a walk.
+ * The request to a table walk, common to both stages.
  *
  * A walk returns false with cpu->exc raised.
  */
@@ -11,10 +11,10 @@
 enum { PA_BITS = 48 };
 
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_FETCH };
-/* How an access passes the alignment checks of SCTLR_EL1.A and of Device memory. */
+/* Whether an access passes the alignment checks of SCTLR_EL1.A and of Device memory. */
 enum alignment {
     ALIGNED,   /* both: every element is aligned to its size */
-    ZEROING,   /* DC ZVA: the first; Device memory it cannot zero */
+    ZEROING,   /* DC ZVA: the first; it cannot zero Device memory */
     UNALIGNED, /* neither */
 };
 
@@ -25,7 +25,7 @@ struct walk {
     enum mmu_index index;
     enum alignment alignment; /* of the whole access */
     bool no_update;           /* address translation, cache maintenance: no access flag or dirty state update */
-    bool any_permission; /* debugger, cleaning of a cache: asks neither for permissions to read nor the access flag */
+    bool any_permission; /* debugger, cache cleaning: requires neither read permission nor the access flag */
 };
 
 #endif

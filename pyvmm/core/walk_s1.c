@@ -1,9 +1,9 @@
 /*
  * Stage-1 translation of the EL1&0 regime: virtual address to intermediate physical address.
  *
- * In the order of AArch64.S1Translate: input address, walk, access flag, alignment, permissions, then the update of the
- * access flag and the dirty state (FEAT_HAFDBS) by compare-and-swap on the descriptor.
- * Not here, and not advertised: 52-bit addresses, hierarchical permission disables, small translation tables.
+ * In the order of AArch64.S1Translate: input address, walk, access flag, alignment, permissions, then the update of
+ * the access flag and the dirty state (FEAT_HAFDBS) by compare-and-swap on the descriptor.
+ * Not implemented, and not advertised: 52-bit addresses, hierarchical permission disables, small translation tables.
  */
 #include "walk_s1.h"
 
@@ -21,7 +21,7 @@ struct s1_geometry {
 struct s1_leaf {
     uint64_t descriptor, descriptor_ipa;
     _Atomic uint64_t *host; /* of the descriptor */
-    uint64_t limits;        /* what the tables above take away, see limited() */
+    uint64_t limits;        /* permissions removed by higher tables, see limited() */
     uint64_t ipa;
     int level;
     unsigned block_shift;
@@ -34,7 +34,7 @@ static bool s1_fault(struct cpu *cpu, const struct walk *w, unsigned fsc) {
     return false;
 }
 
-/* Geometry of the half that the VA is in.  @return false: the address is not translated (level 0 translation fault) */
+/* The geometry of the VA's half.  @return false: the address is not translated (level 0 translation fault) */
 static bool s1_geometry(const struct cpu *cpu, const struct walk *w, struct s1_geometry *g) {
     bool high = va_is_high(w->va);
     uint64_t tcr = cpu->st.tcr_el1;
@@ -67,9 +67,9 @@ static bool s1_block_allowed(const struct s1_geometry *g, int level) {
     return level == 2 || (level == 1 && g->granule_bits == 12);
 }
 
-enum { NO_EL0 = S1_DESC_VALID }; /* among limits: clears AP[1]; no leaf needs this bit there */
+enum { NO_EL0 = S1_DESC_VALID }; /* in limits: clears AP[1]; no leaf uses this bit there */
 
-/* What a table descriptor takes away from everything below it: APTable, UXNTable, PXNTable, as leaf bits. */
+/* The permissions that a table descriptor removes below it: APTable, UXNTable, PXNTable, as leaf bits. */
 static uint64_t table_limits(uint64_t descriptor) {
     return (descriptor & S1_DESC_READ_ONLY_TABLE ? S1_DESC_AP2 : 0) |
            (descriptor & S1_DESC_NO_EL0_TABLE ? NO_EL0 : 0) | (descriptor & S1_DESC_UXN_TABLE ? S1_DESC_UXN : 0) |
@@ -121,7 +121,7 @@ static bool s1_walk(struct cpu *cpu, const struct walk *w, const struct s1_geome
     }
 }
 
-/* AArch64.S1DirectBasePermissions and the checks on them; `dirty_managed`: a clear AP[2] can be had by an update. */
+/* AArch64.S1DirectBasePermissions and the checks on them; `dirty_managed`: an update can clear AP[2]. */
 static bool s1_permitted(const struct cpu *cpu, const struct walk *w, uint64_t descriptor, bool dirty_managed) {
     bool el0 = w->index == MMU_EL0;
     bool user = descriptor & S1_DESC_AP1;
@@ -182,7 +182,7 @@ static enum s1_outcome s1_attempt(struct cpu *cpu, const struct walk *w, struct 
         s1_fault(cpu, w, FSC_ALIGNMENT);
         return S1_FAULT;
     }
-    /* only the leaf's own AP[2] is dirty state: APTable stays */
+    /* only the leaf's own AP[2] is dirty state, not APTable */
     bool dirty_managed =
         update_af && cpu->st.tcr_el1 & TCR_HD && leaf.descriptor & S1_DESC_DBM && !(leaf.limits & S1_DESC_AP2);
     if (!w->any_permission && !s1_permitted(cpu, w, limited(leaf.descriptor, leaf.limits), dirty_managed)) {

@@ -6,7 +6,7 @@
 
 #include "walk.h"
 
-/* What stage 1 says of one address to accesses at one mmu index. */
+/* The stage-1 result for one address at one mmu index. */
 struct stage1 {
     uint64_t ipa;
     bool writable; /* and dirty: a store needs no descriptor update */

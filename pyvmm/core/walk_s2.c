@@ -2,7 +2,7 @@
  * Stage-2 translation: intermediate physical address to physical address and PAS.
  *
  * Tables are read in the PAS of the context's security state.  Spec: DDI 0487 AArch64.S2Walk, VTCR_EL2, VTTBR_EL2.
- * Not here: hardware update of the access flag and dirty state at stage 2, 52-bit addresses.
+ * Not implemented: hardware update of the access flag and dirty state at stage 2, 52-bit addresses.
  */
 #include "walk_s2.h"
 
@@ -12,7 +12,7 @@
 #include "regime.h"
 #include "tlb.h"
 
-/* Where a stage-2 walk starts, from VTCR_EL2. */
+/* The start of a stage-2 walk, from VTCR_EL2. */
 struct s2_geometry {
     unsigned granule_bits, stride, ipa_bits;
     int start_level;
@@ -32,7 +32,7 @@ static bool s2_fault(struct cpu *cpu, const struct s2_walk *s, unsigned fsc) {
     return false;
 }
 
-/* @return false if VTCR_EL2's start level does not suit its input size (SL0 and T0SZ inconsistent) */
+/* @return false if VTCR_EL2's start level does not match its input size (SL0 and T0SZ inconsistent) */
 static bool s2_geometry(uint64_t vtcr, struct s2_geometry *g) {
     static const uint8_t granules[4] = {12, 16, 14, 12};
     unsigned sl0 = FIELD(vtcr, VTCR_SL0);
@@ -76,7 +76,7 @@ static enum s2_memory s2_memory(const struct cpu *cpu, uint64_t descriptor) {
     }
 }
 
-/* Turn a leaf descriptor into permissions, memory type and PAS. */
+/* Translate a leaf descriptor to permissions, memory type and PAS. */
 static void s2_decode_leaf(const struct cpu *cpu, uint64_t descriptor, struct stage2 *out) {
     static const uint8_t execute[4] = {/* by XN[1:0] */
                                        S2_EXEC_EL1 | S2_EXEC_EL0, S2_EXEC_EL0, 0, S2_EXEC_EL1};
