@@ -18,7 +18,7 @@ from pyvmm.arch.text import is_unicode
 from pyvmm.cli.common.instances import complete, directory, parse_variables, print_json
 from pyvmm.cli.common.streams import output_failure
 from pyvmm.cli.common.units import Seconds
-from pyvmm.vm.control.api import MUCH_FED
+from pyvmm.vm.control.api import MAX_FED
 from pyvmm.vm.control.client import Client, Gone, connect
 from pyvmm.vm.control.terminal import EndSignals
 from pyvmm.vm.exit_code import ExitCode, Failure
@@ -153,7 +153,7 @@ class Execution:
         self._kept = {"stdout": bytearray(), "stderr": bytearray()} if is_kept else None
         self._ended: tuple[int, int] | None = None
         self._num_interrupts = 0
-        self._room = threading.Semaphore(MUCH_FED // _CHUNK)
+        self._room = threading.Semaphore(MAX_FED // _CHUNK)
 
     def follow(self, number: int, timeout: float | None) -> int:
         """Follow the command to its end; return its exit code."""

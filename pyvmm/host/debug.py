@@ -93,7 +93,7 @@ class Holder(Protocol):
     def wait_held(self) -> None:
         """Wait until all held vCPUs stand still."""
 
-    def wait_going(self) -> None:
+    def wait_running(self) -> None:
         """Wait until all vCPUs that may run have started to."""
 
     def is_on(self, cpu: int, /) -> bool:
@@ -166,7 +166,7 @@ class DebugPort(ABC):
         Between two of these contexts the vCPUs do run, even if the second follows at once.
         """
         with self._turn:
-            self._vcpus.wait_going()
+            self._vcpus.wait_running()
             before = list(self._held)
             self.hold()
             try:

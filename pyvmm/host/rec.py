@@ -265,7 +265,7 @@ class Rec:
         status = PsciReturn.SUCCESS.x0
         self._rmi.call(self._cpu, RmiFid.RMI_PSCI_COMPLETE, self.rec_pa, rec_pa, status)
         if fid in CPU_ON:
-            self._vcpus.follow_on(cpu)
+            self._vcpus.mirror_power_on(cpu)
 
     def _handle_ripas_change(self, words: memoryview) -> int:
         self._last.call = RsiFid.RSI_IPA_STATE_SET

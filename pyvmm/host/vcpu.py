@@ -89,7 +89,7 @@ class Vcpus:
             self._update()
             return True
 
-    def follow_on(self, cpu: int) -> None:
+    def mirror_power_on(self, cpu: int) -> None:
         """Turn a vCPU on because the RMM, which owns the power states, has turned it on.
 
         The vCPU may have turned itself off before, with its thread still to call ``power_off``:
@@ -154,7 +154,7 @@ class Vcpus:
                 self.reason = reason
                 self._update()
 
-    def wait_going(self) -> None:
+    def wait_running(self) -> None:
         """Wait until every vCPU that may run has started to; not on a vCPU's thread."""
         with self._changed:
             self._changed.wait_for(

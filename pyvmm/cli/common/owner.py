@@ -165,7 +165,7 @@ class Owner:
     @property
     def _is_kept(self) -> bool:
         """Return whether the instance stays listed after its end."""
-        return self._keeps_name and self._has_been_new and not self.lifecycle.is_unwanted
+        return self._keeps_name and self._has_been_new and not self.lifecycle.is_destroyed
 
     def _release(self) -> None:
         if self._claim is None:

@@ -243,7 +243,7 @@ class VirtioBlk(VirtioDevice):
             segments.append((self._offset(sector, size), size, flags))
         for offset, size, flags in segments:
             for start in range(offset, offset + size, ERASE_STEP):
-                self._check_going()
+                self._check_not_over()
                 part = min(ERASE_STEP, offset + size - start)
                 if kind == Request.DISCARD:
                     self._disk.discard(start, part)
@@ -256,13 +256,13 @@ class VirtioBlk(VirtioDevice):
             raise _Refused(_IOERR)
         offset = self._offset(sector, size)
         while size > STEP:
-            self._check_going()
+            self._check_not_over()
             part, buffers = split(buffers, STEP)
             move(offset, part)
             offset, size = offset + STEP, size - STEP
         move(offset, buffers)
 
-    def _check_going(self) -> None:
+    def _check_not_over(self) -> None:
         """Abandon the request if the guest has ended."""
         if self._is_over():
             raise _Refused(_IOERR)

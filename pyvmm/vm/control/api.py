@@ -18,9 +18,9 @@ import msgspec
 
 API_VERSION: Final = 1
 #: Bytes of unread console input above which `console_write` waits.
-MUCH_TYPED: Final = 4096
+MAX_TYPED: Final = 4096
 #: Bytes of input that may wait for a command; `exec_taken` reports what it has taken.
-MUCH_FED: Final = 256 << 10
+MAX_FED: Final = 256 << 10
 
 
 #: The encoding of a command's texts; in latin-1 each character stands for a byte.

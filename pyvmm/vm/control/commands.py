@@ -10,7 +10,7 @@ from pyvmm.arch.system import NoThreadError
 from pyvmm.vm.agent.client import AgentClient
 from pyvmm.vm.agent.command import AgentError, Command, Output
 from pyvmm.vm.agent.protocol import MAX_SIGNAL
-from pyvmm.vm.control.api import MUCH_FED, CommandNotifications
+from pyvmm.vm.control.api import MAX_FED, CommandNotifications
 
 _END_OF_INPUT: Final = b""
 
@@ -106,9 +106,9 @@ class _Running:
     def write(self, data: bytes) -> None:
         """Queue input."""
         with self._lock:
-            if self._waiting + len(data) > MUCH_FED:
+            if self._waiting + len(data) > MAX_FED:
                 raise UserError(
-                    f"too much input is waiting; the limit is {MUCH_FED} bytes: wait for exec_taken"
+                    f"too much input is waiting; the limit is {MAX_FED} bytes: wait for exec_taken"
                 )
             self._waiting += len(data)
         self._input.put(data)

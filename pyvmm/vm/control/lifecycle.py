@@ -70,7 +70,7 @@ class Lifecycle:
         self._control = Lock()  # one change of the state at a time
         self._is_stopping = False
         self._starts_itself = False
-        self.is_unwanted = False
+        self.is_destroyed = False
         self.last_words = ""  # a report about a guest that died or stayed silent
         self._refusal: Failure | UserError | None = None  # why it could not be started
         self._program_status: int | None = None
@@ -255,7 +255,7 @@ class Lifecycle:
 
     def destroy(self) -> None:
         """Stop the guest, and tell its owner to remove all files of the instance."""
-        self.is_unwanted = True
+        self.is_destroyed = True
         self.stop()
 
     def statistics(self) -> Statistics:

@@ -24,8 +24,8 @@ from pyvmm.arch.text import defect, printable
 from pyvmm.vm.agent.client import AgentClient
 from pyvmm.vm.control.api import (
     API_VERSION,
+    MAX_TYPED,
     METHODS,
-    MUCH_TYPED,
     NOTIFICATIONS,
     Balloon,
     CommandNotifications,
@@ -292,7 +292,7 @@ class Session:
         lifecycle = self._lifecycle
         self._wait_until(lambda: lifecycle.is_listening)
         lifecycle.type(data)
-        self._wait_until(lambda: lifecycle.backlog < MUCH_TYPED)
+        self._wait_until(lambda: lifecycle.backlog < MAX_TYPED)
 
     def _wait_until(self, is_so: Callable[[], bool]) -> None:
         """Wait for a condition, until the instance ends or the client leaves."""

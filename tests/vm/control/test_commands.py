@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.arch.errors import UserError
-from pyvmm.vm.control.api import MUCH_FED, State
+from pyvmm.vm.control.api import MAX_FED, State
 from pyvmm.vm.control.client import Client, Gone, connect
 from pyvmm.vm.control.console import ConsoleLog
 from pyvmm.vm.control.directory import Directory
@@ -102,10 +102,10 @@ def test_input_is_taken_at_the_command_s_pace(client: Client) -> None:
     heard = Heard(client)
     number = client.api.exec_start(["sh", "-c", "read x; cat"])
     line = b"go\n"
-    client.api.exec_write(number, bytes(MUCH_FED - len(line)))
+    client.api.exec_write(number, bytes(MAX_FED - len(line)))
     with pytest.raises(UserError, match="exec_taken"):
-        client.api.exec_write(number, bytes(MUCH_FED))
-    heard.until(lambda: heard.taken == MUCH_FED - len(line))
+        client.api.exec_write(number, bytes(MAX_FED))
+    heard.until(lambda: heard.taken == MAX_FED - len(line))
     client.api.exec_write(number, line)
     client.api.exec_write(number, b"rest")
     client.api.exec_end_input(number)

@@ -116,13 +116,13 @@ def test_stop_ends_it_whoever_asks(owner: OwnerThread, *, is_started: bool, coun
         thread.join(10)
     assert [status.state for status in seen] == [State.STOPPED] * count
     assert owner.lifecycle.stop().exit_code == ExitCode.QUIT
-    assert not owner.lifecycle.is_unwanted
+    assert not owner.lifecycle.is_destroyed
 
 
 def test_destroy_is_a_stop_that_its_owner_knows_of(owner: OwnerThread) -> None:
     """The owner removes the files."""
     owner.lifecycle.destroy()
-    assert owner.lifecycle.is_unwanted
+    assert owner.lifecycle.is_destroyed
     assert states(owner)[-1] == State.STOPPED
 
 
