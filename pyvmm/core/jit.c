@@ -52,7 +52,7 @@ static bool map_code(struct jit *jit, int fd) {
     return mmap(jit->reserved, CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED;
 }
 
-static void begin_anew(struct jit *jit) {
+static void restart_arena(struct jit *jit) {
     jit->at = jit->first;
     jit->next_site = jit->sites;
 }
@@ -80,7 +80,7 @@ struct jit *jit_new(struct cpu *cpu, unsigned threshold, bool checks) {
     *jit->emit = (struct emit){.cpu = cpu, .jit = jit, .to_run = jit->to_run, .at = jit->code, .start = jit->code};
     host_emit_stubs(jit->emit, &(struct host_calls){jit_act, jit_branch, check_store, &refetch_insn});
     jit->first = jit->emit->at;
-    begin_anew(jit);
+    restart_arena(jit);
     return jit;
 }
 
@@ -102,7 +102,7 @@ void jit_free(struct jit *jit) {
 
 static void drop_all_regions(struct cpu *cpu) {
     code_for_each_page(cpu, regions_drop);
-    begin_anew(cpu->jit);
+    restart_arena(cpu->jit);
 }
 
 static bool is_full(const struct jit *jit) {
