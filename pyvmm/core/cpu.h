@@ -55,7 +55,8 @@ struct tlb_entry {
     uint64_t info;      /* see TLB_INFO_* */
 };
 
-#define TLB_NONE 1ull /* never a page address */
+/* Never a page address, and never what is left of a misaligned one: translated code keeps the bits that have to be zero. */
+#define TLB_NONE 0x800ull
 #define TLB_SIZE 1024
 #define TLB_INFO_NG (1ull << 0)      /* not global: removed when the ASID changes */
 #define TLB_INFO_SHIFT_SHIFT 8       /* [13:8]: log2 of the size of its stage-1 block; 0: a page */

@@ -17,7 +17,18 @@ from pyvmm.arch.pas import Pas
 from pyvmm.core import Clock, Machine
 from tests.core.debugger import Debugger
 from tests.core.program import assemble
-from tests.core.system import AF, CODE, DATA, PAGE, USER, UXN, VECTORS, Bench, guest_ec
+from tests.core.system import (
+    AF,
+    CODE,
+    DATA,
+    EC_DATA_ABORT,
+    PAGE,
+    USER,
+    UXN,
+    VECTORS,
+    Bench,
+    guest_ec,
+)
 
 ENGINES = (Engine.JIT, Engine.CHECK)
 HOT = 100  # turns that make a loop hot
@@ -234,6 +245,21 @@ def test_accesses_across_a_page_agree(bench: Bench, access: str, step: int) -> N
         walk_over(each, access, step, 60)
     assert bench.state.x[10] == reference.state.x[10]
     assert bench.memory.read(DATA, 4 * PAGE) == reference.memory.read(DATA, 4 * PAGE)
+
+
+@pytest.mark.parametrize("address", [*range(16), 0x7FF, 0x800, 0x801, 0xFFF])
+@pytest.mark.parametrize(
+    "access", ["ldrh w1, [x9]", "ldr x1, [x9]", "ldp q1, q2, [x9]", "str w1, [x9]"]
+)
+def test_an_empty_slot_holds_no_address(access: str, address: int) -> None:
+    """Page 0 is not mapped, and what marks an empty entry of the TLB is no address in it."""
+    bench = Bench(engine=Engine.JIT, threshold=1)
+    bench.mmu_on()
+    bench.state.x[9] = address
+    bench.memory.write(VECTORS + 0x200, assemble("hvc #5"))
+    assert bench.run(f"{access}; hvc #1").esr & 0xFFFF == 5
+    assert guest_ec(bench.state) == EC_DATA_ABORT + 1
+    assert bench.machine.num_translated
 
 
 def test_el0_does_not_use_what_el1_found(bench: Bench) -> None:
