@@ -86,12 +86,16 @@ static void undo_stores(struct check *check) {
     }
 }
 
+static bool is_same(const void *a, const void *b, size_t size) {
+    return memcmp(a, b, size) == 0;
+}
+
 static bool stores_agree(const struct check *check) {
     uint8_t now[MAX_STORE];
     for (uint32_t k = 0; k < check->num_stores; k++) {
         const struct store *store = &check->stores[k];
         guest_read(now, store->host, store->size);
-        if (memcmp(now, store->found, store->size)) {
+        if (!is_same(now, store->found, store->size)) {
             return false;
         }
     }
@@ -132,11 +136,14 @@ struct jit_exit check_run(struct cpu *cpu, const struct insn *i, int64_t count) 
     undo_stores(check);
     restore(cpu, &check->before);
     const struct insn *next = i;
-    for (; next && count < cpu->jit_count; count += COUNT_ONE) {
+    for (; count < cpu->jit_count; count += COUNT_ONE) {
         next = execute(cpu, next);
+        if (!next) {
+            break;
+        }
     }
     save(cpu, &check->expected);
-    if (next != exit.insn || memcmp(&check->expected, &check->found, sizeof check->found) || !stores_agree(check)) {
+    if (next != exit.insn || !is_same(&check->expected, &check->found, sizeof check->found) || !stores_agree(check)) {
         exit.status = JIT_DIFFERS;
         cpu->exit->far = check->before.page_va + 4 * (uint64_t)(i - check->before.ops);
     }

@@ -21,7 +21,7 @@ static const struct insn *insn_at(const struct emit *e, unsigned slot) {
 }
 
 static unsigned op_at(const struct emit *e, unsigned slot) {
-    return jit_op(e->page->ops, slot);
+    return page_op(e->page, slot);
 }
 
 static bool is_conditional(unsigned op) {
@@ -74,7 +74,7 @@ static void gather(struct emit *e) {
 /* ---- guest registers ---- */
 
 static size_t x_offset(unsigned n) {
-    return offsetof(struct cpu, x) + 8 * n;
+    return offsetof(struct cpu, x) + sizeof(uint64_t) * n;
 }
 
 struct val guest(struct emit *e, unsigned n) {
@@ -279,7 +279,7 @@ static void emit_exit(struct emit *e, const struct later *exit) {
         host_bind(e, goes);
     }
     if (exit->status == JIT_GO) {
-        *entry == leave[JIT_GO] ? host_jump_through(e, entry) : host_jump_to(e, *entry);
+        *entry == leave[JIT_GO] ? host_jump_through(e, (const void *)entry) : host_jump_to(e, *entry);
     }
 }
 

@@ -26,6 +26,11 @@ unsigned guest_in(struct emit *e, unsigned n,
 unsigned guest_to(struct emit *e, unsigned n); /* where to compute its new value: the assigned one, or T0 */
 void guest_done(struct emit *e, unsigned n, unsigned reg); /* the new value is in `reg` */
 
+/* The offset of a half of a vector register in struct cpu. */
+static inline size_t v_half(unsigned v, unsigned half) {
+    return offsetof(struct cpu, v) + sizeof(union v128) * v + sizeof(uint64_t) * half;
+}
+
 /* ---- flags ---- */
 
 /* Are the flags that this instruction sets set again before anything can see them? */

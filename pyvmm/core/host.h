@@ -103,7 +103,8 @@ enum vector_op { V_ADD, V_SUB, V_AND, V_AND_NOT, V_OR, V_XOR, V_EQUAL, V_GREATER
 /* dst = a op b in each lane of 1 << size bytes.  @return false, and nothing is emitted, if the host has no such operation */
 bool host_vector(struct emit *e, enum vector_op op, unsigned size, bool q, unsigned dst, unsigned a, unsigned b);
 /* dst = a * b, or dst + a * b, of the low or high half of both, lanes of 16 bits that become 32. */
-void host_vector_multiply_long(struct emit *e, bool is_signed, bool adds, bool high, unsigned dst, unsigned a, unsigned b);
+void host_vector_multiply_long(struct emit *e, bool is_signed, bool adds, bool high, unsigned dst, unsigned a,
+                               unsigned b);
 void host_set_vector(struct emit *e, unsigned dst, unsigned reg, bool both_halves);
 
 /* ---- control ---- */

@@ -42,7 +42,7 @@ void regions_decoded(struct code_page *page, unsigned slot) {
         add_to_set(jit->heads, target);
         make_head(page, target);
     }
-    if (slot == 0 || in_set(jit->heads, slot) || ends_block(jit_op(page->ops, slot - 1))) {
+    if (slot == 0 || in_set(jit->heads, slot) || ends_block(page_op(page, slot - 1))) {
         make_head(page, slot);
     }
 }

@@ -85,9 +85,12 @@ struct jit {
 };
 
 /* The op of an instruction, behind OP_HEAT and OP_JIT. */
+static inline uint16_t page_op(const struct code_page *page, unsigned slot) {
+    uint16_t op = page->ops[slot].op;
+    return unlikely(op == OP_HEAT || op == OP_JIT) ? page->jit->op[slot] : op;
+}
 static inline uint16_t jit_op(const struct insn *ops, unsigned slot) {
-    uint16_t op = ops[slot].op;
-    return unlikely(op == OP_HEAT || op == OP_JIT) ? page_of(ops)->jit->op[slot] : op;
+    return page_op(page_of(ops), slot);
 }
 
 /* ---- a region while it is being translated ---- */
