@@ -18,6 +18,7 @@ from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
 
 from benchmarks.result import Result
 from pyvmm.arch.el1 import SCTLR_EL1
+from pyvmm.arch.engine import Engine
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.pas import Pas
@@ -88,9 +89,9 @@ def program(body: str, count: int) -> bytes:
     return bytes(code or b"")
 
 
-def time_core(body: str, count: int) -> float:
+def time_core(body: str, count: int, engine: Engine) -> float:
     """Return the seconds that the core takes for ``count`` iterations."""
-    machine = Machine(dram_base=RAM, dram_size=RAM_SIZE, num_pes=1)
+    machine = Machine(dram_base=RAM, dram_size=RAM_SIZE, num_pes=1, engine=engine)
     machine.memory(Pas.NS).write(LOAD, program(body, count))
     context = machine.new_context()
     context.hcr_el2, context.security = HCR_EL2.RW.mask, Pas.NS
@@ -115,22 +116,24 @@ def time_qemu(body: str, count: int) -> float:
         return time.perf_counter() - start
 
 
-def rate(body: str, count: int) -> tuple[float, float | None]:
-    """Return millions of instructions per second: ours, best of three, and QEMU's."""
+def rates(name: str, body: str, count: int, goals: dict[Engine, float]) -> Iterator[Result]:
+    """Measure millions of instructions per second: each engine's, best of three, and QEMU's."""
     instructions = count * LOOP_SIZE / 1e6
-    ours = instructions / min(time_core(body, count) for _ in range(3))
-    if shutil.which(QEMU) is None:
-        return ours, None
-    return ours, 4 * instructions / (time_qemu(body, 5 * count) - time_qemu(body, count))
+    peer = None
+    if shutil.which(QEMU) is not None:
+        peer = 4 * instructions / (time_qemu(body, 5 * count) - time_qemu(body, count))
+    for engine, goal in goals.items():
+        ours = instructions / min(time_core(body, count, engine) for _ in range(3))
+        label = name if engine is Engine.INTERP else f"{name}, {engine}"
+        yield Result(label, ours, "M insn/s", goal=goal, peer=peer)
 
 
 def alu() -> Iterator[Result]:
     """Ten register-to-register instructions and a branch."""
-    ours, peer = rate(ALU, 20_000_000)
-    yield Result("alu", ours, "M insn/s", goal=250, peer=peer)
+    yield from rates("alu", ALU, 20_000_000, {Engine.INTERP: 250, Engine.JIT: 1500})
 
 
 def load_store() -> Iterator[Result]:
     """Seven loads and stores among ten instructions, through the MMU."""
-    ours, peer = rate(LOAD_STORE, 10_000_000)
-    yield Result("load-store", ours, "M insn/s", goal=120, peer=peer)
+    goals = {Engine.INTERP: 120.0, Engine.JIT: 800.0}
+    yield from rates("load-store", LOAD_STORE, 10_000_000, goals)

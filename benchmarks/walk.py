@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from benchmarks import baremetal
 from benchmarks.result import Result
 from benchmarks.rmm import ENTRY, RAM, World, assemble, seconds
+from pyvmm.arch.engine import Engine
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.core import PeContext
 from pyvmm.host.realm import Realm
@@ -108,7 +109,9 @@ def hit() -> float:
 
 def time_loop(body: str) -> float:
     """Return the seconds of CPU time for a loop body."""
-    return min(seconds(lambda: baremetal.time_core(body, LOADED // HITS)) for _ in range(5))
+    return min(
+        seconds(lambda: baremetal.time_core(body, LOADED // HITS, Engine.INTERP)) for _ in range(5)
+    )
 
 
 def walk() -> Iterator[Result]:
