@@ -81,8 +81,12 @@ def guest_options(image: Image, disk: Path | None) -> list[str | Path]:
 
 def copy_disk(image: Image, directory: Path) -> Path:
     """Return a writable copy of the disk."""
-    copy = directory / "rootfs.img"
-    copied = call("cp", "--sparse=always", "--reflink=auto", image.rootfs, copy)
+    return copy_file(image.rootfs, directory / "rootfs.img")
+
+
+def copy_file(path: Path, copy: Path) -> Path:
+    """Copy a disk, without its holes."""
+    copied = call("cp", "--sparse=always", "--reflink=auto", path, copy)
     assert copied.code == 0, copied.errors
     return copy
 
