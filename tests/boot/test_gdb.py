@@ -41,13 +41,14 @@ class Kernel:
         self.stub = stub
         self.shell.log_in()
         assert self.shell.run("echo 0 >/proc/sys/kernel/kptr_restrict").status == 0
-        self.function = self.address(FUNCTION)
-        self.variable = self.address(VARIABLE)
+        self.function, self.variable = self.addresses(FUNCTION, VARIABLE)
 
-    def address(self, symbol: str) -> int:
-        """Return the address of a symbol, which changes with each boot."""
-        answer = self.shell.run(f"grep ' {symbol}$' /proc/kallsyms")
-        return int(answer.output.split()[0], 16)
+    def addresses(self, *symbols: str) -> list[int]:
+        """Return the addresses of symbols, which change with each boot; the list is long."""
+        answer = self.shell.run(f"grep -E ' ({'|'.join(symbols)})$' /proc/kallsyms")
+        rows = (line.split() for line in answer.output.splitlines())
+        found = {name: int(address, 16) for address, _, name in rows}
+        return [found[symbol] for symbol in symbols]
 
     def begin(self, command: str) -> None:
         """Type a command that will hit a breakpoint."""
