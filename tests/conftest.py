@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.root_of_trust import DIRECTORY_VARIABLE
@@ -18,6 +19,10 @@ from tests.watchdog import watched
 DEFAULT_SEED = 20_260_101
 SLOW = 60  # seconds
 STDERR = pytest.StashKey[int]()
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("pyvmm", settings(), deadline=None)
+settings.load_profile("pyvmm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

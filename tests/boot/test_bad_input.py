@@ -211,7 +211,7 @@ CONTENTS = st.one_of(
 
 
 @pytest.mark.parametrize("what", ["kernel", "initrd", "dtb"])
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(content=CONTENTS)
 def test_any_file_is_taken_or_refused(what: str, content: bytes) -> None:
     """Any bytes, for any option, are accepted or reported as the user's error."""

@@ -209,7 +209,7 @@ def test_blk_survives_requests_without_header_or_status(driver: BlkDriver) -> No
     assert (short.answer(), empty_tail.answer()[-1], driver.is_broken) == (b"\x01", OK, False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.binary(max_size=40), max_size=4),
     st.lists(st.integers(0, 600), max_size=4),

@@ -156,7 +156,7 @@ rings = st.tuples(
 
 
 @pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=1, max_size=4))
 def test_device_survives_any_driver(
     make: Callable[[], Subject], content: bytes, turns: list[tuple[RingContent, RingContent]]

@@ -182,7 +182,7 @@ def test_rng_bounds_what_one_request_costs() -> None:
     assert ring.used_entries() == [(0, MAX_REQUEST)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

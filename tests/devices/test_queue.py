@@ -211,7 +211,7 @@ descriptors = st.tuples(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     table=st.lists(descriptors, min_size=8, max_size=8),
     inner=st.lists(descriptors, max_size=6),
@@ -242,7 +242,6 @@ def test_queue_is_total_over_any_content(
     assert request.answer() == b"alive"
 
 
-@settings(deadline=None)
 @given(sizes=st.lists(st.integers(0, 5)), cut=st.integers(0, 30), data=st.binary(max_size=30))
 def test_split_and_fill_agree_with_flat_bytes(sizes: list[int], cut: int, data: bytes) -> None:
     """Scattered buffers behave as their concatenation."""

@@ -122,7 +122,7 @@ vectors = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(calls, vectors, st.integers(0, MAX_VECTORS), st.integers(0, MAX_PAYLOAD))
 def test_any_inputs_of_any_call_have_a_reply(
     machine: Rig, what: tuple[PsaHandle, int], inputs: list[bytes], num_limits: int, limit: int
@@ -139,7 +139,7 @@ def test_any_inputs_of_any_call_have_a_reply(
     assert (after.huk, after.guk, after.lifecycle) == (before.huk, before.guk, before.lifecycle)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_any_bytes_have_a_reply_of_the_services(machine: Rig, message: bytes) -> None:
     """Well formed or not."""

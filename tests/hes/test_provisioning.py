@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hes.errors import PsaError
@@ -253,7 +253,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*CM_FIELDS, *DM_FIELDS]), values))
 def test_any_fields_are_refused_with_a_status(changes: dict[BundleKey, Value]) -> None:
     """Or accepted if valid."""

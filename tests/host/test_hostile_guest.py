@@ -37,7 +37,7 @@ def nowhere() -> Iterator[Terminal]:
 
 
 def harass(seed: int, seconds: float, folder: Path, *, is_realm: bool) -> Counter[ExitCode]:
-    """Run guests one after another; return their outcomes."""
+    """Run guests one after another, three at least; return their outcomes."""
     disks = tuple(DiskOptions(folder / name, name == "ro") for name in ("rw", "ro"))
     for disk in disks:
         disk.path.write_bytes(bytes(DISK_SIZE))
@@ -52,7 +52,7 @@ def harass(seed: int, seconds: float, folder: Path, *, is_realm: bool) -> Counte
     generator = Generator(seed, ALIAS if is_realm else 0, device_share=0.5)
     codes = Counter[ExitCode]()
     until = monotonic() + seconds
-    while monotonic() < until:
+    while codes.total() < 3 or monotonic() < until:
         LOG.warning("seed %d, life %d", seed, codes.total())
         platform = Platform(RAM_SIZE, NUM_CPUS)
         with nowhere() as terminal:
@@ -67,9 +67,7 @@ def harass(seed: int, seconds: float, folder: Path, *, is_realm: bool) -> Counte
 @pytest.mark.parametrize("is_realm", [False, True], ids=["normal", "realm"])
 def test_hostile_guest(seed: int, tmp_path: Path, *, is_realm: bool) -> None:
     """No guest raises an exception in the host; each is stopped and closed."""
-    codes = harass(seed, 2, tmp_path, is_realm=is_realm)
-    assert codes.total() > 2
-    assert set(codes) <= EXPECTED
+    assert set(harass(seed, 2, tmp_path, is_realm=is_realm)) <= EXPECTED
 
 
 @pytest.mark.slow

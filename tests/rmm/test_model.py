@@ -446,7 +446,6 @@ def step_of(rng: Random, ipa: int) -> tuple[Step | None, Smc | Access | None]:
 
 
 SETTINGS = settings(
-    deadline=None,
     stateful_step_count=200,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),

@@ -275,7 +275,7 @@ def test_a_notification_gets_no_answer(served: Served) -> None:
     assert served.owner.lifecycle.status.state == State.RUNNING
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_no_bytes_harm_the_instance(served: Served, noise: bytes) -> None:
     """Other clients are served after any input."""

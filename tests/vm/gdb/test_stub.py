@@ -308,7 +308,7 @@ ALPHABET = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(ALPHABET, max_size=6).map("".join), max_size=30))
 def test_no_command_raises(session: Session, commands: list[str]) -> None:
     """Any commands in any order get an answer, or the guest runs until a break."""
