@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pyvmm.devices.bus import IrqLine
+from pyvmm.devices.ioloop import SetTimer
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
 
 # Register offsets; the first two are the divisor latch while LCR.DLAB is set.
@@ -30,6 +31,8 @@ _NODE_NAME = "U6_16550A"  # kvmtool's
 _CLOCK_HZ = 1_843_200
 
 _FIFO_SIZE = 16
+_MAX_HELD = 256  # bytes of output that wait for the end of their line
+_MOMENT = 0.02  # seconds for which they wait
 _MANY_POLLS = 16  # successive reads of LSR that show a guest waiting for input without interrupts
 _TRIGGER_LEVELS = (1, 4, 8, 14)
 _NEWLINE = 0x0A
@@ -44,16 +47,19 @@ class Uart:
 
     Args:
         irq: the interrupt line; called only when the level changes.
-        sink: called with the guest's output, on the thread of the vCPU.  Bytes that a driver
-            writes in a burst arrive together, at the latest at the driver's next access to
-            another register.
+        sink: called with the guest's output.  It gets whole lines if it can: a part of one waits
+            for the rest until the driver uses another register than the line status, or for a
+            moment.
+        set_timer: runs out after that moment.
 
     Concurrency: every method may be called from any thread.
     """
 
-    def __init__(self, irq: IrqLine, sink: Callable[[bytes], None]) -> None:
+    def __init__(self, irq: IrqLine, sink: Callable[[bytes], None], set_timer: SetTimer) -> None:
         self._irq = irq
         self._sink = sink
+        self._set_timer = set_timer
+        self._is_timer_set = False
         self._lock = threading.RLock()
         self._level = False
         self._ier = 0
@@ -101,6 +107,11 @@ class Uart:
                 self._transmitted.clear()
                 self._sink(data)
 
+    def _flush_late(self) -> None:
+        with self._lock:
+            self._is_timer_set = False
+            self.flush()
+
     def write(self, offset: int, _size: int, value: int) -> None:
         """Write one register; only the low byte counts."""
         value &= 0xFF
@@ -115,13 +126,12 @@ class Uart:
     def read(self, offset: int, _size: int) -> int:
         """Read one register."""
         with self._lock:
-            if self._transmitted:
-                self.flush()
             if offset == _LSR:
                 if self._waiting and not self._fifo:
                     self._polls += 1
                     self._fill()
                 return self._read_lsr()
+            self.flush()
             self._polls = 0
             if offset == _RBR_THR:
                 return self._divisor & 0xFF if self._lcr & _LCR_DLAB else self._pop()
@@ -132,10 +142,12 @@ class Uart:
         if self._mcr & _MCR_LOOP:
             self._loop_back(byte)
         else:
-            out = self._transmitted
-            out.append(byte)
-            if byte == _NEWLINE or len(out) >= _FIFO_SIZE or not self._fcr & _FCR_ENABLE:
+            self._transmitted.append(byte)
+            if byte == _NEWLINE or len(self._transmitted) >= _MAX_HELD:
                 self.flush()
+            elif not self._is_timer_set:
+                self._is_timer_set = True
+                self._set_timer(self._flush_late, _MOMENT)
         self._thr_interrupt = True
         if self._ier:
             self._update_irq()

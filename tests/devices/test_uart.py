@@ -1,5 +1,7 @@
 """The 16550A, mostly against the probing by Linux's 8250 driver."""
 
+from collections.abc import Callable
+
 import pytest
 
 from pyvmm.devices.uart import MAX_BACKLOG, Uart
@@ -17,7 +19,13 @@ class Port:
     def __init__(self) -> None:
         self.irq = IrqRecorder()
         self.bursts: list[bytes] = []
-        self.uart = Uart(self.irq, self.bursts.append)
+        self.timers: list[Callable[[], None]] = []
+        self.uart = Uart(self.irq, self.bursts.append, self.set_timer)
+
+    def set_timer(self, callback: Callable[[], None], seconds: float | None) -> None:
+        """Have a timer that runs out when a test calls it."""
+        assert seconds
+        self.timers.append(callback)
 
     def out(self, register: int, value: int) -> None:
         """Write a register."""
@@ -138,16 +146,41 @@ def test_uart_interrupts_after_a_written_burst(port: Port) -> None:
     assert port.bursts == [b"hello"]
 
 
-def test_uart_hands_output_on_at_newline_full_fifo_or_flush(port: Port) -> None:
-    """A burst arrives as a whole, and no byte is left behind."""
-    port.out(THR, 0x41)
-    assert port.bursts == [b"A"]  # without FIFO a byte is a burst
-    port.out(FCR, 0x01)
-    for byte in b"ab\n" + b"c" * 17:
+@pytest.mark.parametrize("fcr", [0, 1])
+def test_uart_hands_output_on_by_lines(port: Port, fcr: int) -> None:
+    """A driver that asks before each byte whether it may write makes lines, too."""
+    port.out(FCR, fcr)
+    for byte in b"ab\ncd\n" + b"e" * 257:
+        assert port.inp(LSR) & 0x20
         port.out(THR, byte)
-    assert port.bursts[1:] == [b"ab\n", b"c" * 16]
+    assert port.bursts == [b"ab\n", b"cd\n", b"e" * 256]
     port.uart.flush()
-    assert port.bursts[3:] == [b"c"]
+    assert port.bursts[3:] == [b"e"]
+
+
+def test_uart_keeps_part_of_a_line_only_for_a_moment(port: Port) -> None:
+    """One timer is enough, and it is set again when there is something again."""
+    for byte in b"login: ":
+        port.out(THR, byte)
+    assert (port.bursts, len(port.timers)) == ([], 1)
+    port.timers.pop()()
+    assert port.bursts == [b"login: "]
+    port.out(THR, 0x0A)
+    assert (port.bursts[1:], port.timers) == ([b"\n"], [])
+    port.out(THR, 0x41)
+    port.timers.pop()()
+    assert port.bursts[2:] == [b"A"]
+
+
+@pytest.mark.parametrize("register", [RBR, IER, IIR, LCR, MCR, MSR, SCR])
+def test_uart_hands_part_of_a_line_on_when_its_driver_is_done(port: Port, register: int) -> None:
+    """It does something else then."""
+    port.out(THR, 0x41)
+    port.inp(register)
+    assert port.bursts == [b"A"]
+    port.out(THR, 0x42)
+    port.out(SCR, 0)
+    assert port.bursts[1:] == [b"B"]
 
 
 def test_uart_holds_input_back_until_the_guest_listens(port: Port) -> None:

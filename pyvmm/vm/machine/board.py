@@ -41,7 +41,7 @@ class Board:
 
     Args:
         resources: gets what must be closed at the end: event loop, disks, networks.
-        sink: called with the console's output, on the thread of a vCPU.
+        sink: called with the console's output, on any thread but one at a time.
         size: columns and rows of the terminal; (0, 0) if there is none.
         agent: the user of the port for the guest's agent.
         notify: called with a line if a disk's storage fails; any thread.
@@ -79,13 +79,18 @@ class Board:
         self._agent = agent
         self._notify = notify
         self._notified: set[str] = set()
-        self._loop = IoLoop()
-        resources.callback(self._loop.stop)
-        self._loop.start()
+        self._loop = self._start_loop("pyvmm-io")
+        self._console_loop = self._start_loop("pyvmm-console")  # its reader may block it
         self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
         for device in device_plan(options):
             place = device.place
             bus.add(place.base, place.size, self._make(device), device.name)
+
+    def _start_loop(self, name: str) -> IoLoop:
+        loop = IoLoop(name)
+        self._resources.callback(loop.stop)
+        loop.start()
+        return loop
 
     def _irq(self, device: PlannedDevice) -> IrqLine:
         """Return the interrupt line of a device that has one."""
@@ -125,7 +130,8 @@ class Board:
 
     def _serial_port(self, device: PlannedDevice) -> Uart:
         """Make a serial port: the first is the console, the others discard their output."""
-        uart = Uart(self._irq(device), _drop if device.index else self._sink)
+        sink = _drop if device.index else self._sink
+        uart = Uart(self._irq(device), sink, self._console_loop.set_timer)
         if not device.index:
             self.uart = uart
         return uart
