@@ -47,6 +47,7 @@ machine_tlbi_ipa = lib.machine_tlbi_ipa
 
 
 WORD_SIZE = 8
+DIFFERS = int(ExitReason.DIFFERS)
 STAT_BLOCK_SIZE = 512  # the unit of stat(2)'s st_blocks
 
 
@@ -196,7 +197,7 @@ class Pe:
     def run(self, context: PeContext, budget: int) -> PeExit:
         """Run the context until an exit, at most ``budget`` instructions, without the GIL."""
         pe_run(self._machine, self.index, context, budget, self._exit)
-        if self._exit.reason == ExitReason.DIFFERS:
+        if self._exit.reason == DIFFERS:
             raise TranslationError(f"at {self._exit.far:#x} translated code differs")
         return self._exit
 

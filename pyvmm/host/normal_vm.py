@@ -191,12 +191,12 @@ class NormalVm(VcpuGuest):
         loaded: list[int] | None = None
         while running[cpu]:
             context = self._contexts[cpu]  # CPU_ON may precede the parking of this thread
-            lrs = vgic.load_lrs(cpu)
+            lrs, hcr = vgic.load_lrs(cpu), ICH_HCR_EN
             if lrs is not NO_LRS or loaded is not NO_LRS:
                 for n, lr in enumerate(lrs):
                     context.ich_lr[n] = lr
-            loaded = lrs
-            context.ich_hcr = ICH_HCR_EN | vgic.hcr(cpu)
+                hcr |= vgic.hcr(cpu)
+            loaded, context.ich_hcr = lrs, hcr
             exit_ = pe.run(context, BUDGET)
             vgic.sync_lrs(cpu, context.ich_lr, context.ich_hcr)
             timers.sample(context.cntv_ctl, context.cntp_ctl)

@@ -130,8 +130,8 @@ class Rec:
             if lrs is not NO_LRS or loaded is not NO_LRS:
                 for n, lr in enumerate(lrs):
                     words[ENTER_LRS + n] = lr
+                words[ENTER_HCR] = vgic.hcr(cpu)
             loaded = lrs
-            words[ENTER_HCR] = vgic.hcr(cpu)
             x0 = smc(cpu, self._call)[0]
             if x0:
                 vgic.sync_lrs(cpu, lrs)

@@ -23,15 +23,19 @@ from pyvmm.host.vgic import Vgic
 class TimerLines:
     """The wires from one vCPU's timers to its interrupt controller."""
 
-    __slots__ = ("_cpu", "_is_physical_up", "_is_virtual_up", "_vgic")
+    __slots__ = ("_cntp_ctl", "_cntv_ctl", "_cpu", "_is_physical_up", "_is_virtual_up", "_vgic")
 
     def __init__(self, vgic: Vgic, cpu: int) -> None:
         self._vgic = vgic
         self._cpu = cpu
         self._is_virtual_up = self._is_physical_up = False
+        self._cntv_ctl = self._cntp_ctl = 0
 
     def sample(self, cntv_ctl: int, cntp_ctl: int) -> None:
         """Drive the wires according to the control registers at the exit."""
+        if cntv_ctl == self._cntv_ctl and cntp_ctl == self._cntp_ctl:
+            return
+        self._cntv_ctl, self._cntp_ctl = cntv_ctl, cntp_ctl
         is_up = cntv_ctl & CTL_FIELDS == CTL_ASSERTED
         if is_up != self._is_virtual_up:
             self._is_virtual_up = is_up

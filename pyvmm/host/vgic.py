@@ -183,10 +183,16 @@ class Vgic:
 
     def load_lrs(self, cpu: int) -> list[int]:
         """Return the list registers for an entry; from now on the CPU counts as running."""
+        this, spis = self.cpus[cpu], self.spis
+        private = this.private
+        this.is_kicked = False
+        this.is_loaded = True  # before the look: what changes after it kicks the CPU
+        if not (
+            private.latch | private.line | private.active | spis.latch | spis.line | spis.active
+        ):
+            this.uie = 0
+            return NO_LRS
         with self.lock:
-            this = self.cpus[cpu]
-            this.is_loaded = True
-            this.is_kicked = False
             candidates = self._candidates(this)
             if not candidates:
                 this.uie = 0
@@ -245,10 +251,6 @@ class Vgic:
     def _candidates(self, cpu: Cpu) -> int:
         """Return the interrupts for the list registers: the deliverable and the active ones."""
         private, spis = cpu.private, self.spis
-        if not (
-            private.latch | private.line | private.active | spis.latch | spis.line | spis.active
-        ):
-            return 0
         bits = self._deliverable(cpu) | private.active
         active_spis = spis.active & (cpu.spis | cpu.held)
         if active_spis:
