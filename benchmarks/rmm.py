@@ -155,7 +155,7 @@ def commands() -> Iterator[Result]:
     yield Result("data_create measured", measured_data(World()), "µs", goal=18)
     yield Result("data unknown+destroy", unknown_data(World()), "µs", goal=20)
     yield Result("data unknown+destroy, series", unknown_data_series(World()), "µs", goal=2)
-    yield Result("rec_enter", entries(World()), "µs", goal=20)
+    yield Result("rec_enter", entries(World()), "µs", goal=10)
 
 
 def delegation(world: World) -> float:
@@ -303,7 +303,7 @@ def realm_lifetimes() -> Iterator[Result]:
     yield Result("destroy, 20 000 granules", lifetime.destroy, "s", goal=0.1)
     count = 20_000
     stores = run_realm(assemble(STORES), 0, SHARED + DEVICE, count)
-    yield Result("device access of a realm", stores.run / count * 1e6, "µs", goal=25)
+    yield Result("device access of a realm", stores.run / count * 1e6, "µs", goal=14)
 
 
 def rmm() -> Iterator[Result]:
