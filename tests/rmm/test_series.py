@@ -203,3 +203,16 @@ def test_granules_in_a_row_move_together_or_not_at_all() -> None:
     granules.move(pa, DATA, 3)
     with pytest.raises(RmiError):
         granules.require(pa + 2 * PAGE, DELEGATED)
+
+
+@pytest.mark.parametrize("what", ["source_given", "source_secure", "taken_back", "mapped"])
+def test_series_of_measured_pages_ends_where_a_page_fails(what: str) -> None:
+    """The pages before it are there, and measured."""
+    scenes = [Scene([(what, 3)]) for _ in range(2)]
+    results = [
+        scene.do(*scene.row(RmiFid.RMI_DATA_CREATE, 0, 1), 8, at_once=at_once)
+        for scene, at_once in zip(scenes, (True, False), strict=True)
+    ]
+    assert results[0] == results[1]
+    assert results[0][0] == 3
+    assert scenes[0].world.snapshot() == scenes[1].world.snapshot()
