@@ -157,7 +157,7 @@ def test_debian_attests_with_nothing_added(debian: Image, hes_directory: Path) -
     lines = [line.strip() for line in ended.output.splitlines()]
     tokens = [base64.b64decode(line) for line in lines if line.startswith("2QGPo")]
     assert len(tokens) == 2
-    assert "attest: a challenge has 32 to 64 bytes, not 2 digits" in lines
+    assert "attest: the challenge has 2 digits: give 64 to 128 (32 to 64 bytes)" in lines
     assert "clean" in lines
     rim = bytes.fromhex(pyvmm("measure", *options).output)
     values = RealmValues(rim=rim, rems=(bytes(32),) * 4, rpv=RPV)

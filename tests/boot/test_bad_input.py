@@ -91,14 +91,14 @@ def check(ended: Ended, *words: str) -> None:
     ("options", "words"),
     [
         ("--kernel {}/truncated", "truncated: download or copy it again"),
-        ("--kernel {}/random", "no arm64 kernel: give"),
+        ("--kernel {}/random", "not an arm64 kernel: give"),
         ("--kernel {}/bzImage", "x86 kernel: build or download"),
         ("--kernel {}/vmlinux", "is for x64: build or download one for arm64"),
         ("--kernel {}/object", "ELF"),
         ("--kernel {}/half-elf", "damaged ELF"),
         ("--kernel {}/zboot", "zboot kernel: unpack it with tail -c +4097"),
         ("--kernel {}/cut.gz", "truncated: download"),
-        ("--kernel {}/broken.gz", "gzip data is damaged: download"),
+        ("--kernel {}/broken.gz", "damaged gzip data: download"),
         ("-m 64M --kernel {}/bomb.gz", "unpacks to more than 64 MiB: give more with -m"),
         ("--kernel {}/empty", "empty: download"),
         ("--kernel {}/text", "text file: give a kernel"),
@@ -143,7 +143,7 @@ def check(ended: Ended, *words: str) -> None:
         ("--trace rmi:{}/none/file", "No such file"),
         ("-n mode=pigeon", "mode=pigeon: give"),
         ("-n mode=tap", "tapif"),
-        ("-n mode=user,hostfwd=80", "hostfwd=80: expected"),
+        ("-n mode=user,hostfwd=80", "hostfwd=80: give"),
     ],
 )
 def test_refused_in_one_line(files: Path, options: str, words: str) -> None:

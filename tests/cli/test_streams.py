@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("runtime")
 
 FULL = Path("/dev/full")
 LOST = b"pyvmm: standard output: No space left on device: the rest is lost\n"
-SAID = b"pyvmm: standard output: No space left on device: what the guest says is lost\n"
+SAID = b"pyvmm: standard output: No space left on device: the guest's output is lost\n"
 
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 
