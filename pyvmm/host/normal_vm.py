@@ -29,6 +29,7 @@ from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault,
 from pyvmm.arch.pstate import EL1H_MASKED
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import level_size
+from pyvmm.arch.take_exception import vector_of
 from pyvmm.host import inject
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort
@@ -245,7 +246,7 @@ class NormalVm(VcpuGuest):
 
     def _handle_instruction_abort(self, cpu: int, context: PeContext, exit_: PeExit) -> None:
         """Inject an abort of the fetch; crash if the handler cannot be fetched either."""
-        if context.pc == inject.vector_of(context):
+        if context.pc == vector_of(context):
             reason = f"vCPU {cpu}: no memory at its exception vector {context.pc:#x}"
             self._vcpus.finish(Outcome.CRASHED, reason)
         else:

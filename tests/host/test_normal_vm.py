@@ -6,10 +6,12 @@ from functools import partial
 import pytest
 
 from pyvmm.arch import gic
+from pyvmm.arch.el1 import SCTLR_EL1
 from pyvmm.arch.esr import ESR_ABORT, ESR_EL2, ESR_SYSREG, ExceptionClass, hpfar_of
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.psci import PsciFid, PsciReturn
+from pyvmm.arch.pstate import EL1H, SPSR_EL1
 from pyvmm.arch.smccc import NOT_SUPPORTED, VERSION_1_2, SmcccFid
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import ExitKind, Guest, GuestConfig, Outcome, Segment
@@ -199,6 +201,20 @@ def test_unknown_exits_are_undefined_instructions() -> None:
 
     Rig(guest).run()
     assert vectors == [(0x400, 1 << 25)] * 3
+
+
+def test_injected_exceptions_set_pan_and_ssbs_by_sctlr() -> None:
+    """SPAN = 0 sets PAN, DSSBS sets SSBS; the flags are kept."""
+    seen = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        context.pstate, context.sctlr_el1 = SPSR_EL1.of(NZCV=0xA), SCTLR_EL1.DSSBS.mask
+        yield FakeExit(esr=0x3F << 26)
+        seen.append(context.pstate)
+        yield power_off(context)
+
+    Rig(guest).run()
+    assert seen == [SPSR_EL1.of(NZCV=0xA, PAN=1, SSBS=1, DAIF=0xF, MODE=EL1H)]
 
 
 def test_smc_is_not_supported_and_skipped() -> None:
