@@ -74,8 +74,27 @@ class GranuleProtectionTable:
             return Gpi(entry >> gpt.CONTIGUOUS_GPI_SHIFT & 0xF)
         return Gpi(entry >> (pa >> GRANULE_SHIFT - 2 & 0x3C) & 0xF)
 
-    def move(self, pa: int, old: int, new: int, count: int = 1) -> bool:
-        """Change the GPI of granules in a row, all in DRAM, from ``old`` to ``new``.
+    def move(self, pa: int, old: int, new: int) -> bool:
+        """Change the GPI of the granule at ``pa``, which is in DRAM, from ``old`` to ``new``.
+
+        Returns False, with nothing changed, if it is not ``old``.
+        """
+        index = pa - self._base >> gpt.L1_ENTRY_SHIFT
+        shift = pa >> GRANULE_SHIFT - 2 & 0x3C
+        entry = self._entries[index]
+        if entry & 0xF == gpt.CONTIGUOUS:
+            if entry >> gpt.CONTIGUOUS_GPI_SHIFT & 0xF != old:
+                return False
+            entry = self._shatter(index, old, entry)
+        elif entry >> shift & 0xF != old:
+            return False
+        self._entries[index] = entry = entry ^ (old ^ new) << shift
+        if entry == new * ONES:
+            self._fuse(index, new)
+        return True
+
+    def move_row(self, pa: int, old: int, new: int, count: int) -> bool:
+        """Move ``count`` granules in a row, all in DRAM, like ``move``.
 
         Returns False, with nothing changed, if one of them is not ``old``.
         """

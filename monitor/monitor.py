@@ -209,10 +209,13 @@ class Monitor:
         as zeros: its contents in ``new`` were dropped when it last left that PAS.
         """
         pa = args[1] if len(args) > 1 else 0
-        if not self._is_delegable(pa, 1):
+        if pa & GRANULE_OFFSET or not self._first_pa <= pa < self._end_pa:
             return refuse(RmmdError.BAD_ADDR)
-        if not self._move(pa, 1, old, new):
-            return refuse(RmmdError.BAD_PAS)
+        with self._gpt_lock:
+            if not self._gpt.move(pa, 0x8 | old, 0x8 | new):
+                return refuse(RmmdError.BAD_PAS)
+            self._machine.tlbi_pa(pa, GRANULE_SIZE)
+            self._machine.punch(old, pa, GRANULE_SIZE)
         if self._events.listener is not None:
             self._events.listener(GptChange(pa, GRANULE_SIZE, old, new))
         return OK
@@ -221,23 +224,17 @@ class Monitor:
         self, old: Pas, new: Pas, _pe: int, args: Sequence[int], steps: Sequence[int], count: int
     ) -> int:
         """Move granules in a row, if all of them may move."""
-        is_row = steps[1:2] == (GRANULE_SIZE,) and self._is_delegable(args[1], count)
-        return count if is_row and self._move(args[1], count, old, new) else 0
-
-    def _is_delegable(self, pa: int, count: int) -> bool:
-        """Check whether granules in a row are of the memory that may change its PAS."""
-        end = pa + count * GRANULE_SIZE
-        return not pa & GRANULE_OFFSET and self._first_pa <= pa and end <= self._end_pa
-
-    def _move(self, pa: int, count: int, old: Pas, new: Pas) -> bool:
-        """Move granules in a row; False, without a change, if one is not in ``old``."""
-        size = count * GRANULE_SIZE
+        if steps[1:2] != (GRANULE_SIZE,):
+            return 0
+        pa, size = args[1], count * GRANULE_SIZE
+        if pa & GRANULE_OFFSET or not self._first_pa <= pa <= self._end_pa - size:
+            return 0
         with self._gpt_lock:
-            if not self._gpt.move(pa, 0x8 | old, 0x8 | new, count):
-                return False
+            if not self._gpt.move_row(pa, 0x8 | old, 0x8 | new, count):
+                return 0
             self._machine.tlbi_pa(pa, size)
             self._machine.punch(old, pa, size)
-        return True
+        return count
 
     def gpi(self, pa: int) -> Gpi:
         """Return the GPI of a granule of DRAM."""

@@ -52,11 +52,15 @@ DATA: Final = int(GranuleState.DATA)
 RTT: Final = int(GranuleState.RTT)
 METADATA: Final = int(GranuleState.METADATA)
 
-#: The moves by old and new state: the diagram above.
-_LEGAL_MOVES: Final = frozenset(
-    move
-    for state in (UNDELEGATED, RD, REC, REC_AUX, DATA, RTT, METADATA)
-    for move in ((DELEGATED, state), (state, DELEGATED))
+#: The states to which each state may move: the diagram above.
+_NEXT_STATES: Final = tuple(
+    frozenset(
+        {
+            GranuleState.NOT_DRAM: (),
+            GranuleState.DELEGATED: (UNDELEGATED, RD, REC, REC_AUX, DATA, RTT, METADATA),
+        }.get(state, (DELEGATED,))
+    )
+    for state in GranuleState
 )
 
 
@@ -110,18 +114,33 @@ class GranuleTable:
         states = self.states[first : first + limit]
         return len(states) - len(states.lstrip(bytes((state,))))
 
-    def move(self, pa: int, state: int, count: int = 1) -> None:
-        """Change the state of granules in a row, which are in the same one.
+    def move(self, pa: int, state: int) -> None:
+        """Change the state of the granule at ``pa``, which the caller has checked.
 
-        The caller has checked them.
-        Raises: IllegalMove, without a change, if no move leads from their state to ``state``.
+        Raises: IllegalMove, without a change, if no move leads from its state to ``state``.
         """
         index = (pa - self.base) >> GRANULE_SHIFT
         old = self.states[index]
-        if (old, state) not in _LEGAL_MOVES or (count > 1 and self.count(pa, old, count) < count):
+        if state not in _NEXT_STATES[old]:
             raise IllegalMove(pa, old, state)
         if self._events.listener is not None:
-            names = GranuleState(old).name, GranuleState(state).name
+            self._events.listener(_transition(pa, old, state))
+        self.states[index] = state
+
+    def move_row(self, pa: int, state: int, count: int) -> None:
+        """Move ``count`` (at least 1) granules in a row, which are in one state, like ``move``.
+
+        Raises: IllegalMove, without a change, also if their states differ.
+        """
+        index = (pa - self.base) >> GRANULE_SHIFT
+        old = self.states[index]
+        if state not in _NEXT_STATES[old] or self.count(pa, old, count) < count:
+            raise IllegalMove(pa, old, state)
+        if self._events.listener is not None:
             for each in range(pa, pa + (count << GRANULE_SHIFT), GRANULE_SIZE):
-                self._events.listener(GranuleTransition(each, *names))
+                self._events.listener(_transition(each, old, state))
         self.states[index : index + count] = bytes((state,)) * count
+
+
+def _transition(pa: int, old: int, new: int) -> GranuleTransition:
+    return GranuleTransition(pa, GranuleState(old).name, GranuleState(new).name)

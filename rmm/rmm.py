@@ -169,10 +169,15 @@ class Rmm:
             raise RmiError(RmiStatus.ERROR_INPUT)
         return rec
 
-    def release(self, pa: int, count: int = 1) -> None:
-        """Scrub granules in a row that are no longer used, and make them DELEGATED."""
+    def release(self, pa: int) -> None:
+        """Scrub a granule that is no longer used, and make it DELEGATED."""
+        self.memory.zero(pa, GRANULE_SIZE)
+        self.granules.move(pa, DELEGATED)
+
+    def release_row(self, pa: int, count: int) -> None:
+        """Release granules in a row, which are in the same state."""
         self.memory.zero(pa, count * GRANULE_SIZE)
-        self.granules.move(pa, DELEGATED, count)
+        self.granules.move_row(pa, DELEGATED, count)
 
 
 def read_limits(machine: Machine) -> Limits:

@@ -27,6 +27,8 @@ class SmcccFid(IntEnum):
 
 #: x0 to x3, which a call does not preserve.
 _NOT_KEPT: Final[tuple[int, ...]] = (0, 0, 0, 0)
+#: Those of them without a result, by the number of results.
+_WITHOUT_RESULT: Final = tuple(_NOT_KEPT[count:] for count in range(NUM_ARGS + 1))
 
 
 def registers_after(args: Sequence[int], results: tuple[int, ...]) -> tuple[int, ...]:
@@ -37,7 +39,7 @@ def registers_after(args: Sequence[int], results: tuple[int, ...]) -> tuple[int,
     >>> registers_after((0xC400_0150, 1, 2, 3, 4, 5), (0, 7))
     (0, 7, 0, 0, 4, 5)
     """
-    changed = results + _NOT_KEPT[len(results) :]
+    changed = results + _WITHOUT_RESULT[len(results)]
     return changed if len(args) <= len(changed) else (*changed, *args[len(changed) :])
 
 

@@ -87,7 +87,7 @@ def level_shift(level: int) -> int:
 
 def level_size(level: int) -> int:
     """Return the bytes that one entry at ``level`` covers."""
-    return 1 << level_shift(level)
+    return 1 << 12 + TABLE_BITS * (PAGE_LEVEL - level)
 
 
 def num_start_tables(ipa_bits: int, start_level: int) -> int:

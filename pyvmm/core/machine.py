@@ -37,6 +37,7 @@ if ffi.string(lib.core_digest()).decode() != generate.digest():  # pragma: no co
 # What every exit and every access calls: without the look-up in the library.
 pe_run = lib.pe_run
 NULL = ffi.NULL
+machine_code_changed = lib.machine_code_changed
 machine_gpc = lib.machine_gpc
 machine_write = lib.machine_write
 machine_write_record = lib.machine_write_record
@@ -139,7 +140,7 @@ class PhysicalMemory:
     def view(self, pa: int, size: int) -> memoryview:
         """Return a writable view; it is checked now, so use it only for one transfer."""
         self.check(pa, size)
-        lib.machine_code_changed(self._machine, self._pas, pa, size)
+        machine_code_changed(self._machine, self._pas, pa, size)
         offset = pa - self._base
         return self._buffer[offset : offset + size]
 

@@ -100,8 +100,8 @@ def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
     """
     rmm.granules.require(data, DELEGATED)
     realm = rmm.realm(rd)
-    walk = _unassigned_page(realm, ipa)
-    ripas = walk.entry >> RIPAS_SHIFT & 0b11
+    walk = table, index, _ = _unassigned_page(realm, ipa)
+    ripas = table.entries[index] >> RIPAS_SHIFT & 0b11
     rmm.granules.move(data, DATA)
     realm.rtt.set_entry(walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL))
 
@@ -124,7 +124,7 @@ def _count_unassigned(walk: Walk, limit: int) -> int:
 
 def _assign(rmm: Rmm, realm: Realm, walk: Walk, ipa: int, entry: int, count: int) -> None:
     """Assign DELEGATED granules in a row to pages in a row; ``entry`` is that of the first."""
-    rmm.granules.move(entry & ADDRESS_MASK, DATA, count)
+    rmm.granules.move_row(entry & ADDRESS_MASK, DATA, count)
     realm.rtt.set_entries(walk, ipa, in_a_row(entry, count, GRANULE_SIZE))
 
 
@@ -136,20 +136,21 @@ def data_destroy(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...]:
     Raises: RmiError(ERROR_INPUT) if the realm does not exist or ``ipa`` is not a protected page;
     (ERROR_RTT, level) if its entry is not ASSIGNED, with the next live IPA as an output.
     """
-    realm, walk = _assigned_page(rmm, rd, ipa)
-    entry = walk.entry
+    realm, walk, entry = _assigned_page(rmm, rd, ipa)
     realm.rtt.set_entry(walk, ipa, _entry_after(entry))
     data = entry & ADDRESS_MASK
     rmm.release(data)
     return data, realm.rtt.next_live(walk, ipa)
 
 
-def _assigned_page(rmm: Rmm, rd: int, ipa: int) -> tuple[Realm, Walk]:
+def _assigned_page(rmm: Rmm, rd: int, ipa: int) -> tuple[Realm, Walk, int]:
+    """Walk to an ASSIGNED page entry; return the entry last."""
     realm = rmm.realm(rd)
-    walk = _page_walk(realm, ipa)
-    if walk.level != PAGE_LEVEL or not walk.entry & LIVE:
-        raise RmiError(RmiStatus.ERROR_RTT, walk.level, 0, realm.rtt.next_live(walk, ipa))
-    return realm, walk
+    walk = table, index, level = _page_walk(realm, ipa)
+    entry = table.entries[index]
+    if level != PAGE_LEVEL or not entry & LIVE:
+        raise RmiError(RmiStatus.ERROR_RTT, level, 0, realm.rtt.next_live(walk, ipa))
+    return realm, walk, entry
 
 
 def _entry_after(entry: int) -> int:
@@ -160,9 +161,8 @@ def _entry_after(entry: int) -> int:
 
 @data_destroy.series(0, GRANULE_SIZE)
 def _destroy_several(rmm: Rmm, count: int, rd: int, ipa: int) -> int:
-    realm, walk = _assigned_page(rmm, rd, ipa)
-    entry = walk.entry
+    realm, walk, entry = _assigned_page(rmm, rd, ipa)
     count = walk.table.count_like(walk.entry_index, in_a_row(entry, count, GRANULE_SIZE))
     realm.rtt.set_entries(walk, ipa, in_a_row(_entry_after(entry), count, 0))
-    rmm.release(entry & ADDRESS_MASK, count)
+    rmm.release_row(entry & ADDRESS_MASK, count)
     return count

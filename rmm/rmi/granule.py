@@ -55,5 +55,6 @@ def _move(rmm: Rmm, pe: int, fid: int, addr: int, count: int) -> int:
     """Move granules in a row, until EL3 refuses; return how many."""
     done, _ = rmm.el3.smc_series(pe, (fid, addr), (0, GRANULE_SIZE), count)
     if done:
-        rmm.granules.move(addr, DELEGATED if fid == _GTSI_DELEGATE else UNDELEGATED, done)
+        state = DELEGATED if fid == _GTSI_DELEGATE else UNDELEGATED
+        rmm.granules.move_row(addr, state, done)
     return done

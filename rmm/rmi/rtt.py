@@ -254,7 +254,7 @@ def rtt_init_ripas(rmm: Rmm, rd: int, base: int, top: int) -> tuple[int, ...]:
         while index < TABLE_ENTRIES and ipa + size <= top:
             entry = table.entries[index]
             if entry == UNASSIGNED_EMPTY:
-                tree.set_entry(Walk(table, index, level), ipa, UNASSIGNED_RAM)
+                tree.set_entry((table, index, level), ipa, UNASSIGNED_RAM)
             elif entry != UNASSIGNED_RAM:
                 break
             measurements.extend_ripas(ipa, ipa + size)
@@ -309,9 +309,7 @@ def _set_ripas(realm: Realm, change: RipasChange, top: int) -> int:
             if old == Ripas.DESTROYED and not change.change_destroyed:
                 break
             if old != change.ripas:
-                tree.set_entry(
-                    Walk(table, index, level), ipa, _with_ripas(entry, change.ripas, level)
-                )
+                tree.set_entry((table, index, level), ipa, _with_ripas(entry, change.ripas, level))
             ipa += size
             index += 1
     if ipa == change.base:

@@ -198,9 +198,9 @@ def test_granules_in_a_row_move_together_or_not_at_all() -> None:
     assert [granules.count(pa, state, 9) for state in (DELEGATED, UNDELEGATED)] == [3, 0]
     assert [granules.count(each, DELEGATED, 2) for each in (pa, pa + 8, 0)] == [2, 0, 0]
     with pytest.raises(IllegalMove):
-        granules.move(pa, DATA, 4)
+        granules.move_row(pa, DATA, 4)
     assert granules.count(pa, DELEGATED, 9) == 3
-    granules.move(pa, DATA, 3)
+    granules.move_row(pa, DATA, 3)
     with pytest.raises(RmiError):
         granules.require(pa + 2 * PAGE, DELEGATED)
 
