@@ -1,12 +1,13 @@
 """A typed interface to libslirp, a network stack in a library; only this file uses Any for it.
 
 The library is loaded when a network needs it.  The declarations here cover the functions in use and
-version 1 of the configuration, which libslirp supports from 4.1 on; sockets are `int` on Linux.
+version 1 of the configuration, which libslirp supports from 4.5 on; sockets are `int` on Linux.
 """
 
 import os
 import re
 import select
+import socket
 import struct
 import sys
 import time
@@ -21,6 +22,7 @@ from pyvmm.arch.errors import UserError
 
 _LIBRARY: Final = "libslirp.so.0"
 _CONFIG_VERSION: Final = 1
+_UDP: Final = 1  # SLIRP_HOSTFWD_UDP
 _DECLARATIONS: Final = """
 typedef struct Slirp Slirp;
 
@@ -63,8 +65,8 @@ void slirp_pollfds_fill(Slirp *, uint32_t *timeout_ms,
                         int (*add)(int fd, int events, void *opaque), void *opaque);
 void slirp_pollfds_poll(Slirp *, int has_failed,
                         int (*revents_of)(int index, void *opaque), void *opaque);
-int slirp_add_hostfwd(Slirp *, int is_udp, struct in_addr host, int host_port,
-                      struct in_addr guest, int guest_port);
+int slirp_add_hostxfwd(Slirp *, const char *host, unsigned host_size,
+                       const char *guest, unsigned guest_size, int flags);
 """
 _FUNCTIONS: Final = re.findall(r"\b(slirp_\w+)\(", _DECLARATIONS)
 
@@ -153,14 +155,24 @@ class Slirp:
             raise UserError("libslirp rejects its configuration: install passt")
 
     def add_forward(
-        self, *, is_udp: bool, host_address: IPv4Address, host_port: int, guest_port: int
+        self,
+        *,
+        is_udp: bool,
+        host_address: IPv4Address | IPv6Address,
+        host_port: int,
+        guest_port: int,
     ) -> None:
-        """Forward a port of the host to the guest.
+        """Forward a port of the host to the guest, at its address of the same IP version.
 
         Raises: OSError if the host's port cannot be used.
         """
-        host, guest = [_word(host_address)], [0]  # 0: the address assigned by DHCP
-        if self._lib.slirp_add_hostfwd(self._slirp, is_udp, host, host_port, guest, guest_port):
+        any_address = type(host_address)(0)  # the library finds out the guest's
+        host, guest = (
+            _socket_address(host_address, host_port),
+            _socket_address(any_address, guest_port),
+        )
+        arguments = (host, len(host), guest, len(guest), _UDP if is_udp else 0)
+        if self._lib.slirp_add_hostxfwd(self._slirp, *arguments):
             raise OSError(_ffi.errno, os.strerror(_ffi.errno))
 
     def input(self, frame: bytes) -> None:
@@ -292,6 +304,13 @@ def _config(config: SlirpConfig) -> Any:
 def _word(address: IPv4Address) -> int:
     """Return an address as a word of memory in network byte order."""
     return int.from_bytes(address.packed, sys.byteorder)
+
+
+def _socket_address(address: IPv4Address | IPv6Address, port: int) -> bytes:
+    """Return a struct sockaddr_in or sockaddr_in6."""
+    if isinstance(address, IPv4Address):
+        return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, address.packed)
+    return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16sI", port, 0, address.packed, 0)
 
 
 def _words(address: IPv6Address) -> tuple[int, ...]:

@@ -5,23 +5,41 @@ DNS requests, and maps the gateway's address to the host's loopback.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from pyvmm.devices.ioloop import IoEvents
 from pyvmm.devices.net_stream import StreamBackend, start_program
-from pyvmm.devices.net_user import GUEST, HOST, MTU, NETWORK, PortForward
+from pyvmm.devices.net_user import MTU, PortForward, guest_of, host_of, user_network
+from pyvmm.devices.virtio.net import NetFeature
+
+#: It does not look at checksums from the guest, and the frames that it sends come from this host.
+_OFFLOADS: Final = NetFeature.CSUM | NetFeature.GUEST_CSUM
 
 
 def open_passt(
-    loop: IoEvents, forwards: Sequence[PortForward] = (), *, command: str = "passt"
+    loop: IoEvents,
+    forwards: Sequence[PortForward] = (),
+    *,
+    number: int = 0,
+    mtu: int = MTU,
+    command: str = "passt",
 ) -> StreamBackend:
     """Start passt and return a backend that uses it.
 
+    Each ``number`` is another network.
+
     Raises: UserError, with passt's message, if it is not installed or does not start.
     """
-    options = {"--mtu": MTU, "--address": GUEST, "--netmask": NETWORK.netmask, "--gateway": HOST}
+    network = user_network(number)
+    options = {
+        "--mtu": mtu,
+        "--address": guest_of(network),
+        "--netmask": network.netmask,
+        "--gateway": host_of(network),
+    }
     words = [str(word) for option in options.items() for word in option]
     words += [word for forward in forwards for word in _forward(forward)]
-    return StreamBackend(loop, start_program("passt", command, "--quiet", *words))
+    return StreamBackend(loop, start_program("passt", command, "--quiet", *words), mtu, _OFFLOADS)
 
 
 def _forward(forward: PortForward) -> list[str]:

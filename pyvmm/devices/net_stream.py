@@ -11,7 +11,7 @@ from threading import Lock
 from pyvmm.arch.errors import UserError
 from pyvmm.devices.ioloop import IoEvents
 from pyvmm.devices.net_user import MTU
-from pyvmm.devices.virtio.net import MAX_FRAME, NetPort
+from pyvmm.devices.virtio.net import MAX_FRAME, NetBackend, NetPort
 
 _LENGTH_SIZE = 4
 #: Bytes read at once: several of the longest frames.
@@ -54,16 +54,19 @@ def size_of(frames: Sequence[bytes | memoryview]) -> int:
     return sum(map(len, frames)) + _LENGTH_SIZE * len(frames)
 
 
-class StreamBackend:
-    """Frames through a program, which ends when this end of its socket closes.
+class StreamBackend(NetBackend):
+    """Frames through a stream socket, to a peer that ends when this end of it closes.
 
     Args:
-        stream: the result of `start_program`.
+        mtu: the longest packets of the peer.
+        offloads: what the peer makes unnecessary; frames carry no header.
     """
 
-    mtu = MTU
-
-    def __init__(self, loop: IoEvents, stream: socket.socket) -> None:
+    def __init__(
+        self, loop: IoEvents, stream: socket.socket, mtu: int = MTU, offloads: int = 0
+    ) -> None:
+        self.mtu = mtu
+        self.offloads = offloads
         self._loop = loop
         self._socket = stream
         self._socket.setblocking(False)
@@ -80,7 +83,7 @@ class StreamBackend:
         self._loop.add_reader(self._socket.fileno(), self._receive)
 
     def close(self) -> None:
-        """End the program."""
+        """Close the socket."""
         with self._lock:
             if self._is_closed:
                 return
@@ -91,7 +94,7 @@ class StreamBackend:
 
     # --- guest to host ------------------------------------------------------------------------
 
-    def send(self, frame: list[memoryview]) -> bool:
+    def send(self, frame: list[memoryview], queue: int = 0) -> bool:  # noqa: ARG002  it has one
         """Send one frame; return False while an earlier one is not sent completely."""
         with self._lock:
             if self._is_closed:
@@ -111,7 +114,7 @@ class StreamBackend:
             return True
 
     def _write(self, buffers: Sequence[bytes | memoryview]) -> int | None:
-        """Return the number of bytes sent; None if the program is gone."""
+        """Return the number of bytes sent; None if the peer is gone."""
         try:
             return self._socket.sendmsg(buffers)
         except BlockingIOError:
@@ -133,7 +136,7 @@ class StreamBackend:
 
     # --- host to guest ------------------------------------------------------------------------
 
-    def resume(self) -> None:
+    def resume(self, queue: int = 0) -> None:  # noqa: ARG002  it has one
         """Deliver the frames for which the guest had no buffers."""
         self._loop.call_soon(self._redeliver)
 
@@ -170,7 +173,7 @@ class StreamBackend:
         return taken == len(frames)
 
     def _unplug(self) -> None:
-        """Unplug the guest's cable: the program is gone."""
+        """Unplug the guest's cable: the peer is gone."""
         self.close()
         if self._port:
             self._port.set_link(is_up=False)

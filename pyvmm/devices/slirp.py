@@ -1,6 +1,6 @@
 """A program: a network of libslirp, with frames on a stream socket as in passt(1).
 
-    python -m pyvmm.devices.slirp [tcp:127.0.0.1:8080-:80 ...] --fd NUMBER
+    python -m pyvmm.devices.slirp NUMBER MTU [tcp:127.0.0.1:8080-:80 ...] --fd FD
 
 It goes into the background when it is ready, and ends when the other end of the socket closes.
 """
@@ -12,30 +12,34 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv6Network
-from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.devices.libslirp import Slirp, SlirpConfig
 from pyvmm.devices.net_stream import BUFFER_SIZE, pack_frame, size_of, whole_frames
-from pyvmm.devices.net_user import GUEST, HOST, MTU, NETWORK, PortForward
+from pyvmm.devices.net_user import MTU, PortForward, guest_of, host_of, user_network
 
-NETWORK6: Final = IPv6Network("fd33::/64")
-
-_NOBODY: Final = 65534
+_NOBODY = 65534
 
 
 class Network:
     """A network and its end of the stream.
 
+    Args:
+        number: of the network among those of the guest.
+
     Raises: UserError if libslirp is not installed, or a forwarded port cannot be used.
     """
 
-    def __init__(self, forwards: Sequence[PortForward] = ()) -> None:
+    def __init__(
+        self, forwards: Sequence[PortForward] = (), number: int = 0, mtu: int = MTU
+    ) -> None:
         self._frames: list[bytes] = []  # for the guest
         self._unsent = memoryview(b"")
         self._received = bytearray(BUFFER_SIZE)
         self._received_size = 0
-        self._slirp = Slirp(_config(has_ipv6=_has_ipv6()), self._frames.append)
+        needs_ipv6 = any(forward.host_address.version == 6 for forward in forwards)
+        config = _config(number, mtu, has_ipv6=needs_ipv6 or _has_ipv6())
+        self._slirp = Slirp(config, self._frames.append)
         for forward in forwards:
             self._add_forward(forward)
 
@@ -102,17 +106,19 @@ def is_fragment(frame: bytes | memoryview) -> bool:
     return is_ipv4 and bool(frame[20] & ~0x40 or frame[21])  # anything but "don't fragment"
 
 
-def _config(*, has_ipv6: bool) -> SlirpConfig:
+def _config(number: int, mtu: int, *, has_ipv6: bool) -> SlirpConfig:
+    network = user_network(number)
+    network6 = IPv6Network(((0xFD33 + number) << 112, 64))
     return SlirpConfig(
-        network=NETWORK,
-        host=HOST,
-        guest=GUEST,
-        name_server=NETWORK[3],
-        network6=NETWORK6,
-        host6=NETWORK6[1],
-        name_server6=NETWORK6[3],
+        network=network,
+        host=host_of(network),
+        guest=guest_of(network),
+        name_server=network[3],
+        network6=network6,
+        host6=network6[1],
+        name_server6=network6[3],
         has_ipv6=has_ipv6,
-        mtu=MTU,
+        mtu=mtu,
     )
 
 
@@ -128,9 +134,9 @@ def _has_ipv6() -> bool:
 
 def main(words: list[str]) -> int:
     """Run the program; return its exit code."""
-    *forwards, _, fd = words
+    number, mtu, *forwards, _, fd = words
     try:
-        network = Network([PortForward.parse(forward) for forward in forwards])
+        network = Network([PortForward.parse(text) for text in forwards], int(number), int(mtu))
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2

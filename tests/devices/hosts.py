@@ -1,6 +1,6 @@
 """The host's side of virtio devices, in memory."""
 
-from pyvmm.devices.virtio.net import NetPort
+from pyvmm.devices.virtio.net import NetBackend, NetPort
 
 NUM_SECTORS = 64
 
@@ -81,12 +81,19 @@ class Listener:
         self.calls.append("closed")
 
 
-class Wire:
+class Wire(NetBackend):
     """A backend that records sent frames, and can be busy."""
 
     mtu = 1500
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, offloads: int = 0, has_headers: bool = False, num_queues: int = 1
+    ) -> None:
+        self.offloads = offloads
+        self.has_headers = has_headers
+        self.num_queues = num_queues
+        self.used_offloads = 0
+        self.queues: list[int] = []  # of the sent frames
         self.sent: list[bytes] = []
         self.is_busy = False
         self.num_resumes = 0
@@ -94,14 +101,19 @@ class Wire:
     def start(self, port: NetPort) -> None:
         """Do nothing: frames are delivered by the test."""
 
-    def send(self, frame: list[memoryview]) -> bool:
+    def set_offloads(self, offloads: int) -> None:
+        """Keep them."""
+        self.used_offloads = offloads
+
+    def send(self, frame: list[memoryview], queue: int = 0) -> bool:
         """Keep the frame, unless busy."""
         if self.is_busy:
             return False
+        self.queues.append(queue)
         self.sent.append(b"".join(frame))
         return True
 
-    def resume(self) -> None:
+    def resume(self, queue: int = 0) -> None:  # noqa: ARG002  all are alike
         """Count."""
         self.num_resumes += 1
 

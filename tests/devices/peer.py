@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from queue import Queue
 from struct import pack, unpack_from
 
@@ -39,19 +39,23 @@ class Port:
 
     def __init__(self) -> None:
         self.frames: Queue[bytes] = Queue()
+        self.queues: set[int] = set()  # that frames came from
         self.room = 1 << 30
         self.is_full = threading.Event()
         self.is_sendable = threading.Event()
         self.is_unplugged = threading.Event()
 
-    def receive(self, frames: Sequence[bytes | memoryview]) -> int:
+    def receive(self, frames: Iterable[bytes | memoryview], queue: int = 0) -> int:
         """Take as many frames as fit."""
-        taken = min(self.room, len(frames))
-        self.room -= taken
-        for frame in frames[:taken]:
+        taken = 0
+        for frame in frames:
+            if not self.room:
+                self.is_full.set()
+                break
+            self.room -= 1
+            taken += 1
             self.frames.put(bytes(frame))
-        if taken < len(frames):
-            self.is_full.set()
+            self.queues.add(queue)
         return taken
 
     def sendable(self) -> None:

@@ -3,18 +3,20 @@
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, IPv6Network
 from struct import pack
 
 import pytest
 
 from pyvmm.devices import libslirp, slirp
 from pyvmm.devices.libslirp import Slirp
+from pyvmm.devices.net_user import MTU
 from tests.devices.peer import MAC, checksum
 
 pytestmark = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
 
 ICMPV6 = 58
+NETWORK6 = IPv6Network("fd33::/64")
 ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT = 133, 134
 ADDRESS, ALL_ROUTERS = IPv6Address("fe80::15:15ff:fe15:1515"), IPv6Address("ff02::2")
 
@@ -25,7 +27,7 @@ class Guest:
     def __init__(self, *, has_ipv6: bool) -> None:
         self.now = 0
         self.frames: list[bytes] = []
-        config = slirp._config(has_ipv6=has_ipv6)
+        config = slirp._config(0, MTU, has_ipv6=has_ipv6)
         self.slirp = Slirp(config, self.frames.append, lambda: self.now)
 
     def turn(self) -> None:
@@ -49,7 +51,7 @@ class Guest:
     def num_advertisements(self) -> int:
         """Count the router advertisements since the last call."""
         count = sum(frame[54] == ROUTER_ADVERTISEMENT for frame in self.frames)
-        assert all(slirp.NETWORK6.network_address.packed in frame for frame in self.frames)
+        assert all(NETWORK6.network_address.packed in frame for frame in self.frames)
         self.frames.clear()
         return count
 

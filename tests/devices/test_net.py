@@ -1,8 +1,10 @@
 """The network device, over a backend in memory."""
 
+from struct import pack
+
 import pytest
 
-from pyvmm.devices.virtio.net import MAX_FRAME, NetFeature, VirtioNet
+from pyvmm.devices.virtio.net import GUEST_OFFLOADS, MAX_FRAME, NetFeature, VirtioNet
 from tests.devices.driver import NO_RING_FEATURES, Driver
 from tests.devices.hosts import Wire
 
@@ -13,10 +15,25 @@ HEADER = bytes(12)
 class Card:
     """A network card and its wire."""
 
-    def __init__(self, refuse: int = 0) -> None:
-        self.wire = Wire()
+    def __init__(self, wire: Wire | None = None, refuse: int = 0) -> None:
+        self.wire = wire or Wire()
         self.net = VirtioNet(self.wire, MAC)
         self.driver = Driver(self.net, refuse=refuse)
+
+    def command(self, kind: int, number: int, data: bytes) -> bool:
+        """Give a command through the control queue, the last one; return whether it is accepted."""
+        index = len(self.driver.rings) - 1
+        request = self.driver.rings[index].add([bytes((kind, number)), data], [1])
+        self.driver.kick(index)
+        assert self.driver.rings[index].used_entries() == [(request.head, 1)]
+        return request.answer() == b"\0"
+
+    def receives(self, target: bytes) -> bool:
+        """Check whether a frame to this address reaches the guest."""
+        before = self.net.counters["received_frames"]
+        self.driver.rings[0].add([], [100])
+        assert self.net.receive([target + bytes(14)]) == 1
+        return self.net.counters["received_frames"] > before
 
 
 @pytest.fixture
@@ -132,5 +149,221 @@ def test_net_breaks_on_a_bad_receive_buffer(card: Card) -> None:
     ring = card.driver.rings[0]
     ring.put_desc(0, 0, 100, 2)
     ring.offer(0)
+    assert card.net.receive([b"a" * 20]) == 1
+    assert card.driver.is_broken
+
+
+# --- offloads -------------------------------------------------------------------------------------
+
+ALL = NetFeature.CSUM | NetFeature.HOST_TSO4 | GUEST_OFFLOADS
+
+
+def kernel(refuse: int = 0) -> Card:
+    """Return a live card whose backend takes headers."""
+    card = Card(Wire(offloads=ALL, has_headers=True), refuse)
+    card.driver.start()
+    return card
+
+
+def test_net_offers_only_what_its_backend_can_do() -> None:
+    """A driver never leaves work to the backend that the backend does not do."""
+    offloads = ALL | NetFeature.CTRL_GUEST_OFFLOADS | NetFeature.MQ
+    assert not Card().driver.offered() & offloads
+    wire = Wire(offloads=NetFeature.CSUM | NetFeature.GUEST_CSUM)
+    expected = NetFeature.CSUM | NetFeature.GUEST_CSUM | NetFeature.CTRL_GUEST_OFFLOADS
+    assert Card(wire).driver.offered() & offloads == expected
+    assert Card(Wire(num_queues=2)).driver.offered() & offloads == NetFeature.MQ
+
+
+def test_net_passes_headers_on_to_a_backend_that_takes_them() -> None:
+    """Both ways, and the number of buffers is the device's."""
+    card = kernel()
+    assert card.wire.used_offloads == GUEST_OFFLOADS
+    header = pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 0)
+    card.driver.rings[1].add([header[:5], header[5:] + b"f" * 60], [])
+    card.driver.kick(1)
+    assert card.wire.sent == [header + b"f" * 60]
+    assert card.net.counters["sent_bytes"] == 60
+    requests = [card.driver.rings[0].add([], [50]) for _ in range(2)]
+    assert card.net.receive([memoryview(bytearray(header + b"g" * 60))]) == 1
+    answer = b"".join(request.answer() for request in requests)
+    assert answer[:72] == header[:10] + b"\2\0" + b"g" * 60
+    assert card.net.counters["received_bytes"] == 60
+
+
+def test_net_keeps_offloads_from_a_driver_that_refused_them() -> None:
+    """Its headers are ignored, and it gets none with flags."""
+    card = kernel(refuse=ALL)
+    assert card.wire.used_offloads == 0
+    header = pack("<BBHHHHH", 1, 1, 54, 1448, 34, 16, 0)
+    card.driver.rings[1].add([header + b"f" * 60], [])
+    card.driver.kick(1)
+    assert card.wire.sent == [bytes(12) + b"f" * 60]
+    request = card.driver.rings[0].add([], [100])
+    card.net.receive([bytes((2,)) + bytes(11) + b"g" * 60])
+    assert request.answer()[:12] == bytes(10) + b"\1\0"
+
+
+def test_net_says_that_checksums_from_this_host_are_right() -> None:
+    """A program's frames need no check, if the driver wants to know."""
+    card = Card(Wire(offloads=NetFeature.GUEST_CSUM))
+    request = card.driver.start().rings[0].add([], [100])
+    card.net.receive([b"f" * 60])
+    assert request.answer()[:12] == b"\2" + bytes(9) + b"\1\0"
+
+
+def test_net_changes_offloads_on_command() -> None:
+    """Only to what the driver accepted; segments need checksums; a reset ends them."""
+    card = kernel(refuse=NetFeature.GUEST_TSO6)
+    checksum, segments = NetFeature.GUEST_CSUM, NetFeature.GUEST_TSO4
+    assert card.command(5, 0, pack("<Q", checksum | segments))
+    assert card.wire.used_offloads == checksum | segments
+    assert not card.command(5, 0, pack("<Q", checksum | NetFeature.GUEST_TSO6))
+    assert card.wire.used_offloads == checksum | segments
+    assert card.command(5, 0, pack("<Q", segments))
+    assert card.wire.used_offloads == 0
+    assert card.command(5, 0, pack("<Q", checksum))
+    card.driver.write(0x70, 0)
+    assert card.wire.used_offloads == 0
+
+
+# --- pairs of queues ------------------------------------------------------------------------------
+
+
+def test_net_uses_pairs_of_queues_after_the_command() -> None:
+    """Frames leave by their pair's queue, and arrive in it."""
+    card = Card(Wire(num_queues=3))
+    driver = card.driver.start()
+    assert (driver.config(8, 2), len(driver.rings)) == (3, 7)
+    assert [card.command(4, 0, pack("<H", number)) for number in (0, 4, 2)] == [False, False, True]
+    for index in (1, 3, 5):
+        driver.rings[index].add([HEADER, b"f" * 60], [])
+        driver.kick(index)
+    assert card.wire.queues == [0, 1]
+    requests = [driver.rings[2 * pair].add([], [100]) for pair in range(3)]
+    for queue in (1, 2):  # the third queue's frames go where the guest looks
+        assert card.net.receive([bytes((queue,)) * 60], queue) == 1
+    assert [request.answer()[12] for request in requests] == [2, 1, 0]
+
+
+def test_net_without_multiqueue_has_its_control_queue_third() -> None:
+    """As the specification says, whatever the device could have had."""
+    card = Card(Wire(num_queues=3), refuse=NetFeature.MQ)
+    ring = card.driver.start().rings[2]
+    request = ring.add([b"\4\0", pack("<H", 2)], [1])
+    card.driver.kick(2)
+    assert request.answer() == b"\1"
+    assert not card.driver.is_broken
+
+
+def test_net_resumes_each_queue_that_waits() -> None:
+    """New buffers in any pair let all of them try again."""
+    card = Card(Wire(num_queues=2))
+    card.driver.start()
+    card.command(4, 0, pack("<H", 2))
+    assert (card.net.receive([b"f" * 60], 0), card.net.receive([b"f" * 60], 1)) == (0, 0)
+    card.driver.rings[0].add([], [100])
+    card.driver.kick(0)
+    assert card.wire.num_resumes == 2
+
+
+# --- control queue --------------------------------------------------------------------------------
+
+OTHER, GROUP, BROADCAST = b"\2" + bytes(5), b"\1\0^\0\0\1", b"\xff" * 6
+
+
+def test_net_filters_what_it_receives(card: Card) -> None:
+    """Everything passes until the driver sets a mode; each mode and table counts."""
+    assert card.receives(OTHER)
+    assert card.command(0, 0, b"\0")
+    assert [card.receives(mac) for mac in (MAC, BROADCAST, OTHER, GROUP)] == [1, 1, 0, 0]
+    table = pack("<I6sI6s", 1, OTHER, 1, GROUP)
+    assert card.command(1, 0, table)
+    assert [card.receives(mac) for mac in (MAC, OTHER, GROUP)] == [1, 1, 1]
+    assert card.command(1, 0, bytes(8))
+    assert [card.receives(mac) for mac in (MAC, OTHER, GROUP)] == [1, 0, 0]
+    for number, mac, is_received in (
+        (1, GROUP, True), (2, OTHER, True), (3, GROUP, False), (4, MAC, False),
+        (5, BROADCAST, False),
+    ):  # fmt: skip
+        assert card.command(0, number, b"\1")
+        assert card.receives(mac) is is_received
+    assert card.command(0, 0, b"\1")
+    assert all(map(card.receives, (MAC, OTHER, GROUP, BROADCAST)))
+
+
+def test_net_takes_a_long_table_for_everything(card: Card) -> None:
+    """The guest misses nothing if the device remembers fewer addresses than it wants."""
+    card.command(0, 0, b"\0")
+    assert card.command(1, 0, pack("<I", 257) + bytes(6 * 257) + bytes(4))
+    assert [card.receives(mac) for mac in (OTHER, GROUP)] == [1, 0]
+
+
+def test_net_changes_its_address_on_command(card: Card) -> None:
+    """The configuration and the filter follow; a reset restores it."""
+    card.command(0, 0, b"\0")
+    assert card.command(1, 1, OTHER)
+    assert card.driver.config(0, 6) == int.from_bytes(OTHER, "little")
+    assert [card.receives(mac) for mac in (MAC, OTHER)] == [0, 1]
+    assert not card.command(1, 1, GROUP)
+    card.driver.write(0x70, 0)
+    assert card.driver.config(0, 6) == int.from_bytes(MAC, "little")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "00", "0000", "000601", "00ff01", "0100", "0100ffffffff", "01000100000002", "0101",
+     "010102000000", "0200", "030101", "0400", "040001", "0500", "0500ffffff", "05000000000000000f",
+     "0600", "ffffffff"],
+)  # fmt: skip
+def test_net_refuses_a_command_that_makes_no_sense(card: Card, command: str) -> None:
+    """It answers with an error, and works on."""
+    request = card.driver.rings[2].add([bytes.fromhex(command)] if command else [], [1])
+    card.driver.kick(2)
+    assert request.answer() == b"\1"
+    assert card.receives(MAC)
+
+
+def test_net_asks_for_an_announcement_when_the_link_comes_back(card: Card) -> None:
+    """Each end of the cable can be unplugged; frames are lost meanwhile, and nothing waits."""
+    card.net.enable(is_enabled=False)
+    assert card.driver.config(6, 2) == 0
+    assert not card.receives(MAC)
+    card.driver.rings[1].add([HEADER, b"f" * 60], [])
+    card.driver.kick(1)
+    assert (card.wire.sent, len(card.driver.rings[1].used_entries())) == ([], 1)
+    card.net.set_link(is_up=False)
+    card.net.enable(is_enabled=True)
+    assert card.driver.config(6, 2) == 0
+    card.driver.acknowledge()
+    card.net.set_link(is_up=True)
+    assert (card.driver.config(6, 2), card.driver.acknowledge()) == (3, 2)
+    assert card.command(3, 0, b"")
+    assert card.driver.config(6, 2) == 1
+
+
+def test_net_records_what_it_carries() -> None:
+    """Frames of both directions, without headers, and none that was refused."""
+    frames: list[bytes] = []
+    wire = Wire(has_headers=True)
+    net = VirtioNet(wire, MAC, record=lambda frame: frames.append(b"".join(frame)))
+    driver = Driver(net).start()
+    assert net.receive([HEADER + b"a" * 60]) == 0
+    driver.rings[0].add([], [100])
+    net.receive([HEADER + b"a" * 60])
+    driver.rings[1].add([HEADER, b"b" * 60], [])
+    wire.is_busy = True
+    driver.kick(1)
+    wire.is_busy = False
+    net.sendable()
+    assert frames == [b"a" * 60, b"b" * 60]
+
+
+def test_net_breaks_if_no_number_of_buffers_is_enough(card: Card) -> None:
+    """Buffers of no bytes would be collected for ever."""
+    ring = card.driver.rings[0]
+    for index in range(ring.size):
+        ring.put_desc(index, ring.ram.alloc(1), 0, 2)
+        ring.offer(index)
     assert card.net.receive([b"a" * 20]) == 1
     assert card.driver.is_broken

@@ -20,6 +20,9 @@ needs_tun = pytest.mark.skipif(
 )
 
 
+HEADER = memoryview(bytes(12))
+
+
 @needs_tun
 def test_tap_carries_frames_both_ways(loop: IoLoop) -> None:
     """The interface receives the guest's frames, and vice versa."""
@@ -35,14 +38,14 @@ def test_tap_carries_frames_both_ways(loop: IoLoop) -> None:
             port = Port()
             port.room = 0
             backend.start(port)
-            assert backend.send([memoryview(frame)[:14], memoryview(frame)[14:]])
+            assert backend.send([HEADER, memoryview(frame)[:14], memoryview(frame)[14:]])
             assert host.recv(2000) == frame
             host.send(back)
             assert port.is_full.wait(TIMEOUT)
             port.room = 10
             backend.resume()
-            assert port.frames.get(timeout=TIMEOUT) == back
-        assert backend.mtu == 1500
+            assert port.frames.get(timeout=TIMEOUT)[12:] == back
+        assert (backend.mtu, backend.num_queues) == (1500, 1)
 
 
 def set_up(name: str) -> None:

@@ -77,6 +77,10 @@ class VirtioDevice(ABC):
     def write_config(self, offset: int, data: bytes) -> None:  # noqa: B027  few need it
         """Process a driver's write to the configuration space; most devices ignore it."""
 
+    def accept(self, features: int) -> None:
+        """Begin with the device-specific features that the driver has accepted."""
+        self.acked_features = features
+
     @abstractmethod
     def notify(self, queue: VirtQueue) -> None:
         """Serve ``queue``, which has new buffers."""

@@ -151,7 +151,7 @@ class DeviceState:
         wanted = self._driver_features
         if wanted & ~self._offered or self._required & ~wanted:
             return False
-        self.device.acked_features = wanted & self.device.features
+        self.device.accept(wanted & self.device.features)
         return True
 
     # --- status -------------------------------------------------------------------------------
