@@ -16,20 +16,15 @@ from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.user_file import read_file
 from pyvmm.devices.disk import RawDisk
-from pyvmm.devices.net_user import PortForward
 from pyvmm.host.guest import RPV_SIZE
 from pyvmm.vm.memory_map import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
-DEFAULT_MAC: Final = bytes.fromhex("021515151515")
 MAX_PORT: Final = 65535
 MAX_SOCKET_PATH: Final = 107
 MAX_SERIAL: Final = 20
-MODES: Final = ("user", "tap", "none")
-BACKENDS: Final = ("passt", "slirp")
 
 _SIZE: Final = re.compile(r"(\d{1,18})([BKMGTP]?)", re.IGNORECASE)
 _UNITS: Final = {unit: 1 << 10 * rank for rank, unit in enumerate("BKMGTP")}
-_MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +34,6 @@ class DiskOptions:
     path: Path
     is_read_only: bool = False
     serial: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkOptions:
-    """A network card, connected to a tap interface or, without one, in user mode."""
-
-    tap: str = ""
-    backend: str = ""  # in user mode, one of BACKENDS; the default is what is installed
-    mac: bytes = DEFAULT_MAC
-    forwards: tuple[PortForward, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,46 +207,6 @@ def check_disks(disks: Sequence[DiskOptions]) -> None:
             raise UserError(
                 f"disk {second.path}: given twice: copy the image, or give it with ,ro both times"
             )
-
-
-def parse_network(text: str) -> NetworkOptions | None:
-    """Read mode=user|tap|none[,tapif=NAME][,backend=passt|slirp][,guest_mac=MAC][,hostfwd=...]...
-
-    Returns: None for mode=none, which is no network card.
-
-    Raises:
-        UserError: an unknown key, an invalid value, or keys that exclude each other.
-    """
-    mode, tap, backend, mac = "user", "", "", DEFAULT_MAC
-    forwards = []
-    words = list(filter(None, text.split(",")))
-    for word in words:
-        key, _, value = word.partition("=")
-        match key:
-            case "mode" if value in MODES:
-                mode = value
-            case "tapif" if value:
-                tap = value
-            case "backend" if value in BACKENDS:
-                backend = value
-            case "guest_mac" if _MAC.fullmatch(value):
-                mac = bytes.fromhex(value.replace(":", ""))
-            case "hostfwd":
-                forwards.append(PortForward.parse(value))
-            case _:
-                raise UserError(
-                    f"-n {word}: give mode={'|'.join(MODES)}, tapif=NAME, backend=passt or"
-                    " backend=slirp, guest_mac=MAC, hostfwd=tcp:8080-:80"
-                )
-    if mode == "none":
-        if len(words) > 1:
-            raise UserError(f"-n {text}: mode=none excludes all other keys: omit them")
-        return None
-    if (mode == "tap") != bool(tap):
-        raise UserError(f"-n {text}: mode=tap and tapif=NAME require each other: give both")
-    if tap and (forwards or backend):
-        raise UserError(f"-n {text}: hostfwd and backend require mode=user")
-    return NetworkOptions(tap, backend, mac, tuple(forwards))
 
 
 def parse_personalization(text: str) -> bytes:

@@ -17,14 +17,14 @@ from pyvmm.host.guest import REALM_IS_CLOSED, RealmOptions
 from pyvmm.vm.declare import Kind, Scope, declared, file, option, repeatable, switch
 from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.name import check_name
+from pyvmm.vm.network_options import HELP as NETWORK_HELP
+from pyvmm.vm.network_options import NetworkOptions, parse_networks
 from pyvmm.vm.option_values import (
     DiskOptions,
     GdbAddress,
-    NetworkOptions,
     parse_cpu_features,
     parse_disks,
     parse_gdb,
-    parse_network,
     parse_num_cpus,
     parse_personalization,
     parse_planned_ram_size,
@@ -93,13 +93,8 @@ class VmOptions:
     dtb: Path | None = file("--dtb", "use this device tree")
     dump_dtb: Path | None = file("--dump-dtb", "write the device tree to this file")
     has_defaults: bool = switch(True, "--nodefaults", "omit the default kernel parameters")
-    network: NetworkOptions | None = option(
-        None,
-        "-n --network",
-        "network card: mode=user|tap|none, tapif=NAME, backend=passt|slirp, guest_mac=MAC,"
-        " hostfwd=tcp:8080-:80",
-        read=parse_network,
-        metavar="KEY=VALUE,...",
+    networks: tuple[NetworkOptions, ...] = repeatable(
+        "-n --network", NETWORK_HELP, read=parse_networks, metavar="KEY=VALUE,..."
     )
     has_rng: bool = switch(False, "--rng", "entropy device")
     has_balloon: bool = switch(False, "--balloon", "memory balloon device; not for realms")

@@ -12,7 +12,7 @@ import pytest
 
 from pyvmm.devices import libslirp
 from pyvmm.vm.images.debian import Image
-from pyvmm.vm.option_values import BACKENDS
+from pyvmm.vm.network_options import BACKENDS
 from tests.boot.command import Running, call, copy_disk, guest_options
 from tests.boot.server import served_files
 from tests.boot.shell import PATIENCE, Shell

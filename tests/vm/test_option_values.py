@@ -11,13 +11,11 @@ from pyvmm.vm.memory_map import GIB, MIB
 from pyvmm.vm.option_values import (
     DiskOptions,
     GdbAddress,
-    NetworkOptions,
     disk_serials,
     parse_cpu_features,
     parse_disk,
     parse_disks,
     parse_gdb,
-    parse_network,
     parse_num_cpus,
     parse_personalization,
     parse_ram_size,
@@ -144,29 +142,6 @@ def test_serial_number_stays_with_the_path(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (serials[1], serials[3]) == (first, "mine")
     assert len(set(serials)) == 4
     assert all(0 < len(serial) <= 20 and serial.isascii() for serial in serials)
-
-
-def test_network_reads_its_keys() -> None:
-    """User mode with forwards, or a tap interface."""
-    user = parse_network("mode=user,guest_mac=02:00:00:00:00:01,hostfwd=tcp:8080-:80")
-    assert user is not None
-    assert user.mac == bytes.fromhex("020000000001")
-    assert [forward.guest_port for forward in user.forwards] == [80]
-    assert parse_network("mode=tap,tapif=tap0") == NetworkOptions(tap="tap0")
-    assert parse_network("backend=slirp") == NetworkOptions(backend="slirp")
-    assert parse_network("mode=none") is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["mode=vhost", "mode=tap", "tapif=tap0", "guest_mac=1", "hostfwd=80", "colour=red",
-     "mode=tap,tapif=t,hostfwd=tcp:1-:2", "backend=qemu", "mode=tap,tapif=t,backend=passt",
-     "mode=none,hostfwd=tcp:1-:2"],
-)  # fmt: skip
-def test_impossible_network_is_refused(text: str) -> None:
-    """An unknown key, a value it cannot have, or keys that do not go together."""
-    with pytest.raises(UserError):
-        parse_network(text)
 
 
 def test_personalization_value_has_64_bytes() -> None:

@@ -23,6 +23,7 @@ from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.mmio import VirtioMmio
+from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.devices.virtio.port import PortUser, VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.host.guest import Guest
@@ -68,6 +69,7 @@ class Board:
         self.uart: Uart
         self.hvc: VirtioConsole | None = None
         self.balloon: VirtioBalloon | None = None
+        self.cards: list[VirtioNet] = []
         self.port: VirtioPort | None = None
         self._options = options
         self._guest = guest
@@ -150,17 +152,12 @@ class Board:
         )
 
     def _card(self, device: PlannedDevice) -> VirtioMmio:
-        from pyvmm.devices.virtio.net import VirtioNet  # noqa: PLC0415  only with a network
-        from pyvmm.vm.machine.network import open_backend  # noqa: PLC0415
+        from pyvmm.vm.machine.network import open_card  # noqa: PLC0415  only with a network
 
-        network = self._options.network
-        assert network is not None  # noqa: S101  the plan has a card
-        backend = open_backend(network, self._loop)
-        self._resources.callback(backend.close)
-        is_bounced = self._options.realm is not None
-        card = VirtioNet(backend, network.mac, is_bounced=is_bounced)
+        card = open_card(self._options, device.index, self._loop, self._resources, self._notify)
+        self.cards.append(card)
         window = self._plug(device, card)
-        backend.start(card)
+        card.start()
         return window
 
     def _plug(self, device: PlannedDevice, virtio: VirtioDevice) -> VirtioMmio:

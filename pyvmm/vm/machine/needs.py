@@ -47,7 +47,7 @@ def memory_warning(options: VmOptions, config: GuestConfig) -> str:
 def _may_fill_pool(options: VmOptions) -> bool:
     return (
         options.realm is not None
-        and options.network is not None
+        and bool(options.networks)
         and options.ram_size < MIN_REALM_WITH_NETWORK
         and _POOL_PARAMETER not in options.bootargs
     )

@@ -50,7 +50,7 @@ def _virtio(options: VmOptions) -> Iterator[PlannedDevice]:
     """Give each virtio device the next slot."""
     counts = {
         Kind.BLK: len(options.disks),
-        Kind.NET: options.network is not None,
+        Kind.NET: len(options.networks),
         Kind.HVC: options.console == "virtio",
         Kind.RNG: options.has_rng,
         Kind.BALLOON: options.has_balloon,

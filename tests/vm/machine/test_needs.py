@@ -5,10 +5,10 @@ import pytest
 from pyvmm.host.guest import GuestConfig, Segment
 from pyvmm.vm.machine.needs import memory_warning
 from pyvmm.vm.memory_map import MIB, RAM_BASE
-from pyvmm.vm.option_values import parse_network
+from pyvmm.vm.network_options import parse_networks
 from pyvmm.vm.options import VmOptions
 
-NETWORK = parse_network("mode=user")
+NETWORK = parse_networks(["mode=user"])
 DEBIAN = 38 * MIB
 
 
@@ -24,7 +24,7 @@ def test_a_large_kernel_in_little_memory_gets_a_warning(least: int, *, is_realm:
     """The warning has the guest's memory and the minimum; from the minimum on there is none."""
 
     def warning(mebibytes: int) -> str:
-        options = VmOptions(ram_size=mebibytes * MIB, is_realm=is_realm, network=NETWORK)
+        options = VmOptions(ram_size=mebibytes * MIB, is_realm=is_realm, networks=NETWORK)
         return memory_warning(options, config(DEBIAN))
 
     assert warning(least) == ""
@@ -53,7 +53,7 @@ def test_a_network_card_may_fill_the_bounce_pool_of_a_new_kernel(
 ) -> None:
     """It appears only for a realm with a card and without the user's choice of the pool's size."""
     payload = config(DEBIAN, b"Linux version " + version)
-    options = VmOptions(ram_size=ram_size * MIB, is_realm=True, params=params, network=NETWORK)
+    options = VmOptions(ram_size=ram_size * MIB, is_realm=True, params=params, networks=NETWORK)
     assert ("swiotlb=512" in memory_warning(options, payload)) == is_warned
-    assert memory_warning(VmOptions(ram_size=512 * MIB, network=NETWORK), payload) == ""
+    assert memory_warning(VmOptions(ram_size=512 * MIB, networks=NETWORK), payload) == ""
     assert memory_warning(VmOptions(ram_size=512 * MIB, is_realm=True), payload) == ""

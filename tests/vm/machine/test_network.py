@@ -1,5 +1,6 @@
 """The backend of a guest's network: the requested one, else one that this host has."""
 
+import socket
 from contextlib import closing
 from pathlib import Path
 
@@ -10,15 +11,14 @@ from pyvmm.devices import libslirp
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.net_stream import StreamBackend
 from pyvmm.vm.machine.network import open_backend
-from pyvmm.vm.option_values import NetworkOptions, parse_network
+from pyvmm.vm.network_options import NetworkOptions, parse_networks
 
 needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
 
 
 def card(text: str) -> NetworkOptions:
     """Parse options of a network card."""
-    network = parse_network(text)
-    assert network is not None
+    (network,) = parse_networks([text])
     return network
 
 
@@ -81,3 +81,44 @@ def test_neither_is_refused_in_one_line(
     monkeypatch.setattr(libslirp, "_LIBRARY", "libslirp.so.none")
     with pytest.raises(UserError, match=f"{words}$"):
         open_backend(card(options), loop)
+
+
+def test_guests_are_connected_through_a_socket(tmp_path: Path, loop: IoLoop) -> None:
+    """One listens, at a path that only its owner can use; the other connects."""
+    path = tmp_path / "lan"
+    with closing(open_backend(card(f"mode=socket,listen={path},mtu=9000"), loop)) as here:
+        assert path.stat().st_mode & 0o777 == 0o600
+        with closing(open_backend(card(f"mode=socket,connect={path}"), loop)) as there:
+            assert (here.mtu, there.mtu) == (9000, 1500)
+        with pytest.raises(UserError, match="Address already in use: choose another path"):
+            open_backend(card(f"mode=socket,listen={path}"), loop)
+    assert not path.exists()
+
+
+def test_socket_that_a_killed_guest_left_is_replaced(tmp_path: Path, loop: IoLoop) -> None:
+    """Nobody listens there any more."""
+    path = tmp_path / "lan"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    open_backend(card(f"mode=socket,listen={path}"), loop).close()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("listen={}/none/lan", "No such file or directory: choose another path"),
+        ("listen={}/file", "Address already in use: choose another path"),
+        ("listen={}/" + "x" * 120, "path too long: choose another path"),
+        ("connect={}/lan", "No such file or directory: start the guest that listens there first"),
+        ("connect={}/file", "Connection refused: start the guest that listens there first"),
+        ("connect={}/" + "x" * 120, "path too long"),
+    ],
+)
+def test_socket_that_cannot_be_used_is_refused(
+    tmp_path: Path, loop: IoLoop, text: str, words: str
+) -> None:
+    """In one line; what is at the path stays."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=words):
+        open_backend(card(f"mode=socket,{text.format(tmp_path)}"), loop)
+    assert (tmp_path / "file").read_text() == "mine"
