@@ -110,7 +110,10 @@ def addresses() -> list[int]:
 
 
 FIDS: Final = [*map(int, RsiFid), *map(int, PsciFid), *map(int, SmcccFid), 0xC400_0150]
-ENDINGS: Final = {int(PsciFid.SYSTEM_OFF), int(PsciFid.SYSTEM_RESET), int(PsciFid.CPU_OFF)}
+ENDINGS: Final = {
+    *map(int, (PsciFid.SYSTEM_OFF, PsciFid.SYSTEM_RESET, PsciFid.CPU_OFF)),
+    *map(int, (PsciFid.SYSTEM_RESET2_32, PsciFid.SYSTEM_RESET2_64)),
+}
 
 
 class Generator:

@@ -10,6 +10,7 @@ from pyvmm.arch.bits import MASK64
 
 VERSION_1_1: Final = 0x1_0001
 SMC64: Final = 1 << 30  # set in the function ids of the 64-bit calls
+SYSTEM_WARM_RESET: Final = 0  # the only architectural type of SYSTEM_RESET2
 
 
 class PsciFid(IntEnum):
@@ -24,9 +25,11 @@ class PsciFid(IntEnum):
     SYSTEM_OFF = 0x8400_0008
     SYSTEM_RESET = 0x8400_0009
     PSCI_FEATURES = 0x8400_000A
+    SYSTEM_RESET2_32 = 0x8400_0012
     CPU_SUSPEND_64 = 0xC400_0001
     CPU_ON_64 = 0xC400_0003
     AFFINITY_INFO_64 = 0xC400_0004
+    SYSTEM_RESET2_64 = 0xC400_0012
 
 
 class PsciReturn(IntEnum):

@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 
 from pyvmm.arch.bits import MASK32
 from pyvmm.arch.gic import MPIDR_RES1, mpidr_of
-from pyvmm.arch.psci import SMC64, VERSION_1_1, AffinityState, PsciFid, PsciReturn
+from pyvmm.arch.psci import (
+    SMC64,
+    SYSTEM_WARM_RESET,
+    VERSION_1_1,
+    AffinityState,
+    PsciFid,
+    PsciReturn,
+)
 from pyvmm.arch.pv_time import PvTimeFid
 from pyvmm.arch.smccc import NOT_SUPPORTED, VERSION_1_2, SmcccFid
 from pyvmm.host.guest import Outcome
@@ -54,6 +61,10 @@ class Psci:
             case PsciFid.SYSTEM_OFF:
                 self._vcpus.finish(Outcome.OFF)
             case PsciFid.SYSTEM_RESET:
+                self._vcpus.finish(Outcome.RESET)
+            case PsciFid.SYSTEM_RESET2_32 | PsciFid.SYSTEM_RESET2_64:
+                if args[0] & MASK32 != SYSTEM_WARM_RESET:  # there are no types of a vendor
+                    return PsciReturn.INVALID_PARAMETERS.x0
                 self._vcpus.finish(Outcome.RESET)
             case PsciFid.CPU_SUSPEND_32 | PsciFid.CPU_SUSPEND_64:
                 pass  # a standby state that ends at once

@@ -331,17 +331,37 @@ def test_timer_output_becomes_its_ppi_and_falls_again() -> None:
 
 @pytest.mark.parametrize(
     ("fid", "outcome"),
-    [(PsciFid.SYSTEM_OFF, Outcome.OFF), (PsciFid.SYSTEM_RESET, Outcome.RESET)],
+    [
+        (PsciFid.SYSTEM_OFF, Outcome.OFF),
+        (PsciFid.SYSTEM_RESET, Outcome.RESET),
+        (PsciFid.SYSTEM_RESET2_32, Outcome.RESET),
+        (PsciFid.SYSTEM_RESET2_64, Outcome.RESET),
+    ],
 )
 def test_system_calls_end_every_cpu(fid: PsciFid, outcome: Outcome) -> None:
     """One CPU ends the VM while the other sleeps."""
 
     def first(context: FakeContext) -> Iterator[FakeExit]:
         yield hvc(context, PsciFid.CPU_ON_64, 1, 0, 0)
-        yield hvc(context, fid)
+        yield hvc(context, fid, 0)
 
     rig = Rig(first, lambda _: iter(()))
     assert rig.run() is outcome
+
+
+@pytest.mark.parametrize("kind", [1, 0x8000_0000, 0xFFFF_FFFF])
+def test_a_reset_of_an_unknown_type_is_refused(kind: int) -> None:
+    """The guest continues, and can try another way."""
+    results: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        for fid in (PsciFid.SYSTEM_RESET2_32, PsciFid.SYSTEM_RESET2_64):
+            yield hvc(context, fid, kind)
+            results.append(context.x[0])
+        yield power_off(context)
+
+    assert Rig(guest).run() is Outcome.OFF
+    assert results == [PsciReturn.INVALID_PARAMETERS.x0] * 2
 
 
 def test_stop_ends_a_sleeping_guest_and_close_gives_everything_back() -> None:
