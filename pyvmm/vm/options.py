@@ -152,6 +152,15 @@ class VmOptions:
         kind=Kind.DIRECTORY,
         scope=Scope.PLATFORM,
     )
+    on_reboot: str = option(
+        "exit",
+        "--on-reboot",
+        "what to do if the guest reboots: end with exit code 0, or start the same guest again",
+        read=str,
+        choices=("exit", "restart"),
+        default_text="exit",
+        scope=Scope.RUN,
+    )
     name: str = option(
         "", "--name", "name of the instance that `run` makes  [default: guest-PID]", read=check_name
     )

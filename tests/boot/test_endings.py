@@ -15,7 +15,7 @@ import pytest
 
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
-from tests.boot.command import PYVMM, Running, guest_options, pyvmm
+from tests.boot.command import PYVMM, Running, copy_disk, guest_options, pyvmm
 from tests.boot.shell import PATIENCE, Shell
 from tests.core.program import assemble
 from tests.vm.elf_file import vmlinux
@@ -57,6 +57,32 @@ def test_reboot_is_an_ordinary_end(small: Running) -> None:
     """Code 0: pyvmm does not boot it again."""
     small.shell.type("reboot -f\n")
     assert small.wait() == ExitCode.OK
+
+
+@pytest.mark.boot
+@pytest.mark.parametrize("kind", [(), ("--realm",)], ids=["normal", "realm"])
+def test_reboot_restarts_if_that_is_asked_for(
+    debian: Image, tmp_path: Path, kind: tuple[str, ...]
+) -> None:
+    """The same payload boots again, with its disk; a realm has the same measurement."""
+    options = guest_options(debian, copy_disk(debian, tmp_path))
+    name = f"reboot-{os.getpid()}"
+    command = ("run", *kind, "--name", name, "-c", "2", "--on-reboot", "restart", *options)
+    boots, rims = set(), set()
+    with Running(*command) as guest:
+        for number in range(2):
+            guest.shell.log_in()
+            boots.add(guest.shell.run("cat /proc/sys/kernel/random/boot_id; nproc").output)
+            count = guest.shell.run("echo >>/root/boots; wc -l </root/boots").output
+            assert count == f"{number + 1}"
+            listed = json.loads(pyvmm("list", "--json").output)
+            (status,) = (each for each in listed if each["name"] == name)
+            assert (status["state"], status["reboots"]) == ("running", number)
+            rims.add(status["rim"])
+            guest.shell.type("poweroff\n" if number else "reboot\n")
+        assert guest.wait() == ExitCode.OK
+    assert len(boots) == 2
+    assert len(rims) == 1
 
 
 @pytest.mark.boot

@@ -59,6 +59,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     created: float  # seconds since 1970
     started: float | None = None
     ended: float | None = None
+    reboots: int = 0  # after which it was started again
     exit_code: int | None = None  # once it is shut off
     program_status: int | None = None  # of a root file system for one program, like a shell's $?
     reason: str = ""  # why it ended, in one line, if the code does not say it

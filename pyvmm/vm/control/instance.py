@@ -61,6 +61,8 @@ class Instance:
         notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._options = options
+        self._restarts = options.on_reboot == "restart"
+        self._config = config if self._restarts else None  # else the payload need not be kept
         self._load_address = config.entry
         self._symbols = Symbols(options.vmlinux) if options.vmlinux else None
         self._platform = platform
@@ -69,6 +71,7 @@ class Instance:
         self.console_log = console_log or ConsoleLog()
         self._panic = PanicWatch()
         self._has_quit = False
+        self.wants_restart = False  # it has ended by a reboot, after which it is to run again
         self.agent = AgentClient()
         self._last_output = math.inf
         self._has_listened = options.console == "serial"
@@ -115,6 +118,7 @@ class Instance:
                 return self.wait(timeout)
         finally:
             self.close()
+            self.console_log.close()
 
     def build(self, progress: Progress | None = None) -> None:
         """Load the payload, which also measures a realm; once.
@@ -150,6 +154,7 @@ class Instance:
         if outcome is None:
             self._stop()
         code = self._exit_code(outcome)
+        self.wants_restart = self._restarts and outcome is Outcome.RESET and code is ExitCode.OK
         if self._gdb is not None:
             self._gdb.close(outcome)
         if self._terminal is not None:
@@ -171,11 +176,24 @@ class Instance:
 
     def close(self) -> None:
         """Release the guest's resources; its disks are on stable storage afterwards."""
-        try:
-            self.agent.close()
-            self._resources.close()
-        finally:
-            self.console_log.close()
+        self.agent.close()
+        self._resources.close()
+
+    def successor(self) -> "Instance":
+        """Return a new instance with the same payload, after a reboot; this one is closed.
+
+        Raises:
+            UserError: a disk cannot be opened, or the network cannot be set up.
+        """
+        assert self._config is not None  # noqa: S101  kept if it is to be restarted
+        return Instance(
+            self._options,
+            self._config,
+            self._platform,
+            self._terminal,
+            self.console_log,
+            self._notify,
+        )
 
     def quit(self) -> None:
         """Stop the guest as by a power failure; any thread."""

@@ -3,11 +3,13 @@
 ::
 
     BUILDING --> NEW --start--> RUNNING <--pause, resume--> PAUSED
+    RUNNING --the guest reboots, with --on-reboot restart--> BUILDING --> RUNNING
         any of them --the guest ends, stop, a signal, a failure--> STOPPED
 
 One thread, the owner's, calls `run`; any other thread may call the controls.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -141,8 +143,7 @@ class Lifecycle:
         instance: Instance | None = None
         try:
             instance = assemble(self.console_log)
-            with refusals():
-                instance.build(lambda done, total: self._step(report, done / (total or 1)))
+            self._build(instance, report)
             self._instance = instance
             self._become(State.NEW, rim=instance.rim().hex() or None)
             if is_started:
@@ -150,7 +151,16 @@ class Lifecycle:
             self._wait_for(lambda: self._is_stopping or self._status.state != State.NEW)
             if self._is_stopping:
                 instance.quit()
+            deadline = math.inf if timeout is None else time.monotonic() + timeout
             code = instance.wait(timeout)
+            while instance.wants_restart and not self._is_stopping:
+                if time.monotonic() > deadline:
+                    code = ExitCode.TIMEOUT
+                    break
+                self._detach(instance)
+                instance = instance.successor()
+                self._restart(instance)
+                code = instance.wait(_left(deadline))
             if self._status.started is not None:
                 self.last_words = instance.last_words(code)
             ended = instance.agent.ended
@@ -161,11 +171,33 @@ class Lifecycle:
             code = ExitCode.QUIT
         finally:
             if instance is not None:
-                with self._control, storage_failures():  # no control is about to start it
-                    with self._changed:
-                        self._instance = None
-                    instance.close()
+                self._detach(instance)
         return code, _reason(code, instance, timeout)
+
+    def _build(self, instance: Instance, report: Report | None) -> None:
+        with refusals():
+            instance.build(lambda done, total: self._step(report, done / (total or 1)))
+
+    def _detach(self, instance: Instance) -> None:
+        """Close an instance whose guest has ended, out of reach of the controls."""
+        with self._control, storage_failures():  # no control is about to start it
+            with self._changed:
+                self._instance = None
+            instance.close()
+
+    def _restart(self, instance: Instance) -> None:
+        """Build and start the guest that replaces one that has rebooted."""
+        self._wait_for(lambda: self._is_stopping or self._status.state != State.PAUSED)
+        self._become(State.BUILDING, reboots=self._status.reboots + 1)
+        self._build(instance, None)
+        with self._control:
+            with self._changed:
+                self._instance = instance
+            if self._is_stopping:
+                raise _Stopped
+            with refusals():
+                instance.start()
+            self._become(State.RUNNING, rim=instance.rim().hex() or None)
 
     def _step(self, report: Report | None, share: float) -> None:
         if self._is_stopping:
@@ -386,6 +418,11 @@ class Lifecycle:
         if instance is None:
             raise UserError(f"{status.name} is about to end")
         return instance
+
+
+def _left(deadline: float) -> float | None:
+    """Return the seconds until a deadline; None if there is none."""
+    return None if deadline == math.inf else max(deadline - time.monotonic(), 0)
 
 
 def _reason(code: ExitCode, instance: Instance | None, timeout: float | None) -> str:

@@ -132,14 +132,14 @@ class Terminal:
         quit_: Callable[[], None],
         is_ready: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Make the terminal raw, and start to pass input to a console.
+        """Make the terminal raw, and start to pass input to a console; again after `stop`.
 
         Args:
             console: gets the input.
             quit_: called, from another thread, when the user types Ctrl-A x.
             is_ready: input waits until this returns true once.
         """
-        if self.is_interactive:
+        if self.is_interactive and not self._is_raw:
             self._saved = termios.tcgetattr(self._in_fd)
             self._is_raw = True
             tty.setraw(self._in_fd, termios.TCSADRAIN)
@@ -155,10 +155,12 @@ class Terminal:
             os.eventfd_write(self._wakeup, 1)
             self._thread.join()
             self._thread = None
+            os.eventfd_read(self._wakeup)
 
     def on_resize(self, resize: Callable[[int, int], None]) -> None:
         """Call ``resize`` with columns and rows when the terminal's size changes; main thread."""
-        self._old_winch = signal.signal(signal.SIGWINCH, lambda *_: resize(*self.size))
+        old = signal.signal(signal.SIGWINCH, lambda *_: resize(*self.size))
+        self._old_winch = self._old_winch or old
 
     def write(self, data: bytes) -> None:
         """Write the guest's output; drop it once the reader is gone."""

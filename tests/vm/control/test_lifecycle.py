@@ -19,6 +19,7 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions
 from tests.vm.stage import END_OF_PANIC, OwnerThread, show
+from tests.waiting import wait_until
 
 CONTROLS: dict[str, Callable[[Lifecycle], object]] = {
     "start": Lifecycle.start,
@@ -174,6 +175,71 @@ def test_timeout_counts_from_the_start() -> None:
         owner.lifecycle.start()
         assert owner.end() is ExitCode.TIMEOUT
     assert owner.lifecycle.status.reason == "stopped after 0.05 s"
+
+
+@pytest.mark.parametrize(
+    ("last", "code"), [(Outcome.OFF, ExitCode.OK), (Outcome.CRASHED, ExitCode.CRASHED)]
+)
+def test_a_reboot_starts_the_same_guest_again(last: Outcome, code: ExitCode) -> None:
+    """Each time with new devices; the listener gets the states, and the console log continues."""
+    with OwnerThread(VmOptions(name="r1", on_reboot="restart")) as owner:
+        outcomes = iter((Outcome.RESET, Outcome.RESET, last))
+        guests = []
+
+        def script(bus: Bus) -> Outcome:
+            guests.append(owner.guest)
+            assert bus.read(memory_map.UART_BASE + 7, 1) == 0  # the scratch register
+            bus.write(memory_map.UART_BASE + 7, 1, 5)
+            show(bus, b"hello\n")
+            return next(outcomes)
+
+        owner.until(State.NEW)
+        owner.guest._script = owner.stage.script = script
+        owner.lifecycle.start()
+        assert owner.end() is code
+    assert [guest.is_closed for guest in guests] == [True] * 3
+    assert len(set(map(id, guests))) == 3
+    assert owner.lifecycle.console_log.tail() == b"hello\n" * 3
+    assert owner.lifecycle.status.reboots == 2
+    again = ["building", "running"]
+    told = [each.state for each in owner.told if each.state != State.NEW]
+    assert told in (["running", *again, *again, "shut off"], [*again, *again, "shut off"])
+
+
+def test_a_reboot_ends_a_guest_by_default(owner: OwnerThread) -> None:
+    """With exit code 0, as in kvmtool."""
+    owner.guest._script = lambda _: Outcome.RESET
+    owner.lifecycle.start()
+    assert owner.end() is ExitCode.OK
+    assert owner.lifecycle.status.reboots == 0
+
+
+def test_a_panic_with_a_reboot_is_not_restarted() -> None:
+    """It would panic again."""
+
+    def script(bus: Bus) -> Outcome:
+        show(bus, b"Kernel panic - not syncing: x\n")
+        return Outcome.RESET
+
+    with OwnerThread(VmOptions(name="r1", on_reboot="restart")) as owner:
+        owner.until(State.NEW)
+        owner.guest._script = script
+        owner.lifecycle.start()
+        assert owner.end() is ExitCode.PANIC
+
+
+def test_a_guest_that_always_reboots_can_be_stopped() -> None:
+    """At any moment of a reboot; and the time-out counts from the first start."""
+    for timeout, code in ((None, ExitCode.QUIT), (0.2, ExitCode.TIMEOUT)):
+        with OwnerThread(VmOptions(name="r1", on_reboot="restart"), timeout) as owner:
+            owner.until(State.NEW)
+            owner.guest._script = owner.stage.script = lambda _: Outcome.RESET
+            owner.lifecycle.start()
+            wait_until(lambda owner=owner: owner.lifecycle.status.reboots > 9)  # type: ignore[misc]
+            if timeout is None:
+                owner.lifecycle.stop()
+            assert owner.end() is code
+            assert owner.guest.is_closed
 
 
 def test_building_is_reported_and_can_be_stopped() -> None:
