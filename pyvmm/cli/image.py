@@ -51,6 +51,12 @@ def build() -> None:
     "--with", "packages", multiple=True, metavar="PACKAGE", help="extra Debian package to include"
 )
 @click.option(
+    "--kernel",
+    default=Recipe().kernel,
+    metavar="FLAVOUR",
+    help="flavour of Debian's kernel: cloud-arm64, or arm64, which has 9P  [default: cloud-arm64]",
+)
+@click.option(
     "--size",
     help="the disk's size, such as 2G  [default: 512M, or more to leave 256M free]",
 )
@@ -60,13 +66,14 @@ def debian(
     *,
     output: Path | None,
     packages: tuple[str, ...],
+    kernel: str,
     size: str | None,
     force: bool,
     wants_json: bool,
 ) -> None:
     """Build the files of a Debian guest and print their paths."""
     cache = platformdirs.user_cache_path("pyvmm")
-    recipe = Recipe(packages, _disk_size(size))
+    recipe = Recipe(packages, _disk_size(size), kernel)
     made = _with_progress(output or cache / "debian", cache, recipe, force=force)
     paths = {"kernel": made.kernel, "initrd": made.initrd, "rootfs": made.rootfs}
     _print(paths, wants_json=wants_json)

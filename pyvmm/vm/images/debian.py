@@ -21,6 +21,7 @@ from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
+from pyvmm.vm.images import INITRD_NAME
 from pyvmm.vm.images.apt import PrivateApt, find_tool, require_tools
 from pyvmm.vm.images.cpio import CpioArchive
 from pyvmm.vm.images.ext4 import EPOCH, choose_size, make_disk, scan_tree
@@ -49,6 +50,7 @@ _DRIVERS: Final = {
     "virtio:d00000002": ("virtio_blk", "ext4"),
     "virtio:d00000004": ("virtio_rng",),
     "virtio:d00000005": ("virtio_balloon",),
+    "virtio:d00000009": ("9pnet_virtio", "9p"),  # some of Debian's kernels lack it
     "platform:arm-cca-dev": ("arm_cca_guest",),  # attestation, in a realm
 }
 _INITRD_COMMANDS: Final = (
@@ -119,7 +121,7 @@ class Image:
     @property
     def initrd(self) -> Path:
         """The initial RAM disk."""
-        return self.directory / "initrd.img"
+        return self.directory / INITRD_NAME
 
     @property
     def rootfs(self) -> Path:

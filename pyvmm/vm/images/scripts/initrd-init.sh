@@ -4,12 +4,14 @@
 
 mount -a # everything in /etc/fstab, with one process
 
-root=/dev/vda flags=rw init=/sbin/init
+root=/dev/vda flags=rw init=/sbin/init type=ext4 options=
 read -r cmdline </proc/cmdline
 for word in $cmdline; do
 	case $word in
 	root=/dev/*) root=${word#root=} ;;
 	ro) flags=ro ;;
+	rootfstype=*) type=${word#rootfstype=} ;;
+	rootflags=*) options=,${word#rootflags=} ;;
 	init=*) init=${word#init=} ;;
 	esac
 done
@@ -27,7 +29,15 @@ done </lib/modules/drivers
 
 [ -d /rootfs ] && exec chroot /rootfs "$init" # a root file system packed with --initrd
 messages=
-if [ ! -b "$root" ]; then
+if [ "$type" != ext4 ]; then
+	if ! mount -t "$type" -o "$flags$options" "$root" /mnt; then
+		why="it cannot be mounted" what="Give the machine a directory (--rootfs DIR) and a kernel with the file system $type."
+	elif [ -e "/mnt$init" ] || [ -L "/mnt$init" ]; then
+		exec switch_root /mnt "$init"
+	else
+		why="it has no $init" what="Name the program to start with init=, or another directory with --rootfs."
+	fi
+elif [ ! -b "$root" ]; then
 	why="the disk does not exist" what="Give the machine one (--disk rootfs.img), or name another with root=."
 elif ! mount -t ext4 -o "$flags" "$root" /mnt; then
 	messages=$(busybox dmesg | busybox sed -n "s/^.*EXT4-fs (${root#/dev/}): /  /p" | busybox tail -n 3)
