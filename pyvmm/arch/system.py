@@ -13,6 +13,7 @@ from pyvmm.arch.errors import UserError
 
 _PACE: Final = 0.01  # seconds between attempts to connect to a busy listener
 _FILES: Final = 64  # descriptors for a guest with a few disks, its process, and some clients
+_MANY_FILES: Final = 8192  # descriptors for a guest that shares directories
 _SHORTAGES: Final = {
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "this machine has too many open files: close other programs",
@@ -59,6 +60,18 @@ def check_open_files() -> None:
         raise UserError(
             f"the limit is {limit} open files; a guest needs {_FILES}: ulimit -n {_FILES}"
         )
+
+
+def open_file_budget() -> int:
+    """Raise the limit of open files as far as it may be; return how many a guest may open.
+
+    Half of the limit remains for pyvmm itself.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, _MANY_FILES) if hard != resource.RLIM_INFINITY else _MANY_FILES
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(soft, wanted) // 2
 
 
 def start_thread(thread: Thread) -> None:

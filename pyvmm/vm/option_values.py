@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import combinations
@@ -16,12 +16,16 @@ from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.user_file import read_file
 from pyvmm.devices.disk import RawDisk
+from pyvmm.devices.shared_directory import SharedDirectory
 from pyvmm.host.guest import RPV_SIZE
 from pyvmm.vm.memory_map import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 MAX_PORT: Final = 65535
 MAX_SOCKET_PATH: Final = 107
 MAX_SERIAL: Final = 20
+MAX_TAG: Final = 64
+#: The tag of --rootfs, as in kvmtool.
+ROOT_TAG: Final = "/dev/root"
 
 _SIZE: Final = re.compile(r"(\d{1,18})([BKMGTP]?)", re.IGNORECASE)
 _UNITS: Final = {unit: 1 << 10 * rank for rank, unit in enumerate("BKMGTP")}
@@ -34,6 +38,15 @@ class DiskOptions:
     path: Path
     is_read_only: bool = False
     serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareOptions:
+    """A directory that the guest shares; it mounts it by its tag."""
+
+    path: Path
+    tag: str = ROOT_TAG
+    is_read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +220,54 @@ def check_disks(disks: Sequence[DiskOptions]) -> None:
             raise UserError(
                 f"disk {second.path}: given twice: copy the image, or give it with ,ro both times"
             )
+
+
+def parse_shares(texts: Sequence[str]) -> tuple[ShareOptions, ...]:
+    """Read DIR,TAG[,ro] of each shared directory.
+
+    Raises:
+        UserError: a tag is missing, invalid, or occurs twice.
+    """
+    shares = tuple(map(_parse_share, texts))
+    for tag, count in Counter(share.tag for share in shares).items():
+        if count > 1:
+            raise UserError(f"--9p: {count} directories have the tag {tag}: give each its own")
+    return shares
+
+
+def _parse_share(text: str) -> ShareOptions:
+    rest, is_read_only = _read_only(text)
+    path, _, tag = rest.rpartition(",")
+    if not path or not tag:
+        raise UserError(f"--9p {text}: give DIR,TAG or DIR,TAG,ro")
+    if len(tag) > MAX_TAG or not re.fullmatch(r"[!-~]+", tag) or tag == ROOT_TAG:
+        raise UserError(
+            f"--9p {text}: a tag has 1 to {MAX_TAG} printable ASCII characters, no space, and is"
+            f" not {ROOT_TAG}"
+        )
+    return ShareOptions(Path(path), tag, is_read_only)
+
+
+def parse_rootfs(text: str) -> ShareOptions:
+    """Read DIR[,ro]; a name that ends in ",ro" or ",rw" needs one more."""
+    path, is_read_only = _read_only(text)
+    return ShareOptions(Path(path), is_read_only=is_read_only)
+
+
+def _read_only(text: str) -> tuple[str, bool]:
+    """Split TEXT,ro or TEXT,rw; return the rest, and whether it is read-only."""
+    rest, _, word = text.rpartition(",")
+    return (rest, word == "ro") if rest and word in {"ro", "rw"} else (text, False)
+
+
+def check_directories(shares: Iterable[ShareOptions]) -> None:
+    """Check that the shared directories exist, before anything is started.
+
+    Raises:
+        UserError: one is not a directory.
+    """
+    for share in shares:
+        SharedDirectory(share.path).close()
 
 
 def parse_personalization(text: str) -> bytes:

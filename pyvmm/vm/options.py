@@ -22,6 +22,7 @@ from pyvmm.vm.network_options import NetworkOptions, parse_networks
 from pyvmm.vm.option_values import (
     DiskOptions,
     GdbAddress,
+    ShareOptions,
     parse_cpu_features,
     parse_disks,
     parse_gdb,
@@ -29,6 +30,8 @@ from pyvmm.vm.option_values import (
     parse_personalization,
     parse_planned_ram_size,
     parse_ram_size,
+    parse_rootfs,
+    parse_shares,
     read_metadata,
 )
 
@@ -47,6 +50,21 @@ class VmOptions:
         read=parse_disks,
         kind=Kind.FILE_WITH_DETAILS,
         metavar="FILE[,ro][,serial=TEXT]",
+    )
+    rootfs: ShareOptions | None = option(
+        None,
+        "--rootfs",
+        "directory that is the guest's root file system, through 9P",
+        read=parse_rootfs,
+        kind=Kind.FILE_WITH_DETAILS,
+        metavar="DIR[,ro]",
+    )
+    shares: tuple[ShareOptions, ...] = repeatable(
+        "--9p",
+        "directory that the guest can mount by its tag, through 9P",
+        read=parse_shares,
+        kind=Kind.FILE_WITH_DETAILS,
+        metavar="DIR,TAG[,ro]",
     )
     ram_size: int = option(
         512 * MIB,
@@ -101,7 +119,7 @@ class VmOptions:
     wants_agent: bool | None = switch(
         None,
         "--agent/--no-agent",
-        "port for the agent of the guest's image  [default: if there is a disk]",
+        "port for the agent of the guest's image  [default: with a disk or --rootfs]",
     )
     is_realm: bool = switch(False, "--realm", "run the guest in a realm")
     measurement_algo: str = option(
@@ -200,8 +218,14 @@ class VmOptions:
 
     @property
     def has_agent(self) -> bool:
-        """Whether the guest has a port for its agent: by default, if it has a disk."""
-        return bool(self.disks) if self.wants_agent is None else self.wants_agent
+        """Whether the guest has a port for its agent: by default, if it has a root file system."""
+        has_root = bool(self.disks) or self.rootfs is not None
+        return has_root if self.wants_agent is None else self.wants_agent
+
+    @property
+    def directories(self) -> tuple[ShareOptions, ...]:
+        """The directories that the guest shares, its root first."""
+        return self.shares if self.rootfs is None else (self.rootfs, *self.shares)
 
     @property
     def has_hes(self) -> bool:
@@ -227,9 +251,21 @@ class VmOptions:
         if not self.has_defaults or (self.is_realm and self.params is not None):
             return self.params or ""
         words = [f"console={'hvc0' if self.console == 'virtio' else 'ttyS0'}"]
-        if self.disks:
+        if self.rootfs is not None:
+            words.append(root_parameters(self.rootfs))
+        elif self.disks:
             words.append(f"root=/dev/vda {'ro' if self.disks[0].is_read_only else 'rw'}")
         return " ".join([*words, self.params or ""]).strip()
+
+
+def root_parameters(rootfs: ShareOptions) -> str:
+    """Return the kernel parameters for a shared directory as root file system, as in kvmtool.
+
+    The kernel may cache it (cache=loose), because no other guest or program should change it.
+    """
+    flags = "trans=virtio,version=9p2000.L,cache=loose"
+    access = "ro" if rootfs.is_read_only else "rw"
+    return f"root={rootfs.tag} {access} rootfstype=9p rootflags={flags}"
 
 
 OPTIONS: Final = declared(VmOptions)

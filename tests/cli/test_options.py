@@ -100,7 +100,7 @@ class More(VmOptions):
     """A virtual machine with two more options, which are only declared."""
 
     flavour: str = option("a", "--flavour", "how", read=str, choices=("a", "b"), default_text="a")
-    shares: tuple[tuple[str, ...], ...] = repeatable(
+    places: tuple[tuple[str, ...], ...] = repeatable(
         "-s --share",
         "directory",
         read=lambda texts: tuple(tuple(text.split(",")) for text in texts),
@@ -119,18 +119,18 @@ def test_a_declaration_is_all_that_an_option_needs(
     @click.command
     @guest_options
     def takes(**asked: object) -> None:
-        seen.update({name: more[name].value(asked[name]) for name in ("flavour", "shares")})
+        seen.update({name: more[name].value(asked[name]) for name in ("flavour", "places")})
 
     with click.Context(takes) as context:
         text = takes.get_help(context)
     assert re.search(r"--flavour \[a\|b\] +how  \[default: a\]", text)
     assert re.search(r"-s, --share DIR,TAG +directory\n", text)
     takes.main(["-s", "/x,one", "--share=/y,two"], standalone_mode=False)
-    assert seen == {"flavour": "a", "shares": (("/x", "one"), ("/y", "two"))}
+    assert seen == {"flavour": "a", "places": (("/x", "one"), ("/y", "two"))}
     path = tmp_path / "guest.toml"
     path.write_text("flavour = 'b'\nshare = ['x,one', '/y,two']\n")
     takes.main(["--config", str(path)], standalone_mode=False)
-    assert seen == {"flavour": "b", "shares": ((f"{tmp_path}/x", "one"), ("/y", "two"))}
+    assert seen == {"flavour": "b", "places": ((f"{tmp_path}/x", "one"), ("/y", "two"))}
 
 
 def test_token_profiles_are_the_generations_of_tokens() -> None:

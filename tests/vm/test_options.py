@@ -7,7 +7,7 @@ import pytest
 
 from pyvmm.arch.errors import UserError
 from pyvmm.host.guest import RealmOptions
-from pyvmm.vm.option_values import DiskOptions, GdbAddress
+from pyvmm.vm.option_values import DiskOptions, GdbAddress, ShareOptions
 from pyvmm.vm.options import OPTIONS, VmOptions, read_options
 
 DISK = (DiskOptions(Path("disk")),)
@@ -101,6 +101,17 @@ def test_parameters_follow_the_defaults_of_a_normal_vm() -> None:
     assert VmOptions(disks=DISK, params="quiet").bootargs == "console=ttyS0 root=/dev/vda rw quiet"
     assert VmOptions(console="virtio").bootargs == "console=hvc0"
     assert VmOptions(disks=DISK, params="quiet", has_defaults=False).bootargs == "quiet"
+
+
+def test_a_shared_root_is_the_root_also_beside_a_disk() -> None:
+    """With kvmtool's parameters."""
+    root = "rootfstype=9p rootflags=trans=virtio,version=9p2000.L,cache=loose"
+    share = ShareOptions(Path("dir"))
+    for options in (VmOptions(rootfs=share), VmOptions(rootfs=share, disks=DISK, is_realm=True)):
+        assert options.bootargs == f"console=ttyS0 root=/dev/root rw {root}"
+        assert options.has_agent
+    share = ShareOptions(Path("dir"), is_read_only=True)
+    assert " ro rootfstype=9p" in VmOptions(rootfs=share).bootargs
 
 
 def test_nothing_is_added_to_the_parameters_of_a_realm() -> None:

@@ -21,7 +21,7 @@ from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.machine.needs import memory_warning
-from pyvmm.vm.option_values import check_disks
+from pyvmm.vm.option_values import check_directories, check_disks
 from pyvmm.vm.options import VmOptions
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Owner:
         options, enter = self._options, self._resources.enter_context
         events = EventStream(enter(Trace(options.trace)) if options.trace else None)
         check_disks(options.disks)
+        check_directories(options.directories)
         root_of_trust = enter(_start_hes(options)) if options.has_hes else None
         config = make_config(options)
         if notify is not None and (line := memory_warning(options, config)):

@@ -7,6 +7,7 @@ into the rest is retried for ever.  So a realm's disk accepts only small request
 more receive buffers than it needs.  The maximum number of slots for one device of each kind:
 
 - disk: 35, for data, header, status and indirect descriptors
+- shared directory: 34, for the message, its reply and indirect descriptors
 - agent's port: 40, for 16 + 4 pages
 - virtio console: 16, for 8 pages
 - entropy: 1
@@ -19,5 +20,7 @@ from typing import Final
 #: Of one disk request: 64 KiB in all.
 SEGMENT_SIZE: Final = 4096
 NUM_SEGMENTS: Final = 16
+#: Of one 9P message; it is at least one page.
+MAX_MESSAGE: Final = 64 << 10
 #: Buffers for received frames; Linux always maps at least this many pages for them.
 NUM_RECEIVE_BUFFERS: Final = 64

@@ -9,7 +9,7 @@ from typing import Final
 
 from pyvmm.host.guest import ExitKind
 from pyvmm.vm.memory_map import RAM_BASE, UART_BASE, MemoryMap
-from pyvmm.vm.options import VmOptions
+from pyvmm.vm.options import VmOptions, root_parameters
 
 #: A silent guest with more faults than this does not just probe the hardware.
 MANY_FAULTS: Final = 1000
@@ -92,6 +92,12 @@ def explain_panic(options: VmOptions, message: str) -> str:
 
 
 def _explain_no_root(options: VmOptions) -> str:
+    if options.rootfs is not None:
+        return (
+            "the kernel or its initial RAM disk has no 9P file system (Debian's cloud kernel has"
+            " none: pyvmm image build debian --kernel arm64), or -p replaces root=: add"
+            f" {root_parameters(options.rootfs)}"
+        )
     if not options.disks and options.initrd is None:
         return "the guest has neither a disk (-d) nor an initial RAM disk (-i)"
     if options.disks and "root=" not in options.bootargs:

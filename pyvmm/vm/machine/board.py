@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.arch.system import open_file_budget
 from pyvmm.devices.bus import Bus, IrqLine, MmioDevice
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.dma import DmaFault, GuestDma
@@ -18,6 +19,7 @@ from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.mc146818 import Mc146818
 from pyvmm.devices.pl031 import Pl031
 from pyvmm.devices.uart import Uart
+from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
@@ -116,6 +118,8 @@ class Board:
                 return Pl031(self._irq(device), self._loop.set_timer)
             case Kind.BLK:
                 return self._plug(device, self._disk(device.index))
+            case Kind.P9:
+                return self._plug(device, self._share(device.index))
             case Kind.NET:
                 return self._card(device)
             case Kind.HVC:
@@ -150,6 +154,26 @@ class Board:
             on_failure=partial(self._notify_failure, path),
             is_over=lambda: self._guest.outcome is not None,
         )
+
+    def _share(self, index: int) -> VirtioDevice:
+        from pyvmm.devices.p9_server import MAX_MSIZE, P9Server  # noqa: PLC0415  few guests share
+        from pyvmm.devices.shared_directory import SharedDirectory  # noqa: PLC0415
+        from pyvmm.devices.virtio.p9 import VirtioP9  # noqa: PLC0415
+
+        share = self._options.directories[index]
+        budget = open_file_budget() // len(self._options.directories)
+        directory = SharedDirectory(
+            share.path, is_read_only=share.is_read_only, max_handles=budget // 2
+        )
+        self._resources.callback(directory.close)
+        server = P9Server(
+            directory,
+            max_msize=MAX_MSIZE if self._options.realm is None else bounce.MAX_MESSAGE,
+            max_open=budget // 2,
+        )
+        self._resources.callback(server.reset)
+        loop = self._start_loop(f"pyvmm-9p{index}")
+        return VirtioP9(share.tag, server, loop.call_soon)
 
     def _card(self, device: PlannedDevice) -> VirtioMmio:
         from pyvmm.vm.machine.network import open_card  # noqa: PLC0415  only with a network

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     """The kind of a device; with its number, its name on the bus and in statistics."""
 
     BLK = "blk"
+    P9 = "9p"
     NET = "net"
     HVC = "hvc"
     RNG = "rng"
@@ -50,6 +51,7 @@ def _virtio(options: VmOptions) -> Iterator[PlannedDevice]:
     """Give each virtio device the next slot."""
     counts = {
         Kind.BLK: len(options.disks),
+        Kind.P9: len(options.directories),
         Kind.NET: len(options.networks),
         Kind.HVC: options.console == "virtio",
         Kind.RNG: options.has_rng,
