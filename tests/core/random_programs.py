@@ -2,7 +2,9 @@
 
 A program is blocks of random instructions on a few pages of code. Backward branches burn fuel
 (X27), so it ends, with ``hvc #0x42``. It runs at EL1 and, through an alias of the same pages, at
-EL0; SVC goes from one to the other, and every other exception skips its instruction.
+EL0; SVC goes from one to the other. A return to the other's alias burns fuel and goes to the own;
+every other exception skips its instruction. Several PEs may run one program: they share its code
+and its data. Where it runs is ``random_worlds.py``.
 
 =======  ===========================================================================
 X0-X16   operands
@@ -16,6 +18,7 @@ X27      fuel
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from dataclasses import dataclass, field
@@ -25,43 +28,50 @@ from pyvmm.core import decode
 from pyvmm.core.generate import Row, encodings, load_rows
 from tests.core import words
 from tests.core.program import assemble
-from tests.core.system import (
-    AF,
-    CODE,
-    DATA,
-    NORMAL,
-    PAGE,
-    READ_ONLY,
-    USER,
-    UXN,
-    VECTORS,
-    Bench,
-)
+from tests.core.system import DATA, PAGE
 
 NUM_CODE_PAGES = 3
 CODE_SIZE = NUM_CODE_PAGES * PAGE
-EL0_ALIAS = 1 << 32  # of the code, executable at EL0
-WRITABLE_ALIAS = 1 << 33  # of the code, to be written
 ALIAS = DATA + 0x10_0000  # of the second page of data, or of the first
-NUM_DATA_PAGES = 4  # read-write twice, read-only, not mapped
-FUEL = 60
+FUEL = 200
 END = 0xD400_0842  # hvc #0x42
 SVC = 0xD400_0001
 OPERANDS = 16
+VOCABULARY = 4  # words of each row
 BASES = range(20, 25)
 SYSTEM = {"MRS", "MSR", "HINT", "CLREX", "DSB", "DMB", "ISB", "SB", "BTI"}
 #: What memory holds depends on keys, which the interpreter and the translator share.
 ROWS = encodings(load_rows())
+#: Without sizes and registers: LDXR, LDAXR, LDAR, LDAPR, STXR, STLXR, STLR, CAS, SWP, LDADD...
+ORDERED = (
+    *(0x085F_7C00, 0x085F_FC00, 0x08DF_FC00, 0x38BF_C000),
+    *(0x0800_7C00, 0x0800_FC00, 0x089F_FC00),
+    *(0x08A0_7C00, 0x08E0_FC00, 0x3820_8000, 0x38E0_8000),
+    *(0x3820_0000 | order << 22 | opc << 12 for opc in range(8) for order in (0, 3)),
+)
+#: Without their size and registers: LD1, ST1, LD2, ST4 and LD1R of bytes and words.
+STRUCTURES = (0x0C40_7000, 0x0C00_7800, 0x0C40_8800, 0x0C00_0800, 0x0D40_C800)
 
 HANDLER = """
     mrs x18, esr_el1
     lsr x18, x18, #26
     cmp x18, #0x15
     b.eq other_level
+    bic x18, x18, #1
+    cmp x18, #0x20
     mrs x18, elr_el1
+    b.eq lost
     add x18, x18, #4
     msr elr_el1, x18
     eret
+lost:
+    eor x18, x18, #0x100000000
+    msr elr_el1, x18
+    subs x27, x27, #1
+    b.le end
+    eret
+end:
+    hvc #0x42
 other_level:
     mrs x18, elr_el1
     eor x18, x18, #0x100000000
@@ -85,11 +95,18 @@ def _runs_straight(row: Row) -> bool:
 
 
 @cache
-def straight_rows() -> list[Row]:
-    """Return the rows of data processing; general-purpose ones count more."""
+def straight_words(seed: int) -> list[int]:
+    """Return random words of data processing; general-purpose ones count more."""
+    rng = random.Random(seed)
     rows = [row for row in ROWS if _runs_straight(row)]
     general = [row for row in rows if row.unit == "base"]
-    return [*rows, *general * (2 * len(rows) // len(general))]
+    found = []
+    for row in (*rows, *general * (2 * len(rows) // len(general))):
+        for word in itertools.islice(words.word_stream(rng, row), VOCABULARY):
+            changed = word & ~0x1F | rng.randrange(OPERANDS)
+            if row.matches(changed) and decode(changed) != "UNDEFINED":
+                found.append(changed)
+    return found
 
 
 def move(rd: int, value: int) -> list[int]:
@@ -107,6 +124,8 @@ class Program:
     """The words of a program, page by page, and what it needs to be patched."""
 
     rng: random.Random
+    vocabulary: list[int]
+    patches_itself: bool = True
     code: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     fixups: list[tuple[int, int, str]] = field(default_factory=list)
@@ -120,25 +139,35 @@ class Program:
 
     def straight(self) -> int:
         """Return a data-processing instruction on operands."""
-        while True:
-            row = self.rng.choice(straight_rows())
-            word = next(words.word_stream(self.rng, row))
-            word = word & ~0x1F | self.rng.randrange(OPERANDS)
-            if row.matches(word) and decode(word) != "UNDEFINED":
-                return word
+        return self.rng.choice(self.vocabulary)
 
     def access(self) -> int:
-        """Return a load or store near one of the bases, of any size and alignment."""
+        """Return an access near one of the bases, of any size and alignment."""
         rng = self.rng
         rt, rt2 = rng.sample(range(OPERANDS), 2)
         base = rng.choice(BASES) << 5
+        match rng.randrange(12):
+            case 0 | 1 | 2 | 3 | 4:
+                return self._single() | base | rt
+            case 5 | 6 | 7:
+                return self._pair() | rt2 << 10 | base | rt
+            case 8 | 9:
+                return rng.choice(ORDERED) | rng.randrange(4) << 30 | rt2 << 16 | base | rt
+            case 10:
+                return rng.choice(STRUCTURES) | rng.randrange(2) << 30 | base | rt
+            case _:
+                return 0xD50B_7420 | base >> 5  # dc zva
+
+    def _single(self) -> int:
+        """Return a load or store of one register, without its registers."""
+        rng = self.rng
         size, opc, v = rng.randrange(4), rng.randrange(4), rng.randrange(4) == 0
         if v and opc > 1:
             size = 0
         if not v and ((size == 3 and opc > 1) or (size == 2 and opc == 3)):
             opc &= 1
-        single = size << 30 | 0x3800_0000 | v << 26 | opc << 22 | base | rt
-        match rng.randrange(8):
+        single = size << 30 | 0x3800_0000 | v << 26 | opc << 22
+        match rng.randrange(5):
             case 0 | 1:
                 return single | 0x0100_0000 | rng.randrange(4) << 10
             case 2:
@@ -146,17 +175,19 @@ class Program:
             case 3:
                 offset = rng.choice((1, 8, 16, 500, 504, 511)) << 12
                 return single | offset | rng.choice((0x400, 0xC00))
-            case 4:
+            case _:
                 option = rng.choice((2, 3, 6, 7)) << 13
                 return single | 0x0020_0800 | option | rng.randrange(2) << 12 | 16 << 16
-            case 5:
-                return 0xC85F_7C00 | base | rt  # ldxr
-            case _:
-                opc = rng.choice((0, 2)) if not v else rng.randrange(3)
-                kind = rng.choice((0x2900_0000, 0x2900_0000, 0x2880_0000, 0x2980_0000))
-                imm7 = rng.choice((0, 0, 1, 2, 126, 127)) << 15
-                load = rng.randrange(2) << 22
-                return opc << 30 | kind | v << 26 | load | imm7 | rt2 << 10 | base | rt
+
+    def _pair(self) -> int:
+        """Return a load or store of two registers, without its registers."""
+        rng = self.rng
+        v = rng.randrange(4) == 0
+        opc = rng.randrange(3) if v else rng.choice((0, 1, 2))
+        load = 1 if opc == 1 and not v else rng.randrange(2)  # ldpsw
+        kind = rng.choice((0x2900_0000, 0x2900_0000, 0x2880_0000, 0x2980_0000))
+        imm7 = rng.choice((0, 0, 1, 2, 126, 127)) << 15
+        return opc << 30 | kind | v << 26 | load << 22 | imm7
 
     def rebase(self) -> None:
         """Put an address into one of the bases."""
@@ -168,7 +199,7 @@ class Program:
 
     def patch(self) -> None:
         """Store another instruction over one that may be replaced."""
-        if self.patchable:
+        if self.patches_itself and self.patchable:
             at = self.rng.choice(self.patchable)
             self.code += move(15, self.straight())
             self.word(0xB900_0000 | at % 1024 << 10 | 25 << 5 | 15)  # str w15, [x25, ...]
@@ -201,7 +232,7 @@ class Program:
             case n if n < 18:
                 self.word(self.access())
             case _:
-                if len(self.code) < PAGE // 4:
+                if len(self.code) < PAGE // 4:  # within reach of one STR
                     self.patchable.append(len(self.code))
                 self.word(self.straight())
 
@@ -216,7 +247,7 @@ class Program:
         """Append how a block ends."""
         rng = self.rng
         ahead = rng.randrange(index + 1, count + 1)
-        match rng.randrange(8):
+        match rng.randrange(9):
             case 0 | 1:
                 self.branch(0x5400_0000 | rng.randrange(16), ahead, "imm19")
             case 2:
@@ -234,9 +265,12 @@ class Program:
                 )  # b.gt
             case 6:
                 self.branch(0x9400_0000, rng.choice(functions), "imm26")  # bl
-            case _:
+            case 7:
                 self.branch(0x1000_0011, rng.choice(functions), "adr")  # adr x17
                 self.word(0xD63F_0220)  # blr x17
+            case _:
+                self.branch(0x1000_0011, ahead, "adr")
+                self.word(0xD61F_0220)  # br x17
 
     def fix(self) -> None:
         """Fill in the distances of branches."""
@@ -250,9 +284,11 @@ class Program:
             }[kind]
 
 
-def make_program(rng: random.Random) -> Program:
+def make_program(
+    rng: random.Random, vocabulary: list[int], *, patches_itself: bool = True
+) -> Program:
     """Return a random program of at most CODE_SIZE bytes."""
-    program = Program(rng)
+    program = Program(rng, vocabulary, patches_itself)
     num_blocks, num_functions = rng.randrange(3, 24), 4
     functions = [num_blocks + 1 + k for k in range(num_functions)]
     for base in (DATA + 0xFF8, DATA + 0x1FF0, DATA + 0x2FF8, ALIAS + 8, DATA + 0x800):
@@ -276,32 +312,3 @@ def make_program(rng: random.Random) -> Program:
         program.word(0xD65F_03C0)  # ret
     program.fix()
     return program
-
-
-def load(bench: Bench, program: Program, rng: random.Random) -> None:
-    """Put a program into a machine: its pages, the registers, the handlers."""
-    code = struct.pack(f"<{len(program.code)}I", *program.code).ljust(CODE_SIZE, b"\0")
-    state = bench.state
-    bench.mmu_on()
-    for offset in range(0, CODE_SIZE, PAGE):
-        bench.map(CODE + offset, CODE + offset, AF | NORMAL | UXN)
-        bench.map(CODE + EL0_ALIAS + offset, CODE + offset, AF | NORMAL | USER)
-        bench.map(CODE + WRITABLE_ALIAS + offset, CODE + offset, AF | NORMAL | USER | UXN)
-    for page in range(NUM_DATA_PAGES - 1):
-        access = READ_ONLY if page == NUM_DATA_PAGES - 2 else 0
-        bench.map(DATA + page * PAGE, DATA + page * PAGE, AF | NORMAL | USER | UXN | access)
-    bench.map(DATA - PAGE, DATA - PAGE, AF | NORMAL | USER | UXN)
-    bench.map(ALIAS - PAGE, DATA, AF | NORMAL | USER | UXN)
-    descriptor = bench.map(ALIAS, DATA + PAGE, AF | NORMAL | USER | UXN)
-    bench.map(descriptor & -PAGE, descriptor & -PAGE, AF | NORMAL | UXN)
-    for vector in (0x200, 0x400):
-        bench.memory.write(VECTORS + vector, assemble(HANDLER))
-    bench.memory.write(CODE, code)
-    bench.memory.write(DATA, rng.randbytes(NUM_DATA_PAGES * PAGE))
-    state.pc = CODE
-    for register in range(OPERANDS + 1):
-        state.x[register] = rng.getrandbits(64) >> rng.randrange(64)
-    state.x[25], state.x[26], state.x[27] = CODE + WRITABLE_ALIAS, descriptor, FUEL
-    state.sp_el0 = state.sp_el1 = DATA + 0x700
-    for half in range(64):
-        state.v[half] = rng.getrandbits(64)
