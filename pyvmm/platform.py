@@ -15,7 +15,7 @@ from monitor.hes import FirmwareImage, Hes
 from monitor.monitor import Monitor
 from pyvmm import __version__
 from pyvmm.arch import rmmd
-from pyvmm.arch.engine import Engine
+from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
@@ -137,7 +137,7 @@ class Platform:
         clock: Clock = Clock.REAL,
         root_of_trust: RootOfTrust | None = None,
         features: Feature = DEFAULT_FEATURES,
-        engine: Engine = Engine.INTERP,
+        engine: Engine = DEFAULT_ENGINE,
     ) -> None:
         self.events = events or EventStream()
         try:

@@ -265,11 +265,15 @@ class Machine:
 
     def _translate(self, engine: Engine, threshold: int) -> None:
         if lib.machine_translate(self.handle, threshold, engine is Engine.CHECK):
-            if ffi.errno == errno.ENOTSUP:
-                raise UserError(f"no engine {engine} on this host: give --engine interp")
-            if ffi.errno == errno.EINVAL:
-                raise UserError(f"engine {engine} has one CPU, not {self.num_pes}: give -c 1")
-            raise OSError(ffi.errno, os.strerror(ffi.errno))
+            match ffi.errno:
+                case errno.ENOTSUP:
+                    raise UserError(f"no engine {engine} on this host: give --engine interp")
+                case errno.EINVAL:
+                    raise UserError(f"engine {engine} has one CPU, not {self.num_pes}: give -c 1")
+                case errno.EACCES | errno.EPERM:
+                    raise UserError("the host forbids generated code: give --engine interp")
+                case error:
+                    raise OSError(error, os.strerror(error))
 
     @property
     def num_translated(self) -> int:

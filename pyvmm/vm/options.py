@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pyvmm.arch.engine import Engine
+from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import KINDS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
@@ -86,12 +86,12 @@ class VmOptions:
         metavar="+NAME|-NAME,...",
     )
     engine: Engine = option(
-        Engine.INTERP,
+        DEFAULT_ENGINE,
         "--engine",
         "interpret the guest's code, or translate hot code to the host's instructions",
         read=Engine,
         choices=tuple(engine.value for engine in Engine),
-        default_text=Engine.INTERP.value,
+        default_text=DEFAULT_ENGINE.value,
         scope=Scope.RUN,
     )
     params: str | None = option(

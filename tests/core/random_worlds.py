@@ -68,8 +68,15 @@ FOR_EVER = 1 << 60  # instructions
 class World:
     """A machine, a context for each PE, and the tables that its host changes."""
 
-    def __init__(self, program: Program, contents: int, engine: Engine, threshold: int = 1) -> None:
-        self.bench = Bench(num_pes=NUM_PES, engine=engine, threshold=threshold)
+    def __init__(
+        self,
+        program: Program,
+        contents: int,
+        engine: Engine,
+        threshold: int = 1,
+        num_pes: int = NUM_PES,
+    ) -> None:
+        self.bench = Bench(num_pes=num_pes, engine=engine, threshold=threshold)
         self.memory = self.bench.memory
         self._rng = rng = random.Random(contents)
         self._gpt = Gpt(self.bench)
@@ -82,7 +89,7 @@ class World:
         self.memory.write(DATA, rng.randbytes(NUM_DATA_PAGES * PAGE))
         self._vocabulary = program.vocabulary
         self._patchable = program.patchable or [0]
-        copies = [self.bench.machine.copy_context(self.bench.state) for _ in range(1, NUM_PES)]
+        copies = [self.bench.machine.copy_context(self.bench.state) for _ in range(1, num_pes)]
         self.states: list[PeContext] = [self.bench.state, *copies]
         self._debugs: list[PeDebug] = [self.bench.machine.new_debug() for _ in self.states]
         for state in self.states:
@@ -185,7 +192,7 @@ class World:
 
     def change(self, rng: random.Random) -> None:
         """Change one thing at random."""
-        pe = rng.randrange(NUM_PES)
+        pe = rng.randrange(len(self.states))
         state = self.states[pe]
         match rng.randrange(12):
             case 0:

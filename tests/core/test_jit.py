@@ -6,11 +6,13 @@ that each access predicts. Random programs against the interpreter are in ``test
 
 from __future__ import annotations
 
+import errno
 import threading
 
 import pytest
+from pyvmm.core._core import ffi, lib
 
-from pyvmm.arch.engine import Engine
+from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.pas import Pas
@@ -50,10 +52,38 @@ def test_a_loop_is_translated_and_counted(bench: Bench) -> None:
 
 
 def test_the_interpreter_translates_nothing() -> None:
-    """The default."""
+    """Whatever is hot."""
     bench = Bench(engine=Engine.INTERP)
     bench.run(f"mov x0, #{HOT}; again: subs x0, x0, #1; b.ne again; hvc #1")
     assert bench.machine.num_translated == 0
+
+
+def test_the_default_engine_is_the_fastest_of_the_host() -> None:
+    """The core knows on which hosts it translates."""
+    translates = True
+    try:
+        Machine(0, PAGE, engine=Engine.JIT)
+    except UserError:
+        translates = False
+    assert (DEFAULT_ENGINE is Engine.JIT) is translates
+
+
+def test_a_host_may_forbid_generated_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As SELinux or the sysctl vm.memfd_noexec does."""
+
+    class Forbidding:
+        """The core on such a host."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def machine_translate(self, *_: object) -> int:
+            ffi.errno = errno.EACCES
+            return -1
+
+    monkeypatch.setattr("pyvmm.core.machine.lib", Forbidding())
+    with pytest.raises(UserError, match="give --engine interp"):
+        Machine(0, PAGE, engine=Engine.JIT)
 
 
 def test_check_is_for_one_cpu() -> None:

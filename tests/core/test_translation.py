@@ -24,6 +24,7 @@ PROGRAMS = 150
 SOAK_PROGRAMS = 20_000
 MAX_SLICES = 100
 LONG_FUEL = 20_000
+ENGINES = (Engine.JIT, Engine.JIT, Engine.JIT, Engine.CHECK)
 CHANGES = 3  # slices per change by the host
 BUDGETS = (1, 7, 50, 300, 2000)
 THRESHOLDS = (1, 2, 5)
@@ -57,11 +58,12 @@ def compare(seed: int) -> None:
     rng = random.Random(seed)
     program = make_program(rng, straight_words(seed >> 31))
     contents, threshold = rng.getrandbits(64), rng.choice(THRESHOLDS)
+    engine = rng.choice(ENGINES)
+    num_pes = 1 if engine is Engine.CHECK else NUM_PES
     worlds = [
-        World(program, contents, Engine.INTERP),
-        World(program, contents, Engine.JIT, threshold),
+        World(program, contents, each, threshold, num_pes) for each in (Engine.INTERP, engine)
     ]
-    running = list(range(NUM_PES))
+    running = list(range(num_pes))
     for part in range(MAX_SLICES):
         pe, budget = rng.choice(running), rng.choice(BUDGETS)
         exits = [world.run(pe, budget) for world in worlds]
