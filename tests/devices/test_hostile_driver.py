@@ -13,6 +13,7 @@ from pyvmm.devices.dma import DmaFault
 from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
+from pyvmm.devices.virtio.input import PRESS, VirtioPowerButton
 from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.devices.virtio.port import VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
@@ -104,6 +105,17 @@ def balloon() -> Subject:
     return Subject(driver, lambda: device.resize(4096), lambda: True, (0, [bytes(8)], []))
 
 
+def button() -> Subject:
+    """A power button that is pressed now and then."""
+    device = VirtioPowerButton()
+    return Subject(
+        Driver(device, ring_size=RING_SIZE),
+        device.press,
+        lambda: len(device._waiting) <= len(PRESS),
+        (1, [bytes(8)], []),
+    )
+
+
 Descriptor = tuple[int, int, int, int]  # address, size, flags, next
 RingContent = tuple[list[Descriptor], list[int], int | None]
 
@@ -155,7 +167,7 @@ rings = st.tuples(
 )
 
 
-@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon])
+@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button])
 @settings(max_examples=150)
 @given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=1, max_size=4))
 def test_device_survives_any_driver(
@@ -194,7 +206,7 @@ NUM_REPEATS: Final = 1000
 
 
 @pytest.mark.parametrize("is_writable", [False, True])
-@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon])
+@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button])
 def test_device_answers_a_chain_of_more_than_4_gib(
     make: Callable[[], Subject], is_writable: bool
 ) -> None:

@@ -11,6 +11,7 @@ more receive buffers than it needs.  The maximum number of slots for one device 
 - agent's port: 40, for 16 + 4 pages
 - virtio console: 16, for 8 pages
 - entropy: 1
+- power button: 8
 - network card: 128, for 64 pages; and many more for frames that no program has read yet, which the
   device cannot limit: `pyvmm.vm.machine.needs` warns
 """
