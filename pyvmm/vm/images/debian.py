@@ -52,7 +52,11 @@ _DRIVERS: Final = {
     "virtio:d00000005": ("virtio_balloon",),
     "virtio:d00000009": ("9pnet_virtio", "9p"),  # some of Debian's kernels lack it
     "platform:arm-cca-dev": ("arm_cca_guest",),  # attestation, in a realm
+    "of:NwatchdogT(null)Carm,sbsa-gwdt": ("sbsa_gwdt",),
 }
+#: Drivers of the power button, which the first process of the disk loads when it listens.
+_BUTTON_DRIVERS: Final = ("evdev", "virtio_input")
+_BUTTON_PLACE: Final = "usr/lib/pyvmm/power-button"
 _INITRD_COMMANDS: Final = (
     *("chroot", "cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
 )
@@ -431,6 +435,10 @@ def complete_root(root: Path, modules: Modules) -> None:
         modules.directory, place, ignore=shutil.ignore_patterns("System.map", "vmlinuz", "dtb")
     )
     (place / "modules.dep").write_text(modules.dependency_file())
+    place = root / _BUTTON_PLACE
+    place.mkdir(parents=True)
+    for number, name in enumerate(modules.load_order(_BUTTON_DRIVERS)):
+        (place / f"{number}-{name}.ko").write_bytes(modules.unsigned(name))
 
 
 def _link(path: Path, target: str) -> None:

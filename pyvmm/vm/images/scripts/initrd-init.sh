@@ -18,9 +18,11 @@ done
 
 insmod /lib/modules/virtio_mmio.ko 2>/dev/null # fails if it is built in
 present=
-for file in /sys/bus/virtio/devices/*/modalias /sys/bus/platform/devices/arm-cca-dev/modalias; do
+cd /sys/bus
+for file in virtio/devices/*/modalias platform/devices/arm-cca-dev/modalias platform/devices/*.watchdog/modalias; do
 	[ -e "$file" ] && read -r alias <"$file" && present="$present $alias"
 done
+cd /
 while read -r alias modules; do
 	case $present in
 	*" $alias"*) for module in $modules; do insmod "/lib/modules/$module.ko"; done ;;

@@ -4,6 +4,14 @@
 
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 
+# pyvmm waits for a guest that has a driver for the button: load it only where someone listens.
+wait_for_power_button() {
+	for module in /usr/lib/pyvmm/power-button/*.ko; do
+		insmod "$module"
+	done
+	head -c 24 /dev/input/event0 >/dev/null && exec /usr/sbin/poweroff # not the one of busybox
+}
+
 mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -a
@@ -12,6 +20,11 @@ set -- /sys/bus/virtio/drivers/virtio_console/virtio*
 if [ -e "$1" ]; then
 	pyvmm-agent exec </dev/null & # waits for its port
 fi
+for file in /sys/bus/virtio/devices/*/device; do
+	if [ -e "$file" ] && read -r id <"$file" && [ "$id" = 0x0012 ]; then
+		wait_for_power_button </dev/null &
+	fi
+done
 read -r hostname </etc/hostname
 echo "$hostname" >/proc/sys/kernel/hostname
 ip link set lo up
