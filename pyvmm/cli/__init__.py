@@ -29,7 +29,7 @@ VERBS = {
     "wait": ("wait", "Wait for an instance's state or for console output."),
     "pause": ("pause", "Pause instances."),
     "resume": ("resume", "Resume paused instances."),
-    "stop": ("stop", "Stop instances after flushing their disks."),
+    "stop": ("stop", "Stop instances: power off their guests, or end them."),
     "destroy": ("destroy", "Stop instances and remove all their files."),
     "list": ("list_", "List the instances."),  # a module named list would hide the type here
     "stat": ("stat", "Show what instances have done and what they use."),

@@ -121,6 +121,11 @@ class VmOptions:
         "--agent/--no-agent",
         "port for the agent of the guest's image  [default: with a disk or --rootfs]",
     )
+    wants_power_button: bool | None = switch(
+        None,
+        "--power-button/--no-power-button",
+        "power button, which `pyvmm stop` presses  [default: in a normal VM with a disk]",
+    )
     is_realm: bool = switch(False, "--realm", "run the guest in a realm")
     measurement_algo: str = option(
         "sha256",
@@ -226,6 +231,13 @@ class VmOptions:
     def directories(self) -> tuple[ShareOptions, ...]:
         """The directories that the guest shares, its root first."""
         return self.shares if self.rootfs is None else (self.rootfs, *self.shares)
+
+    @property
+    def has_power_button(self) -> bool:
+        """Whether the guest has a power button: by default, if it is a normal VM with a disk."""
+        if self.wants_power_button is None:
+            return bool(self.disks) and not self.is_realm
+        return self.wants_power_button
 
     @property
     def has_hes(self) -> bool:

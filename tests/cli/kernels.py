@@ -32,6 +32,31 @@ next:
     strb w3, [x1]
     b next
 """
+#: Has a driver for a power button in the first slot, which powers a normal VM off.
+BUTTON = """
+    movz x1, #0x300, lsl #16
+    movz w2, #1
+    str w2, [x1, #0x24]
+    str w2, [x1, #0x20]
+    movz w3, #0xf
+    str w3, [x1, #0x70]
+    str w2, [x1, #0x44]
+next:
+    ldr w3, [x1, #0x60]
+    cbz w3, next
+    movz x0, #0x8400, lsl #16
+    movk x0, #8
+    hvc #0
+"""
+#: Has such a driver, but does not react.
+DEAF_BUTTON = """
+    movz x1, #0x300, lsl #16
+    movz w2, #1
+    str w2, [x1, #0x44]
+next:
+    wfi
+    b next
+"""
 
 
 def kernel(directory: Path, text: str) -> Path:

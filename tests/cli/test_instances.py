@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.cli.stop import TIME_TO_POWER_OFF
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import PYVMM, call, pyvmm
 from tests.boot.shell import PATIENCE
@@ -31,7 +32,7 @@ from tests.cli.instance import (
     status,
     until_gone,
 )
-from tests.cli.kernels import CHATTER, ECHO, IDLE, kernel
+from tests.cli.kernels import BUTTON, CHATTER, DEAF_BUTTON, ECHO, IDLE, kernel
 from tests.vm.gdb.client import Client
 from tests.waiting import wait_until
 
@@ -281,6 +282,44 @@ def test_several_at_once(runtime: Path, tmp_path: Path) -> None:
     assert left(runtime) == []
     for wrong in (("stop",), ("stop", "--all", "r1"), ("console",), ("wait", "r1", "-n", "r1")):
         assert verb(*wrong).code == ExitCode.BAD_INPUT
+
+
+def test_stop_presses_the_power_button(tmp_path: Path) -> None:
+    """A guest that powers off ends by itself, several at the same time."""
+    for name in ("r1", "r2"):
+        create(name, *VM, "--power-button", kernel(tmp_path, BUTTON))
+        assert result(verb("start", name)) == DONE
+        wait_until(lambda name=name: _has_exits(name, 5))  # type: ignore[misc]
+    assert result(verb("stop", "--all")) == DONE
+    assert [status(name)["exit_code"] for name in ("r1", "r2")] == [ExitCode.OK] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "least"),
+    [
+        (DEAF_BUTTON, ("--timeout", "1"), 1),
+        (DEAF_BUTTON, ("--force",), 0),
+        (IDLE, (), 0),  # it has no driver
+    ],
+)
+def test_stop_ends_a_guest_that_does_not_power_off(
+    tmp_path: Path, text: str, options: tuple[str, ...], least: float
+) -> None:
+    """After the time that the guest has; at once, if it cannot react or must not."""
+    create("r1", *VM, "--power-button", kernel(tmp_path, text))
+    assert result(verb("start", "r1")) == DONE
+    if text is DEAF_BUTTON:
+        wait_until(lambda: _has_exits("r1"))
+    start = time.monotonic()
+    assert result(verb("stop", "r1", *options)) == DONE
+    assert least <= time.monotonic() - start < least + TIME_TO_POWER_OFF
+    assert status("r1")["exit_code"] == ExitCode.QUIT
+
+
+def _has_exits(name: str, count: int = 1) -> bool:
+    """Return whether a guest has accessed its devices that often."""
+    (vcpu,) = json.loads(verb("stat", name, "--json").output)[name]["vcpus"]
+    return int(vcpu["exits"]["mmio"]) >= count
 
 
 def test_destroying_all_leaves_none(runtime: Path, tmp_path: Path) -> None:

@@ -26,6 +26,17 @@ def test_what_is_not_given_has_its_default() -> None:
     assert read_options({"dtb": None, "disks": (), "has_rng": False}, is_run=True) == VmOptions()
 
 
+@pytest.mark.parametrize("is_realm", [False, True])
+@pytest.mark.parametrize("disks", [(), DISK])
+@pytest.mark.parametrize("wanted", [None, False, True])
+def test_a_realm_has_a_power_button_only_if_asked_for(
+    wanted: bool | None, disks: tuple[DiskOptions, ...], *, is_realm: bool
+) -> None:
+    """It would change the measurement; a normal VM with a disk has one by default."""
+    options = VmOptions(wants_power_button=wanted, disks=disks, is_realm=is_realm)
+    assert options.has_power_button == (bool(disks) and not is_realm if wanted is None else wanted)
+
+
 def test_what_is_given_is_read() -> None:
     """Texts, numbers, switches either way, and lists."""
     given = {

@@ -161,15 +161,23 @@ class Chosen:
 
         return self.each_name(connected)
 
-    def each_name(self, act: Callable[[Directory, str], None]) -> int:
-        """Call `act` for each name, whatever fails; return the exit code of the first failure."""
+    def find(self, place: Directory) -> tuple[str, ...]:
+        """Return the names, each once.
+
+        Raises:
+            UserError: neither names nor --all were given, or both.
+        """
         if self.every == bool(self.names):
             raise UserError("give either names of instances (see pyvmm list) or --all")
-        place, code, names = directory(), ExitCode.OK, self.names
-        if self.every:
-            statuses = place.statuses()
-            names = tuple(e.name for e in statuses if self.gone_too or e.state not in GONE)
-        for name in dict.fromkeys(names):
+        if not self.every:
+            return tuple(dict.fromkeys(self.names))
+        statuses = place.statuses()
+        return tuple(each.name for each in statuses if self.gone_too or each.state not in GONE)
+
+    def each_name(self, act: Callable[[Directory, str], None]) -> int:
+        """Call `act` for each name, whatever fails; return the exit code of the first failure."""
+        place, code = directory(), ExitCode.OK
+        for name in self.find(place):
             try:
                 act(place, name)
             except (UserError, Failure) as error:

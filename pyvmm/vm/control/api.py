@@ -154,6 +154,10 @@ class Api(Protocol):
         """Stop the guest at once and flush its disks; answered when it is shut off."""
         ...
 
+    def press_power_button(self) -> bool:
+        """Ask the guest to power off; false if it does not run or has no driver for the button."""
+        ...
+
     def destroy(self) -> None:
         """Stop the guest and remove all files of the instance."""
         ...

@@ -285,6 +285,18 @@ class Lifecycle:
         self._wait_for(lambda: self._status.state == State.STOPPED)
         return self._status
 
+    def press_power_button(self) -> bool:
+        """Press the power button; return False if no driver will notice it."""
+        with self._changed:
+            instance = self._instance
+            if instance is None or self._status.state != State.RUNNING:
+                return False
+            button = instance.board.button
+        if button is None or not button.has_driver:
+            return False
+        button.press()
+        return True
+
     def destroy(self) -> None:
         """Stop the guest, and tell its owner to remove all files of the instance."""
         self.is_destroyed = True

@@ -243,6 +243,10 @@ class Session:
         """Stop the guest."""
         return self._lifecycle.stop()
 
+    def press_power_button(self) -> bool:
+        """Ask the guest to power off."""
+        return self._lifecycle.press_power_button()
+
     def destroy(self) -> None:
         """Stop the guest and remove all files of the instance."""
         self._lifecycle.destroy()

@@ -24,6 +24,7 @@ from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.input import VirtioPowerButton
 from pyvmm.devices.virtio.mmio import VirtioMmio
 from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.devices.virtio.port import PortUser, VirtioPort
@@ -73,6 +74,7 @@ class Board:
         self.balloon: VirtioBalloon | None = None
         self.cards: list[VirtioNet] = []
         self.port: VirtioPort | None = None
+        self.button: VirtioPowerButton | None = None
         self._options = options
         self._guest = guest
         self._bus = bus
@@ -133,6 +135,9 @@ class Board:
             case Kind.AGENT:
                 self.port = VirtioPort(PORT_NAME, self._agent)
                 return self._plug(device, self.port)
+            case Kind.BUTTON:
+                self.button = VirtioPowerButton()
+                return self._plug(device, self.button)
 
     def _serial_port(self, device: PlannedDevice) -> Uart:
         """Make a serial port: the first is the console, the others discard their output."""

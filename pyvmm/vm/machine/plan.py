@@ -26,6 +26,7 @@ class Kind(StrEnum):
     RNG = "rng"
     BALLOON = "balloon"
     AGENT = "agent"
+    BUTTON = "button"
     UART = "uart"
     RTC = "rtc"
     PL031 = "pl031"
@@ -57,6 +58,7 @@ def _virtio(options: VmOptions) -> Iterator[PlannedDevice]:
         Kind.RNG: options.has_rng,
         Kind.BALLOON: options.has_balloon,
         Kind.AGENT: options.has_agent,
+        Kind.BUTTON: options.has_power_button,
     }
     devices = [(kind, index) for kind, count in counts.items() for index in range(count)]
     for slot, (kind, index) in enumerate(devices):

@@ -91,22 +91,22 @@ def test_input_reaches_the_serial_port(stage: Stage) -> None:
 
 
 def test_virtio_devices_take_slots_in_a_fixed_order(stage: Stage, tmp_path: Path) -> None:
-    """The order is disks, console, entropy, agent; their number is that in the device tree."""
+    """Disks, console, entropy, agent, power button; their number is that in the device tree."""
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(4096))
     found: list[int] = []
 
     def script(bus: Bus) -> Outcome:
-        found.extend(bus.read(memory_map.virtio_base(slot) + 8, 4) for slot in range(5))
+        found.extend(bus.read(memory_map.virtio_base(slot) + 8, 4) for slot in range(6))
         return Outcome.OFF
 
     stage.script = script
     disks = (DiskOptions(disk),)
     options = VmOptions(disks=disks, console="virtio", has_rng=True, wants_agent=True)
     stage.run(options)
-    assert found == [2, 3, 4, 3, 0]
-    assert [device.name for device in device_plan(options)][:5] == [
-        *("blk0", "hvc1", "rng2", "agent3"),
+    assert found == [2, 3, 4, 3, 18, 0]
+    assert [device.name for device in device_plan(options)][:6] == [
+        *("blk0", "hvc1", "rng2", "agent3", "button4"),
         "uart0",
     ]
 
