@@ -21,6 +21,7 @@ from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import RealmParams, RecParams
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
+from pyvmm.arch.timer import SystemCounter
 from pyvmm.core import Clock, Machine
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
@@ -170,6 +171,11 @@ class Platform:
         self._memory = self.machine.memory(Pas.NS)
         layout = self._monitor.layout
         self._allocator = Allocator(layout.dram_base, layout.ns_size)
+
+    @property
+    def counter(self) -> SystemCounter:
+        """The counter of the machine."""
+        return SystemCounter(self.machine.counter, self.machine.counter_frequency)
 
     def new_guest(
         self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None

@@ -3,6 +3,8 @@
 Spec: Arm ARM DDI 0487, "The Generic Timer in AArch64 state".
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from pyvmm.arch.bits import Field, Register
@@ -14,6 +16,14 @@ class CNT_CTL(Register):
     ENABLE = Field(0, 0, bool)
     IMASK = Field(1, 1, bool)
     ISTATUS = Field(2, 2, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class SystemCounter:
+    """The counter of the machine, as a device on its bus uses it."""
+
+    read: Callable[[], int]
+    frequency: int  # ticks per second
 
 
 CTL_FIELDS: Final = CNT_CTL.ENABLE.mask | CNT_CTL.IMASK.mask | CNT_CTL.ISTATUS.mask

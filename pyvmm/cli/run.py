@@ -20,8 +20,8 @@ _HELP = """Run a guest, a normal VM or a realm, with this terminal as its consol
 KERNEL is the same as --kernel. Without a kernel, a tiny built-in guest runs.
 
 Exit code: 0 the guest powered off or rebooted, 2 bad input, 3 its kernel panicked, 4 it crashed,
-5 it was stopped, 6 it could not be created, 124 --timeout ran out. A guest of `pyvmm image build
-rootfs` returns the exit status of its program.
+5 it was stopped, 6 it could not be created, 10 its watchdog expired, 124 --timeout ran out. A guest
+of `pyvmm image build rootfs` returns the exit status of its program.
 """
 
 
@@ -52,7 +52,7 @@ def run_instance(options: VmOptions) -> int:
     reason = owner.lifecycle.status.reason
     if code is ExitCode.CRASHED:
         say(f"the guest crashed: {reason}")
-    if code is ExitCode.TIMEOUT:
+    if code in {ExitCode.TIMEOUT, ExitCode.WATCHDOG}:
         say(reason)
     if owner.lifecycle.last_words:
         say(owner.lifecycle.last_words)

@@ -42,7 +42,7 @@ from pyvmm.arch.gic import (
     affinity_of,
 )
 
-DEFAULT_NUM_SPIS = 96  # INTID 32..127: UARTs 0-3, virtio-mmio 4-63, PL031 95
+DEFAULT_NUM_SPIS = 96  # INTID 32..127: UARTs 0-3, virtio-mmio 4-63, watchdog 94, PL031 95
 PRIVATE_MASK = (1 << NUM_PRIVATE) - 1
 SGI_MASK = (1 << NUM_SGIS) - 1
 NO_LRS = [0] * NUM_LRS

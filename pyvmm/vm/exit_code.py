@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     ENDED = 7
     UNREACHABLE = 8
     STORAGE = 9
+    WATCHDOG = 10
     INTERNAL = 70
     TIMEOUT = 124
     INTERRUPTED = 130
@@ -39,6 +40,7 @@ MEANINGS: Final = {
     ExitCode.ENDED: "the guest ended before the awaited event",
     ExitCode.UNREACHABLE: "the instance died or does not answer",
     ExitCode.STORAGE: "the host's storage failed: the latest writes may be lost",
+    ExitCode.WATCHDOG: "the guest's watchdog expired",
     ExitCode.INTERNAL: "a defect in pyvmm; a traceback shows where",
     ExitCode.TIMEOUT: "the time given by --timeout ran out, as with timeout(1)",
     ExitCode.INTERRUPTED: "the verb was interrupted by Ctrl-C",

@@ -126,6 +126,9 @@ class VmOptions:
         "--power-button/--no-power-button",
         "power button, which `pyvmm stop` presses  [default: in a normal VM with a disk]",
     )
+    has_watchdog: bool = switch(
+        False, "--watchdog", "watchdog; if it expires, the guest ends with exit code 10"
+    )
     is_realm: bool = switch(False, "--realm", "run the guest in a realm")
     measurement_algo: str = option(
         "sha256",

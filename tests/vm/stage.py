@@ -2,12 +2,14 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Self
 
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
+from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus
 from pyvmm.host.debug import DebugPort, Watch
 from pyvmm.host.guest import ExitKind, GuestConfig, Outcome, Progress, RealmOptions
@@ -162,6 +164,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.events = EventStream()
+        self.counter = SystemCounter(time.monotonic_ns, 10**9)
         self.script: Callable[[Bus], Outcome | None] = lambda _: Outcome.OFF
         self.guest: ScriptedGuest | None = None
         self.in_reader, self.in_writer = os.pipe()

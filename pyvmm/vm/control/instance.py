@@ -70,7 +70,7 @@ class Instance:
         self._notify = notify
         self.console_log = console_log or ConsoleLog()
         self._panic = PanicWatch()
-        self._has_quit = False
+        self._has_quit = self._has_expired = False
         self.wants_restart = False  # it has ended by a reboot, after which it is to run again
         self.agent = AgentClient()
         self._last_output = math.inf
@@ -90,6 +90,8 @@ class Instance:
                 size=terminal.size if terminal is not None else (0, 0),
                 agent=self.agent,
                 notify=notify,
+                counter=platform.counter,
+                expire=self._expire,
             )
             self._attach(terminal)
             self._gdb = self._make_gdb(options.gdb) if options.gdb else None
@@ -218,11 +220,18 @@ class Instance:
             self._terminal.hurry()  # a vCPU may be waiting for the terminal's reader
         self._guest.stop()
 
+    def _expire(self) -> None:
+        """End the guest because its watchdog has expired; any thread."""
+        self._has_expired = self._guest.outcome is None
+        self._stop()
+
     def _exit_code(self, outcome: Outcome | None) -> ExitCode:
         if self._panic.has_ended or (self._panic.has_begun and outcome is Outcome.RESET):
             return ExitCode.PANIC
         if self._has_quit:
             return ExitCode.QUIT
+        if self._has_expired:
+            return ExitCode.WATCHDOG
         match outcome:
             case None:
                 return ExitCode.TIMEOUT

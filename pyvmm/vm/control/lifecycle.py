@@ -440,6 +440,8 @@ def _left(deadline: float) -> float | None:
 def _reason(code: ExitCode, instance: Instance | None, timeout: float | None) -> str:
     if code is ExitCode.CRASHED and instance is not None:
         return instance.crash_reason
+    if code is ExitCode.WATCHDOG:
+        return "the guest's watchdog expired"
     if code is ExitCode.TIMEOUT:
         return f"stopped after {timeout:g} s"
     return ""

@@ -51,7 +51,7 @@ class Ending:
         """Whether the user needs to know more than the exit code."""
         if self.code in {ExitCode.TIMEOUT, ExitCode.QUIT}:
             return self.is_silent
-        return self.code in {ExitCode.PANIC, ExitCode.CRASHED}
+        return self.code in {ExitCode.PANIC, ExitCode.CRASHED, ExitCode.WATCHDOG}
 
 
 def last_words(ending: Ending, symbols: Symbols | None = None) -> str:

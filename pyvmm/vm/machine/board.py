@@ -12,6 +12,7 @@ from pathlib import Path
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.system import open_file_budget
+from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus, IrqLine, MmioDevice
 from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.dma import DmaFault, GuestDma
@@ -29,6 +30,7 @@ from pyvmm.devices.virtio.mmio import VirtioMmio
 from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.devices.virtio.port import PortUser, VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
+from pyvmm.devices.watchdog import Watchdog
 from pyvmm.host.guest import Guest
 from pyvmm.host.vgic import Vgic
 from pyvmm.host.vgic_mmio import Distributor, Redistributor
@@ -49,6 +51,8 @@ class Board:
         size: columns and rows of the terminal; (0, 0) if there is none.
         agent: the user of the port for the guest's agent.
         notify: called with a line if a disk's storage fails; any thread.
+        counter: of the machine.
+        expire: called if the watchdog expires; any thread.
 
     Raises:
         UserError: a disk cannot be opened, or the network cannot be set up.
@@ -66,6 +70,8 @@ class Board:
         size: tuple[int, int],
         agent: PortUser,
         notify: Callable[[str], None],
+        counter: SystemCounter,
+        expire: Callable[[], None],
     ) -> None:
         self.dma = GuestDma(guest.dma)
         self.devices: dict[str, VirtioDevice] = {}  # by name on the bus
@@ -84,6 +90,8 @@ class Board:
         self._size = size
         self._agent = agent
         self._notify = notify
+        self._counter = counter
+        self._expire = expire
         self._notified: set[str] = set()
         self._loop = self._start_loop("pyvmm-io")
         self._console_loop = self._start_loop("pyvmm-console")  # its reader may block it
@@ -118,6 +126,14 @@ class Board:
                 return Mc146818()
             case Kind.PL031:
                 return Pl031(self._irq(device), self._loop.set_timer)
+            case Kind.WATCHDOG:
+                return Watchdog(
+                    self._irq(device),
+                    self._expire,
+                    self._loop.set_timer,
+                    self._counter,
+                    lambda: self._guest.is_halting,
+                )
             case Kind.BLK:
                 return self._plug(device, self._disk(device.index))
             case Kind.P9:

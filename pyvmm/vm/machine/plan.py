@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pyvmm.devices import mc146818, pl031, uart
+from pyvmm.devices import mc146818, pl031, uart, watchdog
 from pyvmm.devices.tree import Place, TreeWriter
 from pyvmm.devices.virtio import mmio
 from pyvmm.vm import memory_map
@@ -30,6 +30,7 @@ class Kind(StrEnum):
     UART = "uart"
     RTC = "rtc"
     PL031 = "pl031"
+    WATCHDOG = "watchdog"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class PlannedDevice:
 
 def device_plan(options: VmOptions) -> tuple[PlannedDevice, ...]:
     """Return the devices of a guest: virtio devices by slot, then the standard ones."""
-    return (*_virtio(options), *_serial_ports(), *_clocks())
+    return (*_virtio(options), *_serial_ports(), *_clocks(), *_watchdog(options))
 
 
 def _virtio(options: VmOptions) -> Iterator[PlannedDevice]:
@@ -80,3 +81,10 @@ def _clocks() -> Iterator[PlannedDevice]:
     yield PlannedDevice(Kind.RTC, "rtc", 0, place, mc146818.describe)
     place = Place(memory_map.PL031_BASE, memory_map.PL031_SIZE, (memory_map.PL031_SPI,))
     yield PlannedDevice(Kind.PL031, "pl031", 0, place, pl031.describe)
+
+
+def _watchdog(options: VmOptions) -> Iterator[PlannedDevice]:
+    if options.has_watchdog:
+        spis = (memory_map.WATCHDOG_SPI,)
+        place = Place(memory_map.WATCHDOG_BASE, memory_map.WATCHDOG_SIZE, spis)
+        yield PlannedDevice(Kind.WATCHDOG, "watchdog", 0, place, watchdog.describe)

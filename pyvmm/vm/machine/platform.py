@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from pyvmm.arch.events import EventStream
+from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus
 from pyvmm.host.guest import Guest, GuestConfig, RealmOptions
 from pyvmm.host.machine import Usage
@@ -15,6 +16,10 @@ class Platform(Protocol):
     @property
     def events(self) -> EventStream:
         """The stream of all events of the platform."""
+
+    @property
+    def counter(self) -> SystemCounter:
+        """The counter of the machine."""
 
     def new_guest(
         self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None

@@ -62,6 +62,19 @@ def test_panic_ends_the_guest(stage: Stage) -> None:
     assert (code, output) == (ExitCode.PANIC, END_OF_PANIC)
 
 
+@pytest.mark.parametrize("on_reboot", ["exit", "restart"])
+def test_a_watchdog_that_expires_ends_the_guest(stage: Stage, on_reboot: str) -> None:
+    """With a code of its own, whatever a reboot does."""
+
+    def script(bus: Bus) -> None:
+        bus.write(memory_map.WATCHDOG_BASE + 8, 4, 1000)
+        bus.write(memory_map.WATCHDOG_BASE, 4, 1)
+
+    stage.script = script
+    options = VmOptions(has_watchdog=True, on_reboot=on_reboot)
+    assert stage.run(options, timeout=60)[0] is ExitCode.WATCHDOG
+
+
 def test_panic_with_reboot_is_a_panic(stage: Stage) -> None:
     """With panic=1 on its command line the kernel resets before its last line."""
 

@@ -54,8 +54,8 @@ def ending(
 @pytest.mark.parametrize("code", ExitCode)
 @pytest.mark.parametrize("output", [0, 1])
 def test_an_end_is_reported_if_its_exit_code_leaves_questions(code: ExitCode, output: int) -> None:
-    """Panics and crashes are always reported, a stop only if the guest was silent."""
-    always = {ExitCode.PANIC, ExitCode.CRASHED}
+    """Panics, crashes and hangs are always reported, a stop only if the guest was silent."""
+    always = {ExitCode.PANIC, ExitCode.CRASHED, ExitCode.WATCHDOG}
     silent = {ExitCode.TIMEOUT, ExitCode.QUIT}
     expected = code in always or (code in silent and not output)
     assert ending(code=code, output=output).is_reported == expected

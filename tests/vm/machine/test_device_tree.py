@@ -59,6 +59,25 @@ def test_interrupts_are_those_of_the_realm_vm_specification() -> None:
     assert not tree.has("/virtio@3000400")
 
 
+def test_a_watchdog_has_two_frames_if_it_is_asked_for() -> None:
+    """Control and refresh frame, and a level interrupt."""
+    assert not Tree(build_fdt(SMALL)).has("/watchdog@1012000")
+    devices = device_plan(VmOptions(has_watchdog=True))
+    tree = Tree(build_fdt(Description(MemoryMap(64 * MIB, 1), "", devices=devices)))
+    assert tree.bytes("/watchdog@1012000", "compatible") == b"arm,sbsa-gwdt\0"
+    assert tree.cells("/watchdog@1012000", "reg") == (
+        0,
+        0x101_2000,
+        0,
+        4096,
+        0,
+        0x101_3000,
+        0,
+        4096,
+    )
+    assert tree.cells("/watchdog@1012000", "interrupts") == (0, 94, 4)
+
+
 def test_cpus_and_redistributors_agree() -> None:
     """Each CPU has one redistributor, directly below the distributor."""
     tree = Tree(build_fdt(SMALL))
