@@ -44,6 +44,16 @@ MASK32: Final = (1 << 32) - 1
 MASK64: Final = (1 << 64) - 1
 
 
+def replace_bytes(register: int, offset: int, size: int, value: int) -> int:
+    """Return a register of 64 bits after a write of ``size`` bytes at a byte offset in it.
+
+    >>> hex(replace_bytes(0x1111_2222_3333_4444, 4, 2, 0xABCD))
+    '0x1111abcd33334444'
+    """
+    mask = (1 << 8 * size) - 1 << 8 * offset & MASK64
+    return register & ~mask | value << 8 * offset & mask
+
+
 class OpenEnum(IntEnum):
     """An enumeration for a field with reserved encodings, which read as the first member."""
 

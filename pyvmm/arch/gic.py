@@ -1,7 +1,7 @@
 """GICv3 and its virtual CPU interface: register offsets and fields visible to software.
 
-Affinity routing is on, there is a single security state, and there are no LPIs; only the registers
-for this configuration are listed.  Spec: Arm IHI 0069 (GICv3/v4).
+Affinity routing is on, and there is a single security state; only the registers for this
+configuration are listed.  ``its.py`` has the registers of the ITS.  Spec: Arm IHI 0069 (GICv3/v4).
 """
 
 from typing import Final
@@ -43,7 +43,8 @@ GICD_CTLR_GRP0: Final = 1 << 0
 GICD_CTLR_GRP1: Final = 1 << 1
 GICD_CTLR_ARE: Final = 1 << 4
 GICD_CTLR_DS: Final = 1 << 6
-GICD_TYPER_ID_BITS: Final = 9 << 19  # 10 bits of INTID: no LPIs
+GICD_TYPER_LPIS: Final = 1 << 17
+GICD_TYPER_ID_BITS_SHIFT: Final = 19  # the number of INTID bits minus one
 GICD_TYPER_A3V: Final = 1 << 24
 GICD_TYPER_NO1N: Final = 1 << 25
 PIDR2_GICV3: Final = 3 << 4
@@ -53,10 +54,44 @@ GICR_CTLR: Final = 0x0000
 GICR_IIDR: Final = 0x0004
 GICR_TYPER: Final = 0x0008  # 64 bits
 GICR_WAKER: Final = 0x0014
+GICR_PROPBASER: Final = 0x0070  # 64 bits, like the next three
+GICR_PENDBASER: Final = 0x0078
+GICR_INVLPIR: Final = 0x00A0
+GICR_INVALLR: Final = 0x00B0
+GICR_SYNCR: Final = 0x00C0
 
+GICR_CTLR_ENABLE_LPIS: Final = 1 << 0
+GICR_CTLR_CES: Final = 1 << 1  # EnableLPIs can be cleared
+GICR_CTLR_IR: Final = 1 << 2  # INVLPIR, INVALLR and SYNCR exist
+GICR_TYPER_PLPIS: Final = 1 << 0
 GICR_TYPER_LAST: Final = 1 << 4
 GICR_TYPER_NUMBER_SHIFT: Final = 8
 GICR_TYPER_AFFINITY_SHIFT: Final = 32
+
+
+class PROPBASER(Register):
+    """GICR_PROPBASER: the LPI configuration table, one byte for each LPI."""
+
+    IDBITS = Field(4, 0, int)  # the number of INTID bits minus one
+    INNER_CACHE = Field(9, 7, int)
+    SHAREABILITY = Field(11, 10, int)
+    ADDRESS = Field(51, 12, int)
+    OUTER_CACHE = Field(58, 56, int)
+
+
+class PENDBASER(Register):
+    """GICR_PENDBASER: the LPI pending table, one bit for each INTID."""
+
+    INNER_CACHE = Field(9, 7, int)
+    SHAREABILITY = Field(11, 10, int)
+    ADDRESS = Field(51, 16, int)
+    OUTER_CACHE = Field(58, 56, int)
+    PTZ = Field(62, 62, bool)  # the table is zero; reads as zero
+
+
+#: A byte of the LPI configuration table.
+LPI_ENABLED: Final = 1 << 0
+LPI_PRIORITY_MASK: Final = 0xFC
 
 # --- ICC_SGI1R_EL1 ------------------------------------------------------------------------
 SGI_INTID_SHIFT: Final = 24
@@ -118,6 +153,8 @@ class ICH_MISR_EL2(Register):
 FIRST_SPECIAL_INTID: Final = 1020
 SPURIOUS_INTID: Final = 1023
 FIRST_LPI_INTID: Final = 8192
+LPI_ID_BITS: Final = 14  # of an INTID, with an ITS; 10 without
+NUM_LPIS: Final = (1 << LPI_ID_BITS) - FIRST_LPI_INTID
 
 MPIDR_RES1: Final = 1 << 31
 

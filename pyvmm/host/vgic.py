@@ -1,15 +1,18 @@
 """The interrupts of a guest: their state, and the contents of the list registers.
 
-A GICv3 with affinity routing, one security state, SPIs, PPIs and SGIs; no LPIs.  This file has the
-state and its delivery; ``vgic_mmio.py`` has the register frames.  A vCPU thread gets the list
-registers for an entry from ``load_lrs`` and passes them to ``sync_lrs`` after the exit, both for a
-normal VM (ICH_LR<n>_EL2) and for a realm (REC_ENTER).
+A GICv3 with affinity routing, one security state, SPIs, PPIs and SGIs, and LPIs if there is an
+ITS.  This file has the state and its delivery; ``vgic_mmio.py`` has the register frames, ``lpi.py``
+the tables of LPIs.  A vCPU thread gets the list registers for an entry from ``load_lrs`` and passes
+them to ``sync_lrs`` after the exit, both for a normal VM (ICH_LR<n>_EL2) and for a realm
+(REC_ENTER).
 
 Interrupts are bits: every property is one integer in which bit n belongs to INTID n, so a register
 of the distributor is a slice of it and the set of deliverable interrupts is one expression.
 
 Invariant: an INTID is *held* by at most one CPU, from its entry into that CPU's list registers (or
-its activation) until it is neither listed nor active; no other CPU gets it meanwhile.
+its activation) until it is neither listed nor active; no other CPU gets it meanwhile.  An LPI is
+pending at one CPU, which may change while a list register has it: the pending state then moves when
+that list register is read back.
 
 Spec: Arm IHI 0069, "Interrupt handling and prioritization", "ICH_LR<n>_EL2".
 """
@@ -19,6 +22,7 @@ from threading import Lock
 from typing import Protocol
 
 from pyvmm.arch.gic import (
+    FIRST_LPI_INTID,
     GICD_CTLR_GRP0,
     GICD_CTLR_GRP1,
     ICH_HCR_EOICOUNT_SHIFT,
@@ -57,6 +61,19 @@ class ListRegisters(Protocol):
         """Return ICH_LR<index>_EL2."""
 
 
+class LpiFrame(Protocol):
+    """The registers of a redistributor that concern LPIs; the lock is held."""
+
+    def read(self, cpu: int, offset: int, /) -> int:
+        """Return the word at an offset; 0 if it does not concern LPIs."""
+
+    def control(self, cpu: int, /) -> int:
+        """Return GICR_CTLR."""
+
+    def write(self, cpu: int, offset: int, size: int, value: int, /) -> None:
+        """Write 4 or 8 bytes."""
+
+
 def intids(bits: int) -> Iterator[int]:
     """Yield the INTIDs of a bitmap, ascending.
 
@@ -70,7 +87,7 @@ def intids(bits: int) -> Iterator[int]:
 
 
 class Bank:
-    """The state of a set of interrupts: the private ones of one CPU, or all SPIs.
+    """The state of a set of interrupts: the private ones or the LPIs of one CPU, or all SPIs.
 
     ``latch`` is the pending state set by software or an edge; ``line`` has the input wires.  Bits
     outside ``implemented`` stay zero.
@@ -104,16 +121,21 @@ class Bank:
 
 
 class Cpu:
-    """One CPU: its private interrupts, its route bitmap and its list registers."""
+    """One CPU: its private interrupts and LPIs, its route bitmap and its list registers."""
 
-    __slots__ = ("affinity", "held", "is_kicked", "is_loaded", "listed", "private", "spis", "uie")
+    __slots__ = (
+        "affinity", "held", "is_kicked", "is_loaded", "leaving", "listed", "lpis", "private",
+        "spis", "uie",
+    )  # fmt: skip
 
     def __init__(self, index: int) -> None:
         self.affinity = affinity_of(index)
         self.private = Bank(PRIVATE_MASK, fixed_edge=SGI_MASK)
+        self.lpis = Bank(0)  # none without an ITS
         self.spis = 0  # SPIs that IROUTER sends here
         self.held = 0
         self.listed: list[int] = []  # the INTID in each list register
+        self.leaving: dict[int, int | None] = {}  # listed LPIs that move to a CPU, or end
         self.is_loaded = False  # between load_lrs and sync_lrs
         self.is_kicked = False
         self.uie = 0
@@ -133,6 +155,7 @@ class Vgic:
         self.routes = [0] * (last + 1)  # affinity by INTID
         self.cpus[0].spis = self.spis.implemented
         self.groups = 0  # GICD_CTLR.EnableGrp0/1
+        self.lpis: LpiFrame | None = None  # with an ITS
         self._kick = kick
 
     def connect(self, kick: Kick) -> None:
@@ -154,7 +177,7 @@ class Vgic:
         with self.lock:
             self.cpus[cpu].private.set_line(1 << intid, level)
             if level:
-                self._notify(cpu)
+                self.notify(cpu)
 
     def send_sgi(self, cpu: int, value: int) -> None:
         """Perform a write of ``value`` to ICC_SGI1R_EL1 by ``cpu``."""
@@ -162,7 +185,7 @@ class Vgic:
         with self.lock:
             for index in self._sgi_targets(cpu, value):
                 self.cpus[index].private.latch |= bit
-                self._notify(index)
+                self.notify(index)
 
     def _sgi_targets(self, sender: int, value: int) -> Iterator[int]:
         if value & SGI_IRM:
@@ -189,7 +212,8 @@ class Vgic:
         this.is_loaded = True  # before the look: what changes after it kicks the CPU
         if not (
             private.latch | private.line | private.active | spis.latch | spis.line | spis.active
-        ):
+            | this.lpis.latch
+        ):  # fmt: skip
             this.uie = 0
             return NO_LRS
         with self.lock:
@@ -217,7 +241,9 @@ class Vgic:
             self._deactivate_unlisted(this, hcr >> ICH_HCR_EOICOUNT_SHIFT & 0x1F)
             this.listed = []
             this.held &= this.private.active | self.spis.active
-            if released & ~this.held & ~PRIVATE_MASK & ~this.spis:
+            if this.leaving:
+                self._let_go(this)
+            if released & ~this.held & self.spis.implemented & ~this.spis:
                 self.notify_all()  # an SPI has been rerouted to another CPU meanwhile
 
     def hcr(self, cpu: int) -> int:
@@ -240,6 +266,9 @@ class Vgic:
         if spi_bits:
             bits |= spi_bits & ~self._held_by_others(cpu)
             group1 |= spis.group1
+        if cpu.lpis.latch:
+            bits |= cpu.lpis.latch & cpu.lpis.enabled
+            group1 |= cpu.lpis.group1
         if not bits:
             return 0
         if not self.groups & GICD_CTLR_GRP1:
@@ -273,7 +302,9 @@ class Vgic:
         return order
 
     def _bank(self, cpu: Cpu, intid: int) -> Bank:
-        return cpu.private if intid < NUM_PRIVATE else self.spis
+        if intid < NUM_PRIVATE:
+            return cpu.private
+        return self.spis if intid < FIRST_LPI_INTID else cpu.lpis
 
     def _list(self, cpu: Cpu, intid: int) -> int:
         """Move one interrupt into a list register and return the register."""
@@ -317,13 +348,25 @@ class Vgic:
         for intid in self._choose(cpu, unlisted)[:count]:
             self._bank(cpu, intid).active &= ~(1 << intid)
 
-    def _notify(self, index: int) -> None:
+    def _let_go(self, cpu: Cpu) -> None:
+        """Move the pending state of LPIs that have left this CPU while it had them listed."""
+        for intid, target in cpu.leaving.items():
+            bit = 1 << intid
+            is_pending = cpu.lpis.latch & bit
+            cpu.lpis.latch &= ~bit
+            if is_pending and target is not None:
+                self.cpus[target].lpis.latch |= bit
+                self.notify(target)
+        cpu.leaving.clear()
+
+    def notify(self, index: int) -> None:
         """Kick a CPU that runs its guest without a newly deliverable interrupt."""
         cpu = self.cpus[index]
         if not cpu.is_loaded or cpu.is_kicked or self._kick is None:
             return
         deliverable = self._deliverable(cpu)
         again = cpu.private.latch & cpu.private.edge | self.spis.latch & self.spis.edge
+        again |= cpu.lpis.latch
         if deliverable & (~cpu.held | again):
             cpu.is_kicked = True
             self._kick(index)
@@ -331,7 +374,31 @@ class Vgic:
     def notify_all(self) -> None:
         """Kick every CPU that lacks an interrupt; the caller holds the lock."""
         for index in range(len(self.cpus)):
-            self._notify(index)
+            self.notify(index)
+
+    # --- LPIs; the lock is held -------------------------------------------------------------
+
+    def retarget_lpi(self, intid: int, target: int | None) -> None:
+        """Move an LPI's pending state, at whichever CPU it is, to another CPU, or drop it."""
+        for index, cpu in enumerate(self.cpus):
+            if index == target:
+                cpu.leaving.pop(intid, None)
+            elif intid in cpu.listed:
+                cpu.leaving[intid] = target
+                self._recall(index)
+            elif cpu.lpis.latch >> intid & 1:
+                cpu.lpis.latch &= ~(1 << intid)
+                if target is not None:
+                    self.cpus[target].lpis.latch |= 1 << intid
+        if target is not None:
+            self.notify(target)
+
+    def _recall(self, index: int) -> None:
+        """Make a CPU that runs its guest give its list registers back."""
+        cpu = self.cpus[index]
+        if cpu.is_loaded and not cpu.is_kicked and self._kick is not None:
+            cpu.is_kicked = True
+            self._kick(index)
 
     # --- registers; the lock is held --------------------------------------------------------
 

@@ -3,8 +3,8 @@
 The registers from IGROUPR to ICFGR have the same offsets in the GICD (for SPIs) and in the SGI
 frame of a GICR (for INTID 0..31), and a ``Bank`` ignores INTIDs that it does not implement; so one
 pair of functions serves both.  Unimplemented registers read as zero and ignore writes, as IHI 0069
-allows: LPIs, message-based SPIs, the legacy registers; and GICR_WAKER, as under KVM: a
-redistributor is always awake.
+allows: message-based SPIs, the legacy registers, and without an ITS those of LPIs; and GICR_WAKER,
+as under KVM: a redistributor is always awake.  ``lpi.py`` has the registers of LPIs.
 
 Spec: Arm IHI 0069, "Distributor register map", "Redistributor register map".
 """
@@ -16,6 +16,7 @@ from pyvmm.host.vgic import Bank, Vgic
 
 IIDR = 0x5000_0000  # product 'P', no registered implementer: no driver has a quirk for it
 WORD = 0xFFFF_FFFF
+_ID_BITS_WITHOUT_LPIS = 10
 
 
 class _Frame(ABC):
@@ -60,10 +61,16 @@ class Distributor(_Frame):
             return vgic.groups | gic.GICD_CTLR_ARE | gic.GICD_CTLR_DS
         if offset == gic.GICD_TYPER:
             lines = (len(vgic.routes) + 31) // 32 - 1
-            return lines | gic.GICD_TYPER_ID_BITS | gic.GICD_TYPER_A3V | gic.GICD_TYPER_NO1N
+            return lines | self._id_bits() | gic.GICD_TYPER_A3V | gic.GICD_TYPER_NO1N
         if offset == gic.GICD_IIDR:
             return IIDR
         return gic.PIDR2_GICV3 if offset == gic.GIC_PIDR2 else 0
+
+    def _id_bits(self) -> int:
+        """Return the fields of GICD_TYPER for the width of INTIDs: LPIs need more bits."""
+        if self._vgic.lpis is None:
+            return _ID_BITS_WITHOUT_LPIS - 1 << gic.GICD_TYPER_ID_BITS_SHIFT
+        return gic.LPI_ID_BITS - 1 << gic.GICD_TYPER_ID_BITS_SHIFT | gic.GICD_TYPER_LPIS
 
     def _write(self, offset: int, value: int) -> None:
         vgic = self._vgic
@@ -101,6 +108,7 @@ class Redistributor(_Frame):
 
     def __init__(self, vgic: Vgic, cpu: int) -> None:
         super().__init__(vgic)
+        self._cpu = cpu
         self._bank = vgic.cpus[cpu].private
         self._typer = (
             vgic.cpus[cpu].affinity << gic.GICR_TYPER_AFFINITY_SHIFT
@@ -118,13 +126,21 @@ class Redistributor(_Frame):
                 # The upper word of an 8-byte write is for INTIDs 32..63: not implemented here.
                 write_bank(self._vgic, self._bank, sgi_offset & ~3, value & WORD)
                 self._vgic.notify_all()
+            elif size >= 4 and self._vgic.lpis is not None:
+                self._vgic.lpis.write(self._cpu, offset & ~3, size, value)
 
     def _read(self, offset: int) -> int:
         sgi_offset = offset - gic.GICR_SGI_FRAME
         if gic.GICD_IGROUPR <= sgi_offset < gic.GICD_IGRPMODR:
             return read_bank(self._bank, sgi_offset)
+        lpis = self._vgic.lpis
         if offset == gic.GICR_TYPER:
-            return self._typer & WORD
+            return self._typer & WORD | (gic.GICR_TYPER_PLPIS if lpis else 0)
+        if lpis is not None and offset < gic.GICR_SGI_FRAME:
+            if offset == gic.GICR_CTLR:
+                return lpis.control(self._cpu)
+            if gic.GICR_PROPBASER <= offset < gic.GICR_INVLPIR:
+                return lpis.read(self._cpu, offset)
         if offset == gic.GICR_TYPER + 4:
             return self._typer >> 32
         if offset == gic.GICR_IIDR:

@@ -1,0 +1,198 @@
+"""The LPIs of a guest: their tables in its memory, and the registers of a redistributor for them.
+
+The guest gives one configuration table for all CPUs and one pending table per CPU.  The first is
+cached until the guest invalidates an entry, as in hardware.  A CPU's pending table is read when its
+LPIs are enabled and written when they are disabled; in between, the vGIC has the pending bits.  A
+table that the host must not access counts as zeros.
+
+Spec: Arm IHI 0069, "LPI Configuration table", "LPI Pending table".
+"""
+
+from contextlib import suppress
+from typing import Final
+
+from pyvmm.arch import gic
+from pyvmm.arch.bits import replace_bytes
+from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.host.guest import GuestMemory
+from pyvmm.host.vgic import Bank, Vgic
+
+FIRST: Final = gic.FIRST_LPI_INTID
+NUM: Final = gic.NUM_LPIS
+LPI_MASK: Final = (1 << NUM) - 1 << FIRST
+
+_PROP: Final = gic.PROPBASER
+_PROP_WRITABLE: Final = (
+    _PROP.IDBITS.mask
+    | _PROP.INNER_CACHE.mask
+    | _PROP.SHAREABILITY.mask
+    | _PROP.ADDRESS.mask
+    | _PROP.OUTER_CACHE.mask
+)
+_PEND: Final = gic.PENDBASER
+_PEND_WRITABLE: Final = (
+    _PEND.INNER_CACHE.mask
+    | _PEND.SHAREABILITY.mask
+    | _PEND.ADDRESS.mask
+    | _PEND.OUTER_CACHE.mask
+    | _PEND.PTZ.mask
+)
+_PENDING_OFFSET: Final = FIRST // 8  # of the first LPI in a pending table
+#: The meaning of a byte of the configuration table: the enable bit, as a digit; the priority.
+_ENABLED_DIGIT: Final = bytes(b"01"[byte & gic.LPI_ENABLED] for byte in range(256))
+_PRIORITY: Final = bytes(byte & gic.LPI_PRIORITY_MASK for byte in range(256))
+
+
+class Lpis:
+    """The LPIs of all CPUs; the vGIC's lock is held in every method.
+
+    A new one gives the CPUs of ``vgic`` their LPIs.
+    """
+
+    def __init__(self, vgic: Vgic, memory: GuestMemory) -> None:
+        self._vgic = vgic
+        self._memory = memory
+        self._propbaser = 0
+        self._pendbaser = [0] * len(vgic.cpus)
+        self._is_enabled = [False] * len(vgic.cpus)
+        priority = bytearray(FIRST + NUM)
+        for cpu in vgic.cpus:
+            cpu.lpis = Bank(LPI_MASK, fixed_edge=LPI_MASK)
+            cpu.lpis.priority = priority
+        vgic.lpis = self
+
+    # --- for the ITS --------------------------------------------------------------------------
+
+    def pend(self, intid: int, cpu: int) -> None:
+        """Make an LPI pending at a CPU, if the CPU's LPIs are enabled."""
+        if self._is_enabled[cpu]:
+            self._vgic.cpus[cpu].lpis.latch |= 1 << intid
+            self._vgic.notify(cpu)
+
+    def clear(self, intid: int) -> None:
+        """Make an LPI not pending."""
+        self._vgic.retarget_lpi(intid, None)
+
+    def move(self, intid: int, cpu: int) -> None:
+        """Move an LPI's pending state to a CPU."""
+        self._vgic.retarget_lpi(intid, cpu if self._is_enabled[cpu] else None)
+
+    def move_all(self, source: int, target: int) -> None:
+        """Move the pending states of all LPIs of one CPU to another CPU."""
+        vgic = self._vgic
+        if source == target:
+            return
+        for intid in vgic.cpus[source].listed:
+            if intid >= FIRST:
+                self.move(intid, target)
+        bank = vgic.cpus[source].lpis
+        moved, bank.latch = bank.latch, 0
+        if self._is_enabled[target]:
+            vgic.cpus[target].lpis.latch |= moved
+            vgic.notify(target)
+
+    def reload(self, intid: int) -> None:
+        """Read an LPI's configuration again."""
+        if FIRST <= intid < FIRST + self._table_size():
+            self._configure(intid, self._read(self._table() + intid - FIRST, 1))
+            self._vgic.notify_all()
+
+    def reload_all(self) -> None:
+        """Read the whole configuration again."""
+        self._configure(FIRST, self._read(self._table(), self._table_size()))
+        self._vgic.notify_all()
+
+    # --- tables -------------------------------------------------------------------------------
+
+    def _table(self) -> int:
+        return self._propbaser & _PROP.ADDRESS.mask
+
+    def _num_intids(self) -> int:
+        """Return the number of INTIDs for which the guest has given tables."""
+        return 1 << min(_PROP.IDBITS.decode(self._propbaser) + 1, gic.LPI_ID_BITS)
+
+    def _table_size(self) -> int:
+        return max(0, self._num_intids() - FIRST) if any(self._is_enabled) else 0
+
+    def _read(self, addr: int, size: int) -> bytes:
+        try:
+            return self._memory.read(addr, size)
+        except GranuleProtectionFault:
+            return bytes(size)
+
+    def _configure(self, first: int, table: bytes) -> None:
+        """Use the configurations of LPIs from ``first`` on."""
+        window = (1 << len(table)) - 1 << first
+        enabled = int(b"0" + table[::-1].translate(_ENABLED_DIGIT), 2) << first
+        priorities = table.translate(_PRIORITY)
+        for cpu in self._vgic.cpus:
+            cpu.lpis.enabled = cpu.lpis.enabled & ~window | enabled
+        self._vgic.cpus[0].lpis.priority[first : first + len(table)] = priorities  # shared
+
+    def _load_pending(self, cpu: int) -> int:
+        """Return the pending LPIs of a CPU's table."""
+        base = self._pendbaser[cpu]
+        if base & _PEND.PTZ.mask:
+            return 0
+        table = self._read((base & _PEND.ADDRESS.mask) + _PENDING_OFFSET, NUM // 8)
+        return int.from_bytes(table, "little") << FIRST & (1 << self._num_intids()) - 1
+
+    def _store_pending(self, cpu: int, pending: int) -> None:
+        address = (self._pendbaser[cpu] & _PEND.ADDRESS.mask) + _PENDING_OFFSET
+        size = max(0, self._num_intids() - FIRST) // 8
+        with suppress(GranuleProtectionFault):
+            self._memory.write(address, (pending >> FIRST).to_bytes(NUM // 8, "little")[:size])
+
+    def _set_enabled(self, cpu: int, is_enabled: bool) -> None:
+        """Enable or disable the LPIs of a CPU (GICR_CTLR.EnableLPIs)."""
+        if is_enabled == self._is_enabled[cpu]:
+            return
+        bank = self._vgic.cpus[cpu].lpis
+        if is_enabled:
+            is_first = not any(self._is_enabled)
+            self._is_enabled[cpu] = True
+            bank.latch = self._load_pending(cpu)
+            self._pendbaser[cpu] &= ~_PEND.PTZ.mask
+            if is_first:
+                self.reload_all()
+            self._vgic.notify(cpu)
+        else:
+            for intid in filter(FIRST.__le__, list(self._vgic.cpus[cpu].listed)):
+                self.clear(intid)
+            self._store_pending(cpu, bank.latch)
+            bank.latch = 0
+            self._is_enabled[cpu] = False
+
+    # --- registers ----------------------------------------------------------------------------
+
+    def read(self, cpu: int, offset: int) -> int:
+        """Return the word at an offset of a redistributor's RD frame; 0 if it is not of LPIs."""
+        match offset & ~7:
+            case gic.GICR_PROPBASER:
+                register = self._propbaser
+            case gic.GICR_PENDBASER:
+                register = self._pendbaser[cpu] & ~_PEND.PTZ.mask
+            case _:
+                return 0
+        return register >> 8 * (offset & 4) & 0xFFFF_FFFF
+
+    def control(self, cpu: int) -> int:
+        """Return GICR_CTLR."""
+        is_enabled = gic.GICR_CTLR_ENABLE_LPIS if self._is_enabled[cpu] else 0
+        return is_enabled | gic.GICR_CTLR_CES | gic.GICR_CTLR_IR
+
+    def write(self, cpu: int, offset: int, size: int, value: int) -> None:
+        """Write a register of a redistributor's RD frame, 4 or 8 bytes of it."""
+        match offset & ~7:
+            case gic.GICR_CTLR if offset == gic.GICR_CTLR:
+                self._set_enabled(cpu, bool(value & gic.GICR_CTLR_ENABLE_LPIS))
+            case gic.GICR_PROPBASER if not any(self._is_enabled):
+                value = replace_bytes(self._propbaser, offset & 7, size, value)
+                self._propbaser = value & _PROP_WRITABLE
+            case gic.GICR_PENDBASER if not self._is_enabled[cpu]:
+                value = replace_bytes(self._pendbaser[cpu], offset & 7, size, value)
+                self._pendbaser[cpu] = value & _PEND_WRITABLE
+            case gic.GICR_INVLPIR if offset == gic.GICR_INVLPIR:
+                self.reload(value & 0xFFFF_FFFF)
+            case gic.GICR_INVALLR if offset == gic.GICR_INVALLR:
+                self.reload_all()
