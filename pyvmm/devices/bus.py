@@ -1,11 +1,11 @@
 """The MMIO bus: routes accesses to devices by address.
 
-It is not a device and has no lock: regions are added before the guest runs, and each device
-serialises its own accesses.
+It is not a device and has no lock: each device serialises its own accesses.  Fixed regions are
+added before the guest runs; the regions of PCI functions move while it runs.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from pyvmm.arch.events import EventStream, MmioAccess
@@ -45,6 +45,7 @@ class _Nothing:
 
 
 _Region = tuple[int, int, MmioDevice, str]  # base, end, device, name
+_Table = tuple[list[int], list[_Region]]  # the bases, and the regions in the same order
 
 
 class Bus:
@@ -57,20 +58,28 @@ class Bus:
     def __init__(self, events: EventStream) -> None:
         self._events = events
         self._nothing: _Region = (0, 1 << 64, _Nothing(), UNCLAIMED)
-        self._bases: list[int] = []
-        self._regions: list[_Region] = []
+        self._fixed: _Table = ([], [])
+        self._table = self._fixed  # with the regions that move; replaced, never changed
 
     def add(self, base: int, size: int, device: MmioDevice, name: str) -> None:
         """Map ``device`` to ``size`` bytes at ``base``.
 
         Raises: ValueError if the region overlaps another one (our bug, never a guest's).
         """
-        slot = bisect_right(self._bases, base)
-        for other_base, other_end, _, other in self._regions[max(slot - 1, 0) : slot + 1]:
-            if base < other_end and other_base < base + size:
-                raise ValueError(f"{name} at {base:#x} overlaps {other}")
-        self._bases.insert(slot, base)
-        self._regions.insert(slot, (base, base + size, device, name))
+        other = _insert(self._fixed, (base, base + size, device, name))
+        if other is not None:
+            raise ValueError(f"{name} at {base:#x} overlaps {other}")
+
+    def set_movable(self, regions: Iterable[tuple[int, int, MmioDevice, str]]) -> None:
+        """Replace the regions that move: the base, size, device and name of each.
+
+        A region that overlaps a fixed one or an earlier one is not mapped.
+        """
+        bases, fixed = self._fixed
+        table = (bases.copy(), fixed.copy())
+        for base, size, device, name in regions:
+            _insert(table, (base, base + size, device, name))
+        self._table = table
 
     def read(self, addr: int, size: int) -> int:
         """Return ``size`` bytes at ``addr`` as a little-endian number."""
@@ -88,9 +97,23 @@ class Bus:
         device.write(addr - base, size, value)
 
     def _find(self, addr: int, size: int) -> _Region:
-        slot = bisect_right(self._bases, addr)
+        bases, regions = self._table
+        slot = bisect_right(bases, addr)
         if slot:
-            region = self._regions[slot - 1]
+            region = regions[slot - 1]
             if addr + size <= region[1]:
                 return region
         return self._nothing
+
+
+def _insert(table: _Table, region: _Region) -> str | None:
+    """Insert a region into a table; if it overlaps another one, return that one's name instead."""
+    bases, regions = table
+    base, end, _, _ = region
+    slot = bisect_right(bases, base)
+    for other_base, other_end, _, other in regions[max(slot - 1, 0) : slot + 1]:
+        if base < other_end and other_base < end:
+            return other
+    bases.insert(slot, base)
+    regions.insert(slot, region)
+    return None

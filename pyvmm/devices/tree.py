@@ -3,6 +3,7 @@
 Source: Devicetree Specification 0.4; the binding of each node's `compatible` in Linux.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -46,6 +47,14 @@ class TreeWriter(Protocol):
 
     def interrupts(self, spis: tuple[int, ...], trigger: Trigger, /) -> None:
         """Add the `interrupts` property of a device with shared interrupts."""
+
+    def interrupt_map(
+        self, rows: Sequence[tuple[tuple[int, ...], int]], trigger: Trigger, /
+    ) -> None:
+        """Add the `interrupt-map` property: for each unit and interrupt, a shared interrupt."""
+
+    def msi_controller(self) -> int | None:
+        """Return the phandle of the target of messages; None if there is none."""
 
     def new_phandle(self) -> int:
         """Return a phandle that no node has yet."""

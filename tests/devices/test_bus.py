@@ -71,3 +71,18 @@ def test_bus_tells_a_listener_of_every_access() -> None:
         MmioAccess("scratch", 0x1001, 1, is_write=False, value=0x101),
         MmioAccess("", 0x5000, 8, is_write=True, value=9),
     ]
+
+
+def test_regions_that_move_give_way_to_fixed_ones(events: EventStream) -> None:
+    """They are replaced together; one that overlaps another is not mapped."""
+    bus, fixed, first, second = Bus(events), Scratch(), Scratch(), Scratch()
+    bus.add(0x1000, 0x100, fixed, "fixed")
+    bus.set_movable([(0x2000, 0x100, first, "first"), (0x1080, 0x100, second, "second")])
+    bus.write(0x2000, 4, 1)
+    bus.write(0x1080, 4, 2)
+    bus.write(0x1100, 4, 3)
+    assert (fixed.writes, first.writes, second.writes) == ([(0x80, 4, 2)], [(0, 4, 1)], [])
+    bus.set_movable([(0x3000, 0x100, first, "first"), (0x30FC, 4, second, "second")])
+    bus.write(0x2000, 4, 4)
+    bus.write(0x30FC, 4, 5)
+    assert (first.writes[1:], second.writes) == ([(0xFC, 4, 5)], [])

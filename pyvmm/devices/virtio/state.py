@@ -141,6 +141,10 @@ class DeviceState:
         """Return 32 of the offered feature bits; 0 beyond the second half."""
         return self._offered >> 32 * half & MASK32 if half < 2 else 0
 
+    def driver_features(self, half: int) -> int:
+        """Return 32 of the driver's feature bits; 0 beyond the second half."""
+        return self._driver_features >> 32 * half & MASK32 if half < 2 else 0
+
     def set_driver_features(self, half: int, value: int) -> None:
         """Set 32 of the driver's feature bits, unless FEATURES_OK is set; inside an activity."""
         if not self.status & Status.FEATURES_OK and half < 2:

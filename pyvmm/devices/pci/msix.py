@@ -1,0 +1,81 @@
+"""MSI-X: the interrupts of a PCI function as messages, one per vector, which software can mask.
+
+Spec: PCI Local Bus 3.0, 6.8.2.
+"""
+
+from collections.abc import Callable
+from struct import pack, unpack_from
+from typing import Final
+
+MAX_VECTORS: Final = 128
+TABLE_SIZE: Final = 16 * MAX_VECTORS
+#: The pending bits follow the table.
+PENDING_OFFSET: Final = TABLE_SIZE
+WINDOW_SIZE: Final = 0x1000
+
+CONTROL: Final = 2  # in the capability
+_ENABLE: Final = 1 << 15
+_MASK_ALL: Final = 1 << 14
+_ENTRY_MASKED: Final = 1
+
+#: Sends a message: the address and the data of a write by the function.
+Send = Callable[[int, int], None]
+
+
+class Msix:
+    """The vectors of one function; its window has the table and the pending bits.
+
+    Concurrency: the function's lock is held.
+    """
+
+    def __init__(self, num_vectors: int, send: Send) -> None:
+        self.num_vectors = num_vectors
+        self.is_enabled = False
+        self._is_masked = False
+        self._pending = 0
+        self._table = bytearray(pack("<QII", 0, 0, _ENTRY_MASKED) * num_vectors)
+        self._send = send
+
+    def capability(self, bar: int, offset: int) -> tuple[bytes, bytes]:
+        """Return the body of the capability for a window in a BAR, and the mask for software."""
+        body = pack("<HII", self.num_vectors - 1, offset | bar, offset + PENDING_OFFSET | bar)
+        return body, pack("<H", _ENABLE | _MASK_ALL)
+
+    def control(self, value: int) -> None:
+        """Take the message control of the capability."""
+        self.is_enabled = bool(value & _ENABLE)
+        self._is_masked = bool(value & _MASK_ALL)
+        self._send_pending()
+
+    def raise_vector(self, vector: int) -> None:
+        """Send the message of a vector, or make it pending if it is masked."""
+        if self.is_enabled and vector < self.num_vectors:
+            self._pending |= 1 << vector
+            self._send_pending()
+
+    def _send_pending(self) -> None:
+        if not self._pending or self._is_masked or not self.is_enabled:
+            return
+        for vector in range(self.num_vectors):
+            address, data, control = unpack_from("<QII", self._table, 16 * vector)
+            if self._pending >> vector & 1 and not control & _ENTRY_MASKED:
+                self._pending &= ~(1 << vector)
+                self._send(address, data)
+
+    def read(self, offset: int, size: int) -> int:
+        """Read the window."""
+        if offset >= PENDING_OFFSET:
+            return self._pending >> 8 * (offset - PENDING_OFFSET) & (1 << 8 * size) - 1
+        return int.from_bytes(self._table[offset : offset + size], "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write words of the table; the pending bits cannot be written."""
+        if offset % 4 or size < 4:
+            return
+        for place in range(offset, min(offset + size, len(self._table)), 4):
+            word = value & 0xFFFF_FFFF
+            if place % 16 == 12:
+                word &= _ENTRY_MASKED
+            self._table[place : place + 4] = word.to_bytes(4, "little")
+            value >>= 32
+        self._send_pending()
