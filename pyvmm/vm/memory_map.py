@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyvmm.arch.gic import GICD_SIZE, GICR_SIZE
+from pyvmm.arch.its import ITS_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
+PCI_IO: Final = range(0x1_0000)  # no function has I/O ports
 UART_BASE: Final = 0x0100_0000
 UART_STRIDE: Final = 0x1000
 UART_SIZE: Final = 8
@@ -28,14 +30,18 @@ PV_TIME_BASE: Final = 0x0102_0000
 VIRTIO_BASE: Final = 0x0300_0000
 VIRTIO_STRIDE: Final = 0x200
 GICD_BASE: Final = 0x3FFF_0000
+PCI_CONFIG: Final = range(0x4000_0000, 0x5000_0000)
+PCI_MEMORY: Final = range(0x5000_0000, 0x8000_0000)
 RAM_BASE: Final = 0x8000_0000
 
 NUM_PRIVATE_INTIDS: Final = 32
 UART_SPI: Final = 0
 VIRTIO_SPI: Final = 4
+PCI_SPI: Final = 64
 PL031_SPI: Final = 95
 WATCHDOG_SPI: Final = 94
 NUM_VIRTIO: Final = 60
+NUM_PCI: Final = 31  # slots; the interrupt of the last one is the clock's
 
 MAX_CPUS: Final = 16
 MIN_RAM_SIZE: Final = 4 * MIB
@@ -73,6 +79,11 @@ class MemoryMap:
     def gicr_size(self) -> int:
         """The size of all redistributors together."""
         return self.num_cpus * GICR_SIZE
+
+    @property
+    def its_base(self) -> int:
+        """The ITS, directly below the redistributors."""
+        return self.gicr_base - ITS_SIZE
 
     @property
     def gicd_size(self) -> int:

@@ -108,6 +108,23 @@ class VmOptions:
         choices=("serial", "virtio"),
         default_text="serial",
     )
+    transport: str = option(
+        "mmio",
+        "--transport",
+        "bus of the virtio devices",
+        read=str,
+        choices=("mmio", "pci"),
+        default_text="mmio",
+    )
+    forces_pci: bool = switch(False, "--force-pci", "same as --transport pci")
+    irqchip: str | None = option(
+        None,
+        "--irqchip",
+        "interrupt controller; gicv3-its has an ITS for the messages of PCI devices"
+        "  [default: gicv3; with PCI, gicv3-its]",
+        read=str,
+        choices=("gicv3", "gicv3-its"),
+    )
     dtb: Path | None = file("--dtb", "use this device tree")
     dump_dtb: Path | None = file("--dump-dtb", "write the device tree to this file")
     has_defaults: bool = switch(True, "--nodefaults", "omit the default kernel parameters")
@@ -243,6 +260,16 @@ class VmOptions:
         return self.wants_power_button
 
     @property
+    def has_pci(self) -> bool:
+        """Whether the virtio devices are on PCI."""
+        return self.forces_pci or self.transport == "pci"
+
+    @property
+    def has_its(self) -> bool:
+        """Whether the interrupt controller has an ITS: by default, if there is PCI."""
+        return self.has_pci if self.irqchip is None else self.irqchip == "gicv3-its"
+
+    @property
     def has_hes(self) -> bool:
         """Whether a root of trust attests the guest; only realms have one."""
         return self.is_realm and self.wants_hes
@@ -313,6 +340,8 @@ def _check_together(given: Collection[str], *, is_run: bool) -> None:
         raise UserError("--balloon is not for realms: the host cannot take memory from a realm")
     if "wants_hes" in given and ("token_profile" in given or "hes_directory" in given):
         raise UserError("--no-hes excludes --token-profile and --hes-dir: omit it, or them")
+    if "forces_pci" in given and "transport" in given:
+        raise UserError("--force-pci is the same as --transport pci: give one of them")
     if "waits_for_gdb" in given and "gdb" not in given:
         raise UserError("--gdb-wait requires --gdb: add --gdb PORT or --gdb SOCKET")
     if is_realm and "gdb" in given and "is_debuggable" not in given:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.arch.its import ITS_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.vm import memory_map
 from pyvmm.vm.memory_map import GIB, MIB, RAM_BASE, MemoryMap, place
@@ -75,6 +76,7 @@ def test_devices_do_not_overlap() -> None:
     """The regions of the fixed map do not overlap, with the maximum number of CPUs."""
     layout = MemoryMap(GIB, memory_map.MAX_CPUS)
     regions = [
+        (memory_map.PCI_IO.start, len(memory_map.PCI_IO)),
         *((memory_map.uart_base(n), memory_map.UART_SIZE) for n in range(memory_map.NUM_UARTS)),
         (memory_map.RTC_BASE, memory_map.RTC_SIZE),
         (memory_map.PL031_BASE, memory_map.PL031_SIZE),
@@ -82,8 +84,10 @@ def test_devices_do_not_overlap() -> None:
             (memory_map.virtio_base(n), memory_map.VIRTIO_STRIDE)
             for n in range(memory_map.NUM_VIRTIO)
         ),
+        (layout.its_base, ITS_SIZE),
         (layout.gicr_base, layout.gicr_size),
         (memory_map.GICD_BASE, layout.gicd_size),
+        *((each.start, len(each)) for each in (memory_map.PCI_CONFIG, memory_map.PCI_MEMORY)),
         (RAM_BASE, layout.ram_size),
     ]
     for (base, size), (following, _) in itertools.pairwise(regions):

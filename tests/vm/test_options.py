@@ -70,6 +70,7 @@ def test_what_is_given_is_read() -> None:
         ({"is_realm", "has_balloon"}, "--balloon is not for realms"),
         ({"is_realm", "wants_hes", "hes_directory"}, "--no-hes excludes --token-profile and"),
         ({"is_realm", "wants_hes", "token_profile"}, "--no-hes excludes --token-profile and"),
+        ({"forces_pci", "transport"}, "--force-pci is the same as --transport pci: give one"),
         ({"waits_for_gdb"}, "--gdb-wait requires --gdb"),
         ({"is_realm", "gdb"}, "--gdb: a realm hides its registers"),
     ],
@@ -99,6 +100,15 @@ def test_an_agent_has_a_port_where_there_is_a_disk() -> None:
     assert (VmOptions().has_agent, VmOptions(disks=DISK).has_agent) == (False, True)
     assert VmOptions(wants_agent=True).has_agent
     assert not VmOptions(disks=DISK, wants_agent=False).has_agent
+
+
+def test_pci_brings_an_its_unless_the_interrupt_controller_is_given() -> None:
+    """Its devices have no messages without one; MMIO does not need it, but may have it."""
+    assert not VmOptions().has_its
+    for pci in (VmOptions(transport="pci"), VmOptions(forces_pci=True)):
+        assert (pci.has_pci, pci.has_its) == (True, True)
+    assert not VmOptions(transport="pci", irqchip="gicv3").has_its
+    assert VmOptions(irqchip="gicv3-its").has_its
 
 
 def test_only_a_realm_has_a_root_of_trust() -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from pyvmm.arch.gic import GICR_SIZE
+from pyvmm.arch.its import GITS_TRANSLATER, ITS_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.system import open_file_budget
 from pyvmm.arch.timer import SystemCounter
@@ -18,6 +19,7 @@ from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.dma import DmaFault, GuestDma
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.mc146818 import Mc146818
+from pyvmm.devices.pci.host import HostBridge, requester
 from pyvmm.devices.pl031 import Pl031
 from pyvmm.devices.uart import Uart
 from pyvmm.devices.virtio import bounce
@@ -28,10 +30,12 @@ from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.input import VirtioPowerButton
 from pyvmm.devices.virtio.mmio import VirtioMmio
 from pyvmm.devices.virtio.net import VirtioNet
+from pyvmm.devices.virtio.pci import VirtioPci
 from pyvmm.devices.virtio.port import PortUser, VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.watchdog import Watchdog
 from pyvmm.host.guest import Guest
+from pyvmm.host.its import Its
 from pyvmm.host.vgic import Vgic
 from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import memory_map
@@ -95,10 +99,10 @@ class Board:
         self._notified: set[str] = set()
         self._loop = self._start_loop("pyvmm-io")
         self._console_loop = self._start_loop("pyvmm-console")  # its reader may block it
+        self._bridge = HostBridge(bus, memory_map.PCI_MEMORY)
         self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
         for device in device_plan(options):
-            place = device.place
-            bus.add(place.base, place.size, self._make(device), device.name)
+            self._add(device)
 
     def _start_loop(self, name: str) -> IoLoop:
         loop = IoLoop(name)
@@ -116,44 +120,58 @@ class Board:
         for cpu in range(layout.num_cpus):
             base = layout.gicr_base + cpu * GICR_SIZE
             self._bus.add(base, GICR_SIZE, Redistributor(self._vgic, cpu), f"gicr{cpu}")
+        self._doorbell = layout.its_base + GITS_TRANSLATER
+        self._its: Its | None = None
+        if self._options.has_its:
+            self._its = Its(self._vgic, self._guest.dma, self._is_halting)
+            self._bus.add(layout.its_base, ITS_SIZE, self._its, "its")
 
-    def _make(self, device: PlannedDevice) -> MmioDevice:
-        """Make a device, with its host side."""
+    def _add(self, device: PlannedDevice) -> None:
+        """Make a device, with its host side, and add it to its bus."""
         match device.kind:
             case Kind.UART:
-                return self._serial_port(device)
+                self._map(device, self._serial_port(device))
             case Kind.RTC:
-                return Mc146818()
+                self._map(device, Mc146818())
             case Kind.PL031:
-                return Pl031(self._irq(device), self._loop.set_timer)
+                self._map(device, Pl031(self._irq(device), self._loop.set_timer))
             case Kind.WATCHDOG:
-                return Watchdog(
-                    self._irq(device),
-                    self._expire,
-                    self._loop.set_timer,
-                    self._counter,
-                    lambda: self._guest.is_halting,
+                self._map(
+                    device,
+                    Watchdog(
+                        self._irq(device),
+                        self._expire,
+                        self._loop.set_timer,
+                        self._counter,
+                        self._is_halting,
+                    ),
                 )
+            case Kind.PCI:
+                self._map(device, self._bridge)
             case Kind.BLK:
-                return self._plug(device, self._disk(device.index))
+                self._plug(device, self._disk(device.index))
             case Kind.P9:
-                return self._plug(device, self._share(device.index))
+                self._plug(device, self._share(device.index))
             case Kind.NET:
-                return self._card(device)
+                self._card(device)
             case Kind.HVC:
                 self.hvc = VirtioConsole(self._sink, self._size)
-                return self._plug(device, self.hvc)
+                self._plug(device, self.hvc)
             case Kind.RNG:
-                return self._plug(device, VirtioRng())
+                self._plug(device, VirtioRng())
             case Kind.BALLOON:
                 self.balloon = VirtioBalloon(self._release)
-                return self._plug(device, self.balloon)
+                self._plug(device, self.balloon)
             case Kind.AGENT:
                 self.port = VirtioPort(PORT_NAME, self._agent)
-                return self._plug(device, self.port)
+                self._plug(device, self.port)
             case Kind.BUTTON:
                 self.button = VirtioPowerButton()
-                return self._plug(device, self.button)
+                self._plug(device, self.button)
+
+    def _map(self, device: PlannedDevice, made: MmioDevice) -> None:
+        """Add a device to the bus, at its place."""
+        self._bus.add(device.place.base, device.place.size, made, device.name)
 
     def _serial_port(self, device: PlannedDevice) -> Uart:
         """Make a serial port: the first is the console, the others discard their output."""
@@ -196,25 +214,38 @@ class Board:
         loop = self._start_loop(f"pyvmm-9p{index}")
         return VirtioP9(share.tag, server, loop.call_soon)
 
-    def _card(self, device: PlannedDevice) -> VirtioMmio:
+    def _card(self, device: PlannedDevice) -> None:
         from pyvmm.vm.machine.network import open_card  # noqa: PLC0415  only with a network
 
         card = open_card(self._options, device.index, self._loop, self._resources, self._notify)
         self.cards.append(card)
-        window = self._plug(device, card)
+        self._plug(device, card)
         card.start()
-        return window
 
-    def _plug(self, device: PlannedDevice, virtio: VirtioDevice) -> VirtioMmio:
-        """Put a virtio device behind its window."""
+    def _plug(self, device: PlannedDevice, virtio: VirtioDevice) -> None:
+        """Put a virtio device behind its window on the bus, or into its PCI slot."""
         self.devices[device.name] = virtio
-        return VirtioMmio(
-            virtio,
-            self.dma,
-            self._irq(device),
-            access_platform=self._options.realm is not None,
-            is_halting=lambda: self._guest.is_halting,
-        )
+        is_realm, irq, slot = self._options.realm is not None, self._irq(device), device.slot
+        if slot is None:
+            window = VirtioMmio(
+                virtio, self.dma, irq, access_platform=is_realm, is_halting=self._is_halting
+            )
+            self._map(device, window)
+        else:
+            its = self._its
+            send = None if its is None else partial(self._send, its, requester(slot))
+            function = VirtioPci(
+                virtio, self.dma, irq, send, access_platform=is_realm, is_halting=self._is_halting
+            )
+            self._bridge.plug(slot, function, device.name)
+
+    def _is_halting(self) -> bool:
+        return self._guest.is_halting
+
+    def _send(self, its: Its, device: int, address: int, data: int) -> None:
+        """Deliver a message of a PCI function; one to another address than the ITS is lost."""
+        if address == self._doorbell:
+            its.signal(device, data)
 
     def _release(self, addr: int, size: int) -> None:
         try:

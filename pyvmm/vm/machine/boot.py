@@ -109,5 +109,6 @@ def _build_dtb(options: VmOptions, placement: Placement, initrd_size: int) -> by
             initrd=span,
             devices=device_plan(options),
             is_realm=options.realm is not None,
+            has_its=options.has_its,
         )
     )

@@ -6,7 +6,7 @@ Source: Devicetree Specification 0.4; the bindings of each node's `compatible` i
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +15,7 @@ import libfdt
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import affinity_of
+from pyvmm.arch.its import ITS_SIZE
 from pyvmm.devices import uart
 from pyvmm.devices.tree import Trigger
 from pyvmm.vm import memory_map
@@ -36,6 +37,7 @@ class Description:
     initrd: tuple[int, int] | None = None  # first IPA, and the first after it
     devices: tuple[PlannedDevice, ...] = ()
     is_realm: bool = False
+    has_its: bool = False
 
 
 def build_fdt(description: Description) -> bytes:
@@ -53,7 +55,7 @@ def build_fdt(description: Description) -> bytes:
         _chosen(tree, description)
         _memory(tree, description.map)
         _cpus(tree, description.map.num_cpus)
-        _gic(tree, description.map)
+        _gic(tree, description.map, has_its=description.has_its)
         _timer(tree)
         for device in description.devices:
             device.describe(tree, device.place)
@@ -72,6 +74,7 @@ class _Tree:
         self._writer = libfdt.FdtSw()
         self._writer.finish_reservemap()
         self._last_phandle = _GIC_PHANDLE
+        self._its: int | None = None
 
     @contextmanager
     def node(self, name: str) -> Iterator[None]:
@@ -93,9 +96,29 @@ class _Tree:
     def interrupts(self, spis: tuple[int, ...], trigger: Trigger) -> None:
         self.cells("interrupts", *(cell for spi in spis for cell in (_SPI, spi, trigger)))
 
+    def interrupt_map(self, rows: Sequence[tuple[tuple[int, ...], int]], trigger: Trigger) -> None:
+        parent = (_GIC_PHANDLE, 0, 0, _SPI)  # with an address of two cells
+        self.cells(
+            "interrupt-map",
+            *(cell for unit, spi in rows for cell in (*unit, *parent, spi, trigger)),
+        )
+
+    def msi_controller(self) -> int | None:
+        return self._its
+
     def new_phandle(self) -> int:
         self._last_phandle += 1
         return self._last_phandle
+
+    def its(self, base: int) -> None:
+        """Write the node of the ITS, to which devices send messages."""
+        self._its = self.new_phandle()
+        with self.node(f"msi-controller@{base:x}"):
+            self.text("compatible", "arm,gic-v3-its")
+            self.flag("msi-controller")
+            self.cells("#msi-cells", 1)
+            self.wide_cells("reg", base, ITS_SIZE)
+            self.cells("phandle", self._its)
 
     def finish(self) -> bytes:
         fdt = self._writer.as_fdt()
@@ -133,7 +156,7 @@ def _cpus(tree: _Tree, num_cpus: int) -> None:
                 tree.cells("reg", affinity)
 
 
-def _gic(tree: _Tree, layout: MemoryMap) -> None:
+def _gic(tree: _Tree, layout: MemoryMap, *, has_its: bool) -> None:
     with tree.node(f"intc@{memory_map.GICD_BASE:x}"):
         tree.text("compatible", "arm,gic-v3")
         tree.cells("#interrupt-cells", 3)
@@ -147,6 +170,8 @@ def _gic(tree: _Tree, layout: MemoryMap) -> None:
             *(layout.gicr_base, layout.gicr_size),
         )
         tree.cells("phandle", _GIC_PHANDLE)
+        if has_its:
+            tree.its(layout.its_base)
 
 
 def _timer(tree: _Tree) -> None:

@@ -8,10 +8,13 @@ timers, PSCI) are not in the list.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
+from pyvmm.arch.errors import UserError
 from pyvmm.devices import mc146818, pl031, uart, watchdog
+from pyvmm.devices.pci import host
 from pyvmm.devices.tree import Place, TreeWriter
-from pyvmm.devices.virtio import mmio
+from pyvmm.devices.virtio import mmio, pci
 from pyvmm.vm import memory_map
 from pyvmm.vm.options import VmOptions
 
@@ -31,26 +34,36 @@ class Kind(StrEnum):
     RTC = "rtc"
     PL031 = "pl031"
     WATCHDOG = "watchdog"
+    PCI = "pci"
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedDevice:
-    """One device: its kind, its place, and the function that writes its device tree node."""
+    """One device: its kind, its place, and the function that writes its device tree node.
+
+    The place of a PCI function is that of its configuration space.
+    """
 
     kind: Kind
     name: str
     index: int  # among the devices of its kind
     place: Place
     describe: Callable[[TreeWriter, Place], None]
+    slot: int | None = None  # of a PCI function
 
 
 def device_plan(options: VmOptions) -> tuple[PlannedDevice, ...]:
-    """Return the devices of a guest: virtio devices by slot, then the standard ones."""
-    return (*_virtio(options), *_serial_ports(), *_clocks(), *_watchdog(options))
+    """Return the devices of a guest: virtio devices by slot, then the standard ones.
+
+    Raises:
+        UserError: there are more virtio devices than slots.
+    """
+    virtio = _pci(options) if options.has_pci else _virtio_mmio(options)
+    return (*virtio, *_serial_ports(), *_clocks(), *_watchdog(options))
 
 
-def _virtio(options: VmOptions) -> Iterator[PlannedDevice]:
-    """Give each virtio device the next slot."""
+def _virtio(options: VmOptions, num_slots: int) -> list[tuple[Kind, int]]:
+    """Return the kind of each virtio device, and its number among those of its kind."""
     counts = {
         Kind.BLK: len(options.disks),
         Kind.P9: len(options.directories),
@@ -62,11 +75,32 @@ def _virtio(options: VmOptions) -> Iterator[PlannedDevice]:
         Kind.BUTTON: options.has_power_button,
     }
     devices = [(kind, index) for kind, count in counts.items() for index in range(count)]
-    for slot, (kind, index) in enumerate(devices):
+    if len(devices) > num_slots:
+        raise UserError(
+            f"there are {len(devices)} virtio devices; the limit is {num_slots}: give fewer disks"
+        )
+    return devices
+
+
+def _virtio_mmio(options: VmOptions) -> Iterator[PlannedDevice]:
+    """Give each virtio device the next window."""
+    for slot, (kind, index) in enumerate(_virtio(options, memory_map.NUM_VIRTIO)):
         place = Place(
             memory_map.virtio_base(slot), memory_map.VIRTIO_STRIDE, (memory_map.VIRTIO_SPI + slot,)
         )
         yield PlannedDevice(kind, f"{kind}{slot}", index, place, mmio.describe)
+
+
+def _pci(options: VmOptions) -> Iterator[PlannedDevice]:
+    """Make a host bridge, and give each virtio device the next slot."""
+    devices = _virtio(options, memory_map.NUM_PCI)
+    spis = {slot: memory_map.PCI_SPI + slot for slot in range(len(devices))}
+    config = memory_map.PCI_CONFIG
+    bridge = partial(host.describe, memory=memory_map.PCI_MEMORY, io=memory_map.PCI_IO, spis=spis)
+    yield PlannedDevice(Kind.PCI, "pci", 0, Place(config.start, len(config)), bridge)
+    for slot, (kind, index) in enumerate(devices):
+        place = Place(config.start + slot * host.SLOT_SIZE, host.FUNCTION_SIZE, (spis[slot],))
+        yield PlannedDevice(kind, f"{kind}{slot}", index, place, pci.describe, slot)
 
 
 def _serial_ports() -> Iterator[PlannedDevice]:

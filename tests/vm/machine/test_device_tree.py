@@ -1,6 +1,8 @@
 """The device tree, read back with libfdt."""
 
 import struct
+from dataclasses import replace
+from pathlib import Path
 
 import libfdt
 import pytest
@@ -10,6 +12,7 @@ from pyvmm.vm import memory_map
 from pyvmm.vm.machine.device_tree import Description, build_fdt
 from pyvmm.vm.machine.plan import device_plan
 from pyvmm.vm.memory_map import MIB, MemoryMap
+from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions
 
 DEVICES = device_plan(VmOptions(console="virtio", has_rng=True))
@@ -98,3 +101,39 @@ def test_overlong_parameters_are_refused() -> None:
     """The limit for the tree is 64 KiB."""
     with pytest.raises(UserError, match="too long"):
         build_fdt(Description(MemoryMap(64 * MIB, 1), "x" * 70_000))
+
+
+@pytest.mark.parametrize("irqchip", [None, "gicv3"])
+def test_pci_is_described_as_in_kvmtool(irqchip: str | None) -> None:
+    """Addresses, a pin per slot and, with an ITS, the target of messages."""
+    options = VmOptions(transport="pci", irqchip=irqchip, has_rng=True, console="virtio")
+    layout = MemoryMap(512 * MIB, 2)
+    devices = device_plan(options)
+    tree = Tree(build_fdt(Description(layout, "", devices=devices, has_its=options.has_its)))
+    pci, its = "/pci@40000000", f"/intc@{memory_map.GICD_BASE:x}/msi-controller@{layout.its_base:x}"
+    assert tree.cells(pci, "reg") == (0, 0x4000_0000, 0, 0x1000_0000)
+    io = (0x0100_0000, 0, 0, 0, 0, 0, 0x1_0000)
+    memory = (0x0200_0000, 0, 0x5000_0000, 0, 0x5000_0000, 0, 0x3000_0000)
+    assert tree.cells(pci, "ranges") == io + memory
+    (gic,) = tree.cells(f"/intc@{memory_map.GICD_BASE:x}", "phandle")
+    pins = tree.cells(pci, "interrupt-map")
+    assert pins == (0, 0, 0, 1, gic, 0, 0, 0, 64, 4, 0x800, 0, 0, 1, gic, 0, 0, 0, 65, 4)
+    assert not tree.has("/virtio@3000000")
+    assert tree.has(its) == options.has_its
+    if options.has_its:
+        assert tree.cells(its, "reg") == (0, 0x3FF9_0000, 0, 0x2_0000)
+        (phandle,) = tree.cells(its, "phandle")
+        assert tree.cells(pci, "msi-map") == (0, phandle, 0, 0x100)
+
+
+@pytest.mark.parametrize(("transport", "limit"), [("mmio", 60), ("pci", 31)])
+def test_bus_has_room_for_so_many_devices(transport: str, limit: int) -> None:
+    """One more is a mistake of the user."""
+    disks = tuple(DiskOptions(Path(f"disk{number}")) for number in range(limit))
+    most = VmOptions(disks=disks, transport=transport, wants_agent=False)
+    spis = [device.place.spis for device in device_plan(most)]
+    assert len({spi for each in spis for spi in each}) == len(
+        [spi for each in spis for spi in each]
+    )
+    with pytest.raises(UserError, match=rf"{limit + 1} virtio devices; the limit is {limit}: give"):
+        device_plan(replace(most, has_rng=True))
