@@ -35,7 +35,18 @@ class Dma(Protocol):
         ...
 
     def view(self, addr: int, size: int) -> memoryview:
-        """Return a writable view of the bytes; it is checked now, so use it immediately."""
+        """Return a writable view of the bytes.
+
+        It is checked now, so use it immediately, or until the end of the transfer that has begun.
+        """
+        ...
+
+    def begin_transfer(self) -> int:
+        """Keep the views made from now on valid until ``end_transfer`` with the result."""
+        ...
+
+    def end_transfer(self, transfer: int) -> None:
+        """End a transfer."""
         ...
 
 
@@ -55,6 +66,14 @@ class Memory(Protocol):
 
     def view(self, addr: int, size: int) -> memoryview:
         """Return a writable view of the bytes."""
+        ...
+
+    def begin_transfer(self) -> int:
+        """Keep the views made from now on valid until ``end_transfer`` with the result."""
+        ...
+
+    def end_transfer(self, transfer: int) -> None:
+        """End a transfer."""
         ...
 
 
@@ -86,3 +105,11 @@ class GuestDma:
             return self._memory.view(addr, size)
         except GranuleProtectionFault as fault:
             raise DmaFault(addr, size) from fault
+
+    def begin_transfer(self) -> int:
+        """Begin a transfer."""
+        return self._memory.begin_transfer()
+
+    def end_transfer(self, transfer: int) -> None:
+        """End a transfer."""
+        self._memory.end_transfer(transfer)

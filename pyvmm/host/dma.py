@@ -3,16 +3,64 @@
 A refused access raises ``GranuleProtectionFault`` with the guest's address and transfers nothing.
 """
 
+from collections import deque
+from collections.abc import Callable
+from threading import Lock
+
 from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SHIFT, GranuleProtectionFault, Pas
+
+
+class Transfers:
+    """Transfers of devices that are under way, and what must wait for them.
+
+    A device checks its access to a page once and then transfers data for a while.  So when a page
+    changes its owner, its memory may only be given to somebody else ``after`` the transfers that
+    began before the change.  Any thread may call.
+    """
+
+    __slots__ = ("_lock", "_next", "_running", "_waiting")
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._next = 0
+        self._running: dict[int, None] = {}  # by age
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def begin(self) -> int:
+        """Begin a transfer: before its access is checked."""
+        with self._lock:
+            self._next += 1
+            self._running[self._next] = None
+            return self._next
+
+    def end(self, transfer: int) -> None:
+        """End a transfer: it accesses no memory any more."""
+        ready: list[Callable[[], None]] = []
+        with self._lock:
+            del self._running[transfer]
+            oldest = next(iter(self._running), self._next + 1)
+            while self._waiting and self._waiting[0][0] < oldest:
+                ready.append(self._waiting.popleft()[1])
+        for action in ready:
+            action()
+
+    def after(self, action: Callable[[], None]) -> None:
+        """Call ``action`` when all transfers that have begun have ended: now, if there is none."""
+        with self._lock:
+            if self._running:
+                self._waiting.append((self._next, action))
+                return
+        action()
 
 
 class LinearMemory:
     """RAM that is one contiguous range of Non-secure memory."""
 
-    __slots__ = ("_base", "_memory", "_pa", "_size")
+    __slots__ = ("_base", "_memory", "_pa", "_size", "transfers")
 
     def __init__(self, memory: PhysicalMemory, ram_base: int, ram_size: int, pa: int) -> None:
+        self.transfers = Transfers()
         self._memory = memory
         self._base = ram_base
         self._size = ram_size
@@ -29,6 +77,18 @@ class LinearMemory:
     def view(self, addr: int, size: int) -> memoryview:
         """Return a writable window."""
         return self._memory.view(self._translate(addr, size), size)
+
+    def shared_size(self) -> int:
+        """Return the size of the RAM."""
+        return self._size
+
+    def begin_transfer(self) -> int:
+        """Keep the views made from now on valid until the end of the transfer."""
+        return self.transfers.begin()
+
+    def end_transfer(self, transfer: int) -> None:
+        """End a transfer."""
+        self.transfers.end(transfer)
 
     def _translate(self, addr: int, size: int) -> int:
         """Return the physical address, if the device may access the whole range."""
@@ -58,6 +118,10 @@ class SharedMemory(LinearMemory):
         super().__init__(memory, ram_base, ram_size, pa)
         self._alias = alias
         self.is_shared = bytearray(ram_size >> GRANULE_SHIFT)  # 1 for a shared page
+
+    def shared_size(self) -> int:
+        """Return the size of the shared pages."""
+        return self.is_shared.count(1) << GRANULE_SHIFT
 
     def _translate(self, addr: int, size: int) -> int:
         return super()._translate(addr & ~self._alias, size)

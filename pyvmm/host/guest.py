@@ -57,7 +57,16 @@ class GuestMemory(Protocol):
         """Store the bytes."""
 
     def view(self, addr: int, size: int) -> memoryview:
-        """Return a writable window; it is checked now, so use it immediately."""
+        """Return a writable window; it is checked now, so use it immediately, or in a transfer."""
+
+    def shared_size(self) -> int:
+        """Return how many bytes devices can access now."""
+
+    def begin_transfer(self) -> int:
+        """Keep the windows made from now on valid until ``end_transfer`` with the result."""
+
+    def end_transfer(self, transfer: int) -> None:
+        """End a transfer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ go to the vGIC; a forbidden operation becomes an exception in the guest.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from pyvmm.arch.bits import MASK32, MASK64
@@ -150,7 +151,8 @@ class NormalVm(VcpuGuest):
         offset = ipa - self._config.ram_base
         if not 0 <= offset <= self._config.ram_size - size:
             raise GranuleProtectionFault(ipa, Pas.NS)
-        self._machine.punch(Pas.NS, self._ram_pa + offset, size)
+        punch = partial(self._machine.punch, Pas.NS, self._ram_pa + offset, size)
+        self.dma.transfers.after(punch)
 
     # --- vCPUs ----------------------------------------------------------------------------
 

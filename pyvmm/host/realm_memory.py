@@ -9,13 +9,15 @@ pages here and by the GPT.
 Each page of RAM is in one of these states::
 
     UNBACKED --fault--> PRIVATE --the realm sets EMPTY--> SHARED
-    UNBACKED --the realm sets EMPTY, or accesses the alias--> SHARED --it sets RAM--> UNBACKED
+    UNBACKED --the realm sets EMPTY, or accesses the alias--> SHARED --it sets RAM--> HELD
+    HELD --no device transfers to or from it any more--> UNBACKED
 
 Concurrency: one lock guards everything; the RMM has its own.
 """
 
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import partial
 from threading import RLock
 from typing import Final
 
@@ -50,11 +52,13 @@ class PageState(IntEnum):
     UNBACKED = 0
     PRIVATE = 1
     SHARED = 2
+    HELD = 3
 
 
 UNBACKED: Final = int(PageState.UNBACKED)
 PRIVATE: Final = int(PageState.PRIVATE)
 SHARED: Final = int(PageState.SHARED)
+HELD: Final = int(PageState.HELD)
 
 
 class RealmMemory:
@@ -86,6 +90,7 @@ class RealmMemory:
         self._rd = 0
         self._tables: dict[tuple[int, int], int] = {}  # (IPA, level) -> granule
         self._state = bytearray(ram_size >> GRANULE_SHIFT)
+        self._holds: dict[int, object] = {}  # by page number: its last change to HELD
         self._mapped_pages: set[int] = set()  # page numbers mapped at the alias
         self._mapped_blocks: set[int] = set()  # first page numbers of blocks mapped there
         self.dma = SharedMemory(memory, ram_base, ram_size, self._pa, alias)
@@ -161,7 +166,10 @@ class RealmMemory:
     # --- faults ---------------------------------------------------------------------------
 
     def back(self, pe: int, ipa: int) -> None:
-        """Back the private page that the realm accessed, and unbacked ones around it."""
+        """Back the private page that the realm accessed, and unbacked ones around it.
+
+        A page that is held stays as it is: the realm repeats its access until it is not.
+        """
         page = ipa - self._base >> GRANULE_SHIFT
         with self._lock:
             if self._state[page] == SHARED:
@@ -219,7 +227,7 @@ class RealmMemory:
         self.dma.is_shared[first:end] = b"\1" * (end - first)
 
     def _unshare(self, pe: int, page: int) -> None:
-        """Make a shared page unbacked, and unmap it, or the block that contains it."""
+        """Hold a shared page, and unmap it, or the block that contains it."""
         first = page - page % BLOCK_PAGES
         if first in self._mapped_blocks:
             self._mapped_blocks.remove(first)
@@ -227,8 +235,18 @@ class RealmMemory:
         elif page in self._mapped_pages:
             self._mapped_pages.remove(page)
             self._unmap_shared(pe, page, PAGE_LEVEL)
-        self._state[page] = UNBACKED
+        self._state[page] = HELD
+        self._holds[page] = hold = object()
         self.dma.is_shared[page] = 0
+        self.dma.transfers.after(partial(self._let_go, page, hold))
+
+    def _let_go(self, page: int, hold: object) -> None:
+        """Make a page unbacked, unless it has been shared or held again meanwhile."""
+        with self._lock:
+            if self._holds.get(page) is hold:
+                del self._holds[page]
+                if self._state[page] == HELD:
+                    self._state[page] = UNBACKED
 
     def _unmap_shared(self, pe: int, page: int, level: int) -> None:
         alias = self._base + (page << GRANULE_SHIFT) | self._alias

@@ -23,6 +23,8 @@ class Ram:
     def __init__(self, size: int = RAM_SIZE) -> None:
         self.bytes = bytearray(size)
         self.refused: set[int] = set()
+        self.num_transfers = 0
+        self.ended: list[int] = []
         self._free = 0x1000
 
     def view(self, addr: int, size: int) -> memoryview:
@@ -41,6 +43,15 @@ class Ram:
     def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
         """Store ``data``."""
         self.view(addr, len(data))[:] = data
+
+    def begin_transfer(self) -> int:
+        """Count it."""
+        self.num_transfers += 1
+        return self.num_transfers
+
+    def end_transfer(self, transfer: int) -> None:
+        """Remember that it ended."""
+        self.ended.append(transfer)
 
     def alloc(self, size: int, align: int = 16) -> int:
         """Return the address of fresh memory."""

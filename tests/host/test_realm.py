@@ -305,6 +305,56 @@ def test_devices_reach_exactly_what_the_realm_shares() -> None:
     assert results == ["refused", b"ring", "refused", "refused", "refused", 0x10]
 
 
+def test_a_page_is_not_given_away_while_a_device_transfers() -> None:
+    """The realm takes a shared page back in the middle of it: its next access waits for the end."""
+    page = RAM_BASE + 0x3000
+    seen: list[object] = []
+
+    def delegations() -> int:
+        calls = [event for event in rig.events if isinstance(event, RmiCall)]
+        return sum("DATA_CREATE_UNKNOWN" in each.command for each in calls)
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield touch(ALIAS | page)
+        transfer = rig.realm.dma.begin_transfer()
+        window = rig.realm.dma.view(page, 4)
+        yield set_ripas(context, page, page + PAGE, 1)
+        yield touch(page + PAGE)  # pages around it are not affected
+        before = delegations()
+        yield touch(page)
+        yield touch(page)
+        window[:] = b"late"
+        seen.append(delegations() - before)
+        later = rig.realm.dma.begin_transfer()  # it cannot have a view of the page
+        rig.realm.dma.end_transfer(transfer)
+        yield touch(page)
+        seen.append(delegations() - before)
+        rig.realm.dma.end_transfer(later)
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.OFF
+    assert seen == [0, 1]
+
+
+def test_a_page_that_is_shared_again_is_not_held() -> None:
+    """The end of a transfer from before changes nothing."""
+    page = RAM_BASE + 0x3000
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield touch(ALIAS | page)
+        transfer = rig.realm.dma.begin_transfer()
+        yield set_ripas(context, page, page + PAGE, 1)
+        yield set_ripas(context, page, page + PAGE, 0)
+        rig.realm.dma.end_transfer(transfer)
+        yield touch(ALIAS | page)
+        rig.realm.dma.write(page, b"shared")
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    assert run(rig) is Outcome.OFF
+
+
 def test_large_shared_area_is_one_block_until_part_of_it_is_private_again() -> None:
     """2 MiB of swiotlb cause one fault; making one page private unmaps the block."""
     base = RAM_BASE + 0x20_0000

@@ -46,6 +46,17 @@ class PrivateMemory:
         """Refuse."""
         raise GranuleProtectionFault(addr, Pas.NS)
 
+    def shared_size(self) -> int:
+        """Return the size of none."""
+        return 0
+
+    def begin_transfer(self) -> int:
+        """Do nothing."""
+        return 0
+
+    def end_transfer(self, _transfer: int) -> None:
+        """Do nothing."""
+
 
 class NoDebug(DebugPort):
     """A debug port without vCPUs."""
