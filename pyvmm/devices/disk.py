@@ -94,6 +94,14 @@ class RawDisk:
                 return
             size, offset, buffers = size - done, offset + done, _after(buffers, done)
 
+    def read_now(self, offset: int, buffers: list[memoryview]) -> bool:
+        """Fill ``buffers`` if the data is in the host's page cache; otherwise return False."""
+        try:
+            done = os.preadv(self._fd, buffers, offset, os.RWF_NOWAIT)
+        except OSError:  # it would wait, cannot tell, or fails: `read` shows which
+            return False
+        return done == sum(map(len, buffers))
+
     def write(self, offset: int, buffers: list[memoryview]) -> None:
         """Store ``buffers`` at ``offset``."""
         size = sum(map(len, buffers))

@@ -1,8 +1,18 @@
 """The host's side of virtio devices, in memory."""
 
+from collections.abc import Callable
+
 from pyvmm.devices.virtio.net import NetBackend, NetPort
 
 NUM_SECTORS = 64
+
+
+class Inline:
+    """An executor that does everything at once."""
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Do it."""
+        work()
 
 
 class MemoryDisk:
@@ -14,6 +24,7 @@ class MemoryDisk:
         self.is_read_only = is_read_only
         self.log: list[tuple[str, int, int]] = []
         self.is_failing = False
+        self.is_at_hand = False  # its content can be read without waiting
 
     def _log(self, what: str, offset: int = 0, size: int = 0) -> None:
         if self.is_failing:
@@ -26,6 +37,12 @@ class MemoryDisk:
         for buffer in buffers:
             buffer[:] = self.bytes[offset : offset + len(buffer)]
             offset += len(buffer)
+
+    def read_now(self, offset: int, buffers: list[memoryview]) -> bool:
+        """Do it on request."""
+        if self.is_at_hand:
+            self.read(offset, buffers)
+        return self.is_at_hand
 
     def write(self, offset: int, buffers: list[memoryview]) -> None:
         """Store the buffers."""

@@ -24,7 +24,7 @@ from pyvmm.devices.virtio.blk import (
     VirtioBlk,
 )
 from tests.devices.driver import WRITE, Driver, Ram
-from tests.devices.hosts import NUM_SECTORS, MemoryDisk, VastDisk
+from tests.devices.hosts import NUM_SECTORS, Inline, MemoryDisk, VastDisk
 
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
@@ -58,7 +58,7 @@ def disk() -> MemoryDisk:
 @pytest.fixture
 def driver(disk: MemoryDisk) -> BlkDriver:
     """Return a live block device."""
-    return BlkDriver(VirtioBlk(disk, b"serial")).start()
+    return BlkDriver(VirtioBlk(disk, Inline(), b"serial")).start()
 
 
 def test_blk_describes_its_disk(driver: BlkDriver) -> None:
@@ -96,7 +96,7 @@ def test_blk_answers_flush_and_get_id(driver: BlkDriver, disk: MemoryDisk) -> No
 
 def test_blk_flushes_every_write_when_the_driver_cannot_ask(disk: MemoryDisk) -> None:
     """Without FLUSH, a completed write is on stable storage."""
-    driver = BlkDriver(VirtioBlk(disk), refuse=BlkFeature.FLUSH).start()
+    driver = BlkDriver(VirtioBlk(disk, Inline()), refuse=BlkFeature.FLUSH).start()
     driver.request(OUT, 0, bytes(512))
     assert disk.log == [("write", 0, 512), ("flush", 0, 0)]
 
@@ -145,7 +145,7 @@ def test_blk_refuses_and_changes_nothing(
 def test_blk_refuses_every_change_of_a_read_only_disk(kind: int, data: bytes) -> None:
     """RO is offered, features for writes are not; a driver that writes anyway gets an error."""
     disk = MemoryDisk(is_read_only=True)
-    driver = BlkDriver(VirtioBlk(disk)).start()
+    driver = BlkDriver(VirtioBlk(disk, Inline())).start()
     assert driver.offered() & BlkFeature.RO
     assert not driver.offered() & (BlkFeature.FLUSH | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES)
     assert driver.request(kind, 0, data) == (IOERR, b"")
@@ -156,7 +156,7 @@ def test_blk_refuses_every_change_of_a_read_only_disk(kind: int, data: bytes) ->
 def test_blk_reports_a_failing_host_as_an_io_error(disk: MemoryDisk) -> None:
     """The guest gets the host's error, and the user a message; the device continues to work."""
     told: list[OSError] = []
-    driver = BlkDriver(VirtioBlk(disk, on_failure=told.append)).start()
+    driver = BlkDriver(VirtioBlk(disk, Inline(), on_failure=told.append)).start()
     disk.is_failing = True
     assert driver.request(IN, 0, into=512)[0] == IOERR
     assert driver.request(FLUSH)[0] == IOERR
@@ -170,7 +170,7 @@ def test_blk_reports_a_failing_host_as_an_io_error(disk: MemoryDisk) -> None:
 def test_blk_moves_a_large_request_step_by_step(kind: int) -> None:
     """The steps are in order; after the guest's end the rest is skipped."""
     disk, ends = VastDisk(), [False, False, True]
-    device = VirtioBlk(disk, is_over=lambda: ends.pop(0))
+    device = VirtioBlk(disk, Inline(), is_over=lambda: ends.pop(0))
     driver = BlkDriver(device, Ram(2 * STEP)).start()
     header, status = driver.ram.alloc(16), driver.ram.alloc(1)
     piece = driver.ram.alloc(STEP)
@@ -186,8 +186,8 @@ def test_blk_moves_a_large_request_step_by_step(kind: int) -> None:
 @pytest.mark.parametrize(("kind", "name"), [(DISCARD, "discard"), (WRITE_ZEROES, "zero")])
 def test_blk_erases_a_large_range_step_by_step(kind: int, name: str) -> None:
     """The guest's end stops it between two steps too."""
-    disk, ends = VastDisk(), [False, False, False, True]
-    driver = BlkDriver(VirtioBlk(disk, is_over=lambda: ends.pop(0))).start()
+    disk, ends = VastDisk(), [False, False, False, False, True]
+    driver = BlkDriver(VirtioBlk(disk, Inline(), is_over=lambda: ends.pop(0))).start()
     num_sectors = 2 * ERASE_STEP // 512 + 1
     segments = pack("<QII", 8, num_sectors, 0) * 2
     assert driver.request(kind, 0, segments) == (IOERR, b"")
@@ -218,7 +218,7 @@ def test_blk_survives_requests_without_header_or_status(driver: BlkDriver) -> No
 def test_blk_is_total_over_any_request(out: list[bytes], into: list[int], kind: int) -> None:
     """Any bytes in any layout are answered, and writes stay inside the disk."""
     disk = MemoryDisk()
-    driver = BlkDriver(VirtioBlk(disk)).start()
+    driver = BlkDriver(VirtioBlk(disk, Inline())).start()
     if out or into:
         ring = driver.rings[0]
         ring.add([pack("<I", kind), *out], into)
@@ -241,7 +241,7 @@ def image(tmp_path: Path) -> Path:
 def test_raw_disk_holds_what_the_guest_wrote(image: Path) -> None:
     """Through the device and back, and in the file after the flush."""
     disk = RawDisk(image)
-    driver = BlkDriver(VirtioBlk(disk)).start()
+    driver = BlkDriver(VirtioBlk(disk, Inline())).start()
     data = bytes(range(256)) * 2
     assert driver.request(OUT, 7, data)[0] == OK
     assert driver.request(FLUSH)[0] == OK
@@ -255,7 +255,7 @@ def test_raw_disk_flushes_to_stable_storage(image: Path, monkeypatch: pytest.Mon
     asked: list[bytes] = []
     monkeypatch.setattr(os, "fdatasync", lambda _: asked.append(image.read_bytes()[:512]))
     disk = RawDisk(image)
-    driver = BlkDriver(VirtioBlk(disk)).start()
+    driver = BlkDriver(VirtioBlk(disk, Inline())).start()
     assert driver.request(OUT, 0, b"\x55" * 512)[0] == OK
     assert not asked
     assert driver.request(FLUSH)[0] == OK
@@ -270,7 +270,7 @@ def test_raw_disk_that_gets_no_more_space_fails_the_write(tmp_path: Path) -> Non
     os.truncate(path, 1 << 20)
     told: list[OSError] = []
     disk = RawDisk(path)
-    driver = BlkDriver(VirtioBlk(disk, on_failure=told.append)).start()
+    driver = BlkDriver(VirtioBlk(disk, Inline(), on_failure=told.append)).start()
     with file_size_limit(64 << 10):
         assert driver.request(OUT, 0, b"a" * 4096)[0] == OK
         assert driver.request(OUT, 127, b"b" * 1024)[0] == IOERR  # half of it fits
@@ -343,7 +343,7 @@ def test_raw_disk_has_a_whole_last_sector(image: Path, is_read_only: bool) -> No
     with image.open("ab") as file:
         file.write(b"tail" * 25)
     disk = RawDisk(image, is_read_only=is_read_only)
-    driver = BlkDriver(VirtioBlk(disk)).start()
+    driver = BlkDriver(VirtioBlk(disk, Inline())).start()
     assert driver.config(0, 8) == 2049
     tail = (b"tail" * 25).ljust(512, b"\0")
     assert driver.request(IN, 2047, into=1024) == (OK, b"\xff" * 512 + tail)

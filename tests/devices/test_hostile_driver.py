@@ -18,7 +18,7 @@ from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.devices.virtio.port import VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
 from tests.devices.driver import INDIRECT, NEXT, RAM_BASE, RAM_SIZE, WRITE, Driver, Ram
-from tests.devices.hosts import Listener, MemoryDisk, VastDisk, Wire
+from tests.devices.hosts import Inline, Listener, MemoryDisk, VastDisk, Wire
 
 RING_SIZE: Final = 8
 CONTENT_SIZE: Final = 128  # at the start of RAM, where most buffers and indirect tables are
@@ -39,7 +39,7 @@ def blk() -> Subject:
     """A disk."""
     disk = MemoryDisk()
     return Subject(
-        Driver(VirtioBlk(disk), ring_size=RING_SIZE),
+        Driver(VirtioBlk(disk, Inline()), ring_size=RING_SIZE),
         lambda: None,
         lambda: len(disk.bytes) == disk.size,
         (0, [pack("<IIQ", 0, 0, 1)], [512, 1]),
@@ -225,7 +225,7 @@ def test_device_answers_a_chain_of_more_than_4_gib(
 
 def test_disk_refuses_a_request_of_more_than_4_gib() -> None:
     """It gets an I/O error although the disk is large enough; the next request is served."""
-    driver = Driver(VirtioBlk(VastDisk()), Ram(2 * MUCH), ring_size=RING_SIZE).start()
+    driver = Driver(VirtioBlk(VastDisk(), Inline()), Ram(2 * MUCH), ring_size=RING_SIZE).start()
     (ring,) = driver.rings
     head, status = driver.ram.alloc(16), driver.ram.alloc(1)
     for count, expected in ((NUM_REPEATS, (1, 1)), (2, (0, 2 * MUCH + 1))):

@@ -1,17 +1,25 @@
 """Block device: translates requests to reads and writes of an injected disk.
 
+A request that the host can serve at once, from memory, is answered before the notification returns;
+the others are handed to an executor and answered when they are done, in any order.  A flush begins
+when all changes that the driver requested before it are done.
+
 Spec: virtio 1.2, "Block Device".  Not implemented: multi-queue, zoned storage, secure erase,
 lifetime.
 """
 
+from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from struct import Struct
+from threading import Condition
 from typing import ClassVar, Protocol
 
 from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import Chain, VirtQueue, fill, never, split
+from pyvmm.devices.workers import Executor
 
 SECTOR_SIZE = 512
 _HEADER_SIZE = 16
@@ -28,10 +36,17 @@ MAX_SEGMENT_SIZE = 4 << 20
 #: Bytes of one request: the maximum within the limits above.  Buffers may overlap, so the size of
 #: guest memory is not a limit.
 MAX_REQUEST = 1 << 30
+#: Requests handed to the executor and not answered: a driver may offer buffers again and again.
+MAX_OUTSTANDING = QUEUE_SIZE
+#: The longest read that a vCPU's thread copies itself if the host has the data in memory.
+MAX_IMMEDIATE = 64 << 10
 #: Bytes transferred, or erased, between two checks whether the guest has ended.
 STEP = 8 << 20
 ERASE_STEP = 64 << 20
+#: Seconds that a reset waits for running transfers before the driver has to repeat it.
+RESET_PATIENCE = 0.02
 MAX_DISCARD_SECTORS = 1 << 22  # 2 GiB per segment: few segments, but each returns soon
+MAX_DISCARD = MAX_DISCARD_SECTORS * SECTOR_SIZE
 MAX_DISCARD_SEGMENTS = 64
 
 _config = Struct("<QII4xI BBHI Bx2x III II Bxxx").pack
@@ -64,7 +79,7 @@ class Request(IntEnum):
 
 
 class Disk(Protocol):
-    """The host side: a persistent array of bytes.
+    """The host side: a persistent array of bytes; any thread may call.
 
     Offsets and sizes are bytes inside the disk.  Every method raises OSError if the host's
     storage fails.
@@ -82,6 +97,10 @@ class Disk(Protocol):
 
     def read(self, offset: int, buffers: list[memoryview]) -> None:
         """Fill ``buffers``, one after the other."""
+        ...
+
+    def read_now(self, offset: int, buffers: list[memoryview]) -> bool:
+        """Do the same if the host has the data in memory; otherwise return False."""
         ...
 
     def write(self, offset: int, buffers: list[memoryview]) -> None:
@@ -109,16 +128,76 @@ class _Refused(Exception):
         self.status = status
 
 
+class _Request:
+    """A request of the driver, until it is answered."""
+
+    __slots__ = (
+        "chain", "data", "generation", "into", "kind", "number", "offset", "segments", "size",
+        "status", "transfer",
+    )  # fmt: skip
+
+    def __init__(self, chain: Chain, size: int, generation: int, transfer: int) -> None:
+        self.chain = chain
+        self.into, (self.status, *_) = split(chain.writable, size)
+        self.size = size  # of the data, either way
+        self.generation = generation  # of the queue
+        self.transfer = transfer  # keeps the buffers valid
+        self.number = 0  # by age
+        self.kind = -1
+        self.data: list[memoryview] = []
+        self.offset = 0
+        self.segments: list[tuple[int, int, int]] = []
+
+    @property
+    def is_change(self) -> bool:
+        """Whether a later flush must wait for it."""
+        return self.kind in _CHANGES
+
+
+_CHANGES = (Request.OUT, Request.DISCARD, Request.WRITE_ZEROES)
+
+
+class _Order:
+    """The requests under way, by age, and the flushes that wait for older changes."""
+
+    def __init__(self) -> None:
+        self._num_requests = 0
+        self._changes: dict[int, None] = {}
+        self._flushes: deque[_Request] = deque()
+
+    def admit(self, request: _Request) -> bool:
+        """Add a request; return whether it may begin."""
+        self._num_requests += 1
+        request.number = self._num_requests
+        if request.is_change:
+            self._changes[request.number] = None
+        elif request.kind == Request.FLUSH and self._changes:
+            self._flushes.append(request)
+            return False
+        return True
+
+    def done(self, request: _Request) -> list[_Request]:
+        """Remove a request that is done; return the flushes that may begin now."""
+        if not request.is_change:
+            return []
+        del self._changes[request.number]
+        oldest = next(iter(self._changes), self._num_requests + 1)
+        ready = []
+        while self._flushes and self._flushes[0].number < oldest:
+            ready.append(self._flushes.popleft())
+        return ready
+
+
 class VirtioBlk(VirtioDevice):
-    """One queue of requests, served in order and completed before the notification returns.
+    """One queue of requests.
 
     Args:
         disk: the host side.
+        executor: does what the host cannot do at once.
         serial: the answer to GET_ID, at most 20 bytes.
-        is_bounced: the driver has a small bounce pool.
-        on_failure: called when the host's storage fails, which the guest sees as an I/O error; on
-            the thread of the vCPU.
-        is_over: returns whether the guest has ended; its last request is abandoned then.
+        pool_size: returns the size of the driver's bounce pool in bytes; None: it has none.
+        on_failure: called when the host's storage fails, which the guest sees as an I/O error.
+        is_over: returns whether the guest has ended; its requests are abandoned then.
     """
 
     device_id = 2
@@ -130,20 +209,24 @@ class VirtioBlk(VirtioDevice):
     def __init__(
         self,
         disk: Disk,
+        executor: Executor,
         serial: bytes = b"",
         *,
-        is_bounced: bool = False,
+        pool_size: Callable[[], int] | None = None,
         on_failure: Callable[[OSError], None] = lambda _: None,
         is_over: Callable[[], bool] = never,
     ) -> None:
         self._disk = disk
-        self._limits = MAX_SEGMENT_SIZE, MAX_DATA_SEGMENTS
-        if is_bounced:
-            self._limits = bounce.SEGMENT_SIZE, bounce.NUM_SEGMENTS
+        self._executor = executor
+        self._pool_size = pool_size
         self._is_over = is_over
         self._on_failure = on_failure
         self._serial = serial[:_ID_SIZE].ljust(_ID_SIZE, b"\0")
         self._num_sectors = disk.size // SECTOR_SIZE
+        self._order = _Order()
+        self._num_outstanding = 0
+        self._transferring = Condition()  # guards the next one; taken inside the transport's lock
+        self._num_transferring = 0  # requests in the hands of the disk
         self.features = BlkFeature.SIZE_MAX | BlkFeature.SEG_MAX
         self.features |= BlkFeature.BLK_SIZE | BlkFeature.TOPOLOGY
         if disk.is_read_only:
@@ -153,122 +236,218 @@ class VirtioBlk(VirtioDevice):
 
     def config(self) -> bytes:
         """Return capacity and limits; blocks have 512 bytes, best written eight at a time."""
+        limits = MAX_SEGMENT_SIZE, MAX_DATA_SEGMENTS
+        if self._pool_size is not None:
+            limits = bounce.request_limits(self._pool_size())
         return _config(
-            self._num_sectors, *self._limits, SECTOR_SIZE,
+            self._num_sectors, *limits, SECTOR_SIZE,
             3, 0, 8, 0,  # physical_block_exp, alignment_offset, min_io_size, opt_io_size
             1,  # writeback
             MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 8,  # discard_sector_alignment
             MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 1,  # write_zeroes_may_unmap
         )  # fmt: skip
 
+    def settle(self) -> bool:
+        """Wait for the transfers of forgotten requests."""
+        with self._transferring:
+            return self._transferring.wait_for(lambda: not self._num_transferring, RESET_PATIENCE)
+
+    # --- taking requests ----------------------------------------------------------------------
+
     def notify(self, queue: VirtQueue) -> None:
-        """Serve all available requests."""
-        for chain in queue.available():
-            queue.push_used(chain, self._serve(chain))
-
-    def _serve(self, chain: Chain) -> int:
-        """Serve one request; return the number of bytes for the guest, with the status."""
-        data_size = chain.writable_size - 1
-        if data_size < 0:
-            return 0  # no room for the status: the request is not served
-        into, status = split(chain.writable, data_size)
+        """Take the available requests, as many as may be outstanding."""
+        transfer = queue.begin_transfer()
         try:
-            written = self._execute(chain.readable, into, data_size)
-        except _Refused as refused:
-            written, code = 0, refused.status
-            self.counters["errors"] += 1
-        except OSError as error:
-            self._on_failure(error)
-            written, code = 0, _IOERR
-            self.counters["errors"] += 1
-        else:
-            code = _OK
-        status[0][0] = code
-        return written + 1
+            for chain in queue.available():
+                if self._take(chain, transfer):
+                    transfer = queue.begin_transfer()
+                if self._num_outstanding >= MAX_OUTSTANDING:
+                    break
+        finally:
+            queue.end_transfer(transfer)
 
-    def _execute(self, out: list[memoryview], into: list[memoryview], into_size: int) -> int:
-        """Execute one request; return the number of data bytes for the guest."""
+    def _take(self, chain: Chain, transfer: int) -> bool:
+        """Take one request; return False if it is answered already."""
+        (queue,) = self.queues
+        size = chain.writable_size - 1
+        if size < 0:  # no room for the status
+            queue.push_used(chain, 0)
+            return False
+        request = _Request(chain, size, queue.generation, transfer)
+        try:
+            self._read(request)
+        except _Refused as refused:
+            self._answer(request, refused.status)
+            return False
+        if self._is_served_now(request):
+            self._answer(request, _OK)
+            return False
+        self._num_outstanding += 1
+        if self._order.admit(request):
+            self._executor.submit(partial(self._work, request))
+        return True
+
+    def _read(self, request: _Request) -> None:
+        """Read and check what the driver requests."""
+        out = request.chain.readable
         if out and len(out[0]) == _HEADER_SIZE:
             header: bytes | memoryview = out[0]
-            data = out[1:]
+            request.data = out[1:]
         else:  # the driver chooses the layout of the buffers
-            parts, data = split(out, _HEADER_SIZE)
+            parts, request.data = split(out, _HEADER_SIZE)
             header = b"".join(parts)
             if len(header) < _HEADER_SIZE:
                 raise _Refused(_IOERR)
-        kind, _, sector = _read_header(header)
-        if kind == Request.IN:
-            self._move(self._disk.read, sector, into, into_size)
-            self.counters["reads"] += 1
-            self.counters["read_bytes"] += into_size
-            return into_size
-        if kind == Request.GET_ID:
-            return fill(into, self._serial)
-        self._change(kind, sector, data)
-        return 0
+        request.kind, _, sector = _read_header(header)
+        match request.kind:
+            case Request.IN:
+                request.offset = self._offset(sector, request.size, MAX_REQUEST)
+            case Request.OUT:
+                request.size = sum(map(len, request.data))
+                self._check_writable()
+                request.offset = self._offset(sector, request.size, MAX_REQUEST)
+            case Request.DISCARD | Request.WRITE_ZEROES:
+                self._check_writable()
+                request.segments = self._read_segments(request)
+            case Request.FLUSH | Request.GET_ID:
+                pass
+            case _:
+                raise _Refused(_UNSUPP)
 
-    def _change(self, kind: int, sector: int, data: list[memoryview]) -> None:
-        if kind not in (Request.OUT, Request.FLUSH, Request.DISCARD, Request.WRITE_ZEROES):
-            raise _Refused(_UNSUPP)
-        if kind == Request.FLUSH:
-            if not self._disk.is_read_only:
-                self._disk.flush()
-            self.counters["flushes"] += 1
-            return
+    def _check_writable(self) -> None:
         if self._disk.is_read_only:
             raise _Refused(_IOERR)
-        if kind == Request.OUT:
-            size = sum(map(len, data))
-            self._move(self._disk.write, sector, data, size)
-            self.counters["writes"] += 1
-            self.counters["written_bytes"] += size
-        else:
-            self._erase(kind, data)
-        if not self.acked_features & BlkFeature.FLUSH:
-            self._disk.flush()  # without flush requests, the driver relies on every write
 
-    def _erase(self, kind: int, data: list[memoryview]) -> None:
-        """Discard or zero the segments after checking all of them."""
-        raw = b"".join(split(data, MAX_DISCARD_SEGMENTS * _segments.size + 1)[0])
+    def _read_segments(self, request: _Request) -> list[tuple[int, int, int]]:
+        """Return offset, size and flags of what to discard or zero, all of them checked."""
+        raw = b"".join(split(request.data, MAX_DISCARD_SEGMENTS * _segments.size + 1)[0])
         if not raw or len(raw) % _segments.size:
             raise _Refused(_IOERR)  # more segments than the limit are not a multiple either
-        allowed_flags = _UNMAP if kind == Request.WRITE_ZEROES else 0
+        allowed_flags = _UNMAP if request.kind == Request.WRITE_ZEROES else 0
         segments: list[tuple[int, int, int]] = []
         for sector, num_sectors, flags in _segments.iter_unpack(raw):
             if flags & ~allowed_flags:
                 raise _Refused(_UNSUPP)
-            if num_sectors > MAX_DISCARD_SECTORS:
-                raise _Refused(_IOERR)
             size = num_sectors * SECTOR_SIZE
-            segments.append((self._offset(sector, size), size, flags))
-        for offset, size, flags in segments:
+            segments.append((self._offset(sector, size, MAX_DISCARD), size, flags))
+        return segments
+
+    def _offset(self, sector: int, size: int, limit: int) -> int:
+        """Return the byte offset of an access; it must cover whole sectors inside the disk."""
+        if size > limit or size % SECTOR_SIZE:
+            raise _Refused(_IOERR)
+        if sector + size // SECTOR_SIZE > self._num_sectors:
+            raise _Refused(_IOERR)
+        return sector * SECTOR_SIZE
+
+    def _is_served_now(self, request: _Request) -> bool:
+        """Serve a request if that needs no waiting."""
+        if request.kind == Request.IN:
+            is_short = request.size <= MAX_IMMEDIATE
+            return is_short and self._disk.read_now(request.offset, request.into)
+        if request.kind == Request.GET_ID:
+            request.size = fill(request.into, self._serial)
+            return True
+        return request.kind == Request.FLUSH and self._disk.is_read_only
+
+    # --- serving requests: on the executor's threads --------------------------------------------
+
+    def _work(self, request: _Request) -> None:
+        """Serve a request and answer it, unless the driver has reset the device."""
+        code, failure = _OK, None
+        with self._transferring:
+            is_wanted = self._is_wanted(request)
+            self._num_transferring += is_wanted
+        if is_wanted:
+            try:
+                self._perform(request)
+            except _Refused as refused:
+                code = refused.status
+            except OSError as error:
+                code, failure = _IOERR, error
+            finally:
+                with self._transferring:
+                    self._num_transferring -= 1
+                    self._transferring.notify_all()
+        with self.transport:
+            self._finish(request, code, failure)
+
+    def _is_wanted(self, request: _Request) -> bool:
+        return request.generation == self.queues[0].generation and not self._is_over()
+
+    def _perform(self, request: _Request) -> None:
+        match request.kind:
+            case Request.IN:
+                self._move(self._disk.read, request, request.into)
+            case Request.OUT:
+                self._move(self._disk.write, request, request.data)
+            case Request.FLUSH:
+                self._disk.flush()
+            case _:
+                self._erase(request)
+        if request.is_change and not self.acked_features & BlkFeature.FLUSH:
+            self._disk.flush()  # without flush requests, the driver relies on every write
+
+    def _move(self, move: Move, request: _Request, buffers: list[memoryview]) -> None:
+        """Read or write in steps."""
+        offset, size = request.offset, request.size
+        while size > STEP:
+            part, buffers = split(buffers, STEP)
+            move(offset, part)
+            offset, size = offset + STEP, size - STEP
+            self._check_wanted(request)
+        move(offset, buffers)
+
+    def _erase(self, request: _Request) -> None:
+        """Discard or zero in steps."""
+        for offset, size, flags in request.segments:
             for start in range(offset, offset + size, ERASE_STEP):
-                self._check_not_over()
+                self._check_wanted(request)
                 part = min(ERASE_STEP, offset + size - start)
-                if kind == Request.DISCARD:
+                if request.kind == Request.DISCARD:
                     self._disk.discard(start, part)
                 else:
                     self._disk.write_zeroes(start, part, may_unmap=bool(flags))
 
-    def _move(self, move: Move, sector: int, buffers: list[memoryview], size: int) -> None:
-        """Read or write in steps."""
-        if size > MAX_REQUEST:
-            raise _Refused(_IOERR)
-        offset = self._offset(sector, size)
-        while size > STEP:
-            self._check_not_over()
-            part, buffers = split(buffers, STEP)
-            move(offset, part)
-            offset, size = offset + STEP, size - STEP
-        move(offset, buffers)
-
-    def _check_not_over(self) -> None:
-        """Abandon the request if the guest has ended."""
-        if self._is_over():
+    def _check_wanted(self, request: _Request) -> None:
+        """Abandon a request if the guest has ended, or has reset the device."""
+        if not self._is_wanted(request):
             raise _Refused(_IOERR)
 
-    def _offset(self, sector: int, size: int) -> int:
-        """Return the byte offset of an access; it must cover whole sectors inside the disk."""
-        if size % SECTOR_SIZE or sector + size // SECTOR_SIZE > self._num_sectors:
-            raise _Refused(_IOERR)
-        return sector * SECTOR_SIZE
+    # --- answering ----------------------------------------------------------------------------
+
+    def _finish(self, request: _Request, code: int, failure: OSError | None) -> None:
+        """Answer a request, and start what waited for it; inside an activity."""
+        (queue,) = self.queues
+        was_full = self._num_outstanding >= MAX_OUTSTANDING
+        self._num_outstanding -= 1
+        for flush in self._order.done(request):
+            self._executor.submit(partial(self._work, flush))
+        if failure is not None:
+            self._on_failure(failure)
+        try:
+            if request.generation == queue.generation:
+                self._answer(request, code)
+        finally:
+            queue.end_transfer(request.transfer)
+        if was_full:
+            self.notify(queue)
+
+    def _answer(self, request: _Request, code: int) -> None:
+        """Count a request and return it to the driver."""
+        written = 0
+        if code != _OK:
+            self.counters["errors"] += 1
+        elif request.kind == Request.IN:
+            self.counters["reads"] += 1
+            self.counters["read_bytes"] += request.size
+            written = request.size
+        elif request.kind == Request.OUT:
+            self.counters["writes"] += 1
+            self.counters["written_bytes"] += request.size
+        elif request.kind == Request.FLUSH:
+            self.counters["flushes"] += 1
+        elif request.kind == Request.GET_ID:
+            written = request.size
+        request.status[0] = code
+        self.queues[0].push_used(request.chain, written + 1)

@@ -88,3 +88,10 @@ class VirtioDevice(ABC):
     def reset(self) -> None:
         """Return to the initial state; the transport resets the queues itself."""
         self.acked_features = 0
+
+    def settle(self) -> bool:
+        """After a reset, return whether the device has stopped accessing the driver's memory.
+
+        It may wait for that a little; if the answer is False, the driver repeats the reset.
+        """
+        return True

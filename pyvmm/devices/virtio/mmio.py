@@ -128,7 +128,8 @@ class VirtioMmio:
         """Write a register (32 bits), or the configuration space (any size).
 
         Raises:
-            RepeatAccess: a queue was not served completely, because vCPUs must stop.
+            RepeatAccess: a queue was not served completely, because vCPUs must stop; or a reset is
+                not complete.
         """
         state, is_cut = self._state, False
         if offset == _INTERRUPT_ACK and size == 4:
@@ -150,15 +151,15 @@ class VirtioMmio:
             raise RepeatAccess
 
     def _set_status(self, value: int) -> bool:
-        """Set a new status, or reset; return whether serving a queue was cut short."""
+        """Set a new status, or reset; return whether that is incomplete."""
         if value:
             return self._state.set_status(value)
         was_raised = self._interrupt_status
         self._clear()
-        self._state.reset()
+        is_complete = self._state.reset()
         if was_raised:
             self._irq(False)
-        return False
+        return not is_complete
 
     def _read_register(self, offset: int) -> int:
         match offset:

@@ -120,6 +120,7 @@ class VirtQueue:
         "desc_addr",
         "device_addr",
         "driver_addr",
+        "generation",
         "index",
         "is_cut",
         "is_ready",
@@ -132,12 +133,14 @@ class VirtQueue:
         self.index = index
         self.max_size = max_size
         self.must_leave: Callable[[], bool] = never  # whether `available` must stop early
+        self.generation = 0  # chains of an earlier one are not the driver's any more
         self._dma = dma
         self._fence = Lock()
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything the driver set."""
+        """Forget everything the driver set, and the chains that the device still has."""
+        self.generation += 1
         self.size = self.max_size
         self.desc_addr = self.driver_addr = self.device_addr = 0
         self.is_ready = False
@@ -187,6 +190,14 @@ class VirtQueue:
         chain = self._walk(rings.desc, head)
         self._next = (self._next + 1) & 0xFFFF
         return chain
+
+    def begin_transfer(self) -> int:
+        """Keep the buffers popped from now on valid until ``end_transfer`` with the result."""
+        return self._dma.begin_transfer()
+
+    def end_transfer(self, transfer: int) -> None:
+        """End a transfer: its buffers are not accessed any more."""
+        self._dma.end_transfer(transfer)
 
     def unpop(self, num_chains: int = 1) -> None:
         """Put back the last popped chains: the device cannot serve them now."""
@@ -245,9 +256,24 @@ class VirtQueue:
         return num_new != 0
 
     def _walk(self, table: memoryview, head: int) -> Chain:
-        """Collect the buffers of one chain, through its indirect table if it has one."""
+        """Collect the buffers of one chain; adjacent ones become one."""
         chain, view = Chain(head), self._dma.view
-        readable, writable = chain.readable, chain.writable
+        buffers, start, end = chain.readable, 0, -1  # the last buffer, not mapped yet
+        for addr, size, flags in self._descriptors(table, head):
+            into = chain.writable if flags & _DESC_WRITE else chain.readable
+            if addr == end and into is buffers:
+                end += size
+                continue
+            if end >= 0:
+                buffers.append(view(start, end - start))
+            if into is chain.readable and chain.writable:
+                raise QueueFault(f"queue {self.index}: chain {head} reads after it writes")
+            buffers, start, end = into, addr, addr + size
+        buffers.append(view(start, end - start))
+        return chain
+
+    def _descriptors(self, table: memoryview, head: int) -> Iterator[tuple[int, int, int]]:
+        """Yield address, size and flags along a chain, through its indirect table if it has one."""
         index, num_entries, is_indirect = head, self.size, False
         budget = num_entries  # a longer chain is a loop
         room = MAX_CHAIN
@@ -259,21 +285,16 @@ class VirtQueue:
             if flags & _DESC_INDIRECT:
                 if is_indirect or flags & _DESC_NEXT or not self._has_indirect:
                     raise QueueFault(f"queue {self.index}: chain {head} nests tables")
-                table, is_indirect, index = view(addr, size), True, 0
-                num_entries = size // _DESC_SIZE
-                budget = min(num_entries, MAX_SEGMENTS - len(readable) - len(writable))
+                table, is_indirect, index = self._dma.view(addr, size), True, 0
+                num_entries, num_direct = size // _DESC_SIZE, self.size - 1 - budget
+                budget = min(num_entries, MAX_SEGMENTS - num_direct)
                 continue
             room -= size
             if room < 0:
                 size = min(size, max(room + size, _REST))
-            if flags & _DESC_WRITE:
-                writable.append(view(addr, size))
-            elif writable:
-                raise QueueFault(f"queue {self.index}: chain {head} reads after it writes")
-            else:
-                readable.append(view(addr, size))
+            yield addr, size, flags
             if not flags & _DESC_NEXT:
-                return chain
+                return
 
     def _full_barrier(self) -> None:
         """Order the preceding store before the following load; the driver does the reverse.

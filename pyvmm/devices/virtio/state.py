@@ -176,13 +176,17 @@ class DeviceState:
         # Buffers may have been offered before DRIVER_OK.
         return any(self.notify(index) for index in range(len(self.queues)))
 
-    def reset(self) -> None:
-        """Return to the initial state; inside an activity."""
+    def reset(self) -> bool:
+        """Return to the initial state; inside an activity.
+
+        Returns: False if the device still accesses memory, and the driver must repeat the reset.
+        """
         for queue in self.queues:
             queue.reset()
         self.status = 0
         self._driver_features = 0
         self.device.reset()
+        return self.device.settle()
 
     # --- queues -------------------------------------------------------------------------------
 

@@ -4,10 +4,12 @@ The places come from the plan (`pyvmm.vm.machine.plan`); the device tree describ
 the guest.
 """
 
+import errno
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.its import GITS_TRANSLATER, ITS_SIZE
@@ -34,6 +36,7 @@ from pyvmm.devices.virtio.pci import VirtioPci
 from pyvmm.devices.virtio.port import PortUser, VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.watchdog import Watchdog
+from pyvmm.devices.workers import Workers
 from pyvmm.host.guest import Guest
 from pyvmm.host.its import Its
 from pyvmm.host.vgic import Vgic
@@ -44,6 +47,9 @@ from pyvmm.vm.machine.plan import Kind, PlannedDevice, device_plan
 from pyvmm.vm.memory_map import MemoryMap
 from pyvmm.vm.option_values import disk_serials
 from pyvmm.vm.options import VmOptions
+
+#: Seconds that requests under way get to end, when the guest has ended.
+_DISK_PATIENCE: Final = 1.0
 
 
 class Board:
@@ -185,11 +191,13 @@ class Board:
         disks = self._options.disks
         path, serial = disks[index].path, disk_serials(disks)[index]
         image = RawDisk(path, is_read_only=disks[index].is_read_only)
-        self._resources.callback(_close_disk, image)
+        workers = Workers(f"pyvmm-disk{index}")
+        self._resources.callback(_close_disk, image, workers, path)
         return VirtioBlk(
             image,
+            workers,
             serial.encode(),
-            is_bounced=self._options.realm is not None,
+            pool_size=self._guest.dma.shared_size if self._options.realm else None,
             on_failure=partial(self._notify_failure, path),
             is_over=lambda: self._guest.outcome is not None,
         )
@@ -265,8 +273,14 @@ def _drop(_data: bytes) -> None:
     """Discard the output of a serial port."""
 
 
-def _close_disk(disk: RawDisk) -> None:
-    """Close a disk, and keep what the guest wrote even if it did not flush it."""
+def _close_disk(disk: RawDisk, workers: Workers, path: Path) -> None:
+    """Close a disk, and keep what the guest wrote even if it did not flush it.
+
+    Raises:
+        OSError: the host's storage fails, or does not answer.
+    """
+    if not workers.close(_DISK_PATIENCE):
+        raise TimeoutError(errno.ETIMEDOUT, f"{path} does not answer")
     try:
         if not disk.is_read_only:
             disk.flush()
