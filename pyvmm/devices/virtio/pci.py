@@ -110,6 +110,14 @@ class BusMaster:
             raise DmaFault(addr, size)
         return self._dma.view(addr, size)
 
+    def begin_transfer(self) -> int:
+        """Begin a transfer."""
+        return self._dma.begin_transfer()
+
+    def end_transfer(self, transfer: int) -> None:
+        """End a transfer, also when it is no longer a bus master."""
+        self._dma.end_transfer(transfer)
+
 
 class VirtioPci:
     """One device as a PCI function.
