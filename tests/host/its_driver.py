@@ -5,6 +5,7 @@ from struct import pack
 
 from pyvmm.arch import gic, its
 from pyvmm.arch.its import BASER, CBASER, ItsCommand
+from pyvmm.host.dma import LinearMemory
 from pyvmm.host.its import Its
 from pyvmm.host.vgic import NO_LRS, Vgic
 from pyvmm.host.vgic_mmio import Distributor, Redistributor
@@ -35,7 +36,8 @@ class ItsBoard:
         self.memory = SparseMemory(size=MEMORY_SIZE)
         self.kicks: list[int] = []
         self.vgic = Vgic(num_cpus, kick=self.kicks.append)
-        self.its = Its(self.vgic, self.memory, is_halting)
+        dma = LinearMemory(self.memory, DRAM_BASE, MEMORY_SIZE, DRAM_BASE)
+        self.its = Its(self.vgic, dma, is_halting)
         self.gicrs = [Redistributor(self.vgic, cpu) for cpu in range(num_cpus)]
         Distributor(self.vgic).write(gic.GICD_CTLR, 4, gic.GICD_CTLR_GRP1)
         self.written = 0
