@@ -77,7 +77,7 @@ def _virtio(options: VmOptions, num_slots: int) -> list[tuple[Kind, int]]:
     devices = [(kind, index) for kind, count in counts.items() for index in range(count)]
     if len(devices) > num_slots:
         raise UserError(
-            f"there are {len(devices)} virtio devices; the limit is {num_slots}: give fewer disks"
+            f"there are {len(devices)} virtio devices; the limit is {num_slots}: omit some"
         )
     return devices
 
