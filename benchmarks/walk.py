@@ -91,7 +91,7 @@ class Misses:
 
 def in_python(misses: Misses) -> float:
     """Return millions of walks per second in Python, of the same tables."""
-    gpt = misses.world.monitor._gpt  # noqa: SLF001 - the registers that EL3 wrote
+    gpt = misses.world.monitor.gpt
     walker = Walker(misses.world.machine, gpt.base_pa, int(gpt.gpccr))
     vas = [VA + random.randrange(PAGES) * STRIDE for _ in range(IN_PYTHON)]
     context = misses.context

@@ -111,7 +111,7 @@ class Monitor:
         self._machine = machine
         self._events = events or EventStream()
         self._gpt_lock = Lock()
-        self._gpt = GranuleProtectionTable(machine.memory(Pas.ROOT), self.layout)
+        self.gpt = GranuleProtectionTable(machine.memory(Pas.ROOT), self.layout)
         self._realm = machine.memory(Pas.REALM)
         self._hes = Hes(mailbox, self._events) if mailbox is not None else None
         self._attestation = (
@@ -128,7 +128,7 @@ class Monitor:
         self._series: dict[Pas, dict[int, SeriesService]] = {pas: {} for pas in Pas}
         for fid, move in REALM_MOVES.items():
             self._series[Pas.REALM][fid] = partial(self._transitions, *move)
-        machine.set_gpt(self._gpt.base_pa, self._gpt.gpccr)
+        machine.set_gpt(self.gpt.base_pa, self.gpt.gpccr)
 
     def conduit(self, security: Pas) -> Conduit:
         """Return the conduit for the software of one security state."""
@@ -212,7 +212,7 @@ class Monitor:
         if pa & GRANULE_OFFSET or not self._first_pa <= pa < self._end_pa:
             return refuse(RmmdError.BAD_ADDR)
         with self._gpt_lock:
-            if not self._gpt.move(pa, 0x8 | old, 0x8 | new):
+            if not self.gpt.move(pa, 0x8 | old, 0x8 | new):
                 return refuse(RmmdError.BAD_PAS)
             self._machine.tlbi_pa(pa, GRANULE_SIZE)
             self._machine.punch(old, pa, GRANULE_SIZE)
@@ -230,7 +230,7 @@ class Monitor:
         if pa & GRANULE_OFFSET or not self._first_pa <= pa <= self._end_pa - size:
             return 0
         with self._gpt_lock:
-            if not self._gpt.move_row(pa, 0x8 | old, 0x8 | new, count):
+            if not self.gpt.move_row(pa, 0x8 | old, 0x8 | new, count):
                 return 0
             self._machine.tlbi_pa(pa, size)
             self._machine.punch(old, pa, size)
@@ -238,16 +238,16 @@ class Monitor:
 
     def gpi(self, pa: int) -> Gpi:
         """Return the GPI of a granule of DRAM."""
-        return self._gpt.gpi(pa)
+        return self.gpt.gpi(pa)
 
     def count_granules(self) -> dict[Pas, int]:
         """Return how many granules each PAS currently has."""
         with self._gpt_lock:
-            counts = self._gpt.count()
+            counts = self.gpt.count()
         return {pas: counts[gpi_of(pas)] for pas in Pas}
 
     def leak_check(self) -> list[int]:
         """Return the granules that are not Non-secure although they are not reserved."""
         with self._gpt_lock:
             end = self.layout.rmm_base
-            return list(self._gpt.granules_not(gpi_of(Pas.NS), self.layout.dram_base, end))
+            return list(self.gpt.granules_not(gpi_of(Pas.NS), self.layout.dram_base, end))

@@ -246,14 +246,15 @@ def describe_syndrome(esr: int) -> str:
     syndrome = ESR_ABORT(esr)
     words = [f"ESR {esr:#x}"]
     if syndrome.EC in ABORTS:
-        words.insert(0, _describe_fault(syndrome.FSC))
+        words.insert(0, describe_fault(syndrome.FSC))
     if syndrome.EC in {ExceptionClass.DATA_ABORT_LOWER, ExceptionClass.DATA_ABORT_SAME}:
         words.insert(0, "write" if syndrome.WnR else "read")
     code = esr >> EC_SHIFT & 0x3F
     return f"{_CLASS_NAMES.get(code, f'exception class {code:#x}')} ({', '.join(words)})"
 
 
-def _describe_fault(code: int) -> str:
+def describe_fault(code: int) -> str:
+    """Return a fault status code (DFSC or IFSC) in words."""
     if code in _FAULTS:
         return _FAULTS[FaultStatus(code)]
     if code & ~3 in _LEVELLED_FAULTS:

@@ -72,6 +72,9 @@ class PeContext(GuestRegisters, Protocol):
     esr_el1: int
     far_el1: int
     vbar_el1: int
+    tcr_el1: int
+    ttbr0_el1: int
+    ttbr1_el1: int
     cntv_ctl: int
     cntv_cval: int
     cntp_ctl: int

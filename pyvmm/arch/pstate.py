@@ -50,3 +50,26 @@ VECTOR_LOWER_A32: Final = 0x600
 VECTOR_IRQ: Final = 0x080
 VECTOR_FIQ: Final = 0x100
 VECTOR_SERROR: Final = 0x180
+
+_MODES: Final = {EL0T: "EL0t", EL1T: "EL1t", EL1H: "EL1h"}
+#: Fields of PSTATE shown as one letter, upper case if set.
+_LETTERS: Final = (
+    (SPSR_EL1.N, SPSR_EL1.Z, SPSR_EL1.C, SPSR_EL1.V),
+    (SPSR_EL1.D, SPSR_EL1.A, SPSR_EL1.I, SPSR_EL1.F),
+)
+#: Fields of PSTATE shown by name if set.
+_NAMES: Final = (SPSR_EL1.DIT, SPSR_EL1.PAN, SPSR_EL1.SS, SPSR_EL1.IL, SPSR_EL1.SSBS)
+
+
+def describe_pstate(pstate: int) -> str:
+    """Return PSTATE as text.
+
+    >>> describe_pstate(0x6040_03C5)
+    'EL1h nZCv DAIF PAN'
+    """
+    mode = _MODES.get(SPSR_EL1(pstate).MODE, "?")
+    letters = (
+        "".join(flag.name if flag.decode(pstate) else flag.name.lower() for flag in flags)
+        for flags in _LETTERS
+    )
+    return " ".join([mode, *letters, *(flag.name for flag in _NAMES if flag.decode(pstate))])

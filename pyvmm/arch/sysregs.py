@@ -118,6 +118,12 @@ class SysReg:
         """
         return self.op0 << 14 | self.op1 << 11 | self.crn << 7 | self.crm << 3 | self.op2
 
+    @property
+    def saved(self) -> str | None:
+        """Its member of a context, if that is all there is to it; None otherwise."""
+        is_saved = self.storage.startswith("st.") and "[" not in self.storage
+        return self.storage[3:] if is_saved and "ich_" not in self.storage else None
+
 
 def bit_range(high: int, low: int) -> int:
     """Return a mask of bits ``high`` to ``low``.

@@ -15,6 +15,7 @@ accesses and a vGIC for its interrupts::
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Protocol
@@ -181,6 +182,9 @@ class Guest(Protocol):
 
     def stop(self) -> None:
         """Stop every vCPU for good; do not wait for it."""
+
+    def still(self) -> AbstractContextManager[None]:
+        """Return a context in which every vCPU stands still, for an observer."""
 
     def pause(self) -> None:
         """Pause every vCPU until ``resume``; return when all stand still."""

@@ -117,6 +117,11 @@ class NormalVm(VcpuGuest):
             self._debug = NormalDebug(self._machine, self._memory, self._vcpus, self._contexts)
         return self._debug
 
+    @property
+    def contexts(self) -> Sequence[PeContext]:
+        """The contexts of the vCPUs, for an observer while they stand still."""
+        return self._contexts
+
     def _last_registers(self, cpu: int) -> GuestRegisters:
         return self._contexts[cpu]
 

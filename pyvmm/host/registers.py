@@ -96,13 +96,8 @@ def _write_pstate(registers: GuestRegisters, value: int) -> None:
     registers.pstate = value
 
 
-def _system(row: SysReg) -> Register:
-    return _field(row.name, 64, row.storage.removeprefix("st."), row.writable, row.res1)
-
-
-def _is_storage(row: SysReg) -> bool:
-    """Check whether a register can be read and written without side effects."""
-    return row.storage.startswith("st.") and "[" not in row.storage and "ich_" not in row.storage
+def _system(row: SysReg, member: str) -> Register:
+    return _field(row.name, 64, member, row.writable, row.res1)
 
 
 def _code_mask(name: str, *, data: bool, high: bool) -> Register:
@@ -143,5 +138,5 @@ CODE_MASKS: Final = (
 SYSTEM: Final = (
     _field("SP_EL0", 64, "sp_el0"),
     _field("SP_EL1", 64, "sp_el1"),
-    *(_system(row) for row in SYSREGS if _is_storage(row) and row.name != "SP_EL0"),
+    *(_system(row, row.saved) for row in SYSREGS if row.saved and row.name != "SP_EL0"),
 )

@@ -7,7 +7,8 @@ while ``running[cpu]`` is true; code that makes it false also kicks the PE.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from operator import ge
 from threading import Condition, Thread
 
@@ -64,6 +65,7 @@ class Vcpus:
         self._is_on = [cpu == 0 for cpu in range(num_cpus)]
         self._is_wanted = [False] * num_cpus  # turned on again before it was turned off here
         self._is_paused = False
+        self._num_observers = 0  # in `still`
         self._is_held = [False] * num_cpus  # by a debugger
         self._is_inside = [False] * num_cpus  # its thread is in ``run``
         self._failure: BaseException | None = None
@@ -132,6 +134,23 @@ class Vcpus:
             self._is_paused = False
             self._update()
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Make every vCPU stand still in this context; not on a vCPU's thread.
+
+        Unlike ``pause``, it changes no state that anyone else sees.
+        """
+        with self._changed:
+            self._num_observers += 1
+            self._update()
+            self._changed.wait_for(lambda: not any(self._is_inside))
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_observers -= 1
+                self._update()
+
     def set_held(self, held: Sequence[bool], /) -> None:
         """Set for each vCPU whether a debugger holds it; do not wait for it to stand still."""
         with self._changed:
@@ -178,7 +197,7 @@ class Vcpus:
 
     def _update(self) -> None:
         """Recompute which vCPUs may run; the lock is held."""
-        may_run = self.outcome is None and not self._is_paused
+        may_run = self.outcome is None and not self._is_paused and not self._num_observers
         self.is_halting = not may_run or any(self._is_held)
         for cpu, is_on in enumerate(self._is_on):
             was_running = self.running[cpu]
@@ -277,6 +296,10 @@ class VcpuGuest(ABC):
     def stop(self) -> None:
         """Stop every vCPU for good."""
         self._vcpus.finish(Outcome.STOPPED)
+
+    def still(self) -> AbstractContextManager[None]:
+        """Return a context in which every vCPU stands still."""
+        return self._vcpus.still()
 
     def pause(self) -> None:
         """Pause every vCPU until ``resume``; return when all stand still."""

@@ -48,6 +48,9 @@ class FakeContext:
     fpcr: int = 0
     fpsr: int = 0
     sctlr_el1: int = 0
+    tcr_el1: int = 0
+    ttbr0_el1: int = 0
+    ttbr1_el1: int = 0
     cpacr_el1: int = 0
     cntv_ctl: int = 0
     cntp_ctl: int = 0

@@ -77,7 +77,7 @@ class CoreWorld(Host):
         self._smc = self.monitor.conduit(Pas.NS).smc
         self.ns = self.core.memory(Pas.NS)
         self.realm_memory = self.core.memory(Pas.REALM)
-        gpt = self.monitor._gpt
+        gpt = self.monitor.gpt
         self.walker = Walker(self.core, gpt.base_pa, int(gpt.gpccr))
 
     def call(self, fid: int, *args: int, pe: int = 0) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.machine import GuestRegisters
-from pyvmm.arch.pstate import EL0T, EL1H, EL1T, SPSR_EL1
+from pyvmm.arch.pstate import describe_pstate
 from pyvmm.host.debug import DebugFault, DebugPort
 from pyvmm.host.registers import GENERAL, PC, PSTATE, SP, SYSTEM, Register
 from pyvmm.vm.control.api import CodeLine, Vcpu
@@ -16,15 +16,6 @@ WORD: Final = 8
 INSTRUCTION: Final = 4
 STACK_WORDS: Final = 16
 CODE_BEFORE, CODE_AFTER = 6, 10  # instructions
-
-_MODES: Final = {EL0T: "EL0t", EL1T: "EL1t", EL1H: "EL1h"}
-#: Fields of PSTATE shown as one letter, upper case if set.
-_LETTERS: Final = (
-    (SPSR_EL1.N, SPSR_EL1.Z, SPSR_EL1.C, SPSR_EL1.V),
-    (SPSR_EL1.D, SPSR_EL1.A, SPSR_EL1.I, SPSR_EL1.F),
-)
-#: Fields of PSTATE shown by name if set.
-_NAMES: Final = (SPSR_EL1.DIT, SPSR_EL1.PAN, SPSR_EL1.SS, SPSR_EL1.IL, SPSR_EL1.SSBS)
 
 
 def inspect_vcpus(port: DebugPort) -> list[Vcpu]:
@@ -38,20 +29,6 @@ def inspect_vcpus(port: DebugPort) -> list[Vcpu]:
             return [_inspect(port, cpu) for cpu in range(port.num_cpus)]
         except DebugFault:
             raise UserError("the guest has ended: its state is gone") from None
-
-
-def describe_pstate(pstate: int) -> str:
-    """Return PSTATE as text.
-
-    >>> describe_pstate(0x6040_03C5)
-    'EL1h nZCv DAIF PAN'
-    """
-    mode = _MODES.get(SPSR_EL1(pstate).MODE, "?")
-    letters = (
-        "".join(flag.name if flag.decode(pstate) else flag.name.lower() for flag in flags)
-        for flags in _LETTERS
-    )
-    return " ".join([mode, *letters, *(flag.name for flag in _NAMES if flag.decode(pstate))])
 
 
 def _inspect(port: DebugPort, cpu: int) -> Vcpu:

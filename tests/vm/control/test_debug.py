@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.pstate import describe_pstate
 from pyvmm.host.guest import RealmOptions
 from pyvmm.vm.control.debug import (
     CODE_AFTER,
     CODE_BEFORE,
     STACK_WORDS,
-    describe_pstate,
     inspect_vcpus,
 )
 from tests.host.debug_rig import CODE, COUNT, DATA, RAM_BASE, RAM_SIZE, STORE, Rig
