@@ -8,7 +8,7 @@ Monitor or the RMM.
 import errno
 import json
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hes import image
 from monitor.hes import FirmwareImage, Hes
@@ -34,6 +34,9 @@ from pyvmm.token.generations import Generation
 from rmm.measurement import Measurements
 from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
+
+if TYPE_CHECKING:
+    from pyvmm.observe.observer import Observer
 
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
@@ -194,6 +197,19 @@ class Platform:
             config=config,
             kick=lambda cpu: self.machine.pe(cpu).kick(),
             options=realm,
+        )
+
+    def observer(self, guest: Guest) -> "Observer":
+        """Return an observer of the whole machine, which stops the guest for each picture."""
+        from pyvmm.observe.observer import Observer  # noqa: PLC0415  few guests are observed
+
+        gpt = self._monitor.gpt
+        return Observer(
+            self.machine,
+            (gpt.base_pa, gpt.gpccr),
+            self._rmm,
+            still=guest.still,
+            contexts=lambda: guest.contexts if isinstance(guest, NormalVm) else (),
         )
 
     def usage(self) -> Usage:

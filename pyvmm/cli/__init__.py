@@ -36,6 +36,7 @@ VERBS = {
     "balloon": ("balloon", "Ask a guest to lend memory to its host."),
     "top": ("top", "Watch the activity of all instances."),
     "debug": ("debug", "Show registers, stack and code of an instance's CPUs."),
+    "inspect": ("inspect", "Look into the machine of an instance."),
     "measure": ("measure", "Compute a realm's initial measurement."),
     "endorse": ("endorse", "Print what a verifier should expect of this platform."),
     "image": ("image", "Build guest images."),

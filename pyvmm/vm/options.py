@@ -224,6 +224,12 @@ class VmOptions:
         metavar="KIND,...[:FILE]",
         scope=Scope.RUN,
     )
+    is_observed: bool = switch(
+        False,
+        "--observe",
+        "let `pyvmm inspect` see the whole machine, as no host can",
+        scope=Scope.RUN,
+    )
     gdb: GdbAddress | None = option(
         None,
         "--gdb",

@@ -4,15 +4,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus
 from pyvmm.host.debug import DebugPort, Watch
-from pyvmm.host.guest import ExitKind, GuestConfig, Outcome, Progress, RealmOptions
+from pyvmm.host.guest import ExitKind, Guest, GuestConfig, Outcome, Progress, RealmOptions
 from pyvmm.host.machine import Usage
 from pyvmm.host.vcpu import Vcpus
 from pyvmm.host.vcpu_state import LastExit, VcpuState
@@ -24,6 +26,7 @@ from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.control.lifecycle import Lifecycle
 from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.machine.platform import Observer
 from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.options import VmOptions
 
@@ -141,6 +144,10 @@ class ScriptedGuest:
         """End now."""
         self._end(Outcome.STOPPED)
 
+    def still(self) -> AbstractContextManager[None]:
+        """Return a context in which nothing changes."""
+        return nullcontext()
+
     def pause(self) -> None:
         """Note it."""
         self.calls.append("pause")
@@ -196,6 +203,10 @@ class Stage:
     def rim(self) -> bytes:
         """Return a measurement for every guest."""
         return b"\x12\x34"
+
+    def observer(self, _guest: Guest) -> Observer:
+        """Refuse: this machine is a script."""
+        raise UserError("a stage cannot be observed")
 
     def usage(self) -> Usage:
         """Return small figures."""

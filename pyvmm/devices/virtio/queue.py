@@ -199,6 +199,18 @@ class VirtQueue:
         """End a transfer: its buffers are not accessed any more."""
         self._dma.end_transfer(transfer)
 
+    def peek(self, limit: int) -> tuple[int, list[Chain]]:
+        """Return how many chains wait, and the first ``limit`` of them; pop none."""
+        if not self.is_ready:
+            return 0, []
+        before, rings = self._rings, self._open()
+        self._rings = before
+        (end,) = _read_u16(rings.avail, 2)
+        num_waiting = min((end - self._next) & 0xFFFF, self.size)
+        places = range(self._next, self._next + min(num_waiting, limit))
+        heads = (_read_u16(rings.avail, 4 + 2 * (at & (self.size - 1)))[0] for at in places)
+        return num_waiting, [self._walk(rings.desc, head) for head in heads]
+
     def unpop(self, num_chains: int = 1) -> None:
         """Put back the last popped chains: the device cannot serve them now."""
         self._next = (self._next - num_chains) & 0xFFFF

@@ -16,6 +16,8 @@ from typing import Final, Literal, Protocol, get_type_hints
 
 import msgspec
 
+from pyvmm.arch import pictures
+
 API_VERSION: Final = 1
 #: Bytes of unread console input above which `console_write` waits.
 MAX_TYPED: Final = 4096
@@ -172,6 +174,48 @@ class Api(Protocol):
 
     def debug(self) -> list[Vcpu]:
         """Return the state of each vCPU; refused for a realm without --realm-debug."""
+        ...
+
+    def observe_gpt(self) -> pictures.GptPicture:
+        """Return the granule protection table and the RMM's use of the granules."""
+        ...
+
+    def observe_granule(self, pa: int) -> pictures.GranulePicture:
+        """Return who may access a granule, who owns it, and what maps it."""
+        ...
+
+    def observe_walk(
+        self, address: int, *, pe: int = 0, el: int | None = None, is_ipa: bool = False
+    ) -> pictures.WalkPicture:
+        """Walk an address with the tables of a PE, and tell what accesses would do."""
+        ...
+
+    def observe_rtt(self) -> list[pictures.RttPicture]:
+        """Return the realm translation tables."""
+        ...
+
+    def observe_realms(self) -> list[pictures.RecordPicture]:
+        """Return the attributes of each realm (RD)."""
+        ...
+
+    def observe_recs(self) -> list[pictures.RecordPicture]:
+        """Return the attributes of each REC."""
+        ...
+
+    def observe_pes(self) -> list[pictures.PePicture]:
+        """Return the registers of each PE, those of EL2 included."""
+        ...
+
+    def observe_gic(self) -> list[pictures.GicPicture]:
+        """Return the list registers and the virtual CPU interface of each PE."""
+        ...
+
+    def observe_timers(self) -> list[pictures.TimerPicture]:
+        """Return the timers of each PE."""
+        ...
+
+    def observe_queues(self) -> list[pictures.QueuePicture]:
+        """Return the virtqueues of each device."""
         ...
 
     def sysrq(self, key: str) -> None:

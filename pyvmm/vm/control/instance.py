@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.pictures import QueuePicture
 from pyvmm.devices.bus import Bus
 from pyvmm.host.guest import GuestConfig, Outcome, Progress
 from pyvmm.host.machine import Usage
@@ -27,6 +28,7 @@ from pyvmm.vm.diagnosis.symbols import Symbols
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.board import Board
 from pyvmm.vm.machine.platform import Platform
+from pyvmm.vm.machine.queues import queue_pictures
 from pyvmm.vm.option_values import GdbAddress
 from pyvmm.vm.options import VmOptions
 
@@ -94,6 +96,7 @@ class Instance:
                 expire=self._expire,
             )
             self._attach(terminal)
+            self.observer = platform.observer(self._guest) if options.is_observed else None
             self._gdb = self._make_gdb(options.gdb) if options.gdb else None
         except BaseException:
             self._resources.close()
@@ -257,6 +260,11 @@ class Instance:
         from pyvmm.vm.control.debug import inspect_vcpus  # noqa: PLC0415  a large disassembler
 
         return inspect_vcpus(self._guest.debug_port())
+
+    def queues(self) -> list[QueuePicture]:
+        """Return a picture of each virtqueue; any thread."""
+        with self._guest.still():
+            return list(queue_pictures(self.board.devices))
 
     def sysrq(self, key: str) -> None:
         """Press Alt-SysRq and a key on the console; any thread."""

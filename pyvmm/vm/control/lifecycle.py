@@ -19,6 +19,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.pictures import QueuePicture
 from pyvmm.arch.system import shortages
 from pyvmm.arch.text import printable
 from pyvmm.host.guest import ExitKind
@@ -38,6 +39,7 @@ from pyvmm.vm.control.failures import refusals, storage_failures
 from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.control.terminal import EndSignals
 from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.machine.platform import Observer
 from pyvmm.vm.options import VmOptions
 
 #: Called with each new state, in order; must not block.
@@ -327,6 +329,25 @@ class Lifecycle:
             UserError: it is a realm without --realm-debug, or there is no guest.
         """
         return self._in(*_HAS_GUEST).debug()
+
+    @property
+    def observer(self) -> Observer:
+        """The observer of the machine.
+
+        Raises:
+            UserError: the instance may not be observed, or there is no guest.
+        """
+        return self._observed()[1]
+
+    def queues(self) -> list[QueuePicture]:
+        """Return a picture of each virtqueue; UserError as for `observer`."""
+        return self._observed()[0].queues()
+
+    def _observed(self) -> tuple[Instance, Observer]:
+        instance = self._in(*_HAS_GUEST)
+        if instance.observer is None:
+            raise UserError(f"{self._status.name} cannot be observed: create it with --observe")
+        return instance, instance.observer
 
     def sysrq(self, key: str) -> None:
         """Press Alt-SysRq and a key on the console.

@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import asdict
 
 from pyvmm import __version__
+from pyvmm.arch import pictures
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import NoThreadError, shortages, start_thread
 from pyvmm.arch.text import defect, printable
@@ -262,6 +263,51 @@ class Session:
     def debug(self) -> list[Vcpu]:
         """Return the state of each vCPU."""
         return self._lifecycle.debug()
+
+    def observe_gpt(self) -> pictures.GptPicture:
+        """Return the granule protection table."""
+        return self._lifecycle.observer.gpt()
+
+    def observe_granule(self, pa: int) -> pictures.GranulePicture:
+        """Return one granule."""
+        return self._lifecycle.observer.granule(pa)
+
+    def observe_walk(
+        self, address: int, *, pe: int = 0, el: int | None = None, is_ipa: bool = False
+    ) -> pictures.WalkPicture:
+        """Walk an address."""
+        observer = self._lifecycle.observer
+        if is_ipa:
+            return observer.walk_ipa(pe, address)
+        return observer.walk(pe, address, el=el)
+
+    def observe_rtt(self) -> list[pictures.RttPicture]:
+        """Return the realm translation tables."""
+        return self._lifecycle.observer.rtt()
+
+    def observe_realms(self) -> list[pictures.RecordPicture]:
+        """Return the attributes of each realm."""
+        return self._lifecycle.observer.realms()
+
+    def observe_recs(self) -> list[pictures.RecordPicture]:
+        """Return the attributes of each REC."""
+        return self._lifecycle.observer.recs()
+
+    def observe_pes(self) -> list[pictures.PePicture]:
+        """Return the registers of each PE."""
+        return self._lifecycle.observer.pes()
+
+    def observe_gic(self) -> list[pictures.GicPicture]:
+        """Return the virtual CPU interface of each PE."""
+        return self._lifecycle.observer.gic()
+
+    def observe_timers(self) -> list[pictures.TimerPicture]:
+        """Return the timers of each PE."""
+        return self._lifecycle.observer.timers()
+
+    def observe_queues(self) -> list[pictures.QueuePicture]:
+        """Return the virtqueues of each device."""
+        return self._lifecycle.queues()
 
     def sysrq(self, key: str) -> None:
         """Press Alt-SysRq and a key."""

@@ -2,12 +2,47 @@
 
 from typing import Protocol
 
+from pyvmm.arch import pictures
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus
 from pyvmm.host.guest import Guest, GuestConfig, RealmOptions
 from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
+
+
+class Observer(Protocol):
+    """Takes pictures of the whole machine; raises UserError for what does not exist."""
+
+    def gpt(self) -> pictures.GptPicture:
+        """Return the granule protection table and the RMM's use of the granules."""
+
+    def granule(self, pa: int, /) -> pictures.GranulePicture:
+        """Return one granule."""
+
+    def walk(self, pe: int, address: int, /, *, el: int | None) -> pictures.WalkPicture:
+        """Walk a virtual address at an exception level, by default the current one."""
+
+    def walk_ipa(self, pe: int, address: int, /) -> pictures.WalkPicture:
+        """Walk an intermediate physical address."""
+
+    def rtt(self) -> list[pictures.RttPicture]:
+        """Return the translation tables of each realm."""
+
+    def realms(self) -> list[pictures.RecordPicture]:
+        """Return the attributes of each realm."""
+
+    def recs(self) -> list[pictures.RecordPicture]:
+        """Return the attributes of each REC."""
+
+    def pes(self) -> list[pictures.PePicture]:
+        """Return the registers of each PE."""
+
+    def gic(self) -> list[pictures.GicPicture]:
+        """Return the virtual CPU interface of each PE."""
+
+    def timers(self) -> list[pictures.TimerPicture]:
+        """Return the timers of each PE."""
 
 
 class Platform(Protocol):
@@ -25,6 +60,9 @@ class Platform(Protocol):
         self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None
     ) -> Guest:
         """Make a guest: a realm if ``realm`` has options, else a normal VM."""
+
+    def observer(self, guest: Guest) -> Observer:
+        """Return an observer of the machine that runs ``guest``."""
 
     def usage(self) -> Usage:
         """Return the machine's counters and its resource usage."""
