@@ -38,6 +38,12 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
     elif ! printf '#include <stdlib.h>\n#include <math.h>\n' | "$cc" -x c -E - >/dev/null 2>&1; then
         need libc6-dev "the C library's headers"
     fi
+    for tool in qemu-img qemu-nbd; do
+        command -v "$tool" >/dev/null 2>&1 || {
+            need qemu-utils "$tool, for qcow2 disks"
+            break
+        }
+    done
     for tool in mke2fs e2fsck; do # Debian keeps them in sbin, which is not on a user's PATH
         PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null 2>&1 || {
             need e2fsprogs "$tool, to make and check disk images"

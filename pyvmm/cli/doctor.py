@@ -139,6 +139,11 @@ def _check_e2fsprogs() -> Finding:
     return _check_tools("e2fsprogs", ("mke2fs", "debugfs"), advice)
 
 
+def _check_qemu() -> Finding:
+    advice = "install qemu-utils; only qcow2 disks need it"
+    return _check_tools("qemu-utils", ("qemu-img", "qemu-nbd"), advice)
+
+
 def _check_runtime() -> Finding:
     try:
         directory = Directory.of_user()
@@ -175,6 +180,7 @@ CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     _check_tap,
     _check_apt,
     _check_e2fsprogs,
+    _check_qemu,
 )
 
 

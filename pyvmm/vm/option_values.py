@@ -3,10 +3,9 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from itertools import combinations
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,6 @@ from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.user_file import read_file
-from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.shared_directory import SharedDirectory
 from pyvmm.host.guest import RPV_SIZE
 from pyvmm.vm.memory_map import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
@@ -27,6 +25,11 @@ MAX_TAG: Final = 64
 #: The tag of --rootfs, as in kvmtool.
 ROOT_TAG: Final = "/dev/root"
 
+FORMATS: Final = ("raw", "qcow2")  # of disks
+CACHES: Final = ("writeback", "none", "writethrough")
+_DISK_WORDS: Final = (
+    "ro, rw, direct, snapshot, serial=TEXT, cache=MODE, format=raw|qcow2 or backing=FILE"
+)
 _SIZE: Final = re.compile(r"(\d{1,18})([BKMGTP]?)", re.IGNORECASE)
 _UNITS: Final = {unit: 1 << 10 * rank for rank, unit in enumerate("BKMGTP")}
 
@@ -38,6 +41,16 @@ class DiskOptions:
     path: Path
     is_read_only: bool = False
     serial: str = ""
+    is_direct: bool = False  # not through the host's page cache
+    is_snapshot: bool = False  # what the guest writes is thrown away
+    is_write_through: bool = False  # a write is answered when it is on stable storage
+    format: str = ""  # one of FORMATS; empty: raw, if it does not look like another one
+    backing: Path | None = None  # of a qcow2 image, instead of the one that it names
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the file is not written to."""
+        return self.is_read_only or self.is_snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +163,7 @@ def parse_cpu_features(text: str) -> Feature:
 
 
 def parse_disks(texts: Sequence[str]) -> tuple[DiskOptions, ...]:
-    """Read FILE[,ro][,serial=TEXT] of each disk.
+    """Read FILE[,OPTION...] of each disk.
 
     Raises:
         UserError: an unknown option, an invalid serial number, or the same one twice.
@@ -163,32 +176,76 @@ def parse_disks(texts: Sequence[str]) -> tuple[DiskOptions, ...]:
 
 
 def parse_disk(text: str) -> DiskOptions:
-    """Read FILE[,ro][,serial=TEXT].
+    """Read FILE and the options of a disk behind it, in any order.
 
     Raises:
-        UserError: an unknown option after a comma, or an invalid serial number.
+        UserError: an unknown option after a comma, an invalid value, or options that exclude each
+            other.
     """
-    disk, path = DiskOptions(Path()), text
+    path, changes = text, dict[str, str]()
     while True:
-        rest, comma, option = path.rpartition(",")
-        if option in {"ro", "rw"} and comma:
-            disk = replace(disk, is_read_only=option == "ro")
-        elif option.startswith("serial=") and comma:
-            disk = replace(disk, serial=_check_serial(text, option.removeprefix("serial=")))
-        elif comma and path == text:
-            raise UserError(
-                f"--disk {text}: after a comma give ro, rw or serial=TEXT;"
-                " if the file's name contains a comma, add ,rw"
-            )
-        else:
-            return replace(disk, path=Path(path))
+        rest, comma, word = path.rpartition(",")
+        key, _, value = word.partition("=")
+        if not comma or not _is_disk_option(text, key, value, has_value="=" in word):
+            break
+        if key in changes:
+            raise UserError(f"--disk {text}: {key} occurs twice: give it once")
+        changes[key] = value
         path = rest
+    if comma and path == text:
+        raise UserError(
+            f"--disk {text}: after a comma give {_DISK_WORDS};"
+            " if the file's name contains a comma, add ,rw"
+        )
+    return _make_disk(text, path, changes)
 
 
-def _check_serial(text: str, serial: str) -> str:
-    if not 0 < len(serial) <= MAX_SERIAL or not serial.isascii() or not serial.isprintable():
-        raise UserError(f"--disk {text}: a serial has 1 to {MAX_SERIAL} printable ASCII characters")
-    return serial
+def _is_disk_option(text: str, key: str, value: str, *, has_value: bool) -> bool:
+    """Check whether a word is an option of a disk.
+
+    Raises:
+        UserError: it is, but its value is invalid.
+    """
+    if not has_value:
+        return key in {"ro", "rw", "direct", "snapshot"}
+    match key:
+        case "serial":
+            if not 0 < len(value) <= MAX_SERIAL or not value.isascii() or not value.isprintable():
+                raise UserError(
+                    f"--disk {text}: a serial has 1 to {MAX_SERIAL} printable ASCII characters"
+                )
+        case "cache":
+            if value not in CACHES:
+                raise UserError(f"--disk {text}: unknown cache {value}: give {', '.join(CACHES)}")
+        case "format":
+            if value not in FORMATS:
+                raise UserError(f"--disk {text}: unknown format {value}: give {', '.join(FORMATS)}")
+        case "backing":
+            if not value:
+                raise UserError(f"--disk {text}: backing= is empty: give a file")
+        case _:
+            return False
+    return True
+
+
+def _make_disk(text: str, path: str, words: Mapping[str, str]) -> DiskOptions:
+    for first, second in (("ro", "rw"), ("ro", "snapshot")):
+        if first in words and second in words:
+            raise UserError(f"--disk {text}: {first} and {second} exclude each other: give one")
+    format_ = words.get("format", "qcow2" if path.endswith(".qcow2") else "")
+    if "backing" in words and format_ != "qcow2":
+        raise UserError(f"--disk {text}: backing requires a qcow2 image: add format=qcow2")
+    cache = words.get("cache", "writeback")
+    return DiskOptions(
+        Path(path),
+        is_read_only="ro" in words,
+        serial=words.get("serial", ""),
+        is_direct="direct" in words or cache == "none",
+        is_snapshot="snapshot" in words,
+        is_write_through=cache == "writethrough",
+        format=format_,
+        backing=Path(words["backing"]) if "backing" in words else None,
+    )
 
 
 def disk_serials(disks: Sequence[DiskOptions]) -> list[str]:
@@ -204,22 +261,6 @@ def disk_serials(disks: Sequence[DiskOptions]) -> list[str]:
         seen[path] += 1
         serials.append(disk.serial or f"pyvmm-{digest[: MAX_SERIAL - len('pyvmm-')]}")
     return serials
-
-
-def check_disks(disks: Sequence[DiskOptions]) -> None:
-    """Open and close each disk, to report a mistake before anything is started.
-
-    Raises:
-        UserError: a disk cannot be opened, or the guest would have a writable disk twice.
-    """
-    for disk in disks:
-        RawDisk(disk.path, is_read_only=disk.is_read_only).close()
-    for first, second in combinations(disks, 2):
-        is_written = not (first.is_read_only and second.is_read_only)
-        if is_written and first.path.samefile(second.path):
-            raise UserError(
-                f"disk {second.path}: given twice: copy the image, or give it with ,ro both times"
-            )
 
 
 def parse_shares(texts: Sequence[str]) -> tuple[ShareOptions, ...]:

@@ -46,10 +46,11 @@ class VmOptions:
     initrd: Path | None = file("-i --initrd", "initial RAM disk")
     disks: tuple[DiskOptions, ...] = repeatable(
         "-d --disk",
-        "raw disk image or block device",
+        "raw or qcow2 image, or block device; OPTION: ro, direct, snapshot, serial=TEXT,"
+        " cache=writeback|none|writethrough, format=raw|qcow2, backing=FILE",
         read=parse_disks,
         kind=Kind.FILE_WITH_DETAILS,
-        metavar="FILE[,ro][,serial=TEXT]",
+        metavar="FILE[,OPTION]...",
     )
     rootfs: ShareOptions | None = option(
         None,

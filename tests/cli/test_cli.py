@@ -80,7 +80,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run -m 16 --initrd {}/huge", "is larger than 16 MiB: give more with -m"),
         ("run --disk {}", "is a directory"),
         ("run --disk {}/none", "No such file"),
-        ("run --disk {}/text,direct", "give ro, rw or serial=TEXT"),
+        ("run --disk {}/text,rx", "give ro, rw, direct"),
         ("run -d {}/text -d {}/text,ro", "/text: given twice: copy the image"),
         ("run --realm-pv x", "add --realm"),
         ("run --realm --balloon", "host cannot take memory from a realm"),

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.devices.buffers import fill, split
 from pyvmm.devices.virtio.device import VirtioDevice
-from pyvmm.devices.virtio.queue import VirtQueue, fill, split
+from pyvmm.devices.virtio.queue import VirtQueue
 from tests.devices.driver import (
     INDIRECT,
     NEXT,

@@ -108,8 +108,50 @@ def test_disk_may_be_read_only() -> None:
     assert parse_disk("a.img,ro") == DiskOptions(Path("a.img"), is_read_only=True)
     assert parse_disk("a.img") == DiskOptions(Path("a.img"))
     assert parse_disk("a,b.img,rw") == DiskOptions(Path("a,b.img"))
-    with pytest.raises(UserError, match="give ro, rw or serial=TEXT"):
-        parse_disk("a.img,direct")
+    with pytest.raises(UserError, match="give ro, rw, direct, snapshot, serial=TEXT"):
+        parse_disk("a.img,rx")
+
+
+def test_disk_options_may_be_combined() -> None:
+    """In any order; what excludes another one is refused."""
+    path = Path("a.img")
+    for text, disk in (
+        ("a.img,direct", DiskOptions(path, is_direct=True)),
+        ("a.img,cache=none", DiskOptions(path, is_direct=True)),
+        ("a.img,cache=writeback", DiskOptions(path)),
+        (
+            "a.img,cache=writethrough,direct",
+            DiskOptions(path, is_direct=True, is_write_through=True),
+        ),
+        ("a.img,snapshot", DiskOptions(path, is_snapshot=True)),
+        ("a.img,format=qcow2", DiskOptions(path, format="qcow2")),
+        ("a.qcow2", DiskOptions(Path("a.qcow2"), format="qcow2")),
+        ("a.qcow2,format=raw,ro", DiskOptions(Path("a.qcow2"), is_read_only=True, format="raw")),
+        (
+            "a.qcow2,backing=/b=c.img",
+            DiskOptions(Path("a.qcow2"), format="qcow2", backing=Path("/b=c.img")),
+        ),
+    ):
+        assert parse_disk(text) == disk
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a,ro,rw", "ro and rw exclude each other"),
+        ("a,snapshot,ro", "ro and snapshot exclude each other"),
+        ("a,direct,cache=writeback,cache=none", "cache occurs twice"),
+        ("a,cache=unsafe", "unknown cache unsafe: give writeback, none, writethrough"),
+        ("a,format=vmdk", "unknown format vmdk: give raw, qcow2"),
+        ("a,backing=b", "backing requires a qcow2 image: add format=qcow2"),
+        ("a.qcow2,backing=", "backing= is empty"),
+        ("a,ro=1", "after a comma give ro"),
+    ],
+)
+def test_impossible_disk_options_are_refused(text: str, why: str) -> None:
+    """The line says what to do."""
+    with pytest.raises(UserError, match=f"--disk {text}: {why}"):
+        parse_disk(text)
 
 
 def test_disk_may_have_a_serial_number() -> None:

@@ -20,8 +20,9 @@ from pyvmm.vm.control.server import Server
 from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.boot import make_config
+from pyvmm.vm.machine.disks import check_disks
 from pyvmm.vm.machine.needs import memory_warning
-from pyvmm.vm.option_values import check_directories, check_disks
+from pyvmm.vm.option_values import check_directories
 from pyvmm.vm.options import VmOptions
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from struct import Struct
 from threading import Condition
 from typing import ClassVar, Protocol
 
+from pyvmm.devices.buffers import fill, split
 from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
-from pyvmm.devices.virtio.queue import Chain, VirtQueue, fill, never, split
+from pyvmm.devices.virtio.queue import Chain, VirtQueue, never
 from pyvmm.devices.workers import Executor
 
 SECTOR_SIZE = 512
@@ -120,6 +121,18 @@ class Disk(Protocol):
         ...
 
 
+class OwnedDisk(Disk, Protocol):
+    """A disk as whoever has opened it sees it."""
+
+    def close(self) -> None:
+        """Close it; no request is under way."""
+        ...
+
+    def abandon(self) -> None:
+        """Give up requests under way that do not end: they may fail, or stay behind."""
+        ...
+
+
 class _Refused(Exception):
     """A request that gets an error status."""
 
@@ -196,6 +209,7 @@ class VirtioBlk(VirtioDevice):
         executor: does what the host cannot do at once.
         serial: the answer to GET_ID, at most 20 bytes.
         pool_size: returns the size of the driver's bounce pool in bytes; None: it has none.
+        is_write_through: a change is answered when it is on stable storage.
         on_failure: called when the host's storage fails, which the guest sees as an I/O error.
         is_over: returns whether the guest has ended; its requests are abandoned then.
     """
@@ -213,6 +227,7 @@ class VirtioBlk(VirtioDevice):
         serial: bytes = b"",
         *,
         pool_size: Callable[[], int] | None = None,
+        is_write_through: bool = False,
         on_failure: Callable[[OSError], None] = lambda _: None,
         is_over: Callable[[], bool] = never,
     ) -> None:
@@ -232,7 +247,8 @@ class VirtioBlk(VirtioDevice):
         if disk.is_read_only:
             self.features |= BlkFeature.RO
         else:
-            self.features |= BlkFeature.FLUSH | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+            self.features |= BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+            self.features |= 0 if is_write_through else BlkFeature.FLUSH
 
     def config(self) -> bytes:
         """Return capacity and limits; blocks have 512 bytes, best written eight at a time."""

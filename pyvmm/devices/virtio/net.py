@@ -11,11 +11,12 @@ from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, Final, Protocol
 
+from pyvmm.devices.buffers import fill, split
 from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.net_control import MAX_COMMAND, execute
 from pyvmm.devices.virtio.net_filter import ReceiveFilter
-from pyvmm.devices.virtio.queue import Chain, QueueFault, VirtQueue, fill, split
+from pyvmm.devices.virtio.queue import Chain, QueueFault, VirtQueue
 
 HEADER_SIZE: Final = 12  # virtio_net_hdr with num_buffers
 _header = Struct("<B9xH").pack  # flags; no segmentation; num_buffers

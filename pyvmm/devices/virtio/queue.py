@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from threading import Lock
 
+from pyvmm.devices.buffers import fill, split
 from pyvmm.devices.dma import Dma
 
 _DESC_NEXT, _DESC_WRITE, _DESC_INDIRECT = 1, 2, 4
@@ -65,29 +66,6 @@ class Chain:
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Fill the writable buffers; return the number of bytes written."""
         return fill(self.writable, data)
-
-
-def fill(buffers: list[memoryview], data: bytes | bytearray | memoryview) -> int:
-    """Copy ``data`` into the buffers, one after the other; return the number of bytes copied."""
-    done = 0
-    for buffer in buffers:
-        part = data[done : done + len(buffer)]
-        buffer[: len(part)] = part
-        done += len(part)
-        if done == len(data):
-            break
-    return done
-
-
-def split(buffers: list[memoryview], size: int) -> tuple[list[memoryview], list[memoryview]]:
-    """Split a list of buffers after ``size`` bytes."""
-    for index, buffer in enumerate(buffers):
-        if size < len(buffer):
-            if not size:
-                return buffers[:index], buffers[index:]
-            return [*buffers[:index], buffer[:size]], [buffer[size:], *buffers[index + 1 :]]
-        size -= len(buffer)
-    return buffers, []
 
 
 class _Rings:

@@ -4,12 +4,10 @@ The places come from the plan (`pyvmm.vm.machine.plan`); the device tree describ
 the guest.
 """
 
-import errno
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.its import GITS_TRANSLATER, ITS_SIZE
@@ -17,7 +15,6 @@ from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.system import open_file_budget
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus, IrqLine, MmioDevice
-from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.dma import DmaFault, GuestDma
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.mc146818 import Mc146818
@@ -43,13 +40,11 @@ from pyvmm.host.vgic import Vgic
 from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import memory_map
 from pyvmm.vm.agent.protocol import PORT_NAME
+from pyvmm.vm.machine.disks import close_disk, open_disk
 from pyvmm.vm.machine.plan import Kind, PlannedDevice, device_plan
 from pyvmm.vm.memory_map import MemoryMap
 from pyvmm.vm.option_values import disk_serials
 from pyvmm.vm.options import VmOptions
-
-#: Seconds that requests under way get to end, when the guest has ended.
-_DISK_PATIENCE: Final = 1.0
 
 
 class Board:
@@ -190,15 +185,17 @@ class Board:
     def _disk(self, index: int) -> VirtioBlk:
         disks = self._options.disks
         path, serial = disks[index].path, disk_serials(disks)[index]
-        image = RawDisk(path, is_read_only=disks[index].is_read_only)
         workers = Workers(f"pyvmm-disk{index}")
-        self._resources.callback(_close_disk, image, workers, path)
+        self._resources.callback(workers.close, 0)
+        disk = open_disk(disks[index])
+        self._resources.callback(close_disk, disk, workers)
         return VirtioBlk(
-            image,
+            disk,
             workers,
             serial.encode(),
             pool_size=self._guest.dma.shared_size if self._options.realm else None,
             on_failure=partial(self._notify_failure, path),
+            is_write_through=disks[index].is_write_through,
             is_over=lambda: self._guest.outcome is not None,
         )
 
@@ -271,18 +268,3 @@ class Board:
 
 def _drop(_data: bytes) -> None:
     """Discard the output of a serial port."""
-
-
-def _close_disk(disk: RawDisk, workers: Workers, path: Path) -> None:
-    """Close a disk, and keep what the guest wrote even if it did not flush it.
-
-    Raises:
-        OSError: the host's storage fails, or does not answer.
-    """
-    if not workers.close(_DISK_PATIENCE):
-        raise TimeoutError(errno.ETIMEDOUT, f"{path} does not answer")
-    try:
-        if not disk.is_read_only:
-            disk.flush()
-    finally:
-        disk.close()
