@@ -168,6 +168,9 @@ class Lpis:
     def read(self, cpu: int, offset: int) -> int:
         """Return the word at an offset of a redistributor's RD frame; 0 if it is not of LPIs."""
         match offset & ~7:
+            case gic.GICR_CTLR:
+                is_enabled = gic.GICR_CTLR_ENABLE_LPIS if self._is_enabled[cpu] else 0
+                register = is_enabled | gic.GICR_CTLR_CES | gic.GICR_CTLR_IR
             case gic.GICR_PROPBASER:
                 register = self._propbaser
             case gic.GICR_PENDBASER:
@@ -175,11 +178,6 @@ class Lpis:
             case _:
                 return 0
         return register >> 8 * (offset & 4) & 0xFFFF_FFFF
-
-    def control(self, cpu: int) -> int:
-        """Return GICR_CTLR."""
-        is_enabled = gic.GICR_CTLR_ENABLE_LPIS if self._is_enabled[cpu] else 0
-        return is_enabled | gic.GICR_CTLR_CES | gic.GICR_CTLR_IR
 
     def write(self, cpu: int, offset: int, size: int, value: int) -> None:
         """Write a register of a redistributor's RD frame, 4 or 8 bytes of it."""

@@ -67,9 +67,6 @@ class LpiFrame(Protocol):
     def read(self, cpu: int, offset: int, /) -> int:
         """Return the word at an offset; 0 if it does not concern LPIs."""
 
-    def control(self, cpu: int, /) -> int:
-        """Return GICR_CTLR."""
-
     def write(self, cpu: int, offset: int, size: int, value: int, /) -> None:
         """Write 4 or 8 bytes."""
 

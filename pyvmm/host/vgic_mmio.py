@@ -134,18 +134,17 @@ class Redistributor(_Frame):
         if gic.GICD_IGROUPR <= sgi_offset < gic.GICD_IGRPMODR:
             return read_bank(self._bank, sgi_offset)
         lpis = self._vgic.lpis
-        if offset == gic.GICR_TYPER:
-            return self._typer & WORD | (gic.GICR_TYPER_PLPIS if lpis else 0)
-        if lpis is not None and offset < gic.GICR_SGI_FRAME:
-            if offset == gic.GICR_CTLR:
-                return lpis.control(self._cpu)
-            if gic.GICR_PROPBASER <= offset < gic.GICR_INVLPIR:
-                return lpis.read(self._cpu, offset)
-        if offset == gic.GICR_TYPER + 4:
-            return self._typer >> 32
-        if offset == gic.GICR_IIDR:
-            return IIDR
-        return gic.PIDR2_GICV3 if offset == gic.GIC_PIDR2 else 0
+        match offset:
+            case gic.GICR_TYPER:
+                return self._typer & WORD | (0 if lpis is None else gic.GICR_TYPER_PLPIS)
+            case _ if offset == gic.GICR_TYPER + 4:
+                return self._typer >> 32
+            case gic.GICR_IIDR:
+                return IIDR
+            case gic.GIC_PIDR2:
+                return gic.PIDR2_GICV3
+            case _:
+                return 0 if lpis is None else lpis.read(self._cpu, offset)
 
 
 def read_bank(bank: Bank, offset: int) -> int:

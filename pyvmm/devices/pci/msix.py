@@ -4,7 +4,7 @@ Spec: PCI Local Bus 3.0, 6.8.2.
 """
 
 from collections.abc import Callable
-from struct import pack, unpack_from
+from struct import Struct, pack
 from typing import Final
 
 MAX_VECTORS: Final = 128
@@ -17,6 +17,8 @@ CONTROL: Final = 2  # in the capability
 _ENABLE: Final = 1 << 15
 _MASK_ALL: Final = 1 << 14
 _ENTRY_MASKED: Final = 1
+
+_read_entry = Struct("<QII").unpack_from  # address, data, control
 
 #: Sends a message: the address and the data of a write by the function.
 Send = Callable[[int, int], None]
@@ -45,21 +47,25 @@ class Msix:
         """Take the message control of the capability."""
         self.is_enabled = bool(value & _ENABLE)
         self._is_masked = bool(value & _MASK_ALL)
-        self._send_pending()
+        self._send_pending(self._pending)
 
     def raise_vector(self, vector: int) -> None:
         """Send the message of a vector, or make it pending if it is masked."""
         if self.is_enabled and vector < self.num_vectors:
             self._pending |= 1 << vector
-            self._send_pending()
+            self._send_pending(1 << vector)
 
-    def _send_pending(self) -> None:
-        if not self._pending or self._is_masked or not self.is_enabled:
+    def _send_pending(self, vectors: int) -> None:
+        """Send the messages that are pending and not masked, of a set of vectors."""
+        vectors &= self._pending
+        if self._is_masked or not self.is_enabled:
             return
-        for vector in range(self.num_vectors):
-            address, data, control = unpack_from("<QII", self._table, 16 * vector)
-            if self._pending >> vector & 1 and not control & _ENTRY_MASKED:
-                self._pending &= ~(1 << vector)
+        while vectors:
+            vector = vectors.bit_length() - 1
+            vectors ^= 1 << vector
+            address, data, control = _read_entry(self._table, 16 * vector)
+            if not control & _ENTRY_MASKED:
+                self._pending ^= 1 << vector
                 self._send(address, data)
 
     def read(self, offset: int, size: int) -> int:
@@ -78,4 +84,4 @@ class Msix:
                 word &= _ENTRY_MASKED
             self._table[place : place + 4] = word.to_bytes(4, "little")
             value >>= 32
-        self._send_pending()
+        self._send_pending(self._pending)
