@@ -11,11 +11,13 @@ from functools import cache
 from typing import Final
 
 from pyvmm.arch.gic import GICR_SIZE
+from pyvmm.arch.its import GITS_TRANSLATER, ItsCommand
 from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rsi import RsiFid
 from pyvmm.arch.smccc import SmcccFid
 from pyvmm.arch.sysregs import SYSREGS
 from pyvmm.core.generate import Row, encodings, load_rows
+from pyvmm.devices.pci.host import SLOT_SIZE
 from pyvmm.host.guest import GuestConfig, Segment
 from pyvmm.vm import memory_map
 from tests.core.program import assemble, branch
@@ -33,6 +35,9 @@ TABLES: Final = RAM_BASE + 0xC000
 DATA: Final = RAM_BASE + 0x20_0000
 CURSOR: Final = DATA  # the number of the chunk
 RINGS: Final = DATA + PAGE  # descriptors, available, used
+COMMANDS: Final = DATA + 0x1_0000  # of the ITS; its tables follow
+ITS: Final = memory_map.MemoryMap(RAM_SIZE, 2).its_base
+DOORBELL: Final = ITS + GITS_TRANSLATER
 NUM_TABLES: Final = 4  # a level; each is a root of its own
 CHUNK_SIZE: Final = 256
 NUM_CHUNKS: Final = (TABLES - CODE) // CHUNK_SIZE
@@ -120,13 +125,18 @@ class Generator:
     """Makes images; everything follows from the seed.
 
     ``alias`` is where the guest has its devices; ``device_share`` (0 to 1) says how many of the
-    chunks begin with them.
+    chunks begin with them; ``has_pci`` that its virtio devices are on PCI, with an ITS.
     """
 
-    def __init__(self, seed: int, alias: int = ALIAS, device_share: float = 0.1) -> None:
+    def __init__(
+        self, seed: int, alias: int = ALIAS, device_share: float = 0.1, *, has_pci: bool = False
+    ) -> None:
         self.rng = random.Random(seed)
         self._alias = alias
         self._device_share = device_share
+        self._drivers = [self.virtio, self.virtio, self.gic]
+        if has_pci:
+            self._drivers = [self.pci, self.pci, self.its, self.lpis, self.gic]
         self._addresses = addresses()
         words = [word for row in rows() for word in random_words(self.rng, row, 16)]
         self._words = [word for word in words if word not in WFI_WFE or self.rng.randrange(20) == 0]
@@ -227,11 +237,76 @@ class Generator:
         values = (0, 1, 0xFFFF_FFFF, 0x8080_8080, rng.getrandbits(32))
         return self.stores(base, [(offset, rng.choice(values)) for offset in offsets])
 
+    def pci(self) -> list[int]:
+        """Return the words that give a function its BAR, and then some of its registers values."""
+        rng = self.rng
+        slot = rng.randrange(4)
+        bar = memory_map.PCI_MEMORY.start + slot * 0x8000
+        config = memory_map.PCI_CONFIG.start + slot * SLOT_SIZE
+        place = bar if rng.randrange(8) else self.value() & 0xFFFF_FFFF
+        words = self.stores(config, [(0x10, place), (4, 6)])
+        choice = rng.randrange(4)
+        if choice == 0:  # any capability
+            pairs = [(4 * rng.randrange(0x10, 0x30), self.value()) for _ in range(6)]
+            return words + self.stores(config, pairs)
+        if choice == 1:  # messages to the ITS; MSI-X is the last capability
+            words += self.stores(bar + 0x4000, [(0, DOORBELL), (8, rng.randrange(4)), (0xC, 0)])
+            return words + self.stores(config, [(4 * rng.randrange(0x20, 0x28), 0x8000_0000)])
+        queues = [(0x20 + 8 * n, 8, RINGS + n * PAGE) for n in range(3)]
+        words += self.accesses(
+            bar,
+            [
+                *((0x14, 1, 3), (8, 4, 1), (0xC, 4, rng.choice((1, 1, 3))), (0x14, 1, 11)),
+                *((0x16, 2, rng.randrange(3)), (0x18, 2, 8), (0x1A, 2, 0), *queues, (0x1C, 2, 1)),
+                (0x14, 1, 15),
+            ],
+        )
+        return words + self.stores(bar + 0x3000, [(4 * rng.randrange(3), 0)])
+
+    def its(self) -> list[int]:
+        """Return the words that give the ITS its tables, or others, and some commands."""
+        rng = self.rng
+        tables = [COMMANDS + n * PAGE if rng.randrange(8) else self.value() for n in range(3)]
+        queue, devices, collections = (1 << 63 | each & (1 << 48) - PAGE for each in tables)
+        accesses = [(0, 4, 0), (0x80, 8, queue), (0x100, 8, devices), (0x108, 8, collections)]
+        return self.accesses(ITS, [*accesses, (0, 4, 1), (0x88, 8, 32 * rng.randrange(130))])
+
+    def lpis(self) -> list[int]:
+        """Return the words that give a redistributor its tables, or others."""
+        rng = self.rng
+        gicr = memory_map.GICD_BASE - rng.randrange(1, 3) * GICR_SIZE
+        tables = [COMMANDS + n * PAGE if rng.randrange(8) else self.value() for n in (3, 4)]
+        config, pending = (each & (1 << 52) - PAGE for each in tables)
+        accesses = [(0, 4, rng.randrange(2)), (0x70, 8, config | rng.choice((13, 15, 0)))]
+        accesses += [(0x78, 8, pending), (0, 4, 1)]
+        again = (rng.choice((0xA0, 0xB0)), 8, rng.randrange(8190, 8200))
+        return self.accesses(gicr, [*accesses, again])
+
+    def commands(self) -> bytes:
+        """Return a queue of commands for the ITS, and its tables, which it may believe."""
+        rng, valid = self.rng, 1 << 63
+        queue = b""
+        for _ in range(PAGE // 32):
+            kind = rng.choice((*ItsCommand, rng.getrandbits(8)))
+            event = rng.randrange(4) | rng.choice((0, 8192, 8193, rng.getrandbits(32))) << 32
+            itt = valid | COMMANDS + 6 * PAGE
+            collection = rng.choice((0, valid)) | rng.randrange(3) << 16 | rng.randrange(3)
+            third = rng.choice((itt, itt, collection, collection, rng.getrandbits(64)))
+            words = kind | rng.randrange(4) << 35, event, third, rng.randrange(3) << 16
+            queue += struct.pack("<4Q", *words)
+        config = bytes(rng.choice((0, 0xA1)) for _ in range(PAGE))
+        return queue + bytes(2 * PAGE) + config + rng.randbytes(PAGE)
+
     def stores(self, base: int, pairs: list[tuple[int, int]]) -> list[int]:
         """Return the words that write words to the registers of a device."""
+        return self.accesses(base, [(offset, 4, value) for offset, value in pairs])
+
+    def accesses(self, base: int, writes: list[tuple[int, int, int]]) -> list[int]:
+        """Return the words that write to the registers of a device: offset, size, value."""
         words = self.move(1, base | self._alias)
-        for offset, value in pairs:
-            words += [*self.move(2, value), 0xB900_0022 | offset // 4 << 10]
+        for offset, size, value in writes:
+            store = 0x3900_0022 | (size.bit_length() - 1) << 30
+            words += [*self.move(2, value & (1 << 8 * size) - 1), store | offset // size << 10]
         return words
 
     def rings(self) -> bytes:
@@ -275,7 +350,7 @@ class Generator:
         """Return the words of one chunk: they end with the way back."""
         words: list[int] = []  # what comes first is the most likely to be executed
         if self.rng.random() < self._device_share:
-            words = self.rng.choice((self.virtio, self.virtio, self.gic))()
+            words = self.rng.choice(self._drivers)()
         elif self.rng.randrange(4) == 0:
             words = self.rng.choice((self.good_call, self.good_call, self.call))()
         end = CHUNK_SIZE // 4 - 1
@@ -327,6 +402,7 @@ class Generator:
             Segment(CODE, struct.pack(f"<{len(words)}I", *words)),
             Segment(TABLES, self.tables()),
             Segment(RINGS, self.rings()),
+            Segment(COMMANDS, self.commands()),
         ]
 
     def config(self, num_cpus: int = 2) -> GuestConfig:

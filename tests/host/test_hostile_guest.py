@@ -36,7 +36,9 @@ def nowhere() -> Iterator[Terminal]:
         os.close(fd)
 
 
-def harass(seed: int, seconds: float, folder: Path, *, is_realm: bool) -> Counter[ExitCode]:
+def harass(
+    seed: int, seconds: float, folder: Path, *, is_realm: bool, transport: str
+) -> Counter[ExitCode]:
     """Run guests one after another, three at least; return their outcomes."""
     disks = tuple(DiskOptions(folder / name, name == "ro") for name in ("rw", "ro"))
     for disk in disks:
@@ -48,8 +50,11 @@ def harass(seed: int, seconds: float, folder: Path, *, is_realm: bool) -> Counte
         console="virtio",
         has_rng=True,
         is_realm=is_realm,
+        transport=transport,
     )
-    generator = Generator(seed, ALIAS if is_realm else 0, device_share=0.5)
+    generator = Generator(
+        seed, ALIAS if is_realm else 0, device_share=0.5, has_pci=transport == "pci"
+    )
     codes = Counter[ExitCode]()
     until = monotonic() + seconds
     while codes.total() < 3 or monotonic() < until:
@@ -64,15 +69,20 @@ def harass(seed: int, seconds: float, folder: Path, *, is_realm: bool) -> Counte
     return codes
 
 
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
 @pytest.mark.parametrize("is_realm", [False, True], ids=["normal", "realm"])
-def test_hostile_guest(seed: int, tmp_path: Path, *, is_realm: bool) -> None:
+def test_hostile_guest(seed: int, tmp_path: Path, *, is_realm: bool, transport: str) -> None:
     """No guest raises an exception in the host; each is stopped and closed."""
-    assert set(harass(seed, 2, tmp_path, is_realm=is_realm)) <= EXPECTED
+    assert set(harass(seed, 2, tmp_path, is_realm=is_realm, transport=transport)) <= EXPECTED
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("transport", ["mmio", "pci"])
 @pytest.mark.parametrize("is_realm", [False, True], ids=["normal", "realm"])
 @pytest.mark.parametrize("turn", range(10))
-def test_hostile_guest_for_long(seed: int, turn: int, tmp_path: Path, *, is_realm: bool) -> None:
-    """This is the same for ten minutes, half a minute per seed."""
-    assert set(harass(seed + 1 + turn, 30, tmp_path, is_realm=is_realm)) <= EXPECTED
+def test_hostile_guest_for_long(
+    seed: int, turn: int, tmp_path: Path, *, is_realm: bool, transport: str
+) -> None:
+    """This is the same for twenty minutes, half a minute per seed."""
+    codes = harass(seed + 1 + turn, 30, tmp_path, is_realm=is_realm, transport=transport)
+    assert set(codes) <= EXPECTED
