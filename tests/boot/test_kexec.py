@@ -31,14 +31,16 @@ def image() -> Image:
     return Image(_IMAGE)
 
 
-@pytest.fixture(params=[1, 2])
+@pytest.fixture(params=[(1, "mmio"), (2, "mmio"), (2, "pci")], ids=str)
 def guest(image: Image, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
     """Boot it, with a copy of its kernel and initial RAM disk on a second disk."""
     archive = tmp_path / "kernel.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(image.kernel, "Image")
         tar.add(image.initrd, "initrd.img")
-    options = ["-m", "512M", "-c", str(request.param), "--disk", f"{archive},ro"]
+    num_cpus, transport = request.param
+    options = ["-m", "512M", "-c", str(num_cpus), "--transport", transport, "--irqchip", "gicv3"]
+    options += ["--disk", f"{archive},ro"]
     with Running("run", *guest_options(image, copy_disk(image, tmp_path)), *options) as running:
         running.shell.log_in()
         yield running
