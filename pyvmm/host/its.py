@@ -1,11 +1,13 @@
 """The Interrupt Translation Service: message-signalled interrupts of devices become LPIs.
 
-Its tables are in the guest's memory, so a guest cannot make the host keep state for it: the device
-table has the address of each device's interrupt translation table (ITT), an entry of which has the
-LPI and the collection of an event; the collection table has the CPU of a collection.  The formats
-are ours, as the architecture allows.  A guest may write anything to its memory, so every value read
-from it is checked when it is used; a table that the host must not access counts as empty.  A
-command with an error is ignored.
+Its tables are in the guest's memory: the device table has the address of each device's interrupt
+translation table (ITT), an entry of which has the LPI and the collection of an event; the
+collection table has the CPU of a collection.  The formats are ours, as the architecture allows.  A
+guest may write anything to its memory, so every value read from it is checked when it is used; a
+table that the host must not access counts as empty.  A command with an error is ignored.
+
+So a guest cannot make the host keep state for it, beside a small cache of routes; whatever changes
+a table empties the cache.
 
 Locks: that of the ITS, then the vGIC's.
 
@@ -48,7 +50,10 @@ _BASER_WRITABLE: Final = sum(
 )
 _TABLES: Final = (TableType.DEVICES, TableType.COLLECTIONS)  # of GITS_BASER<n>
 
+_MAX_CACHED: Final = 1024  # routes
+
 Words = tuple[int, int, int, int]  # of a command
+Route = tuple[int | None, int | None]  # the LPI and the CPU of an event
 
 
 class Its:
@@ -68,6 +73,7 @@ class Its:
         self._is_enabled = False
         self._cbaser = 0
         self._cwriter = self._creadr = 0
+        self._cache: dict[tuple[int, int], Route] = {}  # by device and event
         self._basers = [
             BASER.TYPE.encode(kind) | BASER.ENTRY_SIZE.encode(_ENTRY_SIZE - 1) for kind in _TABLES
         ]
@@ -88,8 +94,14 @@ class Its:
     def signal(self, device: int, event: int) -> None:
         """Deliver an event of a device: the data of a message to GITS_TRANSLATER."""
         with self._lock:
-            if self._is_enabled:
-                self._deliver(device, event)
+            if not self._is_enabled:
+                return
+            route = self._cache.get((device, event))
+            if route is None:
+                route = self._route(self._place_of_event(device, event))
+                if route[1] is not None and len(self._cache) < _MAX_CACHED:
+                    self._cache[device, event] = route
+            self._deliver(*route)
 
     # --- registers ----------------------------------------------------------------------------
 
@@ -137,6 +149,7 @@ class Its:
                 self._cwriter = value
                 self._execute()
         elif offset == its.GITS_CTLR and not part:
+            self._cache.clear()
             self._is_enabled = bool(value & its.GITS_CTLR_ENABLED)
             self._execute()
         elif self._is_enabled:
@@ -226,7 +239,7 @@ class Its:
 
     def _int(self, words: Words) -> None:
         """Deliver an event as if the device had signalled it."""
-        self._deliver(words[0] >> 32, words[1] & 0xFFFF_FFFF)
+        self._deliver(*self._route(self._event_entry(words)))
 
     def _clear(self, words: Words) -> None:
         """Make an event's LPI not pending."""
@@ -257,13 +270,12 @@ class Its:
 
     # --- translation --------------------------------------------------------------------------
 
-    def _deliver(self, device: int, event: int) -> None:
-        intid, cpu = self._route(self._place_of_event(device, event))
+    def _deliver(self, intid: int | None, cpu: int | None) -> None:
         if intid is not None and cpu is not None:
             with self._vgic.lock:
                 self._lpis.pend(intid, cpu)
 
-    def _route(self, place: int | None) -> tuple[int | None, int | None]:
+    def _route(self, place: int | None) -> Route:
         """Return the LPI and the CPU of the event whose entry is at an address."""
         entry = self._load(place)
         intid = entry & 0xFFFF_FFFF
@@ -305,6 +317,7 @@ class Its:
 
     def _store(self, place: int | None, entry: int) -> bool:
         """Store an entry at an address; return whether that was possible."""
+        self._cache.clear()
         if place is not None:
             with suppress(GranuleProtectionFault):
                 self._memory.write(place, entry.to_bytes(_ENTRY_SIZE, "little"))

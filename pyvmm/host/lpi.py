@@ -15,11 +15,12 @@ from pyvmm.arch import gic
 from pyvmm.arch.bits import replace_bytes
 from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.host.guest import GuestMemory
-from pyvmm.host.vgic import Bank, Vgic
+from pyvmm.host.vgic import FIRST_LPI_BIT, Bank, Vgic
 
 FIRST: Final = gic.FIRST_LPI_INTID
 NUM: Final = gic.NUM_LPIS
-LPI_MASK: Final = (1 << NUM) - 1 << FIRST
+LPI_MASK: Final = (1 << NUM) - 1 << FIRST_LPI_BIT
+_OFFSET: Final = FIRST - FIRST_LPI_BIT  # from the bit of an LPI to its INTID
 
 _PROP: Final = gic.PROPBASER
 _PROP_WRITABLE: Final = (
@@ -55,7 +56,7 @@ class Lpis:
         self._propbaser = 0
         self._pendbaser = [0] * len(vgic.cpus)
         self._is_enabled = [False] * len(vgic.cpus)
-        priority = bytearray(FIRST + NUM)
+        priority = bytearray(FIRST_LPI_BIT + NUM)
         for cpu in vgic.cpus:
             cpu.lpis = Bank(LPI_MASK, fixed_edge=LPI_MASK)
             cpu.lpis.priority = priority
@@ -66,25 +67,25 @@ class Lpis:
     def pend(self, intid: int, cpu: int) -> None:
         """Make an LPI pending at a CPU, if the CPU's LPIs are enabled."""
         if self._is_enabled[cpu]:
-            self._vgic.cpus[cpu].lpis.latch |= 1 << intid
+            self._vgic.cpus[cpu].lpis.latch |= 1 << intid - _OFFSET
             self._vgic.notify(cpu)
 
     def clear(self, intid: int) -> None:
         """Make an LPI not pending."""
-        self._vgic.retarget_lpi(intid, None)
+        self._vgic.retarget_lpi(intid - _OFFSET, None)
 
     def move(self, intid: int, cpu: int) -> None:
         """Move an LPI's pending state to a CPU."""
-        self._vgic.retarget_lpi(intid, cpu if self._is_enabled[cpu] else None)
+        self._vgic.retarget_lpi(intid - _OFFSET, cpu if self._is_enabled[cpu] else None)
 
     def move_all(self, source: int, target: int) -> None:
         """Move the pending states of all LPIs of one CPU to another CPU."""
         vgic = self._vgic
         if source == target:
             return
-        for intid in vgic.cpus[source].listed:
-            if intid >= FIRST:
-                self.move(intid, target)
+        for number in vgic.cpus[source].listed:
+            if number >= FIRST_LPI_BIT:
+                self.move(number + _OFFSET, target)
         bank = vgic.cpus[source].lpis
         moved, bank.latch = bank.latch, 0
         if self._is_enabled[target]:
@@ -94,12 +95,12 @@ class Lpis:
     def reload(self, intid: int) -> None:
         """Read an LPI's configuration again."""
         if FIRST <= intid < FIRST + self._table_size():
-            self._configure(intid, self._read(self._table() + intid - FIRST, 1))
+            self._configure(intid - _OFFSET, self._read(self._table() + intid - FIRST, 1))
             self._vgic.notify_all()
 
     def reload_all(self) -> None:
         """Read the whole configuration again."""
-        self._configure(FIRST, self._read(self._table(), self._table_size()))
+        self._configure(FIRST_LPI_BIT, self._read(self._table(), self._table_size()))
         self._vgic.notify_all()
 
     # --- tables -------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ class Lpis:
             return bytes(size)
 
     def _configure(self, first: int, table: bytes) -> None:
-        """Use the configurations of LPIs from ``first`` on."""
+        """Use the configurations of LPIs from the bit ``first`` on."""
         window = (1 << len(table)) - 1 << first
         enabled = int(b"0" + table[::-1].translate(_ENABLED_DIGIT), 2) << first
         priorities = table.translate(_PRIORITY)
@@ -135,13 +136,15 @@ class Lpis:
         if base & _PEND.PTZ.mask:
             return 0
         table = self._read((base & _PEND.ADDRESS.mask) + _PENDING_OFFSET, NUM // 8)
-        return int.from_bytes(table, "little") << FIRST & (1 << self._num_intids()) - 1
+        given = max(0, self._num_intids() - FIRST)
+        return (int.from_bytes(table, "little") & (1 << given) - 1) << FIRST_LPI_BIT
 
     def _store_pending(self, cpu: int, pending: int) -> None:
         address = (self._pendbaser[cpu] & _PEND.ADDRESS.mask) + _PENDING_OFFSET
-        size = max(0, self._num_intids() - FIRST) // 8
+        given = max(0, self._num_intids() - FIRST)
+        table = (pending >> FIRST_LPI_BIT).to_bytes(NUM // 8, "little")
         with suppress(GranuleProtectionFault):
-            self._memory.write(address, (pending >> FIRST).to_bytes(NUM // 8, "little")[:size])
+            self._memory.write(address, table[: given // 8])
 
     def _set_enabled(self, cpu: int, is_enabled: bool) -> None:
         """Enable or disable the LPIs of a CPU (GICR_CTLR.EnableLPIs)."""
@@ -157,8 +160,8 @@ class Lpis:
                 self.reload_all()
             self._vgic.notify(cpu)
         else:
-            for intid in filter(FIRST.__le__, list(self._vgic.cpus[cpu].listed)):
-                self.clear(intid)
+            for number in filter(FIRST_LPI_BIT.__le__, self._vgic.cpus[cpu].listed):
+                self._vgic.retarget_lpi(number, None)
             self._store_pending(cpu, bank.latch)
             bank.latch = 0
             self._is_enabled[cpu] = False

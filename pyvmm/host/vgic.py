@@ -7,7 +7,8 @@ them to ``sync_lrs`` after the exit, both for a normal VM (ICH_LR<n>_EL2) and fo
 (REC_ENTER).
 
 Interrupts are bits: every property is one integer in which bit n belongs to INTID n, so a register
-of the distributor is a slice of it and the set of deliverable interrupts is one expression.
+of the distributor is a slice of it and the set of deliverable interrupts is one expression.  LPIs,
+which are INTIDs from 8192 on, are the bits from 1024 on.
 
 Invariant: an INTID is *held* by at most one CPU, from its entry into that CPU's list registers (or
 its activation) until it is neither listed nor active; no other CPU gets it meanwhile.  An LPI is
@@ -49,6 +50,8 @@ from pyvmm.arch.gic import (
 DEFAULT_NUM_SPIS = 96  # INTID 32..127: UARTs 0-3, virtio-mmio 4-63, watchdog 94, PL031 95
 PRIVATE_MASK = (1 << NUM_PRIVATE) - 1
 SGI_MASK = (1 << NUM_SGIS) - 1
+FIRST_LPI_BIT = 1024
+_LPI_OFFSET = FIRST_LPI_INTID - FIRST_LPI_BIT
 NO_LRS = [0] * NUM_LRS
 
 Kick = Callable[[int], None]
@@ -131,7 +134,7 @@ class Cpu:
         self.lpis = Bank(0)  # none without an ITS
         self.spis = 0  # SPIs that IROUTER sends here
         self.held = 0
-        self.listed: list[int] = []  # the INTID in each list register
+        self.listed: list[int] = []  # the bit of the interrupt in each list register
         self.leaving: dict[int, int | None] = {}  # listed LPIs that move to a CPU, or end
         self.is_loaded = False  # between load_lrs and sync_lrs
         self.is_kicked = False
@@ -301,14 +304,15 @@ class Vgic:
     def _bank(self, cpu: Cpu, intid: int) -> Bank:
         if intid < NUM_PRIVATE:
             return cpu.private
-        return self.spis if intid < FIRST_LPI_INTID else cpu.lpis
+        return self.spis if intid < FIRST_LPI_BIT else cpu.lpis
 
     def _list(self, cpu: Cpu, intid: int) -> int:
         """Move one interrupt into a list register and return the register."""
         bank = self._bank(cpu, intid)
         bit = 1 << intid
         cpu.held |= bit
-        lr = intid | (bank.priority[intid] & PRIORITY_MASK) << ICH_LR_PRIORITY_SHIFT
+        lr = intid if intid < FIRST_LPI_BIT else intid + _LPI_OFFSET
+        lr |= (bank.priority[intid] & PRIORITY_MASK) << ICH_LR_PRIORITY_SHIFT
         if bank.group1 & bit:
             lr |= ICH_LR_GROUP1
         is_active = bank.active & bit
@@ -347,8 +351,8 @@ class Vgic:
 
     def _let_go(self, cpu: Cpu) -> None:
         """Move the pending state of LPIs that have left this CPU while it had them listed."""
-        for intid, target in cpu.leaving.items():
-            bit = 1 << intid
+        for number, target in cpu.leaving.items():
+            bit = 1 << number
             is_pending = cpu.lpis.latch & bit
             cpu.lpis.latch &= ~bit
             if is_pending and target is not None:
@@ -375,18 +379,21 @@ class Vgic:
 
     # --- LPIs; the lock is held -------------------------------------------------------------
 
-    def retarget_lpi(self, intid: int, target: int | None) -> None:
-        """Move an LPI's pending state, at whichever CPU it is, to another CPU, or drop it."""
+    def retarget_lpi(self, number: int, target: int | None) -> None:
+        """Move an LPI's pending state, at whichever CPU it is, to another CPU, or drop it.
+
+        ``number`` is that of its bit.
+        """
         for index, cpu in enumerate(self.cpus):
             if index == target:
-                cpu.leaving.pop(intid, None)
-            elif intid in cpu.listed:
-                cpu.leaving[intid] = target
+                cpu.leaving.pop(number, None)
+            elif number in cpu.listed:
+                cpu.leaving[number] = target
                 self._recall(index)
-            elif cpu.lpis.latch >> intid & 1:
-                cpu.lpis.latch &= ~(1 << intid)
+            elif cpu.lpis.latch >> number & 1:
+                cpu.lpis.latch &= ~(1 << number)
                 if target is not None:
-                    self.cpus[target].lpis.latch |= 1 << intid
+                    self.cpus[target].lpis.latch |= 1 << number
         if target is not None:
             self.notify(target)
 

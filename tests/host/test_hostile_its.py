@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pyvmm.arch import gic, its
 from pyvmm.arch.its import ItsCommand
 from pyvmm.arch.pas import GranuleProtectionFault
-from pyvmm.host.vgic import NO_LRS
+from pyvmm.host.vgic import FIRST_LPI_BIT, NO_LRS
 from tests.host.fakes import DRAM_BASE
 from tests.host.its_driver import (
     COLLECTIONS,
@@ -133,7 +133,7 @@ class HostileGuest:
 
     def is_sane(self) -> bool:
         """Check that the host keeps nothing but LPIs, and that no list register is lost."""
-        limit = 1 << LPI + gic.NUM_LPIS
+        limit = 1 << FIRST_LPI_BIT + gic.NUM_LPIS
         cpus = self.board.vgic.cpus
         return all(
             cpu.lpis.latch < limit and cpu.lpis.enabled < limit and not cpu.leaving and not cpu.held

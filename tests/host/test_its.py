@@ -163,6 +163,8 @@ def test_mapi_uses_the_event_as_the_lpi() -> None:
 
 def test_mapd_takes_a_device_away(board: ItsBoard) -> None:
     """Its events are lost afterwards."""
+    board.its.signal(DEVICE, 0)
+    assert board.take() == [LPI]
     board.command(ItsCommand.MAPD, DEVICE)
     board.its.signal(DEVICE, 0)
     assert board.listed() == []
@@ -170,6 +172,8 @@ def test_mapd_takes_a_device_away(board: ItsBoard) -> None:
 
 def test_mapc_sends_a_collection_to_another_cpu(board: ItsBoard) -> None:
     """Events come there; a CPU that does not exist changes nothing; without V, they are lost."""
+    board.its.signal(DEVICE, 0)
+    assert (board.take(0), board.listed(1)) == ([LPI], [])
     board.command(ItsCommand.MAPC, third=VALID | 1 << 16)
     board.its.signal(DEVICE, 0)
     assert (board.listed(0), board.take(1)) == ([], [LPI])
@@ -352,3 +356,17 @@ def test_pending_table_that_is_not_shared_counts_as_zeros() -> None:
     board.enable_lpis(0, is_enabled=False)
     board.enable_lpis(0)
     assert board.listed() == []
+
+
+def test_routes_that_were_used_are_not_kept_without_bound() -> None:
+    """A guest may have more events than the cache has places."""
+    board = ItsBoard().start()
+    board.map_device(event_bits=12)
+    for event in range(2000):
+        board.command(ItsCommand.MAPTI, DEVICE, event | LPI + event << 32, 0)
+    for event in range(2000):
+        board.its.signal(DEVICE, event)
+    assert len(board.its._cache) < 2000
+    board.configure(LPI + 1999, gic.LPI_ENABLED)
+    board.command(ItsCommand.INVALL, third=0)
+    assert board.take() == [LPI + 1999]
