@@ -111,7 +111,7 @@ class VmOptions:
     )
     transport: str = option(
         "mmio",
-        "--transport",
+        "--transport --virtio-transport",
         "bus of the virtio devices",
         read=str,
         choices=("mmio", "pci"),
