@@ -1,6 +1,6 @@
 """Typed events for everything that an observer of the system may want to see.
 
-One ``EventStream`` serves the whole platform.  An emitter writes::
+One ``EventStream`` serves the whole platform (ADR 11).  An emitter writes::
 
     if events.listener is not None:
         events.listener(GranuleTransition(pa, "UNDELEGATED", "DELEGATED"))
@@ -252,10 +252,35 @@ KINDS: Final[dict[str, tuple[type[Event], ...]]] = {
 }
 
 
+#: Called with each event, on the thread of its emitter, which may hold a lock: it returns at once.
+Listener = Callable[[Event], None]
+
+
 class EventStream:
-    """The destination of events: one listener, or none."""
+    """The destination of events: any number of listeners.
 
-    __slots__ = ("listener",)
+    ``listener`` is what an emitter calls: None without listeners.
+    """
 
-    def __init__(self, listener: Callable[[Event], None] | None = None) -> None:
+    __slots__ = ("_listeners", "listener")
+
+    def __init__(self, listener: Listener | None = None) -> None:
         self.listener = listener
+        self._listeners: tuple[Listener, ...] = () if listener is None else (listener,)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Add a listener; return the function that removes it."""
+        self._set((*self._listeners, listener))
+        return lambda: self._set(tuple(each for each in self._listeners if each is not listener))
+
+    def _set(self, listeners: tuple[Listener, ...]) -> None:
+        self._listeners = listeners
+        if len(listeners) <= 1:
+            self.listener = listeners[0] if listeners else None
+            return
+
+        def tell_all(event: Event) -> None:
+            for each in listeners:
+                each(event)
+
+        self.listener = tell_all
