@@ -37,6 +37,7 @@ VERBS = {
     "top": ("top", "Watch the activity of all instances."),
     "debug": ("debug", "Show registers, stack and code of an instance's CPUs."),
     "inspect": ("inspect", "Look into the machine of an instance."),
+    "timeline": ("timeline", "Summarize or draw the timeline of a run."),
     "measure": ("measure", "Compute a realm's initial measurement."),
     "endorse": ("endorse", "Print what a verifier should expect of this platform."),
     "image": ("image", "Build guest images."),

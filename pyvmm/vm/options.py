@@ -225,6 +225,11 @@ class VmOptions:
         metavar="KIND,...[:FILE]",
         scope=Scope.RUN,
     )
+    trace_out: Path | None = file(
+        "--trace-out",
+        "write the run as a timeline for Perfetto and `pyvmm timeline`",
+        scope=Scope.RUN,
+    )
     is_observed: bool = switch(
         False,
         "--observe",

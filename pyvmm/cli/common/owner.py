@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.system import NoThreadError
 from pyvmm.cli.common.say import say
+from pyvmm.cli.common.timeline import Timeline
 from pyvmm.cli.common.trace import Trace
 from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.console import ConsoleLog
@@ -110,6 +111,8 @@ class Owner:
     ) -> Instance:
         options, enter = self._options, self._resources.enter_context
         events = EventStream(enter(Trace(options.trace)) if options.trace else None)
+        if options.trace_out is not None:
+            events.subscribe(enter(Timeline(options.trace_out)))
         check_disks(options.disks)
         check_directories(options.directories)
         root_of_trust = enter(_start_hes(options)) if options.has_hes else None
