@@ -14,18 +14,16 @@ from pyvmm.arch.strict_json import Json
 from pyvmm.arch.user_file import read_start
 from pyvmm.cli.common.say import print_json_text, print_lines
 from pyvmm.cli.common.units import octets, plural
+from pyvmm.scripting.verification import trust_for, verify_text
 from pyvmm.token.appraise import Policy
 from pyvmm.token.ar4si import Category, Vector, status_of
-from pyvmm.token.cbor import Malformed
 from pyvmm.token.claims import CHALLENGE_SIZE, HASH_SIZES, NUM_REMS, RPV_SIZE
 from pyvmm.token.ear import PLATFORM_SUBMOD, REALM_SUBMOD, ear, signed, vectors_of, verdict
 from pyvmm.token.generations import Generation
-from pyvmm.token.intake import MAX_INPUT, token_bytes
-from pyvmm.token.keys import load_private_key, load_public_key, read_key
+from pyvmm.token.intake import MAX_INPUT
+from pyvmm.token.keys import load_private_key, read_key
 from pyvmm.token.reference import RealmValues, ReferenceValues
 from pyvmm.token.report import Check, Kind, Report
-from pyvmm.token.trust import Anchor, TrustStore, anchor_of, hes_anchors
-from pyvmm.token.verify import verify as verify_token
 
 _FILE = click.Path(path_type=Path, readable=False)  # opening it gives a better error
 _DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -90,9 +88,9 @@ def verify(  # noqa: D103  the help says it
         is_strict=strict,
         allow_debug=allow_debug,
     )
-    trust = _trust(cpak, stores, values)
+    trust = trust_for(cpak, stores, values)
     signer = load_private_key(read_key(ear_key), str(ear_key)) if ear_key is not None else None
-    report = _verify(read_input(source), trust, policy)
+    report = verify_text(read_input(source), trust, policy)
     if signer is not None:
         click.echo(signed(_ear(report, policy), signer))
     elif as_json:
@@ -113,31 +111,7 @@ def read_input(source: str) -> bytes:
     return read_start(Path(source), "token", MAX_INPUT + 1, takes_pipe=True)
 
 
-def _verify(data: bytes, trust: TrustStore, policy: Policy) -> Report:
-    try:
-        token = token_bytes(data)
-    except Malformed as error:
-        report = Report()
-        report.malformed(Check.ENCODING, error)
-        return report
-    return verify_token(token, trust, policy)
-
-
 # --- options ----------------------------------------------------------------------------------
-
-
-def _trust(cpak: Path | None, stores: tuple[Path, ...], values: ReferenceValues) -> TrustStore:
-    """Return the trust anchors: those given by options, or else the default ones."""
-    if cpak is not None or stores:
-        anchors = TrustStore.load(stores).anchors
-        if cpak is not None:
-            anchors = (Anchor(load_public_key(read_key(cpak), str(cpak))), *anchors)
-        return TrustStore(anchors)
-    if (anchor := anchor_of(values)) is not None:
-        return TrustStore((anchor,))
-    from pyvmm.root_of_trust import hes_directory  # noqa: PLC0415  loads the HES's client
-
-    return hes_anchors(hes_directory())
 
 
 def _realm_values(

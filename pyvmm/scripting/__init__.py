@@ -1,0 +1,1 @@
+"""Guests for Python programs: the instances of the command line, over the same API."""
