@@ -26,10 +26,9 @@ def test_commands_with_input_and_environment(guest: pyvmm.Guest) -> None:
     """A megabyte there and back, faster than it may wait on the way."""
     data = os.urandom(1 << 20)
     assert guest.exec(["cat"], input=data).stdout == data
-    done = guest.exec(
-        ["sh", "-c", "echo $A; pwd; echo no >&2; exit 3"], env={"A": "é"}, cwd="/tmp", check=False
-    )
-    assert (done.returncode, done.text, done.stderr) == (3, "é\n/tmp\n", b"no\n")
+    script = "echo $A; pwd; echo no >&2; exit 3"
+    done = guest.exec(["sh", "-c", script], env={"A": "é"}, cwd="/etc", check=False)
+    assert (done.returncode, done.text, done.stderr) == (3, "é\n/etc\n", b"no\n")
     with pytest.raises(subprocess.CalledProcessError) as failed:
         guest.exec(["false"])
     assert failed.value.returncode == 1
