@@ -34,6 +34,7 @@ VERBS = {
     "list": ("list_", "List the instances."),  # a module named list would hide the type here
     "stat": ("stat", "Show what instances have done and what they use."),
     "balloon": ("balloon", "Ask a guest to lend memory to its host."),
+    "network": ("network", "Show a guest's network cards; unplug one."),
     "top": ("top", "Watch the activity of all instances."),
     "debug": ("debug", "Show registers, stack and code of an instance's CPUs."),
     "inspect": ("inspect", "Look into the machine of an instance."),

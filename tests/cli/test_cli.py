@@ -245,7 +245,7 @@ def test_an_interrupt_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300, "\u00e9", "a\nb", ".x", "*", "a b"])
 def test_a_name_that_cannot_be_is_one_line(name: str) -> None:
     """For every verb that takes a name, to create an instance or to find one."""
-    verbs = ["start", "stop", "destroy", "pause", "resume", "stat", "debug", "balloon"]
+    verbs = ["start", "stop", "destroy", "pause", "resume", "stat", "debug", "balloon", "network"]
     lines = [[each, name] for each in verbs] + [["console", "-n", name], ["wait", "-n", name]]
     lines += [["attest", "-n", name], ["exec", name, "--", "true"]]
     lines += [["create", name], ["run", "--name", name]]

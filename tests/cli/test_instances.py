@@ -446,6 +446,17 @@ def test_a_balloon_without_a_driver_lends_nothing(tmp_path: Path) -> None:
         assert ended.errors.startswith(complaint)
 
 
+def test_network_cards_are_shown_and_unplugged(tmp_path: Path) -> None:
+    """One line for each card; the change is in it."""
+    create("v1", *VM, "-n", f"mode=socket,listen={tmp_path}/lan", "-k", kernel(tmp_path, IDLE))
+    line = "net0     02:15:15:15:15:15  mtu 1500  queue pairs 1  link {}\n"
+    assert verb("network", "v1").output == line.format("up")
+    assert verb("network", "v1", "--unplug", "net0").output == line.format("down")
+    assert verb("network", "v1", "--plug", "net0").output == line.format("up")
+    ended = verb("network", "v1", "--plug", "net0", "--unplug", "net0")
+    assert (ended.code, ended.errors.count("\n")) == (ExitCode.BAD_INPUT, 1)
+
+
 def test_waiting_for_an_agent_that_cannot_come(tmp_path: Path) -> None:
     """It is reported at once, and the instance continues."""
     create("r1", *VM, kernel(tmp_path, IDLE))

@@ -209,6 +209,11 @@ class VirtioNet(VirtioDevice):
         self._resume()
         return True
 
+    @property
+    def mtu(self) -> int:
+        """The longest IP packet that the card carries."""
+        return self._backend.mtu
+
     def announced(self) -> None:
         """End the request for an announcement: the driver has seen it."""
         self._must_announce = False
@@ -217,7 +222,7 @@ class VirtioNet(VirtioDevice):
         """Return address, link state, number of queue pairs and MTU."""
         status = _LINK_UP if self.is_up else 0
         status |= _ANNOUNCE if self._must_announce else 0
-        return _config(self.mac, status, self.max_pairs, self._backend.mtu)
+        return _config(self.mac, status, self.max_pairs, self.mtu)
 
     def reset(self) -> None:
         """Return to the initial state; frames of waiting backends are dropped."""

@@ -103,6 +103,16 @@ class Balloon(msgspec.Struct, frozen=True):
     statistics: dict[str, int]  # by the names in the virtio specification; bytes or counts
 
 
+class NetworkCard(msgspec.Struct, frozen=True):
+    """A network card of a guest."""
+
+    name: str  # as in the statistics
+    mac: str
+    mtu: int
+    queue_pairs: int  # that the guest uses
+    is_up: bool  # whether the link is
+
+
 class CodeLine(msgspec.Struct, frozen=True):
     """One instruction of a guest."""
 
@@ -170,6 +180,10 @@ class Api(Protocol):
 
     def balloon(self, change: int = 0) -> Balloon:
         """Ask the guest to lend some bytes more (or less); return the balloon's state."""
+        ...
+
+    def network(self, card: str = "", *, is_plugged: bool = True) -> list[NetworkCard]:
+        """Plug in or unplug a network card, if one is named; return the state of all."""
         ...
 
     def debug(self) -> list[Vcpu]:

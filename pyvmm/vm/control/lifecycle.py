@@ -22,12 +22,14 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.pictures import QueuePicture
 from pyvmm.arch.system import shortages
 from pyvmm.arch.text import printable
+from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.host.guest import ExitKind
 from pyvmm.host.machine import Usage
 from pyvmm.vm.agent.client import AgentClient
 from pyvmm.vm.control.api import (
     Balloon,
     MemoryStatistics,
+    NetworkCard,
     State,
     Statistics,
     Status,
@@ -418,6 +420,25 @@ class Lifecycle:
                 balloon.resize(target)
         statistics = balloon.ask(_BALLOON_PATIENCE if status.state == State.RUNNING else 0)
         return Balloon(balloon.target, balloon.actual, statistics)
+
+    def network(self, card: str, *, is_plugged: bool) -> list[NetworkCard]:
+        """Plug in or unplug a network card, if one is named; return the state of all.
+
+        Raises:
+            UserError: the guest has no such card.
+        """
+        with self._control:
+            devices = self._in(*_HAS_GUEST).board.devices
+            cards = {name: each for name, each in devices.items() if isinstance(each, VirtioNet)}
+            if card and card not in cards:
+                known = f"give {', '.join(cards)}" if cards else "create it with -n"
+                raise UserError(f"{self._status.name} has no network card {card}: {known}")
+            if card:
+                cards[card].enable(is_enabled=is_plugged)
+            return [
+                NetworkCard(name, each.mac.hex(":"), each.mtu, each.num_pairs, each.is_up)
+                for name, each in cards.items()
+            ]
 
     def type(self, data: bytes) -> None:
         """Type input on the console."""

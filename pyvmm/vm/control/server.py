@@ -33,6 +33,7 @@ from pyvmm.vm.control.api import (
     ConsolePlace,
     Encoding,
     Method,
+    NetworkCard,
     Notifications,
     Proxy,
     Statistics,
@@ -259,6 +260,10 @@ class Session:
     def balloon(self, change: int = 0) -> Balloon:
         """Resize the balloon; return its state."""
         return self._lifecycle.balloon(change)
+
+    def network(self, card: str = "", *, is_plugged: bool = True) -> list[NetworkCard]:
+        """Plug in or unplug a network card; return the state of all."""
+        return self._lifecycle.network(card, is_plugged=is_plugged)
 
     def debug(self) -> list[Vcpu]:
         """Return the state of each vCPU."""

@@ -28,7 +28,6 @@ from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.input import VirtioPowerButton
 from pyvmm.devices.virtio.mmio import VirtioMmio
-from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.devices.virtio.pci import VirtioPci
 from pyvmm.devices.virtio.port import PortUser, VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
@@ -83,7 +82,6 @@ class Board:
         self.uart: Uart
         self.hvc: VirtioConsole | None = None
         self.balloon: VirtioBalloon | None = None
-        self.cards: list[VirtioNet] = []
         self.port: VirtioPort | None = None
         self.button: VirtioPowerButton | None = None
         self._options = options
@@ -223,7 +221,6 @@ class Board:
         from pyvmm.vm.machine.network import open_card  # noqa: PLC0415  only with a network
 
         card = open_card(self._options, device.index, self._loop, self._resources, self._notify)
-        self.cards.append(card)
         self._plug(device, card)
         card.start()
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.rmi import RmiFid, RmiStatus
@@ -13,9 +14,10 @@ from pyvmm.devices.disk import RawDisk
 from pyvmm.host.guest import Outcome
 from pyvmm.host.rmi import RmiFailed
 from pyvmm.vm import memory_map
-from pyvmm.vm.control.api import State, Status
+from pyvmm.vm.control.api import NetworkCard, State, Status
 from pyvmm.vm.control.lifecycle import Lifecycle
 from pyvmm.vm.exit_code import ExitCode, Failure
+from pyvmm.vm.network_options import parse_networks
 from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions
 from tests.vm.stage import END_OF_PANIC, OwnerThread, show
@@ -377,6 +379,25 @@ def test_balloon_is_resized_within_the_memory() -> None:
         owner.until(State.NEW)
         with pytest.raises(UserError, match="create it with --balloon"):
             owner.lifecycle.balloon(0)
+
+
+def test_network_card_is_unplugged_by_its_name(tmp_path: Path) -> None:
+    """The state of all cards is the answer; a card that does not exist causes an error."""
+    networks = parse_networks([f"mode=socket,listen={tmp_path}/{name}" for name in "ab"])
+    with OwnerThread(VmOptions(name="r1", networks=networks)) as owner:
+        owner.until(State.NEW)
+        network = owner.lifecycle.network
+        first, second = network("", is_plugged=True)
+        assert first == NetworkCard("net0", "02:15:15:15:15:15", 1500, 1, is_up=True)
+        assert network(second.name, is_plugged=False) == [first, replace(second, is_up=False)]
+        assert network(second.name, is_plugged=True) == [first, second]
+        with pytest.raises(UserError, match="r1 has no network card net7: give net0, net1"):
+            network("net7", is_plugged=False)
+    with OwnerThread() as owner:
+        owner.until(State.NEW)
+        assert owner.lifecycle.network("", is_plugged=True) == []
+        with pytest.raises(UserError, match="no network card net0: create it with -n"):
+            owner.lifecycle.network("net0", is_plugged=True)
 
 
 def test_status_has_the_measurement(owner: OwnerThread) -> None:
