@@ -3,18 +3,20 @@
 import socket
 import threading
 from collections.abc import Iterable
+from ipaddress import IPv6Address
 from queue import Queue
 from struct import pack, unpack_from
 
 from pyvmm.devices.net_user import GUEST, HOST
-from pyvmm.devices.virtio.net import NetBackend
+from pyvmm.devices.virtio.net import NetBackend, NetFeature
 from tests.waiting import wait_until
 
 MAC = bytes.fromhex("021515151515")
 BROADCAST = b"\xff" * 6
 TIMEOUT = 5
-IPV4, ARP = 0x0800, 0x0806
-ICMP, TCP, UDP = 1, 6, 17
+IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+LINK_LOCAL, ALL_ROUTERS = IPv6Address("fe80::15:15ff:fe15:1515"), IPv6Address("ff02::2")
 
 
 def free_port() -> int:
@@ -84,6 +86,15 @@ def ipv4(protocol: int, source: bytes, target: bytes, payload: bytes) -> bytes:
     return head[:10] + pack("!H", checksum(head)) + head[12:] + payload
 
 
+def router_solicitation() -> bytes:
+    """Return the frame with which a guest that has an IPv6 address asks for routers."""
+    ask = pack("!BBH4x", 133, 0, 0)
+    pseudo = LINK_LOCAL.packed + ALL_ROUTERS.packed + pack("!II", len(ask), ICMPV6)
+    ask = ask[:2] + pack("!H", checksum(pseudo + ask)) + ask[4:]
+    head = pack("!IHBB", 6 << 28, len(ask), ICMPV6, 255) + LINK_LOCAL.packed + ALL_ROUTERS.packed
+    return b"\x33\x33\0\0\0\2" + MAC + pack("!H", IPV6) + head + ask
+
+
 class Guest:
     """A hand-made network stack: ARP, DHCP and one TCP connection, over a backend."""
 
@@ -102,7 +113,8 @@ class Guest:
         """Return the payload of the next frame of this kind."""
         while True:
             frame = self.port.frames.get(timeout=TIMEOUT)
-            if unpack_from("!H", frame, 12)[0] == kind and protocol in {0, frame[23]}:
+            place = 20 if kind == IPV6 else 23
+            if unpack_from("!H", frame, 12)[0] == kind and protocol in {0, frame[place]}:
                 return frame[14:]
 
     def dhcp(self, message: int, options: bytes = b"") -> dict[int, bytes]:
@@ -148,7 +160,10 @@ class Guest:
         """Send one segment to a port of the router."""
         head = pack("!HHIIBBHHH", 1025, port, seq, ack, 0x50, flags, 0xFFFF, 0, 0)
         pseudo = self.address + self.router + pack("!HH", 6, len(head) + len(data))
-        head = head[:16] + pack("!H", checksum(pseudo + head + data)) + head[18:]
+        right = checksum(pseudo + head + data)
+        if self.backend.offloads & NetFeature.CSUM:
+            right ^= 0xFFFF  # it is not looked at
+        head = head[:16] + pack("!H", right) + head[18:]
         self.send(IPV4, ipv4(TCP, self.address, self.router, head + data), self.router_mac)
 
     def fetch(self, port: int, request: bytes) -> bytes:

@@ -3,22 +3,19 @@
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from ipaddress import IPv6Address, IPv6Network
-from struct import pack
+from ipaddress import IPv6Network
 
 import pytest
 
 from pyvmm.devices import libslirp, slirp
 from pyvmm.devices.libslirp import Slirp
 from pyvmm.devices.net_user import MTU
-from tests.devices.peer import MAC, checksum
+from tests.devices.peer import router_solicitation
 
 pytestmark = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
 
-ICMPV6 = 58
 NETWORK6 = IPv6Network("fd33::/64")
-ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT = 133, 134
-ADDRESS, ALL_ROUTERS = IPv6Address("fe80::15:15ff:fe15:1515"), IPv6Address("ff02::2")
+ROUTER_ADVERTISEMENT = 134
 
 
 class Guest:
@@ -42,11 +39,7 @@ class Guest:
 
     def solicit_router(self) -> None:
         """Send an IPv6 router solicitation."""
-        ask = pack("!BBH4x", ROUTER_SOLICITATION, 0, 0)
-        pseudo = ADDRESS.packed + ALL_ROUTERS.packed + pack("!II", len(ask), ICMPV6)
-        ask = ask[:2] + pack("!H", checksum(pseudo + ask)) + ask[4:]
-        head = pack("!IHBB", 6 << 28, len(ask), ICMPV6, 255) + ADDRESS.packed + ALL_ROUTERS.packed
-        self.slirp.input(b"\x33\x33\0\0\0\2" + MAC + b"\x86\xdd" + head + ask)
+        self.slirp.input(router_solicitation())
 
     def num_advertisements(self) -> int:
         """Count the router advertisements since the last call."""

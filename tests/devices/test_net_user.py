@@ -21,7 +21,19 @@ from pyvmm.devices.net_passt import open_passt
 from pyvmm.devices.net_slirp import open_slirp
 from pyvmm.devices.net_stream import StreamBackend
 from pyvmm.devices.net_user import PortForward
-from tests.devices.peer import ARP, IPV4, TCP, TIMEOUT, Guest, Port, free_port
+from tests.devices.peer import (
+    ARP,
+    ICMPV6,
+    IPV4,
+    IPV6,
+    TCP,
+    TIMEOUT,
+    UDP,
+    Guest,
+    Port,
+    free_port,
+    router_solicitation,
+)
 
 needs_passt = pytest.mark.skipif(shutil.which("passt") is None, reason="passt is not installed")
 needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
@@ -79,6 +91,35 @@ def test_user_mode_forwards_a_port_of_the_host(user: Open) -> None:
             user([forward])
 
 
+@pytest.mark.parametrize(("protocol", "number"), [("tcp", TCP), ("udp", UDP)])
+def test_user_mode_forwards_a_port_of_ipv6(user: Open, protocol: str, number: int) -> None:
+    """What arrives at the IPv6 loopback reaches the guest's port over IPv6."""
+    if not has_ipv6_loopback():
+        pytest.skip("this host has no IPv6")
+    host_port = free_port()
+    with closing(user([PortForward.parse(f"{protocol}:[::1]:{host_port}-:80")])) as backend:
+        guest = Guest(backend)
+        guest.configure()
+        assert backend.send([memoryview(router_solicitation())])
+        assert guest.wait(IPV6, ICMPV6)[40] == 134
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        with closing(socket.socket(socket.AF_INET6, kind)) as client:
+            client.setblocking(False)
+            client.connect_ex(("::1", host_port))
+            if protocol == "udp":
+                client.send(b"hello")
+            assert unpack_from("!H", guest.wait(IPV6, number), 42) == (80,)
+
+
+def has_ipv6_loopback() -> bool:
+    """Check whether this host has the address ::1."""
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
 def test_user_mode_keeps_frames_until_the_guest_has_buffers(user: Open) -> None:
     """Frames that the guest refused are delivered after resume, none lost and none twice."""
     with closing(user([])) as backend:
@@ -127,6 +168,7 @@ def test_passt_says_in_one_line_why_it_does_not_start(loop: IoLoop, tmp_path: Pa
         ("tcp:8080-:80", ["--tcp-ports", "127.0.0.1/8080:80"]),
         ("tcp::8080-:80", ["--tcp-ports", "127.0.0.1/8080:80"]),
         ("udp:0.0.0.0:53-:5353", ["--udp-ports", "0.0.0.0/53:5353"]),
+        ("tcp:[::1]:80-:8080", ["--tcp-ports", "::1/80:8080"]),
     ],
 )
 def test_port_forward_is_read_in_either_form(text: str, arguments: list[str]) -> None:
@@ -144,8 +186,8 @@ def test_port_forward_refuses_anything_else(text: str) -> None:
         PortForward.parse(text)
 
 
-@pytest.mark.parametrize("address", ["localhost", "127.1", "1.2.3.400", "é"])
+@pytest.mark.parametrize("address", ["localhost", "127.1", "1.2.3.400", "é", "[::g]", "[1.2.3.4]"])
 def test_port_forward_refuses_what_is_no_address(address: str) -> None:
     """It is rejected before a program is started."""
-    with pytest.raises(UserError, match="is not an IPv4 address"):
+    with pytest.raises(UserError, match=r"is not an IPv[46] address"):
         PortForward.parse(f"tcp:{address}:8080-:80")
