@@ -320,15 +320,16 @@ class VirtioNet(VirtioDevice):
 
     def receive(self, frames: Iterable[bytes | memoryview], queue: int = 0) -> int:
         """Pass frames to the guest; drop them if it has no driver yet."""
+        frames = iter(frames)
         num_taken = 0
         with self.transport:
             target = self.queues[2 * (queue % self.num_pairs)] if self.queues else None
             if target is not None and target.is_ready and self.is_up:
                 for frame in frames:
+                    num_taken += 1
                     if not self._deliver(target, frame):
                         self._waiting.add(queue)
-                        return num_taken
-                    num_taken += 1
+                        return num_taken - 1
                 return num_taken
         # There is no driver, or its queue is broken.
         return num_taken + sum(1 for _ in frames)
