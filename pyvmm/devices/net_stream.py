@@ -16,6 +16,8 @@ from pyvmm.devices.virtio.net import MAX_FRAME, NetBackend, NetPort
 _LENGTH_SIZE = 4
 #: Bytes read at once: several of the longest frames.
 BUFFER_SIZE = 512 << 10
+_SEND_BUFFER = 4 << 20
+_SO_SNDBUFFORCE = 32
 _START_TIMEOUT = 10  # seconds; usually it takes a few hundredths
 _NOISE = (  # harmless messages of passt
     "Failed to send",
@@ -179,6 +181,14 @@ class StreamBackend(NetBackend):
             self._port.set_link(is_up=False)
 
 
+def enlarge(stream: socket.socket) -> None:
+    """Let a peer send as much at once as the system allows: it may drop what does not fit."""
+    try:
+        stream.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)  # needs CAP_NET_ADMIN
+    except PermissionError:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+
+
 def start_program(name: str, *command: str) -> socket.socket:
     """Start a program with one end of a socket pair and return the other.
 
@@ -193,6 +203,7 @@ def start_program(name: str, *command: str) -> socket.socket:
     """
     ours, theirs = socket.socketpair()
     with theirs:
+        enlarge(theirs)
         try:
             result = subprocess.run(
                 [*command, "--fd", str(theirs.fileno())],

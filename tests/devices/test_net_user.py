@@ -3,6 +3,7 @@
 import os
 import shutil
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -19,7 +20,7 @@ from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.net_passt import _forward as passt_forward
 from pyvmm.devices.net_passt import open_passt
 from pyvmm.devices.net_slirp import open_slirp
-from pyvmm.devices.net_stream import StreamBackend
+from pyvmm.devices.net_stream import StreamBackend, start_program
 from pyvmm.devices.net_user import PortForward
 from tests.devices.peer import (
     ARP,
@@ -191,3 +192,15 @@ def test_port_forward_refuses_what_is_no_address(address: str) -> None:
     """It is rejected before a program is started."""
     with pytest.raises(UserError, match=r"is not an IPv[46] address"):
         PortForward.parse(f"tcp:{address}:8080-:80")
+
+
+def test_program_can_send_a_burst(tmp_path: Path) -> None:
+    """Passt drops what its socket does not take at once: a window of several long frames fits."""
+    script = tmp_path / "program"
+    script.write_text(
+        "import socket, sys\n"
+        "stream = socket.socket(fileno=int(sys.argv[2]))\n"
+        "stream.setblocking(False)\n"
+        "sys.exit(stream.send(bytes(300_000)) != 300_000)\n"
+    )
+    start_program("program", sys.executable, str(script)).close()
