@@ -1,5 +1,6 @@
 """The network device, over a backend in memory."""
 
+from collections.abc import Callable
 from struct import pack
 
 import pytest
@@ -151,6 +152,64 @@ def test_net_breaks_on_a_bad_receive_buffer(card: Card) -> None:
     ring.offer(0)
     assert card.net.receive([b"a" * 20]) == 1
     assert card.driver.is_broken
+
+
+# --- sent buffers ---------------------------------------------------------------------------------
+
+
+class Timed(Card):
+    """A live card with a timer, which expires when the test says so."""
+
+    def __init__(self) -> None:
+        self.timers: list[Callable[[], None]] = []
+        self.wire = Wire()
+        self.net = VirtioNet(self.wire, MAC, set_timer=lambda call, _: self.timers.append(call))
+        self.driver = Driver(self.net, ring_size=128).start()
+
+    def send(self, count: int = 1) -> None:
+        """Send some frames, each with its notification."""
+        for _ in range(count):
+            self.driver.rings[1].add([HEADER + b"f" * 60], [])
+            self.driver.kick(1)
+
+    @property
+    def num_returned(self) -> int:
+        """The number of sent buffers that have returned since the last call."""
+        return len(self.driver.rings[1].used_entries())
+
+
+def test_net_returns_sent_buffers_when_the_time_is_over() -> None:
+    """The frames leave at once; one timer and one interrupt are for all."""
+    card = Timed()
+    card.send(3)
+    assert (len(card.wire.sent), card.num_returned, len(card.timers)) == (3, 0, 1)
+    card.timers.pop()()
+    assert (card.num_returned, card.driver.irq.rises) == (3, 1)
+    card.send()
+    assert len(card.timers) == 1
+
+
+def test_net_returns_sent_buffers_with_received_frames() -> None:
+    """One interrupt is for both."""
+    card = Timed()
+    card.driver.rings[0].add([], [100])
+    card.send(2)
+    card.net.receive([b"g" * 60])
+    assert (card.num_returned, card.driver.irq.rises) == (2, 1)
+    card.timers.pop()()
+    assert card.num_returned == 0
+
+
+def test_net_does_not_keep_many_sent_buffers() -> None:
+    """A driver that only sends does not run out of them; a reset forgets them."""
+    card = Timed()
+    card.send(65)
+    assert card.num_returned == 65
+    card.send()
+    card.driver.start()
+    card.timers.pop()()
+    assert not card.driver.is_broken
+    assert card.num_returned == 0
 
 
 # --- offloads -------------------------------------------------------------------------------------

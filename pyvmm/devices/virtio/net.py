@@ -12,6 +12,7 @@ from struct import Struct
 from typing import ClassVar, Final, Protocol
 
 from pyvmm.devices.buffers import fill, split
+from pyvmm.devices.ioloop import SetTimer
 from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.net_control import MAX_COMMAND, execute
@@ -27,6 +28,8 @@ _config = Struct("<6sHHH").pack  # mac, status, max_virtqueue_pairs, mtu
 _LINK_UP, _ANNOUNCE = 1, 2
 _QUEUE_SIZE: Final = 256
 _CONTROL_QUEUE_SIZE: Final = 64
+_RETURN_TIME: Final = 0.002  # seconds
+_MAX_SENT: Final = 64  # buffers
 
 ETHERNET_HEADER_SIZE: Final = 14
 #: Longest frame accepted from the guest: the longest IP packet in Ethernet, with a VLAN tag.
@@ -126,8 +129,12 @@ class NetBackend(ABC):
         """Stop; no frame is delivered afterwards."""
 
 
-def _record_nothing(_frame: Sequence[bytes | memoryview]) -> None:
-    pass
+#: Is called with the parts of a frame.
+Record = Callable[[Sequence[bytes | memoryview]], None]
+
+
+def record_nothing(_frame: Sequence[bytes | memoryview]) -> None:
+    """Record no frame."""
 
 
 class VirtioNet(VirtioDevice):
@@ -137,6 +144,7 @@ class VirtioNet(VirtioDevice):
         backend: its host side.
         mac: 6 bytes.
         is_bounced: the driver has a small bounce pool.
+        set_timer: lets sent buffers return together, later; without it, each returns at once.
         record: called with each frame that is sent or received.
     """
 
@@ -152,7 +160,8 @@ class VirtioNet(VirtioDevice):
         mac: bytes,
         *,
         is_bounced: bool = False,
-        record: Callable[[Sequence[bytes | memoryview]], None] = _record_nothing,
+        set_timer: SetTimer | None = None,
+        record: Record = record_nothing,
     ) -> None:
         if len(mac) != 6:
             raise ValueError("a MAC address has 6 bytes")
@@ -167,6 +176,7 @@ class VirtioNet(VirtioDevice):
         self._backend = backend
         self._permanent_mac = mac
         self._record = record
+        self._set_timer = set_timer
         self._is_up = self._is_enabled = True
         self._waiting: set[int] = set()  # queues of the backend with frames for the guest
         self._restore()
@@ -182,6 +192,8 @@ class VirtioNet(VirtioDevice):
         self.num_pairs = 1
         self._must_announce = False
         self._received_header = self._is_merging = 0
+        self._sent: list[tuple[VirtQueue, Chain]] = []  # buffers that have not returned yet
+        self._has_timer = False
 
     # --- the driver's settings ----------------------------------------------------------------
 
@@ -306,7 +318,31 @@ class VirtioNet(VirtioDevice):
                 self._record(frame)
                 self.counters["sent_frames"] += 1
                 self.counters["sent_bytes"] += size
-            queue.push_used(chain, 0)
+            self._sent.append((queue, Chain(chain.head)))
+        self._return_later()
+
+    def _return_later(self) -> None:
+        """Return sent buffers with the next received frames, or after a short time.
+
+        A driver asks for an interrupt for each, and in most cases needs none: it also looks at them
+        when it receives or sends.
+        """
+        if self._set_timer is None or len(self._sent) > _MAX_SENT:
+            self._return_sent()
+        elif self._sent and not self._has_timer:
+            self._has_timer = True
+            self._set_timer(self._time_out, _RETURN_TIME)
+
+    def _time_out(self) -> None:
+        with self.transport:
+            self._has_timer = False
+            self._return_sent()
+
+    def _return_sent(self) -> None:
+        sent, self._sent = self._sent, []
+        for queue, chain in sent:
+            if queue.is_ready:
+                queue.push_used(chain, 0)
 
     def _on_wire(self, header: list[memoryview], frame: list[memoryview]) -> list[memoryview]:
         """Return a frame as its backend takes it; no offload that the driver has not accepted."""
@@ -325,6 +361,7 @@ class VirtioNet(VirtioDevice):
         with self.transport:
             target = self.queues[2 * (queue % self.num_pairs)] if self.queues else None
             if target is not None and target.is_ready and self.is_up:
+                self._return_sent()
                 for frame in frames:
                     num_taken += 1
                     if not self._deliver(target, frame):

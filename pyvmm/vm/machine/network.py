@@ -9,14 +9,14 @@ from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import connect_unix
-from pyvmm.devices.ioloop import IoEvents
+from pyvmm.devices.ioloop import IoEvents, IoLoop
 from pyvmm.devices.net_passt import open_passt
 from pyvmm.devices.net_stream import StreamBackend
 from pyvmm.devices.net_switch import Switch
 from pyvmm.devices.net_tap import TapBackend
 from pyvmm.devices.net_user import MTU
 from pyvmm.devices.pcap import Capture
-from pyvmm.devices.virtio.net import NetBackend, VirtioNet
+from pyvmm.devices.virtio.net import NetBackend, Record, VirtioNet, record_nothing
 from pyvmm.vm.gdb.leftover import SocketNote, remove_dead
 from pyvmm.vm.network_options import Mode, NetworkOptions
 from pyvmm.vm.options import VmOptions
@@ -30,7 +30,7 @@ _BACKLOG: Final = 16
 def open_card(
     options: VmOptions,
     index: int,
-    loop: IoEvents,
+    loop: IoLoop,
     resources: ExitStack,
     notify: Callable[[str], None],
 ) -> VirtioNet:
@@ -48,11 +48,14 @@ def open_card(
     max_queues = 1 if is_bounced else options.num_cpus
     backend = open_backend(network, loop, number=index, max_queues=max_queues)
     resources.callback(backend.close)
-    if network.capture is None:
-        return VirtioNet(backend, network.mac, is_bounced=is_bounced)
-    capture = Capture(network.capture, notify)
-    resources.callback(capture.close)
-    return VirtioNet(backend, network.mac, is_bounced=is_bounced, record=capture.record)
+    record: Record = record_nothing
+    if network.capture is not None:
+        capture = Capture(network.capture, notify)
+        resources.callback(capture.close)
+        record = capture.record
+    return VirtioNet(
+        backend, network.mac, is_bounced=is_bounced, set_timer=loop.set_timer, record=record
+    )
 
 
 def open_backend(
