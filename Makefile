@@ -53,6 +53,11 @@ $(VENV)/.core: $(VENV)/.packages $(CORE_SOURCES) setup.py
 	    --no-build-isolation --no-deps --editable .
 	@touch $@
 
+# What only tests need.
+$(VENV)/.test-tools: $(VENV)/.core tools/prerequisites.sh
+	@tools/prerequisites.sh "$(PYTHON)" "$(CC)" tests
+	@touch $@
+
 run: setup
 	@$(PYVMM) image build debian --output $(GUEST)
 	@$(PYVMM) run --realm --kernel $(GUEST)/Image --initrd $(GUEST)/initrd.img \
@@ -61,7 +66,7 @@ run: setup
 
 # The guest first, so that no two workers build it. The files keep their order: those that boot guests take
 # longest and start early, and many short ones are left to share at the end.
-test: lint
+test: lint $(VENV)/.test-tools
 	@$(PYVMM) image build debian --output $(GUEST)
 	@$(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
@@ -96,7 +101,7 @@ man: setup
 bench: setup
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))
 
-soak: setup
+soak: setup $(VENV)/.test-tools
 	@$(PY) -m pytest -m slow $(if $(SEED),--seed $(SEED))
 	@$(PY) -m pytest tests/core --engine jit $(if $(SEED),--seed $(SEED))
 	@$(PY) -m pytest tests/core --engine check $(if $(SEED),--seed $(SEED))

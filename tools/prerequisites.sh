@@ -2,10 +2,11 @@
 # Check the prerequisites that pip cannot install. If some are missing, install their Debian packages
 # as root, or else print one error that lists them. Print nothing if all are present.
 #
-#   tools/prerequisites.sh PYTHON CC
+#   tools/prerequisites.sh PYTHON CC [tests]
 
 python=$1
 cc=$2
+tests=$3
 missing=
 reasons=
 
@@ -44,6 +45,11 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
             break
         }
     done
+    if [ "$tests" ]; then
+        command -v ip >/dev/null 2>&1 || need iproute2 "ip, for tests with tap interfaces"
+        command -v passt >/dev/null 2>&1 || need passt "for tests of user mode"
+        command -v tshark >/dev/null 2>&1 || need tshark "for tests of captured frames"
+    fi
     for tool in mke2fs e2fsck; do # Debian keeps them in sbin, which is not on a user's PATH
         PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null 2>&1 || {
             need e2fsprogs "$tool, to make and check disk images"

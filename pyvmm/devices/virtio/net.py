@@ -406,17 +406,17 @@ class VirtioNet(VirtioDevice):
             one buffer of a driver without MRG_RXBUF, which keeps the buffer for the next one.
         """
         chains: list[tuple[Chain, int]] = []
-        room = 0
-        while room < size:
+        while size:
             if len(chains) == queue.size:
                 raise QueueFault(f"queue {queue.index}: all its buffers do not hold one frame")
             chain = queue.pop()
             if chain is None:
                 queue.unpop(len(chains))
                 return None
-            chains.append((chain, min(chain.writable_size, size - room)))
-            room += chains[-1][1]
-            if room < size and not self._is_merging:
+            room = min(chain.writable_size, size)
+            chains.append((chain, room))
+            size -= room
+            if size and not self._is_merging:
                 queue.unpop()
                 return []
         return chains

@@ -248,6 +248,11 @@ class VirtQueue:
     def _walk(self, table: memoryview, head: int) -> Chain:
         """Collect the buffers of one chain; adjacent ones become one."""
         chain, view = Chain(head), self._dma.view
+        if head < self.size:
+            addr, size, flags, _ = _read_desc(table, head * _DESC_SIZE)
+            if flags == _DESC_WRITE:  # one buffer to fill, as most of a network card's
+                chain.writable.append(view(addr, size))
+                return chain
         buffers, start, end = chain.readable, 0, -1  # the last buffer, not mapped yet
         for addr, size, flags in self._descriptors(table, head):
             into = chain.writable if flags & _DESC_WRITE else chain.readable

@@ -10,8 +10,11 @@ from pyvmm.arch.errors import UserError
 from pyvmm.devices import libslirp
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.net_stream import StreamBackend
+from pyvmm.devices.tree import Place
 from pyvmm.vm.machine.network import open_backend
+from pyvmm.vm.machine.plan import Kind, device_plan
 from pyvmm.vm.network_options import NetworkOptions, parse_networks
+from pyvmm.vm.options import VmOptions
 
 needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
 
@@ -122,3 +125,19 @@ def test_socket_that_cannot_be_used_is_refused(
     with pytest.raises(UserError, match=words):
         open_backend(card(f"mode=socket,{text.format(tmp_path)}"), loop)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_cards_change_the_measured_tree_only_by_their_number() -> None:
+    """Whatever a card is connected to, its place and its node are the same."""
+
+    def places(*texts: str) -> list[tuple[str, Place]]:
+        plan = device_plan(VmOptions(networks=parse_networks(texts)))
+        return [(each.name, each.place) for each in plan if each.kind == Kind.NET]
+
+    assert places() == places("mode=none") == []
+    one = places("mode=user")
+    assert one == places("mode=tap,tapif=tap0,mq=8,mtu=9000,mac=02:00:00:00:00:01")
+    assert [name for name, _ in one] == ["net0"]
+    two = places("mode=user", "mode=socket,connect=/run/lan")
+    assert two[0] == one[0]
+    assert two[1][0] == "net1"
