@@ -1,11 +1,13 @@
 """Resources that the operating system may refuse: threads, open files, memory, connections."""
 
 import errno
+import os
 import resource
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 from typing import Final
 
@@ -13,6 +15,7 @@ from pyvmm.arch.errors import UserError
 
 _PACE: Final = 0.01  # seconds between attempts to connect to a busy listener
 _FILES: Final = 64  # descriptors for a guest with a few disks, its process, and some clients
+MAX_SOCKET_PATH: Final = 107  # bytes, by sockaddr_un
 _MANY_FILES: Final = 8192  # descriptors for a guest that shares directories
 _SHORTAGES: Final = {
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
@@ -84,6 +87,19 @@ def start_thread(thread: Thread) -> None:
         thread.start()
     except RuntimeError:
         raise NoThreadError(_SHORTAGES[errno.EAGAIN]) from None
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """Yield a path for a socket that is short enough for an address."""
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        yield str(path)
+        return
+    fd = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)
 
 
 def connect_unix(connection: socket.socket, path: str, patience: float) -> None:

@@ -13,13 +13,14 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
+from pyvmm.arch.system import MAX_SOCKET_PATH
 from pyvmm.arch.user_file import read_file
 from pyvmm.devices.shared_directory import SharedDirectory
+from pyvmm.devices.virtio.vsock import FIRST_GUEST_CID, MAX_CID
 from pyvmm.host.guest import RPV_SIZE
 from pyvmm.vm.memory_map import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 MAX_PORT: Final = 65535
-MAX_SOCKET_PATH: Final = 107
 MAX_SERIAL: Final = 20
 MAX_TAG: Final = 64
 #: The tag of --rootfs, as in kvmtool.
@@ -60,6 +61,14 @@ class ShareOptions:
     path: Path
     tag: str = ROOT_TAG
     is_read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VsockOptions:
+    """A guest's vsock: its CID, and the host's socket for it; None chooses."""
+
+    cid: int | None = None
+    socket: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +318,24 @@ def check_directories(shares: Iterable[ShareOptions]) -> None:
     """
     for share in shares:
         SharedDirectory(share.path).close()
+
+
+def parse_vsock(text: str) -> VsockOptions:
+    """Read CID|auto[,uds=PATH].
+
+    Raises:
+        UserError: an invalid CID, or an unknown key.
+    """
+    word, comma, rest = text.partition(",")
+    path = rest.removeprefix("uds=")
+    if comma and (not path or path == rest):
+        raise UserError(f"--vsock {text}: after the comma give uds=PATH")
+    socket = Path(path) if path else None
+    if word == "auto":
+        return VsockOptions(None, socket)
+    if not re.fullmatch(r"[0-9]{1,10}", word) or not FIRST_GUEST_CID <= int(word) <= MAX_CID:
+        raise UserError(f"--vsock {text}: give auto, or a CID from {FIRST_GUEST_CID} to {MAX_CID}")
+    return VsockOptions(int(word), socket)
 
 
 def parse_personalization(text: str) -> bytes:

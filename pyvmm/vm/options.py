@@ -23,6 +23,7 @@ from pyvmm.vm.option_values import (
     DiskOptions,
     GdbAddress,
     ShareOptions,
+    VsockOptions,
     parse_cpu_features,
     parse_disks,
     parse_gdb,
@@ -32,6 +33,7 @@ from pyvmm.vm.option_values import (
     parse_ram_size,
     parse_rootfs,
     parse_shares,
+    parse_vsock,
     read_metadata,
 )
 
@@ -131,6 +133,13 @@ class VmOptions:
     has_defaults: bool = switch(True, "--nodefaults", "omit the default kernel parameters")
     networks: tuple[NetworkOptions, ...] = repeatable(
         "-n --network", NETWORK_HELP, read=parse_networks, metavar="KEY=VALUE,..."
+    )
+    vsock: VsockOptions | None = option(
+        None,
+        "--vsock",
+        "socket device with this address, for programs of the host and other guests",
+        read=parse_vsock,
+        metavar="CID|auto[,uds=PATH]",
     )
     has_rng: bool = switch(False, "--rng", "entropy device")
     has_balloon: bool = switch(False, "--balloon", "memory balloon device; not for realms")

@@ -35,6 +35,16 @@ def debian() -> Image:
     return Image(BUILT_IMAGE)
 
 
+@pytest.fixture(scope="session")
+def image_with_9p() -> Image:
+    """Build a guest whose kernel has 9P, unless it exists."""
+    output = BUILT_IMAGE.with_name("debian-9p")
+    command = (PYVMM, "image", "build", "debian", "--kernel", "arm64", "--output", output)
+    made = call(*command, patience=DOWNLOAD_PATIENCE)
+    assert made.code == 0, made.errors
+    return Image(output)
+
+
 @pytest.fixture(scope="module")
 def disk(debian: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a writable disk."""

@@ -8,53 +8,43 @@ import pytest
 
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
-from tests.boot.command import DOWNLOAD_PATIENCE, PYVMM, Running, call, guest_options, pyvmm, sbin
+from tests.boot.command import Running, call, guest_options, pyvmm, sbin
 
 pytestmark = pytest.mark.boot
 
-BUILT = Path("build/debian-9p")
 MOUNT = "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000"
 
 
 @pytest.fixture(scope="module")
-def image() -> Image:
-    """Build a guest whose kernel has 9P, unless it exists."""
-    command = (PYVMM, "image", "build", "debian", "--kernel", "arm64", "--output", BUILT)
-    made = call(*command, patience=DOWNLOAD_PATIENCE)
-    assert made.code == 0, made.errors
-    return Image(BUILT)
-
-
-@pytest.fixture(scope="module")
-def tree(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(image_with_9p: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with Debian's files."""
     tree = tmp_path_factory.mktemp("rootfs")
-    assert call(sbin("debugfs"), "-R", f"rdump / {tree}", image.rootfs).code == 0
+    assert call(sbin("debugfs"), "-R", f"rdump / {tree}", image_with_9p.rootfs).code == 0
     return tree
 
 
-def test_a_realm_boots_from_a_directory(image: Image, tree: Path) -> None:
+def test_a_realm_boots_from_a_directory(image_with_9p: Image, tree: Path) -> None:
     """With the kernel and the directory as the only options; what it writes is in the directory."""
     script = "mount | head -n 1\ncat /etc/hostname >/root/copied; sync\npoweroff -f\n"
-    ended = pyvmm("run", "--realm", "-k", image.kernel, "--rootfs", tree, typed=script)
+    ended = pyvmm("run", "--realm", "-k", image_with_9p.kernel, "--rootfs", tree, typed=script)
     assert (ended.code, ended.errors) == (ExitCode.OK, "")
     assert "RME: Using RSI version 1.0" in ended.output
     assert "\r\n/dev/root on / type 9p (rw," in ended.output
     assert (tree / "root/copied").read_text() == "debian\n"
 
 
-def test_a_read_only_root_stays_as_it_is(image: Image, tree: Path) -> None:
+def test_a_read_only_root_stays_as_it_is(image_with_9p: Image, tree: Path) -> None:
     """The guest boots from it and cannot change it."""
     script = "touch /root/new\ncat /etc/hostname\npoweroff -f\n"
-    ended = pyvmm("run", "-k", image.kernel, "--rootfs", f"{tree},ro", typed=script)
+    ended = pyvmm("run", "-k", image_with_9p.kernel, "--rootfs", f"{tree},ro", typed=script)
     assert (ended.code, ended.errors) == (ExitCode.OK, "")
     assert "cannot touch '/root/new': Read-only file system" in ended.output
     assert not (tree / "root/new").exists()
 
 
-def test_initrd_says_what_a_directory_lacks(image: Image, tmp_path: Path) -> None:
+def test_initrd_says_what_a_directory_lacks(image_with_9p: Image, tmp_path: Path) -> None:
     """Instead of a kernel panic."""
-    with Running("run", "-k", image.kernel, "--rootfs", tmp_path) as guest:
+    with Running("run", "-k", image_with_9p.kernel, "--rootfs", tmp_path) as guest:
         guest.shell.log_in()
         said = guest.shell.log.decode().replace("\r\n", "\n")
         assert "No root file system on /dev/root: it has no /sbin/init." in said
@@ -71,12 +61,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared
 
 
-def test_a_mount_is_a_file_system(image: Image, shared: Path, seed: int) -> None:
+def test_a_mount_is_a_file_system(image_with_9p: Image, shared: Path, seed: int) -> None:
     """Read, write, rename, links, locks, modes; no extended attributes; nothing outside."""
     content = hashlib.shake_128(str(seed).encode()).digest(3 << 20)
     (shared / "file").write_bytes(content)
-    options = [*guest_options(image, image.rootfs), "--9p", f"{shared},src"]
-    options[options.index(image.rootfs)] = f"{image.rootfs},ro"
+    options = [*guest_options(image_with_9p, image_with_9p.rootfs), "--9p", f"{shared},src"]
+    options[options.index(image_with_9p.rootfs)] = f"{image_with_9p.rootfs},ro"
     with Running("run", *options) as guest:
         shell = guest.shell
         shell.log_in()

@@ -12,6 +12,7 @@ from pyvmm.vm.option_values import (
     DiskOptions,
     GdbAddress,
     ShareOptions,
+    VsockOptions,
     check_directories,
     disk_serials,
     parse_cpu_features,
@@ -23,6 +24,7 @@ from pyvmm.vm.option_values import (
     parse_ram_size,
     parse_rootfs,
     parse_shares,
+    parse_vsock,
     read_metadata,
 )
 
@@ -257,3 +259,26 @@ def test_what_is_no_directory_cannot_be_shared(tmp_path: Path) -> None:
     for name in ("file", "missing"):
         with pytest.raises(UserError, match=f"directory {tmp_path}/{name}: .*: check the path"):
             check_directories([ShareOptions(tmp_path / name)])
+
+
+@pytest.mark.parametrize(
+    ("text", "vsock"),
+    [
+        ("auto", VsockOptions()),
+        ("3", VsockOptions(3)),
+        ("4294967294,uds=/run/a,b", VsockOptions(4294967294, Path("/run/a,b"))),
+        ("auto,uds=x", VsockOptions(None, Path("x"))),
+    ],
+)
+def test_a_vsock_has_a_cid_and_a_socket(text: str, vsock: VsockOptions) -> None:
+    """Both may be left to pyvmm."""
+    assert parse_vsock(text) == vsock
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "-1", "4294967295", "99999999999", "x", "²", "auto,", "auto,uds=", "3,x=y"]
+)
+def test_a_wrong_vsock_is_refused(text: str) -> None:
+    """The host's CID, one that is none, or an unknown key."""
+    with pytest.raises(UserError, match=f"--vsock {text}: "):
+        parse_vsock(text)

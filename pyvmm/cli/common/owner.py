@@ -132,10 +132,13 @@ class Owner:
         if root_of_trust is not None and root_of_trust.notice and notify is not None:
             notify(root_of_trust.notice)
         tell = terminal.tell if terminal is not None else _log
-        instance = Instance(options, config, platform, terminal, console_log, tell)
+        home = self._claim.home if self._claim is not None else None
+        instance = Instance(options, config, platform, terminal, console_log, tell, home)
         self._note_gdb()
         if instance.gdb_address and notify is not None:
             notify(f"for GDB: target remote {instance.gdb_address}")
+        if instance.vsock_address and notify is not None:
+            notify(f"vsock: {instance.vsock_address}")
         del config  # free the payload; the guest has a copy
         gc.freeze()  # the collector need not scan what lasts as long as the guest
         return instance

@@ -13,6 +13,7 @@ slots of a small pool for one device of each kind:
 - virtio console: 16, for 8 pages
 - entropy: 1
 - power button: 8
+- vsock: 48 for 16 received packets, and 33 for each packet that is being sent
 - network card: 128, for 64 pages; and many more for frames that no program has read yet, which the
   device cannot limit: `pyvmm.vm.machine.needs` warns
 """
@@ -24,6 +25,8 @@ from typing import Final
 SMALL_REQUEST: Final = 4096, 16
 LARGE_REQUEST: Final = 64 << 10, 254
 LARGE_POOL: Final = 32 << 20
+#: Buffers for packets of vsock.
+NUM_VSOCK_BUFFERS: Final = 16
 #: Of one 9P message; it is at least one page.
 MAX_MESSAGE: Final = 64 << 10
 #: Buffers for received frames; Linux always maps at least this many pages for them.

@@ -24,14 +24,13 @@ import msgspec
 from msgspec.structs import replace
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.system import connect_unix
+from pyvmm.arch.system import connect_unix, short_path
 from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.process import Process
 from pyvmm.vm.gdb.leftover import SocketNote, remove_noted
 from pyvmm.vm.json_text import decode
 from pyvmm.vm.name import check_name
 
-_MAX_SOCKET_PATH: Final = 107  # bytes, by sockaddr_un
 _STATE_SIZE: Final = 4096  # of the file: fixed, so that it can be overwritten on a full disk
 _GDB: Final = "gdb"
 _BACKLOG: Final = 64  # connections that may wait to be accepted
@@ -44,6 +43,11 @@ class Claim:
         self._directory = directory
         self._name = name
         self.listener = listener
+
+    @property
+    def home(self) -> Path:
+        """The directory of the instance."""
+        return self._directory.home(self._name)
 
     @property
     def log(self) -> Path:
@@ -164,7 +168,7 @@ class Directory:
         return Claim(self, name, listener)
 
     def _listen(self, listener: socket.socket, name: str) -> None:
-        with _short(self.socket_path(name)) as path:
+        with short_path(self.socket_path(name)) as path:
             listener.bind(path)
         self.socket_path(name).chmod(0o600)
         listener.listen(_BACKLOG)
@@ -229,7 +233,7 @@ class Directory:
         return connection
 
     def _connect(self, connection: socket.socket, name: str, patience: float) -> None:
-        with _short(self.socket_path(name)) as path:
+        with short_path(self.socket_path(name)) as path:
             connect_unix(connection, path, patience)
 
     def process(self, name: str) -> Process | None:
@@ -307,16 +311,3 @@ class Directory:
 def _unknown(name: str, state: State) -> Status:
     """Return the status of an instance without a readable state file."""
     return Status(name=name, state=state, pid=0, kind="?", num_cpus=0, ram_size=0, created=0)
-
-
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """Yield a path for a socket that is short enough for an address."""
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
-        yield str(path)
-        return
-    fd = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{path.name}"
-    finally:
-        os.close(fd)

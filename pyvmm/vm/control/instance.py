@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.arch.errors import UserError
@@ -48,6 +49,7 @@ class Instance:
         terminal: shows the console and types on it; None leaves both to attached clients.
         console_log: keeps the console's output.
         notify: called with lines for the user while the guest runs; any thread.
+        home: the instance's directory; None: it has none.
 
     Raises:
         UserError: a disk cannot be opened, or the network cannot be set up.
@@ -61,6 +63,7 @@ class Instance:
         terminal: Terminal | None = None,
         console_log: ConsoleLog | None = None,
         notify: Callable[[str], None] = lambda _: None,
+        home: Path | None = None,
     ) -> None:
         self._options = options
         self._restarts = options.on_reboot == "restart"
@@ -94,6 +97,7 @@ class Instance:
                 notify=notify,
                 counter=platform.counter,
                 expire=self._expire,
+                home=home,
             )
             self._attach(terminal)
             self.observer = platform.observer(self._guest) if options.is_observed else None
@@ -254,6 +258,12 @@ class Instance:
     def gdb_address(self) -> str:
         """The address for a debugger; empty if there is no stub."""
         return self._gdb.address if self._gdb else ""
+
+    @property
+    def vsock_address(self) -> str:
+        """The guest's CID and the host's socket for it, for the user; empty without a vsock."""
+        vsock = self.board.vsock
+        return f"CID {vsock.cid}, socket {vsock.path}" if vsock is not None else ""
 
     def debug(self) -> list[Vcpu]:
         """Return the state of each vCPU; any thread."""

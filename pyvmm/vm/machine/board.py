@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.its import GITS_TRANSLATER, ITS_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault
@@ -45,6 +47,8 @@ from pyvmm.vm.memory_map import MemoryMap
 from pyvmm.vm.option_values import disk_serials
 from pyvmm.vm.options import VmOptions
 
+if TYPE_CHECKING:
+    from pyvmm.vm.machine.vsock import VsockEndpoint
 
 class Board:
     """The devices on a guest's bus: the standard ones, and those that its options add.
@@ -57,6 +61,7 @@ class Board:
         notify: called with a line if a disk's storage fails; any thread.
         counter: of the machine.
         expire: called if the watchdog expires; any thread.
+        home: the instance's directory, if it has one.
 
     Raises:
         UserError: a disk cannot be opened, or the network cannot be set up.
@@ -76,6 +81,7 @@ class Board:
         notify: Callable[[str], None],
         counter: SystemCounter,
         expire: Callable[[], None],
+        home: Path | None,
     ) -> None:
         self.dma = GuestDma(guest.dma)
         self.devices: dict[str, VirtioDevice] = {}  # by name on the bus
@@ -84,6 +90,8 @@ class Board:
         self.balloon: VirtioBalloon | None = None
         self.port: VirtioPort | None = None
         self.button: VirtioPowerButton | None = None
+        self.vsock: VsockEndpoint | None = None
+        self._home = home
         self._options = options
         self._guest = guest
         self._bus = bus
@@ -167,6 +175,8 @@ class Board:
             case Kind.BUTTON:
                 self.button = VirtioPowerButton()
                 self._plug(device, self.button)
+            case Kind.VSOCK:
+                self._vsock(device)
 
     def _map(self, device: PlannedDevice, made: MmioDevice) -> None:
         """Add a device to the bus, at its place."""
@@ -223,6 +233,23 @@ class Board:
         card = open_card(self._options, device.index, self._loop, self._resources, self._notify)
         self._plug(device, card)
         card.start()
+
+    def _vsock(self, device: PlannedDevice) -> None:
+        from pyvmm.devices.virtio.vsock import VirtioVsock  # noqa: PLC0415  few guests have one
+        from pyvmm.devices.vsock_host import VsockHost  # noqa: PLC0415
+        from pyvmm.vm.machine.vsock import VsockEndpoint  # noqa: PLC0415
+
+        assert self._options.vsock is not None  # noqa: S101  the plan has one
+        if self._home is None:
+            raise UserError("--vsock requires the directory of instances: set XDG_RUNTIME_DIR")
+        endpoint = self.vsock = VsockEndpoint(self._options.vsock, self._home)
+        self._resources.callback(endpoint.close)
+        host = VsockHost(endpoint.cid, self._loop, endpoint.listener, endpoint.connect)
+        self._resources.callback(host.close)
+        is_bounced = self._options.realm is not None
+        virtio = VirtioVsock(endpoint.cid, host, is_bounced=is_bounced)
+        self._plug(device, virtio)
+        host.start(virtio)
 
     def _plug(self, device: PlannedDevice, virtio: VirtioDevice) -> None:
         """Put a virtio device behind its window on the bus, or into its PCI slot."""

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     BALLOON = "balloon"
     AGENT = "agent"
     BUTTON = "button"
+    VSOCK = "vsock"
     UART = "uart"
     RTC = "rtc"
     PL031 = "pl031"
@@ -73,6 +74,7 @@ def _virtio(options: VmOptions, num_slots: int) -> list[tuple[Kind, int]]:
         Kind.BALLOON: options.has_balloon,
         Kind.AGENT: options.has_agent,
         Kind.BUTTON: options.has_power_button,
+        Kind.VSOCK: options.vsock is not None,
     }
     devices = [(kind, index) for kind, count in counts.items() for index in range(count)]
     if len(devices) > num_slots:
