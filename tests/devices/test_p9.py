@@ -9,15 +9,16 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.p9_messages import Type
 from pyvmm.devices.p9_server import MAX_MSIZE, P9Server
 from pyvmm.devices.shared_directory import SharedDirectory
 from pyvmm.devices.virtio.p9 import VirtioP9
+from pyvmm.devices.workers import Workers
 from tests.devices.driver import Driver
+from tests.devices.hosts import Inline
 from tests.devices.p9_client import ROOT, P9Client, message, text
 from tests.waiting import wait_until
 
@@ -279,6 +280,15 @@ def test_race_for_a_name_does_not_lead_out(client: P9Client, tree: Path) -> None
     assert seen == {b"shared"}
 
 
+@pytest.fixture(scope="module")
+def abused_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory for all examples, with a secret beside it."""
+    place = tmp_path_factory.mktemp("abused")
+    (place / "secret").write_text("not shared")
+    (place / "tree/sub").mkdir(parents=True)
+    return place / "tree"
+
+
 bodies = st.builds(
     b"".join,
     st.lists(
@@ -298,6 +308,10 @@ requests = st.tuples(st.one_of(st.sampled_from(list(Type)), st.integers(0, 255))
 
 def survive(tree: Path, script: list[tuple[int, bytes]]) -> None:
     """Let a server answer any requests; it works afterwards, and nothing has left the tree."""
+    if not (tree / "up").is_symlink():
+        (tree / "up").symlink_to("../secret")
+    if not (tree / "file").exists():
+        (tree / "file").write_text("content")
     directory = SharedDirectory(tree, max_handles=8)
     server = P9Server(directory, max_open=MAX_OPEN)
     client = P9Client(server.handle)
@@ -315,17 +329,17 @@ def survive(tree: Path, script: list[tuple[int, bytes]]) -> None:
 
 
 @given(script=st.lists(requests, max_size=12))
-def test_server_is_total(
-    tmp_path_factory: pytest.TempPathFactory, script: list[tuple[int, bytes]]
-) -> None:
+def test_server_is_total(abused_tree: Path, script: list[tuple[int, bytes]]) -> None:
     """Any types and fields: every request has a reply."""
-    place = tmp_path_factory.mktemp("any")
-    (place / "secret").write_text("not shared")
-    tree = place / "tree"
-    (tree / "sub").mkdir(parents=True)
-    (tree / "file").write_text("content")
-    (tree / "up").symlink_to("../secret")
-    survive(tree, script)
+    survive(abused_tree, script)
+
+
+@pytest.mark.slow
+@settings(max_examples=25_000)
+@given(script=st.lists(requests, min_size=40, max_size=40))
+def test_server_is_total_for_long(abused_tree: Path, script: list[tuple[int, bytes]]) -> None:
+    """This is the same a million times."""
+    survive(abused_tree, script)
 
 
 @given(data=st.binary(max_size=40))
@@ -341,7 +355,7 @@ def test_server_is_total_over_bytes(data: bytes) -> None:
 
 def test_device_carries_messages(server: P9Server) -> None:
     """The tag is in its configuration; a reply that does not fit is cut."""
-    driver = Driver(VirtioP9("share", server, lambda serve: serve())).start()
+    driver = Driver(VirtioP9("share", server, Inline())).start()
     assert driver.config(0, 2) == 5
     assert bytes(driver.config(2 + i, 1) for i in range(5)) == b"share"
     hello = message(Type.VERSION, pack("<I", 8192) + text(b"9P2000.L"))
@@ -351,6 +365,14 @@ def test_device_carries_messages(server: P9Server) -> None:
     assert whole.answer()[7:21] == pack("<I", 8192) + text(b"9P2000.L")
     assert cut.answer() == whole.answer()[:9]
     assert driver.irq.level
+
+
+@pytest.fixture
+def worker() -> Iterator[Workers]:
+    """Return a thread."""
+    workers = Workers("test", max_threads=1)
+    yield workers
+    assert workers.close(5)
 
 
 class SlowServer:
@@ -373,10 +395,10 @@ class SlowServer:
         self.log.append(b"reset")
 
 
-def test_device_does_not_wait_for_its_server(loop: IoLoop) -> None:
+def test_device_does_not_wait_for_its_server(worker: Workers) -> None:
     """A notification returns at once; the reply comes later."""
     server = SlowServer()
-    driver = Driver(VirtioP9("slow", server, loop.call_soon)).start()
+    driver = Driver(VirtioP9("slow", server, worker)).start()
     driver.rings[0].add([b"one"], [5])
     driver.kick()
     wait_until(lambda: server.log == [b"reset", b"one"], 5)
@@ -386,10 +408,10 @@ def test_device_does_not_wait_for_its_server(loop: IoLoop) -> None:
     assert [size for _, size in driver.rings[0].used_entries()] == [5]
 
 
-def test_reset_drops_the_reply_that_is_under_way(loop: IoLoop) -> None:
+def test_reset_drops_the_reply_that_is_under_way(worker: Workers) -> None:
     """The next driver gets its own replies only, from a server without the old client's state."""
     server = SlowServer()
-    driver = Driver(VirtioP9("slow", server, loop.call_soon)).start()
+    driver = Driver(VirtioP9("slow", server, worker)).start()
     driver.rings[0].add([b"old"], [5])
     driver.kick()
     wait_until(lambda: server.log == [b"reset", b"old"], 5)

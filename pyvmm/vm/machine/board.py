@@ -50,6 +50,7 @@ from pyvmm.vm.options import VmOptions
 if TYPE_CHECKING:
     from pyvmm.vm.machine.vsock import VsockEndpoint
 
+
 class Board:
     """The devices on a guest's bus: the standard ones, and those that its options add.
 
@@ -211,21 +212,21 @@ class Board:
         from pyvmm.devices.p9_server import MAX_MSIZE, P9Server  # noqa: PLC0415  few guests share
         from pyvmm.devices.shared_directory import SharedDirectory  # noqa: PLC0415
         from pyvmm.devices.virtio.p9 import VirtioP9  # noqa: PLC0415
+        from pyvmm.vm.machine.shares import close_share  # noqa: PLC0415
 
         share = self._options.directories[index]
         budget = open_file_budget() // len(self._options.directories)
         directory = SharedDirectory(
             share.path, is_read_only=share.is_read_only, max_handles=budget // 2
         )
-        self._resources.callback(directory.close)
         server = P9Server(
             directory,
             max_msize=MAX_MSIZE if self._options.realm is None else bounce.MAX_MESSAGE,
             max_open=budget // 2,
         )
-        self._resources.callback(server.reset)
-        loop = self._start_loop(f"pyvmm-9p{index}")
-        return VirtioP9(share.tag, server, loop.call_soon)
+        workers = Workers(f"pyvmm-9p{index}", max_threads=1)
+        self._resources.callback(close_share, server, directory, workers, share.path)
+        return VirtioP9(share.tag, server, workers)
 
     def _card(self, device: PlannedDevice) -> None:
         from pyvmm.vm.machine.network import open_card  # noqa: PLC0415  only with a network
