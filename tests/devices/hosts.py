@@ -1,8 +1,10 @@
 """The host's side of virtio devices, in memory."""
 
+from collections import deque
 from collections.abc import Callable
 
 from pyvmm.devices.virtio.net import NetBackend, NetPort
+from pyvmm.devices.virtio.vsock import Header
 
 NUM_SECTORS = 64
 
@@ -13,6 +15,27 @@ class Inline:
     def submit(self, work: Callable[[], None]) -> None:
         """Do it."""
         work()
+
+
+class Resetter:
+    """A host of sockets that answers every packet with an RST, of which it keeps few."""
+
+    def __init__(self) -> None:
+        self.resets: deque[Header] = deque(maxlen=8)
+
+    def received(self, header: Header, data: bytes) -> None:
+        """Answer."""
+        assert len(data) == header.size
+        self.resets.append(header.reset())
+
+    def next_packet(self, room: int) -> bytes | None:
+        """Return an answer."""
+        assert room >= 0
+        return self.resets.popleft().pack() if self.resets else None
+
+    def reset(self) -> None:
+        """Forget the answers."""
+        self.resets.clear()
 
 
 class MemoryDisk:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from struct import pack
 from typing import Final
 
@@ -10,15 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.devices.dma import DmaFault
+from pyvmm.devices.p9_server import P9Server
+from pyvmm.devices.shared_directory import SharedDirectory
 from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.input import PRESS, VirtioPowerButton
 from pyvmm.devices.virtio.net import VirtioNet
+from pyvmm.devices.virtio.p9 import VirtioP9
 from pyvmm.devices.virtio.port import VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
+from pyvmm.devices.virtio.vsock import VirtioVsock
 from tests.devices.driver import INDIRECT, NEXT, RAM_BASE, RAM_SIZE, WRITE, Driver, Ram
-from tests.devices.hosts import Inline, Listener, MemoryDisk, VastDisk, Wire
+from tests.devices.hosts import Inline, Listener, MemoryDisk, Resetter, VastDisk, Wire
 
 RING_SIZE: Final = 8
 CONTENT_SIZE: Final = 128  # at the start of RAM, where most buffers and indirect tables are
@@ -116,6 +121,22 @@ def button() -> Subject:
     )
 
 
+def p9() -> Subject:
+    """A shared directory."""
+    server = P9Server(SharedDirectory(Path(__file__).parent, is_read_only=True))
+    driver = Driver(VirtioP9("share", server, Inline()), ring_size=RING_SIZE)
+    hello = pack("<IBHIH8s", 21, 100, 0, 8192, 8, b"9P2000.L")
+    return Subject(driver, lambda: None, lambda: True, (0, [hello], [64]))
+
+
+def vsock() -> Subject:
+    """A socket device whose host resets every connection."""
+    host = Resetter()
+    device = VirtioVsock(3, host)
+    driver = Driver(device, ring_size=RING_SIZE)
+    return Subject(driver, device.deliver, lambda: len(host.resets) <= 8, (1, [bytes(44)], []))
+
+
 Descriptor = tuple[int, int, int, int]  # address, size, flags, next
 RingContent = tuple[list[Descriptor], list[int], int | None]
 
@@ -167,7 +188,7 @@ rings = st.tuples(
 )
 
 
-@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button])
+@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button, p9, vsock])
 @settings(max_examples=150)
 @given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=1, max_size=4))
 def test_device_survives_any_driver(
@@ -206,7 +227,7 @@ NUM_REPEATS: Final = 1000
 
 
 @pytest.mark.parametrize("is_writable", [False, True])
-@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button])
+@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button, p9, vsock])
 def test_device_answers_a_chain_of_more_than_4_gib(
     make: Callable[[], Subject], is_writable: bool
 ) -> None:

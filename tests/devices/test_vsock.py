@@ -8,7 +8,7 @@ from pathlib import Path
 from struct import pack, unpack_from
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.devices.ioloop import IoLoop
@@ -380,28 +380,24 @@ def test_many_resets_need_little_memory(rig: Rig) -> None:
     assert len(rig.host._resets) <= 256
 
 
-steps = st.lists(
-    st.tuples(
-        st.one_of(st.sampled_from(list(Op)), st.integers(0, 0xFFFF)),
-        st.binary(max_size=20),
-        st.fixed_dictionaries(
-            {},
-            optional={
-                "dst_cid": st.one_of(
-                    st.sampled_from([2, PEER, CID]), st.integers(0, (1 << 64) - 1)
-                ),
-                "src_port": st.integers(0, 3),
-                "dst_port": st.integers(0, 2),
-                "size": st.integers(0, (1 << 32) - 1),
-                "kind": st.integers(0, 2),
-                "flags": st.integers(0, 7),
-                "buf_alloc": st.one_of(st.integers(0, 30), st.integers(0, (1 << 32) - 1)),
-                "fwd_cnt": st.integers(0, (1 << 32) - 1),
-            },
-        ),
-        st.sampled_from(["", "write", "close", "offer", "reset"]),
+Step = tuple[int, bytes, dict[str, int], str]
+steps = st.tuples(
+    st.one_of(st.sampled_from(list(Op)), st.integers(0, 0xFFFF)),
+    st.binary(max_size=20),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "dst_cid": st.one_of(st.sampled_from([2, PEER, CID]), st.integers(0, (1 << 64) - 1)),
+            "src_port": st.integers(0, 3),
+            "dst_port": st.integers(0, 2),
+            "size": st.integers(0, (1 << 32) - 1),
+            "kind": st.integers(0, 2),
+            "flags": st.integers(0, 7),
+            "buf_alloc": st.one_of(st.integers(0, 30), st.integers(0, (1 << 32) - 1)),
+            "fwd_cnt": st.integers(0, (1 << 32) - 1),
+        },
     ),
-    max_size=12,
+    st.sampled_from(["", "write", "close", "offer", "reset"]),
 )
 
 
@@ -417,11 +413,8 @@ class StillLoop(IoLoop):
                     callback()
 
 
-@given(script=steps)
-def test_any_packets_leave_a_device_that_works(
-    script: list[tuple[int, bytes, dict[str, int], str]],
-) -> None:
-    """Whatever the guest sends, and whenever programs write and die."""
+def abuse(script: list[Step]) -> None:
+    """Let the guest send anything, and programs write and die; then the device still works."""
     loop, listener = StillLoop(), socket.socket(socket.AF_UNIX)
     listener.bind("")  # a name that the kernel chooses
     listener.listen()
@@ -454,3 +447,17 @@ def test_any_packets_leave_a_device_that_works(
     assert [header.op for header, _ in rig.take()] == [Op.RESPONSE]
     rig.close()
     loop.stop()
+
+
+@given(script=st.lists(steps, max_size=12))
+def test_any_packets_leave_a_device_that_works(script: list[Step]) -> None:
+    """Whatever the guest sends, and whenever programs write and die."""
+    abuse(script)
+
+
+@pytest.mark.slow
+@settings(max_examples=25_000)
+@given(script=st.lists(steps, min_size=40, max_size=40))
+def test_any_packets_leave_a_device_that_works_for_long(script: list[Step]) -> None:
+    """This is the same a million times."""
+    abuse(script)
