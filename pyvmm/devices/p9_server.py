@@ -87,7 +87,7 @@ class P9Server:
     def __init__(
         self, directory: SharedDirectory, *, max_msize: int = MAX_MSIZE, max_open: int = 256
     ) -> None:
-        self.max_msize = max_msize
+        self.max_message = max_msize
         self._directory = directory
         self._max_open = max_open
         self._msize = max_msize
@@ -198,7 +198,7 @@ class P9Server:
         if msize < MIN_MSIZE:
             raise OSError(errno.EINVAL, "the messages are too small")
         self.reset()
-        self._msize = min(msize, self.max_msize)
+        self._msize = min(msize, self.max_message)
         return _u32(self._msize) + pack_text(VERSION if version == VERSION else b"unknown")
 
     def _attach(self, fields: Fields) -> bytes:

@@ -154,6 +154,10 @@ class SharedDirectory:
         node.num_users -= 1
         self._prune(node)
 
+    def is_lost(self, node: Node) -> bool:
+        """Check whether nothing leads to the node's file any more, so that it may be deleted."""
+        return node.parent is None and node is not self.root and node not in self._handles
+
     def _attach(self, parent: Node, name: bytes) -> Node:
         depth, above = 0, parent.parent
         while above is not None:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,16 +15,12 @@ from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.system import MAX_SOCKET_PATH
 from pyvmm.arch.user_file import read_file
-from pyvmm.devices.shared_directory import SharedDirectory
 from pyvmm.devices.virtio.vsock import FIRST_GUEST_CID, MAX_CID
 from pyvmm.host.guest import RPV_SIZE
 from pyvmm.vm.memory_map import GIB, MAX_CPUS, MAX_RAM_SIZE, MIB, MIN_RAM_SIZE
 
 MAX_PORT: Final = 65535
 MAX_SERIAL: Final = 20
-MAX_TAG: Final = 64
-#: The tag of --rootfs, as in kvmtool.
-ROOT_TAG: Final = "/dev/root"
 
 FORMATS: Final = ("raw", "qcow2")  # of disks
 CACHES: Final = ("writeback", "none", "writethrough")
@@ -52,15 +48,6 @@ class DiskOptions:
     def is_kept(self) -> bool:
         """Whether the file is not written to."""
         return self.is_read_only or self.is_snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class ShareOptions:
-    """A directory that the guest shares; it mounts it by its tag."""
-
-    path: Path
-    tag: str = ROOT_TAG
-    is_read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,54 +257,6 @@ def disk_serials(disks: Sequence[DiskOptions]) -> list[str]:
         seen[path] += 1
         serials.append(disk.serial or f"pyvmm-{digest[: MAX_SERIAL - len('pyvmm-')]}")
     return serials
-
-
-def parse_shares(texts: Sequence[str]) -> tuple[ShareOptions, ...]:
-    """Read DIR,TAG[,ro] of each shared directory.
-
-    Raises:
-        UserError: a tag is missing, invalid, or occurs twice.
-    """
-    shares = tuple(map(_parse_share, texts))
-    for tag, count in Counter(share.tag for share in shares).items():
-        if count > 1:
-            raise UserError(f"--9p: {count} directories have the tag {tag}: give each its own")
-    return shares
-
-
-def _parse_share(text: str) -> ShareOptions:
-    rest, is_read_only = _read_only(text)
-    path, _, tag = rest.rpartition(",")
-    if not path or not tag:
-        raise UserError(f"--9p {text}: give DIR,TAG or DIR,TAG,ro")
-    if len(tag) > MAX_TAG or not re.fullmatch(r"[!-~]+", tag) or tag == ROOT_TAG:
-        raise UserError(
-            f"--9p {text}: a tag has 1 to {MAX_TAG} printable ASCII characters, no space, and is"
-            f" not {ROOT_TAG}"
-        )
-    return ShareOptions(Path(path), tag, is_read_only)
-
-
-def parse_rootfs(text: str) -> ShareOptions:
-    """Read DIR[,ro]; a name that ends in ",ro" or ",rw" needs one more."""
-    path, is_read_only = _read_only(text)
-    return ShareOptions(Path(path), is_read_only=is_read_only)
-
-
-def _read_only(text: str) -> tuple[str, bool]:
-    """Split TEXT,ro or TEXT,rw; return the rest, and whether it is read-only."""
-    rest, _, word = text.rpartition(",")
-    return (rest, word == "ro") if rest and word in {"ro", "rw"} else (text, False)
-
-
-def check_directories(shares: Iterable[ShareOptions]) -> None:
-    """Check that the shared directories exist, before anything is started.
-
-    Raises:
-        UserError: one is not a directory.
-    """
-    for share in shares:
-        SharedDirectory(share.path).close()
 
 
 def parse_vsock(text: str) -> VsockOptions:

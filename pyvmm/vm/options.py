@@ -22,7 +22,6 @@ from pyvmm.vm.network_options import NetworkOptions, parse_networks
 from pyvmm.vm.option_values import (
     DiskOptions,
     GdbAddress,
-    ShareOptions,
     VsockOptions,
     parse_cpu_features,
     parse_disks,
@@ -31,11 +30,10 @@ from pyvmm.vm.option_values import (
     parse_personalization,
     parse_planned_ram_size,
     parse_ram_size,
-    parse_rootfs,
-    parse_shares,
     parse_vsock,
     read_metadata,
 )
+from pyvmm.vm.share_options import ShareOptions, parse_9p, parse_rootfs, parse_virtiofs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +55,22 @@ class VmOptions:
     rootfs: ShareOptions | None = option(
         None,
         "--rootfs",
-        "directory that is the guest's root file system, through 9P",
+        "directory that is the guest's root file system, through 9P or virtio-fs",
         read=parse_rootfs,
         kind=Kind.FILE_WITH_DETAILS,
-        metavar="DIR[,ro]",
+        metavar="DIR[,ro][,9p|,virtiofs]",
     )
     shares: tuple[ShareOptions, ...] = repeatable(
         "--9p",
         "directory that the guest can mount by its tag, through 9P",
-        read=parse_shares,
+        read=parse_9p,
+        kind=Kind.FILE_WITH_DETAILS,
+        metavar="DIR,TAG[,ro]",
+    )
+    file_systems: tuple[ShareOptions, ...] = repeatable(
+        "--virtiofs",
+        "directory that the guest can mount by its tag, through virtio-fs",
+        read=parse_virtiofs,
         kind=Kind.FILE_WITH_DETAILS,
         metavar="DIR,TAG[,ro]",
     )
@@ -271,7 +276,8 @@ class VmOptions:
     @property
     def directories(self) -> tuple[ShareOptions, ...]:
         """The directories that the guest shares, its root first."""
-        return self.shares if self.rootfs is None else (self.rootfs, *self.shares)
+        root = () if self.rootfs is None else (self.rootfs,)
+        return (*root, *self.shares, *self.file_systems)
 
     @property
     def has_power_button(self) -> bool:
@@ -315,20 +321,10 @@ class VmOptions:
             return self.params or ""
         words = [f"console={'hvc0' if self.console == 'virtio' else 'ttyS0'}"]
         if self.rootfs is not None:
-            words.append(root_parameters(self.rootfs))
+            words.append(self.rootfs.root_parameters)
         elif self.disks:
             words.append(f"root=/dev/vda {'ro' if self.disks[0].is_read_only else 'rw'}")
         return " ".join([*words, self.params or ""]).strip()
-
-
-def root_parameters(rootfs: ShareOptions) -> str:
-    """Return the kernel parameters for a shared directory as root file system, as in kvmtool.
-
-    The kernel may cache it (cache=loose), because no other guest or program should change it.
-    """
-    flags = "trans=virtio,version=9p2000.L,cache=loose"
-    access = "ro" if rootfs.is_read_only else "rw"
-    return f"root={rootfs.tag} {access} rootfstype=9p rootflags={flags}"
 
 
 OPTIONS: Final = declared(VmOptions)

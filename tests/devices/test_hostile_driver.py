@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.devices.dma import DmaFault
+from pyvmm.devices.fuse_server import FuseServer
 from pyvmm.devices.p9_server import P9Server
 from pyvmm.devices.shared_directory import SharedDirectory
 from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
+from pyvmm.devices.virtio.fs import VirtioFs
 from pyvmm.devices.virtio.input import PRESS, VirtioPowerButton
 from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.devices.virtio.p9 import VirtioP9
@@ -129,6 +131,14 @@ def p9() -> Subject:
     return Subject(driver, lambda: None, lambda: True, (0, [hello], [64]))
 
 
+def fs() -> Subject:
+    """A file system."""
+    server = FuseServer(SharedDirectory(Path(__file__).parent, is_read_only=True))
+    driver = Driver(VirtioFs("share", server, Inline()), ring_size=RING_SIZE)
+    hello = pack("<IIQQIIII", 56, 26, 1, 0, 0, 0, 0, 0) + pack("<IIII", 7, 45, 0, 0)
+    return Subject(driver, lambda: None, lambda: True, (1, [hello], [80]))
+
+
 def vsock() -> Subject:
     """A socket device whose host resets every connection."""
     host = Resetter()
@@ -188,7 +198,7 @@ rings = st.tuples(
 )
 
 
-@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button, p9, vsock])
+@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button, p9, fs, vsock])
 @settings(max_examples=150)
 @given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=1, max_size=4))
 def test_device_survives_any_driver(
@@ -227,7 +237,7 @@ NUM_REPEATS: Final = 1000
 
 
 @pytest.mark.parametrize("is_writable", [False, True])
-@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button, p9, vsock])
+@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button, p9, fs, vsock])
 def test_device_answers_a_chain_of_more_than_4_gib(
     make: Callable[[], Subject], is_writable: bool
 ) -> None:

@@ -11,9 +11,7 @@ from pyvmm.vm.memory_map import GIB, MIB
 from pyvmm.vm.option_values import (
     DiskOptions,
     GdbAddress,
-    ShareOptions,
     VsockOptions,
-    check_directories,
     disk_serials,
     parse_cpu_features,
     parse_disk,
@@ -22,8 +20,6 @@ from pyvmm.vm.option_values import (
     parse_num_cpus,
     parse_personalization,
     parse_ram_size,
-    parse_rootfs,
-    parse_shares,
     parse_vsock,
     read_metadata,
 )
@@ -215,50 +211,6 @@ def test_metadata_are_a_block(tmp_path: Path, size: int) -> None:
         read_metadata(str(path))
     path.write_bytes(bytes(432))
     assert read_metadata(str(path)) == bytes(432)
-
-
-@pytest.mark.parametrize(
-    ("text", "share"),
-    [
-        ("dir,src", ShareOptions(Path("dir"), "src")),
-        ("/a,b,src,ro", ShareOptions(Path("/a,b"), "src", is_read_only=True)),
-        ("dir,src,rw", ShareOptions(Path("dir"), "src")),
-        ("dir,ro,rw", ShareOptions(Path("dir"), "ro")),
-    ],
-)
-def test_a_shared_directory_has_a_tag(text: str, share: ShareOptions) -> None:
-    """The last word but ro or rw, so that the directory's name may contain commas."""
-    assert parse_shares([text]) == (share,)
-
-
-@pytest.mark.parametrize(
-    "text", ["dir", "", ",tag", "dir,", "dir,ro", "d,a b", "d,/dev/root", "d," + "t" * 65]
-)
-def test_a_wrong_tag_is_refused(text: str) -> None:
-    """Missing, with a space, too long, or that of the root file system."""
-    with pytest.raises(UserError, match=f"--9p {text}: "):
-        parse_shares([text])
-
-
-def test_tags_differ() -> None:
-    """The guest could not tell the directories apart."""
-    with pytest.raises(UserError, match="2 directories have the tag src: give each its own"):
-        parse_shares(["a,src", "b,src"])
-
-
-def test_a_root_directory_may_be_read_only() -> None:
-    """Its tag is kvmtool's."""
-    assert parse_rootfs("dir,ro") == ShareOptions(Path("dir"), "/dev/root", is_read_only=True)
-    assert parse_rootfs("a,b") == ShareOptions(Path("a,b"), "/dev/root")
-
-
-def test_what_is_no_directory_cannot_be_shared(tmp_path: Path) -> None:
-    """It is reported before anything is started."""
-    check_directories([ShareOptions(tmp_path)])
-    (tmp_path / "file").touch()
-    for name in ("file", "missing"):
-        with pytest.raises(UserError, match=f"directory {tmp_path}/{name}: .*: check the path"):
-            check_directories([ShareOptions(tmp_path / name)])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 
 from pyvmm.arch.errors import UserError
 from pyvmm.host.guest import RealmOptions
-from pyvmm.vm.option_values import DiskOptions, GdbAddress, ShareOptions
+from pyvmm.vm.option_values import DiskOptions, GdbAddress
 from pyvmm.vm.options import OPTIONS, VmOptions, read_options
+from pyvmm.vm.share_options import ShareOptions
 
 DISK = (DiskOptions(Path("disk")),)
 

@@ -20,6 +20,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.cli.common.configuration import config_option
 from pyvmm.cli.common.units import Seconds
 from pyvmm.vm.declare import Kind, Option, Scope
+from pyvmm.vm.machine.root import complete_root
 from pyvmm.vm.options import OPTIONS, VmOptions, read_options
 
 P = ParamSpec("P")
@@ -105,4 +106,4 @@ def vm_options(
         kernel = asked.setdefault("kernel", positional)
         if kernel is not positional:
             raise UserError(f"two kernels, {kernel} and {positional}: give one")
-    return read_options(asked, is_run=is_run)
+    return complete_root(read_options(asked, is_run=is_run))

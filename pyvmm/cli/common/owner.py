@@ -23,8 +23,8 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.machine.disks import check_disks
 from pyvmm.vm.machine.needs import memory_warning
-from pyvmm.vm.option_values import check_directories
 from pyvmm.vm.options import VmOptions
+from pyvmm.vm.share_options import check_directories
 
 if TYPE_CHECKING:
     from pyvmm.root_of_trust import RootOfTrust

@@ -8,7 +8,7 @@ as the pool allows, and no device has more receive buffers than it needs.  The m
 slots of a small pool for one device of each kind:
 
 - disk: 35, for data, header, status and indirect descriptors
-- shared directory: 34, for the message, its reply and indirect descriptors
+- shared directory: 34 (9P) or 62 (virtio-fs), for the message, its reply and indirect descriptors
 - agent's port: 40, for 16 + 4 pages
 - virtio console: 16, for 8 pages
 - entropy: 1
@@ -27,6 +27,8 @@ LARGE_REQUEST: Final = 64 << 10, 254
 LARGE_POOL: Final = 32 << 20
 #: Buffers for packets of vsock.
 NUM_VSOCK_BUFFERS: Final = 16
+#: Of virtio-fs, for messages of 16 pages and their headers.
+FS_QUEUE_SIZE: Final = 32
 #: Of one 9P message; it is at least one page.
 MAX_MESSAGE: Final = 64 << 10
 #: Buffers for received frames; Linux always maps at least this many pages for them.

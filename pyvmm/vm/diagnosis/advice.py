@@ -9,7 +9,7 @@ from typing import Final
 
 from pyvmm.host.guest import ExitKind
 from pyvmm.vm.memory_map import RAM_BASE, UART_BASE, MemoryMap
-from pyvmm.vm.options import VmOptions, root_parameters
+from pyvmm.vm.options import VmOptions
 
 #: A silent guest with more faults than this does not just probe the hardware.
 MANY_FAULTS: Final = 1000
@@ -94,9 +94,9 @@ def explain_panic(options: VmOptions, message: str) -> str:
 def _explain_no_root(options: VmOptions) -> str:
     if options.rootfs is not None:
         return (
-            "the kernel or its initial RAM disk has no 9P file system (Debian's cloud kernel has"
-            " none: pyvmm image build debian --kernel arm64), or -p replaces root=: add"
-            f" {root_parameters(options.rootfs)}"
+            f"the kernel or its initial RAM disk has no {options.rootfs.protocol} file system"
+            " (Debian's cloud kernel has no 9p: give --rootfs DIR,virtiofs), or -p replaces root=:"
+            f" add {options.rootfs.root_parameters}"
         )
     if not options.disks and options.initrd is None:
         return "the guest has neither a disk (-d) nor an initial RAM disk (-i)"

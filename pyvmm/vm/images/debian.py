@@ -52,6 +52,7 @@ _DRIVERS: Final = {
     "virtio:d00000005": ("virtio_balloon",),
     "virtio:d00000009": ("9pnet_virtio", "9p"),  # some of Debian's kernels lack it
     "virtio:d00000013": ("vmw_vsock_virtio_transport",),
+    "virtio:d0000001a": ("virtiofs",),
     "platform:arm-cca-dev": ("arm_cca_guest",),  # attestation, in a realm
     "of:NwatchdogT(null)Carm,sbsa-gwdt": ("sbsa_gwdt",),
 }

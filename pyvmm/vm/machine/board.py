@@ -14,7 +14,6 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.its import GITS_TRANSLATER, ITS_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault
-from pyvmm.arch.system import open_file_budget
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus, IrqLine, MmioDevice
 from pyvmm.devices.dma import DmaFault, GuestDma
@@ -23,7 +22,6 @@ from pyvmm.devices.mc146818 import Mc146818
 from pyvmm.devices.pci.host import HostBridge, requester
 from pyvmm.devices.pl031 import Pl031
 from pyvmm.devices.uart import Uart
-from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.balloon import VirtioBalloon
 from pyvmm.devices.virtio.blk import VirtioBlk
 from pyvmm.devices.virtio.console import VirtioConsole
@@ -159,7 +157,13 @@ class Board:
             case Kind.BLK:
                 self._plug(device, self._disk(device.index))
             case Kind.P9:
-                self._plug(device, self._share(device.index))
+                from pyvmm.vm.machine.shares import open_p9  # noqa: PLC0415  few guests share
+
+                self._plug(device, open_p9(self._options, device.index, self._resources))
+            case Kind.FS:
+                from pyvmm.vm.machine.shares import open_fs  # noqa: PLC0415
+
+                self._plug(device, open_fs(self._options, device.index, self._resources))
             case Kind.NET:
                 self._card(device)
             case Kind.HVC:
@@ -207,26 +211,6 @@ class Board:
             is_write_through=disks[index].is_write_through,
             is_over=lambda: self._guest.outcome is not None,
         )
-
-    def _share(self, index: int) -> VirtioDevice:
-        from pyvmm.devices.p9_server import MAX_MSIZE, P9Server  # noqa: PLC0415  few guests share
-        from pyvmm.devices.shared_directory import SharedDirectory  # noqa: PLC0415
-        from pyvmm.devices.virtio.p9 import VirtioP9  # noqa: PLC0415
-        from pyvmm.vm.machine.shares import close_share  # noqa: PLC0415
-
-        share = self._options.directories[index]
-        budget = open_file_budget() // len(self._options.directories)
-        directory = SharedDirectory(
-            share.path, is_read_only=share.is_read_only, max_handles=budget // 2
-        )
-        server = P9Server(
-            directory,
-            max_msize=MAX_MSIZE if self._options.realm is None else bounce.MAX_MESSAGE,
-            max_open=budget // 2,
-        )
-        workers = Workers(f"pyvmm-9p{index}", max_threads=1)
-        self._resources.callback(close_share, server, directory, workers, share.path)
-        return VirtioP9(share.tag, server, workers)
 
     def _card(self, device: PlannedDevice) -> None:
         from pyvmm.vm.machine.network import open_card  # noqa: PLC0415  only with a network

@@ -7,7 +7,6 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import read_file, write_file
 from pyvmm.host.guest import GuestConfig, Segment
 from pyvmm.vm import guests, memory_map
-from pyvmm.vm.images import INITRD_NAME
 from pyvmm.vm.images.loader import Kernel, load_flat, load_kernel, read_payload
 from pyvmm.vm.machine.plan import device_plan
 from pyvmm.vm.memory_map import MIB, RAM_BASE, MemoryMap, Placement
@@ -27,8 +26,7 @@ def make_config(options: VmOptions) -> GuestConfig:
         if options.kernel is None
         else load_kernel(options.kernel, options.ram_size)
     )
-    initrd_file = _find_initrd(options)
-    initrd = read_payload(initrd_file, "initrd", options.ram_size) if initrd_file else b""
+    initrd = read_payload(options.initrd, "initrd", options.ram_size) if options.initrd else b""
     placement = memory_map.place(options.ram_size, len(initrd), RAM_BASE + kernel.end)
     if placement is None:
         needed = kernel.end + len(initrd)
@@ -52,17 +50,6 @@ def make_config(options: VmOptions) -> GuestConfig:
         args=(placement.dtb, 0, 0, 0),
         stolen_time=memory_map.PV_TIME_BASE,
     )
-
-
-def _find_initrd(options: VmOptions) -> Path | None:
-    """Return the user's initial RAM disk; with --rootfs, by default the one beside the kernel.
-
-    `pyvmm image build debian` makes both; Debian's kernel needs the drivers in it.
-    """
-    if options.initrd is not None or options.rootfs is None or options.kernel is None:
-        return options.initrd
-    beside = options.kernel.parent / INITRD_NAME
-    return beside if beside.is_file() else None
 
 
 def _check_parameters(options: VmOptions, kernel: Kernel) -> None:

@@ -17,6 +17,7 @@ from pyvmm.devices.tree import Place, TreeWriter
 from pyvmm.devices.virtio import mmio, pci
 from pyvmm.vm import memory_map
 from pyvmm.vm.options import VmOptions
+from pyvmm.vm.share_options import Protocol, of_protocol
 
 
 class Kind(StrEnum):
@@ -24,6 +25,7 @@ class Kind(StrEnum):
 
     BLK = "blk"
     P9 = "9p"
+    FS = "fs"
     NET = "net"
     HVC = "hvc"
     RNG = "rng"
@@ -67,7 +69,8 @@ def _virtio(options: VmOptions, num_slots: int) -> list[tuple[Kind, int]]:
     """Return the kind of each virtio device, and its number among those of its kind."""
     counts = {
         Kind.BLK: len(options.disks),
-        Kind.P9: len(options.directories),
+        Kind.P9: len(of_protocol(options.directories, Protocol.P9)),
+        Kind.FS: len(of_protocol(options.directories, Protocol.VIRTIOFS)),
         Kind.NET: len(options.networks),
         Kind.HVC: options.console == "virtio",
         Kind.RNG: options.has_rng,

@@ -10,7 +10,6 @@ from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests, memory_map
 from pyvmm.vm.machine.boot import make_config
 from pyvmm.vm.memory_map import MIB
-from pyvmm.vm.option_values import ShareOptions
 from pyvmm.vm.options import VmOptions
 
 SMALL = 64 * MIB
@@ -33,19 +32,6 @@ def test_segments_ascend_and_the_initrd_is_in_the_tree(tmp_path: Path) -> None:
     assert [s.ipa for s in config.segments] == sorted(s.ipa for s in config.segments)
     assert config.segments[1].data == initrd.read_bytes()
     assert config.segments[1].ipa.to_bytes(8) in config.segments[2].data
-
-
-def test_shared_root_comes_with_the_initrd_beside_the_kernel(tmp_path: Path) -> None:
-    """As `pyvmm image build` makes them, unless another one is given."""
-    kernel, initrd, other = linux(tmp_path / "Image"), tmp_path / "initrd.img", tmp_path / "other"
-    initrd.write_bytes(b"070701" * 1000)
-    other.write_bytes(b"070701" * 2000)
-    plain = VmOptions(ram_size=SMALL, kernel=kernel)
-    shared = replace(plain, rootfs=ShareOptions(tmp_path))
-    chosen = replace(shared, initrd=other)
-    for options, size in ((plain, None), (shared, 6000), (chosen, 12000)):
-        sizes = {each.name: len(each.data) for each in make_config(options).segments}
-        assert sizes.get("initrd") == size
 
 
 def test_dumped_tree_is_what_the_guest_gets_and_can_be_given_back(tmp_path: Path) -> None:

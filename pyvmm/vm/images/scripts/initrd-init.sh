@@ -8,7 +8,7 @@ root=/dev/vda flags=rw init=/sbin/init type=ext4 options=
 read -r cmdline </proc/cmdline
 for word in $cmdline; do
 	case $word in
-	root=/dev/*) root=${word#root=} ;;
+	root=/dev/* | root=rootfs) root=${word#root=} ;;
 	ro) flags=ro ;;
 	rootfstype=*) type=${word#rootfstype=} ;;
 	rootflags=*) options=,${word#rootflags=} ;;

@@ -12,23 +12,36 @@ from tests.boot.command import Running, call, guest_options, pyvmm, sbin
 
 pytestmark = pytest.mark.boot
 
-MOUNT = "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000"
+MOUNTS = {
+    "9p": "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 src /mnt",
+    "virtiofs": "mount -t virtiofs src /mnt",
+}
 
 
 @pytest.fixture(scope="module")
-def tree(image_with_9p: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(debian: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with Debian's files."""
     tree = tmp_path_factory.mktemp("rootfs")
-    assert call(sbin("debugfs"), "-R", f"rdump / {tree}", image_with_9p.rootfs).code == 0
+    assert call(sbin("debugfs"), "-R", f"rdump / {tree}", debian.rootfs).code == 0
     return tree
 
 
-def test_a_realm_boots_from_a_directory(image_with_9p: Image, tree: Path) -> None:
+def test_a_realm_boots_from_a_directory(debian: Image, tree: Path) -> None:
     """With the kernel and the directory as the only options; what it writes is in the directory."""
+    script = "mount | head -n 1\ncat /etc/hostname >/root/copied; sync\npoweroff -f\n"
+    ended = pyvmm("run", "--realm", "-k", debian.kernel, "--rootfs", tree, typed=script)
+    assert (ended.code, ended.errors) == (ExitCode.OK, "")
+    assert "RME: Using RSI version 1.0" in ended.output
+    assert "\r\nrootfs on / type virtiofs (rw," in ended.output
+    assert (tree / "root/copied").read_text() == "debian\n"
+    (tree / "root/copied").unlink()
+
+
+def test_a_realm_boots_through_9p(image_with_9p: Image, tree: Path) -> None:
+    """With a kernel that has it."""
     script = "mount | head -n 1\ncat /etc/hostname >/root/copied; sync\npoweroff -f\n"
     ended = pyvmm("run", "--realm", "-k", image_with_9p.kernel, "--rootfs", tree, typed=script)
     assert (ended.code, ended.errors) == (ExitCode.OK, "")
-    assert "RME: Using RSI version 1.0" in ended.output
     assert "\r\n/dev/root on / type 9p (rw," in ended.output
     assert (tree / "root/copied").read_text() == "debian\n"
 
@@ -42,15 +55,23 @@ def test_a_read_only_root_stays_as_it_is(image_with_9p: Image, tree: Path) -> No
     assert not (tree / "root/new").exists()
 
 
-def test_initrd_says_what_a_directory_lacks(image_with_9p: Image, tmp_path: Path) -> None:
-    """Instead of a kernel panic."""
-    with Running("run", "-k", image_with_9p.kernel, "--rootfs", tmp_path) as guest:
+@pytest.mark.parametrize(
+    ("protocol", "complaint"),
+    [
+        ("virtiofs", "No root file system on rootfs: it has no /sbin/init."),
+        ("9p", "No root file system on /dev/root: it cannot be mounted."),
+    ],
+)
+def test_initrd_says_what_is_missing(
+    debian: Image, tmp_path: Path, protocol: str, complaint: str
+) -> None:
+    """Instead of a kernel panic: an init, or a file system in the kernel."""
+    with Running("run", "-k", debian.kernel, "--rootfs", f"{tmp_path},{protocol}") as guest:
         guest.shell.log_in()
-        said = guest.shell.log.decode().replace("\r\n", "\n")
-        assert "No root file system on /dev/root: it has no /sbin/init." in said
+        assert complaint in guest.shell.log.decode().replace("\r\n", "\n")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory to mount, with a secret beside it."""
     place = tmp_path_factory.mktemp("place")
@@ -61,16 +82,23 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared
 
 
-def test_a_mount_is_a_file_system(image_with_9p: Image, shared: Path, seed: int) -> None:
+@pytest.mark.parametrize("protocol", MOUNTS)
+def test_a_mount_is_a_file_system(
+    image_with_9p: Image, shared: Path, seed: int, protocol: str
+) -> None:
     """Read, write, rename, links, locks, modes; no extended attributes; nothing outside."""
     content = hashlib.shake_128(str(seed).encode()).digest(3 << 20)
     (shared / "file").write_bytes(content)
-    options = [*guest_options(image_with_9p, image_with_9p.rootfs), "--9p", f"{shared},src"]
+    options = [
+        *guest_options(image_with_9p, image_with_9p.rootfs),
+        f"--{protocol}",
+        f"{shared},src",
+    ]
     options[options.index(image_with_9p.rootfs)] = f"{image_with_9p.rootfs},ro"
     with Running("run", *options) as guest:
         shell = guest.shell
         shell.log_in()
-        assert shell.run(f"{MOUNT} src /mnt && cd /mnt").status == 0
+        assert shell.run(f"{MOUNTS[protocol]} && cd /mnt").status == 0
         digest = shell.run("sha256sum <file").output.split()[0]
         assert digest == hashlib.sha256(content).hexdigest()
         assert shell.run("cp file copy && mkdir -p a/b && mv copy a/b/moved").status == 0
