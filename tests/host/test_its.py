@@ -1,5 +1,8 @@
 """The ITS and LPIs: what the commands, the registers and the tables do."""
 
+from threading import Thread
+from time import monotonic, sleep
+
 import pytest
 
 from pyvmm.arch import gic, its
@@ -19,6 +22,8 @@ from tests.host.its_driver import (
     VALID,
     ItsBoard,
 )
+
+PATIENCE = 30.0  # seconds
 
 
 @pytest.fixture
@@ -370,3 +375,39 @@ def test_routes_that_were_used_are_not_kept_without_bound() -> None:
     board.configure(LPI + 1999, gic.LPI_ENABLED)
     board.command(ItsCommand.INVALL, third=0)
     assert board.take() == [LPI + 1999]
+
+
+def test_no_message_is_lost_while_its_lpi_moves() -> None:
+    """One thread signals, one moves the LPI from CPU to CPU, and two CPUs take what comes."""
+    board = ItsBoard().start()
+    board.map_device()
+    board.map(0, LPI)
+    num_messages, num_taken, is_over = 500, 0, False
+
+    def run_cpu(cpu: int) -> None:
+        nonlocal num_taken
+        while not is_over:
+            if board.take(cpu):
+                num_taken += 1  # the LPI is pending at one CPU at a time
+            sleep(0)
+
+    def move() -> None:
+        turn = 0
+        while not is_over:
+            turn += 1
+            board.command(ItsCommand.MOVI, DEVICE, 0, turn & 1)
+            board.command(ItsCommand.MOVALL, third=(turn & 1) << 16, last=(~turn & 1) << 16)
+            sleep(0)
+
+    threads = [Thread(target=run_cpu, args=(cpu,)) for cpu in (0, 1)] + [Thread(target=move)]
+    for thread in threads:
+        thread.start()
+    deadline = monotonic() + PATIENCE
+    for number in range(num_messages):
+        board.its.signal(DEVICE, 0)
+        while num_taken == number and monotonic() < deadline:
+            sleep(0)
+    is_over = True
+    for thread in threads:
+        thread.join()
+    assert num_taken == num_messages
