@@ -349,6 +349,22 @@ def test_configuration_that_is_not_shared_counts_as_zeros() -> None:
     assert board.listed() == []
 
 
+def test_lpis_beyond_the_tables_do_not_exist() -> None:
+    """The guest says how many INTID bits its tables have; with 13 there is no LPI."""
+    board = ItsBoard()
+    board.configure(LPI, gic.LPI_ENABLED)
+    board.memory.write(PENDING + LPI // 8, b"\x01")
+    board.gicrs[0].write(gic.GICR_PROPBASER, 8, CONFIG | 12)
+    board.gicrs[0].write(gic.GICR_PENDBASER, 8, PENDING)
+    board.gicrs[0].write(gic.GICR_CTLR, 4, gic.GICR_CTLR_ENABLE_LPIS)
+    board.gicrs[0].write(gic.GICR_INVLPIR, 8, LPI)
+    assert board.listed() == []
+    board.gicrs[0].write(gic.GICR_CTLR, 4, 0)
+    board.gicrs[0].write(gic.GICR_PROPBASER, 8, CONFIG | 31)  # more than there are
+    board.gicrs[0].write(gic.GICR_CTLR, 4, gic.GICR_CTLR_ENABLE_LPIS)
+    assert board.listed() == [LPI]
+
+
 def test_pending_table_that_is_not_shared_counts_as_zeros() -> None:
     """Nothing is pending at the start, and what is pending at the end is lost."""
     board = ItsBoard()
