@@ -225,6 +225,8 @@ class World:
         if exit_.esr >> 26 == EC_HVC:
             return False
         page = exit_.hpfar << 8 & -PAGE
+        if page not in {*CODE_PAGES, *DATA_PAGES}:  # it wrote over what EL1 may map
+            return False
         self._gpt.set(page, GPI_ANY)
         self._set_stage2(page, page | STAGE2_PAGE | S2_WRITE)
         return True
