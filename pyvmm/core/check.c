@@ -118,7 +118,7 @@ static const struct insn *next_page(struct cpu *cpu) {
 /* @return the next instruction, NULL if this one failed or is none that translated code would have executed */
 static const struct insn *execute(struct cpu *cpu, const struct insn *i) {
     const struct op_info *info = &op_infos[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
-    if (info->kind == KIND_BRANCH) {
+    if (info->kind == KIND_BRANCH || info->kind == KIND_INDIRECT) {
         i = info->branch(cpu, i);
     } else {
         unsigned kind = info->kind & ~KIND_FP;

@@ -345,6 +345,19 @@ void emit_far_jump(struct emit *e) {
     e->ended = !e->next;
 }
 
+void unless_guarded(struct emit *e) {
+    host_jump(e, host_test_bit_string(e, offsetof(struct cpu, guarded), GRANULE_SHIFT, FETCH_SIZE),
+              add_later(e, LATER_BRANCH, e->slot)->label);
+    e->effects[e->slot] |= LEAVES;
+}
+
+void emit_indirect_jump(struct emit *e, unsigned btype) {
+    end_block(e);
+    host_store_reg(e, offsetof(struct cpu, btype_at), H_COUNT);
+    host_store_byte(e, offsetof(struct cpu, btype), (uint8_t)btype);
+    emit_far_jump(e);
+}
+
 /* ---- one instruction ---- */
 
 static void leave_to_handler(struct emit *e) {
@@ -403,14 +416,18 @@ void act_by_handler(struct emit *e) {
     e->effects[e->slot] |= LEAVES;
 }
 
+static void call_branch(struct emit *e, unsigned slot, int32_t count) {
+    guest_store_all(e);
+    host_act_arguments(e, slot, count);
+    host_jump_to(e, e->jit->stubs.branch_c);
+}
+
 static void branch_by_handler(struct emit *e) {
     if (e->jit->check) {
         leave_to_handler(e);
         return;
     }
-    guest_store_all(e);
-    host_act_arguments(e, e->slot, e->count);
-    host_jump_to(e, e->jit->stubs.branch_c);
+    call_branch(e, e->slot, e->count);
     e->counted = e->ended = true;
     e->effects[e->slot] |= LEAVES;
 }
@@ -489,6 +506,10 @@ static void emit_later(struct emit *e, const struct later *later) {
     }
     if (e->jit->check) {
         emit_exit(e, &(struct later){.slot = later->slot, .count = later->count, .status = JIT_EXECUTE});
+        return;
+    }
+    if (later->kind == LATER_BRANCH) {
+        call_branch(e, later->slot, later->count);
         return;
     }
     host_act_arguments(e, later->slot, later->count);

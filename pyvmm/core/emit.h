@@ -57,7 +57,10 @@ void find_page(struct emit *e, bool write, unsigned size, unsigned element);
 
 /* Branch to an instruction of the page, `distance` bytes of struct insn away; */
 void emit_jump(struct emit *e, enum cond cond, uint64_t distance);
-void emit_far_jump(struct emit *e); /* or to the VA in T0. */
+void emit_far_jump(struct emit *e); /* or to the VA in T0: */
+void emit_indirect_jump(struct emit *e, unsigned btype); /* BR and BLR */
+/* Leave the branch to its handler if the page of the VA in T0 is guarded (FEAT_BTI). */
+void unless_guarded(struct emit *e);
 void skip_unless(struct emit *e, enum cond cond); /* Fall through to the next instruction unless... */
 
 #endif

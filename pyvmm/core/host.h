@@ -65,6 +65,7 @@ void host_divide(struct emit *e, bool is_signed, bool sf, unsigned dst, unsigned
 void host_reverse_bytes(struct emit *e, bool sf, unsigned dst, unsigned a);
 void host_leading_zeros(struct emit *e, bool sf, unsigned dst, unsigned a);
 void host_store_reg(struct emit *e, size_t offset, unsigned reg); /* 8 bytes of struct cpu; changes no host flag */
+void host_store_byte(struct emit *e, size_t offset, uint8_t value);
 
 /* ---- conditions ---- */
 
@@ -79,6 +80,8 @@ enum cond host_condition(struct emit *e, unsigned guest_condition);
 void host_select(struct emit *e, enum cond cond, bool sf, unsigned dst, unsigned a,
                  struct val b); /* dst = cond ? a : b */
 enum cond host_test_bit(struct emit *e, struct val a, unsigned bit); /* @return the condition that it is set */
+/* The same for a bit of an array of `size` bits, a power of two, that the field points to: bit T0 >> shift. */
+enum cond host_test_bit_string(struct emit *e, size_t field, unsigned shift, uint32_t size);
 
 /* ---- guest memory ---- */
 
@@ -96,6 +99,13 @@ void host_store(struct emit *e, unsigned size, unsigned src, unsigned base, unsi
 void host_load_vector(struct emit *e, unsigned size, unsigned v, unsigned base, unsigned index, unsigned offset);
 void host_store_vector(struct emit *e, unsigned size, unsigned v, unsigned base, unsigned index, unsigned offset);
 
+/* ---- atomics of `size` bytes at T0 + T1; what was there, zero-extended, is in T2 or, of the last one, in T0 ---- */
+
+void host_exchange(struct emit *e, unsigned size, struct val a);
+void host_exchange_add(struct emit *e, unsigned size, struct val a);
+void host_compare_exchange(struct emit *e, unsigned size, struct val expected, struct val desired);
+void host_fence(struct emit *e); /* a load after it is not performed before a store that precedes it */
+
 /* ---- vectors: in struct cpu, by number; the half that is not written is cleared ---- */
 
 enum vector_op { V_ADD, V_SUB, V_AND, V_AND_NOT, V_OR, V_XOR, V_EQUAL, V_GREATER, V_MULTIPLY };
@@ -106,6 +116,23 @@ bool host_vector(struct emit *e, enum vector_op op, unsigned size, bool q, unsig
 void host_vector_multiply_long(struct emit *e, bool is_signed, bool adds, bool high, unsigned dst, unsigned a,
                                unsigned b);
 void host_set_vector(struct emit *e, unsigned dst, unsigned reg, bool both_halves);
+
+/* ---- scalar floating point: sz 0 single, 1 double; the value is in a register of its own, F ---- */
+
+enum scalar_op { SCALAR_ADD, SCALAR_SUB, SCALAR_MUL, SCALAR_DIV };
+
+void host_scalar(struct emit *e, enum scalar_op op, unsigned sz, unsigned a, unsigned b); /* F = v[a] op v[b] */
+void host_scalar_convert(struct emit *e, unsigned sz, unsigned a); /* F = v[a], of the other precision, as one of sz */
+void host_scalar_from_integer(struct emit *e, bool sf, unsigned sz, struct val a); /* F = a, signed */
+void host_scalar_to_integer(struct emit *e, bool sf, unsigned sz, unsigned a); /* T0 = v[a], toward zero, signed */
+void host_scalar_store(struct emit *e, unsigned dst); /* v[dst] = F */
+/* Jump to the label unless F is finite and, if asked for, greater in magnitude than any number of the lowest exponent. */
+void host_scalar_unless_finite(struct emit *e, unsigned sz, bool is_normal, unsigned label);
+/* Host flags = those of the guest that compares v[a] with v[b], or zero, as a borrow; jump to the label if they are
+ * unordered. */
+void host_scalar_compare(struct emit *e, unsigned sz, unsigned a, unsigned b, bool with_zero, unsigned unordered);
+/* Jump to the label unless these bits of two adjacent fields, 8 bytes at an offset, have the value. */
+void host_unless_bits(struct emit *e, size_t offset, uint64_t mask, uint64_t value, unsigned label);
 
 /* ---- control ---- */
 

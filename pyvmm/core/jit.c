@@ -24,9 +24,9 @@
 
 enum {
     CODE_SIZE = 32 << 20,
-    REGION_ROOM = 64 << 10, /* more than the code of any region */
+    REGION_ROOM = 128 << 10, /* more than the code of any region */
     SITES = 1 << 20,
-    SITE_ROOM = MAX_REGION,
+    SITE_ROOM = 2 * MAX_REGION, /* an atomic has two */
     PAGES_SIZE = (sizeof(struct jit_page) * MAX_PAGES + GRANULE_SIZE - 1) & PAGE_MASK,
     SITES_SIZE = SITES * sizeof(uint32_t),
     RESERVED_SIZE = CODE_SIZE + SITES_SIZE + PAGES_SIZE, /* all reachable with a 32-bit displacement */

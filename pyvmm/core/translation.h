@@ -100,17 +100,17 @@ enum flags { FLAGS_IN_CPU, FLAGS_CARRY, FLAGS_BORROW };
 
 enum {
     MAX_REGION = 160, /* instructions */
-    MAX_LABELS = SLOTS + 8 * MAX_REGION, /* the slots' labels come first */
-    MAX_FIXUPS = 12 * MAX_REGION,
+    MAX_LABELS = SLOTS + 12 * MAX_REGION, /* the slots' labels come first */
+    MAX_FIXUPS = 20 * MAX_REGION,
     MAX_LATER = 6 * MAX_REGION,
 };
 
 /* Code that is rarely reached; it is emitted after the region. */
 struct later {
-    enum { LATER_FIND, LATER_ACT, LATER_EXIT } kind;
+    enum { LATER_FIND, LATER_ACT, LATER_BRANCH, LATER_EXIT } kind;
     uint32_t label; /* where it begins */
-    uint32_t slot;  /* FIND, ACT: the instruction; EXIT: where to continue */
-    /* FIND: find the page of an access; ACT: execute the instruction with its handler */
+    uint32_t slot;  /* FIND, ACT, BRANCH: the instruction; EXIT: where to continue */
+    /* FIND: find the page of an access; ACT, BRANCH: execute the instruction with its handler */
     uint32_t found, next; /* labels at which to continue */
     uint32_t *site;
     bool write;

@@ -24,7 +24,11 @@ from tests.core.system import (
     CODE,
     DATA,
     EC_DATA_ABORT,
+    GUARDED,
     PAGE,
+    S2_NORMAL,
+    S2_READ,
+    S2_WRITE,
     USER,
     UXN,
     VECTORS,
@@ -34,6 +38,7 @@ from tests.core.system import (
 
 ENGINES = (Engine.JIT, Engine.CHECK)
 HOT = 100  # turns that make a loop hot
+EC_BRANCH_TARGET = 0x0D
 EC_PERMISSION = 0x24  # a data abort from EL0
 EL0_CODE = CODE + (1 << 32)
 
@@ -316,3 +321,117 @@ def test_el0_does_not_use_what_el1_found(bench: Bench) -> None:
     )
     assert exit_.esr & 0xFFFF == 5
     assert guest_ec(bench.state) == EC_PERMISSION
+
+
+# ---- indirect branches, atomics, floating point --------------------------------------------------
+
+CALL = """
+    again: blr x9
+    adr x10, over
+    br x10
+    nop
+    over: subs x0, x0, #1
+    b.ne again
+    hvc #1
+"""
+
+
+def test_calls_through_registers_agree(bench: Bench) -> None:
+    """To another page, which a branch to a register leaves again."""
+    reference = Bench(engine=Engine.INTERP)
+    exits = []
+    for each in (bench, reference):
+        each.memory.write(CODE + PAGE, assemble("add x1, x1, #3; ret"))
+        each.state.x[0], each.state.x[9] = HOT, CODE + PAGE
+        exits.append(each.run(CALL).instructions)
+    assert exits[0] == exits[1]
+    assert list(bench.state.x) == list(reference.state.x)
+
+
+def test_a_hot_call_to_a_page_that_becomes_guarded_faults(bench: Bench) -> None:
+    """Its target is no BTI."""
+    bench.mmu_on()
+    bench.map(DATA, DATA, AF | UXN)
+    bench.memory.write(DATA, assemble("ret"))
+    bench.state.x[0], bench.state.x[9] = HOT, DATA
+    assert bench.run(CALL).esr & 0xFFFF == 1
+    bench.map(DATA, DATA, AF | UXN | GUARDED)
+    bench.machine.tlbi_vmid(0)
+    bench.state.x[0] = HOT
+    bench.run(CALL)
+    assert guest_ec(bench.state) == EC_BRANCH_TARGET
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        ".long 0xf8210122",  # ldadd x1, x2, [x9]
+        ".long 0xf8218122",  # swp x1, x2, [x9]
+        ".long 0xc8a17d22",  # cas x1, x2, [x9]
+        "ldar x1, [x9]",
+        "stlr x1, [x9]",
+    ],
+)
+@pytest.mark.parametrize("rights", [S2_WRITE, S2_READ, S2_READ | S2_WRITE])
+@pytest.mark.parametrize("offset", [0, 4])
+def test_atomics_need_their_rights_and_alignment(access: str, rights: int, offset: int) -> None:
+    """Hot from a page with all rights, then at the page of these rights."""
+    outcomes = []
+    for engine in (Engine.INTERP, Engine.JIT):
+        bench = Bench(engine=engine)
+        bench.stage2_on(identity=False)
+        bench.map_stage2(CODE, CODE, leaf_level=2)
+        bench.map_stage2(DATA, DATA)
+        bench.map_stage2(DATA + PAGE, DATA + PAGE, AF | S2_NORMAL | rights)
+        bench.memory.write(VECTORS + 0x200, assemble("hvc #5"))
+        bench.state.x[0], bench.state.x[9], bench.state.x[10] = HOT, DATA, DATA + PAGE + offset
+        text = f"again: {access}; subs x0, x0, #1; csel x9, x9, x10, ne; b.pl again; hvc #1"
+        exit_ = bench.run(text)
+        outcomes.append((exit_.esr, exit_.far, bench.state.pc, bench.state.x[2]))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("inexact", ["", "fdiv d9, d4, d5"])
+def test_floating_point_agrees(bench: Bench, inexact: str) -> None:
+    """Before Inexact was signalled and after it, into infinities and below the normal numbers."""
+    reference = Bench(engine=Engine.INTERP)
+    for each in (bench, reference):
+        each.run(
+            f"""
+            mov x0, #1500
+            fmov d1, #1.5
+            fmov d4, #1.0
+            fmov d5, #3.0
+            fmov s6, #-0.5
+            fmov s7, #2.0
+            {inexact}
+            again: fmul d1, d1, d1
+            fdiv d4, d4, d5
+            fadd d2, d2, d4
+            fsub s3, s3, s6
+            fmul s7, s7, s6
+            fcvt d8, s7
+            fcvt s10, d4
+            fcmp d2, d4
+            cset x1, gt
+            cinc x2, x2, mi
+            fcvtzs x3, d8
+            fcvtzs w4, s3
+            scvtf d11, x3
+            scvtf s12, w4
+            fcsel d13, d11, d4, le
+            fabs d14, d8
+            fneg s15, s3
+            fcmpe s15, #0.0
+            cinc x5, x5, lo
+            eor v16.16b, v16.16b, v13.16b
+            eor v16.16b, v16.16b, v12.16b
+            subs x0, x0, #1
+            b.ne again
+            hvc #1
+            """,
+            budget=1 << 20,
+        )
+    assert list(bench.state.x) == list(reference.state.x)
+    assert list(bench.state.v) == list(reference.state.v)
+    assert bench.state.fpsr == reference.state.fpsr

@@ -76,6 +76,8 @@ void emit_op_CBZ_far_1_0(struct emit *e, const struct insn *i) { emit_CBZ_far(e,
 void emit_op_CBZ_far_1_1(struct emit *e, const struct insn *i) { emit_CBZ_far(e, i, 1, 1); }
 void emit_op_TBZ_far_0(struct emit *e, const struct insn *i) { emit_TBZ_far(e, i, 0); }
 void emit_op_TBZ_far_1(struct emit *e, const struct insn *i) { emit_TBZ_far(e, i, 1); }
+void emit_op_BR(struct emit *e, const struct insn *i) { emit_BR(e, i); }
+void emit_op_BLR(struct emit *e, const struct insn *i) { emit_BLR(e, i); }
 void emit_op_RET(struct emit *e, const struct insn *i) { emit_RET(e, i); }
 void emit_op_HINT(struct emit *e, const struct insn *i) { emit_HINT(e, i); }
 void emit_op_BTI(struct emit *e, const struct insn *i) { emit_BTI(e, i); }
@@ -760,6 +762,54 @@ void emit_op_VLDP_pre_2_0(struct emit *e, const struct insn *i) { emit_VLDP_pre(
 void emit_op_VLDP_pre_2_1(struct emit *e, const struct insn *i) { emit_VLDP_pre(e, i, 2, 1); }
 void emit_op_VLDP_pre_3_0(struct emit *e, const struct insn *i) { emit_VLDP_pre(e, i, 3, 0); }
 void emit_op_VLDP_pre_3_1(struct emit *e, const struct insn *i) { emit_VLDP_pre(e, i, 3, 1); }
+void emit_op_LDAR_0(struct emit *e, const struct insn *i) { emit_LDAR(e, i, 0); }
+void emit_op_LDAR_1(struct emit *e, const struct insn *i) { emit_LDAR(e, i, 1); }
+void emit_op_LDAR_2(struct emit *e, const struct insn *i) { emit_LDAR(e, i, 2); }
+void emit_op_LDAR_3(struct emit *e, const struct insn *i) { emit_LDAR(e, i, 3); }
+void emit_op_STLR_0(struct emit *e, const struct insn *i) { emit_STLR(e, i, 0); }
+void emit_op_STLR_1(struct emit *e, const struct insn *i) { emit_STLR(e, i, 1); }
+void emit_op_STLR_2(struct emit *e, const struct insn *i) { emit_STLR(e, i, 2); }
+void emit_op_STLR_3(struct emit *e, const struct insn *i) { emit_STLR(e, i, 3); }
+void emit_op_CAS_0(struct emit *e, const struct insn *i) { emit_CAS(e, i, 0); }
+void emit_op_CAS_1(struct emit *e, const struct insn *i) { emit_CAS(e, i, 1); }
+void emit_op_CAS_2(struct emit *e, const struct insn *i) { emit_CAS(e, i, 2); }
+void emit_op_CAS_3(struct emit *e, const struct insn *i) { emit_CAS(e, i, 3); }
+void emit_op_LDOP_0_0(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 0, 0); }
+void emit_op_LDOP_0_1(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 0, 1); }
+void emit_op_LDOP_0_2(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 0, 2); }
+void emit_op_LDOP_0_3(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 0, 3); }
+void emit_op_LDOP_0_4(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 0, 4); }
+void emit_op_LDOP_0_5(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 0, 5); }
+void emit_op_LDOP_0_6(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 0, 6); }
+void emit_op_LDOP_0_7(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 0, 7); }
+void emit_op_LDOP_1_0(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 1, 0); }
+void emit_op_LDOP_1_1(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 1, 1); }
+void emit_op_LDOP_1_2(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 1, 2); }
+void emit_op_LDOP_1_3(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 1, 3); }
+void emit_op_LDOP_1_4(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 1, 4); }
+void emit_op_LDOP_1_5(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 1, 5); }
+void emit_op_LDOP_1_6(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 1, 6); }
+void emit_op_LDOP_1_7(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 1, 7); }
+void emit_op_LDOP_2_0(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 2, 0); }
+void emit_op_LDOP_2_1(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 2, 1); }
+void emit_op_LDOP_2_2(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 2, 2); }
+void emit_op_LDOP_2_3(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 2, 3); }
+void emit_op_LDOP_2_4(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 2, 4); }
+void emit_op_LDOP_2_5(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 2, 5); }
+void emit_op_LDOP_2_6(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 2, 6); }
+void emit_op_LDOP_2_7(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 2, 7); }
+void emit_op_LDOP_3_0(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 3, 0); }
+void emit_op_LDOP_3_1(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 3, 1); }
+void emit_op_LDOP_3_2(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 3, 2); }
+void emit_op_LDOP_3_3(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 3, 3); }
+void emit_op_LDOP_3_4(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 3, 4); }
+void emit_op_LDOP_3_5(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 3, 5); }
+void emit_op_LDOP_3_6(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 3, 6); }
+void emit_op_LDOP_3_7(struct emit *e, const struct insn *i) { emit_LDOP(e, i, 3, 7); }
+void emit_op_SWP_0(struct emit *e, const struct insn *i) { emit_SWP(e, i, 0); }
+void emit_op_SWP_1(struct emit *e, const struct insn *i) { emit_SWP(e, i, 1); }
+void emit_op_SWP_2(struct emit *e, const struct insn *i) { emit_SWP(e, i, 2); }
+void emit_op_SWP_3(struct emit *e, const struct insn *i) { emit_SWP(e, i, 3); }
 void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_ADR] = emit_op_ADR,
     [OP_ADRP] = emit_op_ADRP,
@@ -838,6 +888,8 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_CBZ_far_1_1] = emit_op_CBZ_far_1_1,
     [OP_TBZ_far_0] = emit_op_TBZ_far_0,
     [OP_TBZ_far_1] = emit_op_TBZ_far_1,
+    [OP_BR] = emit_op_BR,
+    [OP_BLR] = emit_op_BLR,
     [OP_RET] = emit_op_RET,
     [OP_HINT] = emit_op_HINT,
     [OP_BTI] = emit_op_BTI,
@@ -1522,12 +1574,103 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_VLDP_pre_2_1] = emit_op_VLDP_pre_2_1,
     [OP_VLDP_pre_3_0] = emit_op_VLDP_pre_3_0,
     [OP_VLDP_pre_3_1] = emit_op_VLDP_pre_3_1,
+    [OP_LDAR_0] = emit_op_LDAR_0,
+    [OP_LDAR_1] = emit_op_LDAR_1,
+    [OP_LDAR_2] = emit_op_LDAR_2,
+    [OP_LDAR_3] = emit_op_LDAR_3,
+    [OP_STLR_0] = emit_op_STLR_0,
+    [OP_STLR_1] = emit_op_STLR_1,
+    [OP_STLR_2] = emit_op_STLR_2,
+    [OP_STLR_3] = emit_op_STLR_3,
+    [OP_CAS_0] = emit_op_CAS_0,
+    [OP_CAS_1] = emit_op_CAS_1,
+    [OP_CAS_2] = emit_op_CAS_2,
+    [OP_CAS_3] = emit_op_CAS_3,
+    [OP_LDOP_0_0] = emit_op_LDOP_0_0,
+    [OP_LDOP_0_1] = emit_op_LDOP_0_1,
+    [OP_LDOP_0_2] = emit_op_LDOP_0_2,
+    [OP_LDOP_0_3] = emit_op_LDOP_0_3,
+    [OP_LDOP_0_4] = emit_op_LDOP_0_4,
+    [OP_LDOP_0_5] = emit_op_LDOP_0_5,
+    [OP_LDOP_0_6] = emit_op_LDOP_0_6,
+    [OP_LDOP_0_7] = emit_op_LDOP_0_7,
+    [OP_LDOP_1_0] = emit_op_LDOP_1_0,
+    [OP_LDOP_1_1] = emit_op_LDOP_1_1,
+    [OP_LDOP_1_2] = emit_op_LDOP_1_2,
+    [OP_LDOP_1_3] = emit_op_LDOP_1_3,
+    [OP_LDOP_1_4] = emit_op_LDOP_1_4,
+    [OP_LDOP_1_5] = emit_op_LDOP_1_5,
+    [OP_LDOP_1_6] = emit_op_LDOP_1_6,
+    [OP_LDOP_1_7] = emit_op_LDOP_1_7,
+    [OP_LDOP_2_0] = emit_op_LDOP_2_0,
+    [OP_LDOP_2_1] = emit_op_LDOP_2_1,
+    [OP_LDOP_2_2] = emit_op_LDOP_2_2,
+    [OP_LDOP_2_3] = emit_op_LDOP_2_3,
+    [OP_LDOP_2_4] = emit_op_LDOP_2_4,
+    [OP_LDOP_2_5] = emit_op_LDOP_2_5,
+    [OP_LDOP_2_6] = emit_op_LDOP_2_6,
+    [OP_LDOP_2_7] = emit_op_LDOP_2_7,
+    [OP_LDOP_3_0] = emit_op_LDOP_3_0,
+    [OP_LDOP_3_1] = emit_op_LDOP_3_1,
+    [OP_LDOP_3_2] = emit_op_LDOP_3_2,
+    [OP_LDOP_3_3] = emit_op_LDOP_3_3,
+    [OP_LDOP_3_4] = emit_op_LDOP_3_4,
+    [OP_LDOP_3_5] = emit_op_LDOP_3_5,
+    [OP_LDOP_3_6] = emit_op_LDOP_3_6,
+    [OP_LDOP_3_7] = emit_op_LDOP_3_7,
+    [OP_SWP_0] = emit_op_SWP_0,
+    [OP_SWP_1] = emit_op_SWP_1,
+    [OP_SWP_2] = emit_op_SWP_2,
+    [OP_SWP_3] = emit_op_SWP_3,
+    [OP_FCVTZ_s_int_0_0_0] = emit_op_FCVTZ_s_int_0_0_0,
+    [OP_FCVTZ_s_int_0_0_1] = emit_op_FCVTZ_s_int_0_0_1,
+    [OP_FCVTZ_s_int_0_1_0] = emit_op_FCVTZ_s_int_0_1_0,
+    [OP_FCVTZ_s_int_0_1_1] = emit_op_FCVTZ_s_int_0_1_1,
+    [OP_FCVTZ_s_int_1_0_0] = emit_op_FCVTZ_s_int_1_0_0,
+    [OP_FCVTZ_s_int_1_0_1] = emit_op_FCVTZ_s_int_1_0_1,
+    [OP_FCVTZ_s_int_1_1_0] = emit_op_FCVTZ_s_int_1_1_0,
+    [OP_FCVTZ_s_int_1_1_1] = emit_op_FCVTZ_s_int_1_1_1,
+    [OP_SCVTF_s_int_0_0_0] = emit_op_SCVTF_s_int_0_0_0,
+    [OP_SCVTF_s_int_0_0_1] = emit_op_SCVTF_s_int_0_0_1,
+    [OP_SCVTF_s_int_0_1_0] = emit_op_SCVTF_s_int_0_1_0,
+    [OP_SCVTF_s_int_0_1_1] = emit_op_SCVTF_s_int_0_1_1,
+    [OP_SCVTF_s_int_1_0_0] = emit_op_SCVTF_s_int_1_0_0,
+    [OP_SCVTF_s_int_1_0_1] = emit_op_SCVTF_s_int_1_0_1,
+    [OP_SCVTF_s_int_1_1_0] = emit_op_SCVTF_s_int_1_1_0,
+    [OP_SCVTF_s_int_1_1_1] = emit_op_SCVTF_s_int_1_1_1,
     [OP_FMOV_w_s] = emit_op_FMOV_w_s,
     [OP_FMOV_s_w] = emit_op_FMOV_s_w,
     [OP_FMOV_x_d] = emit_op_FMOV_x_d,
     [OP_FMOV_d_x] = emit_op_FMOV_d_x,
     [OP_FMOV_x_d1] = emit_op_FMOV_x_d1,
     [OP_FMOV_d1_x] = emit_op_FMOV_d1_x,
+    [OP_FMOV_s_0] = emit_op_FMOV_s_0,
+    [OP_FMOV_s_1] = emit_op_FMOV_s_1,
+    [OP_FABS_s_0] = emit_op_FABS_s_0,
+    [OP_FABS_s_1] = emit_op_FABS_s_1,
+    [OP_FNEG_s_0] = emit_op_FNEG_s_0,
+    [OP_FNEG_s_1] = emit_op_FNEG_s_1,
+    [OP_FCVT_d_s] = emit_op_FCVT_d_s,
+    [OP_FCVT_s_d] = emit_op_FCVT_s_d,
+    [OP_FCMP_0_0] = emit_op_FCMP_0_0,
+    [OP_FCMP_0_1] = emit_op_FCMP_0_1,
+    [OP_FCMP_1_0] = emit_op_FCMP_1_0,
+    [OP_FCMP_1_1] = emit_op_FCMP_1_1,
+    [OP_FCMP_zero_0_0] = emit_op_FCMP_zero_0_0,
+    [OP_FCMP_zero_0_1] = emit_op_FCMP_zero_0_1,
+    [OP_FCMP_zero_1_0] = emit_op_FCMP_zero_1_0,
+    [OP_FCMP_zero_1_1] = emit_op_FCMP_zero_1_1,
+    [OP_FCSEL_0] = emit_op_FCSEL_0,
+    [OP_FCSEL_1] = emit_op_FCSEL_1,
+    [OP_FMOV_s_imm] = emit_op_FMOV_s_imm,
+    [OP_FMUL_s_0] = emit_op_FMUL_s_0,
+    [OP_FMUL_s_1] = emit_op_FMUL_s_1,
+    [OP_FDIV_s_0] = emit_op_FDIV_s_0,
+    [OP_FDIV_s_1] = emit_op_FDIV_s_1,
+    [OP_FADD_s_0] = emit_op_FADD_s_0,
+    [OP_FADD_s_1] = emit_op_FADD_s_1,
+    [OP_FSUB_s_0] = emit_op_FSUB_s_0,
+    [OP_FSUB_s_1] = emit_op_FSUB_s_1,
     [OP_AND_v_0] = emit_op_AND_v_0,
     [OP_AND_v_1] = emit_op_AND_v_1,
     [OP_BIC_v_0] = emit_op_BIC_v_0,

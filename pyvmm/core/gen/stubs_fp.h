@@ -296,9 +296,52 @@ void op_BIC_v_imm16_0(struct cpu *cpu, const struct insn *i) { exec_BIC_v_imm16(
 void op_BIC_v_imm16_1(struct cpu *cpu, const struct insn *i) { exec_BIC_v_imm16(cpu, i, 1); }
 void op_MOVI_v_0(struct cpu *cpu, const struct insn *i) { exec_MOVI_v(cpu, i, 0); }
 void op_MOVI_v_1(struct cpu *cpu, const struct insn *i) { exec_MOVI_v(cpu, i, 1); }
+void emit_op_FCVTZ_s_int_0_0_0(struct emit *e, const struct insn *i) { emit_FCVTZ_s_int(e, i, 0, 0, 0); }
+void emit_op_FCVTZ_s_int_0_0_1(struct emit *e, const struct insn *i) { emit_FCVTZ_s_int(e, i, 0, 0, 1); }
+void emit_op_FCVTZ_s_int_0_1_0(struct emit *e, const struct insn *i) { emit_FCVTZ_s_int(e, i, 0, 1, 0); }
+void emit_op_FCVTZ_s_int_0_1_1(struct emit *e, const struct insn *i) { emit_FCVTZ_s_int(e, i, 0, 1, 1); }
+void emit_op_FCVTZ_s_int_1_0_0(struct emit *e, const struct insn *i) { emit_FCVTZ_s_int(e, i, 1, 0, 0); }
+void emit_op_FCVTZ_s_int_1_0_1(struct emit *e, const struct insn *i) { emit_FCVTZ_s_int(e, i, 1, 0, 1); }
+void emit_op_FCVTZ_s_int_1_1_0(struct emit *e, const struct insn *i) { emit_FCVTZ_s_int(e, i, 1, 1, 0); }
+void emit_op_FCVTZ_s_int_1_1_1(struct emit *e, const struct insn *i) { emit_FCVTZ_s_int(e, i, 1, 1, 1); }
+void emit_op_SCVTF_s_int_0_0_0(struct emit *e, const struct insn *i) { emit_SCVTF_s_int(e, i, 0, 0, 0); }
+void emit_op_SCVTF_s_int_0_0_1(struct emit *e, const struct insn *i) { emit_SCVTF_s_int(e, i, 0, 0, 1); }
+void emit_op_SCVTF_s_int_0_1_0(struct emit *e, const struct insn *i) { emit_SCVTF_s_int(e, i, 0, 1, 0); }
+void emit_op_SCVTF_s_int_0_1_1(struct emit *e, const struct insn *i) { emit_SCVTF_s_int(e, i, 0, 1, 1); }
+void emit_op_SCVTF_s_int_1_0_0(struct emit *e, const struct insn *i) { emit_SCVTF_s_int(e, i, 1, 0, 0); }
+void emit_op_SCVTF_s_int_1_0_1(struct emit *e, const struct insn *i) { emit_SCVTF_s_int(e, i, 1, 0, 1); }
+void emit_op_SCVTF_s_int_1_1_0(struct emit *e, const struct insn *i) { emit_SCVTF_s_int(e, i, 1, 1, 0); }
+void emit_op_SCVTF_s_int_1_1_1(struct emit *e, const struct insn *i) { emit_SCVTF_s_int(e, i, 1, 1, 1); }
 void emit_op_FMOV_w_s(struct emit *e, const struct insn *i) { emit_FMOV_w_s(e, i); }
 void emit_op_FMOV_s_w(struct emit *e, const struct insn *i) { emit_FMOV_s_w(e, i); }
 void emit_op_FMOV_x_d(struct emit *e, const struct insn *i) { emit_FMOV_x_d(e, i); }
 void emit_op_FMOV_d_x(struct emit *e, const struct insn *i) { emit_FMOV_d_x(e, i); }
 void emit_op_FMOV_x_d1(struct emit *e, const struct insn *i) { emit_FMOV_x_d1(e, i); }
 void emit_op_FMOV_d1_x(struct emit *e, const struct insn *i) { emit_FMOV_d1_x(e, i); }
+void emit_op_FMOV_s_0(struct emit *e, const struct insn *i) { emit_FMOV_s(e, i, 0); }
+void emit_op_FMOV_s_1(struct emit *e, const struct insn *i) { emit_FMOV_s(e, i, 1); }
+void emit_op_FABS_s_0(struct emit *e, const struct insn *i) { emit_FABS_s(e, i, 0); }
+void emit_op_FABS_s_1(struct emit *e, const struct insn *i) { emit_FABS_s(e, i, 1); }
+void emit_op_FNEG_s_0(struct emit *e, const struct insn *i) { emit_FNEG_s(e, i, 0); }
+void emit_op_FNEG_s_1(struct emit *e, const struct insn *i) { emit_FNEG_s(e, i, 1); }
+void emit_op_FCVT_d_s(struct emit *e, const struct insn *i) { emit_FCVT_d_s(e, i); }
+void emit_op_FCVT_s_d(struct emit *e, const struct insn *i) { emit_FCVT_s_d(e, i); }
+void emit_op_FCMP_0_0(struct emit *e, const struct insn *i) { emit_FCMP(e, i, 0, 0); }
+void emit_op_FCMP_0_1(struct emit *e, const struct insn *i) { emit_FCMP(e, i, 0, 1); }
+void emit_op_FCMP_1_0(struct emit *e, const struct insn *i) { emit_FCMP(e, i, 1, 0); }
+void emit_op_FCMP_1_1(struct emit *e, const struct insn *i) { emit_FCMP(e, i, 1, 1); }
+void emit_op_FCMP_zero_0_0(struct emit *e, const struct insn *i) { emit_FCMP_zero(e, i, 0, 0); }
+void emit_op_FCMP_zero_0_1(struct emit *e, const struct insn *i) { emit_FCMP_zero(e, i, 0, 1); }
+void emit_op_FCMP_zero_1_0(struct emit *e, const struct insn *i) { emit_FCMP_zero(e, i, 1, 0); }
+void emit_op_FCMP_zero_1_1(struct emit *e, const struct insn *i) { emit_FCMP_zero(e, i, 1, 1); }
+void emit_op_FCSEL_0(struct emit *e, const struct insn *i) { emit_FCSEL(e, i, 0); }
+void emit_op_FCSEL_1(struct emit *e, const struct insn *i) { emit_FCSEL(e, i, 1); }
+void emit_op_FMOV_s_imm(struct emit *e, const struct insn *i) { emit_FMOV_s_imm(e, i); }
+void emit_op_FMUL_s_0(struct emit *e, const struct insn *i) { emit_FMUL_s(e, i, 0); }
+void emit_op_FMUL_s_1(struct emit *e, const struct insn *i) { emit_FMUL_s(e, i, 1); }
+void emit_op_FDIV_s_0(struct emit *e, const struct insn *i) { emit_FDIV_s(e, i, 0); }
+void emit_op_FDIV_s_1(struct emit *e, const struct insn *i) { emit_FDIV_s(e, i, 1); }
+void emit_op_FADD_s_0(struct emit *e, const struct insn *i) { emit_FADD_s(e, i, 0); }
+void emit_op_FADD_s_1(struct emit *e, const struct insn *i) { emit_FADD_s(e, i, 1); }
+void emit_op_FSUB_s_0(struct emit *e, const struct insn *i) { emit_FSUB_s(e, i, 0); }
+void emit_op_FSUB_s_1(struct emit *e, const struct insn *i) { emit_FSUB_s(e, i, 1); }
