@@ -9,11 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.devices.dma import DmaFault
-from pyvmm.devices.virtio.balloon import MAX_LIST, Tag, VirtioBalloon, parse_statistics, runs
+from pyvmm.devices.virtio.balloon import (
+    MAX_LIST,
+    BalloonFeature,
+    Tag,
+    VirtioBalloon,
+    parse_statistics,
+    runs,
+)
 from pyvmm.devices.virtio.mmio import Register
-from tests.devices.driver import Driver, Request
+from tests.devices.driver import RAM_BASE, WRITE, Driver, Request
 
-INFLATE, DEFLATE, STATISTICS = range(3)
+INFLATE, DEFLATE, STATISTICS, REPORTS = range(4)
 PAGE = 4096
 END = 1000 * PAGE  # of the guest's memory
 
@@ -21,14 +28,15 @@ END = 1000 * PAGE  # of the guest's memory
 class Rig:
     """A balloon, its driver, and the released ranges."""
 
-    def __init__(self) -> None:
+    def __init__(self, refuse: int = 0, end: int = END) -> None:
         self.released: list[tuple[int, int]] = []
         self.balloon = VirtioBalloon(self.release)
-        self.driver = Driver(self.balloon).start()
+        self.driver = Driver(self.balloon, refuse=refuse).start()
+        self._end = end
 
     def release(self, addr: int, size: int) -> None:
         """Record the range; DmaFault if it is not memory."""
-        if addr + size > END:
+        if addr + size > self._end:
             raise DmaFault(addr, size)
         self.released.append((addr, size))
 
@@ -78,7 +86,8 @@ def test_pages_that_are_lent_are_released_together(rig: Rig) -> None:
     assert rig.released == [(4 * PAGE, 3 * PAGE), (9 * PAGE, PAGE)]
     rig.send(DEFLATE, 5, 4)
     assert len(rig.released) == 2
-    assert rig.balloon.counters == {"inflated_bytes": 4 * PAGE, "deflated_bytes": 2 * PAGE}
+    counters = {"inflated_bytes": 4 * PAGE, "deflated_bytes": 2 * PAGE, "reported_bytes": 0}
+    assert rig.balloon.counters == counters
     assert len(rig.driver.rings[INFLATE].used_entries()) == 1
 
 
@@ -87,6 +96,34 @@ def test_what_is_no_memory_breaks_the_device(rig: Rig) -> None:
     rig.send(INFLATE, 0xFFFF_FFFF)
     assert rig.driver.is_broken
     assert rig.released == []
+
+
+def test_free_pages_are_released_if_they_are_whole() -> None:
+    """A report names buffers; parts of a page at their ends are kept."""
+    rig = Rig(end=RAM_BASE + 256 * PAGE)
+    ranges = [(2 * PAGE, 4 * PAGE), (20 * PAGE + 1, 3 * PAGE), (30 * PAGE + 8, PAGE), (0, 0)]
+    rig.driver.rings[REPORTS].offer_table([(RAM_BASE + at, size, WRITE) for at, size in ranges])
+    rig.driver.kick(REPORTS)
+    assert rig.released == [(RAM_BASE + 2 * PAGE, 4 * PAGE), (RAM_BASE + 21 * PAGE, 2 * PAGE)]
+    assert rig.balloon.counters["reported_bytes"] == 6 * PAGE
+    assert [size for _, size in rig.driver.rings[REPORTS].used_entries()] == [0]
+
+
+def test_a_report_of_no_memory_breaks_the_device() -> None:
+    """Nothing is released."""
+    rig = Rig(end=RAM_BASE + 256 * PAGE)
+    rig.driver.rings[REPORTS].offer_table([(1 << 40, PAGE, WRITE)])
+    rig.driver.kick(REPORTS)
+    assert (rig.released, rig.driver.is_broken) == ([], True)
+
+
+def test_a_driver_that_knows_no_reports_loses_nothing() -> None:
+    """It cannot know that the queue exists; its buffers come back."""
+    rig = Rig(refuse=BalloonFeature.REPORTING, end=RAM_BASE + 256 * PAGE)
+    rig.driver.rings[REPORTS].offer_table([(RAM_BASE, PAGE, WRITE)])
+    rig.driver.kick(REPORTS)
+    assert rig.released == []
+    assert len(rig.driver.rings[REPORTS].used_entries()) == 1
 
 
 def test_statistics_are_asked_for(rig: Rig) -> None:
@@ -145,7 +182,7 @@ def test_any_bytes_are_statistics(data: bytes) -> None:
     assert set(parse_statistics(data)) <= {tag.name.lower() for tag in Tag}
 
 
-@given(st.integers(0, 2), st.binary(max_size=200))
+@given(st.integers(0, 3), st.binary(max_size=200))
 def test_any_buffer_is_taken(queue: int, data: bytes) -> None:
     """After truncated lists, wild pages or empty buffers the device works or needs a reset."""
     rig = Rig()

@@ -104,7 +104,7 @@ def balloon() -> Subject:
     """A balloon with resizes; only memory can be lent."""
 
     def release(addr: int, size: int) -> None:
-        if addr + size > RAM_SIZE:
+        if addr + size > RAM_BASE + (1 << 30):
             raise DmaFault(addr, size)
 
     device = VirtioBalloon(release)

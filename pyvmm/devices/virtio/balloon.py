@@ -1,20 +1,22 @@
-"""Memory balloon: the guest lends pages to the host, and reports memory statistics.
+"""Memory balloon: the guest lends pages to the host, and reports free pages and statistics.
 
-Spec: virtio 1.2, "Traditional Memory Balloon Device".  Not implemented: free page hinting and
-reporting, page poison; the guest may use lent pages again without asking first.
+Lent pages are lost until the guest takes them back, which it may do without asking first.  Free
+pages remain the guest's: the host only drops their contents.
+
+Spec: virtio 1.2, "Traditional Memory Balloon Device".  Not implemented: free page hinting, page
+poison (a driver that depends on the contents of free pages then does not report them).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from struct import Struct, iter_unpack
 from threading import Condition
 from typing import ClassVar, Final
 
-from pyvmm.devices.virtio.device import VirtioDevice
+from pyvmm.devices.virtio.device import Transport, VirtioDevice
 from pyvmm.devices.virtio.queue import Chain, VirtQueue
 
 PAGE_SIZE: Final = 4096  # independent of the guest's page size
-_INFLATE, _DEFLATE, _STATISTICS = 0, 1, 2
 _config = Struct("<II").pack  # num_pages, actual
 _ACTUAL_OFFSET: Final = 4
 #: Longest list of pages taken from one chain; drivers send 256 at a time.
@@ -22,11 +24,19 @@ MAX_LIST: Final = 1 << 16
 MAX_STATISTICS: Final = 1 << 10
 
 
+class _Queue(IntEnum):
+    INFLATE = 0
+    DEFLATE = 1
+    STATISTICS = 2
+    REPORTS = 3
+
+
 class BalloonFeature(IntEnum):
     """Offered feature bits."""
 
     STATS_VQ = 1 << 1
     DEFLATE_ON_OOM = 1 << 2
+    REPORTING = 1 << 5
 
 
 class Tag(IntEnum):
@@ -54,19 +64,23 @@ _NAMES: Final[Mapping[int, str]] = {tag.value: tag.name.lower() for tag in Tag}
 
 
 class VirtioBalloon(VirtioDevice):
-    """Three queues: pages lent, pages taken back, statistics.
+    """Four queues: pages lent, pages taken back, statistics, free pages.
 
     Args:
-        release: called with address and size (bytes) of lent memory, whose contents are lost.
+        release: called with address and size (bytes) of memory whose contents are to be dropped.
             Raises DmaFault if it is not the guest's memory.
 
     Concurrency: ``resize`` and ``ask`` may be called from any thread.
     """
 
     device_id = 5
-    queue_sizes: tuple[int, ...] = (128, 128, 64)
-    counter_names: ClassVar[tuple[str, ...]] = ("inflated_bytes", "deflated_bytes")
-    features: int = BalloonFeature.STATS_VQ | BalloonFeature.DEFLATE_ON_OOM
+    queue_sizes: tuple[int, ...] = (128, 128, 64, 64)
+    counter_names: ClassVar[tuple[str, ...]] = (
+        *("inflated_bytes", "deflated_bytes", "reported_bytes"),
+    )
+    features: int = (
+        BalloonFeature.STATS_VQ | BalloonFeature.DEFLATE_ON_OOM | BalloonFeature.REPORTING
+    )
 
     def __init__(self, release: Callable[[int, int], None]) -> None:
         self._release = release
@@ -77,10 +91,15 @@ class VirtioBalloon(VirtioDevice):
         self._num_answers = 0
         self._answered = Condition()
 
+    def attach(self, transport: Transport, queues: Sequence[VirtQueue]) -> None:
+        """Connect the device to its transport."""
+        super().attach(transport, queues)
+        queues[_Queue.REPORTS].keeps_ranges = True
+
     @property
     def has_driver(self) -> bool:
         """Whether the guest has a driver for the balloon."""
-        return bool(self.queues) and self.queues[_INFLATE].is_ready
+        return bool(self.queues) and self.queues[_Queue.INFLATE].is_ready
 
     @property
     def target(self) -> int:
@@ -104,7 +123,7 @@ class VirtioBalloon(VirtioDevice):
             before = self._num_answers
         with self.transport:
             if self._waiting is not None:
-                self.queues[_STATISTICS].push_used(self._waiting, 0)
+                self.queues[_Queue.STATISTICS].push_used(self._waiting, 0)
                 self._waiting = None
         with self._answered:
             self._answered.wait_for(lambda: self._num_answers != before, timeout)
@@ -122,15 +141,14 @@ class VirtioBalloon(VirtioDevice):
     def notify(self, queue: VirtQueue) -> None:
         """Process pages or statistics."""
         for chain in queue.available():
-            if queue.index == _STATISTICS:
-                self._take_statistics(queue, chain)
-                continue
-            data = chain.read(MAX_LIST)
-            if queue.index == _INFLATE:
-                for page, count in runs(data):
-                    self._release(page * PAGE_SIZE, count * PAGE_SIZE)
-            name = "inflated_bytes" if queue.index == _INFLATE else "deflated_bytes"
-            self.counters[name] += len(data) // 4 * PAGE_SIZE
+            match queue.index:
+                case _Queue.STATISTICS:
+                    self._take_statistics(queue, chain)
+                    continue
+                case _Queue.REPORTS:
+                    self._drop_free_pages(chain)
+                case _:
+                    self._take_list(queue.index, chain.read(MAX_LIST))
             queue.push_used(chain, 0)
 
     def reset(self) -> None:
@@ -138,6 +156,24 @@ class VirtioBalloon(VirtioDevice):
         super().reset()
         self._actual = 0
         self._waiting = None
+
+    def _take_list(self, index: int, data: bytes) -> None:
+        """Process a list of the numbers of pages that are lent or taken back."""
+        if index == _Queue.INFLATE:
+            for page, count in runs(data):
+                self._release(page * PAGE_SIZE, count * PAGE_SIZE)
+        name = "inflated_bytes" if index == _Queue.INFLATE else "deflated_bytes"
+        self.counters[name] += len(data) // 4 * PAGE_SIZE
+
+    def _drop_free_pages(self, chain: Chain) -> None:
+        """Give the host the memory of whole pages, which the guest does not use now."""
+        if not self.acked_features & BalloonFeature.REPORTING:
+            return  # this driver does not know what it loses
+        for addr, size in chain.ranges:
+            first, end = -(-addr // PAGE_SIZE) * PAGE_SIZE, (addr + size) // PAGE_SIZE * PAGE_SIZE
+            if first < end:
+                self._release(first, end - first)
+                self.counters["reported_bytes"] += end - first
 
     def _take_statistics(self, queue: VirtQueue, chain: Chain) -> None:
         """Keep the statistics, and the buffer until the next `ask`."""

@@ -6,7 +6,7 @@ Each descriptor is read exactly once, so a driver gains nothing by changing it m
 Spec: virtio 1.2, "Split Virtqueues".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from threading import Lock
 
@@ -42,10 +42,11 @@ class QueueFault(Exception):
 class Chain:
     """One request: the buffers to read and those to write, as views of guest memory."""
 
-    __slots__ = ("head", "readable", "writable")
+    __slots__ = ("head", "ranges", "readable", "writable")
 
     def __init__(self, head: int) -> None:
         self.head = head
+        self.ranges: Sequence[tuple[int, int]] = ()  # address and size of what is writable
         self.readable: list[memoryview] = []
         self.writable: list[memoryview] = []
 
@@ -102,6 +103,7 @@ class VirtQueue:
         "index",
         "is_cut",
         "is_ready",
+        "keeps_ranges",
         "max_size",
         "must_leave",
         "size",
@@ -112,6 +114,7 @@ class VirtQueue:
         self.max_size = max_size
         self.must_leave: Callable[[], bool] = never  # whether `available` must stop early
         self.generation = 0  # chains of an earlier one are not the driver's any more
+        self.keeps_ranges = False  # whether a chain records where its writable buffers are
         self._dma = dma
         self._fence = Lock()
         self.reset()
@@ -248,7 +251,10 @@ class VirtQueue:
     def _walk(self, table: memoryview, head: int) -> Chain:
         """Collect the buffers of one chain; adjacent ones become one."""
         chain, view = Chain(head), self._dma.view
-        if head < self.size:
+        ranges: list[tuple[int, int]] | None = None
+        if self.keeps_ranges:
+            chain.ranges = ranges = []
+        elif head < self.size:
             addr, size, flags, _ = _read_desc(table, head * _DESC_SIZE)
             if flags == _DESC_WRITE:  # one buffer to fill, as most of a network card's
                 chain.writable.append(view(addr, size))
@@ -256,6 +262,8 @@ class VirtQueue:
         buffers, start, end = chain.readable, 0, -1  # the last buffer, not mapped yet
         for addr, size, flags in self._descriptors(table, head):
             into = chain.writable if flags & _DESC_WRITE else chain.readable
+            if ranges is not None and into is chain.writable:
+                ranges.append((addr, size))
             if addr == end and into is buffers:
                 end += size
                 continue
