@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 
+from pyvmm.devices.ioloop import Callback
 from pyvmm.devices.virtio.net import NetBackend, NetPort
 from pyvmm.devices.virtio.vsock import Header
 
@@ -36,6 +37,10 @@ class Resetter:
     def reset(self) -> None:
         """Forget the answers."""
         self.resets.clear()
+
+
+def no_timer(_callback: Callback, _seconds: float | None) -> None:
+    """Ignore a timer."""
 
 
 class MemoryDisk:

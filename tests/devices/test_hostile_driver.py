@@ -25,7 +25,7 @@ from pyvmm.devices.virtio.port import VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.virtio.vsock import VirtioVsock
 from tests.devices.driver import INDIRECT, NEXT, RAM_BASE, RAM_SIZE, WRITE, Driver, Ram
-from tests.devices.hosts import Inline, Listener, MemoryDisk, Resetter, VastDisk, Wire
+from tests.devices.hosts import Inline, Listener, MemoryDisk, Resetter, VastDisk, Wire, no_timer
 
 RING_SIZE: Final = 8
 CONTENT_SIZE: Final = 128  # at the start of RAM, where most buffers and indirect tables are
@@ -85,7 +85,7 @@ def console() -> Subject:
 
 def rng() -> Subject:
     """A source of entropy."""
-    driver = Driver(VirtioRng(), ring_size=RING_SIZE)
+    driver = Driver(VirtioRng(no_timer), ring_size=RING_SIZE)
     return Subject(driver, lambda: None, lambda: True, (0, [], [16]))
 
 

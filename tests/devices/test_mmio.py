@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.mmio import Register
-from pyvmm.devices.virtio.rng import MAX_REQUEST, VirtioRng
+from pyvmm.devices.virtio.rng import MAX_BURST, VirtioRng
 from pyvmm.devices.virtio.state import Feature, Status
 from tests.devices.driver import Driver
+from tests.devices.hosts import no_timer
 
 
 def test_transport_identifies_itself() -> None:
     """Linux probes magic, version 2 and device id; there is no shared memory region."""
-    driver = Driver(VirtioRng())
+    driver = Driver(VirtioRng(no_timer))
     registers = (Register.MAGIC_VALUE, Register.VERSION, Register.DEVICE_ID)
     assert [driver.read(r) for r in registers] == [0x74726976, 2, 4]
     assert driver.read(Register.SHM_LEN_LOW) == 0xFFFF_FFFF
@@ -37,7 +38,7 @@ def test_transport_accepts_features_when_they_are_on_offer_and_enough(
     access_platform: bool, features: int, is_accepted: bool
 ) -> None:
     """FEATURES_OK is set only after an agreement; without it DRIVER_OK is not set."""
-    driver = Driver(VirtioRng(), access_platform=access_platform)
+    driver = Driver(VirtioRng(no_timer), access_platform=access_platform)
     driver.write(Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
     assert driver.accept(features) == is_accepted
     driver.write(Register.STATUS, driver.read(Register.STATUS) | Status.DRIVER_OK)
@@ -46,7 +47,7 @@ def test_transport_accepts_features_when_they_are_on_offer_and_enough(
 
 def test_transport_keeps_features_and_queues_as_agreed() -> None:
     """Later writes to features or to a queue in use have no effect; no bit is cleared."""
-    driver = Driver(VirtioRng()).start()
+    driver = Driver(VirtioRng(no_timer)).start()
     driver.write(Register.DRIVER_FEATURES_SEL, 1)
     driver.write(Register.DRIVER_FEATURES, 0)
     driver.write(Register.QUEUE_DESC, 0x10)
@@ -65,7 +66,7 @@ def test_transport_keeps_features_and_queues_as_agreed() -> None:
 )  # fmt: skip
 def test_transport_breaks_when_a_queue_cannot_be_as_configured(register: int, value: int) -> None:
     """A size that is not a power of two or too large, or a misaligned ring, breaks it."""
-    driver = Driver(VirtioRng())
+    driver = Driver(VirtioRng(no_timer))
     driver.write(Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
     assert driver.accept(driver.offered())
     driver.write(Register.QUEUE_SIZE, 16)
@@ -76,7 +77,7 @@ def test_transport_breaks_when_a_queue_cannot_be_as_configured(register: int, va
 
 def test_transport_serves_what_was_offered_before_driver_ok() -> None:
     """Buffers from before DRIVER_OK are served after it."""
-    driver = Driver(VirtioRng())
+    driver = Driver(VirtioRng(no_timer))
     driver.write(Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
     assert driver.accept(driver.offered())
     ring = driver.set_up_queue(0)
@@ -89,7 +90,7 @@ def test_transport_serves_what_was_offered_before_driver_ok() -> None:
 
 def test_transport_forgets_everything_at_reset() -> None:
     """Status 0: queues, features and the interrupt are gone, and a kick does nothing."""
-    driver = Driver(VirtioRng()).start()
+    driver = Driver(VirtioRng(no_timer)).start()
     ring = driver.rings[0]
     ring.add([], [8])
     driver.kick()
@@ -125,7 +126,7 @@ class EndlessDriver:
     def __init__(self) -> None:
         self.num_filled = 0
         self.is_wanted = False  # the vCPU, elsewhere
-        device = VirtioRng(self.fill)
+        device = VirtioRng(no_timer, self.fill)
         self.driver = Driver(device, is_halting=lambda: self.is_wanted).start()
         self.ring = self.driver.rings[0]
 
@@ -153,7 +154,7 @@ def test_transport_gives_way_to_who_wants_the_vcpu(register: Register) -> None:
 
 def test_transport_makes_progress_while_the_vcpu_is_wanted() -> None:
     """Each write serves one buffer."""
-    driver = Driver(VirtioRng(), is_halting=lambda: True).start()
+    driver = Driver(VirtioRng(no_timer), is_halting=lambda: True).start()
     for _ in range(3):
         driver.rings[0].add([], [4])
     for _ in range(3):
@@ -164,22 +165,22 @@ def test_transport_makes_progress_while_the_vcpu_is_wanted() -> None:
 
 
 def test_rng_bounds_what_one_request_costs() -> None:
-    """Overlapping buffers may have any size; the host generates at most MAX_REQUEST bytes."""
+    """Overlapping buffers may have any size; the host generates at most MAX_BURST bytes."""
     asked: list[int] = []
 
     def source(size: int) -> bytes:
         asked.append(size)
         return os.urandom(size)
 
-    driver = Driver(VirtioRng(source)).start()
+    driver = Driver(VirtioRng(no_timer, source)).start()
     addr = driver.ram.alloc(0x8000)
     ring = driver.rings[0]
     for index in range(16):
         ring.put_desc(index, addr, 0x8000, 2 | (index < 15), index + 1)
     ring.offer(0)
     driver.kick()
-    assert asked == [MAX_REQUEST]
-    assert ring.used_entries() == [(0, MAX_REQUEST)]
+    assert asked == [MAX_BURST]
+    assert ring.used_entries() == [(0, MAX_BURST)]
 
 
 @settings(max_examples=60)
@@ -195,7 +196,7 @@ def test_rng_bounds_what_one_request_costs() -> None:
 )
 def test_transport_is_total_over_any_accesses(accesses: list[tuple[int, int, int]]) -> None:
     """Any sequence of reads and writes is answered in range."""
-    driver = Driver(VirtioRng()).start()
+    driver = Driver(VirtioRng(no_timer)).start()
     for offset, size, value in accesses:
         driver.mmio.write(offset, size, value)
         assert 0 <= driver.mmio.read(offset, size) < 1 << 8 * size

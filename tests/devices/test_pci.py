@@ -9,6 +9,7 @@ from pyvmm.devices.virtio.mmio import Register
 from pyvmm.devices.virtio.pci import NO_VECTOR, CapType, Common
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.virtio.state import Feature, Status
+from tests.devices.hosts import no_timer
 from tests.devices.pci_driver import (
     BAR,
     CONFIG_BASE,
@@ -39,7 +40,7 @@ def show(driver: PciDriver) -> None:
 )
 def test_place_without_a_function_reads_as_ones(offset: int) -> None:
     """Another slot, another function of the slot, another bus; writes have no effect."""
-    driver = PciDriver(VirtioRng())
+    driver = PciDriver(VirtioRng(no_timer))
     driver.bus.write(CONFIG_BASE + offset, 4, 0)
     assert driver.bus.read(CONFIG_BASE + offset, 4) == 0xFFFF_FFFF
     assert driver.bus.read(CONFIG_BASE + offset, 2) == 0xFFFF
@@ -47,7 +48,7 @@ def test_place_without_a_function_reads_as_ones(offset: int) -> None:
 
 def test_function_is_a_modern_virtio_device() -> None:
     """A legacy driver does not know its numbers; it has a pin, and capabilities."""
-    driver = PciDriver(VirtioRng())
+    driver = PciDriver(VirtioRng(no_timer))
     assert driver.read_pci(pci.VENDOR_ID, 4) == 0x1044_1AF4
     assert driver.read_pci(pci.REVISION, 4) == 0xFF_00_00_01
     assert driver.read_pci(pci.STATUS, 2) == 0x10
@@ -58,7 +59,7 @@ def test_function_is_a_modern_virtio_device() -> None:
 
 def test_bar_tells_its_size_when_ones_are_written() -> None:
     """32 KiB of memory with 32 bits; the other BARs and the ROM do not exist."""
-    driver = PciDriver(VirtioRng())
+    driver = PciDriver(VirtioRng(no_timer))
     for offset in (*range(pci.BAR, pci.BAR + 24, 4), 0x30):
         driver.write_pci(offset, 4, 0xFFFF_FFFF)
     sizes = [driver.read_pci(offset, 4) for offset in range(pci.BAR, pci.BAR + 24, 4)]
@@ -68,7 +69,7 @@ def test_bar_tells_its_size_when_ones_are_written() -> None:
 
 def test_registers_are_where_the_bar_is() -> None:
     """They move with it, and are gone without memory decoding or outside the host's window."""
-    driver = PciDriver(VirtioRng())
+    driver = PciDriver(VirtioRng(no_timer))
     driver.write_common(Common.STATUS, 1, Status.ACKNOWLEDGE)
     moved = MEMORY.stop - 0x8000
     driver.write_pci(pci.BAR, 4, moved)
@@ -84,7 +85,7 @@ def test_registers_are_where_the_bar_is() -> None:
 
 def test_bar_cannot_hide_another_device() -> None:
     """At the addresses of the configuration spaces, or of another function."""
-    driver, other = PciDriver(VirtioRng()), PciDriver(VirtioRng())
+    driver, other = PciDriver(VirtioRng(no_timer)), PciDriver(VirtioRng(no_timer))
     driver.bridge.plug(4, other.function, "other")
     driver.write_pci(pci.BAR, 4, BAR)
     place = CONFIG_BASE + 4 * SLOT_SIZE
@@ -115,14 +116,14 @@ def test_function_that_is_no_bus_master_reaches_no_memory() -> None:
 def test_capabilities_name_the_parts() -> None:
     """Every structure is in the BAR; a device without a configuration space has none of it."""
     assert set(console().parts) == set(CapType)
-    assert set(PciDriver(VirtioRng()).parts) == set(CapType) - {CapType.DEVICE}
-    driver = PciDriver(VirtioRng(), has_msix=False)
+    assert set(PciDriver(VirtioRng(no_timer)).parts) == set(CapType) - {CapType.DEVICE}
+    driver = PciDriver(VirtioRng(no_timer), has_msix=False)
     assert driver.capabilities(pci.CAP_MSIX) == []
 
 
 def test_common_configuration_shows_what_was_written() -> None:
     """The driver's features, the selectors, and the areas of a queue, by halves."""
-    driver = PciDriver(VirtioRng())
+    driver = PciDriver(VirtioRng(no_timer))
     driver.write_common(Common.DRIVER_FEATURE_SELECT, 4, 1)
     driver.write_common(Common.DRIVER_FEATURE, 4, 1)
     assert driver.read_common(Common.DRIVER_FEATURE, 4) == 1
@@ -138,7 +139,7 @@ def test_common_configuration_shows_what_was_written() -> None:
 
 def test_realm_has_to_accept_access_platform() -> None:
     """As over MMIO."""
-    driver = PciDriver(VirtioRng(), access_platform=True)
+    driver = PciDriver(VirtioRng(no_timer), access_platform=True)
     driver.write(Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER)
     assert not driver.accept(Feature.VERSION_1)
     assert driver.accept(driver.offered())

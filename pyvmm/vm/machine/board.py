@@ -170,7 +170,7 @@ class Board:
                 self.hvc = VirtioConsole(self._sink, self._size)
                 self._plug(device, self.hvc)
             case Kind.RNG:
-                self._plug(device, VirtioRng())
+                self._plug(device, VirtioRng(self._loop.set_timer))
             case Kind.BALLOON:
                 self.balloon = VirtioBalloon(self._release)
                 self._plug(device, self.balloon)
