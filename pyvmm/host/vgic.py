@@ -47,7 +47,8 @@ from pyvmm.arch.gic import (
     affinity_of,
 )
 
-DEFAULT_NUM_SPIS = 96  # INTID 32..127: UARTs 0-3, virtio-mmio 4-63, watchdog 94, PL031 95
+#: INTID 32..159: UARTs 0-3, virtio-mmio 4-63, PCI 64-94, PL031 95, watchdog 96.
+DEFAULT_NUM_SPIS = 128
 PRIVATE_MASK = (1 << NUM_PRIVATE) - 1
 SGI_MASK = (1 << NUM_SGIS) - 1
 FIRST_LPI_BIT = 1024

@@ -39,7 +39,7 @@ UART_SPI: Final = 0
 VIRTIO_SPI: Final = 4
 PCI_SPI: Final = 64
 PL031_SPI: Final = 95
-WATCHDOG_SPI: Final = 94
+WATCHDOG_SPI: Final = 96
 NUM_VIRTIO: Final = 60
 NUM_PCI: Final = 30  # slots; more would need the interrupts of the watchdog and the clock
 
