@@ -85,15 +85,6 @@ class PhysicalMemory:
         self._base = machine.dram_base
         self._buffer = machine.buffer(pas)
 
-    def check(self, pa: int, size: int) -> None:
-        """Raise GranuleProtectionFault if any byte of the range must not be accessed."""
-        try:
-            fault = machine_gpc(self._machine, self._pas, pa, size, NULL)
-        except OverflowError:  # not a 64-bit number: cffi rejects it
-            raise GranuleProtectionFault(pa, self.pas) from None
-        if fault:
-            raise self._refusal(pa, size)
-
     def _refusal(self, pa: int, size: int) -> GranuleProtectionFault:
         bad = ffi.new("uint64_t *")
         machine_gpc(self._machine, self._pas, pa, size, bad)
@@ -139,7 +130,12 @@ class PhysicalMemory:
 
     def view(self, pa: int, size: int) -> memoryview:
         """Return a writable view; it is checked now, so use it only for one transfer."""
-        self.check(pa, size)
+        try:
+            fault = machine_gpc(self._machine, self._pas, pa, size, NULL)
+        except OverflowError:
+            raise GranuleProtectionFault(pa, self.pas) from None
+        if fault:
+            raise self._refusal(pa, size)
         machine_code_changed(self._machine, self._pas, pa, size)
         offset = pa - self._base
         return self._buffer[offset : offset + size]

@@ -76,7 +76,10 @@ class LinearMemory:
 
     def view(self, addr: int, size: int) -> memoryview:
         """Return a writable window."""
-        return self._memory.view(self._translate(addr, size), size)
+        offset = addr - self._base
+        if not 0 <= offset <= self._size - size or size < 0:
+            raise GranuleProtectionFault(addr, Pas.NS)
+        return self._memory.view(self._pa + offset, size)
 
     def shared_size(self) -> int:
         """Return the size of the RAM."""
@@ -122,6 +125,10 @@ class SharedMemory(LinearMemory):
     def shared_size(self) -> int:
         """Return the size of the shared pages."""
         return self.is_shared.count(1) << GRANULE_SHIFT
+
+    def view(self, addr: int, size: int) -> memoryview:
+        """Return a writable window."""
+        return self._memory.view(self._translate(addr, size), size)
 
     def _translate(self, addr: int, size: int) -> int:
         return super()._translate(addr & ~self._alias, size)

@@ -64,7 +64,7 @@ def driver(disk: MemoryDisk) -> BlkDriver:
 def test_blk_describes_its_disk(driver: BlkDriver) -> None:
     """The configuration space, at the offsets the specification gives."""
     assert driver.config(0, 8) == NUM_SECTORS
-    assert (driver.config(8, 4), driver.config(12, 4)) == (MAX_SEGMENT_SIZE, 254)
+    assert (driver.config(8, 4), driver.config(12, 4)) == (MAX_SEGMENT_SIZE, 510)
     assert (driver.config(20, 4), driver.config(32, 1)) == (512, 1)
     assert (driver.config(36, 4), driver.config(40, 4)) == (
         MAX_DISCARD_SECTORS,

@@ -31,14 +31,14 @@ _UNMAP = 1  # the one flag of a segment
 
 _OK, _IOERR, _UNSUPP = 0, 1, 2
 
-QUEUE_SIZE = 256
+QUEUE_SIZE = 512  # with one page more than 1 MiB has, a request of that size is one chain
 MAX_DATA_SEGMENTS = QUEUE_SIZE - 2  # a direct chain also needs the header and the status
 MAX_SEGMENT_SIZE = 4 << 20
 #: Bytes of one request: the maximum within the limits above.  Buffers may overlap, so the size of
 #: guest memory is not a limit.
 MAX_REQUEST = 1 << 30
 #: Requests handed to the executor and not answered: a driver may offer buffers again and again.
-MAX_OUTSTANDING = QUEUE_SIZE
+MAX_OUTSTANDING = 256
 #: The longest read that a vCPU's thread copies itself if the host has the data in memory.
 MAX_IMMEDIATE = 64 << 10
 #: Bytes transferred, or erased, between two checks whether the guest has ended.

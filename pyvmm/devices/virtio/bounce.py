@@ -23,7 +23,7 @@ from typing import Final
 #: Size and number of the segments of one disk request: 64 KiB in all; or 16 MiB in a large pool,
 #: with as many segments as a request of scattered pages needs.
 SMALL_REQUEST: Final = 4096, 16
-LARGE_REQUEST: Final = 64 << 10, 254
+LARGE_REQUEST: Final = 32 << 10, 510
 LARGE_POOL: Final = 32 << 20
 #: Buffers for packets of vsock.
 NUM_VSOCK_BUFFERS: Final = 16
