@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attestation, baremetal, boot, rmm, tlbi, verify, walk
+from benchmarks import attestation, baremetal, boot, disk, rmm, tlbi, verify, walk
 from benchmarks.result import Result
 
 OUTPUT = Path("build/bench.json")
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "realm-banner": boot.realm_banner,
     "debian": boot.debian,
     "page-size": boot.page_size,
+    "disk": disk.disk,
 }
 
 

@@ -43,6 +43,21 @@ def no_timer(_callback: Callback, _seconds: float | None) -> None:
     """Ignore a timer."""
 
 
+class Later:
+    """An executor that does what a test chooses, when it chooses."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Keep it."""
+        self.work.append(work)
+
+    def do(self, index: int = 0) -> None:
+        """Do one thing."""
+        self.work.pop(index)()
+
+
 class MemoryDisk:
     """A disk that logs its requests, and fails on demand."""
 

@@ -12,26 +12,11 @@ from pyvmm.devices.virtio.mmio import Register
 from pyvmm.devices.virtio.state import Status
 from pyvmm.devices.workers import Workers
 from tests.devices.driver import RAM_BASE, Driver, Ram, Request
-from tests.devices.hosts import MemoryDisk
+from tests.devices.hosts import Later, MemoryDisk
 from tests.waiting import PATIENCE, wait_until
 
 IN, OUT, FLUSH, DISCARD = 0, 1, 4, 11
 OK, IOERR = 0, 1
-
-
-class Later:
-    """An executor that does what a test chooses, when it chooses."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], None]] = []
-
-    def submit(self, work: Callable[[], None]) -> None:
-        """Keep it."""
-        self.work.append(work)
-
-    def do(self, index: int = 0) -> None:
-        """Do one thing."""
-        self.work.pop(index)()
 
 
 class Rig:

@@ -25,7 +25,16 @@ from pyvmm.devices.virtio.port import VirtioPort
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.virtio.vsock import VirtioVsock
 from tests.devices.driver import INDIRECT, NEXT, RAM_BASE, RAM_SIZE, WRITE, Driver, Ram
-from tests.devices.hosts import Inline, Listener, MemoryDisk, Resetter, VastDisk, Wire, no_timer
+from tests.devices.hosts import (
+    Inline,
+    Later,
+    Listener,
+    MemoryDisk,
+    Resetter,
+    VastDisk,
+    Wire,
+    no_timer,
+)
 
 RING_SIZE: Final = 8
 CONTENT_SIZE: Final = 128  # at the start of RAM, where most buffers and indirect tables are
@@ -48,6 +57,22 @@ def blk() -> Subject:
     return Subject(
         Driver(VirtioBlk(disk, Inline()), ring_size=RING_SIZE),
         lambda: None,
+        lambda: len(disk.bytes) == disk.size,
+        (0, [pack("<IIQ", 0, 0, 1)], [512, 1]),
+    )
+
+
+def slow_blk() -> Subject:
+    """A disk whose requests are served later, the youngest first."""
+    disk, later = MemoryDisk(), Later()
+
+    def act() -> None:
+        while later.work:
+            later.do(-1)
+
+    return Subject(
+        Driver(VirtioBlk(disk, later), ring_size=RING_SIZE),
+        act,
         lambda: len(disk.bytes) == disk.size,
         (0, [pack("<IIQ", 0, 0, 1)], [512, 1]),
     )
@@ -198,7 +223,9 @@ rings = st.tuples(
 )
 
 
-@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button, p9, fs, vsock])
+@pytest.mark.parametrize(
+    "make", [blk, slow_blk, net, console, rng, port, balloon, button, p9, fs, vsock]
+)
 @settings(max_examples=150)
 @given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=1, max_size=4))
 def test_device_survives_any_driver(
@@ -237,7 +264,9 @@ NUM_REPEATS: Final = 1000
 
 
 @pytest.mark.parametrize("is_writable", [False, True])
-@pytest.mark.parametrize("make", [blk, net, console, rng, port, balloon, button, p9, fs, vsock])
+@pytest.mark.parametrize(
+    "make", [blk, slow_blk, net, console, rng, port, balloon, button, p9, fs, vsock]
+)
 def test_device_answers_a_chain_of_more_than_4_gib(
     make: Callable[[], Subject], is_writable: bool
 ) -> None:

@@ -91,6 +91,34 @@ def test_other_formats_are_refused(image: Path, offset: int, magic: bytes, name:
     assert image.read_bytes() == data
 
 
+def test_block_device_is_a_disk(image: Path) -> None:
+    """It is written, discarded and zeroed in place; also as a backing file, and directly."""
+    attached = subprocess.run(
+        ["losetup", "--find", "--show", image], capture_output=True, text=True, check=False
+    )
+    if attached.returncode:
+        pytest.skip("attaching a loop device is not permitted")
+    device = attached.stdout.strip()
+    try:
+        for options in ("", ",direct"):
+            disk, data = open_disk(parse_disk(f"{device}{options}")), bytearray(8192)
+            assert disk.size == MIB
+            disk.write(512, [memoryview(b"x" * 1024)])
+            disk.write_zeroes(1024, 512, may_unmap=False)
+            disk.write_zeroes(4096, 4096, may_unmap=True)
+            disk.discard(MIB // 2, 4096)
+            disk.read(0, [memoryview(data)])
+            close_disk(disk, Workers("test"))
+            assert data == b"\xff" * 512 + b"x" * 512 + bytes(512) + b"\xff" * 2560 + bytes(4096)
+            assert change(f"{device},snapshot")[512:] == b"x" * 512
+        overlay = image.with_name("overlay.qcow2")
+        create = ("qemu-img", "create", "-q", "-f", "qcow2", "-b", device, "-F", "raw")
+        subprocess.run([*create, overlay], check=True)
+        assert change(f"{overlay},backing={device}") == b"\xff" * 512 + b"x" * 512
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
 def test_disks_are_checked_before_a_guest_starts(image: Path, qcow2: Path) -> None:
     """They are not in use afterwards; a file that is written occurs once."""
     check_disks(parse_disks([str(image), str(qcow2)]))
