@@ -42,7 +42,7 @@ _MAX_REPLIES: Final = 64
 #: Buffers of one sendmsg() or recvmsg(): IOV_MAX.
 _MAX_BUFFERS: Final = 1024
 _ZEROS: Final = bytes(1 << 20)
-#: Seconds without a byte from the server after which it is given up.
+#: Seconds without a byte from the NBD server after which it is given up.
 PATIENCE: Final = 60.0
 NUM_CONNECTIONS: Final = 4
 
@@ -61,7 +61,7 @@ _NO_HOLE: Final = 2  # a flag of WRITE_ZEROES
 
 
 class ExportFlag(IntFlag):
-    """What the server can do with the disk."""
+    """What the NBD server can do with the disk."""
 
     READ_ONLY = 2
     SEND_FLUSH = 4
@@ -81,7 +81,7 @@ class _Connection:
     """One socket, for one request at a time.
 
     Raises:
-        OSError: the server cannot be reached, or refuses.
+        OSError: the NBD server cannot be reached, or refuses.
     """
 
     def __init__(self, path: str) -> None:
@@ -104,7 +104,7 @@ class _Connection:
     def _negotiate(self) -> None:
         """Select the export, and learn its size and flags."""
         if self._receive(len(_GREETING)) != _GREETING:
-            raise NbdError("the server does not speak NBD")
+            raise NbdError("the NBD server does not speak NBD")
         self._receive(2)  # the server's flags
         name = bytes(4) + bytes(2)  # the default export, no further information
         self._send([(_FIXED_NEWSTYLE | _NO_ZEROES).to_bytes(4, "big")])
@@ -112,16 +112,17 @@ class _Connection:
         for _ in range(_MAX_REPLIES):
             magic, _, kind, size = _option_reply.unpack(self._receive(_option_reply.size))
             if magic != _OPTION_REPLY_MAGIC or size > _MAX_INFO:
-                raise NbdError("the server sent an invalid reply")
+                raise NbdError("the NBD server sent an invalid reply")
             info = self._receive(size)
             if kind == _REP_ACK:
                 return
             if kind != _REP_INFO:
-                raise NbdError(f"the server refused the export: {info.decode(errors='replace')}")
+                reason = info.decode(errors="replace")
+                raise NbdError(f"the NBD server refused the export: {reason}")
             if len(info) == _export.size and info[:2] == _INFO_EXPORT.to_bytes(2, "big"):
                 _, self.size, flags = _export.unpack(info)
                 self.flags = ExportFlag(flags & sum(ExportFlag))
-        raise NbdError("the server sent too many replies")
+        raise NbdError("the NBD server sent too many replies")
 
     def request(
         self,
@@ -142,7 +143,7 @@ class _Connection:
         self._send([head, *(data or ())])
         magic, code, _ = _reply.unpack(self._receive(_reply.size))
         if magic != _REPLY_MAGIC:
-            raise NbdError("the server sent an invalid reply")
+            raise NbdError("the NBD server sent an invalid reply")
         if into and not code:
             self._receive_into(into)
         return int(code)
@@ -163,7 +164,7 @@ class _Connection:
         while buffers:
             done = self._socket.recvmsg_into(buffers[:_MAX_BUFFERS])[0]
             if not done:
-                raise NbdError("the server is gone")
+                raise NbdError("the NBD server is gone")
             buffers = after(buffers, done)
 
 
@@ -174,7 +175,7 @@ class NbdDisk:
         path: the server's socket; not used any more afterwards.
 
     Raises:
-        OSError: the server cannot be reached, or refuses.
+        OSError: the NBD server cannot be reached, or refuses.
     """
 
     def __init__(self, path: str) -> None:
@@ -210,8 +211,10 @@ class NbdDisk:
             yield connection
         except OSError as error:
             connection.close()
+            if isinstance(error, NbdError):
+                raise
             does = "does not answer" if isinstance(error, TimeoutError) else "is gone"
-            raise error if isinstance(error, NbdError) else NbdError(f"the server {does}") from None
+            raise NbdError(f"the NBD server {does}") from None
         finally:
             self._free.put(connection)
 
@@ -235,7 +238,7 @@ class NbdDisk:
         self._request(Command.READ, offset, sum(map(len, buffers)), into=buffers)
 
     def read_now(self, _offset: int, _buffers: list[memoryview]) -> bool:
-        """Return False: the server has to be asked."""
+        """Return False: the NBD server has to be asked."""
         return False
 
     def write(self, offset: int, buffers: list[memoryview]) -> None:
@@ -248,7 +251,7 @@ class NbdDisk:
             self._request(Command.FLUSH)
 
     def discard(self, offset: int, size: int) -> None:
-        """Free the space if the server can."""
+        """Free the space if the NBD server can."""
         if ExportFlag.SEND_TRIM in self._flags and size:
             self._request(Command.TRIM, offset, size)
 

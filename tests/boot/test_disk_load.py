@@ -114,11 +114,12 @@ def test_what_was_flushed_survives_a_kill_under_load(
 
 #: One of several jobs: fill a part of the disk with pieces of all sizes, read it twice, compare.
 JOB = (
-    "mkdir -p /tmp; job() { s=$(($1 * 6144)); for bs in 512 4096 65536 1048576; do"
-    " head -c 3145728 /dev/urandom >/tmp/$1;"
-    " dd if=/tmp/$1 of=/dev/vda bs=$bs seek=$((s * 512 / bs)) oflag=direct 2>/dev/null;"
+    "mkdir -p /tmp; job() { for each in 512:512 4096:128 65536:16 1048576:3; do"
+    " bs=${each%:*}; count=${each#*:}; at=$(($1 * 3145728 / bs));"
+    " head -c $((bs * count)) /dev/urandom >/tmp/$1;"
+    " dd if=/tmp/$1 of=/dev/vda bs=$bs seek=$at oflag=direct 2>/dev/null;"
     " for flag in direct fullblock; do"
-    " dd if=/dev/vda bs=$bs skip=$((s * 512 / bs)) count=$((3145728 / bs)) iflag=$flag 2>/dev/null"
+    " dd if=/dev/vda bs=$bs skip=$at count=$count iflag=$flag 2>/dev/null"
     " | cmp - /tmp/$1 || echo job $1 differs; done; done; echo job $1 done; }"
 )
 

@@ -231,9 +231,9 @@ def test_requests_fail_when_qemu_nbd_has_ended(tmp_path: Path) -> None:
     with opened(create(tmp_path / "a.qcow2")) as disk:
         os.kill(pid_of(disk), signal.SIGKILL)
         for _ in range(10):
-            with pytest.raises(OSError, match="the server is gone"):
+            with pytest.raises(OSError, match="the NBD server is gone"):
                 disk.flush()
-            with pytest.raises(OSError, match="the server is gone"):
+            with pytest.raises(OSError, match="the NBD server is gone"):
                 disk.read(0, [memoryview(bytearray(512))])
 
 

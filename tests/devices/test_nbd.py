@@ -54,10 +54,10 @@ def server(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("answers", "why"),
     [
-        ([b""], "the server is gone"),
+        ([b""], "the NBD server is gone"),
         ([b"HTTP/1.1 400 Bad"], "does not speak NBD"),
-        ([GREETING, b""], "the server is gone"),
-        ([GREETING, ACK[:10]], "the server is gone"),
+        ([GREETING, b""], "the NBD server is gone"),
+        ([GREETING, ACK[:10]], "the NBD server is gone"),
         ([GREETING, b"x" * 20], "invalid reply"),
         ([GREETING, pack(">QIII", 0x3E889045565A9, 7, 3, 1 << 31)], "invalid reply"),
         ([GREETING, pack(">QIII", 0x3E889045565A9, 7, (1 << 31) + 6, 2) + b"no"], "refused.*: no"),
@@ -89,9 +89,9 @@ def negotiate(peer: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "the server is gone"),
+        (b"", "the NBD server is gone"),
         (bytes(16), "invalid reply"),
-        (pack(">IIQ", 0x67446698, 0, 0) + b"short", "the server is gone"),
+        (pack(">IIQ", 0x67446698, 0, 0) + b"short", "the NBD server is gone"),
     ],
 )
 def test_a_server_that_breaks_off_fails_all_requests(
@@ -109,7 +109,7 @@ def test_a_server_that_breaks_off_fails_all_requests(
         assert (disk.size, disk.is_read_only) == (SIZE, False)
         with pytest.raises(NbdError, match=why):
             disk.read(0, [memoryview(bytearray(512))])
-        with pytest.raises(NbdError, match="the server is gone"):
+        with pytest.raises(NbdError, match="the NBD server is gone"):
             disk.flush()
         disk.close()
 
@@ -144,7 +144,7 @@ def test_a_server_that_does_not_answer_is_given_up(
 
     with server(tmp_path / "s", serve) as path:
         disk = NbdDisk(path)
-        with pytest.raises(NbdError, match="the server does not answer"):
+        with pytest.raises(NbdError, match="the NBD server does not answer"):
             disk.flush()
         disk.close()
 
