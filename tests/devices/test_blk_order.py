@@ -13,6 +13,7 @@ from pyvmm.devices.virtio.state import Status
 from pyvmm.devices.workers import Workers
 from tests.devices.driver import RAM_BASE, Driver, Ram, Request
 from tests.devices.hosts import Later, MemoryDisk
+from tests.devices.pci_driver import PciDriver
 from tests.waiting import PATIENCE, wait_until
 
 IN, OUT, FLUSH, DISCARD = 0, 1, 4, 11
@@ -172,10 +173,11 @@ def is_reset(driver: Driver) -> bool:
     return True
 
 
-def test_a_reset_is_repeated_until_no_data_is_transferred() -> None:
+@pytest.mark.parametrize("make", [Driver, PciDriver])
+def test_a_reset_is_repeated_until_no_data_is_transferred(make: type[Driver]) -> None:
     """The driver may use its memory for something else afterwards."""
     disk, workers = SlowDisk(), Workers("test")
-    driver = Driver(VirtioBlk(disk, workers)).start()
+    driver = make(VirtioBlk(disk, workers)).start()
     request = driver.rings[0].add([pack("<IIQ", IN, 0, 1)], [512, 1])
     driver.kick()
     assert disk.has_begun.wait(PATIENCE)

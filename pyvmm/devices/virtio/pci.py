@@ -360,13 +360,13 @@ class VirtioPci:
         return False
 
     def _set_status(self, value: int) -> bool:
-        """Set a new status, or reset; return whether serving a queue was cut short."""
+        """Set a new status, or reset; return whether that is incomplete."""
         if value:
             return self._state.set_status(value)
         self._clear()
-        self._state.reset()
+        is_complete = self._state.reset()
         self._set_isr(0)
-        return False
+        return not is_complete
 
     def _valid_vector(self, vector: int) -> int:
         return vector if vector < self._msix.num_vectors else NO_VECTOR
