@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from pyvmm.arch.errors import UserError
@@ -77,7 +78,8 @@ class TapBackend(NetBackend):
     def set_offloads(self, offloads: int) -> None:
         """Let the kernel pass on partial checksums and long segments, or not."""
         flags = sum(flag for feature, flag in _OFFLOADS.items() if offloads & feature)
-        fcntl.ioctl(self._queues[0].fd, _TUNSETOFFLOAD, flags)  # of the interface
+        with suppress(OSError):  # the interface may be gone
+            fcntl.ioctl(self._queues[0].fd, _TUNSETOFFLOAD, flags)  # of all queues
 
     def send(self, frame: list[memoryview], queue: int = 0) -> bool:
         """Write one frame; False if the interface's queue is full."""
@@ -98,6 +100,7 @@ class _Queue:
         self._port: NetPort | None = None
         self._frame = memoryview(bytearray(HEADER_SIZE + MAX_FRAME))
         self._size = 0  # of the frame there, until the guest has it
+        self._is_gone = False
 
     def start(self, port: NetPort) -> None:
         self._port = port
@@ -128,6 +131,9 @@ class _Queue:
     def _receive(self) -> None:
         if not self._deliver():
             self._loop.remove_reader(self.fd)
+        if self._is_gone and self._port:
+            self._loop.remove_reader(self.fd)
+            self._port.set_link(is_up=False)
 
     def _deliver(self) -> bool:
         """Pass a batch of frames to the guest; return whether it took all."""
@@ -150,8 +156,8 @@ class _Queue:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno != errno.EIO:  # EIO: the interface is down but may come up again
-                raise
+            # EIO: the interface is down but may come up again; otherwise somebody has removed it.
+            self._is_gone = error.errno != errno.EIO
             return False
         return self._size > HEADER_SIZE
 

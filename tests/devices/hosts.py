@@ -156,6 +156,7 @@ class Wire(NetBackend):
         self.queues: list[int] = []  # of the sent frames
         self.sent: list[bytes] = []
         self.is_busy = False
+        self.sendable: int | None = None  # frames until it is busy
         self.num_resumes = 0
 
     def start(self, port: NetPort) -> None:
@@ -169,6 +170,9 @@ class Wire(NetBackend):
         """Keep the frame, unless busy."""
         if self.is_busy:
             return False
+        if self.sendable is not None:
+            self.sendable -= 1
+            self.is_busy = self.sendable <= 0
         self.queues.append(queue)
         self.sent.append(b"".join(frame))
         return True

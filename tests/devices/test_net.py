@@ -189,6 +189,16 @@ def test_net_returns_sent_buffers_when_the_time_is_over() -> None:
     assert len(card.timers) == 1
 
 
+def test_net_returns_sent_buffers_of_a_busy_backend() -> None:
+    """Those that were sent before it was busy do not wait for it."""
+    card = Timed()
+    card.wire.sendable = 1
+    card.send(2)
+    assert (len(card.wire.sent), len(card.timers)) == (1, 1)
+    card.timers.pop()()
+    assert card.num_returned == 1
+
+
 def test_net_returns_sent_buffers_with_received_frames() -> None:
     """One interrupt is for both."""
     card = Timed()
@@ -204,6 +214,10 @@ def test_net_does_not_keep_many_sent_buffers() -> None:
     """A driver that only sends does not run out of them; a reset forgets them."""
     card = Timed()
     card.send(65)
+    assert card.num_returned == 65
+    for _ in range(100):
+        card.driver.rings[1].add([HEADER + b"f" * 60], [])
+    card.driver.kick(1)
     assert card.num_returned == 65
     card.send()
     card.driver.start()

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import shutil
 import socket
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from struct import pack
@@ -15,7 +17,7 @@ from pyvmm.devices.net_tap import TapBackend
 from tests.devices.peer import BROADCAST, MAC, TIMEOUT, Port
 
 needs_tun = pytest.mark.skipif(
-    not os.access("/dev/net/tun", os.W_OK) or os.geteuid() != 0,
+    not shutil.which("ip") or not os.access("/dev/net/tun", os.W_OK) or os.geteuid() != 0,
     reason="creating a tap interface needs root and /dev/net/tun",
 )
 
@@ -46,6 +48,37 @@ def test_tap_carries_frames_both_ways(loop: IoLoop) -> None:
             backend.resume()
             assert port.frames.get(timeout=TIMEOUT)[12:] == back
         assert (backend.mtu, backend.num_queues) == (1500, 1)
+
+
+@needs_tun
+def test_tap_that_is_removed_unplugs_the_cable(loop: IoLoop) -> None:
+    """The guest's link goes down; what it sends or sets is lost."""
+    name = f"pvr{os.getpid()}"
+    with closing(TapBackend(loop, name)) as backend:
+        set_up(name)
+        port = Port()
+        backend.start(port)
+        subprocess.run(["ip", "link", "del", name], check=True)
+        assert port.is_unplugged.wait(TIMEOUT)
+        assert backend.send([HEADER, memoryview(bytes(60))])
+        backend.set_offloads(backend.offloads)
+        backend.resume()
+
+
+@needs_tun
+def test_tap_has_as_many_queues_as_the_interface(loop: IoLoop) -> None:
+    """A new interface has those that are asked for; an existing one decides."""
+    name = f"pvq{os.getpid()}"
+    with closing(TapBackend(loop, name, 3)) as backend:
+        assert backend.num_queues == 3
+    for kind, asked, expected in (([], 3, 1), (["multi_queue"], 3, 3), (["multi_queue"], 1, 1)):
+        subprocess.run(["ip", "tuntap", "add", name, "mode", "tap", *kind], check=True)
+        try:
+            with closing(TapBackend(loop, name, asked)) as backend:
+                assert backend.num_queues == expected
+                assert backend.send([HEADER, memoryview(bytes(60))], expected - 1)
+        finally:
+            subprocess.run(["ip", "tuntap", "del", name, "mode", "tap", *kind], check=True)
 
 
 def set_up(name: str) -> None:

@@ -314,11 +314,13 @@ class VirtioNet(VirtioDevice):
             if ETHERNET_HEADER_SIZE <= size <= MAX_FRAME and self.is_up:
                 if not self._backend.send(self._on_wire(header, frame), pair):
                     queue.unpop()
-                    return
+                    break
                 self._record(frame)
                 self.counters["sent_frames"] += 1
                 self.counters["sent_bytes"] += size
             self._sent.append((queue, Chain(chain.head)))
+            if self._set_timer is None or len(self._sent) > _MAX_SENT:
+                self._return_sent()
         self._return_later()
 
     def _return_later(self) -> None:
@@ -327,9 +329,7 @@ class VirtioNet(VirtioDevice):
         A driver asks for an interrupt for each, and in most cases needs none: it also looks at them
         when it receives or sends.
         """
-        if self._set_timer is None or len(self._sent) > _MAX_SENT:
-            self._return_sent()
-        elif self._sent and not self._has_timer:
+        if self._set_timer is not None and self._sent and not self._has_timer:
             self._has_timer = True
             self._set_timer(self._time_out, _RETURN_TIME)
 

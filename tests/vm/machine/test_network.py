@@ -1,6 +1,8 @@
 """The backend of a guest's network: the requested one, else one that this host has."""
 
+import os
 import socket
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from pyvmm.vm.machine.network import open_backend
 from pyvmm.vm.machine.plan import Kind, device_plan
 from pyvmm.vm.network_options import NetworkOptions, parse_networks
 from pyvmm.vm.options import VmOptions
+from tests.devices.test_net_tap import needs_tun
 
 needs_slirp = pytest.mark.skipif(not libslirp.is_installed(), reason="libslirp is not installed")
 
@@ -141,3 +144,18 @@ def test_cards_change_the_measured_tree_only_by_their_number() -> None:
     two = places("mode=user", "mode=socket,connect=/run/lan")
     assert two[0] == one[0]
     assert two[1][0] == "net1"
+
+
+@needs_tun
+def test_tap_interface_that_does_not_fit_is_refused(loop: IoLoop) -> None:
+    """It has too few queues, or carries shorter packets: the error has the command."""
+    name = f"pvn{os.getpid()}"
+    subprocess.run(["ip", "tuntap", "add", name, "mode", "tap"], check=True)
+    try:
+        for key, words in (("mq=2", "mode tap multi_queue"), ("mtu=9000", f"{name} mtu 9000")):
+            with pytest.raises(UserError, match=f"^-n {key}: {name} has .*{words}$"):
+                open_backend(card(f"mode=tap,tapif={name},{key}"), loop)
+        with closing(open_backend(card(f"mode=tap,tapif={name},mtu=1400"), loop)) as backend:
+            assert (backend.mtu, backend.num_queues) == (1400, 1)
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=True)
