@@ -62,12 +62,23 @@ def command(rng: random.Random) -> bytes:
             return kind + rng.randbytes(rng.choice((0, 1, 2, 3, 6, 7, 8, 100)))
 
 
-def restart(driver: Driver) -> None:
-    """Start the driver with all its memory free again."""
-    driver.ram.bytes[:] = bytes(RAM_SIZE)
-    driver.ram._free = 0x1000
-    driver.rings.clear()
-    driver.start()
+class Restarted:
+    """A driver whose requests use the same memory again."""
+
+    def __init__(self, net: VirtioNet) -> None:
+        self.driver = Driver(net)
+        self.restart()
+        self._free = self.driver.ram._free
+
+    def restart(self) -> None:
+        """Start the driver with all its memory free."""
+        self.driver.ram.bytes[:] = bytes(RAM_SIZE)
+        self.driver.ram._free = 0x1000
+        self.driver.start()
+
+    def reuse(self) -> None:
+        """Use the memory of requests again, which are complete."""
+        self.driver.ram._free = self._free
 
 
 @counts
@@ -77,10 +88,11 @@ def test_card_survives_any_command(seed: int, count: int) -> None:
     offloads = NetFeature.CSUM | GUEST_OFFLOADS
     wire = Wire(offloads=offloads, has_headers=True, num_queues=2)
     net = VirtioNet(wire, MAC)
-    driver = Driver(net)
+    restarted = Restarted(net)
+    driver = restarted.driver
     for done in range(count):
         if done % 12 == 0:  # the receive queue may be full
-            restart(driver)
+            restarted.restart()
         request = driver.rings[4].add([command(rng)], [rng.choice((1, 1, 1, 3))])
         driver.kick(4)
         ((_, written),) = driver.rings[4].used_entries()
@@ -99,10 +111,10 @@ def test_card_survives_any_frame(seed: int, count: int) -> None:
     """Only frames that Ethernet can have reach the backend; each buffer comes back."""
     rng = random.Random(seed)
     wire = Wire(offloads=NetFeature.CSUM, has_headers=True)
-    driver = Driver(VirtioNet(wire, MAC))
-    for done in range(count):
-        if done % 4 == 0:
-            restart(driver)
+    restarted = Restarted(VirtioNet(wire, MAC))
+    driver = restarted.driver
+    for _ in range(count):
+        restarted.reuse()
         data = header(rng)[: rng.choice((12, 12, 12, 11, 0))] + frame(rng)
         cut = rng.randrange(len(data) + 1)
         driver.rings[1].add([data[:cut], data[cut:]], [], indirect=rng.random() < 0.5)
@@ -118,9 +130,10 @@ def test_card_survives_any_receive_buffer(seed: int, count: int) -> None:
     """A frame is delivered whole or not at all, or the device needs a reset."""
     rng = random.Random(seed)
     net = VirtioNet(Wire(), MAC)
-    driver = Driver(net)
+    restarted = Restarted(net)
+    driver = restarted.driver
     for _ in range(count // 4):
-        restart(driver)
+        restarted.restart()
         ring = driver.rings[0]
         for index in range(rng.randrange(1, ring.size + 1)):
             addr = rng.choice((RAM_BASE + 0x8000, RAM_BASE + RAM_SIZE - 8, rng.getrandbits(64)))
@@ -141,10 +154,10 @@ def test_tap_survives_any_header(seed: int, count: int, loop: IoLoop) -> None:
     with closing(TapBackend(loop, TAP)) as backend:
         Path(f"/proc/sys/net/ipv6/conf/{TAP}/disable_ipv6").write_text("1")
         set_up(TAP)
-        driver = Driver(VirtioNet(backend, MAC))
-        for done in range(count // 3):
-            if done % 4 == 0:
-                restart(driver)
+        restarted = Restarted(VirtioNet(backend, MAC))
+        driver = restarted.driver
+        for _ in range(count // 3):
+            restarted.reuse()
             driver.rings[1].add([header(rng) + frame(rng)], [])
             driver.kick(1)
             assert len(driver.rings[1].used_entries()) == 1
