@@ -85,6 +85,10 @@ class TapBackend(NetBackend):
         """Write one frame; False if the interface's queue is full."""
         return self._queues[queue].send(frame)
 
+    def poll(self, queue: int = 0) -> None:
+        """Deliver a frame with which the host's kernel has answered at once."""
+        self._queues[queue].poll()
+
     def resume(self, queue: int = 0) -> None:
         """Deliver the frames for which the guest had no buffers."""
         self._queues[queue].resume()
@@ -135,15 +139,21 @@ class _Queue:
             self._loop.remove_reader(self.fd)
             self._port.set_link(is_up=False)
 
-    def _deliver(self) -> bool:
-        """Pass a batch of frames to the guest; return whether it took all."""
+    def poll(self) -> None:
+        self._deliver(1)
+
+    def _deliver(self, limit: int = _BATCH) -> bool:
+        """Pass some frames to the guest; return whether it took them."""
         if self._port:
-            self._port.receive(self._frames(), self._index)
+            self._port.receive(self._frames(limit), self._index)
         return not self._size
 
-    def _frames(self) -> Iterator[memoryview]:
-        """Yield frames, all in one buffer; the guest has one when it asks for the next."""
-        for _ in range(_BATCH):
+    def _frames(self, limit: int) -> Iterator[memoryview]:
+        """Yield frames, all in one buffer; the guest has one when it asks for the next.
+
+        This runs while the device's lock is held: a vCPU may poll while the loop receives.
+        """
+        for _ in range(limit):
             if not self._size and not self._read():
                 return
             yield self._frame[: self._size]

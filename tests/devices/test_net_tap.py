@@ -51,6 +51,23 @@ def test_tap_carries_frames_both_ways(loop: IoLoop) -> None:
 
 
 @needs_tun
+def test_tap_delivers_the_kernels_answer_at_once() -> None:
+    """A guest gets it by a poll, before any loop looks: here none runs."""
+    name = f"pva{os.getpid()}"
+    question = BROADCAST + MAC + pack("!HHHBBH6s4x6x", 0x0806, 1, 0x0800, 6, 4, 1, MAC)
+    with closing(TapBackend(IoLoop(), name)) as backend:
+        subprocess.run(["ip", "addr", "add", "192.0.2.77/31", "dev", name], check=True)
+        set_up(name)
+        port = Port()
+        backend.start(port)
+        assert backend.send([HEADER, memoryview(question + bytes((192, 0, 2, 77)))])
+        backend.poll()
+        while (answer := port.frames.get_nowait())[24:26] != b"\x08\x06":
+            backend.poll()  # the interface has something to say itself
+        assert answer[12:18] == MAC
+
+
+@needs_tun
 def test_tap_that_is_removed_unplugs_the_cable(loop: IoLoop) -> None:
     """The guest's link goes down; what it sends or sets is lost."""
     name = f"pvr{os.getpid()}"

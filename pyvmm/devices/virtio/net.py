@@ -117,6 +117,9 @@ class NetBackend(ABC):
     def send(self, frame: list[memoryview], queue: int = 0) -> bool:
         """Send one Ethernet frame; return False to refuse it now, and get it again later."""
 
+    def poll(self, queue: int = 0) -> None:  # noqa: B027  few have answers so soon
+        """Deliver an answer to what was just sent if it is there; on the same thread."""
+
     @abstractmethod
     def resume(self, queue: int = 0) -> None:
         """Continue to deliver: the guest has new buffers."""
@@ -280,6 +283,7 @@ class VirtioNet(VirtioDevice):
             pass  # the driver does not use it
         elif is_transmit:
             self._transmit(queue, pair)
+            self._backend.poll(pair)  # the guest gets both with one interrupt, and soon
         else:
             self._resume()
 
