@@ -76,7 +76,7 @@ def test_a_debugger_may_pull_the_plug(tmp_path: Path) -> None:
             assert guest.wait() == ExitCode.QUIT
 
 
-def test_measurement_follows_from_the_configuration_alone() -> None:
+def test_measurement_follows_from_the_configuration_alone(tmp_path: Path) -> None:
     """Memory, CPUs, hash, bus and GIC change it; the personalization value does not (DEN0137).
 
     It was known before.
@@ -90,6 +90,7 @@ def test_measurement_follows_from_the_configuration_alone() -> None:
         ("--transport", "pci"),
         ("--force-pci", "--irqchip", "gicv3"),
         ("--irqchip", "gicv3-its"),
+        ("--vsock", "auto", "--9p", f"{tmp_path},one", "--virtiofs", f"{tmp_path},two"),
         ("--realm-pv", "mine"),
     )
     rims = [rim_of(pyvmm("run", "--realm", *options).output) for options in configurations]

@@ -206,6 +206,8 @@ def build_debian(
     for name in recipe.packages:
         if not _PACKAGE.fullmatch(name):
             raise UserError(f"--with {name}: not a valid name of a Debian package")
+    if not _PACKAGE.fullmatch(recipe.kernel):
+        raise UserError(f"--kernel {recipe.kernel}: give a flavour such as cloud-arm64 or arm64")
     image = Image(output)
     if not force and image.is_made_from(recipe.digest):
         return image

@@ -136,6 +136,12 @@ def test_too_small_a_disk_is_refused_before_anything_is_fetched(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_wrong_flavour_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+    """It would be part of a package's name."""
+    with pytest.raises(UserError, match="--kernel a b: give a flavour such as"):
+        build_debian(tmp_path, tmp_path, lambda *_: None, recipe=Recipe(kernel="a b"))
+
+
 def test_build_names_the_files_to_bring_where_there_is_no_apt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
