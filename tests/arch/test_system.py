@@ -14,6 +14,7 @@ from pyvmm.arch.system import (
     NoThreadError,
     check_open_files,
     connect_unix,
+    open_file_budget,
     shortages,
     start_thread,
 )
@@ -54,6 +55,28 @@ def test_a_low_limit_of_open_files_is_reported(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
     with pytest.raises(UserError, match=r"the limit is 8 open files.*ulimit -n 64"):
         check_open_files()
+
+
+@pytest.mark.parametrize(
+    ("limits", "raised", "budget"),
+    [
+        ((1024, 1 << 20), 8192, 4096),
+        ((1024, resource.RLIM_INFINITY), 8192, 4096),
+        ((1024, 2048), 2048, 1024),
+        ((64, 64), None, 32),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), None, 4096),
+        ((10000, 10000), None, 5000),
+    ],
+)
+def test_limit_of_open_files_is_raised_for_a_guest_that_shares_directories(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], raised: int | None, budget: int
+) -> None:
+    """As far as it may be; half of it remains for everything else."""
+    new: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits)
+    monkeypatch.setattr("resource.setrlimit", lambda _, both: new.append(both))
+    assert open_file_budget() == budget
+    assert new == ([] if raised is None else [(raised, limits[1])])
 
 
 def test_connecting_waits_for_a_full_backlog(tmp_path: Path) -> None:
