@@ -13,9 +13,10 @@ from typing import Final
 from pyvmm.arch.bits import replace_bytes
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.devices.bus import IrqLine
-from pyvmm.devices.dma import Dma, DmaFault
+from pyvmm.devices.dma import Dma
 from pyvmm.devices.pci import config as pci
 from pyvmm.devices.pci.config import ConfigSpace
+from pyvmm.devices.pci.master import BusMaster
 from pyvmm.devices.pci.msix import CONTROL, Msix, Send
 from pyvmm.devices.tree import Place, TreeWriter
 from pyvmm.devices.virtio.device import VirtioDevice
@@ -85,38 +86,6 @@ class Common(IntEnum):
     QUEUE_DESC = 0x20
     QUEUE_DRIVER = 0x28
     QUEUE_DEVICE = 0x30
-
-
-class BusMaster:
-    """The memory as a function sees it: none while software has not made it a bus master."""
-
-    __slots__ = ("_dma", "is_enabled")
-
-    def __init__(self, dma: Dma) -> None:
-        self._dma = dma
-        self.is_enabled = False
-
-    def read(self, addr: int, size: int) -> bytes:
-        """Return a copy of ``size`` bytes."""
-        return bytes(self.view(addr, size))
-
-    def write(self, addr: int, data: bytes | bytearray | memoryview) -> None:
-        """Store ``data``."""
-        self.view(addr, len(data))[:] = data
-
-    def view(self, addr: int, size: int) -> memoryview:
-        """Return a writable view of the bytes."""
-        if not self.is_enabled:
-            raise DmaFault(addr, size)
-        return self._dma.view(addr, size)
-
-    def begin_transfer(self) -> int:
-        """Begin a transfer."""
-        return self._dma.begin_transfer()
-
-    def end_transfer(self, transfer: int) -> None:
-        """End a transfer, also when it is no longer a bus master."""
-        self._dma.end_transfer(transfer)
 
 
 class VirtioPci:
