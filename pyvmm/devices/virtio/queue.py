@@ -16,6 +16,7 @@ from pyvmm.devices.dma import Dma
 _DESC_NEXT, _DESC_WRITE, _DESC_INDIRECT = 1, 2, 4
 _DESC_SIZE = 16
 _AVAIL_NO_INTERRUPT = 1
+_PAGE = 4096
 _read_desc = Struct("<QIHH").unpack_from  # addr, len, flags, next
 _read_u16 = Struct("<H").unpack_from
 _write_u16 = Struct("<H").pack_into
@@ -222,12 +223,18 @@ class VirtQueue:
         return not flags & _AVAIL_NO_INTERRUPT
 
     def _open(self) -> _Rings:
-        size, view = self.size, self._dma.view
-        self._rings = rings = _Rings(
-            view(self.desc_addr, _DESC_SIZE * size),
-            view(self.driver_addr, 6 + 2 * size),
-            view(self.device_addr, 6 + 8 * size),
-        )
+        size, view, base = self.size, self._dma.view, self.desc_addr
+        driver, device = self.driver_addr - base, self.device_addr - base
+        sizes = _DESC_SIZE * size, 6 + 2 * size, 6 + 8 * size
+        if 0 <= driver - sizes[0] < _PAGE and 0 <= device - driver - sizes[1] < _PAGE:
+            whole = view(base, device + sizes[2])  # as Linux places them: in the same pages
+            self._rings = rings = _Rings(whole, whole[driver:device], whole[device:])
+        else:
+            self._rings = rings = _Rings(
+                view(base, sizes[0]),
+                view(self.driver_addr, sizes[1]),
+                view(self.device_addr, sizes[2]),
+            )
         return rings
 
     def _check_again(self, rings: _Rings) -> bool:
