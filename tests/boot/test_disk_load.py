@@ -134,7 +134,8 @@ def test_four_jobs_read_what_they_wrote(
     options = (*kind, *guest_options(debian, None), "-c", "2", "--disk", disk)
     with Running("run", *options) as guest:
         guest.shell.log_in()
-        said = guest.shell.run(f"{JOB}; for n in 0 1 2 3; do job $n & done; wait").output
+        jobs = f"{JOB}; for n in 0 1 2 3; do job $n & done; wait"
+        said = guest.shell.run(jobs, DOWNLOAD_PATIENCE).output  # seconds, unless it is busy here
         assert sorted(said.splitlines()) == [f"job {number} done" for number in range(4)]
         guest.shell.type("poweroff -f\n")
         assert guest.wait() == ExitCode.OK
@@ -159,7 +160,7 @@ def test_fio_verifies_what_it_wrote(tmp_path: Path, name: str, options: str) -> 
         "run", *guest_options(Image(image), root), "-c", "2", "--disk", f"{disk}{options}"
     ) as guest:
         guest.shell.log_in()
-        answer = guest.shell.run(command)
+        answer = guest.shell.run(command, DOWNLOAD_PATIENCE)
         assert answer.status == 0, answer.output
         guest.shell.type("poweroff -f\n")
         assert guest.wait() == ExitCode.OK
