@@ -1,0 +1,16 @@
+"""Give two realms one VMID."""
+
+from pyvmm.lab import Host, Realm, attack
+
+
+@attack(
+    stopped_by="RMI_REALM_CREATE: the VMID is in use",
+    spec="DEN0137 1.0, RMI_REALM_CREATE",
+)
+def reuse_vmid(host: Host) -> bool:
+    """Create a realm with the VMID of another, so that they share what the TLBs contain."""
+    Realm.victim(host)
+    return (
+        host.attempt("create a realm with VMID 1, too", lambda: Realm.create(host, vmid=1))
+        is not None
+    )

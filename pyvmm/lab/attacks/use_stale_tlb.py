@@ -1,0 +1,34 @@
+"""Use a translation that no longer exists."""
+
+import time
+
+from pyvmm.arch.rmi import RmiFid
+from pyvmm.lab import HELPER, Break, Host, Realm, Request, attack, code
+
+
+@attack(
+    stopped_by="RMI_DATA_DESTROY: the RMM invalidates the translation on all PEs",
+    spec="DEN0137 1.0, RMI_DATA_DESTROY; Arm DDI 0487, TLB maintenance: TLBI IPAS2E1IS",
+    breaks=(Break.TLBI,),
+)
+def use_stale_tlb(host: Host) -> bool:
+    """Move a page from one realm to another while the first one reads it on a second PE.
+
+    The first realm works for the attacker and hopes that its TLB still has the page.
+    """
+    helper = Realm.build(host, HELPER)
+    helper.start()
+    victim = Realm.build(host, secret_page=False)
+    granule = helper.secret
+    with helper.running(Request.PEEK, pe=1) as runner:
+        host.note(f"the helper reads {granule:#x} on PE 1 again and again")
+        host.rmi(RmiFid.RMI_DATA_DESTROY, helper.rd, code.SECRET)
+        victim.add_empty_page(code.SECRET, granule)
+        victim.start()
+        host.announce(victim.rd, victim.rec)
+        host.note("the page is now the victim's, which writes its secret there")
+        time.sleep(0.05)
+    seen = host.memory.read(helper.shared, 16)
+    end = f"it stopped: {runner.stopped}" if runner.stopped else "it read on"
+    host.note("the helper", end)
+    return any(seen)

@@ -1,0 +1,273 @@
+"""The broken platforms: firmware composed with one check replaced.
+
+Nothing here changes the trusted code.  A broken RMM is the installed one with another machine,
+another table of commands, or other books; each of those is a few lines below.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from types import FunctionType, SimpleNamespace
+from typing import Final
+
+from monitor.monitor import Monitor
+from pyvmm.arch.machine import PeContext, PhysicalMemory
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT, GRANULE_SIZE, Pas
+from pyvmm.arch.rmi import RecEnter, Ripas, RmiFid
+from pyvmm.arch.rmi_debug import DebugRmiFid
+from pyvmm.arch.stage2 import UNASSIGNED_RAM
+from pyvmm.core import Machine
+from pyvmm.lab.attack import Break
+from rmm import protocols, run, vgic
+from rmm.commands import RmiCommand, rmi_command
+from rmm.exit_record import ExitRecord
+from rmm.granule import GranuleTable
+from rmm.realm import RealmState
+from rmm.rec import HostExit, RipasChange
+from rmm.rmi import REVISIONS
+from rmm.rmm import Rmm
+
+_NUM_GPRS: Final = 31
+_PAGE_LEVEL: Final = 3
+_LATEST: Final = max(REVISIONS)
+_COMMANDS: Final = REVISIONS[_LATEST]
+#: The GPI of a granule, as a PAS: all that the lab's machine uses.
+_PAS_OF_GPI: Final = {0x8 | pas: pas for pas in Pas}
+
+#: Makes an RMM of a class, on a machine, with the commands of each revision.
+MakeRmm = Callable[[type[Rmm], protocols.Machine, Mapping[int, Mapping[int, RmiCommand]]], Rmm]
+_Enter = Callable[[Rmm, int, int, int], None]
+
+
+def build_rmm(machine: protocols.Machine, make: MakeRmm, broken: Collection[Break]) -> Rmm:
+    """Have ``make(kind, machine, revisions)`` build an RMM without some checks."""
+    commands = dict(_COMMANDS)
+    for each in broken:
+        commands |= _REPLACED.get(each, {})
+    seen = _DeafMachine(machine) if Break.TLBI in broken else machine
+    return make(_UncleanRmm if Break.SCRUB in broken else Rmm, seen, {_LATEST: commands})
+
+
+def after_boot(rmm: Rmm, broken: Collection[Break]) -> None:
+    """Replace what the RMM makes when it boots."""
+    if Break.GRANULE_STATE in broken:
+        books = rmm.granules
+        rmm.granules = _CarelessBooks([(books.base, books.end - books.base)], rmm.events)
+    if Break.REGISTERS in broken:
+        rmm.exit_record = _TalkativeExitRecord(rmm.machine)
+
+
+# --- gpc --------------------------------------------------------------------------------------
+
+
+class UncheckedMemory:
+    """DRAM behind a bus without the check: each granule as its owner left it.
+
+    pyvmm keeps the physical address spaces apart, in a file each; so this asks the table which of
+    them has the granule, as DRAM that is shared by all of them would.
+    """
+
+    def __init__(self, machine: Machine, monitor: Monitor) -> None:
+        self._machine = machine
+        self._monitor = monitor
+
+    def _memory(self, pa: int, size: int) -> PhysicalMemory:
+        if pa // GRANULE_SIZE != (pa + max(size, 1) - 1) // GRANULE_SIZE:
+            return self._machine.memory(Pas.NS)  # several granules: the host's own buffers
+        if not self._machine.dram_base <= pa < self._machine.dram_base + self._machine.dram_size:
+            return self._machine.memory(Pas.NS)
+        return self._machine.memory(_PAS_OF_GPI[self._monitor.gpi(pa)])
+
+    def read(self, pa: int, size: int) -> bytes:
+        """Return bytes."""
+        return self._memory(pa, size).read(pa, size)
+
+    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes."""
+        self._memory(pa, len(data)).write(pa, data)
+
+    def zero(self, pa: int, size: int) -> None:
+        """Store zeros."""
+        self._memory(pa, size).zero(pa, size)
+
+    def view(self, pa: int, size: int) -> memoryview:
+        """Return a window."""
+        return self._memory(pa, size).view(pa, size)
+
+
+# --- granule-state ----------------------------------------------------------------------------
+
+
+class _CarelessBooks(GranuleTable):
+    """Accepts any granule of DRAM for any use."""
+
+    __slots__ = ()
+
+    def require(self, pa: int, state: int) -> None:
+        """Check only that there is such a granule."""
+        if pa & GRANULE_OFFSET or not self.base <= pa < self.end:
+            super().require(pa, state)
+
+    def move(self, pa: int, state: int) -> None:
+        """Record the new use, whatever the old one was."""
+        self.states[(pa - self.base) >> GRANULE_SHIFT] = state
+
+
+# --- tlbi -------------------------------------------------------------------------------------
+
+
+class _DeafMachine:
+    """A machine that ignores the RMM's invalidations."""
+
+    def __init__(self, machine: protocols.Machine) -> None:
+        self.memory = machine.memory
+        self.new_context = machine.new_context
+        self.new_debug = machine.new_debug
+        self.new_record = machine.new_record
+        self.lend_debug = machine.lend_debug
+        self.id_register = machine.id_register
+        self.pe = machine.pe
+
+    def tlbi_ipa(self, vmid: int, ipa: int, size: int, /) -> None:
+        """Do nothing."""
+
+    def tlbi_vmid(self, vmid: int, /) -> None:
+        """Do nothing."""
+
+
+# --- scrub ------------------------------------------------------------------------------------
+
+
+class _UncleanRmm(Rmm):
+    """Leaves the content of a granule that it releases."""
+
+    class _Untouched:
+        def zero(self, _pa: int, _size: int) -> None:
+            """Do nothing."""
+
+    def release(self, pa: int) -> None:
+        """Release a granule as it is."""
+        memory = self.memory
+        self.memory = self._Untouched()  # type: ignore[assignment]
+        try:
+            super().release(pa)
+        finally:
+            self.memory = memory
+
+
+# --- registers --------------------------------------------------------------------------------
+
+
+class _TalkativeExitRecord(ExitRecord):
+    """Shows the host all general-purpose registers at each exit."""
+
+    __slots__ = ()
+
+    def write(self, run_pa: int, context: PeContext, leave: HostExit) -> None:
+        """Write the record with X1 to X30 besides what the host may see."""
+        gprs = leave.gprs[:1] or (0,)
+        everything = (*gprs, *(context.x[n] for n in range(1, _NUM_GPRS)))
+        shown = HostExit(leave.reason, leave.esr, leave.far, leave.hpfar, everything)
+        shown.ripas_change, shown.imm = leave.ripas_change, leave.imm
+        super().write(run_pa, context, shown)
+
+
+@rmi_command(RmiFid.RMI_REC_ENTER)
+def _enter_with_registers(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
+    """Take X1 to X30 of the realm from the host."""
+    entry = RecEnter(rmm.read_ns(run_ptr, RecEnter.size))
+    context = rmm.rec(rec).context
+    for n, value in enumerate(entry.gprs):
+        if value and n:
+            context.x[n] = value
+    run.enter(rmm, pe, rec, run_ptr)
+
+
+# --- lr-check ---------------------------------------------------------------------------------
+
+
+def _rebound(function: _Enter, **names: object) -> _Enter:
+    """Return a copy of a function that finds other things under some global names."""
+    assert isinstance(function, FunctionType)  # noqa: S101  for the type checker
+    return FunctionType(function.__code__, function.__globals__ | names, function.__name__)
+
+
+def _accept_list_registers(_hcr: int, _lrs: bytes) -> None:
+    """Check nothing."""
+
+
+_enter_unchecked = _rebound(
+    run.enter, vgic=SimpleNamespace(check=_accept_list_registers, load=vgic.load)
+)
+
+
+@rmi_command(RmiFid.RMI_REC_ENTER)
+def _enter_with_any_lr(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
+    """Enter without a look at the list registers."""
+    _enter_unchecked(rmm, pe, rec, run_ptr)
+
+
+# --- ripas ------------------------------------------------------------------------------------
+
+
+@rmi_command(RmiFid.RMI_DATA_DESTROY)
+def _destroy_and_forget(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...] | None:
+    """Destroy a page, and leave the RIPAS at RAM, as if nothing had been there."""
+    outputs = _COMMANDS[RmiFid.RMI_DATA_DESTROY].function(rmm, rd, ipa)
+    tree = rmm.realm(rd).rtt
+    tree.set_entry(tree.walk(ipa, _PAGE_LEVEL), ipa, UNASSIGNED_RAM)
+    return outputs
+
+
+@rmi_command(RmiFid.RMI_RTT_SET_RIPAS)
+def _set_ripas_unasked(rmm: Rmm, rd: int, rec: int, base: int, top: int) -> tuple[int, ...] | None:
+    """Change a range to EMPTY although the realm has not asked."""
+    asking = rmm.rec(rec)
+    asking.ripas_change = RipasChange(base, top, Ripas.EMPTY, change_destroyed=True)
+    try:
+        return _COMMANDS[RmiFid.RMI_RTT_SET_RIPAS].function(rmm, rd, rec, base, top)
+    finally:
+        asking.ripas_change = None
+
+
+# --- measure ----------------------------------------------------------------------------------
+
+
+@rmi_command(RmiFid.RMI_DATA_CREATE)
+def _create_at_any_time(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) -> None:
+    """Add a page to an active realm, too, and then do not measure it."""
+    realm = rmm.realm(rd)
+    state, rim = realm.state, realm.measurements.values[0]
+    realm.state = RealmState.NEW
+    try:
+        _COMMANDS[RmiFid.RMI_DATA_CREATE].function(rmm, rd, data, ipa, src, flags)
+    finally:
+        realm.state = state
+        if state is not RealmState.NEW:
+            realm.measurements.values[0] = rim
+
+
+# --- debug ------------------------------------------------------------------------------------
+
+
+@rmi_command(DebugRmiFid.RMI_PYVMM_DEBUG_READ_MEMORY)
+def _read_memory_of_any(rmm: Rmm, pe: int, rec: int, va: int, size: int, ptr: int) -> None:
+    """Read the memory of a realm that allows no debugging."""
+    realm = rmm.rec(rec).realm
+    is_debuggable, realm.is_debuggable = realm.is_debuggable, True
+    try:
+        command = _COMMANDS[DebugRmiFid.RMI_PYVMM_DEBUG_READ_MEMORY]
+        command.function(rmm, pe, rec, va, size, ptr)
+    finally:
+        realm.is_debuggable = is_debuggable
+
+
+def _by_fid(*commands: RmiCommand) -> dict[int, RmiCommand]:
+    return {int(command.fid): command for command in commands}
+
+
+_REPLACED: Final[dict[Break, dict[int, RmiCommand]]] = {
+    Break.REGISTERS: _by_fid(_enter_with_registers),
+    Break.LR_CHECK: _by_fid(_enter_with_any_lr),
+    Break.RIPAS: _by_fid(_destroy_and_forget, _set_ripas_unasked),
+    Break.MEASURE: _by_fid(_create_at_any_time),
+    Break.DEBUG: _by_fid(_read_memory_of_any),
+}

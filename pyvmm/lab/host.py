@@ -1,0 +1,201 @@
+"""The host of the lab: hostile software in the normal world, and what it can use.
+
+It has what a real one has: Non-secure memory, PEs, devices, and the SMC.  It reaches the realm
+world only through these.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from pyvmm.arch.esr import ESR_ABORT
+from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.rmi import STATUS_MEANINGS, RmiFid, status_name, unpack_status
+from pyvmm.arch.rmi_debug import DebugRmiFid
+from pyvmm.arch.rmmd import RmmdFid
+from pyvmm.arch.smccc import UNKNOWN
+from pyvmm.host.allocator import Allocator
+from pyvmm.host.dma import LinearMemory
+from pyvmm.lab import code
+from pyvmm.lab.owner import Owner
+
+T = TypeVar("T")
+_HCR_RW: Final = 1 << 31  # EL1 is AArch64; stage 2 is off
+_BUDGET: Final = 1000  # instructions of the host's own probe
+_NOT_SUPPORTED: Final = UNKNOWN[0]
+
+
+class HostFailure(Exception):
+    """What the host tried did not work."""
+
+
+class Refused(HostFailure):
+    """The RMM or EL3 refused a call."""
+
+    def __init__(self, name: str, x0: int) -> None:
+        meaning = STATUS_MEANINGS.get(unpack_status(x0)[0], "the function does not exist")
+        status = status_name(x0) if x0 != _NOT_SUPPORTED else "NOT_SUPPORTED"
+        super().__init__(f"{name} = {status}: {meaning}")
+
+
+class AccessFault(HostFailure):
+    """A PE of the host took an exception instead of an access."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an attack, and how it ended."""
+
+    what: str
+    result: str
+    is_refused: bool = False
+
+
+class Conduit(Protocol):
+    """The SMC of the Non-secure state."""
+
+    def smc(self, pe: int, args: Sequence[int], /) -> Sequence[int]:
+        """Call EL3 on a PE; return x0.. ."""
+
+
+class Pe(Protocol):
+    """A PE, as its normal world has it."""
+
+    def run(self, context: PeContext, budget: int, /) -> PeExit:
+        """Run code."""
+
+    def kick(self) -> None:
+        """Interrupt the PE."""
+
+
+class Hardware(Protocol):
+    """The part of the machine that the normal world has."""
+
+    def pe(self, index: int, /) -> Pe:
+        """Return a PE."""
+
+    def new_context(self) -> PeContext:
+        """Return the state of a PE after reset."""
+
+    def counter(self) -> int:
+        """Return CNTPCT_EL0."""
+
+
+class Host:
+    """A hostile host.  PEs 0 and 1 are for its realms; PE 2 is for code of its own."""
+
+    def __init__(
+        self,
+        conduit: Conduit,
+        memory: PhysicalMemory,
+        hardware: Hardware,
+        dram: tuple[int, int],
+        owner: Owner,
+        announce: Callable[[int, int], None],
+    ) -> None:
+        """``announce`` tells the lab of a realm with a secret: its RD and its REC."""
+        self.memory = memory
+        self.hardware = hardware
+        self.owner = owner
+        self.steps: list[Step] = []
+        self.announce = announce
+        self.vmids = iter(range(1, 1 << 16))
+        self._conduit = conduit
+        self.dram = dram  # base and size of what is the normal world's
+        self.claims: list[tuple[int, int]] = []
+        self._allocator = Allocator(*dram)
+
+    # --- what happens ---------------------------------------------------------------------
+
+    def note(self, what: str, result: object = "done") -> None:
+        """Record a step."""
+        self.steps.append(Step(what, str(result)))
+
+    def attempt(self, what: str, call: Callable[[], T]) -> T | None:
+        """Try something and record how it ended; None if it was refused."""
+        try:
+            result = call()
+        except (HostFailure, GranuleProtectionFault) as refusal:
+            text = str(refusal)
+            if isinstance(refusal, GranuleProtectionFault):
+                text = f"granule protection fault at {refusal.pa:#x}"
+            self.steps.append(Step(what, text, is_refused=True))
+            return None
+        self.steps.append(Step(what, "accepted"))
+        return result
+
+    def claim(self, value: int, mask: int) -> None:
+        """Claim to know bits of a secret's first word; the witness says whether it is true."""
+        self.claims.append((value, mask))
+
+    # --- calls ----------------------------------------------------------------------------
+
+    def smc(self, fid: int, *args: int, pe: int = 0) -> tuple[int, ...]:
+        """Execute an SMC with x0.. = ``fid``, ``args``; return x0.. ."""
+        return tuple(self._conduit.smc(pe, (fid, *args)))
+
+    def rmi(self, fid: RmiFid | DebugRmiFid, *args: int, pe: int = 0) -> tuple[int, ...]:
+        """Issue an RMI command; return its outputs.
+
+        Raises: Refused.
+        """
+        return self.call(fid, *args, pe=pe)
+
+    def call(self, fid: RmiFid | DebugRmiFid | RmmdFid, *args: int, pe: int = 0) -> tuple[int, ...]:
+        """Execute an SMC that should return 0 in X0; return X1.. .
+
+        Raises: Refused.
+        """
+        x0, *outputs = self.smc(fid, *args, pe=pe)
+        if x0:
+            raise Refused(fid.name, x0)
+        return tuple(outputs)
+
+    def present(self, what: str, token: bytes, challenge: bytes) -> bool:
+        """Show a realm's owner a token; return whether it is believed."""
+        defects = self.owner.defects(token, challenge)
+        result = "the owner refuses it: " + "; ".join(defects.values())
+        self.steps.append(Step(what, result if defects else "the owner believes it", bool(defects)))
+        return not defects
+
+    # --- memory ---------------------------------------------------------------------------
+
+    def granule(self, data: bytes = b"", *, count: int = 1, align: int = GRANULE_SIZE) -> int:
+        """Allocate granules of the host in a row, with content."""
+        pa = self._allocator.allocate(count * GRANULE_SIZE, align)
+        if data:
+            self.memory.write(pa, data)
+        return pa
+
+    def delegated(self, count: int = 1, align: int = GRANULE_SIZE) -> int:
+        """Allocate granules in a row, and delegate them; return the first."""
+        first = self.granule(count=count, align=align)
+        for pa in range(first, first + count * GRANULE_SIZE, GRANULE_SIZE):
+            self.rmi(RmiFid.RMI_GRANULE_DELEGATE, pa)
+        return first
+
+    def device(self) -> LinearMemory:
+        """Return what a device of the host sees: physical addresses."""
+        base, size = self.dram
+        return LinearMemory(self.memory, base, size, base)
+
+    # --- code -----------------------------------------------------------------------------
+
+    def access(self, pa: int, value: int | None = None) -> int:
+        """Load 8 bytes with an instruction on PE 2, or store ``value``.
+
+        Raises: AccessFault.
+        """
+        program = code.words(code.LOAD if value is None else code.STORE)
+        context = self.hardware.new_context()
+        context.security = Pas.NS
+        context.hcr_el2 = _HCR_RW
+        context.pc = self.granule(program)
+        context.x[1], context.x[2] = pa, value or 0
+        leave = self.hardware.pe(2).run(context, _BUDGET)
+        if leave.reason == ExitReason.SYNC:
+            status = leave.esr & ESR_ABORT.FSC.mask
+            raise AccessFault(f"data abort, ESR {leave.esr:#x}: fault status {status:#x}")
+        return context.x[0]

@@ -1,0 +1,277 @@
+"""A realm of the lab, as its host knows it: addresses and exits, nothing of its inside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Final
+
+from pyvmm.arch.esr import ESR_ABORT, ipa_of
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.rmi import (
+    EXIT_OFFSET,
+    RealmParams,
+    RecEnter,
+    RecEnterFlags,
+    RecExit,
+    RecExitReason,
+    RecParams,
+    RmiFid,
+)
+from pyvmm.arch.stage2 import level_size
+from pyvmm.lab import code
+from pyvmm.lab.code import Request
+from pyvmm.lab.host import Host, HostFailure
+
+_WNR: Final = ESR_ABORT.WnR.mask
+_GPRS: Final = 31
+_SHARE: Final = 6 << 2 | 3 << 6  # MemAttr and S2AP of shared memory
+_SETTLE: Final = 0.02  # seconds for which another PE runs before the host acts
+
+#: An image: the content of pages by IPA, in the order in which they are measured.
+Image = Mapping[int, bytes]
+
+#: The realm that its owner wants: the service, and the device tree of its machine.
+IMAGE: Final[Image] = {code.CODE: code.service(), code.DEVICE_TREE: b"ram=64K console=uart0\0"}
+
+#: A realm that works for the attacker: the service without a secret of its own.
+HELPER: Final[Image] = {code.CODE: code.service(code.HAVE_NONE)}
+#: The service with a back door: it stores its secret to shared memory.
+BACK_DOOR: Final[Image] = {**IMAGE, code.CODE: code.service(code.GIVE_AWAY)}
+
+
+class Stopped(HostFailure):
+    """The realm stopped for something else than a request: ``exit`` says what."""
+
+    def __init__(self, leave: RecExit) -> None:
+        self.exit = leave
+        reason = RecExitReason(leave.exit_reason).name
+        super().__init__(f"exit {reason}, ESR {leave.esr:#x}, IPA {ipa_of(leave.hpfar):#x}")
+
+
+@dataclass
+class Realm:
+    """A realm and what its host gave it."""
+
+    host: Host
+    rd: int
+    rec: int = 0
+    run: int = 0  # the run granule
+    shared: int = 0  # the PA of the page at code.SHARED
+    pages: dict[int, int] = field(default_factory=dict)  # PA by IPA
+    tables: list[int] = field(default_factory=list)
+
+    # --- construction ---------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, host: Host, **params: int) -> Realm:
+        """Create a realm with tables for its first 2 MiB and for shared memory, not active.
+
+        ``params`` are members of RmiRealmParams.
+        """
+        start, rd = host.delegated(), host.delegated()
+        wanted = RealmParams.of(s2sz=33, num_bps=1, num_wps=1, vmid=next(host.vmids))
+        wanted.rtt_base, wanted.rtt_level_start, wanted.rtt_num_start = start, 1, 1
+        for name, value in params.items():
+            setattr(wanted, name, value)
+        host.rmi(RmiFid.RMI_REALM_CREATE, rd, host.granule(bytes(wanted)))
+        realm = cls(host, rd, tables=[start])
+        for ipa in (code.CODE, code.SHARED):
+            for level in (2, 3):
+                realm.add_table(ipa, level)
+        return realm
+
+    def add_table(self, ipa: int, level: int) -> int:
+        """Create a table; return its PA."""
+        pa = self.host.delegated()
+        self.host.rmi(RmiFid.RMI_RTT_CREATE, self.rd, pa, ipa & -level_size(level - 1), level)
+        self.tables.append(pa)
+        return pa
+
+    def load(self, image: Image) -> None:
+        """Declare RAM, and add the measured pages of an image."""
+        end = code.DEVICE_TREE + GRANULE_SIZE
+        self.host.rmi(RmiFid.RMI_RTT_INIT_RIPAS, self.rd, code.CODE, end)
+        for ipa, content in image.items():
+            self.add_page(ipa, content)
+
+    def add_page(self, ipa: int, content: bytes) -> int:
+        """Add a measured page; return its PA."""
+        source, data = self.host.granule(content), self.host.delegated()
+        self.host.rmi(RmiFid.RMI_DATA_CREATE, self.rd, data, ipa, source, 1)
+        self.pages[ipa] = data
+        return data
+
+    def add_empty_page(self, ipa: int, data: int | None = None) -> int:
+        """Give the realm a page of zeros: a new granule, or the one at ``data``; return its PA."""
+        pa = self.host.delegated() if data is None else data
+        self.host.rmi(RmiFid.RMI_DATA_CREATE_UNKNOWN, self.rd, pa, ipa)
+        self.pages[ipa] = pa
+        return pa
+
+    def share(self) -> None:
+        """Map a page of the host at code.SHARED."""
+        self.shared = self.host.granule(bytes(GRANULE_SIZE))
+        descriptor = self.shared | _SHARE
+        self.host.rmi(RmiFid.RMI_RTT_MAP_UNPROTECTED, self.rd, code.SHARED, 3, descriptor)
+
+    def add_rec(self, pc: int = code.CODE) -> None:
+        """Create the realm's REC."""
+        self.rec, self.run = self.host.delegated(), self.host.granule(bytes(GRANULE_SIZE))
+        aux = (self.host.delegated(), self.host.delegated())
+        params = RecParams.of(flags=1, pc=pc, num_aux=len(aux), aux=(*aux, *[0] * 14))
+        self.host.rmi(RmiFid.RMI_REC_CREATE, self.rd, self.rec, self.host.granule(bytes(params)))
+
+    def activate(self) -> None:
+        """End the construction."""
+        self.host.rmi(RmiFid.RMI_REALM_ACTIVATE, self.rd)
+
+    @classmethod
+    def build(cls, host: Host, image: Image = IMAGE, *, secret_page: bool = True) -> Realm:
+        """Build a realm from an image, up to its activation."""
+        realm = cls.create(host)
+        realm.load(image)
+        for ipa in (code.SECRET, code.BUFFER) if secret_page else (code.BUFFER,):
+            realm.add_empty_page(ipa)
+        realm.share()
+        realm.add_rec()
+        realm.activate()
+        return realm
+
+    @classmethod
+    def victim(cls, host: Host, image: Image = IMAGE) -> Realm:
+        """Build the realm of another owner, and run it until it has a secret and waits."""
+        realm = cls.build(host, image)
+        realm.start()
+        host.announce(realm.rd, realm.rec)
+        return realm
+
+    # --- running --------------------------------------------------------------------------
+
+    @property
+    def secret(self) -> int:
+        """The PA of the realm's secret: the host gave it the page."""
+        return self.pages[code.SECRET]
+
+    def enter(self, pe: int = 0, **members: int | tuple[int, ...]) -> RecExit:
+        """Enter the REC with members of RmiRecEnter; return the exit.
+
+        Raises: Refused.
+        """
+        self.host.memory.write(self.run, RecEnter.of(**members).data)
+        self.host.rmi(RmiFid.RMI_REC_ENTER, self.rec, self.run, pe=pe)
+        return RecExit(self.host.memory.read(self.run + EXIT_OFFSET, RecExit.size))
+
+    def start(self, pe: int = 0) -> None:
+        """Run the realm until it asks for a request."""
+        self._run_to_device(pe, is_write=False)
+
+    def ask(self, request: Request, *, pe: int = 0, data: int = 0) -> int:
+        """Give the realm a request and return its answer; ``data`` is what READ_32 loads.
+
+        Raises: Stopped.
+        """
+        leave = self._run_to_device(pe, answer=request, is_write=request is not Request.READ_32)
+        if request is Request.READ_32:
+            leave = self._run_to_device(pe, answer=data, is_write=True)
+        self._run_to_device(pe, answer=0, is_write=False)
+        return leave.gprs[0]
+
+    def count_accesses(self, request: Request) -> int:
+        """Give the realm a request that it answers with several stores; return their number."""
+        count, leave = 0, self.resume(0, request)
+        while leave.exit_reason == RecExitReason.IRQ or leave.esr & _WNR:
+            is_interrupt = leave.exit_reason == RecExitReason.IRQ
+            count += not is_interrupt
+            leave = self.resume(0, None if is_interrupt else 0)
+        return count
+
+    def _run_to_device(self, pe: int, *, is_write: bool, answer: int | None = None) -> RecExit:
+        leave = self.resume(pe, answer)
+        while leave.exit_reason == RecExitReason.IRQ:
+            leave = self.enter(pe)
+        is_device = leave.exit_reason == RecExitReason.SYNC and ipa_of(leave.hpfar) == code.DEVICE
+        if not is_device or bool(leave.esr & _WNR) != is_write:
+            raise Stopped(leave)
+        return leave
+
+    def resume(self, pe: int = 0, answer: int | None = None) -> RecExit:
+        """Enter once; with ``answer``, complete the device access with it."""
+        if answer is None:
+            return self.enter(pe)
+        gprs = (answer, *[0] * (_GPRS - 1))
+        return self.enter(pe, flags=RecEnterFlags.EMUL_MMIO, gprs=gprs)
+
+    @contextmanager
+    def running(self, request: Request, pe: int = 1) -> Iterator[Runner]:
+        """Run SPIN or PEEK on another PE meanwhile."""
+        self.host.memory.write(self.shared + code.STOP_OFFSET, bytes(8))
+        runner = Runner(self, request, pe)
+        runner.start()
+        time.sleep(_SETTLE)
+        try:
+            yield runner
+        finally:
+            self.host.memory.write(self.shared + code.STOP_OFFSET, b"\1" + bytes(7))
+            runner.join()
+
+    def token(self, challenge: bytes) -> bytes:
+        """Have the realm ask for a token."""
+        self.host.memory.write(self.shared, challenge)
+        size = self.ask(Request.TOKEN)
+        return self.host.memory.read(self.shared, size)
+
+    def publish(self) -> bytes:
+        """Have the realm, a helper of the attacker, show its page at code.SECRET; return it.
+
+        It shows nothing if it cannot read the page.
+        """
+        with suppress(Stopped):
+            self.start()
+        with self.running(Request.PEEK):
+            pass
+        return self.host.memory.read(self.shared, 16)
+
+    def finish(self, **members: int | tuple[int, ...]) -> int:
+        """End an interrupted request: enter once with members of RmiRecEnter; return the answer."""
+        self.host.memory.write(self.shared + code.STOP_OFFSET, b"\1" + bytes(7))
+        leave = self.enter(0, **members)
+        while leave.exit_reason == RecExitReason.IRQ:
+            leave = self.enter()
+        if leave.exit_reason != RecExitReason.SYNC or not leave.esr & _WNR:
+            raise Stopped(leave)
+        self._run_to_device(0, answer=0, is_write=False)
+        return leave.gprs[0]
+
+    def interrupted(self, request: Request, pe: int = 1) -> RecExit:
+        """Interrupt a request on another PE, which remains to be finished; return the exit."""
+        leaves: list[RecExit] = []
+        self.host.memory.write(self.shared + code.STOP_OFFSET, bytes(8))
+        thread = Thread(target=lambda: leaves.append(self.resume(pe, request)))
+        thread.start()
+        while thread.is_alive():
+            time.sleep(_SETTLE)
+            self.host.hardware.pe(pe).kick()
+        return leaves[0]
+
+
+class Runner(Thread):
+    """Another PE of the host, which runs a realm."""
+
+    def __init__(self, realm: Realm, request: Request, pe: int) -> None:
+        super().__init__(name=f"PE {pe}")
+        self._realm = realm
+        self._request = request
+        self._pe = pe
+        self.answer: int | None = None
+        self.stopped: Stopped | None = None
+
+    def run(self) -> None:
+        """Ask; keep the answer, or why there is none."""
+        try:
+            self.answer = self._realm.ask(self._request, pe=self._pe)
+        except Stopped as stopped:
+            self.stopped = stopped

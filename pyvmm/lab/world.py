@@ -1,0 +1,123 @@
+"""The lab's composition root: a machine with firmware, whole or broken, and a hostile host on it.
+
+Like ``pyvmm.platform``, it passes on narrow interfaces only: the host gets the SMC of the
+Non-secure state, Non-secure memory and the PEs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, cast
+
+from monitor.hes import FirmwareImage
+from monitor.monitor import Conduit, Monitor
+from pyvmm.arch.events import EventStream
+from pyvmm.arch.machine import PhysicalMemory
+from pyvmm.arch.pas import Pas
+from pyvmm.arch.rmi import EXIT_OFFSET, RecExit, RmiFid
+from pyvmm.arch.sysregs import DEFAULT_FEATURES
+from pyvmm.core import Clock, Machine
+from pyvmm.lab.attack import Break
+from pyvmm.lab.breaks import UncheckedMemory, after_boot, build_rmm
+from pyvmm.lab.host import Host
+from pyvmm.lab.owner import Owner
+from pyvmm.lab.witness import Witness
+from pyvmm.platform import RMM_SLOT, boot_images
+from pyvmm.root_of_trust import RootOfTrust
+from pyvmm.token.generations import Generation
+from rmm import protocols
+from rmm.commands import RmiCommand
+from rmm.rmm import Rmm
+
+DRAM_BASE: Final = 0x8000_0000
+DRAM_SIZE: Final = 32 << 20
+NUM_PES: Final = 3
+_BROKEN: Final = "lab-broken"  # the version of an RMM without some checks
+
+
+def firmware(broken: Sequence[Break]) -> list[FirmwareImage]:
+    """Return the images that EL3 measures; a broken RMM is another one, with another version."""
+    images = boot_images(Clock.REAL, DEFAULT_FEATURES)
+    if not broken:
+        return images
+    names = "+".join(sorted(broken))
+    return [
+        replace(each, version=_BROKEN, data=each.data + f"lab: no {names}".encode())
+        if each.slot == RMM_SLOT
+        else each
+        for each in images
+    ]
+
+
+class World:
+    """One booted machine.
+
+    Args:
+        owner: who verifies tokens.
+        broken: the checks to leave out.
+        root_of_trust: the connection to the HES, not powered on yet; None: no attestation.
+    """
+
+    def __init__(
+        self, owner: Owner, broken: Sequence[Break] = (), root_of_trust: RootOfTrust | None = None
+    ) -> None:
+        machine = Machine(DRAM_BASE, DRAM_SIZE, NUM_PES)
+        events = EventStream()
+        mailbox = root_of_trust.mailbox if root_of_trust else None
+        monitor = Monitor(machine, events, mailbox)
+        if root_of_trust is not None:
+            root_of_trust.power_on()
+            monitor.measure(firmware(broken))
+
+        def make(
+            kind: type[Rmm],
+            seen: protocols.Machine,
+            revisions: Mapping[int, Mapping[int, RmiCommand]],
+        ) -> Rmm:
+            return kind(seen, monitor.conduit(Pas.REALM), revisions, events, Generation.G1)
+
+        rmm = build_rmm(cast("protocols.Machine", machine), make, broken)
+        monitor.boot(rmm)
+        after_boot(rmm, broken)
+        memory: PhysicalMemory = machine.memory(Pas.NS)
+        if Break.GPC in broken:
+            memory = UncheckedMemory(machine, monitor)
+        self.witness = Witness(machine, monitor, rmm)
+        tap = Tap(monitor.conduit(Pas.NS), memory, self.witness)
+        dram = (DRAM_BASE, monitor.layout.ns_size)
+        self.host = Host(tap, tap, machine, dram, owner, self.witness.victim)
+
+
+class Tap:
+    """The host's SMC and memory; the witness sees all that the host learns through them."""
+
+    def __init__(self, conduit: Conduit, memory: PhysicalMemory, witness: Witness) -> None:
+        self._conduit = conduit
+        self._memory = memory
+        self._witness = witness
+
+    def smc(self, pe: int, args: Sequence[int], /) -> Sequence[int]:
+        """Call EL3."""
+        results = self._conduit.smc(pe, args)
+        self._witness.saw_words(results[len(args) :] if len(results) > len(args) else results)
+        if args[0] == RmiFid.RMI_REC_ENTER and not results[0]:
+            exit_record = self._memory.read(args[2] + EXIT_OFFSET, RecExit.size)
+            self._witness.saw_bytes("an exit record", exit_record)
+        return results
+
+    def read(self, pa: int, size: int) -> bytes:
+        """Return bytes."""
+        data = self._memory.read(pa, size)
+        self._witness.saw_bytes("a read of memory", data)
+        return data
+
+    def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes."""
+        self._memory.write(pa, data)
+
+    def zero(self, pa: int, size: int) -> None:
+        """Store zeros."""
+        self._memory.zero(pa, size)
+
+    def view(self, pa: int, size: int) -> memoryview:
+        """Return a window."""
+        return self._memory.view(pa, size)
