@@ -39,6 +39,7 @@ VERBS = {
     "debug": ("debug", "Show registers, stack and code of an instance's CPUs."),
     "inspect": ("inspect", "Look into the machine of an instance."),
     "timeline": ("timeline", "Summarize or draw the timeline of a run."),
+    "lab": ("lab", "Attack realms as a hostile host; see what stops it."),
     "measure": ("measure", "Compute a realm's initial measurement."),
     "endorse": ("endorse", "Print what a verifier should expect of this platform."),
     "image": ("image", "Build guest images."),
