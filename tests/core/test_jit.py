@@ -391,6 +391,29 @@ def test_atomics_need_their_rights_and_alignment(access: str, rights: int, offse
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize("size", range(4))
+@pytest.mark.parametrize("word", [0x3821_0122, 0x3821_8122, 0x08A1_7D22, 0x08DF_FD22, 0x089F_FD21])
+def test_atomics_of_every_size_agree(bench: Bench, word: int, size: int) -> None:
+    """LDADD, SWP, CAS, LDAR and STLR of X1 and X2, whose high halves are not zero."""
+    reference = Bench(engine=Engine.INTERP)
+    text = f"""
+        again: .long {word | size << 30}
+        eor x3, x2, x3, ror #7
+        eor x3, x1, x3, ror #9
+        add x1, x1, x4
+        ror x1, x1, #1
+        subs x0, x0, #1
+        b.ne again
+        hvc #1
+    """
+    for each in (bench, reference):
+        each.state.x[0], each.state.x[9] = HOT, DATA
+        each.state.x[1], each.state.x[4] = 0xF0E1_D2C3_B4A5_9687, 0x0123_4567_89AB_CDEF
+        each.run(text)
+    assert list(bench.state.x) == list(reference.state.x)
+    assert bench.memory.read(DATA, 16) == reference.memory.read(DATA, 16)
+
+
 @pytest.mark.parametrize("inexact", ["", "fdiv d9, d4, d5"])
 def test_floating_point_agrees(bench: Bench, inexact: str) -> None:
     """Before Inexact was signalled and after it, into infinities and below the normal numbers."""
