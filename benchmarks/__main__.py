@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attestation, baremetal, boot, disk, rmm, tlbi, verify, walk
+from benchmarks import attestation, baremetal, boot, disk, programs, rmm, tlbi, verify, walk
 from benchmarks.result import Result
 
 OUTPUT = Path("build/bench.json")
@@ -29,6 +29,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "debian": boot.debian,
     "page-size": boot.page_size,
     "disk": disk.disk,
+    "programs": programs.programs,
+    "two-cpus": programs.two_cpus,
 }
 
 
