@@ -39,6 +39,7 @@ from tests.core.system import (
 ENGINES = (Engine.JIT, Engine.CHECK)
 HOT = 100  # turns that make a loop hot
 EC_BRANCH_TARGET = 0x0D
+FPSR_IXC, FPSR_UFC = 1 << 4, 1 << 3
 EC_PERMISSION = 0x24  # a data abort from EL0
 EL0_CODE = CODE + (1 << 32)
 
@@ -458,3 +459,21 @@ def test_floating_point_agrees(bench: Bench, inexact: str) -> None:
     assert list(bench.state.x) == list(reference.state.x)
     assert list(bench.state.v) == list(reference.state.v)
     assert bench.state.fpsr == reference.state.fpsr
+
+
+@pytest.mark.parametrize(
+    ("operation", "a", "b"),
+    [
+        ("fmul d3, d1, d2", 0x3FEF_FFFF_FFFF_FFFF, 0x0010_0000_0000_0000),
+        ("fmul s3, s1, s2", 0x3F7F_FFFF, 0x0080_0000),
+        ("fcvt s3, d1", 0x380F_FFFF_FFFF_FFFF, 0),
+    ],
+)
+def test_what_only_rounding_makes_normal_is_tiny(
+    bench: Bench, operation: str, a: int, b: int
+) -> None:
+    """Underflow is detected before rounding: the lowest normal number as a result is not enough."""
+    bench.state.v[2], bench.state.v[4], bench.state.x[0] = a, b, HOT
+    bench.state.fpsr = FPSR_IXC
+    bench.run(f"again: {operation}; subs x0, x0, #1; b.ne again; hvc #1")
+    assert bench.state.fpsr == FPSR_IXC | FPSR_UFC
