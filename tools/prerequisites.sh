@@ -39,15 +39,10 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
     elif ! printf '#include <stdlib.h>\n#include <math.h>\n' | "$cc" -x c -E - >/dev/null 2>&1; then
         need libc6-dev "the C library's headers"
     fi
-    for tool in qemu-img qemu-nbd; do
-        command -v "$tool" >/dev/null 2>&1 || {
-            need qemu-utils "$tool, for qcow2 disks"
-            break
-        }
-    done
     if [ "$tests" ]; then
         command -v ip >/dev/null 2>&1 || need iproute2 "ip, for tests with tap interfaces"
         command -v passt >/dev/null 2>&1 || need passt "for tests of user mode"
+        command -v qemu-nbd >/dev/null 2>&1 || need qemu-utils "for tests of qcow2 disks"
         command -v tshark >/dev/null 2>&1 || need tshark "for tests of captured frames"
     fi
     for tool in mke2fs e2fsck; do # Debian keeps them in sbin, which is not on a user's PATH
