@@ -1,33 +1,79 @@
 """pyvmm list: show the instances."""
 
+import re
+import time
+
 import click
 
 from pyvmm.cli.common.instances import GONE, directory, print_json
 from pyvmm.cli.common.say import print_lines
+from pyvmm.cli.common.units import duration, short_size
 from pyvmm.vm.control.api import Status
+
+_HEADINGS = ("PID", "NAME", "STATE", "KIND", "CPUS", "MEM", "UP")
+_RIGHT = frozenset({"PID", "CPUS", "MEM", "UP"})
 
 
 @click.command("list", help="List all instances, including those that are shut off or dead.")
 @click.option("-i", "--run", "running", is_flag=True, help="omit those that are shut off or dead")
+@click.option("-q", "--quiet", "is_quiet", is_flag=True, help="print only the names")
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")
-def list_(*, running: bool, wants_json: bool) -> None:
+def list_(*, running: bool, is_quiet: bool, wants_json: bool) -> None:
     """Print one line per instance."""
-    statuses = [
-        status for status in directory().statuses() if not running or status.state not in GONE
-    ]
+    statuses = sorted(
+        (each for each in directory().statuses() if not running or each.state not in GONE),
+        key=lambda each: _natural(each.name),
+    )
     if wants_json:
         print_json(statuses)
-        return
-    rows = [("PID", "NAME", "STATE", "KIND"), *map(_row, statuses)]
+    elif is_quiet:
+        if statuses:
+            print_lines(*(each.name for each in statuses))
+    else:
+        _print_table([_HEADINGS, *map(_row, statuses)])
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for pid, *rest in rows:
-        cells = [pid.rjust(widths[0])]
-        cells += [cell.ljust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        print_lines("  ".join(cells).rstrip())
+    for row in rows:
+        cells = zip(_HEADINGS, row, widths, strict=True)
+        print_lines("  ".join(_cell(*each) for each in cells).rstrip())
 
 
-def _row(status: Status) -> tuple[str, str, str, str]:
+def _cell(heading: str, text: str, width: int) -> str:
+    return text.rjust(width) if heading in _RIGHT else text.ljust(width)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts numbers in names by their value.
+
+    >>> sorted(["r10", "r9", "r1"], key=_natural)
+    ['r1', 'r9', 'r10']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+
+def _row(status: Status) -> tuple[str, ...]:
     state = str(status.state)
     if status.exit_code is not None:
         state += f" ({status.exit_code})"
-    return str(status.pid or "-"), status.name, state, status.kind
+    return (
+        str(status.pid or "-"),
+        status.name,
+        state,
+        status.kind,
+        str(status.num_cpus),
+        short_size(status.ram_size),
+        _uptime(status),
+    )
+
+
+def _uptime(status: Status) -> str:
+    """Return how long it has run, or ran."""
+    if status.started is None:
+        return "-"
+    end = status.ended
+    if end is None:
+        end = status.started if status.state in GONE else time.time()  # nobody noted when it died
+    return duration(max(end - status.started, 0)) if end > status.started else "-"

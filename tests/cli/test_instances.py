@@ -43,7 +43,10 @@ def test_the_life_of_a_realm_step_by_step(runtime: Path) -> None:
     """Every command does one thing and returns; at the end nothing is left."""
     pid = create("r1", *REALM)
     rows = [row.split() for row in verb("list").output.splitlines()]
-    assert rows == [["PID", "NAME", "STATE", "KIND"], [str(pid), "r1", "new", "realm"]]
+    assert rows == [
+        ["PID", "NAME", "STATE", "KIND", "CPUS", "MEM", "UP"],
+        [str(pid), "r1", "new", "realm", "1", "64M", "-"],
+    ]
     assert result(pyvmm("console", "r1", "--log")) == DONE
     rim = verb("measure", "r1").output.strip()
     assert verb("measure", *REALM).output.strip() == rim == status("r1")["rim"]
@@ -51,7 +54,7 @@ def test_the_life_of_a_realm_step_by_step(runtime: Path) -> None:
     assert result(verb("start", "r1")) == DONE
     assert verb("wait", "r1", "--for", "console:RIM +[0-9a-f]{64}", "--timeout", "60").code == 0
     assert result(verb("wait", "r1", "--timeout", "60")) == DONE
-    assert verb("list").output.split()[-5:] == ["r1", "shut", "off", "(0)", "realm"]
+    assert verb("list").output.split()[-8:-1] == ["r1", "shut", "off", "(0)", "realm", "1", "64M"]
     assert verb("list", "--run").output.count("\n") == 1
     said = pyvmm("console", "r1", "--log").output
     assert said.startswith("Hello from a realm.")
@@ -464,6 +467,21 @@ def test_waiting_for_an_agent_that_cannot_come(tmp_path: Path) -> None:
     line = "pyvmm: this guest has no port for an agent: start it with --agent\n"
     assert result(ended) == (ExitCode.BAD_INPUT, "", line)
     assert status("r1")["state"] == "running"
+
+
+def test_list_in_natural_order(tmp_path: Path) -> None:
+    """r10 comes after r9; -q prints what other verbs take; a running instance has an uptime."""
+    assert result(verb("list", "-q")) == DONE
+    for name in ("r10", "r9", "a"):
+        create(name, *VM, kernel(tmp_path, IDLE))
+    assert verb("list", "-q").output == "a\nr9\nr10\n"
+    assert [each["name"] for each in json.loads(verb("list", "--json").output)] == [
+        "a",
+        "r9",
+        "r10",
+    ]
+    assert result(verb("start", "a")) == DONE
+    assert re.search(r"a +running +vm +1 +64M +\d+[sm]\n", verb("list").output)
 
 
 def test_debug_looks_into_a_normal_vm_and_not_into_a_realm(tmp_path: Path) -> None:

@@ -55,6 +55,18 @@ def short_size(number: float) -> str:
     return f"{number:.0f}{suffix}" if not suffix or number >= 9.95 else f"{number:.1f}{suffix}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in its largest unit.
+
+    >>> duration(0.4), duration(59), duration(3599), duration(7200), duration(200_000)
+    ('0s', '59s', '59m', '2h', '2d')
+    """
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "m"), (86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{seconds // 86400:.0f}d"
+
+
 def plural(number: int, noun: str) -> str:
     """Return a number and a noun, singular or plural.
 
