@@ -17,6 +17,7 @@ DEVICE_TREE: Final = 0x8000_3000
 SHARED: Final = 0x1_8000_0000
 DEVICE: Final = 0x1_8010_0000
 STOP_OFFSET: Final = 0xFF0  # of SHARED: a word that ends SPIN and PEEK
+BEAT_OFFSET: Final = 0xFE8  # of SHARED: a word that SPIN and PEEK clear again and again
 RECORD_OFFSET: Final = 0x800  # of SHARED: a number and its tag
 VECTOR_OFFSET: Final = 0xA00  # of CODE: synchronous exceptions of EL1
 
@@ -71,15 +72,15 @@ requests:
     17fffffb  b next
     14000011  b check
     14000015  b spin
-    1400001c  b peek
-    14000023  b token
-    14000039  b time
-    1400003a  b talk
-    1400003e  b ripas
-    14000045  b seal
-    1400004c  b unseal
-    14000053  b off
-    14000055  b read32
+    1400001d  b peek
+    14000025  b token
+    1400003b  b time
+    1400003c  b talk
+    14000040  b ripas
+    14000047  b seal
+    1400004e  b unseal
+    14000055  b off
+    14000057  b read32
     17ffffef  b next
     17ffffee  b next
     17ffffed  b next
@@ -96,22 +97,24 @@ check:
 spin:
     d2800002  mov x2, #0
 watch:
+    f907f71f  str xzr, [x24, #0xfe8]
     a94012c3  ldp x3, x4, [x22]
     eb14007f  cmp x3, x20
     fa550080  ccmp x4, x21, #0, eq
     9a820442  cinc x2, x2, ne
     f947fb05  ldr x5, [x24, #0xff0]
-    b4ffff65  cbz x5, watch
-    17fffff2  b report
+    b4ffff45  cbz x5, watch
+    17fffff1  b report
 peek:
+    f907f71f  str xzr, [x24, #0xfe8]
     f94002c3  ldr x3, [x22]
     f9000303  str x3, [x24]
     f94006c3  ldr x3, [x22, #8]
     f9000703  str x3, [x24, #8]
     f947fb05  ldr x5, [x24, #0xff0]
-    b4ffff65  cbz x5, peek
+    b4ffff45  cbz x5, peek
     d2800002  mov x2, #0
-    17ffffea  b report
+    17ffffe8  b report
 token:
     a9400b01  ldp x1, x2, [x24]
     a9411303  ldp x3, x4, [x24, #16]
@@ -137,14 +140,14 @@ copy:
     91002063  add x3, x3, #8
     eb02007f  cmp x3, x2
     54ffff83  b.lo copy
-    17ffffd3  b report
+    17ffffd1  b report
 time:
     d53be042  mrs x2, cntvct_el0
-    17ffffd1  b report
+    17ffffcf  b report
 talk:
     92400a83  and x3, x20, #7
 words:
-    b4fff743  cbz x3, next
+    b4fff703  cbz x3, next
     f900027f  str xzr, [x19]
     d1000463  sub x3, x3, #1
     17fffffd  b words
@@ -156,7 +159,7 @@ ripas:
     d2800023  mov x3, #1
     d2800004  mov x4, #0
     d4000003  smc #0
-    17ffffc4  b report
+    17ffffc2  b report
 seal:
     9100077b  add x27, x27, #1
     ca140363  eor x3, x27, x20
@@ -165,7 +168,7 @@ seal:
     f904031b  str x27, [x24, #0x800]
     f9040703  str x3, [x24, #0x808]
     aa1b03e2  mov x2, x27
-    17ffffbc  b report
+    17ffffba  b report
 unseal:
     f9440302  ldr x2, [x24, #0x800]
     f9440705  ldr x5, [x24, #0x808]
@@ -174,14 +177,14 @@ unseal:
     9b047c63  mul x3, x3, x4
     eb05007f  cmp x3, x5
     9a9f0042  csel x2, x2, xzr, eq
-    17ffffb4  b report
+    17ffffb2  b report
 off:
     d2b08000  movz x0, #0x8400, lsl #16
     f2800100  movk x0, #8
     d4000003  smc #0
 read32:
     b9400262  ldr w2, [x19]
-    17ffffaf  b report
+    17ffffad  b report
 """
 #: An exception becomes the answer: its syndrome.
 VECTOR: Final = """

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from threading import Thread
+from threading import Thread, Timer
 from typing import Final
 
 from pyvmm.arch.esr import ESR_ABORT, ipa_of
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import (
     EXIT_OFFSET,
+    REC_CREATE_NUM_GPRS,
     RealmParams,
     RecEnter,
     RecEnterFlags,
@@ -29,7 +31,8 @@ from pyvmm.lab.host import Host, HostFailure
 _WNR: Final = ESR_ABORT.WnR.mask
 _GPRS: Final = 31
 _SHARE: Final = 6 << 2 | 3 << 6  # MemAttr and S2AP of shared memory
-_SETTLE: Final = 0.02  # seconds for which another PE runs before the host acts
+_TICK: Final = 0.001  # seconds between two looks at another PE
+_PATIENCE: Final = 30.0  # seconds after which a realm is taken not to answer
 
 #: An image: the content of pages by IPA, in the order in which they are measured.
 Image = Mapping[int, bytes]
@@ -118,11 +121,12 @@ class Realm:
         descriptor = self.shared | _SHARE
         self.host.rmi(RmiFid.RMI_RTT_MAP_UNPROTECTED, self.rd, code.SHARED, 3, descriptor)
 
-    def add_rec(self, pc: int = code.CODE) -> None:
-        """Create the realm's REC."""
+    def add_rec(self, *gprs: int) -> None:
+        """Create the realm's REC, which starts with X0.. = ``gprs``."""
         self.rec, self.run = self.host.delegated(), self.host.granule(bytes(GRANULE_SIZE))
         aux = (self.host.delegated(), self.host.delegated())
-        params = RecParams.of(flags=1, pc=pc, num_aux=len(aux), aux=(*aux, *[0] * 14))
+        params = RecParams.of(flags=1, pc=code.CODE, num_aux=len(aux), aux=(*aux, *[0] * 14))
+        params.gprs = (*gprs, *[0] * (REC_CREATE_NUM_GPRS - len(gprs)))
         self.host.rmi(RmiFid.RMI_REC_CREATE, self.rd, self.rec, self.host.granule(bytes(params)))
 
     def activate(self) -> None:
@@ -190,9 +194,15 @@ class Realm:
         return count
 
     def _run_to_device(self, pe: int, *, is_write: bool, answer: int | None = None) -> RecExit:
-        leave = self.resume(pe, answer)
-        while leave.exit_reason == RecExitReason.IRQ:
-            leave = self.enter(pe)
+        deadline = time.monotonic() + _PATIENCE
+        alarm = Timer(_PATIENCE, self.host.hardware.pe(pe).kick)
+        alarm.start()
+        try:
+            leave = self.resume(pe, answer)
+            while leave.exit_reason == RecExitReason.IRQ and time.monotonic() < deadline:
+                leave = self.enter(pe)
+        finally:
+            alarm.cancel()
         is_device = leave.exit_reason == RecExitReason.SYNC and ipa_of(leave.hpfar) == code.DEVICE
         if not is_device or bool(leave.esr & _WNR) != is_write:
             raise Stopped(leave)
@@ -208,10 +218,11 @@ class Realm:
     @contextmanager
     def running(self, request: Request, pe: int = 1) -> Iterator[Runner]:
         """Run SPIN or PEEK on another PE meanwhile."""
-        self.host.memory.write(self.shared + code.STOP_OFFSET, bytes(8))
+        self._clear_signs()
         runner = Runner(self, request, pe)
         runner.start()
-        time.sleep(_SETTLE)
+        while runner.is_alive() and not self._has_begun():
+            time.sleep(_TICK)
         try:
             yield runner
         finally:
@@ -248,14 +259,21 @@ class Realm:
 
     def interrupted(self, request: Request, pe: int = 1) -> RecExit:
         """Interrupt a request on another PE, which remains to be finished; return the exit."""
-        leaves: list[RecExit] = []
-        self.host.memory.write(self.shared + code.STOP_OFFSET, bytes(8))
-        thread = Thread(target=lambda: leaves.append(self.resume(pe, request)))
-        thread.start()
-        while thread.is_alive():
-            time.sleep(_SETTLE)
+        self._clear_signs()
+        with ThreadPoolExecutor(1) as threads:
+            leaving = threads.submit(self.resume, pe, request)
+            while not leaving.done() and not self._has_begun():
+                time.sleep(_TICK)
             self.host.hardware.pe(pe).kick()
-        return leaves[0]
+        return leaving.result()
+
+    def _clear_signs(self) -> None:
+        self.host.memory.write(self.shared + code.STOP_OFFSET, bytes(8))
+        self.host.memory.write(self.shared + code.BEAT_OFFSET, b"\1" + bytes(7))
+
+    def _has_begun(self) -> bool:
+        """Check whether SPIN or PEEK has gone round since its start."""
+        return not any(self.host.memory.read(self.shared + code.BEAT_OFFSET, 8))
 
 
 class Runner(Thread):
@@ -267,11 +285,11 @@ class Runner(Thread):
         self._request = request
         self._pe = pe
         self.answer: int | None = None
-        self.stopped: Stopped | None = None
+        self.stopped: HostFailure | None = None
 
     def run(self) -> None:
         """Ask; keep the answer, or why there is none."""
         try:
             self.answer = self._realm.ask(self._request, pe=self._pe)
-        except Stopped as stopped:
-            self.stopped = stopped
+        except HostFailure as failure:
+            self.stopped = failure

@@ -5,6 +5,7 @@ from pyvmm.arch.stage2 import level_size
 from pyvmm.lab import Host, Realm, Refused, Request, attack, code
 
 _ROUNDS = 100
+_TABLES = ((code.CODE, 3), (1 << 30, 2))  # IPA and level of tables that the realm uses
 
 
 @attack(
@@ -21,13 +22,20 @@ def race_tables(host: Host) -> bool:
         for _ in range(_ROUNDS):
             host.rmi(RmiFid.RMI_RTT_CREATE, realm.rd, spare, beside, 3)
             host.rmi(RmiFid.RMI_RTT_FOLD, realm.rd, beside, 3)
-            for fid in (RmiFid.RMI_RTT_FOLD, RmiFid.RMI_RTT_DESTROY):
-                for ipa, level in ((code.CODE, 3), (1 << 30, 2)):
-                    try:
-                        host.rmi(fid, realm.rd, ipa, level)
-                    except Refused:
-                        refused += 1
+            refused += _attack_tables(host, realm)
     host.note(f"create and fold the table beside the realm's {_ROUNDS} times", "accepted")
     host.note("fold and destroy the realm's own tables", f"refused {refused} times")
     host.note("the realm checked its page meanwhile", f"{runner.answer} differences")
     return runner.answer != 0
+
+
+def _attack_tables(host: Host, realm: Realm) -> int:
+    """Try to fold and to destroy each table that the realm uses; return how often it is refused."""
+    refused = 0
+    for fid in (RmiFid.RMI_RTT_FOLD, RmiFid.RMI_RTT_DESTROY):
+        for ipa, level in _TABLES:
+            try:
+                host.rmi(fid, realm.rd, ipa, level)
+            except Refused:
+                refused += 1
+    return refused

@@ -6,11 +6,11 @@ from pyvmm.lab import IMAGE, Host, Realm, Request, attack, code
 
 
 @attack(
-    stopped_by="RMI_DATA_CREATE copies the page before it measures the copy",
+    stopped_by="RMI_DATA_CREATE measures the copy that the realm gets",
     spec="DEN0137 1.0, RMI_DATA_CREATE",
 )
 def swap_source(host: Host) -> bool:
-    """Change the source of a page, with a device, as soon as the RMM has measured it."""
+    """Change the source of a page, with a device, after the RMM has measured it."""
     realm = Realm.create(host)
     end = code.DEVICE_TREE + GRANULE_SIZE
     host.rmi(RmiFid.RMI_RTT_INIT_RIPAS, realm.rd, code.CODE, end)

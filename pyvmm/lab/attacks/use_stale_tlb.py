@@ -5,6 +5,8 @@ import time
 from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import HELPER, Break, Host, Realm, Request, attack, code
 
+_PATIENCE = 10.0  # seconds
+
 
 @attack(
     stopped_by="RMI_DATA_DESTROY: the RMM invalidates the translation on all PEs",
@@ -19,7 +21,7 @@ def use_stale_tlb(host: Host) -> bool:
     helper = Realm.build(host, HELPER)
     helper.start()
     victim = Realm.build(host, secret_page=False)
-    granule = helper.secret
+    granule, seen = helper.secret, bytes(16)
     with helper.running(Request.PEEK, pe=1) as runner:
         host.note(f"the helper reads {granule:#x} on PE 1 again and again")
         host.rmi(RmiFid.RMI_DATA_DESTROY, helper.rd, code.SECRET)
@@ -27,8 +29,9 @@ def use_stale_tlb(host: Host) -> bool:
         victim.start()
         host.announce(victim.rd, victim.rec)
         host.note("the page is now the victim's, which writes its secret there")
-        time.sleep(0.05)
-    seen = host.memory.read(helper.shared, 16)
-    end = f"it stopped: {runner.stopped}" if runner.stopped else "it read on"
-    host.note("the helper", end)
+        end = time.monotonic() + _PATIENCE
+        while runner.is_alive() and not any(seen) and time.monotonic() < end:
+            seen = host.memory.read(helper.shared, 16)
+    how = f"it stopped: {runner.stopped}" if runner.stopped else "it read on"
+    host.note("the helper", how)
     return any(seen)
