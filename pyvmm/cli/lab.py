@@ -121,7 +121,7 @@ def _description(attack: Attack) -> Iterator[str]:
         yield "  it succeeds: CCA does not promise against it"
     else:
         names = " or ".join(f"--break {each}" for each in attack.breaks)
-        yield f"  succeeds    {f'with {names}' if names else 'with no --break'}"
+        yield f"  broken by   {names or 'none of the checks of --break'}"
 
 
 @lab.command("run", help=_RUN_HELP)
