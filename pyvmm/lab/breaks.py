@@ -4,14 +4,14 @@ Nothing here changes the trusted code.  A broken RMM is the installed one with a
 another table of commands, or other books; each of those is a few lines below.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import FunctionType, SimpleNamespace
 from typing import Final
 
 from monitor.monitor import Monitor
 from pyvmm.arch.machine import PeContext, PhysicalMemory
-from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT, GRANULE_SIZE, Pas
-from pyvmm.arch.rmi import RecEnter, Ripas, RmiFid
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT, Pas
+from pyvmm.arch.rmi import RecEnter, RecExitReason, Ripas, RmiFid
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.stage2 import UNASSIGNED_RAM
 from pyvmm.core import Machine
@@ -69,28 +69,38 @@ class UncheckedMemory:
         self._machine = machine
         self._monitor = monitor
 
-    def _memory(self, pa: int, size: int) -> PhysicalMemory:
-        if pa // GRANULE_SIZE != (pa + max(size, 1) - 1) // GRANULE_SIZE:
-            return self._machine.memory(Pas.NS)  # several granules: the host's own buffers
+    def _memory(self, pa: int) -> PhysicalMemory:
+        """Return the memory that has a granule; Non-secure memory faults outside DRAM."""
         if not self._machine.dram_base <= pa < self._machine.dram_base + self._machine.dram_size:
             return self._machine.memory(Pas.NS)
         return self._machine.memory(_PAS_OF_GPI[self._monitor.gpi(pa)])
 
     def read(self, pa: int, size: int) -> bytes:
         """Return bytes."""
-        return self._memory(pa, size).read(pa, size)
+        return b"".join(self._memory(at).read(at, count) for at, count in _pieces(pa, size))
 
     def write(self, pa: int, data: bytes | bytearray | memoryview) -> None:
         """Store bytes."""
-        self._memory(pa, len(data)).write(pa, data)
+        for at, count in _pieces(pa, len(data)):
+            self._memory(at).write(at, bytes(data[at - pa : at - pa + count]))
 
     def zero(self, pa: int, size: int) -> None:
         """Store zeros."""
-        self._memory(pa, size).zero(pa, size)
+        for at, count in _pieces(pa, size):
+            self._memory(at).zero(at, count)
 
     def view(self, pa: int, size: int) -> memoryview:
-        """Return a window."""
-        return self._memory(pa, size).view(pa, size)
+        """Return a window: one granule's, or a stretch of the same address space."""
+        return self._memory(pa).view(pa, size)
+
+
+def _pieces(pa: int, size: int) -> Iterator[tuple[int, int]]:
+    """Divide a range by granules: yield address and size of each part."""
+    end = pa + size
+    while pa < end:
+        stop = min(end, (pa | GRANULE_OFFSET) + 1)
+        yield pa, stop - pa
+        pa = stop
 
 
 # --- granule-state ----------------------------------------------------------------------------
@@ -157,17 +167,15 @@ class _UncleanRmm(Rmm):
 
 
 class _TalkativeExitRecord(ExitRecord):
-    """Shows the host all general-purpose registers at each exit."""
+    """Shows the host all general-purpose registers when it interrupts the realm."""
 
     __slots__ = ()
 
     def write(self, run_pa: int, context: PeContext, leave: HostExit) -> None:
-        """Write the record with X1 to X30 besides what the host may see."""
-        gprs = leave.gprs[:1] or (0,)
-        everything = (*gprs, *(context.x[n] for n in range(1, _NUM_GPRS)))
-        shown = HostExit(leave.reason, leave.esr, leave.far, leave.hpfar, everything)
-        shown.ripas_change, shown.imm = leave.ripas_change, leave.imm
-        super().write(run_pa, context, shown)
+        """Write the record, after an interrupt with X0 to X30."""
+        if leave.reason == RecExitReason.IRQ:
+            leave = HostExit(leave.reason, gprs=tuple(context.x[n] for n in range(_NUM_GPRS)))
+        super().write(run_pa, context, leave)
 
 
 @rmi_command(RmiFid.RMI_REC_ENTER)

@@ -1,6 +1,7 @@
 """Every attack of the lab ends as expected, on the whole platform and on each broken one."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,15 @@ def test_attack_on_a_broken_platform(opened: Lab, attack: Attack, missing: Break
     assert outcome.verdict is Verdict.SUCCEEDED, [*outcome.steps, outcome.proof]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_a_break_affects_no_other_attack(opened: Lab, attack: Attack) -> None:
+    """What an attack does not name does not help it."""
+    for missing in set(Break) - set(attack.breaks):
+        outcome = opened.run(attack, (missing,))
+        assert outcome.verdict is not Verdict.UNEXPECTED, (missing, outcome.proof)
+
+
 def test_each_check_has_an_attack_that_shows_what_it_is_for() -> None:
     """And at least 24 attacks exist, three of which succeed."""
     assert {name for _, name in BROKEN} == set(Break)
@@ -61,3 +71,9 @@ def test_the_whole_platform_is_believed(opened: Lab) -> None:
     outcome = opened.run(ATTACKS["replay-token"])
     (fresh,) = [step for step in outcome.steps if PLATFORM in step.what]
     assert fresh.result == "the owner believes it"
+
+
+def test_documentation_names_each_attack() -> None:
+    """In the table of docs/lab.md."""
+    text = (Path(__file__).parents[2] / "docs" / "lab.md").read_text()
+    assert not [name for name in ATTACKS if f"`{name}`" not in text]

@@ -7,7 +7,7 @@ from pyvmm.lab import Break, Host, Realm, Request, attack, code
 @attack(
     stopped_by="RMI_PYVMM_DEBUG_READ_MEMORY: the realm's measurement does not allow it",
     spec="docs/debugging.md, RMI_PYVMM_DEBUG_READ_MEMORY (pyvmm's own; DEN0137 has no debugger)",
-    breaks=(Break.DEBUG,),
+    breaks=(Break.DEBUG, Break.REGISTERS),
 )
 def abuse_debugger(host: Host) -> bool:
     """Read a realm's memory with the commands of pyvmm's debugger."""

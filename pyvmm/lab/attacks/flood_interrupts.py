@@ -1,6 +1,6 @@
 """Interrupt a realm all the time."""
 
-from pyvmm.lab import Host, Realm, Request, attack
+from pyvmm.lab import Break, Host, Realm, Request, attack
 
 _TIMES = 500
 _PENDING, _SPI = 1 << 62, 40
@@ -9,6 +9,7 @@ _PENDING, _SPI = 1 << 62, 40
 @attack(
     stopped_by="an interrupt is only a request: the realm masks it, and its registers are kept",
     spec="DEN0137 1.0, Realm interrupts; Arm IHI 0069, list registers",
+    breaks=(Break.REGISTERS,),
 )
 def flood_interrupts(host: Host) -> bool:
     """Make an interrupt pending at every entry, and kick the PE, to confuse the realm.

@@ -7,7 +7,7 @@ from pyvmm.lab import HELPER, Break, Host, Realm, attack, code
 @attack(
     stopped_by="RMI_DATA_DESTROY: the RMM clears the granule",
     spec="DEN0137 1.0, RMI_DATA_DESTROY; RmmGranuleState",
-    breaks=(Break.SCRUB,),
+    breaks=(Break.SCRUB, Break.RIPAS),
 )
 def recycle_page(host: Host) -> bool:
     """Destroy a realm's page and give the granule to a realm that looks at what is in it."""

@@ -1,12 +1,13 @@
 """Complete a device access twice."""
 
 from pyvmm.arch.rmi import RecEnterFlags
-from pyvmm.lab import Host, Realm, Request, attack
+from pyvmm.lab import Break, Host, Realm, Request, attack
 
 
 @attack(
     stopped_by="RMI_REC_ENTER: no device access is pending",
     spec="DEN0137 1.0, RMI_REC_ENTER",
+    breaks=(Break.REGISTERS,),
 )
 def replay_entry(host: Host) -> bool:
     """Enter a REC a second time with the answer to one device access.

@@ -7,7 +7,7 @@ from pyvmm.lab import Break, Host, Realm, attack
 @attack(
     stopped_by="RMI_GRANULE_UNDELEGATE: the granule is not DELEGATED",
     spec="DEN0137 1.0, RMI_GRANULE_UNDELEGATE; RmmGranuleState",
-    breaks=(Break.GRANULE_STATE,),
+    breaks=(Break.GRANULE_STATE, Break.GPC),
 )
 def undelegate_page(host: Host) -> bool:
     """Make a realm's page Non-secure memory again while the realm uses it.

@@ -7,7 +7,7 @@ from pyvmm.lab import Break, Host, Realm, Request, Stopped, attack, code
 @attack(
     stopped_by="the RIPAS becomes DESTROYED: the realm's access exits, until the realm consents",
     spec="DEN0137 1.0, RMI_DATA_DESTROY, RMI_DATA_CREATE_UNKNOWN",
-    breaks=(Break.RIPAS,),
+    breaks=(Break.RIPAS, Break.TLBI),
 )
 def zero_page(host: Host) -> bool:
     """Destroy a realm's page and give it a new one, so that the realm reads zeros for its secret.
