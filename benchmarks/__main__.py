@@ -12,7 +12,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attestation, baremetal, boot, disk, programs, rmm, tlbi, verify, walk
+from benchmarks import (
+    attestation,
+    baremetal,
+    boot,
+    disk,
+    network,
+    programs,
+    rmm,
+    tlbi,
+    verify,
+    walk,
+)
 from benchmarks.result import Result
 
 OUTPUT = Path("build/bench.json")
@@ -31,6 +42,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "disk": disk.disk,
     "programs": programs.programs,
     "two-cpus": programs.two_cpus,
+    "network-tap": network.tap,
+    "network-user": network.user,
 }
 
 

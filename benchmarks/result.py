@@ -16,7 +16,7 @@ class Result:
     """The lowest acceptable rate, or the highest acceptable time, by the unit."""
     peer: float | None = None
     goal_ratio: float | None = None
-    """The highest acceptable ratio to the peer's time."""
+    """The highest acceptable ratio to the peer's time, or the lowest to its rate."""
 
     @property
     def is_time(self) -> bool:
@@ -31,8 +31,9 @@ class Result:
     @property
     def is_met(self) -> bool:
         """Return whether every goal is met."""
-        if self.ratio is not None and self.goal_ratio is not None and self.ratio > self.goal_ratio:
-            return False
-        if self.goal is None:
+        return self._reaches(self.ratio, self.goal_ratio) and self._reaches(self.value, self.goal)
+
+    def _reaches(self, figure: float | None, goal: float | None) -> bool:
+        if figure is None or goal is None:
             return True
-        return self.value <= self.goal if self.is_time else self.value >= self.goal
+        return figure <= goal if self.is_time else figure >= goal

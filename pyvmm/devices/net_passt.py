@@ -30,6 +30,12 @@ def open_passt(
 
     Raises: UserError, with passt's message, if it is not installed or does not start.
     """
+    words = [*passt_options(number, mtu), *(word for each in forwards for word in _forward(each))]
+    return StreamBackend(loop, start_program("passt", command, "--quiet", *words), mtu, _OFFLOADS)
+
+
+def passt_options(number: int = 0, mtu: int = MTU) -> list[str]:
+    """Return the options that describe the guest's network to passt."""
     network = user_network(number)
     options = {
         "--mtu": mtu,
@@ -37,9 +43,7 @@ def open_passt(
         "--netmask": network.netmask,
         "--gateway": host_of(network),
     }
-    words = [str(word) for option in options.items() for word in option]
-    words += [word for forward in forwards for word in _forward(forward)]
-    return StreamBackend(loop, start_program("passt", command, "--quiet", *words), mtu, _OFFLOADS)
+    return [str(word) for option in options.items() for word in option]
 
 
 def _forward(forward: PortForward) -> list[str]:
