@@ -357,8 +357,6 @@ def _check_together(given: Collection[str], *, is_run: bool) -> None:
         raise UserError("--balloon is not for realms: the host cannot take memory from a realm")
     if "wants_hes" in given and ("token_profile" in given or "hes_directory" in given):
         raise UserError("--no-hes excludes --token-profile and --hes-dir: omit it, or them")
-    if "forces_pci" in given and "transport" in given:
-        raise UserError("--force-pci is the same as --transport pci: give one of them")
     if "waits_for_gdb" in given and "gdb" not in given:
         raise UserError("--gdb-wait requires --gdb: add --gdb PORT or --gdb SOCKET")
     if is_realm and "gdb" in given and "is_debuggable" not in given:

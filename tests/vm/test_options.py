@@ -71,7 +71,6 @@ def test_what_is_given_is_read() -> None:
         ({"is_realm", "has_balloon"}, "--balloon is not for realms"),
         ({"is_realm", "wants_hes", "hes_directory"}, "--no-hes excludes --token-profile and"),
         ({"is_realm", "wants_hes", "token_profile"}, "--no-hes excludes --token-profile and"),
-        ({"forces_pci", "transport"}, "--force-pci is the same as --transport pci: give one"),
         ({"waits_for_gdb"}, "--gdb-wait requires --gdb"),
         ({"is_realm", "gdb"}, "--gdb: a realm hides its registers"),
     ],
