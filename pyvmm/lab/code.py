@@ -97,20 +97,20 @@ check:
 spin:
     d2800002  mov x2, #0
 watch:
-    f907f71f  str xzr, [x24, #0xfe8]
     a94012c3  ldp x3, x4, [x22]
     eb14007f  cmp x3, x20
     fa550080  ccmp x4, x21, #0, eq
     9a820442  cinc x2, x2, ne
+    f907f71f  str xzr, [x24, #0xfe8]
     f947fb05  ldr x5, [x24, #0xff0]
     b4ffff45  cbz x5, watch
     17fffff1  b report
 peek:
-    f907f71f  str xzr, [x24, #0xfe8]
     f94002c3  ldr x3, [x22]
     f9000303  str x3, [x24]
     f94006c3  ldr x3, [x22, #8]
     f9000703  str x3, [x24, #8]
+    f907f71f  str xzr, [x24, #0xfe8]
     f947fb05  ldr x5, [x24, #0xff0]
     b4ffff45  cbz x5, peek
     d2800002  mov x2, #0
