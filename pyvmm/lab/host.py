@@ -10,8 +10,8 @@ from typing import Final, Protocol, TypeVar
 
 from pyvmm.arch.esr import ESR_ABORT
 from pyvmm.arch.exits import ExitReason
-from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
-from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.machine import PeExit, PhysicalMemory
+from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault
 from pyvmm.arch.rmi import STATUS_MEANINGS, RmiFid, status_name, unpack_status
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.rmmd import RmmdFid
@@ -22,8 +22,6 @@ from pyvmm.lab import code
 from pyvmm.lab.owner import Owner
 
 T = TypeVar("T")
-_HCR_RW: Final = 1 << 31  # EL1 is AArch64; stage 2 is off
-_BUDGET: Final = 1000  # instructions of the host's own probe
 _NOT_SUPPORTED: Final = UNKNOWN[0]
 
 
@@ -60,24 +58,14 @@ class Conduit(Protocol):
         """Call EL3 on a PE; return x0.. ."""
 
 
-class Pe(Protocol):
-    """A PE, as its normal world has it."""
-
-    def run(self, context: PeContext, budget: int, /) -> PeExit:
-        """Run code."""
-
-    def kick(self) -> None:
-        """Interrupt the PE."""
-
-
 class Hardware(Protocol):
     """The part of the machine that the normal world has."""
 
-    def pe(self, index: int, /) -> Pe:
-        """Return a PE."""
+    def run(self, pe: int, pc: int, *gprs: int) -> tuple[PeExit, int]:
+        """Run a little Non-secure code with X0.. = ``gprs``; return its exit and X0."""
 
-    def new_context(self) -> PeContext:
-        """Return the state of a PE after reset."""
+    def kick(self, pe: int, /) -> None:
+        """Interrupt a PE."""
 
     def counter(self) -> int:
         """Return CNTPCT_EL0."""
@@ -189,13 +177,8 @@ class Host:
         Raises: AccessFault.
         """
         program = code.words(code.LOAD if value is None else code.STORE)
-        context = self.hardware.new_context()
-        context.security = Pas.NS
-        context.hcr_el2 = _HCR_RW
-        context.pc = self.granule(program)
-        context.x[1], context.x[2] = pa, value or 0
-        leave = self.hardware.pe(2).run(context, _BUDGET)
+        leave, x0 = self.hardware.run(2, self.granule(program), 0, pa, value or 0)
         if leave.reason == ExitReason.SYNC:
             status = leave.esr & ESR_ABORT.FSC.mask
             raise AccessFault(f"data abort, ESR {leave.esr:#x}: fault status {status:#x}")
-        return context.x[0]
+        return x0

@@ -195,7 +195,7 @@ class Realm:
 
     def _run_to_device(self, pe: int, *, is_write: bool, answer: int | None = None) -> RecExit:
         deadline = time.monotonic() + _PATIENCE
-        alarm = Timer(_PATIENCE, self.host.hardware.pe(pe).kick)
+        alarm = Timer(_PATIENCE, self.host.hardware.kick, (pe,))
         alarm.start()
         try:
             leave = self.resume(pe, answer)
@@ -264,7 +264,7 @@ class Realm:
             leaving = threads.submit(self.resume, pe, request)
             while not leaving.done() and not self._has_begun():
                 time.sleep(_TICK)
-            self.host.hardware.pe(pe).kick()
+            self.host.hardware.kick(pe)
         return leaving.result()
 
     def _clear_signs(self) -> None:

@@ -11,7 +11,8 @@ from typing import Final, cast
 from monitor.hes import FirmwareImage
 from monitor.monitor import Conduit, Monitor
 from pyvmm.arch.events import EventStream
-from pyvmm.arch.machine import PhysicalMemory
+from pyvmm.arch.hcr import HCR_EL2
+from pyvmm.arch.machine import PeExit, PhysicalMemory
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import EXIT_OFFSET, RecExit, RmiFid
 from pyvmm.arch.sysregs import DEFAULT_FEATURES
@@ -31,6 +32,8 @@ from rmm.rmm import Rmm
 DRAM_BASE: Final = 0x8000_0000
 DRAM_SIZE: Final = 32 << 20
 NUM_PES: Final = 3
+_HCR: Final = int(HCR_EL2.of(RW=1))
+_BUDGET: Final = 1000  # instructions of the host's own code
 _BROKEN: Final = "lab-broken"  # the version of an RMM without some checks
 
 
@@ -84,7 +87,33 @@ class World:
         self.witness = Witness(machine, monitor, rmm)
         tap = Tap(monitor.conduit(Pas.NS), memory, self.witness)
         dram = (DRAM_BASE, monitor.layout.ns_size)
-        self.host = Host(tap, tap, machine, dram, owner, self.witness.victim)
+        self.host = Host(tap, tap, NormalWorld(machine), dram, owner, self.witness.victim)
+
+
+class NormalWorld:
+    """What the normal world has of a machine, besides memory and the SMC."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def run(self, pe: int, pc: int, *gprs: int) -> tuple[PeExit, int]:
+        """Run Non-secure code at EL1, without translation; return its exit and X0."""
+        context = self._machine.new_context()
+        context.security = Pas.NS
+        context.hcr_el2 = _HCR
+        context.pc = pc
+        for number, value in enumerate(gprs):
+            context.x[number] = value
+        leave = self._machine.pe(pe).run(context, _BUDGET)
+        return leave, context.x[0]
+
+    def kick(self, pe: int, /) -> None:
+        """Interrupt a PE."""
+        self._machine.pe(pe).kick()
+
+    def counter(self) -> int:
+        """Return CNTPCT_EL0."""
+        return self._machine.counter()
 
 
 class Tap:

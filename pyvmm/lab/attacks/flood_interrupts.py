@@ -19,7 +19,7 @@ def flood_interrupts(host: Host) -> bool:
     realm = Realm.victim(host)
     for number in range(_TIMES):
         lrs = (_PENDING | _SPI + number % 100, *[0] * 15)
-        host.hardware.pe(0).kick()
+        host.hardware.kick(0)
         realm.enter(gicv3_lrs=lrs)
     host.note(f"enter {_TIMES} times, each time with an interrupt pending and a kick")
     realm.start()
