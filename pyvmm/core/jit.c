@@ -23,9 +23,9 @@
 #include "regions.h"
 
 enum {
-    CODE_SIZE = 32 << 20,
+    CODE_SIZE = 128 << 20, /* a compiler fills 32 MB again and again */
     REGION_ROOM = 128 << 10, /* more than the code of any region */
-    SITES = 1 << 20,
+    SITES = 4 << 20,
     SITE_ROOM = 2 * MAX_REGION, /* an atomic has two */
     PAGES_SIZE = (sizeof(struct jit_page) * MAX_PAGES + GRANULE_SIZE - 1) & PAGE_MASK,
     SITES_SIZE = SITES * sizeof(uint32_t),
