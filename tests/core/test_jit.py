@@ -382,6 +382,9 @@ def test_atomics_need_their_rights_and_alignment(access: str, rights: int, offse
         bench.map_stage2(CODE, CODE, leaf_level=2)
         bench.map_stage2(DATA, DATA)
         bench.map_stage2(DATA + PAGE, DATA + PAGE, AF | S2_NORMAL | rights)
+        bench.mmu_on()
+        for page in (DATA, DATA + PAGE):
+            bench.map(page, page, AF | UXN)
         bench.memory.write(VECTORS + 0x200, assemble("hvc #5"))
         bench.state.x[0], bench.state.x[9], bench.state.x[10] = HOT, DATA, DATA + PAGE + offset
         text = f"again: {access}; subs x0, x0, #1; csel x9, x9, x10, ne; b.pl again; hvc #1"
@@ -406,6 +409,8 @@ def test_atomics_of_every_size_agree(bench: Bench, word: int, size: int) -> None
         hvc #1
     """
     for each in (bench, reference):
+        each.mmu_on()
+        each.map(DATA, DATA, AF | UXN)
         each.state.x[0], each.state.x[9] = HOT, DATA
         each.state.x[1], each.state.x[4] = 0xF0E1_D2C3_B4A5_9687, 0x0123_4567_89AB_CDEF
         each.run(text)
@@ -472,6 +477,16 @@ def test_what_only_rounding_makes_normal_is_tiny(
 ) -> None:
     """Underflow is detected before rounding: the lowest normal number as a result is not enough."""
     bench.state.v[2], bench.state.v[4], bench.state.x[0] = a, b, HOT
-    bench.state.fpsr = FPSR_IXC
-    bench.run(f"again: {operation}; subs x0, x0, #1; b.ne again; hvc #1")
-    assert bench.state.fpsr == FPSR_IXC | FPSR_UFC
+    bench.state.x[1], bench.state.x[3] = FPSR_IXC, FPSR_IXC | FPSR_UFC
+    bench.run(
+        f"""
+        again: msr fpsr, x1
+        {operation}
+        mrs x2, fpsr
+        and x3, x3, x2
+        subs x0, x0, #1
+        b.ne again
+        hvc #1
+        """
+    )
+    assert bench.state.x[3] == FPSR_IXC | FPSR_UFC
