@@ -33,6 +33,7 @@ from pyvmm.vm.option_values import (
     parse_vsock,
     read_metadata,
 )
+from pyvmm.vm.port_options import PortOptions, parse_ports
 from pyvmm.vm.share_options import ShareOptions, parse_9p, parse_rootfs, parse_virtiofs
 
 
@@ -160,6 +161,12 @@ class VmOptions:
     )
     has_watchdog: bool = switch(
         False, "--watchdog", "watchdog; if it expires, the guest ends with exit code 10"
+    )
+    ports: tuple[PortOptions, ...] = repeatable(
+        "--port",
+        "port of the guest for bytes to and from a Unix socket of the host",
+        read=parse_ports,
+        metavar="NAME=SOCKET",
     )
     is_realm: bool = switch(False, "--realm", "run the guest in a realm")
     measurement_algo: str = option(

@@ -127,6 +127,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.calls: list[str | bytes] = []
+        self.is_full = False
 
     def opened(self) -> None:
         """Note it."""
@@ -135,6 +136,9 @@ class Listener:
     def received(self, data: bytes) -> None:
         """Keep what was written."""
         self.calls.append(data)
+
+    def drained(self) -> None:
+        """Do nothing."""
 
     def closed(self) -> None:
         """Note it."""

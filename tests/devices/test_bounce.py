@@ -6,7 +6,7 @@ from pyvmm.devices.virtio.console import VirtioConsole
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.mmio import Register
 from pyvmm.devices.virtio.net import VirtioNet
-from pyvmm.devices.virtio.port import VirtioPort
+from pyvmm.devices.virtio.port import Port, VirtioPorts
 from tests.devices.driver import Driver
 from tests.devices.hosts import Inline, Listener, MemoryDisk, Wire
 
@@ -34,7 +34,7 @@ def test_one_device_of_each_kind_fits_the_pool_of_a_realm() -> None:
         access_platform=True,
     )
     request = disk.config(8, 4) * disk.config(12, 4) // SLOT + 3  # header, status, indirect table
-    port = receive_slots(VirtioPort("agent", Listener()), 0, 2)
+    port = receive_slots(VirtioPorts([Port("agent", Listener())]), 0, 2)
     console = receive_slots(VirtioConsole(lambda _: None), 0)
     card = receive_slots(VirtioNet(Wire(), bytes(6), is_bounced=True), 0)
     entropy = 1

@@ -21,7 +21,7 @@ from pyvmm.devices.virtio.fs import VirtioFs
 from pyvmm.devices.virtio.input import PRESS, VirtioPowerButton
 from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.devices.virtio.p9 import VirtioP9
-from pyvmm.devices.virtio.port import VirtioPort
+from pyvmm.devices.virtio.port import Port, VirtioPorts
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.virtio.vsock import VirtioVsock
 from tests.devices.driver import INDIRECT, NEXT, RAM_BASE, RAM_SIZE, WRITE, Driver, Ram
@@ -115,14 +115,20 @@ def rng() -> Subject:
 
 
 def port() -> Subject:
-    """A port to a program; it is never opened."""
-    device = VirtioPort("org.example.0", Listener())
+    """Two ports to programs; one of them is full now and then."""
+    users = [Listener(), Listener()]
+    ports = [Port(f"org.example.{number}", user) for number, user in enumerate(users)]
 
     def act() -> None:
-        device.send(b"sent")
+        for each in ports:
+            each.send(b"sent")
+        users[1].is_full = not users[1].is_full
+        ports[1].resume()
 
-    driver = Driver(device, ring_size=RING_SIZE)
-    return Subject(driver, act, lambda: device.backlog < 64, (1, [b"written"], []))
+    driver = Driver(VirtioPorts(ports), ring_size=RING_SIZE)
+    return Subject(
+        driver, act, lambda: all(each.backlog < 64 for each in ports), (1, [b"written"], [])
+    )
 
 
 def balloon() -> Subject:

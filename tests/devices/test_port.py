@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.devices.virtio.port import MAX_OUTPUT, Event, PortFeature, VirtioPort
+from pyvmm.devices.virtio.port import MAX_OUTPUT, Event, Port, PortFeature, VirtioPorts
 from tests.devices.driver import NEXT, RAM_SIZE, Driver, Request
 from tests.devices.hosts import Listener
 
@@ -18,8 +18,8 @@ class Rig:
 
     def __init__(self, refuse: int = 0) -> None:
         self.log = Listener()
-        self.port = VirtioPort("org.example.0", self.log)
-        self.driver = Driver(self.port, refuse=refuse).start()
+        self.port = Port("org.example.0", self.log)
+        self.driver = Driver(VirtioPorts([self.port]), refuse=refuse).start()
 
     def tell(self, event: int, value: int, port: int = 0) -> None:
         """Send a control message."""
@@ -98,6 +98,49 @@ def test_port_drops_what_is_for_nobody(rig: Rig) -> None:
     rig.driver.start()
     assert rig.port.backlog == 0
     assert rig.log.calls == ["opened", "closed", "opened", "closed"]
+
+
+def test_ports_have_queues_of_their_own() -> None:
+    """The second pair of queues is for control, for all ports; each port carries its own bytes."""
+    users = [Listener() for _ in range(3)]
+    ports = [Port(f"org.example.{number}", user) for number, user in enumerate(users)]
+    driver = Driver(VirtioPorts(ports)).start()
+    assert driver.config(4, 4) == 3
+    control = driver.rings[CONTROL_TRANSMIT]
+    for number, event in ((0, Event.DEVICE_READY), (2, Event.PORT_READY), (2, Event.PORT_OPEN)):
+        control.add([pack("<IHH", number, event, 1)], [])
+        driver.kick(CONTROL_TRANSMIT)
+    for number in range(3, 99):
+        control.add([pack("<IHH", number, Event.PORT_OPEN, 1)], [])
+        driver.kick(CONTROL_TRANSMIT)
+    answers = [driver.rings[CONTROL_RECEIVE].add([], [64]) for _ in range(4)]
+    driver.kick(CONTROL_RECEIVE)
+    found = [unpack_from("<IHH", each.answer())[:2] for each in answers]
+    assert found == [*((number, Event.PORT_ADD) for number in range(3)), (2, Event.PORT_NAME)]
+    assert [port.is_open for port in ports] == [False, False, True]
+    for queue in (TRANSMIT, 5, 7):
+        driver.rings[queue].add([b"from %d" % queue], [])
+        driver.kick(queue)
+    assert [user.calls for user in users] == [[], [], ["opened", b"from 7"]]
+    assert [port.send(b"answer") for port in ports] == [False, False, True]
+    request = driver.rings[6].add([], [16])
+    driver.kick(6)
+    assert request.answer().rstrip(b"\0") == b"answer"
+
+
+def test_a_full_user_makes_the_guest_wait(rig: Rig) -> None:
+    """Nothing is lost, and nothing is taken twice."""
+    rig.open()
+    rig.log.is_full = True
+    for number in range(5):
+        rig.write(b"%d" % number)
+    assert rig.log.calls == ["opened"]
+    rig.port.resume()
+    assert rig.log.calls == ["opened"]
+    rig.log.is_full = False
+    rig.port.resume()
+    assert rig.log.calls == ["opened", b"0", b"1", b"2", b"3", b"4"]
+    assert len(rig.driver.rings[TRANSMIT].used_entries()) == 5
 
 
 def test_port_is_silent_to_a_driver_that_takes_it_for_a_terminal() -> None:

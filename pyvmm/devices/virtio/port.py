@@ -1,10 +1,11 @@
-"""Console device with one named port: a byte stream to a program in the guest, not a terminal.
+"""Console device with named ports: byte streams to programs in the guest, not terminals.
 
-The port opens and closes when the guest's program opens and closes its file, which has the name in
-/sys/class/virtio-ports/*/name.  Spec: virtio 1.2, "Console Device", MULTIPORT.
-Not implemented: ports that are consoles, several ports, removal of a port.
+A port opens and closes when a program in the guest opens and closes its file, which has the port's
+name in /sys/class/virtio-ports/*/name.  Spec: virtio 1.2, "Console Device", MULTIPORT.
+Not implemented: ports that are consoles, removal of a port.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import Final, Protocol
@@ -14,10 +15,12 @@ from pyvmm.devices.virtio.queue import VirtQueue
 
 _config = Struct("<HHII").pack  # cols, rows, max_nr_ports, emerg_wr
 _control = Struct("<IHH")  # id, event, value
-_PORT: Final = 0
 
 #: Longest output taken from one chain: its buffers may overlap and claim more than guest memory.
 MAX_OUTPUT: Final = 1 << 20
+#: Receive buffers are pages that a realm's driver keeps in its bounce pool, see `bounce`.
+_FIRST_SIZES: Final = (16, 16, 4, 16)  # of the first port, and of the control queues
+_OTHER_SIZES: Final = (4, 16)
 
 
 class PortFeature(IntEnum):
@@ -37,14 +40,20 @@ class Event(IntEnum):
 
 
 class _Queue(IntEnum):
-    RECEIVE = 0
-    TRANSMIT = 1
     CONTROL_RECEIVE = 2
     CONTROL_TRANSMIT = 3
 
 
 class PortUser(Protocol):
-    """The host side; called on the thread of a vCPU, which it must not block."""
+    """The host side; called on the thread of a vCPU, which it must not block.
+
+    The transport's lock is held: the methods must not take a lock that is held while the port is
+    used.
+    """
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more data now; it calls the port's ``resume`` later."""
 
     def opened(self) -> None:
         """Start: a program in the guest has opened the port."""
@@ -54,117 +63,167 @@ class PortUser(Protocol):
         """Process data that the program wrote."""
         ...
 
+    def drained(self) -> None:
+        """Continue to send: the guest has taken all the data so far."""
+        ...
+
     def closed(self) -> None:
         """End: the program has closed the port; data that it has not read is lost."""
         ...
 
 
-class VirtioPort(VirtioDevice):
-    """A console device with one port, which is not a console.
+class Port:
+    """One port, which is not a console.
 
     Args:
         name: by which the guest finds the port.
         user: the host side.
 
-    Concurrency: ``send`` may be called from any thread.
+    Concurrency: ``send`` and ``resume`` may be called from any thread.
     """
 
-    device_id = 3
-    queue_sizes: tuple[int, ...] = (16, 16, 4, 16)
-    features: int = PortFeature.MULTIPORT
-
     def __init__(self, name: str, user: PortUser) -> None:
-        self._name = name.encode()
-        self._user = user
-        self._is_open = False
-        self._waiting = bytearray()
-        self._messages: dict[Event, bytes] = {}  # one per kind, to bound a driver's requests
+        self.name = name.encode()
+        self.user = user
+        self.is_open = False
+        self.waiting = bytearray()
+        self.device: VirtioPorts | None = None
+        self.number = 0  # in the device
 
     @property
     def backlog(self) -> int:
         """The number of sent bytes for which the guest has no buffer yet."""
-        return len(self._waiting)
+        return len(self.waiting)
 
     def send(self, data: bytes) -> bool:
         """Send bytes; they wait until the guest offers buffers.  Return False if it is closed."""
-        with self.transport:
-            if not self._is_open:
+        device = self.device
+        if device is None:
+            return False
+        with device.transport:
+            if not self.is_open:
                 return False
-            self._waiting += data
-            self._deliver()
+            self.waiting += data
+            device.deliver(self)
             return True
         return False  # the queue is broken
 
+    def resume(self) -> None:
+        """Take the data that the guest has written meanwhile: the user is not full any more."""
+        if (device := self.device) is not None:
+            with device.transport:
+                device.take(self)
+
+
+class VirtioPorts(VirtioDevice):
+    """A console device with some ports."""
+
+    device_id = 3
+    features: int = PortFeature.MULTIPORT
+
+    def __init__(self, ports: Sequence[Port]) -> None:
+        self._ports = ports
+        for number, port in enumerate(ports):
+            port.device, port.number = self, number
+        self.queue_sizes = _FIRST_SIZES + _OTHER_SIZES * (len(ports) - 1)
+        self._messages: dict[tuple[int, Event], bytes] = {}  # one per kind, to bound the requests
+
     def config(self) -> bytes:
         """Return the number of ports."""
-        return _config(0, 0, 1, 0)
+        return _config(0, 0, len(self._ports), 0)
 
     def notify(self, queue: VirtQueue) -> None:
         """Process output, control messages, or new buffers for either."""
         if not self.acked_features & PortFeature.MULTIPORT:
-            return  # this driver expects a terminal, which the port is not
+            return  # this driver expects a terminal, which no port is
         match queue.index:
-            case _Queue.RECEIVE:
-                self._deliver()
-            case _Queue.TRANSMIT:
-                self._take(queue)
             case _Queue.CONTROL_RECEIVE:
                 self._deliver_messages()
-            case _:
+            case _Queue.CONTROL_TRANSMIT:
                 for chain in queue.available():
                     self._handle_control(chain.read(_control.size))
                     queue.push_used(chain, 0)
+            case index:
+                pair, is_output = divmod(index, 2)
+                port = self._ports[max(pair - 1, 0)]  # the control queues are the second pair
+                if is_output:
+                    self.take(port)
+                else:
+                    self.deliver(port)
 
     def reset(self) -> None:
-        """Close the port: the guest's program is gone."""
+        """Close the ports: the guest's programs are gone."""
         super().reset()
         self._messages.clear()
-        self._set_open(is_open=False)
+        for port in self._ports:
+            _set_open(port, is_open=False)
 
-    def _take(self, queue: VirtQueue) -> None:
+    def deliver(self, port: Port) -> None:
+        """Give the guest data that waits, as far as it has buffers; inside an activity."""
+        if not port.waiting:
+            return
+        queue = self.queues[_queue_of(port)]
+        while port.waiting and (chain := queue.pop()) is not None:
+            written = chain.write(port.waiting)
+            del port.waiting[:written]
+            queue.push_used(chain, written)
+        if not port.waiting:
+            port.user.drained()
+
+    def take(self, port: Port) -> None:
+        """Give the user what the guest has written, until the user is full; inside an activity."""
+        queue = self.queues[_queue_of(port) + 1]
         for chain in queue.available():
+            if port.is_open and port.user.is_full:
+                queue.unpop()
+                return
             data = chain.read(MAX_OUTPUT)
             queue.push_used(chain, 0)
-            if self._is_open:
-                self._user.received(data)
+            if port.is_open:
+                port.user.received(data)
 
     def _handle_control(self, message: bytes) -> None:
         """Handle a control message; ignore an invalid one."""
         if len(message) < _control.size:
             return
-        port, event, value = _control.unpack(message)
-        match event:
-            case Event.DEVICE_READY if value:
-                self._send_control(Event.PORT_ADD)
-            case Event.PORT_READY if value and port == _PORT:
-                self._send_control(Event.PORT_NAME, self._name)
-                self._send_control(Event.PORT_OPEN)
-            case Event.PORT_OPEN if port == _PORT:
-                self._set_open(is_open=bool(value))
-
-    def _set_open(self, *, is_open: bool) -> None:
-        if is_open == self._is_open:
+        number, event, value = _control.unpack(message)
+        if event == Event.DEVICE_READY and value:
+            for port in self._ports:
+                self._send_control(port, Event.PORT_ADD)
+        if number >= len(self._ports):
             return
-        self._is_open = is_open
-        self._waiting.clear()
-        if is_open:
-            self._user.opened()
-        else:
-            self._user.closed()
+        port = self._ports[number]
+        match event:
+            case Event.PORT_READY if value:
+                self._send_control(port, Event.PORT_NAME, port.name)
+                self._send_control(port, Event.PORT_OPEN)
+            case Event.PORT_OPEN:
+                _set_open(port, is_open=bool(value))
+            case _:
+                pass
 
-    def _send_control(self, event: Event, text: bytes = b"") -> None:
-        self._messages[event] = _control.pack(_PORT, event, 1) + text
+    def _send_control(self, port: Port, event: Event, text: bytes = b"") -> None:
+        self._messages[port.number, event] = _control.pack(port.number, event, 1) + text
         self._deliver_messages()
 
     def _deliver_messages(self) -> None:
         queue = self.queues[_Queue.CONTROL_RECEIVE]
         while self._messages and (chain := queue.pop()) is not None:
-            event = next(iter(self._messages))
-            queue.push_used(chain, chain.write(self._messages.pop(event)))
+            first = next(iter(self._messages))
+            queue.push_used(chain, chain.write(self._messages.pop(first)))
 
-    def _deliver(self) -> None:
-        queue = self.queues[_Queue.RECEIVE]
-        while self._waiting and (chain := queue.pop()) is not None:
-            written = chain.write(self._waiting)
-            del self._waiting[:written]
-            queue.push_used(chain, written)
+
+def _queue_of(port: Port) -> int:
+    """Return the receive queue of a port; its transmit queue is the next one."""
+    return 2 * port.number + 2 if port.number else 0
+
+
+def _set_open(port: Port, *, is_open: bool) -> None:
+    if is_open == port.is_open:
+        return
+    port.is_open = is_open
+    port.waiting.clear()
+    if is_open:
+        port.user.opened()
+    else:
+        port.user.closed()

@@ -203,6 +203,14 @@ class AgentClient:
 
     # --- the port's side -------------------------------------------------------------------------
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no more data; commands bound theirs themselves."""
+        return False
+
+    def drained(self) -> None:
+        """Do nothing: commands bound what they send."""
+
     def opened(self) -> None:
         """Start with a new agent."""
         with self._changed:

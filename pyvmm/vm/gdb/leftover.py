@@ -1,4 +1,4 @@
-"""The debugger's socket, which a killed instance leaves behind outside the runtime directory.
+"""Sockets outside the runtime directory, which a killed instance leaves behind.
 
 The instance records the socket when it makes it, so that a cleanup removes only that socket and
 nothing that others have put there.
@@ -54,6 +54,26 @@ def remove_dead(path: Path) -> None:
             probe.setblocking(False)  # a listener may be too busy to answer
             if probe.connect_ex(os.fspath(path)) == errno.ECONNREFUSED:
                 path.unlink()
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Listen on a Unix socket that only its owner can use; replace a dead one.
+
+    Raises:
+        OSError: the path cannot be used.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with suppress(OSError):  # bind() reports the reason
+            remove_dead(path)
+        listener.bind(str(path))
+        path.chmod(0o600)  # before listen(): nobody can connect yet
+        listener.listen(1)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def remove_noted(file: Path) -> None:

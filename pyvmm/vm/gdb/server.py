@@ -6,14 +6,13 @@ removed and the guest continues.  Invalid data from a peer ends only its own con
 
 import socket
 import time
-from contextlib import suppress
 from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.guest import Outcome
-from pyvmm.vm.gdb.leftover import SocketNote, remove_dead
+from pyvmm.vm.gdb.leftover import SocketNote, listen_unix
 from pyvmm.vm.gdb.packets import Decoder, PacketError, Signal, encode
 from pyvmm.vm.gdb.stub import Guest, Stub
 from pyvmm.vm.option_values import GdbAddress
@@ -31,23 +30,24 @@ def listen(address: GdbAddress) -> socket.socket:
     Raises:
         UserError: the address cannot be used.
     """
-    listener = socket.socket(socket.AF_UNIX if address.path else socket.AF_INET)
     try:
-        if address.path is None:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((LOOPBACK, address.port))
-        else:
-            with suppress(OSError):  # bind() reports the reason
-                remove_dead(address.path)
-            listener.bind(str(address.path))
-            address.path.chmod(0o600)  # before listen(): nobody can connect yet
-        listener.listen(1)
-        listener.setblocking(False)
+        return listen_unix(address.path) if address.path else _listen_tcp(address.port)
     except OSError as error:
-        listener.close()
         raise UserError(
             f"--gdb {address.path or address.port}: {error.strerror}: choose another"
         ) from None
+
+
+def _listen_tcp(port: int) -> socket.socket:
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((LOOPBACK, port))
+        listener.listen(1)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
     return listener
 
 

@@ -29,7 +29,7 @@ from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.input import VirtioPowerButton
 from pyvmm.devices.virtio.mmio import VirtioMmio
 from pyvmm.devices.virtio.pci import VirtioPci
-from pyvmm.devices.virtio.port import PortUser, VirtioPort
+from pyvmm.devices.virtio.port import Port, PortUser, VirtioPorts
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.watchdog import Watchdog
 from pyvmm.devices.workers import Workers
@@ -41,6 +41,7 @@ from pyvmm.vm import memory_map
 from pyvmm.vm.agent.protocol import PORT_NAME
 from pyvmm.vm.machine.disks import close_disk, open_disk
 from pyvmm.vm.machine.plan import Kind, PlannedDevice, device_plan
+from pyvmm.vm.machine.port_socket import port_socket
 from pyvmm.vm.memory_map import MemoryMap
 from pyvmm.vm.option_values import disk_serials
 from pyvmm.vm.options import VmOptions
@@ -87,7 +88,7 @@ class Board:
         self.uart: Uart
         self.hvc: VirtioConsole | None = None
         self.balloon: VirtioBalloon | None = None
-        self.port: VirtioPort | None = None
+        self.port: Port | None = None
         self.button: VirtioPowerButton | None = None
         self.vsock: VsockEndpoint | None = None
         self._home = home
@@ -103,7 +104,11 @@ class Board:
         self._counter = counter
         self._expire = expire
         self._notified: set[str] = set()
+        ports = resources.enter_context(ExitStack())  # closed once the event loop has stopped
         self._loop = self._start_loop("pyvmm-io")
+        self._port_sockets = [
+            ports.enter_context(port_socket(each, self._loop)) for each in options.ports
+        ]
         self._console_loop = self._start_loop("pyvmm-console")  # its reader may block it
         self._bridge = HostBridge(bus, memory_map.PCI_MEMORY)
         self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
@@ -175,13 +180,15 @@ class Board:
                 self.balloon = VirtioBalloon(self._release)
                 self._plug(device, self.balloon)
             case Kind.AGENT:
-                self.port = VirtioPort(PORT_NAME, self._agent)
-                self._plug(device, self.port)
+                self.port = Port(PORT_NAME, self._agent)
+                self._plug(device, VirtioPorts([self.port]))
             case Kind.BUTTON:
                 self.button = VirtioPowerButton()
                 self._plug(device, self.button)
             case Kind.VSOCK:
                 self._vsock(device)
+            case Kind.PORTS:
+                self._plug(device, VirtioPorts([each.port for each in self._port_sockets]))
 
     def _map(self, device: PlannedDevice, made: MmioDevice) -> None:
         """Add a device to the bus, at its place."""

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     AGENT = "agent"
     BUTTON = "button"
     VSOCK = "vsock"
+    PORTS = "ports"
     UART = "uart"
     RTC = "rtc"
     PL031 = "pl031"
@@ -78,6 +79,7 @@ def _virtio(options: VmOptions, num_slots: int) -> list[tuple[Kind, int]]:
         Kind.AGENT: options.has_agent,
         Kind.BUTTON: options.has_power_button,
         Kind.VSOCK: options.vsock is not None,
+        Kind.PORTS: bool(options.ports),
     }
     devices = [(kind, index) for kind, count in counts.items() for index in range(count)]
     if len(devices) > num_slots:
