@@ -121,6 +121,8 @@ void machine_tlbi_ipa(struct machine *machine, uint64_t vmid, uint64_t ipa, uint
 void machine_tlbi_vmid(struct machine *machine, uint64_t vmid);
 
 uint64_t machine_counter(struct machine *machine);
+/* Make the counter continue from `count`; only before any PE runs. */
+void machine_set_counter(struct machine *machine, uint64_t count);
 uint64_t machine_counter_frequency(struct machine *machine);
 /* Value of an ID register by encoding op0<<14 | op1<<11 | crn<<7 | crm<<3 | op2; 0 for the reserved ones. */
 uint64_t machine_id_register(struct machine *machine, uint32_t encoding);

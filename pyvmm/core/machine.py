@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from functools import cache
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -168,6 +169,17 @@ class Record:
         """Take the registers of a context into the words, and write these."""
         if machine_write_record(self._machine, self._pas, pa, context, self._record):
             raise GranuleProtectionFault(pa, self.pas)
+
+
+@cache
+def _saved_fields() -> dict[str, int]:
+    """Return how many numbers each field of a context has, without pointers."""
+    fields = ffi.typeof("struct pe_state").fields
+    return {
+        name: ffi.sizeof(each.type) // WORD_SIZE
+        for name, each in fields
+        if each.type.kind != "pointer"
+    }
 
 
 class PeExit(Protocol):
@@ -346,6 +358,33 @@ class Machine:
     def counter(self) -> int:
         """Return CNTPCT, in ticks of ``counter_frequency``."""
         return int(lib.machine_counter(self.handle))
+
+    def set_counter(self, count: int) -> None:
+        """Make CNTPCT continue from a value; only before any PE runs."""
+        lib.machine_set_counter(self.handle, count)
+
+    def save_context(self, context: PeContext) -> dict[str, list[int]]:
+        """Return all numbers of a context that does not run, by name in `struct pe_state`."""
+        saved = {}
+        for name in _saved_fields():
+            value = getattr(context, name)
+            saved[name] = [value] if isinstance(value, int) else list(value)
+        return saved
+
+    def load_context(self, context: PeContext, saved: Mapping[str, Sequence[int]]) -> None:
+        """Set numbers of a context, of those that `save_context` returns.
+
+        ValueError for an unknown name, a number that does not fit, or too many of them.
+        """
+        fields = _saved_fields()
+        for name, values in saved.items():
+            size = fields.get(name)
+            if size != len(values) or not all(0 <= value < 1 << 64 for value in values):
+                raise ValueError(f"register {name}")
+            if size == 1:
+                setattr(context, name, values[0])
+            else:
+                setattr(context, name, list(values))
 
     def id_register(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
         """Return the value of an ID register, 0 for a reserved one."""

@@ -21,6 +21,15 @@ uint64_t timer_counter(struct machine *machine, const struct cpu *cpu) {
     return (ns - machine->epoch_ns) / NS_PER_TICK;
 }
 
+void machine_set_counter(struct machine *machine, uint64_t count) {
+    uint64_t ticks = count - timer_counter(machine, machine->pe[0]);
+    if (machine->clock == CLOCK_VIRTUAL) {
+        atomic_fetch_add(&machine->virtual_time, ticks);
+    } else {
+        machine->epoch_ns -= ticks * NS_PER_TICK;
+    }
+}
+
 uint64_t machine_counter_frequency(struct machine *machine) {
     (void)machine;
     return COUNTER_FREQUENCY;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.arch.exits import ExitReason
-from pyvmm.core import Clock
+from pyvmm.core import Clock, Machine
 from tests.core.system import CODE, EC_HVC, EC_SYSREG, HCR_FMO, HCR_IMO, Bench, ec, vector
 
 PENDING, ACTIVE, GROUP1, HW, EOI = 1 << 62, 1 << 63, 1 << 60, 1 << 61, 1 << 41
@@ -252,3 +252,29 @@ def test_the_real_clock_runs_at_its_frequency() -> None:
     bench.run("mrs x0, cntfrq_el0\n mrs x1, cntvct_el0\n hvc #0")
     assert bench.state.x[0] == bench.machine.counter_frequency
     assert bench.state.x[1] <= bench.machine.counter()
+
+
+@pytest.mark.parametrize("clock", Clock)
+def test_counter_continues_from_a_value(clock: Clock) -> None:
+    """Forwards and backwards, on either clock."""
+    machine = Machine(1 << 30, 1 << 21, clock=clock)
+    for count in (1 << 40, 5, 1 << 50):
+        machine.set_counter(count)
+        first = machine.counter()
+        assert count <= first < count + 60 * machine.counter_frequency
+        assert machine.counter() >= first
+
+
+def test_context_is_saved_by_name() -> None:
+    """All of it but pointers; what does not fit is refused, and changes nothing."""
+    machine = Machine(1 << 30, 1 << 21)
+    context, other = machine.new_context(), machine.new_context()
+    context.x[30], context.v[63], context.ttbr1_el1 = 7, 8, (1 << 64) - 1
+    saved = machine.save_context(context)
+    assert "debug" not in saved
+    machine.load_context(other, saved)
+    assert machine.save_context(other) == saved
+    for wrong in ({"pc": [1 << 64]}, {"pc": [-1]}, {"x": [1]}, {"none": [1]}, {"pc": []}):
+        with pytest.raises(ValueError, match="register"):
+            machine.load_context(other, wrong)
+    assert machine.save_context(other) == saved
