@@ -29,6 +29,7 @@ VERBS = {
     "wait": ("wait", "Wait for an instance's state or for console output."),
     "pause": ("pause", "Pause instances."),
     "resume": ("resume", "Resume paused instances."),
+    "snapshot": ("snapshot", "Save a running VM to a file."),
     "stop": ("stop", "Stop instances: power off their guests, or end them."),
     "destroy": ("destroy", "Stop instances and remove all their files."),
     "list": ("list_", "List the instances."),  # a module named list would hide the type here

@@ -11,6 +11,8 @@ from calendar import timegm
 from collections.abc import Callable
 from threading import Lock
 
+from pyvmm.arch import saved
+from pyvmm.arch.saved import State
 from pyvmm.devices.tree import Place, TreeWriter
 
 _SECONDS, _MINUTES, _HOURS, _WEEKDAY, _DAY, _MONTH, _YEAR, _CENTURY = 0, 2, 4, 6, 7, 8, 9, 0x32
@@ -21,6 +23,10 @@ _B_SET, _B_BINARY, _B_24H, _B_WRITABLE = 0x80, 0x04, 0x02, 0x87
 _D_VALID = 0x80
 _PM = 0x80
 _UPDATE_SECONDS = 244e-6  # how long UIP announces an update
+
+
+#: Without the time that B.SET holds: a guest sets it in one go.
+_SAVED = ("_offset", "_index", "_nvram")
 
 
 class Mc146818:
@@ -55,6 +61,20 @@ class Mc146818:
                 self._index = value & 0x7F
             elif offset == 1:
                 self._write_register(self._index, value & 0xFF)
+
+    def save(self) -> State:
+        """Return the state."""
+        with self._lock:
+            return saved.save(self, _SAVED)
+
+    def load(self, state: State) -> None:
+        """Set the state; StateError if it is not one of a clock."""
+        with self._lock:
+            nvram = state.get("_nvram")
+            if not isinstance(nvram, bytes) or len(nvram) != len(self._nvram):
+                raise saved.StateError("_nvram has another size")
+            saved.load(self, _SAVED, state)
+            self._index &= 0x7F
 
     def _read_register(self, index: int) -> int:
         if index in _TIME:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
+from pyvmm.arch import saved
+from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
@@ -24,6 +26,9 @@ _WORD: Final = 0xFFFF_FFFF
 _CLOCK_HZ: Final = 24_000_000
 #: Seconds after which an alarm is computed again, because the host's clock may have been set.
 _CHECK_PERIOD: Final = 60.0
+
+
+_SAVED: Final = ("_offset", "_now", "_match", "_load", "_is_enabled", "_is_raised", "_level")
 
 
 class Pl031:
@@ -59,6 +64,21 @@ class Pl031:
             self._update()
             self._write_register(offset, value & (1 << 8 * size) - 1 & _WORD)
             self._drive()
+            self._wait()
+
+    def save(self) -> State:
+        """Return the state."""
+        with self._lock:
+            self._update()
+            return saved.save(self, _SAVED)
+
+    def load(self, state: State) -> None:
+        """Set the state; an alarm of the time between is raised; StateError if it is no clock's."""
+        with self._lock:
+            saved.load(self, _SAVED, state)
+            self._match &= _WORD
+            self._load &= _WORD
+            self._update()
             self._wait()
 
     def _on_timer(self) -> None:

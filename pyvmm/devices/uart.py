@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from pyvmm.arch import saved
+from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
@@ -36,6 +38,12 @@ _MOMENT = 0.02  # seconds for which they wait
 _MANY_POLLS = 16  # successive reads of LSR that show a guest waiting for input without interrupts
 _TRIGGER_LEVELS = (1, 4, 8, 14)
 _NEWLINE = 0x0A
+_SAVED_SWITCHES = ("_level", "_thr_interrupt")
+_SAVED_REGISTERS = {
+    **dict.fromkeys(("_ier", "_fcr", "_lcr", "_mcr", "_lsr", "_msr", "_scratch"), 0xFF),
+    "_divisor": 0xFFFF,
+}
+_SAVED = (*_SAVED_SWITCHES, *_SAVED_REGISTERS, "_fifo", "_waiting")
 _BREAK = 0x100  # in a FIFO: a zero with a break condition
 _LOOPED = 0x200  # in a FIFO: not from the line
 #: Bytes buffered for a guest that does not read; more are lost.
@@ -136,6 +144,25 @@ class Uart:
             if offset == _RBR_THR:
                 return self._divisor & 0xFF if self._lcr & _LCR_DLAB else self._pop()
             return self._read_register(offset)
+
+    def save(self) -> State:
+        """Return the state; what was transmitted has been passed on."""
+        with self._lock:
+            self.flush()
+            return saved.save(self, _SAVED)
+
+    def load(self, state: State) -> None:
+        """Set the state; StateError if it is not one of a port."""
+        with self._lock:
+            saved.load(self, _SAVED_SWITCHES, state)
+            for name, mask in _SAVED_REGISTERS.items():
+                setattr(self, name, saved.number(state, name, mask + 1))
+            for name in ("_fifo", "_waiting"):
+                values = saved.items(state, name)
+                if len(values) > MAX_BACKLOG + 64:
+                    raise saved.StateError(f"{name} has {len(values)} values")
+                numbers = (saved.number({name: each}, name, 1 << 12) for each in values)
+                setattr(self, name, deque(numbers))
 
     def _transmit(self, byte: int) -> None:
         self._polls = 0

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
+from pyvmm.arch import saved
 from pyvmm.arch.bits import MASK32, MASK64
+from pyvmm.arch.saved import State
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
@@ -29,6 +31,7 @@ _IIDR: Final = 1 << 16 | 0x43B  # architecture revision 1, Arm
 _WOR_HIGH_MASK: Final = 0xFFFF
 #: Seconds after which a distant expiry is computed again: timers have no long range.
 _CHECK_PERIOD: Final = 3600.0
+_SAVED: Final = ("_is_enabled", "_ws0", "_ws1", "_offset", "_compare")
 
 
 class Watchdog:
@@ -76,6 +79,19 @@ class Watchdog:
             self._write_word(offset, value & MASK32)
             if size == 8:
                 self._write_word(offset + 4, value >> 32 & MASK32)
+            self._wait()
+
+    def save(self) -> State:
+        """Return the state."""
+        with self._lock:
+            return saved.save(self, _SAVED)
+
+    def load(self, state: State) -> None:
+        """Set the state; StateError if it is not one of a watchdog."""
+        with self._lock:
+            saved.load(self, _SAVED, state)
+            self._offset &= _WOR_HIGH_MASK << 32 | MASK32
+            self._compare &= MASK64
             self._wait()
 
     def _word(self, offset: int) -> int:

@@ -14,12 +14,13 @@ accesses and a vGIC for its interrupts::
     guest.close()              # free every granule
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Protocol
 
+from pyvmm.arch.saved import State
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.vcpu_state import VcpuState
 
@@ -108,6 +109,14 @@ class RealmOptions:
     is_debuggable: bool = False  # by its host; measured
 
 
+@dataclass(frozen=True, slots=True)
+class GuestState:
+    """The state of a guest whose vCPUs stand still, without its devices and its memory."""
+
+    counter: int
+    vcpus: Sequence[State]
+
+
 class Outcome(Enum):
     """How a guest ended."""
 
@@ -191,6 +200,15 @@ class Guest(Protocol):
 
     def resume(self) -> None:
         """Resume the vCPUs after ``pause``."""
+
+    def save(self) -> GuestState:
+        """Return its state, while all vCPUs stand still; UserError if that is not allowed."""
+
+    def used_memory(self) -> Iterator[tuple[int, int]]:
+        """Yield address and size of the parts of RAM that may contain something."""
+
+    def load(self, state: GuestState) -> None:
+        """Set its state, after `build` and before `start`; StateError if it is not possible."""
 
     def debug_port(self) -> DebugPort:
         """Return the port for a debugger; UserError with the reason if that is not allowed."""

@@ -24,6 +24,24 @@ class Machine(machine.Machine, Protocol):
     def counter(self) -> int:
         """Return the physical count of the generic timer."""
 
+    def set_counter(self, count: int, /) -> None:
+        """Make the counter continue from a value; before any PE runs."""
+
+    def save_context(self, context: machine.PeContext, /) -> dict[str, list[int]]:
+        """Return all numbers of a context by name."""
+
+    def load_context(
+        self, context: machine.PeContext, saved: Mapping[str, Sequence[int]], /
+    ) -> None:
+        """Set numbers of a context; ValueError if there are no such."""
+
+    def memfd(self, pas: Pas, /) -> int:
+        """Return the file of the memory of a PAS; its offsets begin at the start of DRAM."""
+
+    @property
+    def dram_base(self) -> int:
+        """The first address of DRAM."""
+
     def punch(self, pas: Pas, pa: int, size: int, /) -> None:
         """Drop contents of the caller's own memory: they read as zeros afterwards."""
 

@@ -5,7 +5,8 @@ thread runs its PE until an exit and handles it: device accesses go to the bus, 
 go to the vGIC; a forbidden operation becomes an exception in the guest.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -28,6 +29,8 @@ from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.machine import GuestRegisters, PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.pstate import EL1H_MASKED
+from pyvmm.arch.pv_time import PvTimeFid
+from pyvmm.arch.saved import State, StateError, items, number, part
 from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import level_size
 from pyvmm.arch.take_exception import vector_of
@@ -35,7 +38,7 @@ from pyvmm.host import inject
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import LinearMemory
-from pyvmm.host.guest import Bus, ExitKind, GuestConfig, Outcome, Progress, Segment
+from pyvmm.host.guest import Bus, ExitKind, GuestConfig, GuestState, Outcome, Progress, Segment
 from pyvmm.host.machine import Machine
 from pyvmm.host.normal_debug import NormalDebug
 from pyvmm.host.psci import Psci
@@ -63,6 +66,17 @@ MMIO: Final = int(ExitKind.MMIO)
 ICC_SGI1R: Final = sysreg_key(3, 0, 12, 11, 5)
 ICC_ASGI1R: Final = sysreg_key(3, 0, 12, 11, 6)
 ICC_SGI0R: Final = sysreg_key(3, 0, 12, 11, 7)
+#: Registers of a context that belong to the host; the others are the guest's.
+HOST_REGISTERS: Final = frozenset(
+    {
+        *("hcr_el2", "vtcr_el2", "vttbr_el2", "vmpidr_el2", "vpidr_el2", "cnthctl_el2"),
+        *("mdcr_el2", "cptr_el2", "ich_hcr", "ich_lr", "ich_misr", "ich_eisr", "ich_elrsr"),
+        *("cntvoff_el2", "security"),
+        *("excl_va", "excl_size", "excl_value"),  # the exclusive monitor may be lost at any time
+    }
+)
+ILLEGAL_PSTATE: Final = 0x10  # AArch32
+GUEST_MODES: Final = frozenset({0b0000, 0b0100, 0b0101})  # EL0t, EL1t, EL1h
 SGI_REGISTERS: Final = frozenset({ICC_SGI1R, ICC_ASGI1R, ICC_SGI0R})
 
 
@@ -124,6 +138,70 @@ class NormalVm(VcpuGuest):
 
     def _last_registers(self, cpu: int) -> GuestRegisters:
         return self._contexts[cpu]
+
+    # --- a snapshot -----------------------------------------------------------------------
+
+    def save(self) -> GuestState:
+        """Return the state."""
+        machine = self._machine
+        vcpus: list[State] = [
+            {
+                "is_on": self._vcpus.is_on(cpu),
+                "has_stolen_time": self._stolen_time is not None and self._stolen_time.is_used(cpu),
+                "registers": {
+                    name: list(values)
+                    for name, values in machine.save_context(context).items()
+                    if name not in HOST_REGISTERS
+                },
+            }
+            for cpu, context in enumerate(self._contexts)
+        ]
+        return GuestState(machine.counter(), vcpus)
+
+    def used_memory(self) -> Iterator[tuple[int, int]]:
+        """Yield the parts of RAM that are not holes."""
+        file, start = self._machine.memfd(Pas.NS), self._ram_pa - self._machine.dram_base
+        end = at = start
+        end += self._config.ram_size
+        while at < end:
+            try:
+                at = os.lseek(file, at, os.SEEK_DATA)
+            except OSError:  # ENXIO: a hole up to the end
+                return
+            hole = min(os.lseek(file, at, os.SEEK_HOLE), end)
+            if at < end:
+                yield self._config.ram_base + at - start, hole - at
+            at = hole
+
+    def load(self, state: GuestState) -> None:
+        """Set the state; the memory is written through ``dma``."""
+        if len(state.vcpus) != len(self._contexts):
+            raise StateError(f"{len(state.vcpus)} vCPUs")
+        if not 0 <= state.counter < 1 << 63:
+            raise StateError(f"counter {state.counter}")
+        self._machine.set_counter(state.counter)
+        is_on = [saved.get("is_on") is True for saved in state.vcpus]
+        for cpu, saved in enumerate(state.vcpus):
+            self._load_registers(cpu, part(saved, "registers"))
+            context = self._contexts[cpu]
+            self._timers[cpu].sample(context.cntv_ctl, context.cntp_ctl)
+            if saved.get("has_stolen_time") is True and self._stolen_time is not None:
+                self._stolen_time.call(cpu, PvTimeFid.PV_TIME_ST, 0)
+        self._vcpus.set_on(is_on)
+
+    def _load_registers(self, cpu: int, saved: State) -> None:
+        context = self._contexts[cpu] = self._new_context(cpu)
+        registers: dict[str, list[int]] = {}
+        for name in saved:
+            values = [number({name: each}, name, 1 << 64) for each in items(saved, name)]
+            if name not in HOST_REGISTERS:
+                registers[name] = values
+        try:
+            self._machine.load_context(context, registers)
+        except ValueError as error:
+            raise StateError(str(error)) from None
+        if context.pstate & ILLEGAL_PSTATE or context.pstate & 0xF not in GUEST_MODES:
+            raise StateError(f"PSTATE {context.pstate:#x}")
 
     def send_serror(self, cpu: int) -> None:
         """Make an SError pending for a vCPU."""

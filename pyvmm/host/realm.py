@@ -38,6 +38,7 @@ from pyvmm.host.guest import (
     REALM_IS_CLOSED,
     Bus,
     GuestConfig,
+    GuestState,
     Outcome,
     Progress,
     RealmOptions,
@@ -172,6 +173,22 @@ class Realm(VcpuGuest):
             with suppress(DebugFault):  # its last exit is not completed yet
                 return self._debug.registers(cpu)
         return None
+
+    def save(self) -> GuestState:
+        """Refuse: the architecture gives a host neither registers nor memory of a realm."""
+        raise UserError(
+            "a realm cannot be saved: its registers and memory are hidden from its host, and RMM"
+            " 1.0 has no call that would export them"
+        )
+
+    def used_memory(self) -> Iterator[tuple[int, int]]:
+        """Yield nothing: the host cannot see what a realm uses."""
+        return iter(())
+
+    def load(self, state: GuestState) -> None:
+        """Refuse, as `save` does."""
+        del state
+        self.save()
 
     def send_serror(self, cpu: int) -> None:
         """Refuse: RMM 1.0 has no call for it."""

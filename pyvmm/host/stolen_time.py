@@ -66,6 +66,10 @@ class StolenTime:
             self._next[cpu] = 0
         return self._base + cpu * RECORD_SIZE
 
+    def is_used(self, cpu: int) -> bool:
+        """Return whether the record of a vCPU is in use."""
+        return self._files[cpu] is not None
+
     def update(self, cpu: int) -> None:
         """Update the record of a vCPU, if it is in use and the period is over."""
         if (now := time.monotonic()) < self._next[cpu]:

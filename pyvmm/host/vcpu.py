@@ -121,6 +121,10 @@ class Vcpus:
         """Check whether a vCPU is powered on."""
         return self._is_on[cpu]
 
+    def set_on(self, is_on: Sequence[bool]) -> None:
+        """Set which vCPUs are powered on, before `start`."""
+        self._is_on = list(is_on)
+
     def pause(self) -> None:
         """Pause all vCPUs; return when they stand still, or are resumed."""
         with self._changed:

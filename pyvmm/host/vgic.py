@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Protocol
 
+from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import (
     FIRST_LPI_INTID,
     GICD_CTLR_GRP0,
@@ -37,6 +38,8 @@ from pyvmm.arch.gic import (
     NUM_LRS,
     NUM_PRIVATE,
     NUM_SGIS,
+    PPI_PHYSICAL_TIMER,
+    PPI_VIRTUAL_TIMER,
     PRIORITY_MASK,
     SGI_AFF1_SHIFT,
     SGI_AFF2_SHIFT,
@@ -46,9 +49,13 @@ from pyvmm.arch.gic import (
     SGI_RS_SHIFT,
     affinity_of,
 )
+from pyvmm.arch.saved import State, StateError, bits, items, number, part
 
 #: INTID 32..159: UARTs 0-3, virtio-mmio 4-63, PCI 64-94, PL031 95, watchdog 96.
 DEFAULT_NUM_SPIS = 128
+_BANK_BITS = ("active", "edge", "enabled", "group1", "latch", "line")
+_BANK_SIZE = 128  # bytes, for all INTIDs up to 1019
+_TIMER_LINES = 1 << PPI_VIRTUAL_TIMER | 1 << PPI_PHYSICAL_TIMER
 PRIVATE_MASK = (1 << NUM_PRIVATE) - 1
 SGI_MASK = (1 << NUM_SGIS) - 1
 FIRST_LPI_BIT = 1024
@@ -87,6 +94,10 @@ def intids(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
+def _bitmap(value: int) -> bytes:
+    return value.to_bytes(_BANK_SIZE, "little")
+
+
 class Bank:
     """The state of a set of interrupts: the private ones or the LPIs of one CPU, or all SPIs.
 
@@ -106,6 +117,25 @@ class Bank:
         self.group1 = implemented
         self.enabled = self.latch = self.line = self.active = 0
         self.priority = bytearray(implemented.bit_length())
+
+    def save(self) -> State:
+        """Return the state."""
+        state: State = {name: _bitmap(getattr(self, name)) for name in _BANK_BITS}
+        return state | {"priority": bytes(self.priority)}
+
+    def load(self, state: State) -> None:
+        """Set the state; bits of interrupts that do not exist are ignored.
+
+        Raises:
+            StateError: it is not the state of these interrupts.
+        """
+        for name in _BANK_BITS:
+            setattr(self, name, bits(state, name) & self.implemented)
+        self.edge |= self.fixed_edge
+        priority = state.get("priority")
+        if not isinstance(priority, bytes) or len(priority) != len(self.priority):
+            raise StateError("priority has another size")
+        self.priority[:] = bytes(each & PRIORITY_MASK for each in priority)
 
     @property
     def pending(self) -> int:
@@ -162,6 +192,46 @@ class Vgic:
     def connect(self, kick: Kick) -> None:
         """Set the function that makes a CPU exit, so that it calls ``load_lrs`` again."""
         self._kick = kick
+
+    def save(self) -> State:
+        """Return the state, while all vCPUs stand still.
+
+        Raises:
+            UserError: there is an ITS.
+        """
+        if self.lpis is not None:
+            raise UserError("a guest with an ITS cannot be saved: create it with --irqchip gicv3")
+        with self.lock:
+            return {
+                "groups": self.groups,
+                "routes": list(self.routes),
+                "spis": self.spis.save(),
+                "cpus": [
+                    {
+                        "private": cpu.private.save(),
+                        "spis": _bitmap(cpu.spis),
+                        "held": _bitmap(cpu.held),
+                    }
+                    for cpu in self.cpus
+                ],
+            }
+
+    def load(self, state: State) -> None:
+        """Set the state; the wires of the timers are driven again at the next exit of each vCPU.
+
+        Raises:
+            StateError: it is not the state of such a controller.
+        """
+        self.groups = number(state, "groups", 4)
+        routes = items(state, "routes", len(self.routes))
+        self.routes = [number({"route": each}, "route", 1 << 40) for each in routes]
+        self.spis.load(part(state, "spis"))
+        for cpu, each in zip(self.cpus, items(state, "cpus", len(self.cpus)), strict=True):
+            saved = part({"cpu": each}, "cpu")
+            cpu.private.load(part(saved, "private"))
+            cpu.private.line &= ~_TIMER_LINES
+            cpu.spis = bits(saved, "spis") & self.spis.implemented
+            cpu.held = bits(saved, "held") & (self.spis.implemented | PRIVATE_MASK)
 
     # --- inputs ---------------------------------------------------------------------------
 
@@ -352,8 +422,8 @@ class Vgic:
 
     def _let_go(self, cpu: Cpu) -> None:
         """Move the pending state of LPIs that have left this CPU while it had them listed."""
-        for number, target in cpu.leaving.items():
-            bit = 1 << number
+        for intid, target in cpu.leaving.items():
+            bit = 1 << intid
             is_pending = cpu.lpis.latch & bit
             cpu.lpis.latch &= ~bit
             if is_pending and target is not None:

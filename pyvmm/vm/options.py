@@ -217,6 +217,9 @@ class VmOptions:
         kind=Kind.DIRECTORY,
         scope=Scope.PLATFORM,
     )
+    restore: Path | None = file(
+        "--restore", "continue a guest from this file of `pyvmm snapshot`", scope=Scope.RUN
+    )
     on_reboot: str = option(
         "exit",
         "--on-reboot",
@@ -348,7 +351,8 @@ def read_options(asked: Mapping[str, object], *, is_run: bool) -> VmOptions:
         UserError: a value is invalid, or two options exclude each other.
     """
     given = {name: each for name, each in asked.items() if each is not None and each != ()}
-    _check_together({name for name, each in given.items() if each is not False}, is_run=is_run)
+    chosen = {name: each for name, each in given.items() if each != OPTIONS[name].default_text}
+    _check_together({name for name, each in chosen.items() if each is not False}, is_run=is_run)
     values = {name: OPTIONS[name].value(each, is_run=is_run) for name, each in given.items()}
     return VmOptions(**values)  # type: ignore[arg-type]  # the type of each is checked above
 
@@ -366,5 +370,17 @@ def _check_together(given: Collection[str], *, is_run: bool) -> None:
         raise UserError("--no-hes excludes --token-profile and --hes-dir: omit it, or them")
     if "waits_for_gdb" in given and "gdb" not in given:
         raise UserError("--gdb-wait requires --gdb: add --gdb PORT or --gdb SOCKET")
+    if "restore" in given:
+        _check_restored(given)
     if is_realm and "gdb" in given and "is_debuggable" not in given:
         raise UserError(f"--gdb: {REALM_IS_CLOSED}")
+
+
+def _check_restored(given: Collection[str]) -> None:
+    """Check that nothing is given that a snapshot determines."""
+    for name, declaration in OPTIONS.items():
+        is_free = name in {"name", "disks"} or declaration.scope is Scope.RUN
+        if name in given and not is_free:
+            raise UserError(f"--restore: the snapshot determines {declaration.flag}: omit it")
+    if "on_reboot" in given:
+        raise UserError("--restore excludes --on-reboot: a snapshot has no kernel to boot again")

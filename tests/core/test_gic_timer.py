@@ -274,7 +274,14 @@ def test_context_is_saved_by_name() -> None:
     assert "debug" not in saved
     machine.load_context(other, saved)
     assert machine.save_context(other) == saved
-    for wrong in ({"pc": [1 << 64]}, {"pc": [-1]}, {"x": [1]}, {"none": [1]}, {"pc": []}):
+    impossible: list[dict[str, list[int]]] = [
+        {"pc": [1 << 64]},
+        {"pc": [-1]},
+        {"x": [1]},
+        {"none": [1]},
+        {"pc": []},
+    ]
+    for wrong in impossible:
         with pytest.raises(ValueError, match="register"):
             machine.load_context(other, wrong)
     assert machine.save_context(other) == saved

@@ -1,6 +1,6 @@
 """A machine whose PEs follow a script: for the run loops of the host."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -170,6 +170,24 @@ class FakeMachine(ScriptedPes):
     def counter(self) -> int:
         """Stand still."""
         return 0
+
+    dram_base = 0
+
+    def set_counter(self, count: int) -> None:
+        """See `memfd`."""
+        raise NotImplementedError
+
+    def save_context(self, context: object) -> dict[str, list[int]]:
+        """See `memfd`."""
+        raise NotImplementedError
+
+    def load_context(self, context: object, saved: Mapping[str, Sequence[int]]) -> None:
+        """See `memfd`."""
+        raise NotImplementedError
+
+    def memfd(self, pas: Pas) -> int:
+        """Return nothing: a guest is saved from the real machine."""
+        raise NotImplementedError
 
     def tlbi_vmid(self, vmid: int) -> None:
         """Log it."""

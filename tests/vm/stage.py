@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
@@ -14,7 +14,15 @@ from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus
 from pyvmm.host.debug import DebugPort, Watch
-from pyvmm.host.guest import ExitKind, Guest, GuestConfig, Outcome, Progress, RealmOptions
+from pyvmm.host.guest import (
+    ExitKind,
+    Guest,
+    GuestConfig,
+    GuestState,
+    Outcome,
+    Progress,
+    RealmOptions,
+)
 from pyvmm.host.machine import Usage
 from pyvmm.host.vcpu import Vcpus
 from pyvmm.host.vcpu_state import LastExit, VcpuState
@@ -159,6 +167,18 @@ class ScriptedGuest:
     def debug_port(self) -> DebugPort:
         """Return a port without vCPUs."""
         return NoDebug(Vcpus(0, lambda _: None, lambda _: None), 0)
+
+    def save(self) -> GuestState:
+        """Return nothing of a guest that has no state."""
+        return GuestState(0, [])
+
+    def used_memory(self) -> Iterator[tuple[int, int]]:
+        """Yield nothing."""
+        return iter(())
+
+    def load(self, state: GuestState) -> None:
+        """Note it."""
+        self.calls.append(f"load {state.counter}")
 
     def send_serror(self, cpu: int) -> None:
         """Note it."""

@@ -106,4 +106,13 @@ def vm_options(
         kernel = asked.setdefault("kernel", positional)
         if kernel is not positional:
             raise UserError(f"two kernels, {kernel} and {positional}: give one")
-    return complete_root(read_options(asked, is_run=is_run))
+    options = read_options(asked, is_run=is_run)
+    if options.restore is None:
+        return complete_root(options)
+    return _restored(options, options.restore)
+
+
+def _restored(options: VmOptions, path: Path) -> VmOptions:
+    from pyvmm.vm.snapshot import Snapshot  # noqa: PLC0415  few guests are restored
+
+    return Snapshot(path).options(options)

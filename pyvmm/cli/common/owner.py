@@ -20,7 +20,7 @@ from pyvmm.vm.control.lifecycle import Lifecycle, Report
 from pyvmm.vm.control.server import Server
 from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
-from pyvmm.vm.machine.boot import make_config
+from pyvmm.vm.machine.boot import make_config, make_empty_config
 from pyvmm.vm.machine.disks import check_disks
 from pyvmm.vm.machine.needs import memory_warning
 from pyvmm.vm.options import VmOptions
@@ -28,6 +28,7 @@ from pyvmm.vm.share_options import check_directories
 
 if TYPE_CHECKING:
     from pyvmm.root_of_trust import RootOfTrust
+    from pyvmm.vm.snapshot import Snapshot
 
 
 class Owner:
@@ -116,7 +117,8 @@ class Owner:
         check_disks(options.disks)
         check_directories(options.directories)
         root_of_trust = enter(_start_hes(options)) if options.has_hes else None
-        config = make_config(options)
+        snapshot = None if options.restore is None else _open_snapshot(options.restore)
+        config = make_config(options) if snapshot is None else make_empty_config(options)
         if notify is not None and (line := memory_warning(options, config)):
             notify(line)
         from pyvmm.platform import Platform  # noqa: PLC0415  slow; check the input first
@@ -133,7 +135,7 @@ class Owner:
             notify(root_of_trust.notice)
         tell = terminal.tell if terminal is not None else _log
         home = self._claim.home if self._claim is not None else None
-        instance = Instance(options, config, platform, terminal, console_log, tell, home)
+        instance = Instance(options, config, platform, terminal, console_log, tell, home, snapshot)
         self._note_gdb()
         if instance.gdb_address and notify is not None:
             notify(f"for GDB: target remote {instance.gdb_address}")
@@ -188,6 +190,12 @@ class Owner:
 def _log(line: str) -> None:
     """Print a line for an instance without a terminal: it goes to the instance's log."""
     say(line)
+
+
+def _open_snapshot(path: Path) -> "Snapshot":
+    from pyvmm.vm.snapshot import Snapshot  # noqa: PLC0415  few guests are restored
+
+    return Snapshot(path)
 
 
 def _start_hes(options: VmOptions) -> "RootOfTrust":

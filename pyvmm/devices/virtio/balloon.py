@@ -13,6 +13,9 @@ from struct import Struct, iter_unpack
 from threading import Condition
 from typing import ClassVar, Final
 
+from pyvmm.arch import saved
+from pyvmm.arch.bits import MASK32
+from pyvmm.arch.saved import State
 from pyvmm.devices.virtio.device import Transport, VirtioDevice
 from pyvmm.devices.virtio.queue import Chain, VirtQueue
 
@@ -150,6 +153,19 @@ class VirtioBalloon(VirtioDevice):
                 case _:
                     self._take_list(queue.index, chain.read(MAX_LIST))
             queue.push_used(chain, 0)
+
+    def save(self) -> State:
+        """Return the sizes, and the buffer that waits for the next request of statistics."""
+        waiting = -1 if self._waiting is None else self._waiting.head
+        return saved.save(self, ("_target", "_actual")) | {"waiting": waiting}
+
+    def load(self, state: State) -> None:
+        """Set them."""
+        saved.load(self, ("_target", "_actual"), state)
+        self._target &= MASK32
+        self._actual &= MASK32
+        if state.get("waiting") != -1:
+            self._waiting = Chain(saved.number(state, "waiting", 1 << 16))
 
     def reset(self) -> None:
         """Forget the driver; the next one may use lent pages again."""

@@ -219,6 +219,7 @@ class VirtioBlk(VirtioDevice):
     counter_names: ClassVar[tuple[str, ...]] = (
         "reads", "read_bytes", "writes", "written_bytes", "flushes", "errors",
     )  # fmt: skip
+    saved_names: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(
         self,
@@ -262,6 +263,11 @@ class VirtioBlk(VirtioDevice):
             MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 8,  # discard_sector_alignment
             MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 1,  # write_zeroes_may_unmap
         )  # fmt: skip
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is outstanding."""
+        return not self._num_outstanding
 
     def settle(self) -> bool:
         """Wait for the transfers of forgotten requests."""

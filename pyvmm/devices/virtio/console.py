@@ -6,6 +6,7 @@ Spec: virtio 1.2, "Console Device".  Not implemented: MULTIPORT, EMERG_WRITE.
 from collections.abc import Callable
 from enum import IntEnum
 from struct import Struct
+from typing import ClassVar
 
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue
@@ -38,6 +39,7 @@ class VirtioConsole(VirtioDevice):
     device_id = 3
     queue_sizes: tuple[int, ...] = (8, 64)
     features: int = ConsoleFeature.SIZE
+    saved_names: ClassVar[tuple[str, ...] | None] = ("_waiting",)
 
     def __init__(self, sink: Callable[[bytes], None], size: tuple[int, int] = (0, 0)) -> None:
         self._sink = sink

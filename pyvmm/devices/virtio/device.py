@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import ClassVar, Literal, Protocol
 
+from pyvmm.arch import saved
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.saved import State
 from pyvmm.devices.virtio.queue import VirtQueue
 
 
@@ -52,6 +55,7 @@ class VirtioDevice(ABC):
     device_id: ClassVar[int]
     queue_sizes: tuple[int, ...]
     counter_names: ClassVar[tuple[str, ...]] = ()
+    saved_names: ClassVar[tuple[str, ...] | None] = None  # its state; None: it cannot be saved
 
     #: Offered device-specific feature bits; the transport adds those of the rings.
     features: int = 0
@@ -88,6 +92,29 @@ class VirtioDevice(ABC):
     def reset(self) -> None:
         """Return to the initial state; the transport resets the queues itself."""
         self.acked_features = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the device has no request of the driver in progress."""
+        return True
+
+    def save(self) -> State:
+        """Return what the device knows, apart from its queues.
+
+        Raises:
+            UserError: that cannot be saved.
+        """
+        if self.saved_names is None:
+            raise UserError(f"a {type(self).__name__} device cannot be saved: omit it")
+        return saved.save(self, self.saved_names)
+
+    def load(self, state: State) -> None:
+        """Set what `save` has returned.
+
+        Raises:
+            StateError: it is not the state of such a device.
+        """
+        saved.load(self, self.saved_names or (), state)
 
     def settle(self) -> bool:
         """After a reset, return whether the device has stopped accessing the driver's memory.

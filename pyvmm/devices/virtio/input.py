@@ -8,6 +8,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, Final
 
+from pyvmm.arch.saved import State
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue
 
@@ -56,6 +57,7 @@ class VirtioPowerButton(VirtioDevice):
     device_id = 18
     queue_sizes: tuple[int, ...] = (8, 8)  # a driver maps as many buffers; see `bounce`
     counter_names: ClassVar[tuple[str, ...]] = ("presses",)
+    saved_names: ClassVar[tuple[str, ...] | None] = ("_selected",)
 
     def __init__(self) -> None:
         self._selected = (0, 0)
@@ -97,6 +99,12 @@ class VirtioPowerButton(VirtioDevice):
             return
         for chain in queue.available():
             queue.push_used(chain, 0)
+
+    def load(self, state: State) -> None:
+        """Set what the driver has selected; a press that waited is lost."""
+        super().load(state)
+        select, subselect = self._selected
+        self._selected = select & 0xFF, subselect & 0xFF
 
     def reset(self) -> None:
         """Forget the driver, and a press that it did not get."""

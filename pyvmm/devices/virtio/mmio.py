@@ -4,10 +4,13 @@ Spec: virtio 1.2, "Virtio Over MMIO".
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import IntEnum
 
+from pyvmm.arch import saved
 from pyvmm.arch.bits import MASK32
 from pyvmm.arch.errors import RepeatAccess
+from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.dma import Dma
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
@@ -18,6 +21,7 @@ from pyvmm.devices.virtio.state import DeviceState
 _MAGIC = 0x7472_6976  # "virt"
 _VENDOR = 0x4D4D_5650  # "PVMM"
 _IRQ_USED, _IRQ_CONFIG = 1, 2
+_SAVED = (*("_device_features_sel", "_driver_features_sel", "_queue_sel", "_interrupt_status"),)
 _NO_SHARED_MEMORY = 0xFFFF_FFFF
 
 
@@ -88,6 +92,31 @@ class VirtioMmio:
         self._driver_features_sel = 0
         self._queue_sel = 0
         self._interrupt_status = 0
+
+    # --- a snapshot ---------------------------------------------------------------------------
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """While it is held, nothing happens to the device."""
+        return self._state.lock
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the device has no request of the driver in progress."""
+        return self._state.device.is_idle
+
+    def save(self) -> State:
+        """Return the state, while `lock` is held."""
+        return saved.save(self, _SAVED) | {"state": self._state.save()}
+
+    def load(self, state: State) -> None:
+        """Set the state of a device that was not used yet; StateError if it is not one."""
+        saved.load(self, _SAVED, state)
+        for name in _SAVED:
+            setattr(self, name, getattr(self, name) & MASK32)
+        self._interrupt_status &= _IRQ_USED | _IRQ_CONFIG
+        with self._state:
+            self._state.load(saved.part(state, "state"))
 
     # --- interrupts ---------------------------------------------------------------------------
 

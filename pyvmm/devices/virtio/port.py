@@ -8,8 +8,10 @@ Not implemented: ports that are consoles, removal of a port.
 from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
+from pyvmm.arch import saved
+from pyvmm.arch.saved import State
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue
 
@@ -120,6 +122,7 @@ class VirtioPorts(VirtioDevice):
 
     device_id = 3
     features: int = PortFeature.MULTIPORT
+    saved_names: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(self, ports: Sequence[Port]) -> None:
         self._ports = ports
@@ -150,6 +153,21 @@ class VirtioPorts(VirtioDevice):
                     self.take(port)
                 else:
                     self.deliver(port)
+
+    def save(self) -> State:
+        """Return which ports are open, and what waits in them."""
+        return {"ports": [[port.is_open, bytes(port.waiting)] for port in self._ports]}
+
+    def load(self, state: State) -> None:
+        """Set which ports are open; messages that waited for the driver are lost."""
+        for port, each in zip(
+            self._ports, saved.items(state, "ports", len(self._ports)), strict=True
+        ):
+            is_open, waiting = saved.items({"port": each}, "port", 2)
+            if not isinstance(waiting, bytes):
+                raise saved.StateError("a port has no bytes")
+            _set_open(port, is_open=is_open is True)
+            port.waiting[:] = waiting
 
     def reset(self) -> None:
         """Close the ports: the guest's programs are gone."""

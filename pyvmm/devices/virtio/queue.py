@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from threading import Lock
 
+from pyvmm.arch import saved
+from pyvmm.arch.saved import State
 from pyvmm.devices.buffers import fill, split
 from pyvmm.devices.dma import Dma
 
 _DESC_NEXT, _DESC_WRITE, _DESC_INDIRECT = 1, 2, 4
 _DESC_SIZE = 16
+_INDICES = ("_available", "_next", "_used", "_published")
+_SAVED = (
+    *("size", "desc_addr", "driver_addr", "device_addr", "is_ready"),
+    *("_has_event_idx", "_has_indirect", *_INDICES),
+)
 _AVAIL_NO_INTERRUPT = 1
 _PAGE = 4096
 _read_desc = Struct("<QIHH").unpack_from  # addr, len, flags, next
@@ -133,6 +140,25 @@ class VirtQueue:
         self._used = 0  # next used entry to fill
         self._published = 0  # used.idx as the driver sees it
         self._rings: _Rings | None = None
+
+    def save(self) -> State:
+        """Return the state, outside of an activity."""
+        return saved.save(self, _SAVED)
+
+    def load(self, state: State) -> None:
+        """Set the state.
+
+        Raises:
+            StateError: it is not the state of such a queue.
+        """
+        saved.load(self, _SAVED, state)
+        for name in _INDICES:
+            setattr(self, name, getattr(self, name) & 0xFFFF)
+        if self.is_ready:
+            try:
+                self.enable(event_idx=self._has_event_idx, indirect=self._has_indirect)
+            except QueueFault as fault:
+                raise saved.StateError(str(fault)) from None
 
     def enable(self, *, event_idx: bool, indirect: bool) -> None:
         """Start using the queue as configured.

@@ -33,6 +33,7 @@ class VirtioRng(VirtioDevice):
     device_id = 4
     queue_sizes: tuple[int, ...] = (64,)
     counter_names: ClassVar[tuple[str, ...]] = ("bytes", "delays")
+    saved_names: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(
         self,

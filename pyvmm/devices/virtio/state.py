@@ -12,7 +12,9 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Protocol, Self
 
+from pyvmm.arch import saved
 from pyvmm.arch.bits import MASK32
+from pyvmm.arch.saved import State, StateError
 from pyvmm.devices.dma import Dma, DmaFault
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import MAX_QUEUE_SIZE, QueueFault, VirtQueue, never
@@ -38,6 +40,7 @@ class Status(IntEnum):
     FAILED = 128
 
 
+_SAVED = ("config_generation", "status", "_driver_features")
 _WORKING = int(Status.DRIVER_OK)
 _WORKING_OR_BROKEN = Status.DRIVER_OK | Status.NEEDS_RESET
 
@@ -215,6 +218,34 @@ class DeviceState:
         finally:
             queue.must_leave = never
         return queue.is_cut
+
+    # --- a snapshot ---------------------------------------------------------------------------
+
+    def save(self) -> State:
+        """Return the state, while `lock` is held."""
+        return saved.save(self, _SAVED) | {
+            "queues": [queue.save() for queue in self.queues],
+            "device": self.device.save(),
+        }
+
+    def load(self, state: State) -> None:
+        """Set the state of a device that was not used yet.
+
+        Raises:
+            StateError: it is not the state of such a device.
+        """
+        saved.load(self, _SAVED, state)
+        self.status &= 0xFF
+        self.config_generation &= MASK32
+        if self._driver_features & ~self._offered:
+            raise StateError(f"features {self._driver_features:#x}")
+        for queue, each in zip(
+            self.queues, saved.items(state, "queues", len(self.queues)), strict=True
+        ):
+            queue.load(saved.part({"queue": each}, "queue"))
+        if self.status & Status.FEATURES_OK:
+            self.device.accept(self._driver_features & self.device.features)
+        self.device.load(saved.part(state, "device"))
 
     # --- configuration space ------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ from contextlib import suppress
 from struct import Struct
 from typing import Final, Protocol
 
+from pyvmm.arch import saved
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.saved import State
 from pyvmm.arch.system import start_thread
 from pyvmm.vm.agent.command import (
     NUMBER_PAYLOAD,
@@ -56,6 +58,9 @@ class Port(Protocol):
     def send(self, data: bytes) -> bool:
         """Send bytes; return False if the port is closed in the guest."""
         ...
+
+
+_SAVED: Final = ("_num_channels", "_last_channel", "_last_ping", "_last_pong")
 
 
 class AgentClient:
@@ -200,6 +205,23 @@ class AgentClient:
             self._problem = "the guest has ended"
             self._has_closed = True
             self._drop("the guest has ended, and the command with it")
+
+    def save(self) -> State:
+        """Return what is known of the guest's agent."""
+        with self._changed:
+            return saved.save(self, _SAVED) | {"abilities": self._abilities}
+
+    def load(self, state: State) -> None:
+        """Continue with an agent that has said hello before the guest was saved; its commands end.
+
+        Raises:
+            StateError: it is not the state of an agent.
+        """
+        with self._changed:
+            saved.load(self, _SAVED, state)
+            if state.get("abilities") is not None:
+                self._abilities = saved.number(state, "abilities", 1 << 32)
+            self._changed.notify_all()
 
     # --- the port's side -------------------------------------------------------------------------
 

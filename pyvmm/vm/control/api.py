@@ -162,6 +162,10 @@ class Api(Protocol):
         """Resume the vCPUs."""
         ...
 
+    def snapshot(self, path: str, *, stop: bool = False) -> None:
+        """Write the guest's state to a file, and optionally stop it then; not a realm's."""
+        ...
+
     def stop(self) -> Status:
         """Stop the guest at once and flush its disks; answered when it is shut off."""
         ...

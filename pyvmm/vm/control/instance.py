@@ -6,6 +6,7 @@ order.  `pyvmm.vm.control.lifecycle` decides which operations are allowed in whi
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.pictures import QueuePicture
+from pyvmm.arch.saved import StateError
 from pyvmm.devices.bus import Bus
-from pyvmm.host.guest import GuestConfig, Outcome, Progress
+from pyvmm.host.guest import GuestConfig, GuestState, Outcome, Progress
 from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm.agent.client import AgentClient
@@ -30,14 +33,16 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.board import Board
 from pyvmm.vm.machine.platform import Platform
 from pyvmm.vm.machine.queues import queue_pictures
-from pyvmm.vm.option_values import GdbAddress
+from pyvmm.vm.option_values import GdbAddress, disk_serials
 from pyvmm.vm.options import VmOptions
 
 if TYPE_CHECKING:
     from pyvmm.vm.gdb.server import GdbServer
+    from pyvmm.vm.snapshot import SavedDisk, Snapshot
 
 #: Seconds without output after which the console's setup is assumed to be complete.
 _QUIET: Final = 0.2
+_DISK_PATIENCE: Final = 10.0  # seconds that a disk may take to complete its requests
 #: Ctrl-O, which Linux interprets as SysRq on a hypervisor console.
 HVC_SYSRQ: Final = b"\x0f"
 
@@ -50,6 +55,7 @@ class Instance:
         console_log: keeps the console's output.
         notify: called with lines for the user while the guest runs; any thread.
         home: the instance's directory; None: it has none.
+        snapshot: the state to continue from.
 
     Raises:
         UserError: a disk cannot be opened, or the network cannot be set up.
@@ -64,6 +70,7 @@ class Instance:
         console_log: ConsoleLog | None = None,
         notify: Callable[[str], None] = lambda _: None,
         home: Path | None = None,
+        snapshot: "Snapshot | None" = None,
     ) -> None:
         self._options = options
         self._restarts = options.on_reboot == "restart"
@@ -71,6 +78,8 @@ class Instance:
         self._load_address = config.entry
         self._symbols = Symbols(options.vmlinux) if options.vmlinux else None
         self._platform = platform
+        self._home = home
+        self._snapshot = snapshot
         self._terminal = terminal
         self._notify = notify
         self.console_log = console_log or ConsoleLog()
@@ -79,9 +88,10 @@ class Instance:
         self.wants_restart = False  # it has ended by a reboot, after which it is to run again
         self.agent = AgentClient()
         self._last_output = math.inf
-        self._has_listened = options.console == "serial"
+        self._has_listened = options.console == "serial" or snapshot is not None
         self._resources = ExitStack()
-        bus, vgic = Bus(platform.events), Vgic(options.num_cpus)
+        bus = Bus(platform.events)
+        vgic = self._vgic = Vgic(options.num_cpus)
         self._guest = platform.new_guest(config, bus, vgic, options.realm)
         self._resources.callback(self._guest.close)
         try:
@@ -136,6 +146,9 @@ class Instance:
             RmiFailed: the RMM refused it.
         """
         self._guest.build(progress)
+        if self._snapshot is not None:
+            self._restore(self._snapshot)
+            self._snapshot = None
         if self._gdb is not None:
             self._gdb.start()
 
@@ -148,6 +161,64 @@ class Instance:
         self._guest.start()
         if self._terminal is not None:
             self._terminal.start(self._console, self.quit, lambda: self.is_listening)
+
+    def save(self, path: Path) -> None:
+        """Write a snapshot, while every vCPU is paused.
+
+        Raises:
+            UserError: the guest cannot be saved, or the file cannot be written.
+        """
+        from msgspec.structs import replace  # noqa: PLC0415  few guests are saved
+
+        from pyvmm.vm import snapshot  # noqa: PLC0415
+
+        with self.board.still(_DISK_PATIENCE):
+            state = self._guest.save()
+            header = replace(
+                snapshot.new_header(self._options, self._saved_disks(), state.counter),
+                vcpus=[snapshot.pack(each) for each in state.vcpus],
+                gic=snapshot.pack(self._vgic.save()),
+                devices=snapshot.pack(self.board.save()),
+                agent=snapshot.pack(self.agent.save()),
+                console=self.console_log.tail(),
+            )
+            memory = (
+                (ipa, self._guest.dma.read(ipa, size))
+                for ipa, size in snapshot.pieces_of(self._guest.used_memory())
+            )
+            snapshot.write(path, header, memory)
+
+    def _saved_disks(self) -> "list[SavedDisk]":
+        from pyvmm.vm.snapshot import SavedDisk  # noqa: PLC0415
+
+        saved = []
+        for disk, serial in zip(
+            self._options.disks, disk_serials(self._options.disks), strict=True
+        ):
+            path, status = os.fsencode(disk.path.absolute()), disk.path.stat()
+            saved.append(
+                SavedDisk(path, disk.is_read_only, serial, status.st_size, status.st_mtime_ns)
+            )
+        return saved
+
+    def _restore(self, snapshot: "Snapshot") -> None:
+        """Set the state of guest and devices; UserError if the file is damaged."""
+        from pyvmm.vm.snapshot import unpack  # noqa: PLC0415
+
+        header = snapshot.header
+        for ipa, data in snapshot.memory():
+            try:
+                self._guest.dma.write(ipa, data)
+            except GranuleProtectionFault as fault:
+                raise snapshot.damaged(fault) from None
+        try:
+            self._vgic.load(unpack(header.gic))
+            self._guest.load(GuestState(header.counter, [unpack(each) for each in header.vcpus]))
+            self.board.load(unpack(header.devices))
+            self.agent.load(unpack(header.agent))
+        except StateError as error:
+            raise snapshot.damaged(error) from None
+        self.console_log.write(header.console)
 
     def pause(self) -> None:
         """Pause every vCPU; return when all stand still.  The guest's clock continues."""
@@ -202,6 +273,7 @@ class Instance:
             self._terminal,
             self.console_log,
             self._notify,
+            self._home,
         )
 
     def quit(self) -> None:

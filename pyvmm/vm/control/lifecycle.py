@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from threading import Condition, Lock
 from typing import Final
 
@@ -274,6 +275,30 @@ class Lifecycle:
             self._in(State.RUNNING, State.PAUSED).resume()
             self._become(State.RUNNING, State.PAUSED)
             return self._status
+
+    def snapshot(self, path: Path, *, stop: bool = False) -> None:
+        """Write the guest's state to a file; it is paused meanwhile.
+
+        Args:
+            path: the file.
+            stop: stop the guest before it runs again; return when it is shut off.
+
+        Raises:
+            UserError: it cannot be saved, or does not run.
+        """
+        with self._control:
+            instance = self._in(State.RUNNING, State.PAUSED)
+            was_running = self._status.state == State.RUNNING
+            instance.pause()
+            try:
+                instance.save(path)
+                if stop:
+                    self.quit()
+            finally:
+                if was_running:
+                    instance.resume()
+        if stop:
+            self.stop()
 
     def quit(self) -> None:
         """Stop the guest as by a power failure; do not wait for its end."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, cast
 
@@ -240,6 +241,10 @@ class Session:
     def resume(self) -> Status:
         """Resume the vCPUs."""
         return self._lifecycle.resume()
+
+    def snapshot(self, path: str, *, stop: bool = False) -> None:
+        """Write the guest's state to a file."""
+        self._lifecycle.snapshot(Path(path), stop=stop)
 
     def stop(self) -> Status:
         """Stop the guest."""

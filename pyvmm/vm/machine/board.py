@@ -4,16 +4,18 @@ The places come from the plan (`pyvmm.vm.machine.plan`); the device tree describ
 the guest.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import GICR_SIZE
 from pyvmm.arch.its import GITS_TRANSLATER, ITS_SIZE
 from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.arch.saved import State, part
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.devices.bus import Bus, IrqLine, MmioDevice
 from pyvmm.devices.dma import DmaFault, GuestDma
@@ -48,6 +50,17 @@ from pyvmm.vm.options import VmOptions
 
 if TYPE_CHECKING:
     from pyvmm.vm.machine.vsock import VsockEndpoint
+
+
+@runtime_checkable
+class SavedDevice(Protocol):
+    """A device whose state can be saved."""
+
+    def save(self) -> State:
+        """Return the state."""
+
+    def load(self, state: State) -> None:
+        """Set the state."""
 
 
 class Board:
@@ -92,6 +105,7 @@ class Board:
         self.button: VirtioPowerButton | None = None
         self.vsock: VsockEndpoint | None = None
         self._home = home
+        self._mapped: dict[str, MmioDevice] = {}
         self._options = options
         self._guest = guest
         self._bus = bus
@@ -190,8 +204,48 @@ class Board:
             case Kind.PORTS:
                 self._plug(device, VirtioPorts([each.port for each in self._port_sockets]))
 
+    @contextmanager
+    def still(self, patience: float) -> Iterator[None]:
+        """Keep all devices from doing anything, while the vCPUs stand still.
+
+        Raises:
+            UserError: a disk does not complete its requests in time.
+        """
+        windows = [each for each in self._mapped.values() if isinstance(each, VirtioMmio)]
+        deadline = time.monotonic() + patience
+        while True:
+            with ExitStack() as locks:
+                for window in windows:
+                    locks.enter_context(window.lock)
+                if all(window.is_idle for window in windows):
+                    yield
+                    return
+            if time.monotonic() > deadline:
+                raise UserError("a disk is busy and does not complete its requests: try again")
+            time.sleep(0.001)
+
+    def save(self) -> State:
+        """Return the states of all devices, which are still.
+
+        Raises:
+            UserError: one of them cannot be saved.
+        """
+        states: State = {}
+        for name, each in self._mapped.items():
+            if not isinstance(each, SavedDevice):
+                raise UserError(f"{name} cannot be saved: create the guest without it")
+            states[name] = each.save()
+        return states
+
+    def load(self, state: State) -> None:
+        """Set the states of all devices; StateError if these are others."""
+        for name, each in self._mapped.items():
+            if isinstance(each, SavedDevice):
+                each.load(part(state, name))
+
     def _map(self, device: PlannedDevice, made: MmioDevice) -> None:
         """Add a device to the bus, at its place."""
+        self._mapped[device.name] = made
         self._bus.add(device.place.base, device.place.size, made, device.name)
 
     def _serial_port(self, device: PlannedDevice) -> Uart:

@@ -52,6 +52,18 @@ def make_config(options: VmOptions) -> GuestConfig:
     )
 
 
+def make_empty_config(options: VmOptions) -> GuestConfig:
+    """Return a guest without a payload: a snapshot has what is in its memory."""
+    return GuestConfig(
+        num_cpus=options.num_cpus,
+        ram_base=RAM_BASE,
+        ram_size=options.ram_size,
+        segments=(),
+        entry=RAM_BASE,
+        stolen_time=memory_map.PV_TIME_BASE,
+    )
+
+
 def _check_parameters(options: VmOptions, kernel: Kernel) -> None:
     size, limit = len(os.fsencode(options.bootargs)), kernel.max_parameters
     if limit is not None and size > limit:

@@ -1,0 +1,348 @@
+"""A snapshot: the file with the state of a normal VM, from which it can be restored.
+
+::
+
+    magic, version | place, size and digest of the header | memory ... | header
+
+The memory is in pieces, each compressed by itself; the header says which part of RAM each is, and
+has everything else.  A file that was damaged or made up cannot do more than a guest can.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from struct import Struct
+from struct import error as struct_error
+from typing import Final
+from zlib import crc32
+
+import msgspec
+import zstandard
+
+from pyvmm import __version__
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.saved import State, StateError
+from pyvmm.arch.sysregs import Feature
+from pyvmm.vm import memory_map
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions
+
+VERSION: Final = 1
+_MAGIC: Final = b"pyvmm snapshot\r\n"
+_preface = Struct("<16sIIQQ32s")  # magic, version, 0, place and size of the header, its SHA-256
+_PIECE: Final = 1 << 20
+_LEVEL: Final = 1  # of compression: a higher one takes longer and gains little
+_MAX_HEADER: Final = 64 << 20
+_NUM_THREADS: Final = 2
+
+
+class SavedDisk(msgspec.Struct, frozen=True):
+    """A disk: its file, and how to recognise that it has changed."""
+
+    path: bytes
+    is_read_only: bool
+    serial: str
+    size: int
+    modified: int  # nanoseconds since 1970
+
+
+class SavedOptions(msgspec.Struct, frozen=True):
+    """The options that determine the machine."""
+
+    kernel: bytes | None
+    ram_size: int
+    num_cpus: int
+    cpu_features: int
+    console: str
+    has_rng: bool
+    has_balloon: bool
+    has_agent: bool
+    has_power_button: bool
+    has_watchdog: bool
+
+    @classmethod
+    def of(cls, options: VmOptions) -> "SavedOptions":
+        """Return the options of a VM.
+
+        Raises:
+            UserError: it has devices that cannot be saved.
+        """
+        for is_given, what in (
+            (options.has_pci, "--transport pci"),
+            (options.has_its, "--irqchip gicv3-its"),
+            (options.networks, "a network card"),
+            (options.directories, "a shared directory"),
+            (options.ports, "--port"),
+            (options.vsock, "--vsock"),
+            (any(disk.format == "qcow2" for disk in options.disks), "a qcow2 disk"),
+            (any(disk.is_snapshot for disk in options.disks), "a disk that keeps nothing"),
+        ):
+            if is_given:
+                raise UserError(f"a guest with {what} cannot be saved: create it without")
+        kernel = options.kernel
+        return cls(
+            None if kernel is None else os.fsencode(kernel.absolute()),
+            options.ram_size,
+            options.num_cpus,
+            options.cpu_features.value,
+            options.console,
+            options.has_rng,
+            options.has_balloon,
+            options.has_agent,
+            options.has_power_button,
+            options.has_watchdog,
+        )
+
+    def apply(self, options: VmOptions, disks: tuple[DiskOptions, ...]) -> VmOptions:
+        """Return the options of the restored VM; StateError if no machine has them."""
+        is_size = self.ram_size % GRANULE_SIZE == 0
+        is_size &= memory_map.MIN_RAM_SIZE <= self.ram_size <= memory_map.MAX_RAM_SIZE
+        if not is_size or not 1 <= self.num_cpus <= memory_map.MAX_CPUS:
+            raise StateError(f"{self.num_cpus} CPUs and {self.ram_size} bytes of RAM")
+        known = sum(feature.value for feature in Feature)
+        if self.console not in {"serial", "virtio"} or self.cpu_features & ~known:
+            raise StateError(f"console {self.console}, CPU features {self.cpu_features:#x}")
+        return replace(
+            options,
+            kernel=None if self.kernel is None else Path(os.fsdecode(self.kernel)),
+            disks=disks,
+            ram_size=self.ram_size,
+            num_cpus=self.num_cpus,
+            cpu_features=Feature(self.cpu_features),
+            console=self.console,
+            has_rng=self.has_rng,
+            has_balloon=self.has_balloon,
+            wants_agent=self.has_agent,
+            wants_power_button=self.has_power_button,
+            has_watchdog=self.has_watchdog,
+        )
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Everything but the memory."""
+
+    pyvmm: str
+    options: SavedOptions
+    disks: list[SavedDisk]
+    counter: int
+    vcpus: list[msgspec.Raw]
+    gic: msgspec.Raw
+    devices: msgspec.Raw
+    agent: msgspec.Raw
+    console: bytes  # its last output
+    pieces: list[tuple[int, int, int, int]]  # IPA and size; size and CRC in the file
+
+
+def pack(state: State) -> msgspec.Raw:
+    """Return a state for a header."""
+    return msgspec.Raw(msgspec.msgpack.encode(state))
+
+
+def unpack(raw: msgspec.Raw) -> State:
+    """Return a state of a header; StateError if it is none."""
+    try:
+        state: object = msgspec.msgpack.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise StateError(str(error)) from None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise StateError("it has no names")
+    return state
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def write(path: Path, header: Header, memory: Iterable[tuple[int, bytes]]) -> None:
+    """Write a snapshot; replace an earlier one when the new one is complete.
+
+    Args:
+        path: the file.
+        header: everything but the pieces.
+        memory: address and content of the parts of RAM that are in use, from `pieces_of`.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb", opener=_private) as file:
+            file.write(bytes(_preface.size))
+            pieces = []
+            for ipa, size, data in _compressed(memory):
+                pieces.append((ipa, size, file.write(data), crc32(data)))
+            place = file.tell()
+            packed = msgspec.msgpack.encode(msgspec.structs.replace(header, pieces=pieces))
+            packed = zstandard.ZstdCompressor(_LEVEL).compress(packed)
+            file.write(packed)
+            file.seek(0)
+            digest = hashlib.sha256(packed).digest()
+            file.write(_preface.pack(_MAGIC, VERSION, 0, place, len(packed), digest))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: {error.strerror}: choose another file") from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _compressed(memory: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield address, size and compressed content of what is not only zeros."""
+
+    def compress(item: tuple[int, bytes]) -> tuple[int, int, bytes]:
+        ipa, data = item
+        return ipa, len(data), zstandard.ZstdCompressor(_LEVEL).compress(data)
+
+    zeros = bytes(_PIECE)
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        used = (item for item in memory if item[1] != zeros[: len(item[1])])
+        yield from pool.map(compress, used)
+
+
+def pieces_of(parts: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Split ranges, given by address and size, into pieces."""
+    for ipa, size in parts:
+        for at in range(0, size, _PIECE):
+            yield ipa + at, min(_PIECE, size - at)
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+class Snapshot:
+    """A snapshot in a file.
+
+    Raises:
+        UserError: it cannot be read, or is not a snapshot of this version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with path.open("rb") as file:
+                self.header = self._read_header(file.read(_preface.size), file.fileno())
+        except OSError as error:
+            raise UserError(f"--restore {path}: {error.strerror}: check the path") from None
+        except (StateError, struct_error) as error:
+            raise self.damaged(error) from None
+
+    def damaged(self, error: Exception) -> UserError:
+        """Return the error for a file whose content is impossible."""
+        return UserError(
+            f"--restore {self._path} is no snapshot, or is damaged ({error}): save it again"
+        )
+
+    def _read_header(self, preface: bytes, file: int) -> Header:
+        magic, version, _, place, size, digest = _preface.unpack(preface)
+        if magic != _MAGIC:
+            raise StateError("it begins differently")
+        if version != VERSION:
+            raise UserError(
+                f"--restore {self._path} has version {version}; this pyvmm reads {VERSION}: save it"
+                " with this one"
+            )
+        if not 0 < size <= _MAX_HEADER or place >= 1 << 63:
+            raise StateError(f"a header of {size} bytes at {place}")
+        packed = os.pread(file, size, place)
+        if hashlib.sha256(packed).digest() != digest:
+            raise StateError("its header has another digest")
+        plain = _decompress(packed, _MAX_HEADER)
+        try:
+            header = msgspec.msgpack.decode(plain, type=Header)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise StateError(str(error)) from None
+        if sum(size for _, size, _, _ in header.pieces) > header.options.ram_size:
+            raise StateError("it has more memory than the guest")
+        return header
+
+    def options(self, asked: VmOptions) -> VmOptions:
+        """Return the options of the restored VM, with what the user has asked for.
+
+        Raises:
+            UserError: the file is damaged, or a disk is not as it was.
+        """
+        disks = self._disks(asked.disks)
+        try:
+            return self.header.options.apply(asked, disks)
+        except StateError as error:
+            raise self.damaged(error) from None
+
+    def _disks(self, given: Sequence[DiskOptions]) -> tuple[DiskOptions, ...]:
+        saved = self.header.disks
+        if given and len(given) != len(saved):
+            raise UserError(f"--restore {self._path} has {len(saved)} disks: give copies of all")
+        disks = []
+        for number, each in enumerate(saved):
+            asked = given[number] if given else DiskOptions(Path(os.fsdecode(each.path)))
+            path = asked.path
+            try:
+                status = path.stat()
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise UserError(f"disk {path}: {reason}: give a copy of it with -d") from None
+            if (status.st_size, status.st_mtime_ns) != (each.size, each.modified):
+                raise UserError(
+                    f"disk {path} has changed since the snapshot: give a copy from that time with"
+                    " -d (cp -p keeps the time), and add ,snapshot to keep it"
+                )
+            is_read_only = each.is_read_only
+            disks.append(replace(asked, is_read_only=is_read_only, serial=each.serial))
+        return tuple(disks)
+
+    def memory(self) -> Iterator[tuple[int, bytes]]:
+        """Yield address and content of the parts of RAM that were in use.
+
+        Raises:
+            UserError: the file cannot be read, or is damaged.
+        """
+        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            place = _preface.size
+            places = []
+            for ipa, size, stored, checksum in self.header.pieces:
+                places.append((ipa, size, place, stored, checksum))
+                place += stored
+
+            with ThreadPoolExecutor(_NUM_THREADS) as pool:
+                yield from pool.map(partial(_read_piece, file), places)
+        except OSError as error:
+            raise UserError(f"--restore {self._path}: {error.strerror}: check the file") from None
+        except StateError as error:
+            raise self.damaged(error) from None
+        finally:
+            os.close(file)
+
+
+def _read_piece(file: int, piece: tuple[int, int, int, int, int]) -> tuple[int, bytes]:
+    """Return address and content of a piece, given also by place, size and CRC in the file."""
+    ipa, size, place, stored, checksum = piece
+    if not 0 < size <= _PIECE or not 0 < stored <= 2 * _PIECE or place >= 1 << 62:
+        raise StateError(f"a piece of {size} bytes")
+    packed = os.pread(file, stored, place)
+    if crc32(packed) != checksum:
+        raise StateError("a piece has another checksum")
+    data = _decompress(packed, size)
+    if len(data) != size:
+        raise StateError("a piece has another size")
+    return ipa, data
+
+
+def _decompress(data: bytes, limit: int) -> bytes:
+    try:
+        if zstandard.frame_content_size(data) > limit:
+            raise StateError("a part is too large")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=limit)
+    except zstandard.ZstdError as error:
+        raise StateError(str(error)) from None
+
+
+def new_header(options: VmOptions, disks: Sequence[SavedDisk], counter: int) -> Header:
+    """Return a header without states and memory."""
+    empty, saved = pack({}), SavedOptions.of(options)
+    return Header(__version__, saved, list(disks), counter, [], empty, empty, empty, b"", [])

@@ -1,0 +1,82 @@
+"""Debian's guest, saved at its shell and restored as often as one likes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pyvmm.platform import Platform
+from pyvmm.vm.control.instance import Instance
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.images.debian import Image
+from pyvmm.vm.machine.boot import make_empty_config
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions, read_options
+from pyvmm.vm.snapshot import Snapshot
+from tests.boot.command import copy_disk, is_clean, read_from
+from tests.boot.inside import Inside
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.boot
+
+PATIENCE = 180.0
+
+
+def answer(instance: Instance, command: str) -> str:
+    """Type a command into the shell, and return its output."""
+    log = instance.console_log
+    before = log.end
+    instance.type(f"{command}; echo '<'end'>'\n".encode())
+    wait_until(lambda: b"<end>" in log.read(before, lambda: True)[1], PATIENCE)
+    output = log.read(before, lambda: True)[1].decode().replace("\r\n", "\n")
+    return output.partition("<end>")[0].strip()
+
+
+@pytest.mark.parametrize("num_cpus", [1, 2])
+def test_debian_is_restored_at_its_shell(debian: Image, tmp_path: Path, num_cpus: int) -> None:
+    """With its processes, its memory and its disk; time and timers continue."""
+    disk, saved = copy_disk(debian, tmp_path), tmp_path / "saved"
+    options = VmOptions(
+        kernel=debian.kernel,
+        initrd=debian.initrd,
+        disks=(DiskOptions(disk),),
+        num_cpus=num_cpus,
+        has_rng=True,
+        has_balloon=True,
+        has_watchdog=True,
+    )
+    with Inside(options) as guest:
+        guest.shell.log_in()
+        set_up = "echo kept >/dev/shm/file; echo disk >/root/file; nproc; sleep 1000 & sync"
+        assert guest.shell.run(set_up).output.startswith(str(num_cpus))
+        guest.instance.pause()
+        guest.instance.save(saved)
+        guest.instance.quit()
+        assert guest.wait() is ExitCode.QUIT
+    for number in range(2):
+        copy = tmp_path / f"copy{number}"
+        shutil.copy2(disk, copy)  # with its time of change
+        source = Snapshot(saved)
+        asked = read_options({"restore": saved, "disks": (str(copy),)}, is_run=True)
+        vm = source.options(asked)
+        platform = Platform(vm.ram_size, vm.num_cpus, features=vm.cpu_features, engine=vm.engine)
+        instance = Instance(vm, make_empty_config(vm), platform, snapshot=source)
+        try:
+            instance.build()
+            instance.start()
+            kept = answer(instance, "cat /dev/shm/file /root/file; nproc")
+            assert kept == f"kept\ndisk\n{num_cpus}"
+            assert answer(instance, "pgrep -c sleep; sleep 1") == "1"
+            load = answer(instance, "(for i in 1 2 3; do sha256sum /usr/bin/bash & done; wait)")
+            assert len({line for line in load.splitlines() if line.endswith("/usr/bin/bash")}) == 1
+            write = f"echo {number} >/root/number; head -c 8 /dev/hwrng | wc -c"
+            assert answer(instance, write) == "8"
+            assert instance.board.balloon is not None
+            assert instance.board.balloon.ask(PATIENCE)["total_memory"] > 0
+            assert instance.board.button is not None
+            instance.board.button.press()
+            assert instance.wait(PATIENCE) is ExitCode.OK
+        finally:
+            instance.close()
+        assert is_clean(copy)
+        assert read_from(copy, "/root/number") == f"{number}\n"

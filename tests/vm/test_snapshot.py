@@ -1,0 +1,302 @@
+"""Snapshots: what is saved comes back, and no file makes pyvmm fail."""
+
+import hashlib
+import os
+import random
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zstandard
+
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.saved import Value
+from pyvmm.platform import Platform
+from pyvmm.vm import snapshot
+from pyvmm.vm.control.instance import Instance
+from pyvmm.vm.exit_code import ExitCode
+from pyvmm.vm.machine.boot import make_config, make_empty_config
+from pyvmm.vm.memory_map import MIB
+from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.options import VmOptions, read_options
+from pyvmm.vm.snapshot import Header, Snapshot
+from tests.cli.kernels import ECHO, kernel
+from tests.waiting import wait_until
+
+PREFACE = struct.Struct("<16sIIQQ32s")
+ALL_DEVICES = {"has_rng": True, "has_balloon": True, "has_watchdog": True, "wants_agent": True}
+
+
+def saved_echo(directory: Path, **options: object) -> Path:
+    """Save a guest that answers each byte with the same, after it has answered some."""
+    path, disk = directory / "snapshot", directory / "disk"
+    disk.write_bytes(bytes(4096))
+    vm = VmOptions(
+        kernel=kernel(directory, ECHO),
+        disks=(DiskOptions(disk),),
+        ram_size=64 * MIB,
+        **options,  # type: ignore[arg-type]
+    )
+    instance = Instance(vm, make_config(vm), Platform(vm.ram_size, vm.num_cpus))
+    instance.build()
+    instance.start()
+    try:
+        echo(instance, b"before")
+        instance.pause()
+        instance.type(b"typed")  # while it stands still
+        instance.save(path)
+    finally:
+        instance.quit()
+        instance.wait()
+        instance.close()
+    return path
+
+
+def echo(instance: Instance, text: bytes) -> None:
+    """Type, and wait for the answer."""
+    instance.type(text)
+    wait_until(lambda: instance.console_log.tail().endswith(text))
+
+
+def restored(path: Path) -> Instance:
+    """Build a guest from a snapshot."""
+    source = Snapshot(path)
+    options = source.options(read_options({"restore": path}, is_run=True))
+    platform = Platform(options.ram_size, options.num_cpus)
+    instance = Instance(options, make_empty_config(options), platform, snapshot=source)
+    try:
+        instance.build()
+    except BaseException:
+        instance.close()
+        raise
+    return instance
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a guest with all devices that can be saved."""
+    return saved_echo(tmp_path_factory.mktemp("saved"), num_cpus=2, **ALL_DEVICES)
+
+
+@pytest.mark.parametrize("num_cpus", [1, 2])
+@pytest.mark.parametrize("devices", [{}, ALL_DEVICES], ids=["few", "all"])
+def test_a_guest_continues_as_often_as_one_likes(
+    tmp_path: Path, num_cpus: int, devices: dict[str, object]
+) -> None:
+    """With its console, the input that it had not read, its counter, and its memory."""
+    path = saved_echo(tmp_path, num_cpus=num_cpus, **devices)
+    counter = Snapshot(path).header.counter
+    for _ in range(2):
+        instance = restored(path)
+        assert instance.console_log.tail() == b"before"
+        assert instance._platform.counter.read() >= counter
+        instance.start()
+        wait_until(lambda instance=instance: instance.console_log.tail() == b"beforetyped")  # type: ignore[misc]
+        echo(instance, b"after")
+        instance.type(b"\x04")
+        assert instance.wait(60) is ExitCode.OK
+        instance.close()
+
+
+def test_a_restored_guest_can_be_saved_again(tmp_path: Path) -> None:
+    """From a snapshot to the next one."""
+    path = saved_echo(tmp_path)
+    instance = restored(path)
+    instance.start()
+    echo(instance, b"more")
+    instance.pause()
+    instance.save(path)
+    instance.quit()
+    instance.wait()
+    instance.close()
+    instance = restored(path)
+    assert instance.console_log.tail() == b"beforetypedmore"
+    instance.close()
+
+
+def test_memory_is_saved_where_it_is_used(saved: Path) -> None:
+    """A file of some KiB, for the pages of 64 MiB that the guest has written."""
+    pieces = Snapshot(saved).header.pieces
+    assert sum(size for _, size, _, _ in pieces) <= 4 * MIB
+    assert saved.stat().st_size < MIB
+    assert saved.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_disk_that_has_changed_is_refused(tmp_path: Path) -> None:
+    """A copy from that time is accepted."""
+    path = saved_echo(tmp_path)
+    disk, copy = tmp_path / "disk", tmp_path / "copy"
+    copy.write_bytes(disk.read_bytes())
+    times = disk.stat().st_atime_ns, disk.stat().st_mtime_ns
+    os.utime(copy, ns=times)
+    os.utime(disk, ns=(0, 0))
+    source = Snapshot(path)
+    with pytest.raises(UserError, match="has changed since the snapshot: give a copy"):
+        source.options(VmOptions())
+    options = source.options(VmOptions(disks=(DiskOptions(copy),)))
+    assert options.disks[0].path == copy
+    assert options.disks[0].serial == source.header.disks[0].serial != ""
+    with pytest.raises(UserError, match="has 1 disks: give copies of all"):
+        source.options(VmOptions(disks=(DiskOptions(copy), DiskOptions(disk))))
+    disk.unlink()
+    with pytest.raises(UserError, match=r"No such file.*: give a copy"):
+        source.options(VmOptions())
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is no snapshot, or is damaged"),
+        (b"text " * 100, "it begins differently"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 0, b""), "has version 2; this pyvmm reads 1"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 1, 0, 0, 0, b""), "a header of 0 bytes"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 1, 0, 1 << 63, 1, b""), "a header of 1 bytes"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 1, 0, 0, 64, b""), "another digest"),
+    ],
+)
+def test_what_is_no_snapshot_is_a_line(tmp_path: Path, content: bytes, complaint: str) -> None:
+    """With what to do."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=complaint):
+        Snapshot(path)
+    for wrong in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match="check the path"):
+            Snapshot(wrong)
+
+
+def test_damage_is_noticed(saved: Path, tmp_path: Path, seed: int) -> None:
+    """Wherever a bit is flipped, and wherever the file ends."""
+    rng, data = random.Random(seed), saved.read_bytes()
+    path = tmp_path / "damaged"
+    for number in range(40):
+        damaged = bytearray(data)
+        at = rng.randrange(len(data))
+        if number % 4:
+            damaged[at] ^= 1 << rng.randrange(8)
+        else:
+            del damaged[at:]
+        if bytes(damaged[20:24]) != data[20:24]:
+            continue  # the only bytes without a meaning
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"damaged|version"):
+            restored(path).close()
+
+
+LIST: list[Value] = [1, 2]
+MAP: dict[str, Value] = {"a": 1}
+JUNK: tuple[Value, ...] = (
+    *(0, 1, -1, 255, 1 << 16, 1 << 31, 1 << 32, (1 << 64) - 1, -(1 << 63)),
+    *(1.5, float("nan"), True, None, "", "text", b"", b"\xff" * 200, LIST, MAP, [], {}),
+)
+
+
+def spoil(rng: random.Random, value: Value) -> Value:
+    """Return a value in which something is another, or is missing."""
+    if isinstance(value, dict) and value:
+        name = rng.choice(list(value))
+        if rng.random() < 0.05:
+            return {each: value[each] for each in value if each != name}
+        return value | {name: spoil(rng, value[name])}
+    if isinstance(value, list) and value and rng.random() < 0.9:
+        at = rng.randrange(len(value))
+        return [*value[:at], spoil(rng, value[at]), *value[at + 1 :]]
+    if type(value) is int and rng.random() < 0.5:
+        return rng.choice((value ^ 1 << rng.randrange(63), rng.getrandbits(64), value + 1))
+    return rng.choice(JUNK)
+
+
+def rewrite(source: Path, path: Path, header: Header) -> None:
+    """Write a snapshot with the memory of another one, and a header with its digest."""
+    data = source.read_bytes()
+    magic, version, _, place, _, _ = PREFACE.unpack_from(data)
+    packed = zstandard.ZstdCompressor().compress(msgspec.msgpack.encode(header))
+    digest = hashlib.sha256(packed).digest()
+    preface = PREFACE.pack(magic, version, 0, place, len(packed), digest)
+    path.write_bytes(preface + data[PREFACE.size : place] + packed)
+
+
+def spoilt_headers(header: Header, rng: random.Random, count: int) -> Iterator[Header]:
+    """Yield headers with one to three wrong values in the states."""
+    for _ in range(count):
+        wrong = header
+        for _ in range(rng.randrange(1, 4)):
+            kind = rng.choice(("gic", "devices", "devices", "agent", "vcpus", "counter"))
+            if kind == "counter":
+                new: object = rng.choice((-1, 0, 1 << 62, (1 << 64) - 1))
+            elif kind == "vcpus":
+                each = [msgspec.msgpack.decode(raw) for raw in wrong.vcpus]
+                spoilt = spoil(rng, each)
+                states = spoilt if isinstance(spoilt, list) else []
+                new = [msgspec.Raw(msgspec.msgpack.encode(state)) for state in states]
+            else:
+                state = msgspec.msgpack.decode(getattr(wrong, kind))
+                new = msgspec.Raw(msgspec.msgpack.encode(spoil(rng, state)))
+            wrong = msgspec.structs.replace(wrong, **{kind: new})
+        yield wrong
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.slow)], ids=str)
+def test_a_made_up_state_is_refused_or_is_a_guest(
+    saved: Path, tmp_path: Path, seed: int, count: int
+) -> None:
+    """Of one line at most; a guest with such a state ends like any other."""
+    header, rng, path = Snapshot(saved).header, random.Random(seed), tmp_path / "made-up"
+    num_refused = 0
+    for wrong in spoilt_headers(header, rng, count):
+        rewrite(saved, path, wrong)
+        try:
+            instance = restored(path)
+        except UserError:
+            num_refused += 1
+            continue
+        instance.start()
+        instance.type(b"x")
+        instance.wait(0.02)
+        instance.close()
+    assert 0 < num_refused < count
+
+
+def test_a_made_up_machine_is_refused(saved: Path, tmp_path: Path) -> None:
+    """Sizes that no machine has, and more memory than it says."""
+    header, path = Snapshot(saved).header, tmp_path / "made-up"
+    options = header.options
+    wrong: list[Header] = [
+        msgspec.structs.replace(header, options=msgspec.structs.replace(options, **{name: value}))
+        for name, value in (
+            *(("ram_size", each) for each in (-1, 0, 4097, 1 << 62)),
+            *(("num_cpus", each) for each in (-1, 0, 17)),
+            *(("console", "hv"), ("cpu_features", 1 << 40), ("cpu_features", -1)),
+        )
+    ]
+    ipa, size, stored, crc = header.pieces[0]
+    impossible = [
+        [(0, size, stored, crc)],
+        [(ipa, size, stored, crc)] * 1000,
+        [(ipa, -1, stored, crc)],
+        [(ipa, size, 1 << 40, crc)],
+        [(ipa, size, -1, crc)],
+        [(ipa, size + 1, stored, crc)],
+        [(ipa, size, stored, crc + 1)],
+        [(1 << 63, size, stored, crc)],
+    ]
+    wrong += [msgspec.structs.replace(header, pieces=pieces) for pieces in impossible]
+    for each in wrong:
+        rewrite(saved, path, each)
+        with pytest.raises(UserError, match="damaged"):
+            restored(path).close()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"transport": "pci"}, "--transport pci"),
+        ({"irqchip": "gicv3-its"}, "--irqchip gicv3-its"),
+    ],
+)
+def test_what_cannot_be_saved_is_a_line(options: dict[str, str], what: str) -> None:
+    """It says what to omit."""
+    with pytest.raises(UserError, match=f"a guest with {what} cannot be saved: create it without"):
+        snapshot.SavedOptions.of(VmOptions(**options))  # type: ignore[arg-type]
