@@ -119,7 +119,7 @@ def check(ended: Ended, *words: str) -> None:
         ("--disk {}", "is a directory"),
         ("--disk {}/empty", "is empty; give it a size"),
         ("--disk {}/text --disk {}/text", "given twice"),
-        ("--disk {}/text,fast", "give ro, rw or serial=TEXT"),
+        ("--disk {}/text,fast", "give ro, rw, direct, snapshot, serial=TEXT"),
         ("--dtb {}/random", "device tree"),
         ("--dtb {}/none", "No such file"),
         ("--dump-dtb {}/none/dtb", "No such file"),

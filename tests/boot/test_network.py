@@ -142,7 +142,8 @@ def test_forwarded_port_reaches_the_guest(user: User) -> None:
 
 
 def test_forwarded_port_of_ipv6_reaches_the_guest(user: User) -> None:
-    """A connection to the IPv6 loopback arrives over IPv6."""
+    """A connection to the IPv6 loopback arrives over IPv6, once the guest may use its address."""
+    assert user.shell.run("while ip -6 addr | grep -q tentative; do sleep 0.1; done").status == 0
     answer_once(user.shell, 8002)
     exchange_lines(user.shell, "::1", user.ipv6_port)
 
