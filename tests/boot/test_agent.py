@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -158,6 +159,7 @@ def test_root_file_system_of_one_program(debian: Image, tmp_path: Path) -> None:
         agent.wait_ready(PATIENCE)
         with pytest.raises(AgentError, match=r"pyvmm\.agent=exec"):
             agent.start(["/app/main"])
+        guest.shell.expect(re.compile(rb"GREETING hi"))  # the echo comes after the program's lines
         guest.shell.type("7\n")
         output = guest.shell.read_all()
         assert guest.wait() is ExitCode.OK
