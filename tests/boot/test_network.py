@@ -46,7 +46,9 @@ def assert_well_formed(capture: Path) -> None:
     shown = call("tshark", "-r", capture, *fields)
     assert shown.code == 0, shown.errors
     assert shown.output.count("\n") > 10
-    malformed = call("tshark", "-r", capture, "-Y", "_ws.malformed", *fields)
+    # Not what tshark guesses of the random content of a file.
+    headers = "_ws.malformed && !(tcp.len > 0)"
+    malformed = call("tshark", "-r", capture, "-Y", headers, *fields)
     assert (malformed.code, malformed.output) == (0, "")
 
 
