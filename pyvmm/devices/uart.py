@@ -14,6 +14,7 @@ from pyvmm.arch import saved
 from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
+from pyvmm.devices.transmitter import Transmitter
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
 
 # Register offsets; the first two are the divisor latch while LCR.DLAB is set.
@@ -33,11 +34,8 @@ _NODE_NAME = "U6_16550A"  # kvmtool's
 _CLOCK_HZ = 1_843_200
 
 _FIFO_SIZE = 16
-_MAX_HELD = 256  # bytes of output that wait for the end of their line
-_MOMENT = 0.02  # seconds for which they wait
 _MANY_POLLS = 16  # successive reads of LSR that show a guest waiting for input without interrupts
 _TRIGGER_LEVELS = (1, 4, 8, 14)
-_NEWLINE = 0x0A
 _SAVED_SWITCHES = ("_level", "_thr_interrupt")
 _SAVED_REGISTERS = {
     **dict.fromkeys(("_ier", "_fcr", "_lcr", "_mcr", "_lsr", "_msr", "_scratch"), 0xFF),
@@ -55,7 +53,7 @@ class Uart:
 
     Args:
         irq: the interrupt line; called only when the level changes.
-        sink: called with the guest's output.  It gets whole lines if it can: a part of one waits
+        sink: called with the guest's output, in lines as `Transmitter` does; a part of one waits
             for the rest until the driver uses another register than the line status, or for a
             moment.
         set_timer: runs out after that moment.
@@ -65,10 +63,8 @@ class Uart:
 
     def __init__(self, irq: IrqLine, sink: Callable[[bytes], None], set_timer: SetTimer) -> None:
         self._irq = irq
-        self._sink = sink
-        self._set_timer = set_timer
-        self._is_timer_set = False
         self._lock = threading.RLock()
+        self._output = Transmitter(sink, set_timer, self._lock)
         self._level = False
         self._ier = 0
         self._fcr = 0
@@ -79,7 +75,6 @@ class Uart:
         self._scratch = 0
         self._divisor = 0x000C
         self._thr_interrupt = False  # the "transmitter became empty" condition, until IIR shows it
-        self._transmitted = bytearray()
         self._fifo: deque[int] = deque()
         self._waiting: deque[int] = deque()  # received, not in the FIFO yet
         self._polls = 0  # reads of LSR in a row while input waits
@@ -110,15 +105,7 @@ class Uart:
     def flush(self) -> None:
         """Pass the transmitted bytes to the sink now."""
         with self._lock:
-            if self._transmitted:
-                data = bytes(self._transmitted)
-                self._transmitted.clear()
-                self._sink(data)
-
-    def _flush_late(self) -> None:
-        with self._lock:
-            self._is_timer_set = False
-            self.flush()
+            self._output.flush()
 
     def write(self, offset: int, _size: int, value: int) -> None:
         """Write one register; only the low byte counts."""
@@ -127,7 +114,7 @@ class Uart:
             if offset == _RBR_THR and not self._lcr & _LCR_DLAB:
                 self._transmit(value)
                 return
-            self.flush()
+            self._output.flush()
             self._polls = 0
             self._write_register(offset, value)
 
@@ -139,7 +126,7 @@ class Uart:
                     self._polls += 1
                     self._fill()
                 return self._read_lsr()
-            self.flush()
+            self._output.flush()
             self._polls = 0
             if offset == _RBR_THR:
                 return self._divisor & 0xFF if self._lcr & _LCR_DLAB else self._pop()
@@ -169,12 +156,7 @@ class Uart:
         if self._mcr & _MCR_LOOP:
             self._loop_back(byte)
         else:
-            self._transmitted.append(byte)
-            if byte == _NEWLINE or len(self._transmitted) >= _MAX_HELD:
-                self.flush()
-            elif not self._is_timer_set:
-                self._is_timer_set = True
-                self._set_timer(self._flush_late, _MOMENT)
+            self._output.put(byte)
         self._thr_interrupt = True
         if self._ier:
             self._update_irq()

@@ -1,4 +1,7 @@
-"""The guest's memory map and interrupt lines: kvmtool's, with the Realm VM specification's numbers.
+"""The guest's memory map and interrupt lines, of two machines.
+
+`KVMTOOL` is kvmtool's, with the Realm VM specification's numbers; the constants are its parts.
+`VIRT` is QEMU's machine `virt`, for which firmware exists.
 
 An address here is an IPA as a normal VM sees it; a realm sees the same devices at their
 unprotected alias, the address with the top IPA bit set.
@@ -54,16 +57,85 @@ _INITRD_ALIGNMENT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """The registers of a device (IPA, bytes), and its shared interrupt."""
+
+    base: int
+    size: int
+    spi: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The part of the map that is the same for all guests of a machine."""
+
+    name: str
+    ram_base: int
+    gicd_base: int
+    gicr_base: int | None = None  # None: the redistributors end where the distributor begins
+    its_base: int | None = None  # None: the ITS ends where the redistributors begin
+    uart: Window  # the first one
+    pl031: Window
+    watchdog: Window
+    pv_time_base: int
+    virtio: Window  # the first one
+    num_virtio: int
+    pci_config: range
+    pci_memory: range
+    pci_io: range
+
+    def virtio_window(self, slot: int) -> Window:
+        """Return the window of a virtio device."""
+        first = self.virtio
+        return Window(first.base + slot * first.size, first.size, first.spi + slot)
+
+
+KVMTOOL: Final = Machine(
+    name="kvmtool",
+    ram_base=RAM_BASE,
+    gicd_base=GICD_BASE,
+    uart=Window(UART_BASE, UART_SIZE, UART_SPI),
+    pl031=Window(PL031_BASE, PL031_SIZE, PL031_SPI),
+    watchdog=Window(WATCHDOG_BASE, WATCHDOG_SIZE, WATCHDOG_SPI),
+    pv_time_base=PV_TIME_BASE,
+    virtio=Window(VIRTIO_BASE, VIRTIO_STRIDE, VIRTIO_SPI),
+    num_virtio=NUM_VIRTIO,
+    pci_config=PCI_CONFIG,
+    pci_memory=PCI_MEMORY,
+    pci_io=PCI_IO,
+)
+#: Addresses of QEMU, and its interrupts except those of PCI and the watchdog, which it lacks.
+VIRT: Final = Machine(
+    name="virt",
+    ram_base=0x4000_0000,
+    gicd_base=0x0800_0000,
+    gicr_base=0x080A_0000,
+    its_base=0x0808_0000,
+    uart=Window(0x0900_0000, 0x1000, 1),
+    pl031=Window(0x0901_0000, 0x1000, 2),
+    watchdog=Window(0x090E_0000, WATCHDOG_SIZE, WATCHDOG_SPI),
+    pv_time_base=0x090A_0000,
+    virtio=Window(0x0A00_0000, 0x200, 16),
+    num_virtio=32,
+    pci_config=range(0x3F00_0000, 0x4000_0000),
+    pci_memory=range(0x1000_0000, 0x3EFF_0000),
+    pci_io=range(0x3EFF_0000, 0x3F00_0000),
+)
+MACHINES: Final = {machine.name: machine for machine in (KVMTOOL, VIRT)}
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryMap:
     """The part of the map that depends on the guest: RAM size (bytes) and number of CPUs."""
 
     ram_size: int
     num_cpus: int
+    machine: Machine = KVMTOOL
 
     @property
     def ram_end(self) -> int:
         """The first address after RAM."""
-        return RAM_BASE + self.ram_size
+        return self.machine.ram_base + self.ram_size
 
     @property
     def ipa_bits(self) -> int:
@@ -72,8 +144,9 @@ class MemoryMap:
 
     @property
     def gicr_base(self) -> int:
-        """The first redistributor; they are contiguous, directly below the distributor."""
-        return GICD_BASE - self.num_cpus * GICR_SIZE
+        """The first redistributor; they are contiguous."""
+        base = self.machine.gicr_base
+        return self.machine.gicd_base - self.gicr_size if base is None else base
 
     @property
     def gicr_size(self) -> int:
@@ -82,8 +155,9 @@ class MemoryMap:
 
     @property
     def its_base(self) -> int:
-        """The ITS, directly below the redistributors."""
-        return self.gicr_base - ITS_SIZE
+        """The ITS."""
+        base = self.machine.its_base
+        return self.gicr_base - ITS_SIZE if base is None else base
 
     @property
     def gicd_size(self) -> int:
@@ -109,7 +183,9 @@ class Placement:
     initrd: int
 
 
-def place(ram_size: int, initrd_size: int, kernel_end: int) -> Placement | None:
+def place(
+    ram_size: int, initrd_size: int, kernel_end: int, ram_base: int = RAM_BASE
+) -> Placement | None:
     """Place DTB and initrd at the top of RAM's first 256 MiB, or 1 GiB if they need it.
 
     The addresses are exactly kvmtool's, because they are measured: subtract the size and one unit
@@ -119,11 +195,12 @@ def place(ram_size: int, initrd_size: int, kernel_end: int) -> Placement | None:
         ram_size: bytes.
         initrd_size: bytes; 0 gives it the address of the DTB.
         kernel_end: the first IPA after the kernel and its zero-initialised data.
+        ram_base: the first IPA of RAM.
 
     Returns: None if the three do not fit.
     """
     for window in _PAYLOAD_WINDOWS:
-        top = RAM_BASE + min(ram_size, window) - 1
+        top = ram_base + min(ram_size, window) - 1
         dtb = _align_up(top - DTB_SIZE - _DTB_ALIGNMENT, _DTB_ALIGNMENT)
         initrd = dtb
         if initrd_size:

@@ -15,7 +15,7 @@ from pyvmm.arch.events import KINDS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.host.guest import REALM_IS_CLOSED, RealmOptions
 from pyvmm.vm.declare import Kind, Scope, declared, file, option, repeatable, switch
-from pyvmm.vm.memory_map import MIB
+from pyvmm.vm.memory_map import KVMTOOL, MACHINES, MIB, MemoryMap
 from pyvmm.vm.name import check_name
 from pyvmm.vm.network_options import HELP as NETWORK_HELP
 from pyvmm.vm.network_options import NetworkOptions, parse_networks
@@ -116,6 +116,14 @@ class VmOptions:
         read=str,
         choices=("serial", "virtio"),
         default_text="serial",
+    )
+    machine: str = option(
+        KVMTOOL.name,
+        "--machine",
+        "memory map and standard devices: kvmtool's, or those of QEMU's machine virt",
+        read=str,
+        choices=tuple(MACHINES),
+        default_text=KVMTOOL.name,
     )
     transport: str = option(
         "mmio",
@@ -278,6 +286,16 @@ class VmOptions:
     )
 
     @property
+    def layout(self) -> MemoryMap:
+        """The guest's memory map."""
+        return MemoryMap(self.ram_size, self.num_cpus, MACHINES[self.machine])
+
+    @property
+    def serial_name(self) -> str:
+        """Linux's name of the serial port."""
+        return "ttyS0" if self.layout.machine is KVMTOOL else "ttyAMA0"
+
+    @property
     def has_agent(self) -> bool:
         """Whether the guest has a port for its agent: by default, if it has a root file system."""
         has_root = bool(self.disks) or self.rootfs is not None
@@ -329,7 +347,7 @@ class VmOptions:
         """
         if not self.has_defaults or (self.is_realm and self.params is not None):
             return self.params or ""
-        words = [f"console={'hvc0' if self.console == 'virtio' else 'ttyS0'}"]
+        words = [f"console={'hvc0' if self.console == 'virtio' else self.serial_name}"]
         if self.rootfs is not None:
             words.append(self.rootfs.root_parameters)
         elif self.disks:

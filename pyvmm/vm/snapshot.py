@@ -73,6 +73,7 @@ class SavedOptions(msgspec.Struct, frozen=True):
             UserError: it has devices that cannot be saved.
         """
         for is_given, what in (
+            (options.layout.machine is not memory_map.KVMTOOL, f"--machine {options.machine}"),
             (options.has_pci, "--transport pci"),
             (options.has_its, "--irqchip gicv3-its"),
             (options.networks, "a network card"),

@@ -18,6 +18,7 @@ from pyvmm.devices.bus import Bus
 from pyvmm.host.vgic import Vgic
 from pyvmm.platform import Platform, replay
 from pyvmm.vm.machine.boot import make_config
+from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.option_values import parse_ram_size
 from pyvmm.vm.options import VmOptions
 from tests.boot.command import PYVMM
@@ -213,6 +214,19 @@ def test_rim_is_that_of_the_realm_that_is_run(capsys: Capture, size: str) -> Non
     bus, vgic = Bus(platform.events), Vgic(options.num_cpus)
     platform.new_guest(make_config(options), bus, vgic, options.realm).build()
     assert measure(capsys, "--realm", "-m", size) == platform.rim().hex()
+
+
+def test_rim_of_the_machine_virt_is_predicted(capsys: Capture, tmp_path: Path) -> None:
+    """Its RAM and its devices are elsewhere."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(0x1400_0000.to_bytes(4, "little") * 2000)
+    options = VmOptions(machine="virt", kernel=kernel, ram_size=64 * MIB, is_realm=True)
+    platform = Platform(options.ram_size, options.num_cpus)
+    bus, vgic = Bus(platform.events), Vgic(options.num_cpus)
+    platform.new_guest(make_config(options), bus, vgic, options.realm).build()
+    given = ("--realm", "-m", "64M", "-k", str(kernel))
+    predicted = measure(capsys, *given, "--machine", "virt")
+    assert predicted == platform.rim().hex() != measure(capsys, *given)
 
 
 def test_guest_may_be_larger_than_this_machine(capsys: Capture) -> None:

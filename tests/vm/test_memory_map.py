@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyvmm.arch.its import ITS_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.vm import memory_map
-from pyvmm.vm.memory_map import GIB, MIB, RAM_BASE, MemoryMap, place
+from pyvmm.vm.memory_map import GIB, MIB, RAM_BASE, VIRT, MemoryMap, place
 
 
 def test_dtb_lies_where_kvmtool_puts_it() -> None:
@@ -92,3 +92,23 @@ def test_devices_do_not_overlap() -> None:
     ]
     for (base, size), (following, _) in itertools.pairwise(regions):
         assert base + size <= following
+
+
+def test_devices_of_virt_do_not_overlap() -> None:
+    """Nor do their interrupts; the flash ends where the GIC begins."""
+    layout = MemoryMap(GIB, memory_map.MAX_CPUS, VIRT)
+    last = VIRT.virtio_window(VIRT.num_virtio - 1)
+    regions = [
+        (VIRT.gicd_base, layout.gicd_size),
+        (layout.its_base, ITS_SIZE),
+        (layout.gicr_base, layout.gicr_size),
+        *((each.base, each.size) for each in (VIRT.uart, VIRT.pl031)),
+        (VIRT.pv_time_base, GRANULE_SIZE),
+        (VIRT.watchdog.base, VIRT.watchdog.size),
+        (VIRT.virtio.base, last.base + last.size - VIRT.virtio.base),
+        *((each.start, len(each)) for each in (VIRT.pci_memory, VIRT.pci_io, VIRT.pci_config)),
+        (VIRT.ram_base, layout.ram_size),
+    ]
+    for (base, size), (following, _) in itertools.pairwise(regions):
+        assert base + size <= following
+    assert last.spi < memory_map.PCI_SPI

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pyvmm.host.guest import ExitKind
-from pyvmm.vm.memory_map import RAM_BASE, UART_BASE, MemoryMap
+from pyvmm.vm.memory_map import KVMTOOL, Machine
 from pyvmm.vm.options import VmOptions
 
 #: A silent guest with more faults than this does not just probe the hardware.
@@ -40,10 +40,11 @@ def explain(options: VmOptions, exits: Sequence[int]) -> str:
     if options.realm is not None:
         return _explain_realm(options, exits)
     if exits[ExitKind.OTHER] >= MANY_FAULTS:
+        machine = options.layout.machine
         return (
             "it faults over and over, like a kernel built for another machine; on this machine RAM"
-            f" begins at {RAM_BASE:#x} and a 16550 UART is at {UART_BASE:#x} (--dump-dtb shows the"
-            " rest)"
+            f" begins at {machine.ram_base:#x} and a {_uart_name(machine)} UART is at"
+            f" {machine.uart.base:#x} (--dump-dtb shows the rest)"
         )
     if exits[ExitKind.MMIO]:
         if _console(options) in options.bootargs:
@@ -56,9 +57,11 @@ def explain(options: VmOptions, exits: Sequence[int]) -> str:
 
 
 def _explain_realm(options: VmOptions, exits: Sequence[int]) -> str:
-    alias = 1 << MemoryMap(options.ram_size, options.num_cpus).ipa_bits - 1
-    earlycon = f"earlycon=uart,mmio,{UART_BASE | alias:#x}"
-    if re.search(rf"earlycon=\S*,0x0*{UART_BASE:x}\b", options.bootargs):
+    alias = 1 << options.layout.ipa_bits - 1
+    machine = options.layout.machine
+    driver, uart = ("uart,mmio" if machine is KVMTOOL else "pl011"), machine.uart.base
+    earlycon = f"earlycon={driver},{uart | alias:#x}"
+    if re.search(rf"earlycon=\S*,0x0*{uart:x}\b", options.bootargs):
         return f"a realm cannot reach the address of its earlycon=; try {earlycon}"
     if exits[ExitKind.MMIO] or exits[ExitKind.RIPAS] or exits[ExitKind.HOST_CALL]:
         if _console(options) in options.bootargs:
@@ -78,7 +81,11 @@ def _explain_realm(options: VmOptions, exits: Sequence[int]) -> str:
 
 
 def _console(options: VmOptions) -> str:
-    return "console=hvc0" if options.console == "virtio" else "console=ttyS0"
+    return f"console={'hvc0' if options.console == 'virtio' else options.serial_name}"
+
+
+def _uart_name(machine: Machine) -> str:
+    return "16550" if machine is KVMTOOL else "PL011"
 
 
 def explain_panic(options: VmOptions, message: str) -> str:

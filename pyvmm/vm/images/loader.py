@@ -83,7 +83,7 @@ def read_payload(path: Path, what: str, ram_size: int) -> bytes:
     return data
 
 
-def load_kernel(path: Path, ram_size: int) -> Kernel:
+def load_kernel(path: Path, ram_size: int, ram_base: int = RAM_BASE) -> Kernel:
     """Read a kernel file and lay it out.
 
     Raises:
@@ -93,7 +93,7 @@ def load_kernel(path: Path, ram_size: int) -> Kernel:
     data = read_payload(path, "kernel", ram_size)
     data = unpack_kernel(data, name, min(ram_size, MAX_PAYLOAD_SIZE))
     if data.startswith(b"\x7fELF"):
-        return _load_elf(data, name, ram_size)
+        return _load_elf(data, name, range(ram_base, ram_base + ram_size))
     _reject_known_formats(data, name)
     if data[_IMAGE_MAGIC_OFFSET:_IMAGE_HEADER_SIZE].startswith(_IMAGE_MAGIC):
         return _load_image(data, name)
@@ -169,7 +169,7 @@ def _raw_size(data: bytes) -> int:
     return needed
 
 
-def _load_elf(data: bytes, name: str, ram_size: int) -> Kernel:
+def _load_elf(data: bytes, name: str, ram: range) -> Kernel:
     with open_elf(data, name) as elf:
         rows = [_LoadSegment.read(segment.header) for segment in elf.iter_segments("PT_LOAD")]
         entry = int(elf.header.e_entry)
@@ -179,7 +179,7 @@ def _load_elf(data: bytes, name: str, ram_size: int) -> Kernel:
             f"{name} has no segments to load: give the linked kernel, not an object file"
         )
     _check_segments(rows, name, len(data))
-    base = _load_base(rows, name, RAM_BASE + ram_size)
+    base = _load_base(rows, name, ram)
     homes = [row for row in rows if row.va <= entry < row.va + row.memory_size]
     if not homes:
         raise UserError(f"{name} has an entry point outside its segments: link it again")
@@ -222,7 +222,7 @@ def _check_segments(rows: list[_LoadSegment], name: str, file_size: int) -> None
             raise UserError(f"{name} has segments that overlap at {following.pa:#x}: link it again")
 
 
-def _load_base(rows: list[_LoadSegment], name: str, ram_end: int) -> int:
+def _load_base(rows: list[_LoadSegment], name: str, ram: range) -> int:
     """Return the physical address in the file that corresponds to the start of RAM.
 
     A segment with a physical address in RAM is loaded there.  A Linux ELF file has virtual
@@ -230,14 +230,14 @@ def _load_base(rows: list[_LoadSegment], name: str, ram_end: int) -> int:
     lowest segment is loaded at the start of RAM.
     """
     base = rows[0].pa
-    if any(RAM_BASE <= row.pa < ram_end for row in rows):
-        base = RAM_BASE
+    if any(row.pa in ram for row in rows):
+        base = ram.start
     outside = [row for row in rows if not 0 <= row.pa - base <= row.end - base <= MAX_PAYLOAD_SIZE]
     if outside:
         low, high = outside[0].pa, outside[0].end
         raise UserError(
             f"{name} has a segment at {low:#x} to {high:#x}, outside the first"
-            f" {MAX_PAYLOAD_SIZE // MIB} MiB of guest memory: link it for {RAM_BASE:#x}"
+            f" {MAX_PAYLOAD_SIZE // MIB} MiB of guest memory: link it for {ram.start:#x}"
         )
     return base
 

@@ -22,6 +22,7 @@ from pyvmm.devices.dma import DmaFault, GuestDma
 from pyvmm.devices.ioloop import IoLoop
 from pyvmm.devices.mc146818 import Mc146818
 from pyvmm.devices.pci.host import HostBridge, requester
+from pyvmm.devices.pl011 import Pl011
 from pyvmm.devices.pl031 import Pl031
 from pyvmm.devices.uart import Uart
 from pyvmm.devices.virtio.balloon import VirtioBalloon
@@ -98,7 +99,7 @@ class Board:
     ) -> None:
         self.dma = GuestDma(guest.dma)
         self.devices: dict[str, VirtioDevice] = {}  # by name on the bus
-        self.uart: Uart
+        self.uart: Uart | Pl011
         self.hvc: VirtioConsole | None = None
         self.balloon: VirtioBalloon | None = None
         self.port: Port | None = None
@@ -124,8 +125,9 @@ class Board:
             ports.enter_context(port_socket(each, self._loop)) for each in options.ports
         ]
         self._console_loop = self._start_loop("pyvmm-console")  # its reader may block it
-        self._bridge = HostBridge(bus, memory_map.PCI_MEMORY)
-        self._add_gic(MemoryMap(options.ram_size, options.num_cpus))
+        layout = options.layout
+        self._bridge = HostBridge(bus, layout.machine.pci_memory)
+        self._add_gic(layout)
         for device in device_plan(options):
             self._add(device)
 
@@ -141,7 +143,7 @@ class Board:
         return partial(self._vgic.set_spi, memory_map.NUM_PRIVATE_INTIDS + spi)
 
     def _add_gic(self, layout: MemoryMap) -> None:
-        self._bus.add(memory_map.GICD_BASE, layout.gicd_size, Distributor(self._vgic), "gicd")
+        self._bus.add(layout.machine.gicd_base, layout.gicd_size, Distributor(self._vgic), "gicd")
         for cpu in range(layout.num_cpus):
             base = layout.gicr_base + cpu * GICR_SIZE
             self._bus.add(base, GICR_SIZE, Redistributor(self._vgic, cpu), f"gicr{cpu}")
@@ -156,6 +158,9 @@ class Board:
         match device.kind:
             case Kind.UART:
                 self._map(device, self._serial_port(device))
+            case Kind.PL011:
+                self.uart = Pl011(self._irq(device), self._sink, self._console_loop.set_timer)
+                self._map(device, self.uart)
             case Kind.RTC:
                 self._map(device, Mc146818())
             case Kind.PL031:

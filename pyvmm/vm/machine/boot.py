@@ -9,7 +9,7 @@ from pyvmm.host.guest import GuestConfig, Segment
 from pyvmm.vm import guests, memory_map
 from pyvmm.vm.images.loader import Kernel, load_flat, load_kernel, read_payload
 from pyvmm.vm.machine.plan import device_plan
-from pyvmm.vm.memory_map import MIB, RAM_BASE, MemoryMap, Placement
+from pyvmm.vm.memory_map import KVMTOOL, MIB, Placement
 from pyvmm.vm.options import VmOptions
 
 _FDT_MAGIC = b"\xd0\x0d\xfe\xed"
@@ -21,20 +21,16 @@ def make_config(options: VmOptions) -> GuestConfig:
     Raises:
         UserError: a file is invalid, or the payload does not fit.
     """
-    kernel = (
-        load_flat(guests.hello(), "the built-in guest")
-        if options.kernel is None
-        else load_kernel(options.kernel, options.ram_size)
-    )
+    kernel, ram_base = _load_kernel(options), options.layout.machine.ram_base
     initrd = read_payload(options.initrd, "initrd", options.ram_size) if options.initrd else b""
-    placement = memory_map.place(options.ram_size, len(initrd), RAM_BASE + kernel.end)
+    placement = memory_map.place(options.ram_size, len(initrd), ram_base + kernel.end, ram_base)
     if placement is None:
         needed = kernel.end + len(initrd)
         raise UserError(
             f"kernel and initrd need {needed // MIB + 4} MiB and do not fit below the device tree"
             f" in {options.ram_size // MIB} MiB of guest memory: give more with -m"
         )
-    segments = [Segment(RAM_BASE + offset, data, "kernel") for offset, data in kernel.segments]
+    segments = [Segment(ram_base + offset, data, "kernel") for offset, data in kernel.segments]
     if initrd:
         segments.append(Segment(placement.initrd, initrd, "initrd"))
     if options.dtb is None:
@@ -43,25 +39,35 @@ def make_config(options: VmOptions) -> GuestConfig:
     segments.append(Segment(placement.dtb, dtb, "device tree"))
     return GuestConfig(
         num_cpus=options.num_cpus,
-        ram_base=RAM_BASE,
+        ram_base=ram_base,
         ram_size=options.ram_size,
         segments=tuple(segments),
-        entry=RAM_BASE + kernel.entry,
+        entry=ram_base + kernel.entry,
         args=(placement.dtb, 0, 0, 0),
-        stolen_time=memory_map.PV_TIME_BASE,
+        stolen_time=options.layout.machine.pv_time_base,
     )
 
 
 def make_empty_config(options: VmOptions) -> GuestConfig:
     """Return a guest without a payload: a snapshot has what is in its memory."""
+    machine = options.layout.machine
     return GuestConfig(
         num_cpus=options.num_cpus,
-        ram_base=RAM_BASE,
+        ram_base=machine.ram_base,
         ram_size=options.ram_size,
         segments=(),
-        entry=RAM_BASE,
-        stolen_time=memory_map.PV_TIME_BASE,
+        entry=machine.ram_base,
+        stolen_time=machine.pv_time_base,
     )
+
+
+def _load_kernel(options: VmOptions) -> Kernel:
+    machine = options.layout.machine
+    if options.kernel is not None:
+        return load_kernel(options.kernel, options.ram_size, machine.ram_base)
+    if machine is not KVMTOOL:
+        raise UserError(f"--machine {machine.name} has no built-in guest: give a kernel with -k")
+    return load_flat(guests.hello(), "the built-in guest")
 
 
 def _check_parameters(options: VmOptions, kernel: Kernel) -> None:
@@ -103,7 +109,7 @@ def _build_dtb(options: VmOptions, placement: Placement, initrd_size: int) -> by
     span = (placement.initrd, placement.initrd + initrd_size) if initrd_size else None
     return build_fdt(
         Description(
-            map=MemoryMap(options.ram_size, options.num_cpus),
+            map=options.layout,
             bootargs=options.bootargs,
             initrd=span,
             devices=device_plan(options),

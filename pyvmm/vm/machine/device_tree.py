@@ -16,7 +16,7 @@ import libfdt
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import affinity_of
 from pyvmm.arch.its import ITS_SIZE
-from pyvmm.devices import uart
+from pyvmm.devices import pl011, uart
 from pyvmm.devices.tree import Trigger
 from pyvmm.vm import memory_map
 from pyvmm.vm.machine.plan import Kind, PlannedDevice
@@ -26,6 +26,8 @@ _GIC_PHANDLE: Final = 1
 _SPI, _PPI = 0, 1
 #: Secure physical, non-secure physical, virtual and hypervisor timer.
 _TIMER_PPIS: Final = (13, 14, 11, 10)
+#: Serial ports, with the paths of their nodes.
+_SERIAL: Final = {Kind.UART: uart.node_path, Kind.PL011: pl011.node_path}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,9 @@ def build_fdt(description: Description) -> bytes:
         _psci(tree, "smc" if description.is_realm else "hvc")
         with tree.node("aliases"):
             for device in description.devices:
-                if device.kind is Kind.UART:
-                    tree.text(f"serial{device.index}", uart.node_path(device.place))
+                if device.kind in _SERIAL:
+                    path = _SERIAL[device.kind](device.place)
+                    tree.text(f"serial{device.index}", path)
     return tree.finish()
 
 
@@ -139,9 +142,10 @@ def _chosen(tree: _Tree, description: Description) -> None:
 
 
 def _memory(tree: _Tree, layout: MemoryMap) -> None:
-    with tree.node(f"memory@{memory_map.RAM_BASE:x}"):
+    base = layout.machine.ram_base
+    with tree.node(f"memory@{base:x}"):
         tree.text("device_type", "memory")
-        tree.wide_cells("reg", memory_map.RAM_BASE, layout.ram_size)
+        tree.wide_cells("reg", base, layout.ram_size)
 
 
 def _cpus(tree: _Tree, num_cpus: int) -> None:
@@ -157,7 +161,8 @@ def _cpus(tree: _Tree, num_cpus: int) -> None:
 
 
 def _gic(tree: _Tree, layout: MemoryMap, *, has_its: bool) -> None:
-    with tree.node(f"intc@{memory_map.GICD_BASE:x}"):
+    gicd_base = layout.machine.gicd_base
+    with tree.node(f"intc@{gicd_base:x}"):
         tree.text("compatible", "arm,gic-v3")
         tree.cells("#interrupt-cells", 3)
         tree.flag("interrupt-controller")
@@ -166,7 +171,7 @@ def _gic(tree: _Tree, layout: MemoryMap, *, has_its: bool) -> None:
         tree.flag("ranges")
         tree.wide_cells(
             "reg",
-            *(memory_map.GICD_BASE, layout.gicd_size),
+            *(gicd_base, layout.gicd_size),
             *(layout.gicr_base, layout.gicr_size),
         )
         tree.cells("phandle", _GIC_PHANDLE)

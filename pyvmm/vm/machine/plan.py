@@ -11,11 +11,12 @@ from enum import StrEnum
 from functools import partial
 
 from pyvmm.arch.errors import UserError
-from pyvmm.devices import mc146818, pl031, uart, watchdog
+from pyvmm.devices import mc146818, pl011, pl031, uart, watchdog
 from pyvmm.devices.pci import host
 from pyvmm.devices.tree import Place, TreeWriter
 from pyvmm.devices.virtio import mmio, pci
 from pyvmm.vm import memory_map
+from pyvmm.vm.memory_map import Window
 from pyvmm.vm.options import VmOptions
 from pyvmm.vm.share_options import Protocol, of_protocol
 
@@ -35,6 +36,7 @@ class Kind(StrEnum):
     VSOCK = "vsock"
     PORTS = "ports"
     UART = "uart"
+    PL011 = "pl011"
     RTC = "rtc"
     PL031 = "pl031"
     WATCHDOG = "watchdog"
@@ -63,7 +65,23 @@ def device_plan(options: VmOptions) -> tuple[PlannedDevice, ...]:
         UserError: there are more virtio devices than slots.
     """
     virtio = _pci(options) if options.has_pci else _virtio_mmio(options)
-    return (*virtio, *_serial_ports(), *_clocks(), *_watchdog(options))
+    machine = options.layout.machine
+    if machine is memory_map.VIRT:
+        standard = [_device(Kind.PL011, machine.uart, pl011.describe)]
+    else:
+        standard = [*_serial_ports(), _mc146818()]
+    standard.append(_device(Kind.PL031, machine.pl031, pl031.describe))
+    if options.has_watchdog:
+        standard.append(_device(Kind.WATCHDOG, machine.watchdog, watchdog.describe))
+    return (*virtio, *standard)
+
+
+def _device(
+    kind: Kind, window: Window, describe: Callable[[TreeWriter, Place], None]
+) -> PlannedDevice:
+    """Plan the only device of a kind."""
+    place = Place(window.base, window.size, (window.spi,))
+    return PlannedDevice(kind, kind.value, 0, place, describe)
 
 
 def _virtio(options: VmOptions, num_slots: int) -> list[tuple[Kind, int]]:
@@ -91,10 +109,10 @@ def _virtio(options: VmOptions, num_slots: int) -> list[tuple[Kind, int]]:
 
 def _virtio_mmio(options: VmOptions) -> Iterator[PlannedDevice]:
     """Give each virtio device the next window."""
-    for slot, (kind, index) in enumerate(_virtio(options, memory_map.NUM_VIRTIO)):
-        place = Place(
-            memory_map.virtio_base(slot), memory_map.VIRTIO_STRIDE, (memory_map.VIRTIO_SPI + slot,)
-        )
+    machine = options.layout.machine
+    for slot, (kind, index) in enumerate(_virtio(options, machine.num_virtio)):
+        window = machine.virtio_window(slot)
+        place = Place(window.base, window.size, (window.spi,))
         yield PlannedDevice(kind, f"{kind}{slot}", index, place, mmio.describe)
 
 
@@ -102,8 +120,9 @@ def _pci(options: VmOptions) -> Iterator[PlannedDevice]:
     """Make a host bridge, and give each virtio device the next slot."""
     devices = _virtio(options, memory_map.NUM_PCI)
     spis = {slot: memory_map.PCI_SPI + slot for slot in range(len(devices))}
-    config = memory_map.PCI_CONFIG
-    bridge = partial(host.describe, memory=memory_map.PCI_MEMORY, io=memory_map.PCI_IO, spis=spis)
+    machine = options.layout.machine
+    config = machine.pci_config
+    bridge = partial(host.describe, memory=machine.pci_memory, io=machine.pci_io, spis=spis)
     yield PlannedDevice(Kind.PCI, "pci", 0, Place(config.start, len(config)), bridge)
     for slot, (kind, index) in enumerate(devices):
         place = Place(config.start + slot * host.SLOT_SIZE, host.FUNCTION_SIZE, (spis[slot],))
@@ -117,15 +136,6 @@ def _serial_ports() -> Iterator[PlannedDevice]:
         yield PlannedDevice(Kind.UART, f"uart{index}", index, place, uart.describe)
 
 
-def _clocks() -> Iterator[PlannedDevice]:
+def _mc146818() -> PlannedDevice:
     place = Place(memory_map.RTC_BASE, memory_map.RTC_SIZE)
-    yield PlannedDevice(Kind.RTC, "rtc", 0, place, mc146818.describe)
-    place = Place(memory_map.PL031_BASE, memory_map.PL031_SIZE, (memory_map.PL031_SPI,))
-    yield PlannedDevice(Kind.PL031, "pl031", 0, place, pl031.describe)
-
-
-def _watchdog(options: VmOptions) -> Iterator[PlannedDevice]:
-    if options.has_watchdog:
-        spis = (memory_map.WATCHDOG_SPI,)
-        place = Place(memory_map.WATCHDOG_BASE, memory_map.WATCHDOG_SIZE, spis)
-        yield PlannedDevice(Kind.WATCHDOG, "watchdog", 0, place, watchdog.describe)
+    return PlannedDevice(Kind.RTC, "rtc", 0, place, mc146818.describe)

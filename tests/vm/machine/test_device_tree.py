@@ -126,6 +126,27 @@ def test_pci_is_described_as_in_kvmtool(irqchip: str | None) -> None:
         assert tree.cells(pci, "msi-map") == (0, phandle, 0, 0x100)
 
 
+def test_virt_is_described_as_in_qemu() -> None:
+    """The addresses and interrupts of `qemu-system-aarch64 -M virt,gic-version=3,its=on`."""
+    options = VmOptions(machine="virt", ram_size=512 * MIB, irqchip="gicv3-its", has_rng=True)
+    description = Description(
+        options.layout, "", devices=device_plan(options), has_its=options.has_its
+    )
+    tree = Tree(build_fdt(description))
+    assert tree.cells("/memory@40000000", "reg") == (0, 0x4000_0000, 0, 0x2000_0000)
+    gic = tree.cells("/intc@8000000", "reg")
+    assert gic[:6] == (0, 0x800_0000, 0, 0x1_0000, 0, 0x80A_0000)
+    its = tree.cells("/intc@8000000/msi-controller@8080000", "reg")
+    assert its == (0, 0x808_0000, 0, 0x2_0000)
+    assert tree.bytes("/aliases", "serial0") == b"/pl011@9000000\0"
+    assert tree.bytes("/pl011@9000000", "compatible") == b"arm,pl011\0arm,primecell\0"
+    assert tree.cells("/pl011@9000000", "interrupts") == (0, 1, 4)
+    assert tree.cells("/rtc@9010000", "interrupts") == (0, 2, 4)
+    assert tree.cells("/virtio@a000000", "reg") == (0, 0xA00_0000, 0, 0x200)
+    assert tree.cells("/virtio@a000000", "interrupts") == (0, 16, 1)
+    assert not tree.has("/U6_16550A@1000000")
+
+
 @pytest.mark.parametrize(("transport", "limit"), [("mmio", 60), ("pci", 31)])
 def test_bus_has_room_for_so_many_devices(transport: str, limit: int) -> None:
     """One more is a mistake of the user."""
