@@ -43,7 +43,7 @@ VERBS = {
     "lab": ("lab", "Attack realms as a hostile host; see what stops it."),
     "measure": ("measure", "Compute a realm's initial measurement."),
     "endorse": ("endorse", "Print what a verifier should expect of this platform."),
-    "image": ("image", "Build guest images."),
+    "image": ("image", "Build and manage guest images."),
     "hes": ("hes", "Inspect and control the root of trust."),
     "token": ("token", "Inspect attestation tokens; create test tokens."),
     "verify": ("verify", "Verify an attestation token."),

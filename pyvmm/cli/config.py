@@ -1,6 +1,7 @@
 """pyvmm config: show the effective configuration."""
 
 import json
+from pathlib import Path
 
 import click
 import tomli_w
@@ -9,7 +10,7 @@ from click.core import ParameterSource
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import is_unicode
 from pyvmm.cli.common.configuration import Value, long_name, named_options
-from pyvmm.cli.common.options import guest_options
+from pyvmm.cli.common.options import guest_options, kind_of
 from pyvmm.cli.common.say import print_json_text
 
 
@@ -39,8 +40,9 @@ def show(context: click.Context, /, only_set: bool, wants_json: bool, **asked: o
         if value is None or value == () or name == "only_set" or (is_default and only_set):
             continue
         effective[long_name(option)] = _plain(value)
-    if asked["positional"] is not None:
-        effective["kernel"] = str(asked["positional"])
+    positional = asked["positional"]
+    if isinstance(positional, Path):
+        effective[kind_of(positional)] = str(positional)
     for name, value in effective.items():
         if not is_unicode(str(value)):
             raise UserError(

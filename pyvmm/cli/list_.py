@@ -7,6 +7,7 @@ import click
 
 from pyvmm.cli.common.instances import GONE, directory, print_json
 from pyvmm.cli.common.say import print_lines
+from pyvmm.cli.common.table import table
 from pyvmm.cli.common.units import duration, short_size
 from pyvmm.vm.control.api import Status
 
@@ -30,18 +31,7 @@ def list_(*, running: bool, is_quiet: bool, wants_json: bool) -> None:
         if statuses:
             print_lines(*(each.name for each in statuses))
     else:
-        _print_table([_HEADINGS, *map(_row, statuses)])
-
-
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = zip(_HEADINGS, row, widths, strict=True)
-        print_lines("  ".join(_cell(*each) for each in cells).rstrip())
-
-
-def _cell(heading: str, text: str, width: int) -> str:
-    return text.rjust(width) if heading in _RIGHT else text.ljust(width)
+        print_lines(*table(_HEADINGS, [*map(_row, statuses)], right=_RIGHT))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -60,6 +60,7 @@ class NetworkOptions:
     capture: Path | None = None  # gets every frame
 
     backend: str = ""  # in user mode, one of BACKENDS; the default is what is installed
+    is_optional: bool = False  # in user mode, its link is down if nothing is installed
     forwards: tuple[PortForward, ...] = ()
     tap: str = ""
     num_queues: int = 0  # of the tap interface; 0: one per CPU, if it has so many

@@ -45,6 +45,19 @@ class VmOptions:
         "-k --kernel", "arm64 Image, Image.gz, ELF file or flat binary"
     )
     initrd: Path | None = file("-i --initrd", "initial RAM disk")
+    image: str | None = option(
+        None,
+        "--image",
+        "image of `pyvmm image build`, which provides kernel, initial RAM disk and first disk",
+        read=check_name,
+        metavar="NAME",
+    )
+    persists: bool = switch(
+        False,
+        "--persist",
+        "let the guest write to the image; otherwise, what it writes is thrown away",
+        scope=Scope.RUN,
+    )
     disks: tuple[DiskOptions, ...] = repeatable(
         "-d --disk",
         "raw or qcow2 image, or block device; OPTION: ro, direct, snapshot, serial=TEXT,"
@@ -388,6 +401,8 @@ def _check_together(given: Collection[str], *, is_run: bool) -> None:
         raise UserError("--no-hes excludes --token-profile and --hes-dir: omit it, or them")
     if "waits_for_gdb" in given and "gdb" not in given:
         raise UserError("--gdb-wait requires --gdb: add --gdb PORT or --gdb SOCKET")
+    if "persists" in given and "image" not in given:
+        raise UserError("--persist requires an image: add --image NAME")
     if "restore" in given:
         _check_restored(given)
     if is_realm and "gdb" in given and "is_debuggable" not in given:

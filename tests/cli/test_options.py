@@ -87,10 +87,10 @@ def test_what_the_verb_gets_is_what_the_virtual_machine_has() -> None:
     def plans(positional: Path | None, **asked: object) -> None:
         seen.append(vm_options(positional, asked, is_run=False))
 
-    words = ["kernel", "-c", "2", "--nodefaults", "--timeout", "3", "--name", "r1"]
+    words = ["files/kernel", "-c", "2", "--nodefaults", "--timeout", "3", "--name", "r1"]
     for command in (runs, plans):
         command.main(words, standalone_mode=False)
-    planned = VmOptions(kernel=Path("kernel"), num_cpus=2, has_defaults=False, name="r1")
+    planned = VmOptions(kernel=Path("files/kernel"), num_cpus=2, has_defaults=False, name="r1")
     assert seen[1] == planned
     assert (seen[0] != planned, seen[0].timeout) == (True, 3.0)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.common.configuration import config_option
@@ -84,7 +85,7 @@ def _ignore(verb: Callable[P, R], name: str, option: Option) -> Callable[P, R]:
 
 
 def _declare_others(verb: Callable[P, R]) -> Callable[P, R]:
-    kernel = click.argument("positional", metavar="[KERNEL]", type=FILE, required=False)
+    kernel = click.argument("positional", metavar="[KERNEL|IMAGE]", type=FILE, required=False)
     return config_option(kernel(verb))
 
 
@@ -103,13 +104,52 @@ def vm_options(
     """
     asked = {"name": f"guest-{os.getpid()}"} | {k: v for k, v in asked.items() if v is not None}
     if positional is not None:
-        kernel = asked.setdefault("kernel", positional)
-        if kernel is not positional:
-            raise UserError(f"two kernels, {kernel} and {positional}: give one")
+        kind = kind_of(positional)
+        if kind == "kernel" and _is_missing(positional):
+            from pyvmm.cli.common.images import no_image  # noqa: PLC0415  slow to import
+
+            raise no_image(str(positional))
+        chosen = asked.setdefault(kind, positional)
+        if chosen is not positional:
+            raise UserError(f"two {kind}s, {chosen} and {positional}: give one")
     options = read_options(asked, is_run=is_run)
-    if options.restore is None:
-        return complete_root(options)
-    return _restored(options, options.restore)
+    if options.restore is not None:
+        return _restored(options, options.restore)
+    return complete_root(_complete_image(options))
+
+
+def kind_of(positional: Path) -> str:
+    """Return the option that an argument is: "image" for the name of one, unless a file has it."""
+    if not _is_missing(positional):
+        return "kernel"
+    from pyvmm.cli.common.images import is_image  # noqa: PLC0415  slow to import
+
+    return "image" if is_image(str(positional)) else "kernel"
+
+
+def _is_missing(positional: Path) -> bool:
+    """Return whether an argument is a mere name, but no file has it."""
+    try:
+        exists = positional.exists() and not positional.is_dir()
+        return len(positional.parts) == 1 and not exists
+    except OSError:
+        return False
+
+
+def _complete_image(options: VmOptions) -> VmOptions:
+    if options.image is None:
+        return options
+    from pyvmm.cli.common.images import named_image  # noqa: PLC0415  slow to import
+    from pyvmm.vm.machine.image import use_image  # noqa: PLC0415
+
+    return use_image(options, named_image(options.image), _given())
+
+
+def _given() -> set[str]:
+    """Return the names of the options that the user gave, on the command line or in a file."""
+    context = click.get_current_context()
+    sources = {name: context.get_parameter_source(name) for name in OPTIONS}
+    return {name for name, source in sources.items() if source != ParameterSource.DEFAULT}
 
 
 def _restored(options: VmOptions, path: Path) -> VmOptions:

@@ -6,18 +6,20 @@ that they would have done is done below (accounts, links, a first process of our
 
 import hashlib
 import importlib.resources
-import json
 import lzma
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
@@ -26,10 +28,14 @@ from pyvmm.vm.images.apt import PrivateApt, find_tool, require_tools
 from pyvmm.vm.images.cpio import CpioArchive
 from pyvmm.vm.images.ext4 import EPOCH, choose_size, make_disk, scan_tree
 from pyvmm.vm.images.loader import unpack_kernel
+from pyvmm.vm.images.lock import building
+from pyvmm.vm.json_text import decode
 
 #: Called with the current step and the progress of the whole build in percent.
 Report = Callable[[str, float], None]
 
+#: The step of a build that another one delays.
+WAITING: Final = "waiting for another build"
 #: Realms need Linux's arm64 RSI support.
 OLDEST_KERNEL: Final = (6, 13)
 #: A package as in apt-get's arguments, optionally with a version or a release.
@@ -139,19 +145,17 @@ class Image:
         """The record of what the files were made from; written last, so the others are complete."""
         return self.directory / "image.json"
 
-    def is_made_from(self, recipe: str) -> bool:
-        """Check whether all files exist and were made from this recipe."""
+    def read_manifest(self) -> "Manifest | None":
+        """Return the manifest; None if it is missing or damaged, or one of the files is missing."""
         try:
-            made_from = json.loads(self.manifest.read_text())["recipe"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return False
-        return made_from == recipe and all(
-            path.exists() for path in (self.kernel, self.initrd, self.rootfs)
-        )
+            manifest = decode(self.manifest.read_bytes(), Manifest)
+        except (OSError, msgspec.DecodeError):
+            return None
+        files = (self.kernel, self.initrd, self.rootfs)
+        return manifest if all(path.exists() for path in files) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True):
     """The user's choices for an image.
 
     ``packages`` are added to the standard ones, with their dependencies.  ``size`` is the disk's in
@@ -182,6 +186,21 @@ class Recipe:
         return choose_size(self.size, needed, what, free_space=_FREE_SPACE, minimum=_MIN_DISK)
 
 
+class Manifest(msgspec.Struct, frozen=True):
+    """The record of what an image was built from."""
+
+    digest: str  # of the recipe and of the code that built it
+    recipe: Recipe
+    kernel: str  # its release
+    packages: list[str]
+    built: float  # seconds since 1970
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this version of pyvmm would build it in the same way."""
+        return self.digest == self.recipe.digest
+
+
 def build_debian(
     output: Path,
     cache: Path,
@@ -209,7 +228,7 @@ def build_debian(
     if not _PACKAGE.fullmatch(recipe.kernel):
         raise UserError(f"--kernel {recipe.kernel}: give a flavour such as cloud-arm64 or arm64")
     image = Image(output)
-    if not force and image.is_made_from(recipe.digest):
+    if not force and _is_made(image, recipe):
         return image
     if find_tool("apt-get") is None:
         raise UserError(
@@ -218,25 +237,35 @@ def build_debian(
             " pyvmm run --realm --kernel Image --disk rootfs.img"
         )
     require_tools(**{"dpkg-deb": "dpkg", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs"})
+    start = time.time()
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".build-", dir=output) as scratch:
-            _build(image, Path(scratch), cache, recipe, report)
+        with building(cache, lambda: report(WAITING, 0)):
+            if _is_made(image, recipe, 0.0 if not force else start):
+                return image  # by the process that held the lock
+            output.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".build-", dir=output) as scratch:
+                _build(image, Path(scratch), cache, recipe, report)
     except OSError as error:
         raise UserError(f"{error.filename or output}: {error.strerror}: choose --output") from error
     return image
 
 
+def _is_made(image: Image, recipe: Recipe, since: float = 0.0) -> bool:
+    """Check whether an image was built from a recipe, not earlier than a time."""
+    made = image.read_manifest()
+    return made is not None and made.digest == recipe.digest and made.built >= since
+
+
 def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Report) -> None:
     apt = PrivateApt(cache / "apt-arm64", "arm64")
     apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.2))
-    packages = (*_USERLAND, *recipe.packages)
-    recipe.choose_size(apt.installed_size(packages))  # fail now: the rest takes minutes
+    wanted = (*_USERLAND, *recipe.packages)
+    recipe.choose_size(apt.installed_size(wanted))  # fail now: the rest takes minutes
     kernel_debs = apt.download(
         _kernel_packages(apt, recipe.kernel), lambda percent: report("kernel", 20 + percent * 0.2)
     )
     userland_debs = apt.download_closure(
-        packages, lambda percent: report("userland", 40 + percent * 0.2)
+        wanted, lambda percent: report("userland", 40 + percent * 0.2)
     )
 
     made = Image(scratch)
@@ -255,16 +284,9 @@ def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Rep
     report("root file system", 88)
     complete_root(root, modules)
     make_rootfs(root, made.rootfs, recipe)
-    made.manifest.write_text(
-        json.dumps(
-            {
-                "recipe": recipe.digest,
-                "kernel": modules.release,
-                "packages": sorted(deb.stem for deb in [*kernel_debs, *userland_debs]),
-            },
-            indent=1,
-        )
-    )
+    packages = sorted(deb.stem for deb in [*kernel_debs, *userland_debs])
+    manifest = Manifest(recipe.digest, recipe, modules.release, packages, time.time())
+    made.manifest.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
     for path in (made.kernel, made.initrd, made.rootfs, made.manifest):
         path.replace(image.directory / path.name)
     report("done", 100)

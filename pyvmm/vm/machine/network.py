@@ -46,7 +46,13 @@ def open_card(
     is_bounced = options.realm is not None
     # In a realm, each pair of queues takes a share of a small pool.
     max_queues = 1 if is_bounced else options.num_cpus
-    backend = open_backend(network, loop, number=index, max_queues=max_queues)
+    try:
+        backend = open_backend(network, loop, number=index, max_queues=max_queues)
+    except UserError as error:
+        if not network.is_optional:
+            raise
+        notify(f"the guest has no network: {error}")
+        backend = _open_nothing(loop)
     resources.callback(backend.close)
     record: Record = record_nothing
     if network.capture is not None:
@@ -117,6 +123,13 @@ def _open_user(network: NetworkOptions, loop: IoEvents, number: int) -> StreamBa
             " or give -n mode=tap"
         )
     return open_slirp(loop, network.forwards, number=number, mtu=mtu)
+
+
+def _open_nothing(loop: IoEvents) -> StreamBackend:
+    """Return the end of a cable without another end: the link is down."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    return StreamBackend(loop, ours)
 
 
 def _open_socket(network: NetworkOptions, loop: IoEvents) -> NetBackend:

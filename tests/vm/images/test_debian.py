@@ -3,16 +3,20 @@
 import lzma
 import shutil
 import subprocess
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
 from pyvmm.vm.images import debian
 from pyvmm.vm.images.apt import PrivateApt
-from pyvmm.vm.images.debian import Image, Modules, Recipe, build_debian, make_initrd
+from pyvmm.vm.images.debian import Image, Manifest, Modules, Recipe, build_debian, make_initrd
+from pyvmm.vm.images.lock import building
 from pyvmm.vm.memory_map import MIB
 
 
@@ -82,14 +86,46 @@ def test_build_does_nothing_when_the_files_are_there(
     made = Image(tmp_path)
     for path in (made.kernel, made.initrd, made.rootfs):
         path.touch()
-    made.manifest.write_text(f'{{"recipe": "{Recipe().digest}"}}')
+    write(made, Recipe())
     monkeypatch.setattr(debian, "_build", lambda *_: pytest.fail("built again"))
     assert build_debian(tmp_path, tmp_path / "cache", lambda *_: None) == made
     assert Recipe(("a", "b")).digest == Recipe(("b", "a")).digest
     assert len({Recipe(("a",)).digest, Recipe(size=1).digest, Recipe().digest}) == 3
     for manifest in ('{"recipe": "old"}', "[" * 100_000, "old"):
         made.manifest.write_text(manifest)
-        assert not made.is_made_from(Recipe().digest)
+        assert made.read_manifest() is None
+    write(made, Recipe())
+    made.rootfs.unlink()
+    assert made.read_manifest() is None
+
+
+def write(image: Image, recipe: Recipe) -> None:
+    """Write the manifest of an image that is built now."""
+    manifest = Manifest(recipe.digest, recipe, "7.2", [], time.time())
+    image.manifest.write_bytes(msgspec.json.encode(manifest))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_second_of_two_builds_waits_for_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, force: bool
+) -> None:
+    """And then has nothing left to build: the first began later than the wish for it."""
+    made, steps = Image(tmp_path / "image"), list[str]()
+    made.directory.mkdir()
+
+    def report(step: str, _percent: float) -> None:
+        steps.append(step)
+        for path in (made.kernel, made.initrd, made.rootfs):
+            path.touch()
+        write(made, Recipe())
+        first.close()
+
+    monkeypatch.setattr(debian, "_build", lambda *_: pytest.fail("built again"))
+    first = ExitStack()
+    with first:
+        first.enter_context(building(tmp_path))
+        assert build_debian(made.directory, tmp_path, report, force=force) == made
+    assert steps == [debian.WAITING]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +168,13 @@ def test_too_small_a_disk_is_refused_before_anything_is_fetched(
     with pytest.raises(
         UserError, match="--size is too small for Debian with these packages: give at least 600M"
     ):
-        build_debian(tmp_path, tmp_path, lambda *_: None, recipe=Recipe(("gcc",), 512 * MIB))
-    assert list(tmp_path.iterdir()) == []
+        build_debian(
+            tmp_path / "image",
+            tmp_path / "cache",
+            lambda *_: None,
+            recipe=Recipe(("gcc",), 512 * MIB),
+        )
+    assert list((tmp_path / "image").iterdir()) == []
 
 
 def test_wrong_flavour_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:

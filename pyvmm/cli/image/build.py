@@ -1,22 +1,25 @@
-"""pyvmm image: build guest images."""
+"""pyvmm image build: build guest images."""
 
 import json
 from pathlib import Path
 
 import click
-import platformdirs
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import printable
+from pyvmm.cli.common.images import build_image
 from pyvmm.cli.common.instances import parse_variables
 from pyvmm.cli.common.say import print_json_text
-from pyvmm.vm.images.debian import Image, Recipe, build_debian
+from pyvmm.vm.images.debian import Recipe
 from pyvmm.vm.images.rootfs import EntryPoint, build_rootfs
+from pyvmm.vm.images.store import DEBIAN, Store
 from pyvmm.vm.option_values import parse_size
 
 _DEBIAN_HELP = """Build a Debian guest.
 
-Its files are a kernel, an initial RAM disk, and a root file system with a shell.
+Its files are a kernel, an initial RAM disk, and a root file system with a shell. They go to the
+cache, under a name that `pyvmm run NAME` takes, or to a directory. An image that exists already is
+built again only with --force, or from other choices.
 """
 _ROOTFS_HELP = """Build a guest that runs one program.
 
@@ -30,22 +33,18 @@ image build debian`.
 _as_json = click.option("--json", "wants_json", is_flag=True, help="print the paths as JSON")
 
 
-@click.group(help="Build guest images.")
-def image() -> None:
-    """Group the commands for images."""
-
-
-@image.group(help="Build an image.")
+@click.group(help="Build an image.")
 def build() -> None:
     """Group the kinds of images."""
 
 
 @build.command(help=_DEBIAN_HELP)
+@click.option("-t", "--name", help=f"name of the image, for `pyvmm run NAME`  [default: {DEBIAN}]")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="directory for Image, initrd.img and rootfs.img  [default: the cache]",
+    help="put Image, initrd.img and rootfs.img into this directory, without a name",
 )
 @click.option(
     "--with", "packages", multiple=True, metavar="PACKAGE", help="extra Debian package to include"
@@ -64,6 +63,7 @@ def build() -> None:
 @_as_json
 def debian(
     *,
+    name: str | None,
     output: Path | None,
     packages: tuple[str, ...],
     kernel: str,
@@ -72,9 +72,10 @@ def debian(
     wants_json: bool,
 ) -> None:
     """Build the files of a Debian guest and print their paths."""
-    cache = platformdirs.user_cache_path("pyvmm")
-    recipe = Recipe(packages, _disk_size(size), kernel)
-    made = _with_progress(output or cache / "debian", cache, recipe, force=force)
+    if name is not None and output is not None:
+        raise UserError("--name is for images in the cache, and --output for others: give one")
+    store, recipe = Store.of_user(), Recipe(packages, _disk_size(size), kernel)
+    made = build_image(output or store.place(name or DEBIAN), store, recipe, force=force)
     paths = {"kernel": made.kernel, "initrd": made.initrd, "rootfs": made.rootfs}
     _print(paths, wants_json=wants_json)
 
@@ -136,19 +137,3 @@ def _print(made: dict[str, Path], *, wants_json: bool) -> None:
         return
     for path in made.values():
         click.echo(path)
-
-
-def _with_progress(output: Path, cache: Path, recipe: Recipe, *, force: bool) -> Image:
-    from rich.console import Console  # noqa: PLC0415  slow to import
-    from rich.progress import Progress  # noqa: PLC0415
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Debian", total=100)
-        return build_debian(
-            output,
-            cache,
-            lambda what, percent: progress.update(task, description=what, completed=percent),
-            recipe=recipe,
-            force=force,
-        )
