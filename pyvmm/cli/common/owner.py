@@ -114,6 +114,9 @@ class Owner:
         events = EventStream(enter(Trace(options.trace)) if options.trace else None)
         if options.trace_out is not None:
             events.subscribe(enter(Timeline(options.trace_out)))
+        if self.lifecycle.event_log is not None:
+            self.lifecycle.event_log.start()
+            events.subscribe(self.lifecycle.event_log.listen)
         check_disks(options.disks)
         check_directories(options.directories)
         root_of_trust = enter(_start_hes(options)) if options.has_hes else None

@@ -132,6 +132,16 @@ class Vcpu(msgspec.Struct, frozen=True, kw_only=True):
     code: list[CodeLine]  # around the program counter
 
 
+class StampedEvent(msgspec.Struct, frozen=True, array_like=True):
+    """An event of the platform, and when and where it happened."""
+
+    time: int  # µs since the instance began to record
+    pe: int  # on whose thread; -1 before it called the firmware
+    took: int  # µs since this PE's last switch between worlds
+    kind: str  # the name of its class in `pyvmm.arch.events`
+    event: msgspec.Raw  # the fields of that class
+
+
 class ConsolePlace(msgspec.Struct, frozen=True):
     """The position in a console's output at which an attached client begins."""
 
@@ -236,6 +246,10 @@ class Api(Protocol):
         """Return the virtqueues of each device."""
         ...
 
+    def observe_events(self) -> None:
+        """Send `events_recorded` from now on, beginning with the first event that is kept."""
+        ...
+
     def sysrq(self, key: str) -> None:
         """Press Alt-SysRq and a key on the guest's console."""
         ...
@@ -325,6 +339,17 @@ class CommandNotifications(Protocol):
         ...
 
 
+class EventNotifications(Protocol):
+    """Notifications about events, on a connection that has called `observe_events`."""
+
+    def events_recorded(self, first: int, inside: list[int], events: list[StampedEvent]) -> None:
+        """Report events, numbered from ``first`` on; a gap between numbers is events lost.
+
+        ``inside`` lists the PEs that are in the realm world afterwards.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method of the protocol."""
@@ -393,4 +418,6 @@ class Proxy:
 
 
 METHODS: Final = declared(Api)
-NOTIFICATIONS: Final = declared(Notifications) | declared(CommandNotifications)
+NOTIFICATIONS: Final = (
+    declared(Notifications) | declared(CommandNotifications) | declared(EventNotifications)
+)

@@ -17,6 +17,7 @@ from pyvmm.vm.control.api import (
     NOTIFICATIONS,
     Api,
     CommandNotifications,
+    EventNotifications,
     Method,
     Notifications,
     Proxy,
@@ -29,6 +30,7 @@ from pyvmm.vm.control.rpc import Id, Request, Response, Stream, message, parse
 from pyvmm.vm.exit_code import ExitCode, Failure
 from pyvmm.vm.name import check_name
 
+Listener = Notifications | CommandNotifications | EventNotifications
 PATIENCE: Final = 30.0  # seconds for an answer
 
 
@@ -114,9 +116,7 @@ class Client:
 
     # --- messages from the instance ---------------------------------------------------------
 
-    def listen(
-        self, listener: Notifications | CommandNotifications, timeout: float | None = None
-    ) -> bool:
+    def listen(self, listener: Listener, timeout: float | None = None) -> bool:
         """Pass one notification to the listener; return False if none arrives in time.
 
         Raises:

@@ -38,6 +38,7 @@ from pyvmm.vm.control.api import (
     VcpuStatistics,
 )
 from pyvmm.vm.control.console import ConsoleLog
+from pyvmm.vm.control.event_log import EventLog
 from pyvmm.vm.control.failures import refusals, storage_failures
 from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.control.terminal import EndSignals
@@ -72,6 +73,7 @@ class Lifecycle:
 
     def __init__(self, options: VmOptions, listener: Listener | None = None) -> None:
         self.console_log = ConsoleLog()
+        self.event_log = EventLog() if options.is_observed else None
         self._listeners: list[Listener] = [listener] if listener else []
         self._changed = Condition()  # guards the status, the listeners and the instance's presence
         self._control = Lock()  # one change of the state at a time
@@ -82,6 +84,7 @@ class Lifecycle:
         self._refusal: Failure | UserError | None = None  # why it could not be started
         self._program_status: int | None = None
         self._instance: Instance | None = None
+        self._assembled: Instance | None = None  # the same, already while it is built
         self._status = Status(
             name=options.name,
             state=State.BUILDING,
@@ -128,6 +131,8 @@ class Lifecycle:
             raise
         finally:
             self.console_log.close()
+            if self.event_log is not None:
+                self.event_log.close()
             self._become(
                 State.STOPPED,
                 ended=time.time(),
@@ -147,7 +152,7 @@ class Lifecycle:
     ) -> tuple[ExitCode, str]:
         instance: Instance | None = None
         try:
-            instance = assemble(self.console_log)
+            instance = self._assembled = assemble(self.console_log)
             self._build(instance, report)
             self._instance = instance
             self._become(State.NEW, rim=instance.rim().hex() or None)
@@ -163,7 +168,7 @@ class Lifecycle:
                     code = ExitCode.TIMEOUT
                     break
                 self._detach(instance)
-                instance = instance.successor()
+                instance = self._assembled = instance.successor()
                 self._restart(instance)
                 code = instance.wait(_left(deadline))
             if self._status.started is not None:
@@ -187,7 +192,7 @@ class Lifecycle:
         """Close an instance whose guest has ended, out of reach of the controls."""
         with self._control, storage_failures():  # no control is about to start it
             with self._changed:
-                self._instance = None
+                self._instance = self._assembled = None
             instance.close()
 
     def _restart(self, instance: Instance) -> None:
@@ -219,7 +224,13 @@ class Lifecycle:
             for listener in self._listeners:
                 listener(self._status)
             self._changed.notify_all()
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the readers of the logs check whether they are leaving."""
         self.console_log.wake()
+        if self.event_log is not None:
+            self.event_log.wake()
 
     def _wait_for(self, is_so: Callable[[], bool]) -> None:
         with self._changed:
@@ -370,11 +381,23 @@ class Lifecycle:
         """Return a picture of each virtqueue; UserError as for `observer`."""
         return self._observed()[0].queues()
 
+    @property
+    def observed_events(self) -> EventLog:
+        """The events so far; UserError if the instance may not be observed."""
+        if self.event_log is None:
+            raise self._unobserved()
+        return self.event_log
+
     def _observed(self) -> tuple[Instance, Observer]:
-        instance = self._in(*_HAS_GUEST)
+        instance = self._assembled
+        if instance is None:
+            instance = self._in(*_HAS_GUEST)
         if instance.observer is None:
-            raise UserError(f"{self._status.name} cannot be observed: create it with --observe")
+            raise self._unobserved()
         return instance, instance.observer
+
+    def _unobserved(self) -> UserError:
+        return UserError(f"{self._status.name} cannot be observed: create it with --observe")
 
     def sysrq(self, key: str) -> None:
         """Press Alt-SysRq and a key on the console.

@@ -43,6 +43,7 @@ from pyvmm.vm.control.api import (
     Version,
 )
 from pyvmm.vm.control.commands import Commands
+from pyvmm.vm.control.event_log import EventLog
 from pyvmm.vm.control.lifecycle import Lifecycle
 from pyvmm.vm.control.process import peer
 from pyvmm.vm.control.rpc import ErrorCode, Id, Request, Response, RpcError, Stream, message
@@ -150,7 +151,7 @@ class Session:
         self._is_ending = False  # the instance ends; the last messages are still to be sent
         self._pumps: list[threading.Thread] = []
         self._states: SimpleQueue[Status | None] = SimpleQueue()
-        self._is_watching = self._is_attached = False
+        self._is_watching = self._is_attached = self._is_observing = False
         proxy = Proxy(NOTIFICATIONS, self._notify)
         self._tell = cast("Notifications", proxy)
         self._commands = Commands(cast("CommandNotifications", proxy), self._pump)
@@ -167,7 +168,7 @@ class Session:
             pass  # the client has gone without waiting for the answer
         if not self._is_ending:
             self._is_leaving.set()
-            self._lifecycle.console_log.wake()
+            self._lifecycle.wake()
             self._commands.close()
         if self._is_watching:
             self._lifecycle.unsubscribe(self._states.put)
@@ -319,6 +320,14 @@ class Session:
         """Return the virtqueues of each device."""
         return self._lifecycle.queues()
 
+    def observe_events(self) -> None:
+        """Send the events."""
+        if self._is_observing:
+            raise UserError("this connection gets the events already")
+        log = self._lifecycle.observed_events
+        self._is_observing = True
+        self._pump(lambda: self._tell_events(log))
+
     def sysrq(self, key: str) -> None:
         """Press Alt-SysRq and a key."""
         self._lifecycle.sysrq(key)
@@ -438,6 +447,14 @@ class Session:
             position += len(data)
         if not self._is_leaving.is_set():
             self._tell.console_closed()
+
+    def _tell_events(self, log: EventLog) -> None:
+        number = 0
+        while (batch := log.read(number, self._is_leaving.is_set)) is not None:
+            number = batch.number + 1
+            events = msgspec.Raw(batch.events)
+            params = {"first": batch.first, "inside": batch.inside, "events": events}
+            self._stream.send(message("events_recorded", params))
 
 
 def _from_latin1(text: str) -> str:
