@@ -41,7 +41,8 @@ $(VENV)/.packages: $(VENV)/.python pyproject.toml
 	@mkdir -p build
 	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
 	    print(*p["build-system"]["requires"], *p["project"]["dependencies"], \
-	          *p["project"]["optional-dependencies"]["test"], sep="\n")' >build/requirements.txt
+	          *p["project"]["optional-dependencies"]["explore"], \
+          *p["project"]["optional-dependencies"]["test"], sep="\n")' >build/requirements.txt
 	@$(PY) -m pip --disable-pip-version-check install --quiet -r build/requirements.txt
 	@touch $@
 
@@ -94,6 +95,7 @@ gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.vm.control.schema
 	@$(PY) -m tests.vm.agent_program
 	@PYTHONPATH=. $(PY) tools/rmm_abi.py
+	@PYTHONPATH=. $(PY) tools/page.py
 
 man: setup
 	@$(PY) -m pyvmm.cli.common.manual build/man

@@ -43,6 +43,8 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
         command -v ip >/dev/null 2>&1 || need iproute2 "ip, for tests with tap interfaces"
         command -v passt >/dev/null 2>&1 || need passt "for tests of user mode"
         command -v qemu-nbd >/dev/null 2>&1 || need qemu-utils "for tests of qcow2 disks"
+        command -v chromium >/dev/null 2>&1 || need chromium "for tests of the explorer's page"
+        command -v npm >/dev/null 2>&1 || need npm "to compile the explorer's page"
         command -v tshark >/dev/null 2>&1 || need tshark "for tests of captured frames"
     fi
     for tool in mke2fs e2fsck; do # Debian keeps them in sbin, which is not on a user's PATH

@@ -39,6 +39,7 @@ VERBS = {
     "top": ("top", "Watch the activity of all instances."),
     "debug": ("debug", "Show registers, stack and code of an instance's CPUs."),
     "inspect": ("inspect", "Look into the machine of an instance."),
+    "explore": ("explore", "Show the inside of instances as a web page."),
     "timeline": ("timeline", "Summarize or draw the timeline of a run."),
     "lab": ("lab", "Attack realms as a hostile host; see what stops it."),
     "measure": ("measure", "Compute a realm's initial measurement."),

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HAND_WRITTEN = {".c", ".h", ".inc", ".decode", ".py", ".md", ".toml", ".sh", ".S", ".s", ""}
+HAND_WRITTEN = {
+    ".c", ".h", ".inc", ".decode", ".py", ".md", ".toml", ".sh", ".S", ".s", ".ts", ".css", ".html",
+    ".json", "",
+}  # fmt: skip
 #: Directories with what tools make.
 GENERATED = re.compile(r"\.(?!ci$).*|build|__pycache__|.*\.egg-info")
 #: Addresses of registries and mirrors, home directories, and where this tree happens to stand.

@@ -1,0 +1,96 @@
+// The panel about the selected granule: its use at the shown time, and who may access it.
+
+import { facts, fill, h, type Child } from "./dom";
+import { addressLink, granuleLink, linked } from "./links";
+import type { Link } from "./link";
+import type { Log } from "./log";
+import type { GranulePicture } from "./protocol";
+
+// What the rule is that an access meets.
+const RULE =
+  "Each access carries a physical address space; the granule protection check compares it with the" +
+  " granule's entry in the GPT, whoever makes the access.";
+
+export class Inspector {
+  readonly element: HTMLElement;
+  #title = h("h2", {}, ["Inspector"]);
+  #now = h("div", { class: "now" });
+  #machine = h("div", { class: "machine", "aria-live": "polite" });
+  #shown = "";
+  #pa = "";
+
+  constructor(private link: Link) {
+    this.element = h("aside", { class: "inspector", "aria-label": "inspector" }, [
+      this.#title, this.#now, this.#machine,
+    ]);
+    this.#hint();
+  }
+
+  #hint(): void {
+    fill(this.#machine, h("p", { class: "hint" }, [
+      "Select a granule in the memory map or any underlined address.",
+    ]));
+  }
+
+  async select(pa: string): Promise<void> {
+    this.#pa = pa;
+    this.#shown = "";
+    fill(this.#title, pa ? `Granule ${pa}` : "Inspector");
+    if (!pa) {
+      fill(this.#now);
+      this.#hint();
+      return;
+    }
+    try {
+      const picture = await this.link.ask<GranulePicture>("observe_granule", { pa });
+      if (this.#pa === pa) fill(this.#machine, ...machine(picture));
+    } catch (error) {
+      if (this.#pa === pa) fill(this.#machine, h("p", { class: "error" }, [String((error as Error).message)]));
+    }
+  }
+
+  draw(log: Log | null): void {
+    const code = log?.codes?.[(Number(this.#pa) - log.base) / 4096];
+    const state = `${this.#pa} ${code} ${log?.position}`;
+    if (state === this.#shown || !log || code === undefined || !this.#pa) return;
+    this.#shown = state;
+    const last = log.last(log.position, `=${this.#pa} `, 20_000);
+    fill(this.#now, facts([
+      ["PAS at this time", log.gpi(code)],
+      ["state at this time", log.state(code) || "not managed by the RMM"],
+      ["last event", last ? h("span", {}, linked(last.text)) : "none found"],
+    ]));
+  }
+}
+
+function machine(picture: GranulePicture): Child[] {
+  const owner = picture.owner || "none in the realm world";
+  const accesses = Object.entries(picture.accesses).map(([world, refusal]) =>
+    h("li", { class: refusal ? "refused" : "allowed" }, [
+      h("b", {}, [`${refusal ? "✗" : "✓"} ${world}: `]), refusal || "may access it",
+    ]),
+  );
+  return [
+    h("h3", {}, ["The machine now"]),
+    facts([
+      ["GPI", picture.gpi],
+      ["GPT entry", h("span", {}, [picture.gpt_entry, " at ", granuleLink(picture.gpt_entry_pa)])],
+      ["state", picture.state],
+      ["owner", h("span", { class: "owner" }, ownerLinks(owner))],
+      ["mapped at IPA", picture.ipas.length
+        ? h("span", {}, picture.ipas.flatMap((ipa) => [addressLink(ipa), " "])) : "nowhere in a realm"],
+    ]),
+    h("h3", {}, ["Who may access it?"]),
+    h("ul", { class: "accesses" }, accesses),
+    h("p", { class: "rule" }, [RULE]),
+  ];
+}
+
+function ownerLinks(text: string): Child[] {
+  return text.split(/(realm 0x[0-9a-f]+|IPA 0x[0-9a-f]+)/).map((part) => {
+    const [what, address] = part.split(" ");
+    if (what === "realm" && address?.startsWith("0x")) return granuleLink(address, part);
+    if (what === "IPA" && address?.startsWith("0x")) return addressLink(address, part);
+    return part;
+  });
+}

@@ -1,0 +1,78 @@
+// Registers and code of the PEs; pause and resume.
+
+import { button, facts, fill, h, table } from "./dom";
+import type { Link } from "./link";
+import type { Pane } from "./pane";
+import type { PePicture, RecordPicture, Vcpu } from "./protocol";
+import { granuleLink } from "./links";
+
+export const pes: Pane = {
+  id: "pes",
+  name: "PEs",
+  async show(element, link) {
+    const pictures = await link.ask<PePicture[]>("observe_pes");
+    const code = h("div", { class: "code" });
+    const again = (): void => void pes.show(element, link);
+    fill(element,
+      h("div", { class: "filters" }, [
+        button("Pause the guest", "stop every vCPU", () => void act(link, "pause", again)),
+        button("Resume", "let the vCPUs run", () => void act(link, "resume", again)),
+        button("Read again", "read the registers again", again),
+      ]),
+      code, ...pictures.map(registers));
+    try {
+      fill(code, ...(await link.ask<Vcpu[]>("debug")).map(listing));
+    } catch (error) {
+      fill(code, h("p", { class: "hint" }, [`No code: ${(error as Error).message}`]));
+    }
+  },
+};
+
+async function act(link: Link, method: string, then: () => void): Promise<void> {
+  await link.ask(method).catch(() => null); // the state in the heading shows the result
+  then();
+}
+
+function registers(picture: PePicture): HTMLElement {
+  const values = (rows: Record<string, string>): HTMLElement =>
+    h("div", { class: "registers" }, Object.entries(rows).map(([name, value]) =>
+      h("span", { class: "register" }, [h("b", {}, [name]), ` ${value}`])));
+  return h("section", { class: "pe-registers" }, [
+    h("h3", {}, [`PE ${picture.index}: ${picture.world}, ${picture.pstate}`]),
+    values(picture.registers),
+    h("h4", {}, ["EL1"]), values(picture.system),
+    h("h4", {}, ["EL2"]), values(picture.controls),
+  ]);
+}
+
+function listing(vcpu: Vcpu, index: number): HTMLElement {
+  const pc = vcpu.registers["pc"];
+  const rows = vcpu.code.map((line) => [
+    h("span", { class: line.address === pc ? "here" : "" }, [line.address]), line.word, line.text,
+  ]);
+  return h("section", {}, [h("h3", {}, [`Code of PE ${index}`]), table(["address", "word", "instruction"], rows)]);
+}
+
+export const realms: Pane = {
+  id: "realms",
+  name: "Realm",
+  async show(element, link) {
+    const found = await link.ask<RecordPicture[]>("observe_realms");
+    const recs = await link.ask<RecordPicture[]>("observe_recs");
+    fill(element, ...found.map((each) => record("Realm", each)), ...recs.map((each) => record("REC", each)));
+  },
+};
+
+const ADDRESSES = new Set(["rtt_base", "owner", "metadata", "aux"]);
+
+function record(kind: string, picture: RecordPicture): HTMLElement {
+  return h("section", { class: "record" }, [
+    h("h3", {}, [`${kind} `, granuleLink(picture.address)]),
+    facts(Object.entries(picture.fields).map(([name, value]) => [
+      name,
+      ADDRESSES.has(name) && value.startsWith("0x")
+        ? h("span", {}, value.split(" ").flatMap((each) => [granuleLink(each), " "]))
+        : value,
+    ])),
+  ]);
+}

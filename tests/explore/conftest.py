@@ -1,0 +1,105 @@
+"""An observed realm, and a server of its page."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+from websockets import Origin
+from websockets.sync.client import ClientConnection, connect
+
+from tests.boot.command import pyvmm
+from tests.cli.instance import REALM, create, running
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The address that `pyvmm explore` prints."""
+
+    url: str
+
+    @property
+    def origin(self) -> str:
+        """The scheme and the authority."""
+        return "http://" + self.host
+
+    @property
+    def host(self) -> str:
+        """The authority."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def path(self) -> str:
+        """The path, with the token."""
+        return urlsplit(self.url).path
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[Address]:
+    """Run `pyvmm explore`."""
+    with running("explore", *arguments) as process:
+        assert process.stdout is not None
+        yield Address(process.stdout.readline().decode().strip())
+
+
+@contextmanager
+def existing(name: str, *options: str) -> Iterator[str]:
+    """Create an instance; destroy it afterwards."""
+    create(name, *options)
+    try:
+        yield name
+    finally:
+        pyvmm("destroy", name, "--timeout", "0")
+
+
+@pytest.fixture(scope="module")
+def realm() -> Iterator[str]:
+    """Return the name of an observed realm, which is not started."""
+    with existing("watched", *REALM, "--observe") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def page(realm: str) -> Iterator[Address]:
+    """Return the address of a server for the realm."""
+    with serving(realm) as address:
+        yield address
+
+
+class Browser:
+    """A WebSocket like the page's."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.state = ""  # of the instance
+
+    def send(self, **message: object) -> None:
+        """Send a message."""
+        self.socket.send(json.dumps(message))
+
+    def receive(self, kind: str = "") -> Json:
+        """Return the next message, of a kind if one is given."""
+        while True:
+            message = json.loads(self.socket.recv(30))
+            assert isinstance(message, dict)
+            if message["type"] == "status" and message["status"] is not None:
+                self.state = message["status"]["state"]
+            if message["type"] == kind or not kind:
+                return message
+
+    def ask(self, method: str, **params: object) -> Json:
+        """Return the answer to a question."""
+        self.send(type="ask", id=1, method=method, params=params)
+        return self.receive("answer")
+
+
+@contextmanager
+def browsing(address: Address) -> Iterator[Browser]:
+    """Connect to the server."""
+    url = f"ws://{address.host}{address.path}live"
+    with connect(url, origin=Origin(address.origin), max_size=None) as socket:
+        yield Browser(socket)
