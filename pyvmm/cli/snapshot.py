@@ -22,9 +22,12 @@ A realm cannot be saved, because its memory and registers are hidden from its ho
 @click.option("--stop", is_flag=True, help="end the guest once it is saved")
 def snapshot(name: str, file: Path, *, stop: bool) -> None:
     """Save one instance."""
-    with connect(directory(), name, None) as client:
+    from pyvmm.vm.snapshot import new_file  # noqa: PLC0415  the help does not need it
+
+    with connect(directory(), name, None) as client, new_file(file) as saved:
+        client.enclose(saved.fileno())
         try:
-            client.api.snapshot(str(file.absolute()), stop=stop)
+            client.api.snapshot(stop=stop)
         except Gone:
             if not stop:
                 raise

@@ -12,12 +12,13 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from struct import Struct
 from struct import error as struct_error
-from typing import Final
+from typing import BinaryIO, Final
 from zlib import crc32
 
 import msgspec
@@ -158,35 +159,53 @@ def unpack(raw: msgspec.Raw) -> State:
 # --- writing ----------------------------------------------------------------------------------
 
 
-def write(path: Path, header: Header, memory: Iterable[tuple[int, bytes]]) -> None:
-    """Write a snapshot; replace an earlier one when the new one is complete.
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file for a snapshot; if that is complete at the end, it replaces an earlier one.
+
+    Raises:
+        UserError: the file cannot be made.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "w+b", opener=_private) as file:
+            try:
+                yield file
+                if os.pread(file.fileno(), len(_MAGIC), 0) == _MAGIC:
+                    part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: choose another file") from None
+
+
+def write(file: BinaryIO, header: Header, memory: Iterable[tuple[int, bytes]]) -> None:
+    """Write a snapshot.
 
     Args:
-        path: the file.
+        file: it is empty; its beginning is written last.
         header: everything but the pieces.
         memory: address and content of the parts of RAM that are in use, from `pieces_of`.
 
     Raises:
         UserError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        with open(part, "wb", opener=_private) as file:
-            file.write(bytes(_preface.size))
-            pieces = []
-            for ipa, size, data in _compressed(memory):
-                pieces.append((ipa, size, file.write(data), crc32(data)))
-            place = file.tell()
-            packed = msgspec.msgpack.encode(msgspec.structs.replace(header, pieces=pieces))
-            packed = zstandard.ZstdCompressor(_LEVEL).compress(packed)
-            file.write(packed)
-            file.seek(0)
-            digest = hashlib.sha256(packed).digest()
-            file.write(_preface.pack(_MAGIC, VERSION, 0, place, len(packed), digest))
-        part.replace(path)
+        file.write(bytes(_preface.size))
+        pieces = []
+        for ipa, size, data in _compressed(memory):
+            pieces.append((ipa, size, file.write(data), crc32(data)))
+        place = file.tell()
+        packed = msgspec.msgpack.encode(msgspec.structs.replace(header, pieces=pieces))
+        packed = zstandard.ZstdCompressor(_LEVEL).compress(packed)
+        file.write(packed)
+        file.flush()
+        file.seek(0)
+        digest = hashlib.sha256(packed).digest()
+        file.write(_preface.pack(_MAGIC, VERSION, 0, place, len(packed), digest))
+        file.flush()
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: {error.strerror}: choose another file") from None
+        raise UserError(f"the snapshot: {error.strerror}: choose another file") from None
 
 
 def _private(path: str, flags: int) -> int:

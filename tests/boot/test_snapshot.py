@@ -12,7 +12,7 @@ from pyvmm.vm.images.debian import Image
 from pyvmm.vm.machine.boot import make_empty_config
 from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions, read_options
-from pyvmm.vm.snapshot import Snapshot
+from pyvmm.vm.snapshot import Snapshot, new_file
 from tests.boot.command import copy_disk, is_clean, read_from
 from tests.boot.inside import Inside
 from tests.waiting import wait_until
@@ -50,7 +50,8 @@ def test_debian_is_restored_at_its_shell(debian: Image, tmp_path: Path, num_cpus
         set_up = "echo kept >/dev/shm/file; echo disk >/root/file; nproc; sleep 1000 & sync"
         assert guest.shell.run(set_up).output.startswith(str(num_cpus))
         guest.instance.pause()
-        guest.instance.save(saved)
+        with new_file(saved) as file:
+            guest.instance.save(file)
         guest.instance.quit()
         assert guest.wait() is ExitCode.QUIT
     for number in range(2):

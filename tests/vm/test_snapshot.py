@@ -21,12 +21,18 @@ from pyvmm.vm.machine.boot import make_config, make_empty_config
 from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions, read_options
-from pyvmm.vm.snapshot import Header, Snapshot
+from pyvmm.vm.snapshot import Header, Snapshot, new_file
 from tests.cli.kernels import ECHO, kernel
 from tests.waiting import wait_until
 
 PREFACE = struct.Struct("<16sIIQQ32s")
 ALL_DEVICES = {"has_rng": True, "has_balloon": True, "has_watchdog": True, "wants_agent": True}
+
+
+def save(instance: Instance, path: Path) -> None:
+    """Save a guest as `pyvmm snapshot` does."""
+    with new_file(path) as file:
+        instance.save(file)
 
 
 def saved_echo(directory: Path, **options: object) -> Path:
@@ -46,7 +52,7 @@ def saved_echo(directory: Path, **options: object) -> Path:
         echo(instance, b"before")
         instance.pause()
         instance.type(b"typed")  # while it stands still
-        instance.save(path)
+        save(instance, path)
     finally:
         instance.quit()
         instance.wait()
@@ -107,7 +113,7 @@ def test_a_restored_guest_can_be_saved_again(tmp_path: Path) -> None:
     instance.start()
     echo(instance, b"more")
     instance.pause()
-    instance.save(path)
+    save(instance, path)
     instance.quit()
     instance.wait()
     instance.close()

@@ -172,8 +172,8 @@ class Api(Protocol):
         """Resume the vCPUs."""
         ...
 
-    def snapshot(self, path: str, *, stop: bool = False) -> None:
-        """Write the guest's state to a file, and optionally stop it then; not a realm's."""
+    def snapshot(self, *, stop: bool = False) -> None:
+        """Write the guest's state to the open file that comes with the request; not a realm's."""
         ...
 
     def stop(self) -> Status:

@@ -60,6 +60,7 @@ class Client:
         self.api = cast("Api", Proxy(METHODS, self._call))
         self._stream = Stream(connection)
         self.process = Process(peer(connection)[0])
+        self._enclosed: int | None = None
         self._ids = count(1)
         self._posted: dict[Id, Callable[[], None]] = {}
         self._notifications: deque[Request] = deque()
@@ -98,9 +99,14 @@ class Client:
         self._posted[id_] = then
         self._send(method, params, id_)
 
+    def enclose(self, descriptor: int) -> None:
+        """Send an open file with the next request."""
+        self._enclosed = descriptor
+
     def _send(self, method: str, params: dict[str, object], id_: Id) -> None:
+        enclosed, self._enclosed = self._enclosed, None
         try:
-            self._stream.send(message(method, params, id_))
+            self._stream.send(message(method, params, id_), enclosed)
         except OSError:
             raise self._gone() from None
 

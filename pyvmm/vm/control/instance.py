@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.pas import GranuleProtectionFault
@@ -162,7 +162,7 @@ class Instance:
         if self._terminal is not None:
             self._terminal.start(self._console, self.quit, lambda: self.is_listening)
 
-    def save(self, path: Path) -> None:
+    def save(self, file: BinaryIO) -> None:
         """Write a snapshot, while every vCPU is paused.
 
         Raises:
@@ -186,7 +186,7 @@ class Instance:
                 (ipa, self._guest.dma.read(ipa, size))
                 for ipa, size in snapshot.pieces_of(self._guest.used_memory())
             )
-            snapshot.write(path, header, memory)
+            snapshot.write(file, header, memory)
 
     def _saved_disks(self) -> "list[SavedDisk]":
         from pyvmm.vm.snapshot import SavedDisk  # noqa: PLC0415

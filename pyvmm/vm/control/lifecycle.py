@@ -13,9 +13,8 @@ import math
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from threading import Condition, Lock
-from typing import Final
+from typing import BinaryIO, Final
 
 from msgspec.structs import replace
 
@@ -287,11 +286,11 @@ class Lifecycle:
             self._become(State.RUNNING, State.PAUSED)
             return self._status
 
-    def snapshot(self, path: Path, *, stop: bool = False) -> None:
+    def snapshot(self, file: BinaryIO, *, stop: bool = False) -> None:
         """Write the guest's state to a file; it is paused meanwhile.
 
         Args:
-            path: the file.
+            file: it is empty.
             stop: stop the guest before it runs again; return when it is shut off.
 
         Raises:
@@ -302,7 +301,7 @@ class Lifecycle:
             was_running = self._status.state == State.RUNNING
             instance.pause()
             try:
-                instance.save(path)
+                instance.save(file)
                 if stop:
                     self.quit()
             finally:

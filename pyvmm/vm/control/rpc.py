@@ -3,6 +3,7 @@
 Both ends use this.  Batches are not supported: a stream does not need them.
 """
 
+import os
 import select
 import socket
 import time
@@ -68,8 +69,10 @@ def message(
 class Stream:
     """Lines in both directions; any thread may send, one may receive."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, *, takes_descriptors: bool = False) -> None:
         self._connection = connection
+        self._takes_descriptors = takes_descriptors
+        self._descriptor: int | None = None  # the last one that has come
         self._lock = Lock()
         self._buffer = bytearray()
 
@@ -87,7 +90,7 @@ class Stream:
             try:
                 if deadline is not None and not self._wait(deadline - time.monotonic()):
                     return None
-                data = self._connection.recv(_CHUNK)
+                data = self._receive()
             except OSError:  # reset, or closed by another thread
                 return b""
             if not data:
@@ -97,19 +100,40 @@ class Stream:
         del self._buffer[: newline + 1]
         return line
 
+    def _receive(self) -> bytes:
+        if not self._takes_descriptors:
+            return self._connection.recv(_CHUNK)
+        flags = socket.MSG_CMSG_CLOEXEC
+        data, descriptors, _, _ = socket.recv_fds(self._connection, _CHUNK, 1, flags)
+        for fd in descriptors:
+            self._drop_descriptor()
+            self._descriptor = fd
+        return data
+
+    def take_descriptor(self) -> int | None:
+        """Return the descriptor that came with a request, for the caller to close."""
+        fd, self._descriptor = self._descriptor, None
+        return fd
+
+    def _drop_descriptor(self) -> None:
+        if (fd := self.take_descriptor()) is not None:
+            os.close(fd)
+
     def _wait(self, patience: float) -> bool:
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         return bool(poll.poll(max(patience, 0) * 1000))
 
-    def send(self, message: msgspec.Struct) -> None:
-        """Send one message.
+    def send(self, message: msgspec.Struct, descriptor: int | None = None) -> None:
+        """Send one message, with an open file if one is given.
 
         Raises:
             OSError: the other end is gone.
         """
         data = msgspec.json.encode(message) + _NEWLINE
         with self._lock:
+            if descriptor is not None:
+                data = data[socket.send_fds(self._connection, [data], [descriptor]) :]
             self._connection.sendall(data)
 
     def end_input(self) -> None:
@@ -122,6 +146,7 @@ class Stream:
 
     def close(self) -> None:
         """Hang up and release the socket; no thread may use it afterwards."""
+        self._drop_descriptor()
         self._connection.close()
 
     def _shut(self, how: int) -> None:

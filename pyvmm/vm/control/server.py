@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, cast
 
@@ -113,7 +112,7 @@ class Server:
 
     def _admit(self, connection: socket.socket) -> None:
         """Start a client's thread."""
-        session = Session(Stream(connection), self._lifecycle)
+        session = Session(Stream(connection, takes_descriptors=True), self._lifecycle)
         thread = threading.Thread(
             target=self._serve, args=(session,), name="api-session", daemon=True
         )
@@ -243,9 +242,21 @@ class Session:
         """Resume the vCPUs."""
         return self._lifecycle.resume()
 
-    def snapshot(self, path: str, *, stop: bool = False) -> None:
-        """Write the guest's state to a file."""
-        self._lifecycle.snapshot(Path(path), stop=stop)
+    def snapshot(self, *, stop: bool = False) -> None:
+        """Write the guest's state to the file that the client has opened."""
+        fd = self._stream.take_descriptor()
+        if fd is None:
+            raise UserError("no file came with the request: send its descriptor (SCM_RIGHTS)")
+        try:
+            file = os.fdopen(fd, "wb")
+        except OSError as error:  # a directory
+            os.close(fd)
+            raise UserError(f"the snapshot: {error.strerror}: choose another file") from None
+        try:
+            self._lifecycle.snapshot(file, stop=stop)
+        finally:
+            with suppress(OSError):  # what could not be written has been reported
+                file.close()
 
     def stop(self) -> Status:
         """Stop the guest."""

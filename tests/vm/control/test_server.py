@@ -304,6 +304,33 @@ def test_clients_that_hang_up_at_once_leave_nothing(served: Served) -> None:
     wait_until(lambda: (threading.active_count(), num_files()) == (threads, files))
 
 
+SNAPSHOT = b'{"jsonrpc":"2.0","id":1,"method":"snapshot"}\n'
+
+
+def test_a_snapshot_needs_a_file_with_the_request(served: Served, tmp_path: Path) -> None:
+    """Without one, and with what is no file, it is refused; no descriptor remains."""
+    files = num_files()
+    with served.directory.connect("r1", 10) as connection:
+        assert "no file came with the request" in str(ask(connection, SNAPSHOT))
+        directory = os.open(tmp_path, os.O_RDONLY)
+        socket.send_fds(connection, [SNAPSHOT], [directory])
+        os.close(directory)
+        with connection.makefile("rb") as answers:
+            assert b"Is a directory: choose another file" in answers.readline()
+    wait_until(lambda: num_files() == files)
+
+
+def test_descriptors_that_nobody_asked_for_are_closed(served: Served) -> None:
+    """However many come, with whatever bytes."""
+    files = num_files()
+    with served.directory.connect("r1", 10) as connection:
+        for _ in range(20):
+            socket.send_fds(connection, [b" "], [0] * 10)
+        assert ask(connection, b'{"jsonrpc":"2.0","id":1,"method":"version"}\n')["id"] == 1
+        assert num_files() <= files + 3
+    wait_until(lambda: num_files() == files)
+
+
 def test_a_client_without_a_thread_costs_nobody_else(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
