@@ -37,10 +37,19 @@ class SocketNote(msgspec.Struct, frozen=True):
 
     def remove(self) -> None:
         """Remove the socket if it is still the same and nobody listens."""
-        path = Path(os.fsdecode(self.path))
         with suppress(OSError):
-            if SocketNote.of(path) == self:
-                remove_dead(path)
+            if self._is_there:
+                remove_dead(Path(os.fsdecode(self.path)))
+
+    def remove_own(self) -> None:
+        """Remove the socket, on which this process has listened, if it is still the same."""
+        with suppress(OSError):
+            if self._is_there:
+                Path(os.fsdecode(self.path)).unlink()
+
+    @property
+    def _is_there(self) -> bool:
+        return SocketNote.of(Path(os.fsdecode(self.path))) == self
 
 
 def remove_dead(path: Path) -> None:

@@ -85,7 +85,7 @@ class GdbServer:
             self._session.close()
         self._listener.close()
         if self._socket is not None:
-            self._socket.remove()
+            self._socket.remove_own()
 
     def _accept(self) -> None:
         try:

@@ -136,7 +136,7 @@ def _open_socket(network: NetworkOptions, loop: IoEvents) -> NetBackend:
     mtu = network.mtu or _SOCKET_MTU
     if network.listen is not None:
         listener = _listen(network.listen)
-        return Switch(loop, listener, mtu, SocketNote.of(network.listen).remove)
+        return Switch(loop, listener, mtu, SocketNote.of(network.listen).remove_own)
     assert network.connect is not None  # noqa: S101  mode=socket has either
     return StreamBackend(loop, _connect(network.connect), mtu)
 

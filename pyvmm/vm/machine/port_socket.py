@@ -29,4 +29,4 @@ def port_socket(options: PortOptions, events: IoEvents) -> Iterator[PortSocket]:
         yield made
     finally:
         made.close()
-        note.remove()
+        note.remove_own()
