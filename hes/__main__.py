@@ -4,22 +4,22 @@ DIRECTORY contains the state; ADDRESS is the path of the listening socket.  LIST
 open file descriptors: the socket, and the mailbox of the machine that started the process.
 """
 
-import resource
 import socket
 import sys
 from pathlib import Path
 
 from hes.hes import Hes
 from hes.image import installation
+from hes.sandbox import hes_sandbox
 from hes.server import Server
 
 
 def main(directory: str, address: str, listener: str, first: str) -> None:
     """Serve until the last client has gone."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would contain every key
     hes = Hes(Path(directory), installation())
     server = Server(hes, socket.socket(fileno=int(listener)), Path(address))
     server.add(socket.socket(fileno=int(first)))
+    hes_sandbox(Path(directory)).enter()  # also: a core file would contain every key
     server.run()
 
 

@@ -22,7 +22,7 @@ from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import RealmParams, RecParams
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.timer import SystemCounter
-from pyvmm.core import Clock, Machine
+from pyvmm.core import Clock, Machine, confine_threads
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
 from pyvmm.host.machine import Usage
@@ -227,6 +227,11 @@ class Platform:
         An RMM does not tell it to the host, but the host can compute it: it is not secret.
         """
         return next((realm.measurements.values[0] for realm in self._rmm.realms.values()), b"")
+
+    @staticmethod
+    def confine_threads(ruleset: int) -> None:
+        """Make all threads of this process enter a Landlock ruleset; OSError if one cannot."""
+        confine_threads(ruleset)
 
     def leak_check(self) -> list[int]:
         """Return the granules that are still not Non-secure after their realm was destroyed."""

@@ -113,6 +113,20 @@ def _available_memory() -> int:
     return int(kilobytes) << 10
 
 
+def _check_sandbox() -> Finding:
+    from pyvmm.arch.confine.sandbox import is_effective, parts  # noqa: PLC0415  loads ctypes
+
+    present, lacking = parts()
+    found = ", ".join(present)
+    if lacking:
+        advice = "install libseccomp2, use a kernel with Landlock; guests are confined in part now"
+        return Finding("sandbox", Verdict.OPTIONAL, f"{found}; {', '.join(lacking)}", advice)
+    if not is_effective():
+        advice = "allow seccomp and Landlock here; guests are confined in part now"
+        return Finding("sandbox", Verdict.OPTIONAL, f"this host refuses a part of {found}", advice)
+    return Finding("sandbox", Verdict.OK, found)
+
+
 def _check_apt() -> Finding:
     advice = "install apt; only pyvmm image build debian needs it"
     return _check_tools("apt", ("apt-get", "apt-config"), advice)
@@ -176,6 +190,7 @@ CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     _check_memory,
     _check_runtime,
     _check_hes,
+    _check_sandbox,
     _check_network,
     _check_tap,
     _check_apt,

@@ -14,10 +14,20 @@ if TYPE_CHECKING:
         PeContext,
         PeExit,
         PhysicalMemory,
+        confine_threads,
         decode,
     )
 
-__all__ = ["Clock", "Machine", "Pe", "PeContext", "PeExit", "PhysicalMemory", "decode"]
+__all__ = [
+    "Clock",
+    "Machine",
+    "Pe",
+    "PeContext",
+    "PeExit",
+    "PhysicalMemory",
+    "confine_threads",
+    "decode",
+]
 
 
 def __getattr__(name: str) -> Any:

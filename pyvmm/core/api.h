@@ -147,6 +147,10 @@ int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *st
                  uint64_t *pa, uint32_t *pas, uint32_t *stage2);
 const char *core_digest(void);
 
+/* Make every thread of this process, and so the ones that they start, enter a Landlock ruleset; none may gain
+ * privileges by executing a program any more.  Returns 0, or -1 and errno, and then some may have entered it. */
+int core_confine_threads(int ruleset);
+
 /* cdef: end */
 
 #endif

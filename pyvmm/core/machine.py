@@ -396,3 +396,9 @@ class Machine:
 def decode(word: int) -> str:
     """Return the name of an A64 word's op."""
     return str(ffi.string(lib.core_op_name(lib.core_decode(word))).decode())
+
+
+def confine_threads(ruleset: int) -> None:
+    """Make every thread of this process enter a Landlock ruleset; OSError if one cannot."""
+    if lib.core_confine_threads(ruleset):
+        raise OSError(ffi.errno, os.strerror(ffi.errno))

@@ -262,6 +262,16 @@ class VmOptions:
         metavar="SECONDS",
         scope=Scope.RUN,
     )
+    sandbox: str = option(
+        "auto",
+        "--sandbox",
+        "confine the process to what the guest needs: as far as this host can, or not at all, or"
+        " refuse to run otherwise",
+        read=str,
+        choices=("auto", "strict", "off"),
+        default_text="auto",
+        scope=Scope.RUN,
+    )
     trace: str | None = option(
         None,
         "--trace",

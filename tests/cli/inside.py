@@ -7,6 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from unittest.mock import patch
 
 from pyvmm.cli import main
+from pyvmm.cli.common import owner
 from tests.boot.command import Ended
 
 
@@ -16,6 +17,7 @@ def verb(*arguments: str) -> Ended:
     code: object = None
     with (
         patch.object(sys, "argv", ["pyvmm", *arguments]),
+        patch.object(owner, "confine"),  # this process, which runs other tests
         redirect_stdout(out),
         redirect_stderr(errors),
     ):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.arch.confine import landlock
 from pyvmm.vm.exit_code import ExitCode
 from tests.cli.inside import verb
 
@@ -22,7 +23,7 @@ def look() -> dict[str, tuple[str, str]]:
 def test_what_guests_need_is_here() -> None:
     """Otherwise no other test would have passed."""
     found = look()
-    for what in ("Python", "C core", "runtime directory"):
+    for what in ("Python", "C core", "runtime directory", "sandbox"):
         assert found[what] == ("ok", "")
     assert {verdict for verdict, _ in found.values()} <= {"ok", "optional"}
 
@@ -40,6 +41,14 @@ def test_a_tool_that_is_missing_has_its_advice(
         assert verdict == "optional"
         assert "install" in advice
         assert "only" in advice
+
+
+def test_a_sandbox_with_holes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guests run without it; --sandbox strict would refuse."""
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    verdict, advice = look()["sandbox"]
+    assert verdict == "optional"
+    assert "confined in part" in advice
 
 
 def test_no_place_for_instances_is_a_reason_to_fail(

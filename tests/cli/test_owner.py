@@ -13,7 +13,7 @@ from pyvmm.vm.options import VmOptions
 
 def new_owner() -> Owner:
     """Return the owner of an instance that is started at once."""
-    return Owner(VmOptions(name="r1", ram_size=64 << 20), is_started=True)
+    return Owner(VmOptions(name="r1", ram_size=64 << 20, sandbox="off"), is_started=True)
 
 
 def test_what_was_said_is_there_when_the_end_is_told(tmp_path: Path) -> None:

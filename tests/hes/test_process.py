@@ -1,5 +1,6 @@
 """The process: started by its first client, shared, and ended after its last one."""
 
+import json
 import os
 import signal
 import socket
@@ -263,3 +264,37 @@ def test_a_machine_that_cannot_start_a_thread_has_its_hes(
     with Mailbox(directory) as mailbox:
         assert mailbox.ask(HesService.STATUS)
     wait_for_end(directory)
+
+
+def test_a_compromised_hes_reaches_nothing(tmp_path: Path) -> None:
+    """It keeps its state, and can open nothing else, nor start or signal anything."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "secret").write_text("the secret")
+    code = """
+import json, sys
+from pathlib import Path
+from hes.sandbox import hes_sandbox
+from tests.cli.exploit import attack
+hes_sandbox(Path(sys.argv[1])).enter(is_strict=True)
+Path(sys.argv[1], "state").write_text("kept")
+print(json.dumps(attack()))
+"""
+    state = tmp_path / "state"
+    state.mkdir()
+    env = os.environ | {"VICTIM": str(victim), "TCP_PORT": "1"}
+    command = [sys.executable, "-c", code, str(state)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout).values()) <= {"EPERM", "EACCES"}
+    assert (state / "state").read_text() == "kept"
+
+
+def test_the_process_is_confined(tmp_path: Path) -> None:
+    """Its kernel says so, once it serves."""
+    with Mailbox(tmp_path) as mailbox:
+        mailbox.ask(HesService.POWER_ON, b"g1")
+        (pid,) = processes(tmp_path)
+        status = Path(f"/proc/{pid}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    wait_for_end(tmp_path)

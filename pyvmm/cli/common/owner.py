@@ -17,6 +17,7 @@ from pyvmm.vm.control.daemon import redirect
 from pyvmm.vm.control.directory import Claim, Directory
 from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.control.lifecycle import Lifecycle, Report
+from pyvmm.vm.control.sandbox import confine
 from pyvmm.vm.control.server import Server
 from pyvmm.vm.control.terminal import Terminal
 from pyvmm.vm.exit_code import ExitCode
@@ -145,6 +146,7 @@ class Owner:
         if instance.vsock_address and notify is not None:
             notify(f"vsock: {instance.vsock_address}")
         del config  # free the payload; the guest has a copy
+        confine(options, home, platform.confine_threads)
         gc.freeze()  # the collector need not scan what lasts as long as the guest
         return instance
 
