@@ -33,8 +33,12 @@ from pyvmm.arch.smccc import (
     standard_secure_fid,
 )
 
-#: What the RMM serves; 0x18F is RMI_REQ_COMPLETE: not the host's.
-RMI: Final = (*map(standard_secure_fid, range(0x150, 0x18F)), *IsletRmiFid, *DebugRmiFid)
+#: What the RMM serves; 0x18F is RMI_REQ_COMPLETE: not the host's.  RMI 2.0 has the second range.
+RMI: Final = (
+    *map(standard_secure_fid, (*range(0x150, 0x18F), *range(0x1D0, 0x220))),
+    *IsletRmiFid,
+    *DebugRmiFid,
+)
 SECRET = frozenset({RmmdFid.ISLET_GET_VHUK})  # their results must not appear in a trace
 REALM_MOVES = moves_of(Pas.REALM)
 OK: Answer = (0,)

@@ -32,7 +32,7 @@ from pyvmm.host.vgic import Vgic
 from pyvmm.root_of_trust import BootEvent, RootOfTrust, no_realm
 from pyvmm.token.generations import Generation
 from rmm.measurement import Measurements
-from rmm.rmi import REVISIONS
+from rmm.rmi2 import ALL_REVISIONS
 from rmm.rmm import Rmm
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Platform:
                 raise no_realm(error) from None
         generation = root_of_trust.generation if root_of_trust else Generation.G1
         el3 = self._monitor.conduit(Pas.REALM)
-        self._rmm = Rmm(self.machine, el3, REVISIONS, self.events, generation)
+        self._rmm = Rmm(self.machine, el3, ALL_REVISIONS, self.events, generation)
         self._monitor.boot(self._rmm)
         if root_of_trust is not None and self._rmm.attestation is None:
             raise no_realm(OSError("the HES gave the RMM no platform token"))

@@ -6,16 +6,19 @@ docs/rmm-abi.md follow from it.  A first parameter named ``pe`` gets the index o
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from enum import IntEnum
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from pyvmm.arch.islet import IsletRmiFid, IsletRsiFid
 from pyvmm.arch.psci import PsciFid
-from pyvmm.arch.rmi import RmiFid
+from pyvmm.arch.rmi import RmiFid, RmiStatus
+from pyvmm.arch.rmi2 import Rmi2Fid
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.rsi import RsiFid
 from pyvmm.arch.smccc import SmcccFid
+from rmm.errors import RmiError
 from rmm.rec import HostExit
 
 #: The result of an RMI function: x1.. on success.
@@ -81,7 +84,7 @@ RealmCommand = Command[RealmReply]
 
 
 def rmi_command(
-    fid: RmiFid | IsletRmiFid | DebugRmiFid,
+    fid: RmiFid | Rmi2Fid | IsletRmiFid | DebugRmiFid,
 ) -> Callable[[Handler[RmiOutputs]], RmiCommand]:
     """Make an RMI command of ``function(rmm, [pe,] ...)``."""
     return lambda function: Command(fid, function, fixed=1)
@@ -95,6 +98,41 @@ def rsi_command(fid: RsiFid | IsletRsiFid) -> Callable[[Handler[RealmReply]], Re
 def realm_command(*fids: PsciFid | SmcccFid) -> Callable[[Handler[RealmReply]], list[RealmCommand]]:
     """Make PSCI or SMCCC commands of ``function(rmm, rec, ...)``, in one or both widths."""
     return lambda function: [Command(fid, function, fixed=2) for fid in fids]
+
+
+#: What RMI 2.0 serves before the RMM is activated.
+_BEFORE_ACTIVATION: Final = frozenset(
+    {
+        RmiFid.RMI_VERSION,
+        RmiFid.RMI_FEATURES,
+        Rmi2Fid.RMI_RMM_CONFIG_GET,
+        Rmi2Fid.RMI_RMM_CONFIG_SET,
+        Rmi2Fid.RMI_RMM_STATE_GET,
+        Rmi2Fid.RMI_RMM_ACTIVATE,
+        Rmi2Fid.RMI_GRANULE_TRACKING_GET,
+    }
+)
+
+
+def before_activation(commands: Mapping[int, RmiCommand]) -> Mapping[int, RmiCommand]:
+    """Return the commands of a revision while the RMM is not active: most fail in RMI 2.0."""
+    if Rmi2Fid.RMI_RMM_ACTIVATE not in commands:
+        return commands
+    return {
+        fid: command if fid in _BEFORE_ACTIVATION else _refused(command)
+        for fid, command in commands.items()
+    }
+
+
+def _refused(command: RmiCommand) -> RmiCommand:
+    """Return a command of the same name that always fails."""
+    refused = copy(command)
+    refused.function, refused.several = _refuse, None
+    return refused
+
+
+def _refuse(*_arguments: object) -> RmiOutputs:
+    raise RmiError(RmiStatus.ERROR_GLOBAL)
 
 
 def table(commands: Iterable[Command[R] | list[Command[R]]]) -> dict[int, Command[R]]:

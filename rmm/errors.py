@@ -1,12 +1,14 @@
 """The failures of commands, and the exception that suspends an RSI call.
 
 - ``RmiError``: an RMI command failed; the host gets the status, and nothing has changed.
+- ``Incomplete``: an RMI command has begun an operation, which the host has to continue.
 - ``RsiError``: an RSI command failed; the realm gets the status.
 - ``RealmPageMissing``: an RSI command needs a page that the host has not provided yet; the host
   gets a stage-2 fault, and the realm executes the SMC again.
 """
 
 from pyvmm.arch.rmi import RmiStatus
+from pyvmm.arch.rmi2 import CAN_CANCEL, OP_MEMORY_SHIFT, OpMemory
 from pyvmm.arch.rsi import RsiStatus
 
 
@@ -16,6 +18,15 @@ class RmiError(Exception):
     def __init__(self, status: RmiStatus, index: int = 0, *outputs: int) -> None:
         super().__init__(status, index)
         self.results = (status | index << 8, *outputs)
+
+
+class Incomplete(RmiError):
+    """The result of an operation that expects something of the host; then x1.. ."""
+
+    def __init__(self, memory: OpMemory, *outputs: int, can_cancel: bool) -> None:
+        super().__init__(RmiStatus.INCOMPLETE)
+        x0 = RmiStatus.INCOMPLETE | memory << OP_MEMORY_SHIFT
+        self.results = (x0 | CAN_CANCEL if can_cancel else x0, *outputs)
 
 
 class RsiError(Exception):

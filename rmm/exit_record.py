@@ -1,6 +1,6 @@
 """What the host sees of an exit: RmiRecExit, in its run granule.
 
-Spec: DEN0137 1.0, RmiRecExit.
+What both revisions of RMI have is at the same offsets.  Spec: DEN0137 1.0, RmiRecExit.
 """
 
 from array import array
@@ -17,14 +17,16 @@ from rmm.vgic import HCR_OF_HOST
 
 _HCR_SHOWN: Final = HCR_OF_HOST | 0x1F << gic.ICH_HCR_EOICOUNT_SHIFT
 #: The realm's registers that the host sees after every exit.
-_REGISTERS: Final[Mapping[str, int]] = {
-    "ich_lr": RecExit.gicv3_lrs.offset,
-    "ich_misr": RecExit.gicv3_misr.offset,
-    "ich_vmcr": RecExit.gicv3_vmcr.offset,
+_TIMERS: Final[Mapping[str, int]] = {
     "cntp_ctl": RecExit.cntp_ctl.offset,
     "cntp_cval": RecExit.cntp_cval.offset,
     "cntv_ctl": RecExit.cntv_ctl.offset,
     "cntv_cval": RecExit.cntv_cval.offset,
+}
+_INTERRUPTS: Final[Mapping[str, int]] = {
+    "ich_lr": RecExit.gicv3_lrs.offset,
+    "ich_misr": RecExit.gicv3_misr.offset,
+    "ich_vmcr": RecExit.gicv3_vmcr.offset,
 }
 
 # Indices of words.
@@ -45,10 +47,13 @@ class ExitRecord:
     Concurrency: the caller holds the RMM's lock.
     """
 
-    __slots__ = ("_record", "_words")
+    __slots__ = ("_hcr_shown", "_record", "_words")
 
-    def __init__(self, machine: Machine) -> None:
-        self._record = machine.new_record(Pas.NS, RecExit.size, _REGISTERS)
+    def __init__(self, machine: Machine, *, shows_interrupts: bool = True) -> None:
+        """``shows_interrupts``: as RMI 1.0; in RMI 2.0 the host reads ICH_*_EL2 itself."""
+        registers = {**_TIMERS, **_INTERRUPTS} if shows_interrupts else _TIMERS
+        self._hcr_shown = _HCR_SHOWN if shows_interrupts else 0
+        self._record = machine.new_record(Pas.NS, RecExit.size, registers)
         self._words = self._record.words
 
     def write(self, run_pa: int, context: PeContext, leave: HostExit) -> None:
@@ -59,7 +64,7 @@ class ExitRecord:
         words[_FAR] = leave.far
         words[_HPFAR] = leave.hpfar
         words[_GPRS] = gprs[0] if gprs else 0
-        words[_HCR] = context.ich_hcr & _HCR_SHOWN
+        words[_HCR] = context.ich_hcr & self._hcr_shown
         if len(gprs) > 1 or leave.imm or leave.ripas_change is not None:
             self._write_details(run_pa, context, leave)
         else:

@@ -31,7 +31,7 @@ class GranuleState(IntEnum):
     RD = 2
     #: Names a REC: ``Rmm.recs`` has it.  The content is unused.
     REC = 3
-    #: Lent to a REC.  The content is unused.
+    #: Lent to a REC; in RMI 2.0 also to an operation or a realm.  The content is unused.
     REC_AUX = 4
     #: Memory of one realm; exactly one ASSIGNED entry of its RTTs points to it.
     DATA = 5
@@ -113,6 +113,30 @@ class GranuleTable:
         first = (pa - self.base) >> GRANULE_SHIFT
         states = self.states[first : first + limit]
         return len(states) - len(states.lstrip(bytes((state,))))
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether all memory is UNDELEGATED."""
+        return not self.states.translate(None, bytes((UNDELEGATED, GranuleState.NOT_DRAM)))
+
+    def has_dram(self, base: int, top: int) -> bool:
+        """Return whether any memory of a range is DRAM."""
+        is_dram, end = self.stretch(base, top)
+        return is_dram or (end < top and self.has_dram(end, top))
+
+    def stretch(self, base: int, top: int) -> tuple[bool, int]:
+        """Return whether a range of granules begins with DRAM, and how far it does or does not."""
+        if not self.base <= base < self.end:
+            return False, min(top, self.base) if base < self.base else top
+        states = self.states[
+            (base - self.base) >> GRANULE_SHIFT : (top - self.base) >> GRANULE_SHIFT
+        ]
+        gap = bytes((GranuleState.NOT_DRAM,))
+        if states[0] != GranuleState.NOT_DRAM:
+            count = (states + gap).index(gap)
+        else:
+            count = len(states) - len(states.lstrip(gap))
+        return states[0] != GranuleState.NOT_DRAM, base + (count << GRANULE_SHIFT)
 
     def move(self, pa: int, state: int) -> None:
         """Change the state of the granule at ``pa``, which the caller has checked.

@@ -1,7 +1,8 @@
 """Measurement: the hash chains over a realm's construction and its own extensions.
 
-The Realm Initial Measurement (RIM) starts as the hash of the realm's parameters and is extended
-with a 256-byte descriptor for every step of its construction.  The four Realm Extensible
+The Realm Initial Measurement (RIM) starts as the hash of the realm's parameters in RMI 1.0, as
+zeros in RMI 2.0, and is extended with a 256-byte descriptor for every measured step of its
+construction: RIPAS is not measured in RMI 2.0.  The four Realm Extensible
 Measurements (REM) are extended by the realm.  Spec: DEN0137 1.0, "Realm measurement".
 """
 
@@ -11,7 +12,7 @@ from typing import Final
 
 from pyvmm.arch import rmi_debug
 from pyvmm.arch.events import EventStream, RimExtension
-from pyvmm.arch.rmi import HashAlgorithm, RealmParams, RecParams
+from pyvmm.arch.rmi import VERSION_1_0, HashAlgorithm, RealmParams, RecParams
 from pyvmm.arch.rsi import MEASUREMENT_SIZE, NUM_MEASUREMENTS
 
 _DESCRIPTOR_SIZE: Final = 0x100
@@ -22,7 +23,11 @@ _REC: Final = Struct(_HEAD + "64s112x")  # hash of the parameters
 _HEAD_ONLY: Final = Struct(_HEAD + "176x")
 _RIPAS: Final = Struct(_HEAD + "QQ160x")  # base, top
 
-_HASHES: Final = {HashAlgorithm.SHA_256: hashlib.sha256, HashAlgorithm.SHA_512: hashlib.sha512}
+_HASHES: Final = {
+    HashAlgorithm.SHA_256: hashlib.sha256,
+    HashAlgorithm.SHA_384: hashlib.sha384,
+    HashAlgorithm.SHA_512: hashlib.sha512,
+}
 
 
 #: The measured parameters of a realm and of a REC.
@@ -37,14 +42,20 @@ class Measurements:
 
     __slots__ = ("_events", "_hash", "_rd", "values")
 
-    def __init__(self, rd: int, params: RealmParams, events: EventStream) -> None:
-        """Start the RIM with the measured part of ``params``."""
+    def __init__(
+        self, rd: int, params: RealmParams, events: EventStream, revision: int = VERSION_1_0
+    ) -> None:
+        """Start the RIM with the part of ``params`` that this revision of RMI measures."""
         self._rd = rd
         self._events = events
         self._hash = _HASHES[HashAlgorithm(params.hash_algo)]
+        zeros = bytes(self._hash().digest_size)
+        self.values = [zeros] * NUM_MEASUREMENTS
+        if revision != VERSION_1_0:
+            self._emit("REALM_CREATE", rmi=revision, hash_algo=params.hash_algo)
+            return
         fields = {name: getattr(params, name) for name in _REALM_FIELDS}
-        rim = self._hash(bytes(RealmParams.of(**fields))).digest()
-        self.values = [rim] + [bytes(len(rim))] * (NUM_MEASUREMENTS - 1)
+        self.values[0] = self._hash(bytes(RealmParams.of(**fields))).digest()
         self._emit("REALM_CREATE", **fields)
 
     def hash_of(self, content: bytes | memoryview) -> bytes:

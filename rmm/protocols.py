@@ -37,6 +37,12 @@ class Machine(machine.Machine, Protocol):
     def pe(self, index: int, /) -> machine.Pe:
         """Return a PE."""
 
+    def list_registers(self, context: machine.PeContext, /) -> bytes:
+        """Return ICH_LR<n>_EL2 of a context or of a PE's interface."""
+
+    def copy_interface(self, source: machine.PeContext, target: machine.PeContext, /) -> None:
+        """Copy ICH_*_EL2."""
+
     def tlbi_ipa(self, vmid: int, ipa: int, size: int, /) -> None:
         """Wait until no PE uses an earlier stage-2 translation of the range."""
 

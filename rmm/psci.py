@@ -59,7 +59,7 @@ def cpu_on(_rmm: Rmm, rec: Rec, target: int, entry: int, context_id: int) -> Res
     if not rec.realm.rtt.is_protected(entry):
         return (PsciReturn.INVALID_ADDRESS.x0,)
     index = index_of(target)
-    if index >= rec.realm.num_recs:
+    if not rec.realm.has_rec(index):
         return (PsciReturn.INVALID_PARAMETERS.x0,)
     if index == rec.index:
         return (PsciReturn.ALREADY_ON.x0,)
@@ -71,7 +71,7 @@ def cpu_on(_rmm: Rmm, rec: Rec, target: int, entry: int, context_id: int) -> Res
 def affinity_info(_rmm: Rmm, rec: Rec, target: int, level: int) -> Result | HostExit:
     """Return whether another REC is on; the host completes the call."""
     index = index_of(target)
-    if level != 0 or index >= rec.realm.num_recs:
+    if level != 0 or not rec.realm.has_rec(index):
         return (PsciReturn.INVALID_PARAMETERS.x0,)
     if index == rec.index:
         return (AffinityState.ON,)

@@ -112,7 +112,7 @@ class Rec:
         self.pa = pa
         self.realm = realm
         self.index = index
-        self.aux = params.aux[: params.num_aux]
+        self.aux = params.aux[: params.num_aux]  # set later in RMI 2.0
         self.context: PeContext
         self.has_lrs = False  # the context has list registers that are not zero
         self.runnable = bool(params.flags & 1)

@@ -19,11 +19,12 @@ from pyvmm.arch.smccc import FID_MASK, UNKNOWN
 from pyvmm.token.generations import Generation
 from rmm.attestation import Attestation
 from rmm.boot import BootRefused, dram_banks
-from rmm.commands import RmiCommand
+from rmm.commands import RmiCommand, before_activation
 from rmm.el3 import El3Services
 from rmm.errors import RmiError
 from rmm.exit_record import ExitRecord
 from rmm.granule import DELEGATED, GranuleTable
+from rmm.operation import Operation
 from rmm.protocols import El3, Machine
 from rmm.realm import Limits, Realm
 from rmm.rec import Rec
@@ -60,12 +61,17 @@ class Rmm:
         self.ns = machine.memory(Pas.NS)
         self.memory = machine.memory(Pas.REALM)
         self.exit_record = ExitRecord(machine)
+        self.exit_record_2 = ExitRecord(machine, shows_interrupts=False)
         self.limits = read_limits(machine)
         self.feature_register_0 = feature_register_0(self.limits)
         self.granules = GranuleTable([(0, 0)], self.events)  # empty before boot
         self.realms: dict[int, Realm] = {}  # by the PA of the RD
         self.recs: dict[int, Rec] = {}  # by the PA of the REC
+        self.operations: dict[int, Operation] = {}  # by the PA of the RD or REC
         self.revisions = revisions
+        self.revision = min(revisions)
+        self.is_active = False  # for RMI 2.0: configured and in use
+        self.tracking_size = 0  # RmiRmmConfig.tracking_region_size
         self._num_cpus: int | None = None
         self._commands: Mapping[int, RmiCommand] = {}  # empty before boot
         self._token_generation = token_generation
@@ -95,23 +101,23 @@ class Rmm:
         services = El3Services(self.el3, self.memory, shared_pa)
         self.sealing = SealingKeys.boot(services, cpu)
         self.attestation = Attestation.boot(services, self._token_generation, cpu)
-        self._commands = self.revisions[min(self.revisions)]
+        self.select(min(self.revisions))
 
     def handle(self, pe: int, fid: int, args: Sequence[int]) -> tuple[int, ...]:
         """Perform an RMI command of the host with x1.. = ``args``; return x0.."""
-        command = self._commands.get(fid & FID_MASK)
-        if command is None:
-            return UNKNOWN
-        arguments = args if len(args) == command.num_args else command.fit(args)
-        try:
-            with self.lock:
+        with self.lock:
+            command = self._commands.get(fid & FID_MASK)
+            if command is None:
+                return UNKNOWN
+            arguments = args if len(args) == command.num_args else command.fit(args)
+            try:
                 if command.wants_pe:
                     outputs = command.function(self, pe, *arguments)
                 else:
                     outputs = command.function(self, *arguments)
-            results = _SUCCESS + outputs if outputs else _SUCCESS
-        except RmiError as error:
-            results = error.results
+                results = _SUCCESS + outputs if outputs else _SUCCESS
+            except RmiError as error:
+                results = error.results
         if self.events.listener is not None:
             event = RmiCall(command.name, command.parameters, tuple(arguments), results)
             self.events.listener(event)
@@ -122,23 +128,35 @@ class Rmm:
 
         Returns how many times, each with success; 0 if nothing was done: perform it once.
         """
-        command = self._commands.get(args[0] & FID_MASK)
-        if command is None or command.several is None or command.several.steps != tuple(steps[1:]):
-            return 0
-        fixed = (self, pe) if command.wants_pe else (self,)
         try:
             with self.lock:
-                return command.several.function(*fixed, min(count, MAX_SERIES), *args[1:])
+                command = self._commands.get(args[0] & FID_MASK)
+                several = command.several if command is not None else None
+                if command is None or several is None or several.steps != tuple(steps[1:]):
+                    return 0
+                fixed = (self, pe) if command.wants_pe else (self,)
+                return several.function(*fixed, min(count, MAX_SERIES), *args[1:])
         except RmiError:
             return 0
 
     def select(self, revision: int) -> bool:
-        """Serve the commands of a revision from now on; False, without a change, if unknown."""
-        commands = self.revisions.get(revision)
-        if commands is None:
+        """Serve the commands of a revision from now on.
+
+        False, without a change, if it is unknown, or if there is a realm of another one, or an
+        operation: what was made with one revision cannot be driven by another.
+        """
+        is_in_use = revision != self.revision and (self.realms or self.operations)
+        if revision not in self.revisions or is_in_use:
             return False
-        self._commands = commands
+        self.revision = revision
+        self.set_active(self.is_active)
         return True
+
+    def set_active(self, is_active: bool) -> None:
+        """Set whether the RMM is activated, without which RMI 2.0 has few commands."""
+        self.is_active = is_active
+        commands = self.revisions[self.revision]
+        self._commands = commands if is_active else before_activation(commands)
 
     # --- helpers of the commands --------------------------------------------------------------
 
@@ -159,15 +177,18 @@ class Rmm:
         """Return the realm of an RD; RmiError(ERROR_INPUT) if ``rd`` is not an RD."""
         realm = self.realms.get(rd)
         if realm is None:
-            raise RmiError(RmiStatus.ERROR_INPUT)
+            raise self._missing(rd)
         return realm
 
     def rec(self, pa: int) -> Rec:
         """Return the REC at ``pa``; RmiError(ERROR_INPUT) if there is none."""
         rec = self.recs.get(pa)
         if rec is None:
-            raise RmiError(RmiStatus.ERROR_INPUT)
+            raise self._missing(pa)
         return rec
+
+    def _missing(self, pa: int) -> RmiError:
+        return RmiError(RmiStatus.BLOCKED if pa in self.operations else RmiStatus.ERROR_INPUT)
 
     def release(self, pa: int) -> None:
         """Scrub a granule that is no longer used, and make it DELEGATED."""

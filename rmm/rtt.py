@@ -187,14 +187,18 @@ class RttTree:
             self._events.listener(RttChange(self.rd, ipa, level, old, entry))
 
     def set_entries(self, walk: Walk, ipa: int, entries: "array[int]") -> None:
-        """Replace entries in a row, alike but for their addresses, by others that are alike.
-
-        Whoever listens is not told: a command that is seen changes one entry at a time.
-        """
+        """Replace entries in a row, alike but for their addresses, by others that are alike."""
         table, index, level = walk
         count, old, new = len(entries), table.entries[index], entries[0]
+        if self._events.listener is not None:
+            for n, entry in enumerate(entries):
+                at = Walk(table, index + n, level)
+                self.set_entry(at, ipa + n * level_size(level), entry)
+            return
         table.entries[index : index + count] = memoryview(entries)
-        table.live += count * ((new & LIVE != 0) - (old & LIVE != 0))
+        is_live, was_live = new & LIVE != 0, old & LIVE != 0
+        table.live += count * (is_live - was_live)
+        table.shared += count * ((is_live and new & NS != 0) - (was_live and old & NS != 0))
         if old & VALID:
             self._machine.tlbi_ipa(self.vmid, ipa, count * level_size(level))
 

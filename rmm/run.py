@@ -64,16 +64,22 @@ def enter(rmm: Rmm, pe: int, rec_pa: int, run_pa: int) -> None:
     rec = rmm.rec(rec_pa)
     _check_state(rec)
     vgic.check(hcr, lrs)
-    _check_completion(rec, flags)
+    check_completion(rec, flags)
     vgic.load(rec, hcr, lrs)
-    rec.context.hcr_el2 = _HCR[flags >> _TRAP_WFI_SHIFT & 0b11]
-    leave = _complete(rmm, rec, flags, gpr0, data) or _run(rmm, pe, rec)
-    if rmm.events.listener is not None:
-        rmm.events.listener(RecExitEvent(rec_pa, leave.reason, leave.esr, leave.far, leave.hpfar))
+    leave = proceed(rmm, pe, rec, flags, gpr0, data)
     try:
         rmm.exit_record.write(run_pa, rec.context, leave)
     except GranuleProtectionFault:
         raise RmiError(RmiStatus.ERROR_INPUT) from None
+
+
+def proceed(rmm: Rmm, pe: int, rec: Rec, flags: int, gpr0: int, data: bytes) -> HostExit:
+    """Complete what is pending, and run the realm unless the host is needed again at once."""
+    rec.context.hcr_el2 = _HCR[flags >> _TRAP_WFI_SHIFT & 0b11]
+    leave = _complete(rmm, rec, flags, gpr0, data) or _run(rmm, pe, rec)
+    if rmm.events.listener is not None:
+        rmm.events.listener(RecExitEvent(rec.pa, leave.reason, leave.esr, leave.far, leave.hpfar))
+    return leave
 
 
 # --- before the run ---------------------------------------------------------------------------
@@ -88,7 +94,8 @@ def _check_state(rec: Rec) -> None:
         raise RmiError(RmiStatus.ERROR_REC)
 
 
-def _check_completion(rec: Rec, flags: int) -> None:
+def check_completion(rec: Rec, flags: int) -> None:
+    """Check that the host completes an abort as it may; RmiError(ERROR_REC) otherwise."""
     abort = rec.abort
     if flags & _INJECT_SEA and abort is None:
         raise RmiError(RmiStatus.ERROR_REC)

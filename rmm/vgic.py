@@ -27,6 +27,11 @@ _LRS: Final = Struct(f"<{gic.NUM_LRS}Q")
 NO_LRS: Final = bytes(_LRS.size)
 
 
+def unpack_lrs(lrs: bytes) -> tuple[int, ...]:
+    """Return the list registers of a run granule or of a machine."""
+    return _LRS.unpack(lrs)
+
+
 def check(hcr: int, lrs: bytes) -> None:
     """Check the host's settings of the virtual CPU interface; RmiError(ERROR_REC) if illegal."""
     if hcr & ~HCR_OF_HOST or (lrs != NO_LRS and not _are_legal(lrs)):

@@ -149,6 +149,10 @@ class PeExit(Protocol):
 class Pe(Protocol):
     """One processing element, used by one thread at a time."""
 
+    @property
+    def interface(self) -> PeContext:
+        """ICH_*_EL2 as EL2 software of either security state last wrote them; nothing else."""
+
     def run(self, context: PeContext, budget: int, /) -> PeExit:
         """Run a guest for at most ``budget`` instructions, and update its context."""
 

@@ -47,21 +47,39 @@ class RmiFid(IntEnum):
 
 
 class RmiStatus(IntEnum):
-    """Status of an RMI command: x0[7:0]; x0[15:8] is an index."""
+    """Status of an RMI command: x0[7:0]; x0[15:8] is an index.  Those from 5 on are RMI 2.0's."""
 
     SUCCESS = 0
     ERROR_INPUT = 1
     ERROR_REALM = 2
     ERROR_REC = 3
     ERROR_RTT = 4
+    ERROR_NOT_SUPPORTED = 5
+    ERROR_DEVICE = 6
+    ERROR_RTT_AUX = 7
+    ERROR_PSMMU_ST = 8
+    ERROR_DPT = 9
+    BUSY = 10
+    ERROR_GLOBAL = 11
+    ERROR_TRACKING = 12
+    INCOMPLETE = 13
+    BLOCKED = 14
+    ERROR_GPT = 15
+    ERROR_GRANULE = 16
 
 
-#: Readable explanations of the failures.  Spec: DEN0137 1.0, "RmiStatusCode type".
+#: Readable explanations of the failures.  Spec: DEN0137 1.0 and 2.0, "RmiStatusCode type".
 STATUS_MEANINGS: Final[dict[int, str]] = {
     RmiStatus.ERROR_INPUT: "an argument is invalid",
     RmiStatus.ERROR_REALM: "the realm's state does not allow it",
     RmiStatus.ERROR_REC: "the REC's state does not allow it",
     RmiStatus.ERROR_RTT: "the realm's tables do not have the required entry",
+    RmiStatus.BUSY: "an operation of the host is in progress",
+    RmiStatus.ERROR_GLOBAL: "the RMM's state does not allow it",
+    RmiStatus.ERROR_TRACKING: "the RMM does not track this memory",
+    RmiStatus.INCOMPLETE: "the host has to continue the operation",
+    RmiStatus.BLOCKED: "another operation has the object",
+    RmiStatus.ERROR_GPT: "the granule protection table does not allow it",
 }
 
 
@@ -109,6 +127,7 @@ class HashAlgorithm(IntEnum):
 
     SHA_256 = 0
     SHA_512 = 1
+    SHA_384 = 2  # RMI 2.0
 
 
 class RealmFlags(IntFlag):

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from pyvmm.arch.engine import Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.core import generate
@@ -193,13 +194,27 @@ class PeExit(Protocol):
     instructions: int  # executed by the run
 
 
+#: ICH_*_EL2 in the bytes of a context.
+_INTERFACE = slice(
+    ffi.offsetof("struct pe_state", "ich_hcr"), ffi.offsetof("struct pe_state", "security")
+)
+
+
+def new_context() -> PeContext:
+    """Return a context after reset."""
+    context = ffi.new("struct pe_state *")
+    lib.pe_reset_state(context)
+    return context
+
+
 class Pe:
     """One processing element.  One thread at a time drives it; any thread may kick it."""
 
-    __slots__ = ("_exit", "_machine", "index")
+    __slots__ = ("_exit", "_machine", "index", "interface")
 
     def __init__(self, machine: Machine, index: int) -> None:
         self.index = index
+        self.interface = new_context()  # only its ICH_*_EL2 are used
         self._machine = machine.handle
         self._exit: PeExit = ffi.new("struct pe_exit *")
 
@@ -307,9 +322,15 @@ class Machine:
 
     def new_context(self) -> PeContext:
         """Return the state of a vCPU or REC after reset: EL1h, everything masked, MMU off."""
-        context = ffi.new("struct pe_state *")
-        lib.pe_reset_state(context)
-        return context
+        return new_context()
+
+    def list_registers(self, context: PeContext) -> bytes:
+        """Return ICH_LR<n>_EL2 of a context or of a PE's interface."""
+        return bytes(ffi.buffer(context.ich_lr)[: NUM_LRS * WORD_SIZE])
+
+    def copy_interface(self, source: PeContext, target: PeContext) -> None:
+        """Copy ICH_*_EL2, which are in a row in the structure."""
+        ffi.buffer(target)[_INTERFACE] = ffi.buffer(source)[_INTERFACE]
 
     def new_record(self, pas: Pas, size: int, registers: Mapping[str, int]) -> Record:
         """Return a record of ``size`` bytes for a PAS; see `Record`."""

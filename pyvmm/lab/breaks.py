@@ -133,6 +133,8 @@ class _DeafMachine:
         self.new_debug = machine.new_debug
         self.new_record = machine.new_record
         self.lend_debug = machine.lend_debug
+        self.list_registers = machine.list_registers
+        self.copy_interface = machine.copy_interface
         self.id_register = machine.id_register
         self.pe = machine.pe
 

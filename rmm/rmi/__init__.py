@@ -47,7 +47,7 @@ DEBUG_RMI: Final = table(
     )
 )
 
-#: The supported revisions of the interface, each with its commands.
+#: The final revisions of the interface, each with its commands; ``rmm.rmi2`` has the beta.
 REVISIONS: Final[Mapping[int, Mapping[int, RmiCommand]]] = {
     VERSION_1_0: RMI_1_0 | ISLET_RMI | DEBUG_RMI
 }

@@ -11,6 +11,7 @@ from pyvmm.arch.stage2 import (
     UNASSIGNED_DESTROYED,
     UNASSIGNED_EMPTY,
     VALID,
+    level_size,
 )
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
@@ -23,16 +24,16 @@ _MEASURE_CONTENT = int(DataFlags.MEASURE_CONTENT)
 _NEW = RealmState.NEW
 
 
-def _page_walk(realm: Realm, ipa: int) -> Walk:
+def page_walk(realm: Realm, ipa: int) -> Walk:
     """Walk to the page level; RmiError(ERROR_INPUT) unless ``ipa`` is a protected page."""
     if ipa & GRANULE_OFFSET or not realm.rtt.is_protected(ipa):
         raise RmiError(RmiStatus.ERROR_INPUT)
     return realm.rtt.walk(ipa, PAGE_LEVEL)
 
 
-def _unassigned_page(realm: Realm, ipa: int) -> Walk:
+def unassigned_page(realm: Realm, ipa: int) -> Walk:
     """Walk to an UNASSIGNED page entry; RmiError(ERROR_RTT, level reached) if it is not one."""
-    walk = _page_walk(realm, ipa)
+    walk = page_walk(realm, ipa)
     table, index, level = walk
     if level != PAGE_LEVEL or table.entries[index] & LIVE:
         raise RmiError(RmiStatus.ERROR_RTT, level)
@@ -50,6 +51,13 @@ def data_create(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) ->
     UNASSIGNED.
     """
     realm, walk = _check_create(rmm, rd, data, ipa, src, flags)
+    fill_page(rmm, realm, walk, data, ipa, src, flags)
+
+
+def fill_page(
+    rmm: Rmm, realm: Realm, walk: Walk, data: int, ipa: int, src: int, flags: int
+) -> None:
+    """Make a granule, which the caller has checked, a page with the host's content."""
     content = rmm.read_ns(src, GRANULE_SIZE)
     rmm.memory.write(data, content)
     rmm.granules.move(data, DATA)
@@ -68,7 +76,7 @@ def _check_create(
     realm = rmm.realm(rd)
     if realm.state is not _NEW:
         raise RmiError(RmiStatus.ERROR_REALM)
-    return realm, _unassigned_page(realm, ipa)
+    return realm, unassigned_page(realm, ipa)
 
 
 @data_create.series(0, GRANULE_SIZE, GRANULE_SIZE, GRANULE_SIZE, 0)
@@ -76,13 +84,23 @@ def _create_several(
     rmm: Rmm, count: int, rd: int, data: int, ipa: int, src: int, flags: int
 ) -> int:
     realm, walk = _check_create(rmm, rd, data, ipa, src, flags)
+    return fill_pages(rmm, realm, walk, count, data, ipa, src, flags)
+
+
+def fill_pages(
+    rmm: Rmm, realm: Realm, walk: Walk, count: int, data: int, ipa: int, src: int, flags: int
+) -> int:
+    """Make pages in a row with the host's content, as many as certainly succeed; return how many.
+
+    The caller has checked the first one.
+    """
     count = _count_unassigned(walk, min(count, rmm.granules.count(data, DELEGATED, count)))
     size = count * GRANULE_SIZE
     try:
         rmm.memory.write(data, rmm.ns.view(src, size))
     except GranuleProtectionFault:  # one of them is not the host's
         return 0
-    _assign(rmm, realm, walk, ipa, ram_entry(data, PAGE_LEVEL), count)
+    assign(rmm, realm, walk, ipa, ram_entry(data, PAGE_LEVEL), count)
     content, measurements = rmm.memory.view(data, size), realm.measurements
     for offset in range(0, size, GRANULE_SIZE):
         page = content[offset : offset + GRANULE_SIZE]
@@ -100,7 +118,7 @@ def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
     """
     rmm.granules.require(data, DELEGATED)
     realm = rmm.realm(rd)
-    walk = table, index, _ = _unassigned_page(realm, ipa)
+    walk = table, index, _ = unassigned_page(realm, ipa)
     ripas = table.entries[index] >> RIPAS_SHIFT & 0b11
     rmm.granules.move(data, DATA)
     realm.rtt.set_entry(walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL))
@@ -109,11 +127,11 @@ def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
 @data_create_unknown.series(0, GRANULE_SIZE, GRANULE_SIZE)
 def _create_several_unknown(rmm: Rmm, count: int, rd: int, data: int, ipa: int) -> int:
     realm = rmm.realm(rd)
-    walk = _unassigned_page(realm, ipa)
+    walk = unassigned_page(realm, ipa)
     count = _count_unassigned(walk, rmm.granules.count(data, DELEGATED, count))
     if count:
         ripas = walk.entry >> RIPAS_SHIFT & 0b11
-        _assign(rmm, realm, walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL), count)
+        assign(rmm, realm, walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL), count)
     return count
 
 
@@ -122,10 +140,11 @@ def _count_unassigned(walk: Walk, limit: int) -> int:
     return walk.table.count_like(walk.entry_index, in_a_row(walk.entry, limit, 0))
 
 
-def _assign(rmm: Rmm, realm: Realm, walk: Walk, ipa: int, entry: int, count: int) -> None:
-    """Assign DELEGATED granules in a row to pages in a row; ``entry`` is that of the first."""
-    rmm.granules.move_row(entry & ADDRESS_MASK, DATA, count)
-    realm.rtt.set_entries(walk, ipa, in_a_row(entry, count, GRANULE_SIZE))
+def assign(rmm: Rmm, realm: Realm, walk: Walk, ipa: int, entry: int, count: int) -> None:
+    """Assign DELEGATED granules in a row to entries in a row; ``entry`` is that of the first."""
+    size = level_size(walk.level)
+    rmm.granules.move_row(entry & ADDRESS_MASK, DATA, count * size // GRANULE_SIZE)
+    realm.rtt.set_entries(walk, ipa, in_a_row(entry, count, size))
 
 
 @rmi_command(RmiFid.RMI_DATA_DESTROY)
@@ -137,7 +156,7 @@ def data_destroy(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...]:
     (ERROR_RTT, level) if its entry is not ASSIGNED, with the next live IPA as an output.
     """
     realm, walk, entry = _assigned_page(rmm, rd, ipa)
-    realm.rtt.set_entry(walk, ipa, _entry_after(entry))
+    realm.rtt.set_entry(walk, ipa, entry_after(entry))
     data = entry & ADDRESS_MASK
     rmm.release(data)
     return data, realm.rtt.next_live(walk, ipa)
@@ -146,14 +165,14 @@ def data_destroy(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...]:
 def _assigned_page(rmm: Rmm, rd: int, ipa: int) -> tuple[Realm, Walk, int]:
     """Walk to an ASSIGNED page entry; return the entry last."""
     realm = rmm.realm(rd)
-    walk = table, index, level = _page_walk(realm, ipa)
+    walk = table, index, level = page_walk(realm, ipa)
     entry = table.entries[index]
     if level != PAGE_LEVEL or not entry & LIVE:
         raise RmiError(RmiStatus.ERROR_RTT, level, 0, realm.rtt.next_live(walk, ipa))
     return realm, walk, entry
 
 
-def _entry_after(entry: int) -> int:
+def entry_after(entry: int) -> int:
     """Return what becomes of an ASSIGNED entry when its page is destroyed."""
     was_empty = entry & (VALID | ASSIGNED | 0b11 << RIPAS_SHIFT) == ASSIGNED
     return UNASSIGNED_EMPTY if was_empty else UNASSIGNED_DESTROYED
@@ -163,6 +182,6 @@ def _entry_after(entry: int) -> int:
 def _destroy_several(rmm: Rmm, count: int, rd: int, ipa: int) -> int:
     realm, walk, entry = _assigned_page(rmm, rd, ipa)
     count = walk.table.count_like(walk.entry_index, in_a_row(entry, count, GRANULE_SIZE))
-    realm.rtt.set_entries(walk, ipa, in_a_row(_entry_after(entry), count, 0))
+    realm.rtt.set_entries(walk, ipa, in_a_row(entry_after(entry), count, 0))
     rmm.release_row(entry & ADDRESS_MASK, count)
     return count

@@ -29,7 +29,7 @@ def granule_delegate(rmm: Rmm, pe: int, addr: int) -> None:
 
 @granule_delegate.series(GRANULE_SIZE)
 def _delegate(rmm: Rmm, pe: int, count: int, addr: int) -> int:
-    return _move(rmm, pe, _GTSI_DELEGATE, addr, rmm.granules.count(addr, UNDELEGATED, count))
+    return move_several(rmm, pe, addr, rmm.granules.count(addr, UNDELEGATED, count), DELEGATED)
 
 
 @rmi_command(RmiFid.RMI_GRANULE_UNDELEGATE)
@@ -48,13 +48,13 @@ def granule_undelegate(rmm: Rmm, pe: int, addr: int) -> None:
 
 @granule_undelegate.series(GRANULE_SIZE)
 def _undelegate(rmm: Rmm, pe: int, count: int, addr: int) -> int:
-    return _move(rmm, pe, _GTSI_UNDELEGATE, addr, rmm.granules.count(addr, DELEGATED, count))
+    return move_several(rmm, pe, addr, rmm.granules.count(addr, DELEGATED, count), UNDELEGATED)
 
 
-def _move(rmm: Rmm, pe: int, fid: int, addr: int, count: int) -> int:
-    """Move granules in a row, until EL3 refuses; return how many."""
+def move_several(rmm: Rmm, pe: int, addr: int, count: int, state: int) -> int:
+    """Make granules in a row DELEGATED or UNDELEGATED, until EL3 refuses; return how many."""
+    fid = _GTSI_DELEGATE if state == DELEGATED else _GTSI_UNDELEGATE
     done, _ = rmm.el3.smc_series(pe, (fid, addr), (0, GRANULE_SIZE), count)
     if done:
-        state = DELEGATED if fid == _GTSI_DELEGATE else UNDELEGATED
         rmm.granules.move_row(addr, state, done)
     return done

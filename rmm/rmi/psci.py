@@ -27,7 +27,7 @@ def psci_complete(rmm: Rmm, calling_rec: int, target_rec: int, status: int) -> N
     if request is None or calling.realm is not target.realm or request.target != target.index:
         raise RmiError(RmiStatus.ERROR_INPUT)
     if request.is_cpu_on:
-        result = _cpu_on(calling, target, status)
+        result = turn_on(calling, target, status)
     elif status == _SUCCESS:
         result = AffinityState.ON if target.runnable else AffinityState.OFF
     else:
@@ -38,7 +38,7 @@ def psci_complete(rmm: Rmm, calling_rec: int, target_rec: int, status: int) -> N
         raise RmiError(RmiStatus.ERROR_INPUT)
 
 
-def _cpu_on(calling: Rec, target: Rec, status: int) -> int:
+def turn_on(calling: Rec, target: Rec, status: int) -> int:
     """Turn on the target unless it is on or the host denies it; return the realm's x0."""
     if status not in (_SUCCESS, _DENIED):
         raise RmiError(RmiStatus.ERROR_INPUT)

@@ -1,7 +1,16 @@
 """RMI_REALM_*: the life cycle of a realm."""
 
+from collections.abc import Collection
+
 from pyvmm.arch.pas import GRANULE_SIZE
-from pyvmm.arch.rmi import HashAlgorithm, RealmFlags, RealmParams, RmiFid, RmiStatus
+from pyvmm.arch.rmi import (
+    VERSION_1_0,
+    HashAlgorithm,
+    RealmFlags,
+    RealmParams,
+    RmiFid,
+    RmiStatus,
+)
 from pyvmm.arch.stage2 import num_start_tables
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
@@ -14,6 +23,7 @@ from rmm.sealing import matches_realm
 _MIN_S2SZ = 32
 _PA_RANGE_44_BITS = 4  # required for a start level of 0
 _UNSUPPORTED_FLAGS = RealmFlags.LPA2 | RealmFlags.SVE | RealmFlags.PMU
+_HASHES = frozenset({HashAlgorithm.SHA_256, HashAlgorithm.SHA_512})
 
 
 @rmi_command(RmiFid.RMI_REALM_CREATE)
@@ -25,15 +35,32 @@ def realm_create(rmm: Rmm, rd: int, params_ptr: int) -> None:
     is not legal, the VMID is taken, or a granule is aliased or not DELEGATED.
     """
     params = RealmParams(rmm.read_ns(params_ptr, GRANULE_SIZE))
-    if not (_is_supported(rmm.limits, params) and _is_legal_geometry(rmm.limits, params)):
+    if params.vmid >> rmm.limits.vmid_bits or not is_supported(rmm.limits, params, _HASHES):
         raise RmiError(RmiStatus.ERROR_INPUT)
+    require_granules(rmm, rd, params)
+    if any(realm.vmid == params.vmid for realm in rmm.realms.values()):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    add_realm(rmm, rd, params, VERSION_1_0)
+
+
+def start_tables(params: RealmParams) -> range:
+    """Return the granules of the start tables."""
     base = params.rtt_base
-    start_pas = range(base, base + params.rtt_num_start * GRANULE_SIZE, GRANULE_SIZE)
+    return range(base, base + params.rtt_num_start * GRANULE_SIZE, GRANULE_SIZE)
+
+
+def require_granules(rmm: Rmm, rd: int, params: RealmParams) -> None:
+    """Check that a realm's granules are DELEGATED and different; RmiError(ERROR_INPUT) if not."""
     rmm.granules.require(rd, DELEGATED)
-    for pa in start_pas:
+    for pa in start_tables(params):
         rmm.granules.require(pa, DELEGATED)
-    if rd in start_pas or any(realm.vmid == params.vmid for realm in rmm.realms.values()):
+    if rd in start_tables(params):
         raise RmiError(RmiStatus.ERROR_INPUT)
+
+
+def add_realm(rmm: Rmm, rd: int, params: RealmParams, revision: int) -> Realm:
+    """Create a realm, which the caller has checked."""
+    start_pas = start_tables(params)
     rtt = RttTree(
         rmm.machine,
         rmm.events,
@@ -43,20 +70,22 @@ def realm_create(rmm: Rmm, rd: int, params_ptr: int) -> None:
         start_level=params.rtt_level_start,
         start=[Rtt(pa, rmm.memory) for pa in start_pas],
     )
-    rmm.realms[rd] = Realm(rd, params, rtt, rmm.events)
+    realm = rmm.realms[rd] = Realm(rd, params, rtt, rmm.events, revision)
     rmm.granules.move(rd, RD)
     for pa in start_pas:
         rmm.granules.move(pa, RTT)
+    return realm
 
 
-def _is_supported(limits: Limits, params: RealmParams) -> bool:
+def is_supported(limits: Limits, params: RealmParams, hashes: Collection[int]) -> bool:
+    """Return whether the RMM supports the parameters and the shape of the start tables is legal."""
     return (
         _MIN_S2SZ <= params.s2sz <= limits.s2sz
         and not params.flags & _UNSUPPORTED_FLAGS
         and 0 < params.num_bps <= limits.num_bps
         and 0 < params.num_wps <= limits.num_wps
-        and params.hash_algo in (HashAlgorithm.SHA_256, HashAlgorithm.SHA_512)
-        and not params.vmid >> limits.vmid_bits
+        and params.hash_algo in hashes
+        and _is_legal_geometry(limits, params)
     )
 
 
@@ -97,10 +126,15 @@ def realm_destroy(rmm: Rmm, rd: int) -> None:
     realm = rmm.realm(rd)
     if realm.num_live_recs or realm.rtt.is_live:
         raise RmiError(RmiStatus.ERROR_REALM)
+    remove_realm(rmm, realm)
+    rmm.release(rd)
+
+
+def remove_realm(rmm: Rmm, realm: Realm) -> None:
+    """Release all that a realm owns, except its RD."""
     rmm.machine.tlbi_vmid(realm.vmid)
     for table in realm.rtt.start:
         rmm.release(table.pa)
     if realm.metadata is not None:
         rmm.release(realm.metadata_pa)
-    del rmm.realms[rd]
-    rmm.release(rd)
+    del rmm.realms[realm.rd]

@@ -49,31 +49,44 @@ def rec_create(rmm: Rmm, rd: int, rec: int, params_ptr: int) -> None:
     realm = rmm.realm(rd)
     if len({rec, *aux}) != 1 + len(aux):
         raise RmiError(RmiStatus.ERROR_INPUT)
-    _check_realm(rmm.limits, realm, params)
-    created = Rec(rec, realm, realm.num_recs, params)
+    check_room(rmm.limits, realm)
+    if params.mpidr & ~REC_MPIDR_MASK or rec_index(params.mpidr) != realm.num_recs:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    if params.num_aux != rmm.limits.rec_aux_count:
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    add_rec(rmm, realm, rec, realm.num_recs, params)
+    for pa in aux:
+        rmm.granules.move(pa, REC_AUX)
+    measure_rec(realm, params)
+
+
+def check_room(limits: Limits, realm: Realm) -> None:
+    """Check that a realm is new and may have one REC more; RmiError(ERROR_REALM) if not."""
+    if realm.state is not RealmState.NEW:
+        raise RmiError(RmiStatus.ERROR_REALM)
+    if realm.num_live_recs >= (1 << limits.max_recs_order) - 1:
+        raise RmiError(RmiStatus.ERROR_REALM)
+
+
+def add_rec(rmm: Rmm, realm: Realm, rec: int, index: int, params: RecParams) -> Rec:
+    """Create a REC, which the caller has checked."""
+    created = Rec(rec, realm, index, params)
     created.context = make_context(rmm.machine, rmm.limits, created, params)
     if realm.is_debuggable:
         created.debug = rmm.machine.new_debug()
         rmm.machine.lend_debug(created.context, created.debug)
     rmm.recs[rec] = created
+    realm.recs[index] = rec
     realm.num_recs += 1
     realm.num_live_recs += 1
     rmm.granules.move(rec, REC)
-    for pa in aux:
-        rmm.granules.move(pa, REC_AUX)
+    return created
+
+
+def measure_rec(realm: Realm, params: RecParams) -> None:
+    """Extend the RIM with the initial state of a REC, if it is runnable."""
     if params.flags & RecCreateFlags.RUNNABLE:
         realm.measurements.extend_rec(params)
-
-
-def _check_realm(limits: Limits, realm: Realm, params: RecParams) -> None:
-    if realm.state is not RealmState.NEW:
-        raise RmiError(RmiStatus.ERROR_REALM)
-    if realm.num_live_recs >= (1 << limits.max_recs_order) - 1:
-        raise RmiError(RmiStatus.ERROR_REALM)
-    if params.mpidr & ~REC_MPIDR_MASK or rec_index(params.mpidr) != realm.num_recs:
-        raise RmiError(RmiStatus.ERROR_INPUT)
-    if params.num_aux != limits.rec_aux_count:
-        raise RmiError(RmiStatus.ERROR_INPUT)
 
 
 @rmi_command(RmiFid.RMI_REC_DESTROY)
@@ -83,13 +96,20 @@ def rec_destroy(rmm: Rmm, rec: int) -> None:
     Spec: DEN0137 1.0, RMI_REC_DESTROY.
     Raises: RmiError(ERROR_INPUT) if the REC does not exist; (ERROR_REC) if it runs.
     """
-    destroyed = rmm.rec(rec)
-    if destroyed.running:
-        raise RmiError(RmiStatus.ERROR_REC)
-    destroyed.realm.num_live_recs -= 1
-    del rmm.recs[rec]
+    destroyed = remove_rec(rmm, rec)
     for pa in (rec, *destroyed.aux):
         rmm.release(pa)
+
+
+def remove_rec(rmm: Rmm, pa: int) -> Rec:
+    """Remove a REC, but keep its granules; RmiError(ERROR_REC) if it runs."""
+    removed = rmm.rec(pa)
+    if removed.running:
+        raise RmiError(RmiStatus.ERROR_REC)
+    removed.realm.num_live_recs -= 1
+    del removed.realm.recs[removed.index]
+    del rmm.recs[pa]
+    return removed
 
 
 @rmi_command(RmiFid.RMI_REC_ENTER)

@@ -171,15 +171,7 @@ def rtt_read_entry(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     Raises: RmiError(ERROR_INPUT) if the realm does not exist or level and ``ipa`` are not valid
     for it.
     """
-    tree = rmm.realm(rd).rtt
-    if (
-        not tree.start_level <= level <= PAGE_LEVEL
-        or ipa % level_size(level)
-        or ipa >> tree.ipa_bits
-    ):
-        raise RmiError(RmiStatus.ERROR_INPUT)
-    table, index, reached = tree.walk(ipa, level)
-    entry = table.entries[index]
+    entry, reached = find_entry(rmm, rd, ipa, level)
     ripas = ripas_of(entry)
     if not entry & LIVE:
         return reached, RttEntryState.UNASSIGNED, 0, ripas
@@ -187,6 +179,23 @@ def rtt_read_entry(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
         return reached, RttEntryState.TABLE, entry & ADDRESS_MASK, 0
     shown = HOST_DESCRIPTOR_MASK if entry & NS else ADDRESS_MASK
     return reached, RttEntryState.ASSIGNED, 0 if ripas == Ripas.DESTROYED else entry & shown, ripas
+
+
+def find_entry(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, int]:
+    """Return an entry at ``level`` or above, and its level.
+
+    Raises: RmiError(ERROR_INPUT) if the realm does not exist or level and ``ipa`` are not valid
+    for it.
+    """
+    tree = rmm.realm(rd).rtt
+    if (
+        not tree.start_level <= level <= PAGE_LEVEL
+        or ipa % level_size(level)
+        or ipa >> tree.ipa_bits
+    ):
+        raise RmiError(RmiStatus.ERROR_INPUT)
+    walk = tree.walk(ipa, level)
+    return walk.entry, walk.level
 
 
 @rmi_command(RmiFid.RMI_RTT_MAP_UNPROTECTED)
@@ -243,7 +252,7 @@ def rtt_init_ripas(rmm: Rmm, rd: int, base: int, top: int) -> tuple[int, ...]:
     does not exist; (ERROR_REALM) if it is not NEW; (ERROR_RTT, level reached) without progress.
     """
     realm = rmm.realm(rd)
-    _check_protected_range(realm.rtt, base, top)
+    check_protected_range(realm.rtt, base, top)
     if realm.state is not RealmState.NEW:
         raise RmiError(RmiStatus.ERROR_REALM)
     tree, measurements = realm.rtt, realm.measurements
@@ -265,7 +274,7 @@ def rtt_init_ripas(rmm: Rmm, rd: int, base: int, top: int) -> tuple[int, ...]:
     return (ipa,)
 
 
-def _check_protected_range(tree: RttTree, base: int, top: int) -> None:
+def check_protected_range(tree: RttTree, base: int, top: int) -> None:
     """Check that [base, top) is a range of protected granules; otherwise RmiError(ERROR_INPUT)."""
     if base >= top or (base | top) & GRANULE_OFFSET or not tree.is_protected(top - GRANULE_SIZE):
         raise RmiError(RmiStatus.ERROR_INPUT)

@@ -7,7 +7,7 @@ from threading import Event
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.esr import ESR_EL2, ExceptionClass
 from pyvmm.arch.exits import ExitReason
-from pyvmm.arch.machine import PeDebug
+from pyvmm.arch.machine import PeContext, PeDebug
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from tests.memory import ViewedMemory
 
@@ -104,6 +104,7 @@ class FakePe:
 
     def __init__(self, script: Script) -> None:
         """Store the script; it starts at the first run."""
+        self.interface: PeContext = FakeContext()  # ICH_*_EL2
         self._script = script
         self._guest: Iterator[FakeExit] | None = None
         self._kicked = Event()

@@ -14,7 +14,7 @@ from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
 from tests.host.fakes import DRAM_BASE, FakeBus, Script, ScriptedPes
 from tests.memory import ViewedMemory
-from tests.rmm.world import FakeRecord
+from tests.rmm.world import FakeRecord, Interfaces
 
 DRAM_SIZE = 24 << 20
 RAM_BASE = 0x8000_0000
@@ -44,7 +44,7 @@ class CheckedMemory(ViewedMemory):
         return memoryview(self.data)[offset : offset + size]
 
 
-class PlatformMachine(ScriptedPes):
+class PlatformMachine(ScriptedPes, Interfaces):
     """DRAM, and PEs, each with a script."""
 
     dram_base = DRAM_BASE

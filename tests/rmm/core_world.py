@@ -4,6 +4,7 @@ Unless a test wants to run code, PEs that enter a realm do the steps that the te
 memory, GPT, contexts, invalidations and translations are those of the core in any case.
 """
 
+from collections.abc import Mapping
 from typing import cast
 
 from monitor.monitor import Monitor
@@ -12,6 +13,7 @@ from pyvmm.arch.pas import Pas
 from pyvmm.arch.rmi import RecParams
 from pyvmm.core import Machine, PeContext
 from rmm import protocols
+from rmm.commands import RmiCommand
 from rmm.realm import Realm
 from rmm.rec import Rec, make_context
 from rmm.rmi import REVISIONS
@@ -46,10 +48,14 @@ class ScriptedMachine:
         self.new_debug = core.new_debug
         self.new_record = core.new_record
         self.lend_debug = core.lend_debug
+        self.list_registers = core.list_registers
+        self.copy_interface = core.copy_interface
         self.tlbi_ipa = core.tlbi_ipa
         self.tlbi_vmid = core.tlbi_vmid
         self.id_register = core.id_register
         self.pes = [FakePe() for _ in range(NUM_PES)]
+        for pe in self.pes:
+            pe.interface = core.new_context()
 
     def pe(self, index: int) -> FakePe:
         """Return a PE."""
@@ -61,7 +67,13 @@ class CoreWorld(Host):
 
     num_translators = NUM_TRANSLATORS
 
-    def __init__(self, *, is_scripted: bool = True, num_pes: int = NUM_PES) -> None:
+    def __init__(
+        self,
+        *,
+        is_scripted: bool = True,
+        num_pes: int = NUM_PES,
+        revisions: Mapping[int, Mapping[int, RmiCommand]] = REVISIONS,
+    ) -> None:
         super().__init__()
         self.num_pes = num_pes
         self.core = Machine(DRAM_BASE, DRAM_SIZE + FIRMWARE_SIZE, num_pes + NUM_TRANSLATORS)
@@ -71,7 +83,7 @@ class CoreWorld(Host):
             self.machine = scripted = ScriptedMachine(self.machine)
             self.pes = scripted.pes
         self.monitor = Monitor(self.core)
-        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), REVISIONS)
+        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), revisions)
         assert self.monitor.boot(self.rmm) == 0
         assert self.monitor.layout.shared_pa == SHARED_PA
         self._smc = self.monitor.conduit(Pas.NS).smc

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.stage2 import ADDRESS_MASK, LIVE, NS, PAGE_LEVEL, VALID, is_table, level_size
 from rmm.granule import GranuleState
+from rmm.operation import Operation
+from rmm.rmi.realm import start_tables
+from rmm.rmi2.realm import RealmCreation
 from rmm.rmm import Rmm
 from rmm.rtt import Rtt, RttTree
 
@@ -36,12 +39,25 @@ def check_invariants(rmm: Rmm, is_realm: Callable[[int], bool], watched: Iterabl
     assert len(data) == len(named) == states.count(GranuleState.DATA)
     assert states.count(GranuleState.RD) == len(rmm.realms)
     assert states.count(GranuleState.REC) == len(rmm.recs)
-    assert states.count(GranuleState.REC_AUX) == sum(len(rec.aux) for rec in rmm.recs.values())
+    lent_to = [rec.aux for rec in rmm.recs.values()]
+    lent_to += [tuple(realm.donated) for realm in rmm.realms.values()]
+    lent_to += [held_by(operation) for operation in rmm.operations.values()]
+    held = [pa for each in lent_to for pa in each]
+    assert len(held) == len(set(held)) == states.count(GranuleState.REC_AUX)
+    assert all(granules.state(pa) is GranuleState.REC_AUX for pa in held)
     lent = [realm.metadata_pa for realm in rmm.realms.values() if realm.metadata]
     assert states.count(GranuleState.METADATA) == len(lent)
     assert sum(realm.num_live_recs for realm in rmm.realms.values()) == len(rmm.recs)
     vmids = [realm.vmid for realm in rmm.realms.values()]
     assert len(vmids) == len(set(vmids))
+
+
+def held_by(operation: Operation) -> tuple[int, ...]:
+    """Return all granules that an operation holds."""
+    reserved: tuple[int, ...] = ()
+    if isinstance(operation, RealmCreation):
+        reserved = tuple(start_tables(operation.params))
+    return (operation.owner, *reserved, *operation.donated)
 
 
 def pages_of(tree: RttTree, table: Rtt, level: int) -> list[int]:

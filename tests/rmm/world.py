@@ -9,6 +9,7 @@ from typing import ClassVar
 from pyvmm.arch import rmmd
 from pyvmm.arch.esr import ESR_ABORT, ESR_SYSREG, ExceptionClass, hpfar_of
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.machine import PeContext, PeDebug, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import EXIT_OFFSET, RealmParams, RecEnter, RecExit, RecParams, RmiFid
@@ -16,6 +17,7 @@ from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import UNKNOWN, call_series
 from pyvmm.token.generations import Generation
+from rmm.commands import RmiCommand
 from rmm.protocols import El3
 from rmm.rmi import REVISIONS
 from rmm.rmm import Rmm
@@ -173,6 +175,7 @@ class FakePe:
     def __init__(self) -> None:
         """Start with nothing to run."""
         self.steps: list[Step] = []
+        self.interface: PeContext = FakeContext()  # ICH_*_EL2
         self.translations: dict[int, tuple[int, Pas]] = {}  # of pages
 
     def translate(self, _context: PeContext, va: int, access: int, /) -> tuple[int, int, Pas, bool]:
@@ -187,7 +190,22 @@ class FakePe:
         return self.steps.pop(0)(context) if self.steps else FakeExit()
 
 
-class FakeMachine:
+class Interfaces:
+    """Accesses ICH_*_EL2 of contexts."""
+
+    def list_registers(self, context: PeContext) -> bytes:
+        """Pack the list registers."""
+        return array("Q", [context.ich_lr[n] for n in range(NUM_LRS)]).tobytes()
+
+    def copy_interface(self, source: PeContext, target: PeContext) -> None:
+        """Copy the registers."""
+        for n in range(16):
+            target.ich_lr[n] = source.ich_lr[n]
+        for name in ("ich_hcr", "ich_vmcr", "ich_misr"):
+            setattr(target, name, getattr(source, name))
+
+
+class FakeMachine(Interfaces):
     """Memory with a GPT, scripted PEs, and a list of the invalidations."""
 
     def __init__(self) -> None:
@@ -304,7 +322,7 @@ class Host:
     def do(self, fid: int, *args: int, pe: int = 0) -> tuple[int, ...]:
         """Issue a command that must succeed; returns its outputs."""
         results = self.call(fid, *args, pe=pe)
-        assert results[0] == 0, f"{RmiFid(fid).name}: {results}"
+        assert results[0] == 0, f"{fid!r}: {results}"
         return results[1:]
 
     # --- granules -----------------------------------------------------------------------------
@@ -400,13 +418,14 @@ class World(Host):
         self,
         make_el3: Callable[[FakeMachine], El3] = FakeEl3,
         token_generation: Generation = Generation.G1,
+        revisions: Mapping[int, Mapping[int, RmiCommand]] = REVISIONS,
     ) -> None:
         """Boot the RMM on a fresh machine."""
         super().__init__()
         self.machine = FakeMachine()
         self.pes = self.machine.pes
         self.el3 = make_el3(self.machine)
-        self.rmm = Rmm(self.machine, self.el3, REVISIONS, token_generation=token_generation)
+        self.rmm = Rmm(self.machine, self.el3, revisions, token_generation=token_generation)
         self.ns = self.machine.memory(Pas.NS)
         self.realm_memory = self.machine.memory(Pas.REALM)
         self.realm_memory.write(SHARED_PA, boot_manifest())
