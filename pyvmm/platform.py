@@ -19,7 +19,8 @@ from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
-from pyvmm.arch.rmi import RealmParams, RecParams
+from pyvmm.arch.rmi import VERSION_1_0, RealmParams, RecParams
+from pyvmm.arch.rmi2 import VERSION_2_0
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.core import Clock, Machine, confine_threads
@@ -72,8 +73,10 @@ def replay(steps: Iterable[RimExtension]) -> list[RimExtension]:
         fields = dict(step.fields)
         match (step.step, started, *fields.values()):
             case ("REALM_CREATE", None, *_):
+                revision = fields.pop("rmi", VERSION_1_0)
                 params = RealmParams.of(**fields)
-                started = Measurements(step.rd, params, EventStream(listener))
+                if isinstance(revision, int):
+                    started = Measurements(step.rd, params, EventStream(listener), revision)
             case ("DEBUG", Measurements() as rim):
                 rim.extend_debug()
             case ("RIPAS", Measurements() as rim, int(base), int(top)):
@@ -197,6 +200,9 @@ class Platform:
             config=config,
             kick=lambda cpu: self.machine.pe(cpu).kick(),
             options=realm,
+            interfaces=[self.machine.pe(cpu).interface for cpu in range(config.num_cpus)]
+            if realm.revision == VERSION_2_0
+            else (),
         )
 
     def observer(self, guest: Guest) -> "Observer":

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Protocol
 
+from pyvmm.arch.rmi import VERSION_1_0
 from pyvmm.arch.saved import State
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.vcpu_state import VcpuState
@@ -103,10 +104,11 @@ class GuestConfig:
 class RealmOptions:
     """Options of a realm; ``personalization`` (RPV) is at most 64 bytes, zero padded."""
 
-    measurement_algo: str = "sha256"  # or "sha512"
+    measurement_algo: str = "sha256"  # or "sha512"; in RMI 2.0 also "sha384"
     personalization: bytes = b""
     metadata: bytes = b""  # signed by its owner; at most a granule
     is_debuggable: bool = False  # by its host; measured
+    revision: int = VERSION_1_0  # of RMI
 
 
 @dataclass(frozen=True, slots=True)

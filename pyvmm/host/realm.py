@@ -14,21 +14,19 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import mpidr_of
 from pyvmm.arch.islet import IsletRmiFid
-from pyvmm.arch.machine import GuestRegisters, PhysicalMemory
+from pyvmm.arch.machine import GuestRegisters, PeContext, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import (
     REC_CREATE_NUM_GPRS,
     RPV_SIZE,
-    VERSION_1_0,
-    HashAlgorithm,
     RealmParams,
     RecCreateFlags,
     RecParams,
-    RmiFeatureRegister0,
     RmiFid,
     RmiStatus,
     rec_mpidr,
 )
+from pyvmm.arch.rmi2 import VERSION_2_0
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
 from pyvmm.host.allocator import Allocator
@@ -49,6 +47,8 @@ from pyvmm.host.realm_debug import RealmDebug
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rec import Rec
 from pyvmm.host.rmi import Rmi, RmiFailed
+from pyvmm.host.rmi_1_0 import Rmi10
+from pyvmm.host.rmi_2_0 import Rmi20
 from pyvmm.host.vcpu import VcpuGuest, Vcpus
 from pyvmm.host.vgic import Vgic
 
@@ -57,7 +57,6 @@ NUM_BREAKPOINTS: Final = 1  # minus one; measured, so not taken from the machine
 NUM_WATCHPOINTS: Final = 1
 MPIDR_AFFINITY: Final = 0xFF_00FF_FF0F  # the bits by which the RMM finds a REC
 PAGES_PER_STEP: Final = 64  # of the payload, between two reports of progress
-HASHES: Final = {"sha256": HashAlgorithm.SHA_256, "sha512": HashAlgorithm.SHA_512}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +99,25 @@ class Realm(VcpuGuest):
         kick: Callable[[int], None],
         options: RealmOptions | None = None,
         vmid: int = 1,
+        interfaces: Sequence[PeContext] = (),
     ) -> None:
         """Reserve the memory; ``build`` or ``start`` builds the realm.
 
-        ``kick`` interrupts a PE (a running REC exits).  MemoryError if DRAM is short.
+        ``kick`` interrupts a PE (a running REC exits).  RMI 1.0 needs ``vmid``, RMI 2.0
+        ``interfaces``: ICH_*_EL2 of each PE.  MemoryError if DRAM is short.
         """
-        self._rmi = Rmi(firmware)
+        self._options = options or RealmOptions()
+        self._rmi: Rmi = (
+            Rmi20(firmware, memory, allocator)
+            if self._options.revision == VERSION_2_0
+            else Rmi10(firmware, memory, allocator, vmid)
+        )
+        self._interfaces = interfaces
         self._ns = memory
         self._allocator = allocator
         self._bus = bus
         self._vgic = vgic
         self._config = config
-        self._options = options or RealmOptions()
-        self._vmid = vmid
         self.geometry = Geometry.of(config.ram_end)
         self._memory = RealmMemory(
             self._rmi,
@@ -209,9 +214,7 @@ class Realm(VcpuGuest):
     # --- building -------------------------------------------------------------------------
 
     def _check_rmm(self) -> None:
-        self._rmi.call(0, RmiFid.RMI_VERSION, VERSION_1_0)
-        raw, *_ = self._rmi.call(0, RmiFid.RMI_FEATURES, 0)
-        if self.geometry.ipa_bits > RmiFeatureRegister0(raw).S2SZ:
+        if self.geometry.ipa_bits > self._rmi.begin():
             raise MemoryError(f"the RMM cannot give a realm {self.geometry.ipa_bits} IPA bits")
 
     def _create(self) -> None:
@@ -221,14 +224,13 @@ class Realm(VcpuGuest):
             s2sz=self.geometry.ipa_bits,
             num_bps=NUM_BREAKPOINTS,
             num_wps=NUM_WATCHPOINTS,
-            hash_algo=HASHES[self._options.measurement_algo],
+            hash_algo=self._rmi.hashes[self._options.measurement_algo],
             rpv=self._options.personalization.ljust(RPV_SIZE, b"\0"),
-            vmid=self._vmid,
             rtt_base=tables,
             rtt_level_start=self.geometry.start_level,
             rtt_num_start=self.geometry.num_start_tables,
         )
-        self._call_with_page(bytes(params), RmiFid.RMI_REALM_CREATE, rd)
+        self._rmi.create_realm(rd, params)
         self._rd = rd
         self._memory.attach(rd)
 
@@ -241,7 +243,7 @@ class Realm(VcpuGuest):
         fid, mdg = IsletRmiFid.RMI_ISLET_REALM_SET_METADATA, self._delegate_range(1)
         page = metadata.ljust(GRANULE_SIZE, b"\0")
         try:
-            self._call_with_page(page, fid, self._rd or 0, mdg)
+            self._rmi.call_with_page(page, fid, self._rd or 0, mdg)
         except RmiFailed as refusal:
             if refusal.status != RmiStatus.ERROR_INPUT:
                 raise
@@ -273,17 +275,13 @@ class Realm(VcpuGuest):
             self._allocator.free(staging, PAGES_PER_STEP * GRANULE_SIZE)
 
     def _create_rec(self, cpu: int) -> None:
-        rd = self._rd or 0
-        num_aux, *_ = self._rmi.call(0, RmiFid.RMI_REC_AUX_COUNT, rd)
         rec_pa = self._delegate_range(1)
-        aux = tuple(self._delegate_range(1) for _ in range(num_aux))
-        params = RecParams.of(mpidr=rec_mpidr(cpu), num_aux=num_aux)
-        params.aux = aux + (0,) * (len(params.aux) - num_aux)
+        params = RecParams.of(mpidr=rec_mpidr(cpu))
         if cpu == 0:
             params.flags = RecCreateFlags.RUNNABLE
             params.pc = self._config.entry
             params.gprs = (*self._config.args, *(0,) * (REC_CREATE_NUM_GPRS - 4))
-        self._call_with_page(bytes(params), RmiFid.RMI_REC_CREATE, rd, rec_pa)
+        self._rmi.create_rec(self._rd or 0, rec_pa, params)
         run_pa = self._allocator.allocate()
         self._run_granules.append(run_pa)
         self._ns.zero(run_pa, GRANULE_SIZE)
@@ -292,6 +290,7 @@ class Realm(VcpuGuest):
             rec_pa,
             run_pa,
             self._ns.view(run_pa, GRANULE_SIZE),
+            interface=self._interfaces[cpu] if self._interfaces else None,
             rmi=self._rmi,
             memory=self._memory,
             bus=self._bus,
@@ -309,21 +308,11 @@ class Realm(VcpuGuest):
         cpu = self._rec_of.get(mpidr & MPIDR_AFFINITY)
         return None if cpu is None else (cpu, self._recs[cpu].rec_pa)
 
-    def _call_with_page(self, page: bytes, fid: RmiFid | IsletRmiFid, *args: int) -> None:
-        """Call with a parameter granule as the last argument."""
-        pa = self._allocator.allocate()
-        try:
-            self._ns.write(pa, page)
-            self._rmi.call(0, fid, *args, pa)
-        finally:
-            self._allocator.free(pa)
-
     def _delegate_range(self, count: int) -> int:
         """Delegate contiguous granules; record them for the end."""
         pa = self._allocator.allocate(count * GRANULE_SIZE, count * GRANULE_SIZE)
-        for granule in range(pa, pa + count * GRANULE_SIZE, GRANULE_SIZE):
-            self._rmi.delegate(0, granule)
-            self._delegated.append(granule)
+        self._rmi.delegate(0, pa, count)
+        self._delegated += range(pa, pa + count * GRANULE_SIZE, GRANULE_SIZE)
         return pa
 
     # --- the end --------------------------------------------------------------------------
@@ -332,12 +321,13 @@ class Realm(VcpuGuest):
         """Undo the completed part of the construction, in reverse order."""
         if self._debug is not None:
             self._debug.close()
-        for rec in self._recs:
-            self._rmi.call(0, RmiFid.RMI_REC_DESTROY, rec.rec_pa)
-        self._recs.clear()
         if self._rd is not None:
+            self._rmi.end_realm(self._rd)
+            for rec in self._recs:
+                self._rmi.destroy_rec(rec.rec_pa)
+            self._recs.clear()
             self._memory.destroy()
-            self._rmi.call(0, RmiFid.RMI_REALM_DESTROY, self._rd)
+            self._rmi.execute(RmiFid.RMI_REALM_DESTROY, self._rd)
             self._rd = None
         for granule in self._delegated:
             self._rmi.undelegate(0, granule)

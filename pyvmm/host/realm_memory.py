@@ -15,16 +15,16 @@ Each page of RAM is in one of these states::
 Concurrency: one lock guards everything; the RMM has its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from functools import partial
 from threading import RLock
 from typing import Final
 
 from pyvmm.arch.machine import PhysicalMemory
-from pyvmm.arch.pas import GRANULE_SHIFT, GRANULE_SIZE
-from pyvmm.arch.rmi import DataFlags, Ripas, RmiFid, RmiStatus, unpack_status
-from pyvmm.arch.stage2 import PAGE_LEVEL, S2_DESCRIPTOR, level_size
+from pyvmm.arch.pas import GRANULE_SHIFT
+from pyvmm.arch.rmi import Ripas, RmiFid, RmiStatus, unpack_status
+from pyvmm.arch.stage2 import PAGE_LEVEL, level_size
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.dma import SharedMemory
 from pyvmm.host.rmi import Rmi, RmiFailed
@@ -35,15 +35,6 @@ RIPAS_STEP: Final = 16 << 20
 BLOCK_LEVEL: Final = 2
 BLOCK_SIZE: Final = level_size(BLOCK_LEVEL)
 BLOCK_PAGES: Final = BLOCK_SIZE >> GRANULE_SHIFT
-#: The host's choice for shared memory: Normal write-back, read-write.
-SHARED_ATTRIBUTES: Final = int(S2_DESCRIPTOR.of(MEMATTR=6, S2AP=3))
-
-
-# Used for every page, as plain numbers: an enumeration's member costs a look-up.
-DATA_CREATE: Final = RmiFid.RMI_DATA_CREATE
-DATA_CREATE_UNKNOWN: Final = RmiFid.RMI_DATA_CREATE_UNKNOWN
-DATA_DESTROY: Final = RmiFid.RMI_DATA_DESTROY
-MEASURED: Final = int(DataFlags.MEASURE_CONTENT)
 
 
 class PageState(IntEnum):
@@ -123,15 +114,9 @@ class RealmMemory:
             raise ValueError(f"payload at {ipa:#x} is outside RAM")
         for page, here in self._rows(ipa, count):
             self._make_tables(0, page, PAGE_LEVEL)
-            create = (
-                DATA_CREATE,
-                self._rd,
-                self._pa_of(page),
-                page,
-                source_pa + page - ipa,
-                MEASURED,
-            )
-            self._give(0, page, here, create, (0, GRANULE_SIZE, GRANULE_SIZE, GRANULE_SIZE, 0))
+            source = source_pa + page - ipa
+            fill = partial(self._rmi.fill, self._rd, page, self._pa_of(page), source, here)
+            self._give(0, page, here, fill)
 
     def _pa_of(self, ipa: int) -> int:
         return self._pa + ipa - self._base
@@ -144,14 +129,12 @@ class RealmMemory:
             yield ipa, next_ipa - ipa >> GRANULE_SHIFT
             ipa = next_ipa
 
-    def _give(
-        self, pe: int, ipa: int, count: int, create: tuple[int, ...], steps: tuple[int, ...]
-    ) -> None:
+    def _give(self, pe: int, ipa: int, count: int, create: Callable[[], None]) -> None:
         """Delegate granules in a row and make pages of them; take back what the RMM refuses."""
         data, given = self._pa_of(ipa), count
         self._rmi.delegate(pe, data, count)
         try:
-            self._rmi.call_series(pe, count, create, steps)
+            create()
         except RmiFailed as failure:
             given = failure.done
             self._rmi.undelegate(pe, data + (given << GRANULE_SHIFT), count - given)
@@ -181,8 +164,8 @@ class RealmMemory:
 
     def _back_pages(self, pe: int, page: int, count: int) -> None:
         ipa = self._base + (page << GRANULE_SHIFT)
-        create = (DATA_CREATE_UNKNOWN, self._rd, self._pa_of(ipa), ipa)
-        self._give(pe, ipa, count, create, (0, GRANULE_SIZE, GRANULE_SIZE))
+        back = partial(self._rmi.back, pe, self._rd, ipa, self._pa_of(ipa), count)
+        self._give(pe, ipa, count, back)
 
     def share(self, pe: int, ipa: int) -> bool:
         """Map the page at its alias because the realm accessed it there.
@@ -215,9 +198,8 @@ class RealmMemory:
     def _map_shared(self, pe: int, page: int, level: int) -> None:
         offset = page << GRANULE_SHIFT
         alias = self._base + offset | self._alias
-        descriptor = self._pa + offset | SHARED_ATTRIBUTES
         self._make_tables(pe, alias, level)
-        self._rmi.call(pe, RmiFid.RMI_RTT_MAP_UNPROTECTED, self._rd, alias, level, descriptor)
+        self._rmi.share(pe, self._rd, alias, self._pa + offset, level)
 
     def _set_shared(self, base: int, top: int) -> None:
         """Mark the pages of [base, top) as shared with devices."""
@@ -250,7 +232,7 @@ class RealmMemory:
 
     def _unmap_shared(self, pe: int, page: int, level: int) -> None:
         alias = self._base + (page << GRANULE_SHIFT) | self._alias
-        self._rmi.call(pe, RmiFid.RMI_RTT_UNMAP_UNPROTECTED, self._rd, alias, level)
+        self._rmi.unshare(pe, self._rd, alias, level)
 
     # --- RIPAS changes --------------------------------------------------------------------
 
@@ -311,12 +293,11 @@ class RealmMemory:
     def _destroy_pages(self, pe: int, base: int, top: int) -> None:
         """Destroy the private pages of a range."""
         first, end = base - self._base >> GRANULE_SHIFT, top - self._base >> GRANULE_SHIFT
-        for start, length in self._runs(first, end, PRIVATE):
-            for ipa, count in self._rows(self._base + (start << GRANULE_SHIFT), length):
-                destroy = (DATA_DESTROY, self._rd, ipa)
-                self._rmi.call_series(pe, count, destroy, (0, GRANULE_SIZE))
-                self._rmi.undelegate(pe, self._pa_of(ipa), count)
-                self._set_state(ipa, count, UNBACKED)
+        for start, count in self._runs(first, end, PRIVATE):
+            ipa = self._base + (start << GRANULE_SHIFT)
+            self._rmi.take(pe, self._rd, ipa, count)
+            self._rmi.undelegate(pe, self._pa_of(ipa), count)
+            self._set_state(ipa, count, UNBACKED)
 
     # --- tables ---------------------------------------------------------------------------
 

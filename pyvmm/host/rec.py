@@ -10,7 +10,8 @@ from typing import Final
 
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.esr import EC_SHIFT, ESR_ABORT, ESR_SYSREG, ExceptionClass, ipa_of
-from pyvmm.arch.gic import NUM_LRS
+from pyvmm.arch.gic import ICH_HCR_EN, NUM_LRS
+from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GRANULE_OFFSET
 from pyvmm.arch.psci import PsciFid, PsciReturn
 from pyvmm.arch.rmi import (
@@ -92,6 +93,7 @@ class Rec:
         run_pa: int,
         window: memoryview,
         *,
+        interface: PeContext | None,
         rmi: Rmi,
         memory: RealmMemory,
         bus: Bus,
@@ -101,7 +103,11 @@ class Rec:
         find_rec: FindRec,
         debug: DebugPort | None = None,
     ) -> None:
-        """``window`` is the run granule at ``run_pa``."""
+        """``window`` is the run granule at ``run_pa``; ``interface``, ICH_*_EL2 of the PE.
+
+        Without an interface, interrupts are in the run granule, as in RMI 1.0.
+        """
+        self._interface = interface
         self._cpu = cpu
         self.rec_pa = rec_pa
         self._call = (RmiFid.RMI_REC_ENTER, rec_pa, run_pa)
@@ -122,6 +128,32 @@ class Rec:
 
     def run(self) -> None:
         """Enter the REC repeatedly while its vCPU may run."""
+        if self._interface is None:
+            self._run_1_0()
+        else:
+            self._run_2_0(self._interface)
+
+    def _run_2_0(self, interface: PeContext) -> None:
+        cpu, vgic, words = self._cpu, self._vgic, self._run_words
+        running, smc = self._vcpus.running, self._rmi.smc
+        loaded: list[int] | None = None
+        while running[cpu] or self._must_settle():
+            lrs, hcr = vgic.load_lrs(cpu), ICH_HCR_EN
+            if lrs is not NO_LRS or loaded is not NO_LRS:
+                for n, lr in enumerate(lrs):
+                    interface.ich_lr[n] = lr
+                hcr |= vgic.hcr(cpu)
+            loaded, interface.ich_hcr = lrs, hcr
+            x0 = smc(cpu, self._call)[0]
+            vgic.sync_lrs(cpu, interface.ich_lr, interface.ich_hcr)
+            if x0:
+                self._handle_refusal(x0)
+                continue
+            self._timers.sample(words[EXIT_CNTV_CTL], words[EXIT_CNTP_CTL])
+            self._has_left = False
+            words[ENTER_FLAGS] = self._handle_exit(words)
+
+    def _run_1_0(self) -> None:
         cpu, vgic, words = self._cpu, self._vgic, self._run_words
         running, smc = self._vcpus.running, self._rmi.smc
         loaded: list[int] | None = None
@@ -263,7 +295,7 @@ class Rec:
             return
         cpu, rec_pa = target
         status = PsciReturn.SUCCESS.x0
-        self._rmi.call(self._cpu, RmiFid.RMI_PSCI_COMPLETE, self.rec_pa, rec_pa, status)
+        self._rmi.complete_psci(self._cpu, self.rec_pa, rec_pa, status)
         if fid in CPU_ON:
             self._vcpus.mirror_power_on(cpu)
 

@@ -14,7 +14,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except RmiFailed as error:
-        meaning = STATUS_MEANINGS.get(error.status, "not a status of RMI 1.0")
+        meaning = STATUS_MEANINGS.get(error.status, "not a status of RMI")
         line = f"the RMM refused {error.fid.name}: {status_name(error.x0)}, {meaning}"
         raise Failure(ExitCode.REFUSED, line) from error
     except MemoryError as error:
