@@ -10,7 +10,7 @@ from collections.abc import Callable
 from hashlib import sha384
 from typing import Final
 
-from pyvmm.arch.rmi import HashAlgorithm
+from pyvmm.arch.rmi import VERSION_1_0, HashAlgorithm
 from pyvmm.arch.rmmd import RmmdError, TokenSignResponse
 from pyvmm.token.cose import Algorithm, Sign1, protected, sig_structure
 from pyvmm.token.generations import Generation
@@ -22,7 +22,13 @@ from rmm.rec import TokenRequest
 MAX_REALM_TOKEN: Final = 1024  # bytes, including the signature and the binding
 _PROTECTED: Final = protected(Algorithm.ES384)
 _SIGNATURE_SIZE: Final = 2 * Algorithm.ES384.coordinate_size
-_HASH_NAMES: Final = {HashAlgorithm.SHA_256: "sha-256", HashAlgorithm.SHA_512: "sha-512"}
+_HASH_NAMES: Final = {
+    HashAlgorithm.SHA_256: "sha-256",
+    HashAlgorithm.SHA_384: "sha-384",
+    HashAlgorithm.SHA_512: "sha-512",
+}
+#: The generation of the realm claims of RMI 2.0, where the platform's is an older one.
+_OF_RMI_2: Final = {Generation.G1: Generation.G2, Generation.G1B: Generation.G2}
 
 #: Signs the encoded Sig_structure.
 Signer = Callable[[bytes], bytes]
@@ -73,7 +79,10 @@ class Attestation:
             rems=tuple(measurements[1:]),
             instance_id=realm.instance_id,
         )
-        request.payload = realm_payload(claims, self._generation)
+        generation = self._generation
+        if realm.revision != VERSION_1_0:
+            generation = _OF_RMI_2.get(generation, generation)
+        request.payload = realm_payload(claims, generation)
 
     def sign(self, pe: int, rec: int, request: TokenRequest) -> TokenSignResponse | None:
         """Push the request if necessary, then pull a response, possibly another request's.

@@ -12,6 +12,8 @@ from typing import Final
 from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import KINDS
+from pyvmm.arch.rmi import VERSION_1_0
+from pyvmm.arch.rmi2 import VERSION_2_0
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.host.guest import REALM_IS_CLOSED, RealmOptions
 from pyvmm.vm.declare import Kind, Scope, declared, file, option, repeatable, switch
@@ -35,6 +37,8 @@ from pyvmm.vm.option_values import (
 )
 from pyvmm.vm.port_options import PortOptions, parse_ports
 from pyvmm.vm.share_options import ShareOptions, parse_9p, parse_rootfs, parse_virtiofs
+
+_REVISIONS: Final = {"1.0": VERSION_1_0, "2.0": VERSION_2_0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +194,21 @@ class VmOptions:
         metavar="NAME=SOCKET",
     )
     is_realm: bool = switch(False, "--realm", "run the guest in a realm")
+    rmi: str = option(
+        "1.0",
+        "--rmi",
+        "revision of the Realm Management Interface by which the host makes the realm",
+        read=str,
+        choices=tuple(_REVISIONS),
+        default_text="1.0",
+        scope=Scope.REALM,
+    )
     measurement_algo: str = option(
         "sha256",
         "--measurement-algo",
-        "hash algorithm that measures the realm  [default: sha256]",
+        "hash algorithm that measures the realm; sha384 needs --rmi 2.0  [default: sha256]",
         read=str,
-        choices=("sha256", "sha512"),
+        choices=("sha256", "sha384", "sha512"),
         scope=Scope.REALM,
     )
     personalization: bytes = option(
@@ -358,7 +371,11 @@ class VmOptions:
         if not self.is_realm:
             return None
         return RealmOptions(
-            self.measurement_algo, self.personalization, self.metadata, self.is_debuggable
+            self.measurement_algo,
+            self.personalization,
+            self.metadata,
+            self.is_debuggable,
+            _REVISIONS[self.rmi],
         )
 
     @property
@@ -395,7 +412,17 @@ def read_options(asked: Mapping[str, object], *, is_run: bool) -> VmOptions:
     chosen = {name: each for name, each in given.items() if each != OPTIONS[name].default_text}
     _check_together({name for name, each in chosen.items() if each is not False}, is_run=is_run)
     values = {name: OPTIONS[name].value(each, is_run=is_run) for name, each in given.items()}
-    return VmOptions(**values)  # type: ignore[arg-type]  # the type of each is checked above
+    options = VmOptions(**values)  # type: ignore[arg-type]  # the type of each is checked above
+    _check_revision(options)
+    return options
+
+
+def _check_revision(options: VmOptions) -> None:
+    """Check that the revision of RMI has what is asked for."""
+    if options.measurement_algo == "sha384" and options.rmi == "1.0":
+        raise UserError("--measurement-algo sha384 is for RMI 2.0: add --rmi 2.0")
+    if options.token_profile == "g0" and options.rmi == "2.0":  # noqa: S105  not a password
+        raise UserError("--token-profile g0 is older than --rmi 2.0: choose g2 or g2b, or omit it")
 
 
 def _check_together(given: Collection[str], *, is_run: bool) -> None:
