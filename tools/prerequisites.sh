@@ -45,6 +45,10 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
         command -v qemu-nbd >/dev/null 2>&1 || need qemu-utils "for tests of qcow2 disks"
         command -v chromium >/dev/null 2>&1 || need chromium "for tests of the explorer's page"
         command -v npm >/dev/null 2>&1 || need npm "to compile the explorer's page"
+        [ -f /usr/share/qemu-efi-aarch64/QEMU_EFI.fd ] || need qemu-efi-aarch64 "EDK2, for tests of firmware"
+        [ -f /usr/lib/u-boot/qemu_arm64/u-boot.bin ] || need u-boot-qemu "U-Boot, for tests of firmware"
+        command -v mcopy >/dev/null 2>&1 || need mtools "for tests that boot from a disk"
+        command -v grub-mkimage >/dev/null 2>&1 || need grub-common "for tests that boot with GRUB"
         command -v tshark >/dev/null 2>&1 || need tshark "for tests of captured frames"
     fi
     for tool in mke2fs e2fsck; do # Debian keeps them in sbin, which is not on a user's PATH

@@ -64,5 +64,6 @@ def _announce(options: VmOptions) -> None:
     words = ["pyvmm run"]
     words += ["--realm"] if options.realm else []
     words += [f"-k {options.kernel}"] if options.kernel else []
+    words += [f"--firmware {options.firmware}"] if options.firmware else []
     words += [f"-m {options.ram_size >> 20}", f"-c {options.num_cpus}", f"--name {options.name}"]
     click.echo(f"# {' '.join(words)}   (Ctrl-A x quits)", err=True)

@@ -42,7 +42,7 @@ _PLAIN: Final = {
 }
 _FIFO_SIZE: Final = 16
 _TRIGGERS: Final = (2, 4, 8, 12, 14)  # by IFLS.RXIFLSEL; other values are reserved
-_MANY_POLLS: Final = 16  # successive reads of FR that show a guest waiting for input
+_MANY_POLLS: Final = 16  # reads of FR without a write, by a guest that waits for input
 _CLOCK_HZ: Final = 24_000_000
 
 
@@ -64,7 +64,7 @@ class Pl011:
         self._raised = 0  # RIS
         self._fifo: deque[int] = deque()
         self._waiting: deque[int] = deque()  # received, not in the FIFO yet
-        self._polls = 0  # reads of FR in a row while input waits
+        self._polls = 0  # reads of FR without a write while input waits
 
     @property
     def backlog(self) -> int:
@@ -116,7 +116,6 @@ class Pl011:
     def _read_register(self, offset: int) -> int:
         if offset == _FR:
             return self._read_flags()
-        self._polls = 0
         self._output.flush()
         if _IDS <= offset < _IDS_END:
             return _ID_BYTES[(offset - _IDS) // 4]

@@ -82,6 +82,32 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class RomRegion:
+    """Memory of a normal VM that it only reads, of whole blocks of 2 MiB; zeros after the data."""
+
+    ipa: int
+    size: int
+    data: bytes = b""
+
+
+class Rom(Protocol):
+    """Such memory, as a device sees it that owns it."""
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return a copy of the bytes, which must be inside."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Store bytes, which must be inside."""
+
+    def set_visible(self, *, is_visible: bool) -> None:
+        """Let the VM read it, or make its reads come to the bus as its writes do."""
+
+
+@dataclass(frozen=True, slots=True)
 class GuestConfig:
     """A guest's initial state; sizes in bytes; RAM base and size are multiples of a granule."""
 
@@ -93,6 +119,7 @@ class GuestConfig:
     args: tuple[int, int, int, int] = (0, 0, 0, 0)  # x0..x3 of the boot vCPU
     backed_size: int | None = None  # of the RAM with memory; None: all; less only to measure
     stolen_time: int | None = None  # address of a normal VM's stolen time (IPA); None: absent
+    roms: Sequence[RomRegion] = ()  # of a normal VM
 
     @property
     def ram_end(self) -> int:
@@ -152,6 +179,10 @@ class Guest(Protocol):
     @property
     def dma(self) -> GuestMemory:
         """The memory that its devices can access."""
+
+    @property
+    def roms(self) -> Sequence[Rom]:
+        """The memory that it only reads, in the order of its configuration."""
 
     def release(self, ipa: int, size: int) -> None:
         """Take back some of its RAM: its contents become zeros.

@@ -1,6 +1,7 @@
 """A normal VM: what KVM does for kvmtool.
 
-Its RAM is one contiguous range of Non-secure memory, mapped by stage 2 in advance.  Each vCPU
+Its RAM is one contiguous range of Non-secure memory, mapped by stage 2 in advance; it may have ROM,
+whose writes are device accesses.  Each vCPU
 thread runs its PE until an exit and handles it: device accesses go to the bus, HVC is PSCI, SGIs
 go to the vGIC; a forbidden operation becomes an exception in the guest.
 """
@@ -42,6 +43,7 @@ from pyvmm.host.guest import Bus, ExitKind, GuestConfig, GuestState, Outcome, Pr
 from pyvmm.host.machine import Machine
 from pyvmm.host.normal_debug import NormalDebug
 from pyvmm.host.psci import Psci
+from pyvmm.host.rom import RomMemory
 from pyvmm.host.stage2 import Stage2
 from pyvmm.host.stolen_time import StolenTime
 from pyvmm.host.vcpu import TimerLines, VcpuGuest, Vcpus
@@ -57,6 +59,7 @@ HCR_VSE: Final = HCR_EL2.VSE.mask
 #: A device access: a translation fault (any level) of an access that the syndrome describes.
 ACCESS_KIND: Final = ESR_ABORT.ISV.mask | ESR_ABORT.S1PTW.mask | 0x3C
 DEVICE_ACCESS: Final = ESR_ABORT.ISV.mask | FaultStatus.TRANSLATION
+ROM_WRITE: Final = ESR_ABORT.ISV.mask | FaultStatus.PERMISSION
 CM: Final = ESR_ABORT.CM.mask
 WNR: Final = ESR_ABORT.WnR.mask
 DATA_ABORT: Final = int(ExceptionClass.DATA_ABORT_LOWER)
@@ -108,6 +111,10 @@ class NormalVm(VcpuGuest):
         self._stage2 = Stage2(memory, allocator, vmid)
         self._stage2.map(config.ram_base, self._ram_pa, config.ram_size)
         self.dma = LinearMemory(memory, config.ram_base, config.ram_size, self._ram_pa)
+        self._roms = [
+            RomMemory(machine, memory, allocator, self._stage2, vmid, each) for each in config.roms
+        ]
+        self.roms = self._roms
         self._vcpus = Vcpus(config.num_cpus, self._run, self._kick)
         self._stolen_time = self._new_stolen_time()
         self._psci = Psci(self._vcpus, config.num_cpus, self._prepare, self._stolen_time)
@@ -121,6 +128,8 @@ class NormalVm(VcpuGuest):
     def _build(self, progress: Progress | None) -> None:
         """Load the payload and set the boot vCPU's registers."""
         self._load(self._config.segments, progress)
+        for rom, region in zip(self._roms, self._config.roms, strict=True):
+            rom.write(0, region.data)
         self._prepare(0, self._config.entry, 0)
         for n, value in enumerate(self._config.args):
             self._contexts[0].x[n] = value
@@ -219,6 +228,8 @@ class NormalVm(VcpuGuest):
             self._stage2.close()
             if self._stolen_time is not None:
                 self._stolen_time.close()
+            for rom in self._roms:
+                rom.close()
             self._allocator.free(self._ram_pa, self._config.ram_size)
 
     def _load(self, segments: Sequence[Segment], progress: Progress | None) -> None:
@@ -345,7 +356,7 @@ class NormalVm(VcpuGuest):
         if esr & CM:  # cache maintenance of a device: nothing to do
             inject.skip(context)
             return ExitKind.OTHER
-        if esr & ACCESS_KIND != DEVICE_ACCESS:
+        if esr & ACCESS_KIND != DEVICE_ACCESS and esr & ACCESS_KIND != ROM_WRITE:
             inject.external_abort(context, exit_.far, fetch=False)
             return ExitKind.OTHER
         size = 1 << (esr >> 22 & 3)

@@ -1,4 +1,4 @@
-"""Stage 2 of a normal VM: tables in Non-secure memory that map its RAM and nothing else.
+"""Stage 2 of a normal VM: tables in Non-secure memory that map its RAM, its ROM and nothing else.
 
 The RAM is one contiguous range, mapped when the VM is made, with the largest blocks that the
 alignment of both addresses allows.  An access to any other address exits to the host.
@@ -12,6 +12,7 @@ from pyvmm.arch.stage2 import (
     ADDRESS_MASK,
     PAGE_LEVEL,
     RAM_ATTRIBUTES,
+    S2_DESCRIPTOR,
     TABLE_ENTRIES,
     TABLE_TYPE,
     VALID,
@@ -25,6 +26,8 @@ from pyvmm.host.allocator import Allocator
 
 IPA_BITS: Final = 39  # one start table at level 1
 START_LEVEL: Final = 1
+BLOCK_LEVEL: Final = 2  # of blocks of 2 MiB
+ROM_ATTRIBUTES: Final = RAM_ATTRIBUTES & ~S2_DESCRIPTOR.S2AP.mask | S2_DESCRIPTOR.S2AP.encode(1)
 PA_RANGE: Final = 2  # 40 bits, as ID_AA64MMFR0_EL1.PARange
 
 
@@ -39,8 +42,8 @@ class Stage2:
         self.vtcr = int(vtcr(IPA_BITS, START_LEVEL, PA_RANGE))
         self.vttbr = self._root | vmid << VTTBR_VMID_SHIFT
 
-    def map(self, ipa: int, pa: int, size: int) -> None:
-        """Map unmapped RAM; whole granules inside the IPA space."""
+    def map(self, ipa: int, pa: int, size: int, attributes: int = RAM_ATTRIBUTES) -> None:
+        """Map unmapped memory; whole granules inside the IPA space."""
         end = ipa + size
         while ipa < end:
             level = next(
@@ -48,10 +51,15 @@ class Stage2:
                 for level in range(START_LEVEL, PAGE_LEVEL + 1)
                 if not (ipa | pa) & level_size(level) - 1 and ipa + level_size(level) <= end
             )
-            leaf = pa | RAM_ATTRIBUTES | block_or_page(level)
+            leaf = pa | attributes | block_or_page(level)
             self._memory.write(self._entry_pa(ipa, level), leaf.to_bytes(8, "little"))
             ipa += level_size(level)
             pa += level_size(level)
+
+    def unmap(self, ipa: int, size: int) -> None:
+        """Unmap blocks of `BLOCK_LEVEL`; the caller invalidates the TLBs."""
+        for block in range(ipa, ipa + size, level_size(BLOCK_LEVEL)):
+            self._memory.write(self._entry_pa(block, BLOCK_LEVEL), bytes(8))
 
     def close(self) -> None:
         """Free the tables."""

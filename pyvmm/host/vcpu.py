@@ -16,7 +16,7 @@ from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
 from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.system import start_thread
 from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
-from pyvmm.host.guest import ExitKind, Outcome, Progress
+from pyvmm.host.guest import ExitKind, Outcome, Progress, Rom
 from pyvmm.host.vcpu_state import LastExit, VcpuState
 from pyvmm.host.vgic import Vgic
 
@@ -239,6 +239,7 @@ class Vcpus:
 class VcpuGuest(ABC):
     """The controls common to all guests; a subclass builds it, runs its vCPUs, owns its memory."""
 
+    roms: Sequence[Rom] = ()  # only a normal VM has some
     _vcpus: Vcpus
     _is_built = False
 

@@ -54,15 +54,21 @@ _PAYLOAD_WINDOWS: Final = (256 * MIB, 1 * GIB)
 DTB_SIZE: Final = 0x1_0000
 _DTB_ALIGNMENT: Final = 2 * MIB
 _INITRD_ALIGNMENT: Final = 4
+FLASH_BANK: Final = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The registers of a device (IPA, bytes), and its shared interrupt."""
+    """The registers of a device (IPA, bytes), and its shared interrupt, if it has one."""
 
     base: int
     size: int
-    spi: int = 0
+    spi: int | None = None
+
+    @property
+    def spis(self) -> tuple[int, ...]:
+        """Its shared interrupts."""
+        return () if self.spi is None else (self.spi,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +89,13 @@ class Machine:
     pci_config: range
     pci_memory: range
     pci_io: range
+    flash: Window | None = None  # two banks, for firmware and its variables
+    fw_cfg: Window | None = None
 
     def virtio_window(self, slot: int) -> Window:
         """Return the window of a virtio device."""
         first = self.virtio
-        return Window(first.base + slot * first.size, first.size, first.spi + slot)
+        return Window(first.base + slot * first.size, first.size, (first.spi or 0) + slot)
 
 
 KVMTOOL: Final = Machine(
@@ -120,6 +128,8 @@ VIRT: Final = Machine(
     pci_config=range(0x3F00_0000, 0x4000_0000),
     pci_memory=range(0x1000_0000, 0x3EFF_0000),
     pci_io=range(0x3EFF_0000, 0x3F00_0000),
+    flash=Window(0, 2 * FLASH_BANK),
+    fw_cfg=Window(0x0902_0000, 0x18),
 )
 MACHINES: Final = {machine.name: machine for machine in (KVMTOOL, VIRT)}
 

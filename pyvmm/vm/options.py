@@ -142,6 +142,13 @@ class VmOptions:
         choices=tuple(MACHINES),
         default_text=KVMTOOL.name,
     )
+    firmware: Path | None = file(
+        "--firmware",
+        "EDK2, U-Boot or other firmware that boots from a disk; with --machine virt",
+    )
+    flash: Path | None = file(
+        "--flash", "file for the firmware's variables; created if it does not exist"
+    )
     transport: str = option(
         "mmio",
         "--transport --virtio-transport",
@@ -442,8 +449,25 @@ def _check_together(given: Collection[str], *, is_run: bool) -> None:
         raise UserError("--persist requires an image: add --image NAME")
     if "restore" in given:
         _check_restored(given)
+    _check_firmware(given)
     if is_realm and "gdb" in given and "is_debuggable" not in given:
         raise UserError(f"--gdb: {REALM_IS_CLOSED}")
+
+
+def _check_firmware(given: Collection[str]) -> None:
+    """Check that a machine that starts with firmware has it, and nothing that replaces it."""
+    if "firmware" not in given:
+        if "flash" in given:
+            raise UserError("--flash requires --firmware, whose variables it keeps: add it")
+        return
+    if "machine" not in given:
+        raise UserError("--firmware requires the machine that has flash: add --machine virt")
+    if "is_realm" in given:
+        raise UserError("--firmware is not for realms, which start from measured memory: omit it")
+    for name in ("kernel", "initrd", "params", "rootfs", "has_defaults"):
+        if name in given:
+            flag = OPTIONS[name].flag
+            raise UserError(f"--firmware excludes {flag}: it starts what is on a disk: omit one")
 
 
 def _check_restored(given: Collection[str]) -> None:

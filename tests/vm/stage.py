@@ -107,6 +107,7 @@ class ScriptedGuest:
 
     def __init__(self, bus: Bus, script: Callable[[Bus], Outcome | None]) -> None:
         self.dma = PrivateMemory()
+        self.roms = ()
         self.outcome: Outcome | None = None
         self.is_halting = False
         self.reason = "a reason"

@@ -126,7 +126,7 @@ def load_flat(data: bytes, name: str) -> Kernel:
     Raises:
         UserError: it cannot be A64 code.
     """
-    if not _may_be_code(data):
+    if not may_be_code(data):
         raise UserError(
             f"{name} is not an arm64 kernel: give an Image, Image.gz, ELF or flat binary"
         )
@@ -248,8 +248,13 @@ def _reject_known_formats(data: bytes, name: str) -> None:
     for offset, magic, what, remedy in _NO_KERNELS:
         if data[offset : offset + len(magic)] == magic:
             raise UserError(f"{name} is {what}: {remedy}")
-    if data[:1024].isascii() and b"\0" not in data[:1024]:
+    if is_text(data):
         raise UserError(f"{name} is a text file: give a kernel")
+
+
+def is_text(data: bytes) -> bool:
+    """Check whether data begins as a text file."""
+    return data[:1024].isascii() and b"\0" not in data[:1024]
 
 
 def _zboot_hint(data: bytes, name: str) -> str:
@@ -263,8 +268,8 @@ def _zboot_hint(data: bytes, name: str) -> str:
     return f"unpack it with tail -c +{offset + 1} {file} | head -c {size} | {unpacker} >Image"
 
 
-def _may_be_code(data: bytes) -> bool:
-    """Check whether data could begin with A64 code.
+def may_be_code(data: bytes) -> bool:
+    """Check whether data other than text could begin with A64 code.
 
     The first word must lie in an allocated group of encodings, and the bytes must not be spread
     evenly as in compressed, encrypted or random data.

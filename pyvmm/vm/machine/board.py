@@ -161,6 +161,12 @@ class Board:
             case Kind.PL011:
                 self.uart = Pl011(self._irq(device), self._sink, self._console_loop.set_timer)
                 self._map(device, self.uart)
+            case Kind.FLASH:
+                self._add_flash(device)
+            case Kind.FW_CFG:
+                from pyvmm.vm.machine.firmware import make_fw_cfg  # noqa: PLC0415  few guests have it
+
+                self._map(device, make_fw_cfg(self._options, self.dma, self._is_halting))
             case Kind.RTC:
                 self._map(device, Mc146818())
             case Kind.PL031:
@@ -260,6 +266,11 @@ class Board:
         if not device.index:
             self.uart = uart
         return uart
+
+    def _add_flash(self, device: PlannedDevice) -> None:
+        from pyvmm.vm.machine.firmware import add_flash  # noqa: PLC0415  few guests have it
+
+        add_flash(self._options, device, self._guest, self._bus, self._resources, self._notify)
 
     def _disk(self, index: int) -> VirtioBlk:
         disks = self._options.disks

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import read_file, write_file
-from pyvmm.host.guest import GuestConfig, Segment
+from pyvmm.host.guest import GuestConfig, RomRegion, Segment
 from pyvmm.vm import guests, memory_map
+from pyvmm.vm.images.firmware import read_firmware
 from pyvmm.vm.images.loader import Kernel, load_flat, load_kernel, read_payload
 from pyvmm.vm.machine.plan import device_plan
 from pyvmm.vm.memory_map import KVMTOOL, MIB, Placement
@@ -21,6 +22,8 @@ def make_config(options: VmOptions) -> GuestConfig:
     Raises:
         UserError: a file is invalid, or the payload does not fit.
     """
+    if options.firmware is not None:
+        return _make_firmware_config(options, options.firmware)
     kernel, ram_base = _load_kernel(options), options.layout.machine.ram_base
     initrd = read_payload(options.initrd, "initrd", options.ram_size) if options.initrd else b""
     placement = memory_map.place(options.ram_size, len(initrd), ram_base + kernel.end, ram_base)
@@ -48,6 +51,27 @@ def make_config(options: VmOptions) -> GuestConfig:
     )
 
 
+def _make_firmware_config(options: VmOptions, firmware: Path) -> GuestConfig:
+    """Lay out a guest that starts in its flash, with the device tree at the start of RAM."""
+    machine = options.layout.machine
+    data = read_firmware(firmware, memory_map.FLASH_BANK)
+    start = machine.flash.base if machine.flash is not None else 0
+    banks = (start, start + memory_map.FLASH_BANK)
+    dtb = _dtb(options, Placement(machine.ram_base, 0), 0)
+    return GuestConfig(
+        num_cpus=options.num_cpus,
+        ram_base=machine.ram_base,
+        ram_size=options.ram_size,
+        segments=(Segment(machine.ram_base, dtb, "device tree"),),
+        entry=start,
+        stolen_time=machine.pv_time_base,
+        roms=[
+            RomRegion(base, memory_map.FLASH_BANK, content)
+            for base, content in zip(banks, (data, b""), strict=True)
+        ],
+    )
+
+
 def make_empty_config(options: VmOptions) -> GuestConfig:
     """Return a guest without a payload: a snapshot has what is in its memory."""
     machine = options.layout.machine
@@ -66,7 +90,9 @@ def _load_kernel(options: VmOptions) -> Kernel:
     if options.kernel is not None:
         return load_kernel(options.kernel, options.ram_size, machine.ram_base)
     if machine is not KVMTOOL:
-        raise UserError(f"--machine {machine.name} has no built-in guest: give a kernel with -k")
+        raise UserError(
+            f"--machine {machine.name} has no built-in guest: give a kernel with -k, or --firmware"
+        )
     return load_flat(guests.hello(), "the built-in guest")
 
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 
 from pyvmm.arch.errors import UserError
-from pyvmm.devices import mc146818, pl011, pl031, uart, watchdog
+from pyvmm.devices import flash, fw_cfg, mc146818, pl011, pl031, uart, watchdog
 from pyvmm.devices.pci import host
 from pyvmm.devices.tree import Place, TreeWriter
 from pyvmm.devices.virtio import mmio, pci
@@ -41,6 +41,8 @@ class Kind(StrEnum):
     PL031 = "pl031"
     WATCHDOG = "watchdog"
     PCI = "pci"
+    FLASH = "flash"
+    FW_CFG = "fw-cfg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,9 @@ def device_plan(options: VmOptions) -> tuple[PlannedDevice, ...]:
     standard.append(_device(Kind.PL031, machine.pl031, pl031.describe))
     if options.has_watchdog:
         standard.append(_device(Kind.WATCHDOG, machine.watchdog, watchdog.describe))
+    if options.firmware is not None and machine.flash and machine.fw_cfg:
+        standard.append(_device(Kind.FLASH, machine.flash, flash.describe))
+        standard.append(_device(Kind.FW_CFG, machine.fw_cfg, fw_cfg.describe))
     return (*virtio, *standard)
 
 
@@ -80,7 +85,7 @@ def _device(
     kind: Kind, window: Window, describe: Callable[[TreeWriter, Place], None]
 ) -> PlannedDevice:
     """Plan the only device of a kind."""
-    place = Place(window.base, window.size, (window.spi,))
+    place = Place(window.base, window.size, window.spis)
     return PlannedDevice(kind, kind.value, 0, place, describe)
 
 
@@ -112,7 +117,7 @@ def _virtio_mmio(options: VmOptions) -> Iterator[PlannedDevice]:
     machine = options.layout.machine
     for slot, (kind, index) in enumerate(_virtio(options, machine.num_virtio)):
         window = machine.virtio_window(slot)
-        place = Place(window.base, window.size, (window.spi,))
+        place = Place(window.base, window.size, window.spis)
         yield PlannedDevice(kind, f"{kind}{slot}", index, place, mmio.describe)
 
 
