@@ -32,6 +32,7 @@ _LIBRARY: Final = (
 _IOCTLS: Final = (
     *(termios.TCGETS, termios.TCSETS, termios.TCSETSW, termios.TCSETSF, termios.TIOCGPGRP),
     *(termios.TIOCGWINSZ, termios.FIONREAD, termios.FIOCLEX, termios.FIONBIO),
+    *(0x802C542A, 0x402C542B, 0x402C542C, 0x402C542D),  # TCGETS2, TCSETS2, TCSETSW2, TCSETSF2
     0x400454D0,  # TUNSETOFFLOAD
 )
 _WORD: Final = 0xFFFFFFFF
@@ -48,7 +49,9 @@ PROGRAM: Final[Calls] = {
         "exit exit_group futex getpid gettid getppid getuid geteuid getgid getegid getrandom"
     ),
     **_always("getrandom clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time"),
-    **_always("uname rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait sigaltstack"),
+    **_always(
+        "uname getpgrp getpgid rt_sigaction rt_sigprocmask rt_sigreturn rt_sigtimedwait sigaltstack"
+    ),
     **_always("restart_syscall sched_getaffinity sched_yield sysinfo getrusage getcwd umask times"),
     **_always("set_robust_list rseq getrlimit setitimer getitimer arch_prctl set_tid_address"),
     "prlimit64": ((Argument(0, 0),),),
