@@ -8,6 +8,9 @@ import builtins
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
 
 import click
 
@@ -53,6 +56,9 @@ VERBS = {
     "doctor": ("doctor", "Check this machine's requirements."),
     "version": ("version", "Print the version."),
 }
+
+
+_OUR_PACKAGES: Final = ("rmm", "monitor", "hes")  # at the top level
 
 
 class Verbs(click.Group):
@@ -107,10 +113,28 @@ def cli() -> None:
     """Boot arm64 guests and Arm CCA realms on x86-64 Linux."""
 
 
+def _check_packages() -> None:
+    """Check that Python finds our packages, which have names that others use too.
+
+    Raises:
+        UserError: it finds another one.
+    """
+    root = Path(__file__).parents[2]
+    for name in _OUR_PACKAGES:
+        spec = find_spec(name)
+        found = None if spec is None or spec.origin is None else Path(spec.origin).parent
+        if found != root / name or not (found / f"{name}.py").exists():
+            raise UserError(
+                f"the package {name} in {found} hides pyvmm's: install pyvmm in a virtual"
+                " environment of its own"
+            )
+
+
 def main() -> None:
     """Run the command line; report a user's mistake in one line, with exit code 2."""
     streams.guard()
     try:
+        _check_packages()
         with shortages():
             status = cli.main(prog_name="pyvmm", standalone_mode=False)
         sys.stdout.flush()

@@ -56,7 +56,26 @@ def run_instance(options: VmOptions) -> int:
         say(reason)
     if owner.lifecycle.last_words:
         say(owner.lifecycle.last_words)
+    if terminal.is_interactive and code is ExitCode.OK and options.kernel is None:
+        _explain(options)
     return owner.lifecycle.status.result or terminal.code
+
+
+def _explain(options: VmOptions) -> None:
+    """Explain the output of the built-in guest to somebody who sees it for the first time."""
+    if options.realm is None:
+        lines = (
+            "This was a normal VM, whose host sees all of its memory. A realm's host does not:",
+            "  pyvmm run --realm           the same guest in a realm",
+            "  pyvmm run --realm debian    Linux in a realm, to a shell (downloads Debian once)",
+        )
+    else:
+        lines = (
+            "This was a realm: its host saw none of its memory. The RMM told it what was measured.",
+            "  pyvmm measure --realm       predicts its RIM: so a verifier knows what to expect",
+            "  pyvmm run --realm debian    Linux in a realm, to a shell (downloads Debian once)",
+        )
+    click.echo("\n".join(lines), err=True)
 
 
 def _announce(options: VmOptions) -> None:
