@@ -125,6 +125,16 @@ class World2(Host2, World):
         if is_active:
             self.start()
 
+    def snapshot(self) -> tuple[object, ...]:
+        """The state that a failed command must not change."""
+        rmm = self.rmm
+        operations = [
+            (handle, op.expects, op.missing, tuple(op.donated), op.outcome)
+            for handle, op in rmm.operations.items()
+        ]
+        state = (rmm.revision, rmm.is_active, rmm.tracking_size)
+        return (*super().snapshot(), operations, state, repr([pe.interface for pe in self.pes]))
+
 
 class CoreWorld2(Host2, CoreWorld):
     """The real machine and its host."""
