@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.rmi2 import REVISIONS
 from pyvmm.cli.common.instances import print_json
 from pyvmm.cli.common.say import print_lines
 from pyvmm.lab.attack import BREAK_MEANINGS, Attack, Break
@@ -134,9 +135,21 @@ def _description(attack: Attack) -> Iterator[str]:
     type=click.Choice([str(each) for each in Break]),
     help="switch a check off",
 )
+@click.option(
+    "--rmi",
+    type=click.Choice(list(REVISIONS)),
+    default="1.0",
+    show_default=True,
+    help="revision of the Realm Management Interface that the host uses",
+)
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")
 def run(
-    attacks: tuple[str, ...], *, wants_all: bool, broken: tuple[str, ...], wants_json: bool
+    attacks: tuple[str, ...],
+    *,
+    wants_all: bool,
+    broken: tuple[str, ...],
+    rmi: str,
+    wants_json: bool,
 ) -> int:
     """Run and report."""
     if wants_all == bool(attacks):
@@ -144,7 +157,7 @@ def run(
     chosen = list(all_attacks().values()) if wants_all else [find(name) for name in attacks]
     breaks = tuple(dict.fromkeys(Break(each) for each in broken))
     outcomes = []
-    with open_lab() as opened:
+    with open_lab(REVISIONS[rmi]) as opened:
         for attack in chosen:
             outcomes.append(opened.run(attack, breaks))
             if not wants_json:

@@ -66,8 +66,8 @@ class Rmi10(Rmi):
         self.call_series(pe, _UNDELEGATE, (pa,), (GRANULE_SIZE,), count)
 
     def create_realm(self, rd: int, params: RealmParams) -> None:
-        """Create a realm with the VMID that the host chose."""
-        params.vmid = self._vmid
+        """Create a realm, by default with the VMID of this host."""
+        params.vmid = params.vmid or self._vmid
         self.call_with_page(bytes(params), RmiFid.RMI_REALM_CREATE, rd)
 
     def create_rec(self, rd: int, rec: int, params: RecParams) -> None:

@@ -5,13 +5,15 @@ another table of commands, or other books; each of those is a few lines below.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import FunctionType, SimpleNamespace
 from typing import Final
 
 from monitor.monitor import Monitor
 from pyvmm.arch.machine import PeContext, PhysicalMemory
-from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT, Pas
-from pyvmm.arch.rmi import RecEnter, RecExitReason, Ripas, RmiFid
+from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT, GRANULE_SIZE, Pas
+from pyvmm.arch.rmi import VERSION_1_0, RecEnter, RecExitReason, Ripas, RmiFid
+from pyvmm.arch.rmi2 import VERSION_2_0, Rmi2Fid
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.stage2 import UNASSIGNED_RAM
 from pyvmm.core import Machine
@@ -19,31 +21,32 @@ from pyvmm.lab.attack import Break
 from rmm import protocols, run, vgic
 from rmm.commands import RmiCommand, rmi_command
 from rmm.exit_record import ExitRecord
-from rmm.granule import GranuleTable
-from rmm.realm import RealmState
+from rmm.granule import DELEGATED, UNDELEGATED, GranuleTable
+from rmm.realm import Realm, RealmState
 from rmm.rec import HostExit, RipasChange
-from rmm.rmi import REVISIONS
+from rmm.rmi2 import ALL_REVISIONS
 from rmm.rmm import Rmm
 
 _NUM_GPRS: Final = 31
 _PAGE_LEVEL: Final = 3
-_LATEST: Final = max(REVISIONS)
-_COMMANDS: Final = REVISIONS[_LATEST]
+_COMMANDS: Final = ALL_REVISIONS[VERSION_1_0]
+_COMMANDS_2: Final = ALL_REVISIONS[VERSION_2_0]
 #: The GPI of a granule, as a PAS: all that the lab's machine uses.
 _PAS_OF_GPI: Final = {0x8 | pas: pas for pas in Pas}
 
 #: Makes an RMM of a class, on a machine, with the commands of each revision.
 MakeRmm = Callable[[type[Rmm], protocols.Machine, Mapping[int, Mapping[int, RmiCommand]]], Rmm]
-_Enter = Callable[[Rmm, int, int, int], None]
+_Enter = Callable[[Rmm, int, int, int], object]
 
 
 def build_rmm(machine: protocols.Machine, make: MakeRmm, broken: Collection[Break]) -> Rmm:
     """Have ``make(kind, machine, revisions)`` build an RMM without some checks."""
-    commands = dict(_COMMANDS)
+    revisions = {revision: dict(commands) for revision, commands in ALL_REVISIONS.items()}
     for each in broken:
-        commands |= _REPLACED.get(each, {})
+        for revision, replaced in _REPLACED.get(each, {}).items():
+            revisions[revision] |= replaced
     seen = _DeafMachine(machine) if Break.TLBI in broken else machine
-    return make(_UncleanRmm if Break.SCRUB in broken else Rmm, seen, {_LATEST: commands})
+    return make(_UncleanRmm if Break.SCRUB in broken else Rmm, seen, revisions)
 
 
 def after_boot(rmm: Rmm, broken: Collection[Break]) -> None:
@@ -53,6 +56,7 @@ def after_boot(rmm: Rmm, broken: Collection[Break]) -> None:
         rmm.granules = _CarelessBooks([(books.base, books.end - books.base)], rmm.events)
     if Break.REGISTERS in broken:
         rmm.exit_record = _TalkativeExitRecord(rmm.machine)
+        rmm.exit_record_2 = _TalkativeExitRecord(rmm.machine, shows_interrupts=False)
 
 
 # --- gpc --------------------------------------------------------------------------------------
@@ -116,9 +120,22 @@ class _CarelessBooks(GranuleTable):
         if pa & GRANULE_OFFSET or not self.base <= pa < self.end:
             super().require(pa, state)
 
+    def count(self, pa: int, state: int, limit: int) -> int:
+        """Take all granules that are not the host's for DELEGATED ones."""
+        if state != DELEGATED or pa & GRANULE_OFFSET or not self.base <= pa < self.end:
+            return super().count(pa, state, limit)
+        first = (pa - self.base) >> GRANULE_SHIFT
+        states = self.states[first : first + limit]
+        return (states + bytes((UNDELEGATED,))).index(UNDELEGATED)
+
     def move(self, pa: int, state: int) -> None:
         """Record the new use, whatever the old one was."""
         self.states[(pa - self.base) >> GRANULE_SHIFT] = state
+
+    def move_row(self, pa: int, state: int, count: int) -> None:
+        """Record the new use of several."""
+        for each in range(pa, pa + (count << GRANULE_SHIFT), GRANULE_SIZE):
+            self.move(each, state)
 
 
 # --- tlbi -------------------------------------------------------------------------------------
@@ -157,10 +174,14 @@ class _UncleanRmm(Rmm):
 
     def release(self, pa: int) -> None:
         """Release a granule as it is."""
+        self.release_row(pa, 1)
+
+    def release_row(self, pa: int, count: int) -> None:
+        """Release granules as they are."""
         memory = self.memory
         self.memory = self._Untouched()  # type: ignore[assignment]
         try:
-            super().release(pa)
+            super().release_row(pa, count)
         finally:
             self.memory = memory
 
@@ -180,15 +201,27 @@ class _TalkativeExitRecord(ExitRecord):
         super().write(run_pa, context, leave)
 
 
-@rmi_command(RmiFid.RMI_REC_ENTER)
-def _enter_with_registers(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
+def _take_registers(rmm: Rmm, rec: int, run_ptr: int) -> None:
     """Take X1 to X30 of the realm from the host."""
     entry = RecEnter(rmm.read_ns(run_ptr, RecEnter.size))
     context = rmm.rec(rec).context
     for n, value in enumerate(entry.gprs):
         if value and n:
             context.x[n] = value
+
+
+@rmi_command(RmiFid.RMI_REC_ENTER)
+def _enter_with_registers(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
+    """Enter with registers of the host."""
+    _take_registers(rmm, rec, run_ptr)
     run.enter(rmm, pe, rec, run_ptr)
+
+
+@rmi_command(RmiFid.RMI_REC_ENTER)
+def _enter_2_with_registers(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
+    """Enter with registers of the host, in RMI 2.0."""
+    _take_registers(rmm, rec, run_ptr)
+    _COMMANDS_2[RmiFid.RMI_REC_ENTER].function(rmm, pe, rec, run_ptr)
 
 
 # --- lr-check ---------------------------------------------------------------------------------
@@ -215,6 +248,17 @@ def _enter_with_any_lr(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
     _enter_unchecked(rmm, pe, rec, run_ptr)
 
 
+_enter_2_unchecked = _rebound(
+    _COMMANDS_2[RmiFid.RMI_REC_ENTER].function, _are_legal=lambda _lrs: True
+)
+
+
+@rmi_command(RmiFid.RMI_REC_ENTER)
+def _enter_2_with_any_lr(rmm: Rmm, pe: int, rec: int, run_ptr: int) -> None:
+    """Enter without a look at the list registers, in RMI 2.0."""
+    _enter_2_unchecked(rmm, pe, rec, run_ptr)
+
+
 # --- ripas ------------------------------------------------------------------------------------
 
 
@@ -224,6 +268,19 @@ def _destroy_and_forget(rmm: Rmm, rd: int, ipa: int) -> tuple[int, ...] | None:
     outputs = _COMMANDS[RmiFid.RMI_DATA_DESTROY].function(rmm, rd, ipa)
     tree = rmm.realm(rd).rtt
     tree.set_entry(tree.walk(ipa, _PAGE_LEVEL), ipa, UNASSIGNED_RAM)
+    return outputs
+
+
+@rmi_command(Rmi2Fid.RMI_RTT_DATA_UNMAP)
+def _unmap_and_forget(
+    rmm: Rmm, rd: int, base: int, top: int, flags: int, oaddr: int
+) -> tuple[int, ...] | None:
+    """Unmap pages, and leave their RIPAS at RAM."""
+    command = _COMMANDS_2[Rmi2Fid.RMI_RTT_DATA_UNMAP]
+    outputs = command.function(rmm, rd, base, top, flags, oaddr)
+    tree = rmm.realm(rd).rtt
+    for ipa in range(base, outputs[0] if outputs else base, GRANULE_SIZE):
+        tree.set_entry(tree.walk(ipa, _PAGE_LEVEL), ipa, UNASSIGNED_RAM)
     return outputs
 
 
@@ -241,18 +298,31 @@ def _set_ripas_unasked(rmm: Rmm, rd: int, rec: int, base: int, top: int) -> tupl
 # --- measure ----------------------------------------------------------------------------------
 
 
-@rmi_command(RmiFid.RMI_DATA_CREATE)
-def _create_at_any_time(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) -> None:
-    """Add a page to an active realm, too, and then do not measure it."""
-    realm = rmm.realm(rd)
+@contextmanager
+def _as_new(realm: Realm) -> Iterator[None]:
+    """Treat an active realm like a new one, but do not measure what happens."""
     state, rim = realm.state, realm.measurements.values[0]
     realm.state = RealmState.NEW
     try:
-        _COMMANDS[RmiFid.RMI_DATA_CREATE].function(rmm, rd, data, ipa, src, flags)
+        yield
     finally:
         realm.state = state
         if state is not RealmState.NEW:
             realm.measurements.values[0] = rim
+
+
+@rmi_command(RmiFid.RMI_DATA_CREATE)
+def _create_at_any_time(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) -> None:
+    """Add a page to an active realm, too, and then do not measure it."""
+    with _as_new(rmm.realm(rd)):
+        _COMMANDS[RmiFid.RMI_DATA_CREATE].function(rmm, rd, data, ipa, src, flags)
+
+
+@rmi_command(Rmi2Fid.RMI_RTT_DATA_MAP_INIT)
+def _init_at_any_time(rmm: Rmm, rd: int, data: int, ipa: int, src: int, flags: int) -> None:
+    """Do the same in RMI 2.0."""
+    with _as_new(rmm.realm(rd)):
+        _COMMANDS_2[Rmi2Fid.RMI_RTT_DATA_MAP_INIT].function(rmm, rd, data, ipa, src, flags)
 
 
 # --- debug ------------------------------------------------------------------------------------
@@ -274,10 +344,23 @@ def _by_fid(*commands: RmiCommand) -> dict[int, RmiCommand]:
     return {int(command.fid): command for command in commands}
 
 
-_REPLACED: Final[dict[Break, dict[int, RmiCommand]]] = {
-    Break.REGISTERS: _by_fid(_enter_with_registers),
-    Break.LR_CHECK: _by_fid(_enter_with_any_lr),
-    Break.RIPAS: _by_fid(_destroy_and_forget, _set_ripas_unasked),
-    Break.MEASURE: _by_fid(_create_at_any_time),
-    Break.DEBUG: _by_fid(_read_memory_of_any),
+#: By revision.
+_REPLACED: Final[dict[Break, dict[int, dict[int, RmiCommand]]]] = {
+    Break.REGISTERS: {
+        VERSION_1_0: _by_fid(_enter_with_registers),
+        VERSION_2_0: _by_fid(_enter_2_with_registers),
+    },
+    Break.LR_CHECK: {
+        VERSION_1_0: _by_fid(_enter_with_any_lr),
+        VERSION_2_0: _by_fid(_enter_2_with_any_lr),
+    },
+    Break.RIPAS: {
+        VERSION_1_0: _by_fid(_destroy_and_forget, _set_ripas_unasked),
+        VERSION_2_0: _by_fid(_unmap_and_forget, _set_ripas_unasked),
+    },
+    Break.MEASURE: {
+        VERSION_1_0: _by_fid(_create_at_any_time),
+        VERSION_2_0: _by_fid(_init_at_any_time),
+    },
+    Break.DEBUG: dict.fromkeys(ALL_REVISIONS, _by_fid(_read_memory_of_any)),
 }

@@ -4,20 +4,26 @@ It has what a real one has: Non-secure memory, PEs, devices, and the SMC.  It re
 world only through these.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 from pyvmm.arch.esr import ESR_ABORT
 from pyvmm.arch.exits import ExitReason
-from pyvmm.arch.machine import PeExit, PhysicalMemory
+from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault
-from pyvmm.arch.rmi import STATUS_MEANINGS, RmiFid, status_name, unpack_status
+from pyvmm.arch.rmi import STATUS_MEANINGS, VERSION_1_0, RmiFid, status_name, unpack_status
+from pyvmm.arch.rmi2 import VERSION_2_0, Rmi2Fid
 from pyvmm.arch.rmi_debug import DebugRmiFid
 from pyvmm.arch.rmmd import RmmdFid
 from pyvmm.arch.smccc import UNKNOWN
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.dma import LinearMemory
+from pyvmm.host.machine import Firmware
+from pyvmm.host.rmi import Rmi, RmiFailed
+from pyvmm.host.rmi_1_0 import Rmi10
+from pyvmm.host.rmi_2_0 import Rmi20
 from pyvmm.lab import code
 from pyvmm.lab.owner import Owner
 
@@ -38,6 +44,15 @@ class Refused(HostFailure):
         super().__init__(f"{name} = {status}: {meaning}")
 
 
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn the failure of a call of the dialect into `Refused`."""
+    try:
+        yield
+    except RmiFailed as failure:
+        raise Refused(failure.fid.name, failure.x0) from None
+
+
 class AccessFault(HostFailure):
     """A PE of the host took an exception instead of an access."""
 
@@ -49,13 +64,6 @@ class Step:
     what: str
     result: str
     is_refused: bool = False
-
-
-class Conduit(Protocol):
-    """The SMC of the Non-secure state."""
-
-    def smc(self, pe: int, args: Sequence[int], /) -> Sequence[int]:
-        """Call EL3 on a PE; return x0.. ."""
 
 
 class Hardware(Protocol):
@@ -70,20 +78,27 @@ class Hardware(Protocol):
     def counter(self) -> int:
         """Return CNTPCT_EL0."""
 
+    def interface(self, pe: int, /) -> PeContext:
+        """Return ICH_*_EL2 of a PE."""
+
 
 class Host:
     """A hostile host.  PEs 0 and 1 are for its realms; PE 2 is for code of its own."""
 
     def __init__(
         self,
-        conduit: Conduit,
+        conduit: Firmware,
         memory: PhysicalMemory,
         hardware: Hardware,
         dram: tuple[int, int],
         owner: Owner,
         announce: Callable[[int, int], None],
+        revision: int = VERSION_1_0,
     ) -> None:
-        """``announce`` tells the lab of a realm with a secret: its RD and its REC."""
+        """``announce`` tells the lab of a realm with a secret: its RD and its REC.
+
+        ``revision`` is the revision of RMI that the host uses.
+        """
         self.memory = memory
         self.hardware = hardware
         self.owner = owner
@@ -94,6 +109,13 @@ class Host:
         self.dram = dram  # base and size of what is the normal world's
         self.claims: list[tuple[int, int]] = []
         self._allocator = Allocator(*dram)
+        self.revision = revision
+        self.dialect: Rmi = (
+            Rmi20(conduit, memory, self._allocator)
+            if revision == VERSION_2_0
+            else Rmi10(conduit, memory, self._allocator, 0)
+        )
+        self.dialect.begin()
 
     # --- what happens ---------------------------------------------------------------------
 
@@ -124,14 +146,16 @@ class Host:
         """Execute an SMC with x0.. = ``fid``, ``args``; return x0.. ."""
         return tuple(self._conduit.smc(pe, (fid, *args)))
 
-    def rmi(self, fid: RmiFid | DebugRmiFid, *args: int, pe: int = 0) -> tuple[int, ...]:
+    def rmi(self, fid: RmiFid | Rmi2Fid | DebugRmiFid, *args: int, pe: int = 0) -> tuple[int, ...]:
         """Issue an RMI command; return its outputs.
 
         Raises: Refused.
         """
         return self.call(fid, *args, pe=pe)
 
-    def call(self, fid: RmiFid | DebugRmiFid | RmmdFid, *args: int, pe: int = 0) -> tuple[int, ...]:
+    def call(
+        self, fid: RmiFid | Rmi2Fid | DebugRmiFid | RmmdFid, *args: int, pe: int = 0
+    ) -> tuple[int, ...]:
         """Execute an SMC that should return 0 in X0; return X1.. .
 
         Raises: Refused.
@@ -160,9 +184,24 @@ class Host:
     def delegated(self, count: int = 1, align: int = GRANULE_SIZE) -> int:
         """Allocate granules in a row, and delegate them; return the first."""
         first = self.granule(count=count, align=align)
-        for pa in range(first, first + count * GRANULE_SIZE, GRANULE_SIZE):
-            self.rmi(RmiFid.RMI_GRANULE_DELEGATE, pa)
+        self.delegate(first, count)
         return first
+
+    def delegate(self, pa: int, count: int = 1) -> None:
+        """Delegate granules in a row.
+
+        Raises: Refused.
+        """
+        with refusals():
+            self.dialect.delegate(0, pa, count)
+
+    def undelegate(self, pa: int) -> None:
+        """Take a granule back.
+
+        Raises: Refused.
+        """
+        with refusals():
+            self.dialect.undelegate(0, pa)
 
     def device(self) -> LinearMemory:
         """Return what a device of the host sees: physical addresses."""

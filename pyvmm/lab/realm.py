@@ -11,6 +11,7 @@ from threading import Thread, Timer
 from typing import Final
 
 from pyvmm.arch.esr import ESR_ABORT, ipa_of
+from pyvmm.arch.gic import ICH_HCR_EN
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import (
     EXIT_OFFSET,
@@ -23,14 +24,14 @@ from pyvmm.arch.rmi import (
     RecParams,
     RmiFid,
 )
-from pyvmm.arch.stage2 import level_size
+from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.stage2 import PAGE_LEVEL, level_size
 from pyvmm.lab import code
 from pyvmm.lab.code import Request
-from pyvmm.lab.host import Host, HostFailure
+from pyvmm.lab.host import Host, HostFailure, refusals
 
 _WNR: Final = ESR_ABORT.WnR.mask
 _GPRS: Final = 31
-_SHARE: Final = 6 << 2 | 3 << 6  # MemAttr and S2AP of shared memory
 _TICK: Final = 0.001  # seconds between two looks at another PE
 _PATIENCE: Final = 30.0  # seconds after which a realm is taken not to answer
 
@@ -80,7 +81,8 @@ class Realm:
         wanted.rtt_base, wanted.rtt_level_start, wanted.rtt_num_start = start, 1, 1
         for name, value in params.items():
             setattr(wanted, name, value)
-        host.rmi(RmiFid.RMI_REALM_CREATE, rd, host.granule(bytes(wanted)))
+        with refusals():
+            host.dialect.create_realm(rd, wanted)
         realm = cls(host, rd, tables=[start])
         for ipa in (code.CODE, code.SHARED):
             for level in (2, 3):
@@ -104,30 +106,45 @@ class Realm:
     def add_page(self, ipa: int, content: bytes) -> int:
         """Add a measured page; return its PA."""
         source, data = self.host.granule(content), self.host.delegated()
-        self.host.rmi(RmiFid.RMI_DATA_CREATE, self.rd, data, ipa, source, 1)
-        self.pages[ipa] = data
+        self.add_source(ipa, data, source)
         return data
+
+    def add_source(self, ipa: int, data: int, source: int) -> None:
+        """Make a delegated granule a measured page with the content of one of the host's."""
+        with refusals():
+            self.host.dialect.fill(self.rd, ipa, data, source, 1)
+        self.pages[ipa] = data
+
+    def remove_page(self, ipa: int) -> None:
+        """Take a page away; its granule is DELEGATED then."""
+        with refusals():
+            self.host.dialect.take(0, self.rd, ipa, 1)
 
     def add_empty_page(self, ipa: int, data: int | None = None) -> int:
         """Give the realm a page of zeros: a new granule, or the one at ``data``; return its PA."""
         pa = self.host.delegated() if data is None else data
-        self.host.rmi(RmiFid.RMI_DATA_CREATE_UNKNOWN, self.rd, pa, ipa)
+        with refusals():
+            self.host.dialect.back(0, self.rd, ipa, pa, 1)
         self.pages[ipa] = pa
         return pa
 
     def share(self) -> None:
         """Map a page of the host at code.SHARED."""
         self.shared = self.host.granule(bytes(GRANULE_SIZE))
-        descriptor = self.shared | _SHARE
-        self.host.rmi(RmiFid.RMI_RTT_MAP_UNPROTECTED, self.rd, code.SHARED, 3, descriptor)
+        self.map_shared(code.SHARED, self.shared)
+
+    def map_shared(self, ipa: int, pa: int) -> None:
+        """Map a page of the host, at an IPA that should be unprotected."""
+        with refusals():
+            self.host.dialect.share(0, self.rd, ipa, pa, PAGE_LEVEL)
 
     def add_rec(self, *gprs: int) -> None:
         """Create the realm's REC, which starts with X0.. = ``gprs``."""
         self.rec, self.run = self.host.delegated(), self.host.granule(bytes(GRANULE_SIZE))
-        aux = (self.host.delegated(), self.host.delegated())
-        params = RecParams.of(flags=1, pc=code.CODE, num_aux=len(aux), aux=(*aux, *[0] * 14))
+        params = RecParams.of(flags=1, pc=code.CODE)
         params.gprs = (*gprs, *[0] * (REC_CREATE_NUM_GPRS - len(gprs)))
-        self.host.rmi(RmiFid.RMI_REC_CREATE, self.rd, self.rec, self.host.granule(bytes(params)))
+        with refusals():
+            self.host.dialect.create_rec(self.rd, self.rec, params)
 
     def activate(self) -> None:
         """End the construction."""
@@ -165,9 +182,19 @@ class Realm:
 
         Raises: Refused.
         """
-        self.host.memory.write(self.run, RecEnter.of(**members).data)
+        enter = RecEnter.of(**members)
+        if self.host.revision == VERSION_2_0:
+            self._set_interface(pe, enter)
+        self.host.memory.write(self.run, enter.data)
         self.host.rmi(RmiFid.RMI_REC_ENTER, self.rec, self.run, pe=pe)
         return RecExit(self.host.memory.read(self.run + EXIT_OFFSET, RecExit.size))
+
+    def _set_interface(self, pe: int, enter: RecEnter) -> None:
+        """Set the PE's list registers: RMI 2.0 does not take them from memory."""
+        interface = self.host.hardware.interface(pe)
+        for number, lr in enumerate(enter.gicv3_lrs):
+            interface.ich_lr[number] = lr
+        interface.ich_hcr = enter.gicv3_hcr | ICH_HCR_EN
 
     def start(self, pe: int = 0) -> None:
         """Run the realm until it asks for a request."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.arch.rmi import VERSION_1_0
 from pyvmm.lab import attacks
 from pyvmm.lab.attack import Attack, Break
 from pyvmm.lab.host import Host, HostFailure, Step
@@ -111,19 +112,20 @@ def _attack_in(module: object, where: str) -> Attack:
 class Lab:
     """Runs attacks, each on a new machine; all share a root of trust of the lab's own."""
 
-    def __init__(self, directory: Path) -> None:
-        """``directory`` is for the state of the root of trust."""
+    def __init__(self, directory: Path, revision: int = VERSION_1_0) -> None:
+        """``directory`` is for the state of the root of trust; ``revision``, that of RMI."""
         self._directory = directory
+        self._revision = revision
         self._owner: Owner | None = None
         self._stranger = Owner(TrustStore(), PlatformValues(), b"")
 
     def run(self, attack: Attack, broken: Sequence[Break] = ()) -> Outcome:
         """Run an attack on a platform without some checks."""
         if not attack.needs_token:
-            return _run(attack, broken, World(self._stranger, broken))
+            return _run(attack, broken, World(self._stranger, broken, None, self._revision))
         owner = self._owner = self._owner or self._new_owner()
         with RootOfTrust(self._directory) as root_of_trust:
-            return _run(attack, broken, World(owner, broken, root_of_trust))
+            return _run(attack, broken, World(owner, broken, root_of_trust, self._revision))
 
     def _new_owner(self) -> Owner:
         """Prepare what a realm's owner knows: the good platform's values, the image's RIM."""
@@ -133,7 +135,7 @@ class Lab:
             ComponentValues(bytes.fromhex(each.value), bytes.fromhex(each.signer_id), each.sw_type)
             for each in log
         )
-        dry = World(self._stranger)
+        dry = World(self._stranger, revision=self._revision)
         rim = dry.witness.rim(Realm.build(dry.host).rd)
         return Owner(hes_anchors(self._directory), PlatformValues(components=components), rim)
 
@@ -159,7 +161,7 @@ def _perform(attack: Attack, host: Host) -> bool:
 
 
 @contextmanager
-def lab() -> Iterator[Lab]:
-    """Open the lab, with a root of trust that is thrown away."""
+def lab(revision: int = VERSION_1_0) -> Iterator[Lab]:
+    """Open the lab, with a root of trust that is thrown away and a host of a revision of RMI."""
     with tempfile.TemporaryDirectory(prefix="pyvmm-lab-") as directory:
-        yield Lab(Path(directory) / "hes")
+        yield Lab(Path(directory) / "hes", revision)

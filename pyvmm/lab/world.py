@@ -12,9 +12,10 @@ from monitor.hes import FirmwareImage
 from monitor.monitor import Conduit, Monitor
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.hcr import HCR_EL2
-from pyvmm.arch.machine import PeExit, PhysicalMemory
+from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import Pas
-from pyvmm.arch.rmi import EXIT_OFFSET, RecExit, RmiFid
+from pyvmm.arch.rmi import EXIT_OFFSET, VERSION_1_0, RecExit, RmiFid
+from pyvmm.arch.smccc import call_series
 from pyvmm.arch.sysregs import DEFAULT_FEATURES
 from pyvmm.core import Clock, Machine
 from pyvmm.lab.attack import Break
@@ -58,10 +59,15 @@ class World:
         owner: who verifies tokens.
         broken: the checks to leave out.
         root_of_trust: the connection to the HES, not powered on yet; None: no attestation.
+        revision: the revision of RMI that the host uses.
     """
 
     def __init__(
-        self, owner: Owner, broken: Sequence[Break] = (), root_of_trust: RootOfTrust | None = None
+        self,
+        owner: Owner,
+        broken: Sequence[Break] = (),
+        root_of_trust: RootOfTrust | None = None,
+        revision: int = VERSION_1_0,
     ) -> None:
         machine = Machine(DRAM_BASE, DRAM_SIZE, NUM_PES)
         events = EventStream()
@@ -87,7 +93,8 @@ class World:
         self.witness = Witness(machine, monitor, rmm)
         tap = Tap(monitor.conduit(Pas.NS), memory, self.witness)
         dram = (DRAM_BASE, monitor.layout.ns_size)
-        self.host = Host(tap, tap, NormalWorld(machine), dram, owner, self.witness.victim)
+        hardware, announce = NormalWorld(machine), self.witness.victim
+        self.host = Host(tap, tap, hardware, dram, owner, announce, revision)
 
 
 class NormalWorld:
@@ -115,6 +122,11 @@ class NormalWorld:
         """Return CNTPCT_EL0."""
         return self._machine.counter()
 
+    def interface(self, pe: int, /) -> PeContext:
+        """Return ICH_*_EL2 of a PE."""
+        context: PeContext = self._machine.pe(pe).interface
+        return context
+
 
 class Tap:
     """The host's SMC and memory; the witness sees all that the host learns through them."""
@@ -124,14 +136,20 @@ class Tap:
         self._memory = memory
         self._witness = witness
 
-    def smc(self, pe: int, args: Sequence[int], /) -> Sequence[int]:
+    def smc_series(
+        self, pe: int, args: Sequence[int], steps: Sequence[int], count: int
+    ) -> tuple[int, tuple[int, ...]]:
+        """Call EL3 one by one."""
+        return call_series(self.smc, pe, args, steps, count)
+
+    def smc(self, pe: int, args: Sequence[int]) -> tuple[int, ...]:
         """Call EL3."""
         results = self._conduit.smc(pe, args)
         self._witness.saw_words(results[len(args) :] if len(results) > len(args) else results)
         if args[0] == RmiFid.RMI_REC_ENTER and not results[0]:
             exit_record = self._memory.read(args[2] + EXIT_OFFSET, RecExit.size)
             self._witness.saw_bytes("an exit record", exit_record)
-        return results
+        return tuple(results)
 
     def read(self, pa: int, size: int) -> bytes:
         """Return bytes."""

@@ -12,8 +12,7 @@ from typing import Final
 from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import KINDS
-from pyvmm.arch.rmi import VERSION_1_0
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi2 import REVISIONS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.host.guest import REALM_IS_CLOSED, RealmOptions
 from pyvmm.vm.declare import Kind, Scope, declared, file, option, repeatable, switch
@@ -37,8 +36,6 @@ from pyvmm.vm.option_values import (
 )
 from pyvmm.vm.port_options import PortOptions, parse_ports
 from pyvmm.vm.share_options import ShareOptions, parse_9p, parse_rootfs, parse_virtiofs
-
-_REVISIONS: Final = {"1.0": VERSION_1_0, "2.0": VERSION_2_0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +203,7 @@ class VmOptions:
         "--rmi",
         "revision of the Realm Management Interface by which the host makes the realm",
         read=str,
-        choices=tuple(_REVISIONS),
+        choices=tuple(REVISIONS),
         default_text="1.0",
         scope=Scope.REALM,
     )
@@ -382,7 +379,7 @@ class VmOptions:
             self.personalization,
             self.metadata,
             self.is_debuggable,
-            _REVISIONS[self.rmi],
+            REVISIONS[self.rmi],
         )
 
     @property

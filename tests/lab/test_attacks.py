@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.arch.rmi import VERSION_1_0
+from pyvmm.arch.rmi2 import VERSION_2_0
 from pyvmm.lab.attack import Attack, Break
 from pyvmm.lab.run import Lab, Verdict, all_attacks, lab
 from pyvmm.token.report import Check
@@ -14,10 +16,10 @@ BROKEN = [(each, name) for each in ATTACKS.values() for name in each.breaks]
 PLATFORM = "a fresh token"
 
 
-@pytest.fixture(scope="module")
-def opened() -> Iterator[Lab]:
-    """Return the lab."""
-    with lab() as opened:
+@pytest.fixture(scope="module", params=[VERSION_1_0, VERSION_2_0], ids=["rmi-1.0", "rmi-2.0"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """Return the lab, with a host of either revision of RMI."""
+    with lab(request.param) as opened:
         yield opened
 
 

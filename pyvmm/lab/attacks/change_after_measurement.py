@@ -1,6 +1,5 @@
 """Replace a page of a realm that has been measured."""
 
-from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import BACK_DOOR, Break, Host, Realm, Stopped, attack, code
 
 
@@ -16,7 +15,7 @@ def change_after_measurement(host: Host) -> bool:
     """
     realm = Realm.build(host)
     host.note("build and activate the owner's image: its measurement is final")
-    host.rmi(RmiFid.RMI_DATA_DESTROY, realm.rd, code.CODE)
+    realm.remove_page(code.CODE)
     evil = BACK_DOOR[code.CODE]
     host.attempt("put other code in its place", lambda: realm.add_page(code.CODE, evil))
     try:

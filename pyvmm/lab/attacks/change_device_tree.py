@@ -1,6 +1,5 @@
 """Change a realm's device tree."""
 
-from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import IMAGE, Break, Host, Realm, attack, code
 
 _EVIL = b"ram=64K console=attacker\0"
@@ -21,7 +20,7 @@ def change_device_tree(host: Host) -> bool:
     realm = Realm.victim(host, {**IMAGE, code.DEVICE_TREE: _EVIL})
     host.present("build a realm with another device tree", realm.token(challenge), challenge)
     late = Realm.build(host)
-    host.rmi(RmiFid.RMI_DATA_DESTROY, late.rd, code.DEVICE_TREE)
+    late.remove_page(code.DEVICE_TREE)
     changed = host.attempt(
         "exchange the device tree after the activation",
         lambda: late.add_page(code.DEVICE_TREE, _EVIL),

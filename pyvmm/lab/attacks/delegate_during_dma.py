@@ -1,6 +1,5 @@
 """Give a realm a page that a device is writing to."""
 
-from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import Break, Host, Realm, Request, attack, code
 
 
@@ -18,7 +17,7 @@ def delegate_during_dma(host: Host) -> bool:
     window = device.view(page, 16)
     realm = Realm.build(host, secret_page=False)
     host.note(f"a device begins a transfer to {page:#x}")
-    host.rmi(RmiFid.RMI_GRANULE_DELEGATE, page)
+    host.delegate(page)
     realm.add_empty_page(code.SECRET, page)
     realm.start()
     host.announce(realm.rd, realm.rec)

@@ -1,6 +1,7 @@
 """Take the firmware's memory."""
 
-from pyvmm.arch.rmi import RmiFid
+from functools import partial
+
 from pyvmm.lab import Host, Realm, attack
 
 
@@ -14,7 +15,7 @@ def delegate_firmware(host: Host) -> bool:
     base, size = host.dram
     accepted = []
     for owner, pa in (("the RMM", base + size), ("EL3", base + size + (2 << 20))):
-        for fid in (RmiFid.RMI_GRANULE_DELEGATE, RmiFid.RMI_GRANULE_UNDELEGATE):
-            call = host.attempt(f"{fid.name} of {owner}'s {pa:#x}", lambda: host.rmi(fid, pa))  # noqa: B023
-            accepted.append(call is not None)
+        for name, call in (("delegate", host.delegate), ("undelegate", host.undelegate)):
+            host.attempt(f"{name} {owner}'s {pa:#x}", partial(call, pa))
+            accepted.append(not host.steps[-1].is_refused)
     return any(accepted)

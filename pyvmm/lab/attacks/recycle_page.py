@@ -1,6 +1,5 @@
 """Read what a realm left in a page."""
 
-from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import HELPER, Break, Host, Realm, attack, code
 
 
@@ -13,7 +12,7 @@ def recycle_page(host: Host) -> bool:
     """Destroy a realm's page and give the granule to a realm that looks at what is in it."""
     victim = Realm.victim(host)
     granule = victim.secret
-    host.rmi(RmiFid.RMI_DATA_DESTROY, victim.rd, code.SECRET)
+    victim.remove_page(code.SECRET)
     host.note(f"destroy the victim's page: {granule:#x} is DELEGATED")
     helper = Realm.build(host, HELPER, secret_page=False)
     helper.add_empty_page(code.SECRET, granule)

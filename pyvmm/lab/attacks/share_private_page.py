@@ -1,10 +1,7 @@
 """Put shared memory at a private address."""
 
 from pyvmm.arch.pas import GRANULE_SIZE
-from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import Host, Realm, attack, code
-
-_ATTRIBUTES = 6 << 2 | 3 << 6
 
 
 @attack(
@@ -19,8 +16,5 @@ def share_private_page(host: Host) -> bool:
     realm = Realm.victim(host)
     ipa = code.DEVICE_TREE + GRANULE_SIZE
     page = host.granule(bytes(16))
-    call = host.attempt(
-        f"map {page:#x} at {ipa:#x}",
-        lambda: host.rmi(RmiFid.RMI_RTT_MAP_UNPROTECTED, realm.rd, ipa, 3, page | _ATTRIBUTES),
-    )
-    return call is not None
+    host.attempt(f"map {page:#x} at {ipa:#x}", lambda: realm.map_shared(ipa, page))
+    return not host.steps[-1].is_refused

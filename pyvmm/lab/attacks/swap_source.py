@@ -16,12 +16,11 @@ def swap_source(host: Host) -> bool:
     host.rmi(RmiFid.RMI_RTT_INIT_RIPAS, realm.rd, code.CODE, end)
     source, data = host.granule(IMAGE[code.CODE]), host.delegated()
     window = host.device().view(source, GRANULE_SIZE)
-    host.rmi(RmiFid.RMI_DATA_CREATE, realm.rd, data, code.CODE, source, 1)
+    realm.add_source(code.CODE, data, source)
     window[:] = bytes(GRANULE_SIZE)
     host.note("a device overwrites the source at once")
     for ipa in (code.SECRET, code.BUFFER):
         realm.add_empty_page(ipa)
-    realm.pages[code.CODE] = data
     realm.share()
     realm.add_rec()
     realm.activate()

@@ -1,6 +1,5 @@
 """Take back a page that a realm uses."""
 
-from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import Break, Host, Realm, attack
 
 
@@ -17,8 +16,7 @@ def undelegate_page(host: Host) -> bool:
     """
     realm = Realm.victim(host)
     granule = realm.secret
-    call = host.attempt(
-        f"undelegate {granule:#x}", lambda: host.rmi(RmiFid.RMI_GRANULE_UNDELEGATE, granule)
-    )
+    refused = len(host.steps)
+    host.attempt(f"undelegate {granule:#x}", lambda: host.undelegate(granule))
     host.attempt("read it", lambda: host.memory.read(granule, 16))
-    return call is not None
+    return not host.steps[refused].is_refused

@@ -2,7 +2,6 @@
 
 import time
 
-from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import HELPER, Break, Host, Realm, Request, attack, code
 
 _PATIENCE = 10.0  # seconds
@@ -24,7 +23,7 @@ def use_stale_tlb(host: Host) -> bool:
     granule, seen = helper.secret, bytes(16)
     with helper.running(Request.PEEK, pe=1) as runner:
         host.note(f"the helper reads {granule:#x} on PE 1 again and again")
-        host.rmi(RmiFid.RMI_DATA_DESTROY, helper.rd, code.SECRET)
+        helper.remove_page(code.SECRET)
         victim.add_empty_page(code.SECRET, granule)
         victim.start()
         host.announce(victim.rd, victim.rec)

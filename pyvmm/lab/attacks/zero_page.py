@@ -1,6 +1,5 @@
 """Replace a realm's page with zeros."""
 
-from pyvmm.arch.rmi import RmiFid
 from pyvmm.lab import Break, Host, Realm, Request, Stopped, attack, code
 
 
@@ -15,7 +14,7 @@ def zero_page(host: Host) -> bool:
     A key of zeros, or a counter that starts again, would be as good as knowing it.
     """
     realm = Realm.victim(host)
-    host.rmi(RmiFid.RMI_DATA_DESTROY, realm.rd, code.SECRET)
+    realm.remove_page(code.SECRET)
     host.note("destroy the realm's page")
     host.attempt("give it a new one", lambda: realm.add_empty_page(code.SECRET))
     try:
