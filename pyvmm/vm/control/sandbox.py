@@ -77,6 +77,8 @@ def _opened_again(options: VmOptions) -> list[Beneath]:
         Beneath(disk.path, Access.READ_FILE | (0 if disk.is_read_only else Access.WRITE_FILE))
         for disk in options.disks
     ]
+    if options.flash is not None:
+        opened.append(Beneath(options.flash, Access.READ_FILE | Access.WRITE_FILE))
     if any(disk.is_snapshot for disk in options.disks):
         opened.append(Beneath(Path(os.environ.get("TMPDIR", _TEMPORARY)), WRITE))
     makes = Access.MAKE_SOCK | Access.REMOVE_FILE
