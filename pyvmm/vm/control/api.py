@@ -56,7 +56,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     kind: str  # "realm" or "vm"
     num_cpus: int
     ram_size: int  # bytes
-    kernel: str | None = None  # None: the built-in guest
+    kernel: str | None = None  # None: the built-in guest, or firmware
     rim: str | None = None  # initial measurement of a realm, hexadecimal, once it is new
     created: float  # seconds since 1970
     started: float | None = None

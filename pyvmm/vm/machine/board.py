@@ -270,7 +270,7 @@ class Board:
     def _add_flash(self, device: PlannedDevice) -> None:
         from pyvmm.vm.machine.firmware import add_flash  # noqa: PLC0415  few guests have it
 
-        add_flash(self._options, device, self._guest, self._bus, self._resources, self._notify)
+        add_flash(self._options, device, self._guest, self._bus, self._resources, self._notify_once)
 
     def _disk(self, index: int) -> VirtioBlk:
         disks = self._options.disks
@@ -345,8 +345,10 @@ class Board:
             raise DmaFault(addr, size) from fault
 
     def _notify_failure(self, disk: Path, error: OSError) -> None:
-        """Report a failure of a disk's storage, each one once: the guest retries."""
-        line = f"disk {disk}: {error.strerror}; the guest gets I/O errors"
+        self._notify_once(f"disk {disk}: {error.strerror}; the guest gets I/O errors")
+
+    def _notify_once(self, line: str) -> None:
+        """Report a failure of the host's storage, each one once: the guest retries."""
         if line not in self._notified:
             self._notified.add(line)
             self._notify(line)
