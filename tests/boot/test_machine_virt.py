@@ -8,7 +8,13 @@ from tests.boot.command import Running, guest_options
 pytestmark = pytest.mark.boot
 
 
-@pytest.mark.parametrize("kind", [(), ("--realm", "--no-hes")], ids=["normal", "realm"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param((), id="normal", marks=pytest.mark.slow),  # test_firmware boots one, too
+        pytest.param(("--realm", "--no-hes"), id="realm"),
+    ],
+)
 def test_kernel_boots_on_virt(debian: Image, kind: tuple[str, ...]) -> None:
     """Its console is interrupt-driven, its clock is set, and it powers off."""
     options = [*guest_options(debian, None), "--machine", "virt", "--rng", *kind]
