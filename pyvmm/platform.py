@@ -20,7 +20,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import VERSION_1_0, RealmParams, RecParams
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi2 import BETA, VERSION_2_0
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.core import Clock, Machine, confine_threads
@@ -46,6 +46,8 @@ DRAM_BASE: Final = GIB
 #: Slots for EL3's measurements, as on the RD-V3 platform.
 HW_CONFIG_SLOT: Final = 12
 RMM_SLOT: Final = 14
+#: The RMM's version names the beta of RMI 2.0 that it serves: RMI_VERSION does not.
+RMM_VERSION: Final = f"{__version__}+{BETA}"
 
 
 def dram_size(ram_size: int) -> int:
@@ -104,12 +106,12 @@ def boot_images(clock: Clock, features: Feature) -> list[FirmwareImage]:
         "rmm-el3-interface": rmmd.INTERFACE_VERSION,
     }
     images = (
-        (HW_CONFIG_SLOT, "HW_CONFIG", json.dumps(config, sort_keys=True).encode()),
-        (RMM_SLOT, "RMM", image.pack(image.installation(), image.RMM_FILES)),
+        (HW_CONFIG_SLOT, "HW_CONFIG", __version__, json.dumps(config, sort_keys=True).encode()),
+        (RMM_SLOT, "RMM", RMM_VERSION, image.pack(image.installation(), image.RMM_FILES)),
     )
     return [
-        FirmwareImage(slot, sw_type, __version__, image.SIGNER_ID, data)
-        for slot, sw_type, data in images
+        FirmwareImage(slot, sw_type, version, image.SIGNER_ID, data)
+        for slot, sw_type, version, data in images
     ]
 
 

@@ -109,6 +109,7 @@ def realm_record(realm: Realm) -> RecordPicture:
     measurements = realm.measurements
     fields = {
         "state": realm.state.name,
+        "revision": f"{realm.revision >> 16}.{realm.revision & 0xFFFF}",
         "vmid": hex(realm.vmid),
         "ipa_width": str(realm.rtt.ipa_bits),
         "rtt_level_start": str(realm.rtt.start_level),

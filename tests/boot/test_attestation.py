@@ -9,7 +9,7 @@ from pyvmm.arch.islet import METADATA_SIZE, IsletRsiFid, SealingFlags
 from pyvmm.arch.rsi import RsiFid, RsiStatus
 from pyvmm.token.appraise import Policy
 from pyvmm.token.claims import RealmKey
-from pyvmm.token.generations import Generation
+from pyvmm.token.generations import Generation, RealmProfile
 from pyvmm.token.reference import RealmValues, ReferenceValues
 from pyvmm.token.report import Report
 from pyvmm.token.trust import hes_anchors
@@ -70,6 +70,8 @@ def check(token: bytes, hes: Path, values: RealmValues) -> Report:
         (Generation.G1B, ["-m", "96M", "-i", INITRD]),
         (Generation.G2, ["--measurement-algo", "sha512", "-i", INITRD, "-c", "3"]),
         (Generation.G2B, ["-m", "80M", "-c", "2"]),
+        (Generation.G2, ["--rmi", "2.0", "--measurement-algo", "sha384"]),
+        (Generation.G2B, ["--rmi", "2.0", "-c", "2"]),
     ],
 )
 def test_token_of_each_profile_verifies(
@@ -85,8 +87,18 @@ def test_token_of_each_profile_verifies(
     assert report.realm is not None
     rems = report.realm[RealmKey.REMS]
     assert isinstance(rems, list)
-    size = 64 if "sha512" in options else 32
+    size = {"sha512": 64, "sha384": 48}.get(next((o for o in options if "sha" in o), ""), 32)
     assert [rem == bytes(size) for rem in rems] == [True, False, True, True]
+
+
+def test_token_of_rmi_2_0_says_so(tmp_path: Path, hes_directory: Path) -> None:
+    """By the profile of its realm claims, whatever the platform's token is."""
+    options = ("--rmi", "2.0", "--realm-pv", "mine")
+    token = token_of(tmp_path, rsi_guest(INIT, CONTINUE, (DUMP, PAGE, MAX_WORDS)), *options)
+    report = check(token, hes_directory, RealmValues(rim=rim_of(tmp_path, *options), rpv=RPV))
+    assert report.realm is not None
+    assert report.realm[RealmKey.PROFILE] == RealmProfile.V2
+    assert report.realm[RealmKey.MEC_POLICY] == 0
 
 
 @pytest.mark.usefixtures("hes_directory")

@@ -87,6 +87,8 @@ def test_measurement_follows_from_the_configuration_alone(tmp_path: Path) -> Non
         ("-m", "256M"),
         ("-c", "2"),
         ("--measurement-algo", "sha512"),
+        ("--rmi", "2.0"),
+        ("--rmi", "2.0", "--measurement-algo", "sha384", "-c", "3"),
         ("--transport", "pci"),
         ("--force-pci", "--irqchip", "gicv3"),
         ("--irqchip", "gicv3-its"),
@@ -98,8 +100,9 @@ def test_measurement_follows_from_the_configuration_alone(tmp_path: Path) -> Non
         assert pyvmm("measure", "--realm", *options).output == f"{rim}\n"
     assert rims[0] == rims[1] == rims[-1]
     assert len(set(rims)) == len(rims) - 2
+    sizes = {"sha512": 128, "sha384": 96}
     assert [len(rim) for rim in rims] == [
-        128 if "sha512" in each else 64 for each in configurations
+        next((sizes[word] for word in each if word in sizes), 64) for each in configurations
     ]
 
 

@@ -25,15 +25,16 @@ NUM_CPUS = 2
 CHUNK = MIB
 
 
-@pytest.fixture(scope="module")
-def realm(debian: Image, disk: Path) -> Iterator[Inside]:
-    """Boot Debian in a realm in this process, once for all tests here."""
+@pytest.fixture(scope="module", params=["1.0", "2.0"])
+def realm(request: pytest.FixtureRequest, debian: Image, disk: Path) -> Iterator[Inside]:
+    """Boot Debian in a realm in this process, once per revision of RMI for all tests here."""
     options = VmOptions(
         kernel=debian.kernel,
         initrd=debian.initrd,
         disks=(DiskOptions(disk),),
         num_cpus=NUM_CPUS,
         is_realm=True,
+        rmi=request.param,
     )
     with Inside(options) as guest:
         guest.shell.log_in()

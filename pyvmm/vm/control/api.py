@@ -17,6 +17,7 @@ from typing import Final, Literal, Protocol, get_type_hints
 import msgspec
 
 from pyvmm.arch import pictures
+from pyvmm.arch.rmi2 import BETA, REVISIONS
 
 API_VERSION: Final = 1
 #: Bytes of unread console input above which `console_write` waits.
@@ -45,6 +46,7 @@ class Version(msgspec.Struct, frozen=True):
 
     api: int
     pyvmm: str
+    rmi: str = ", ".join(REVISIONS) + f"-{BETA}"  # the revisions of RMI that its RMM serves
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
