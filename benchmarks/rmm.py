@@ -6,7 +6,7 @@ Figures are CPU time, including the kernel's, so that other load on the machine 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
@@ -14,14 +14,24 @@ from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
 from benchmarks.result import Result
 from monitor.monitor import Monitor
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
-from pyvmm.arch.rmi import DataFlags, RealmParams, RecEnterFlags, RecParams, RmiFid
+from pyvmm.arch.rmi import (
+    VERSION_1_0,
+    DataFlags,
+    RealmParams,
+    RecEnterFlags,
+    RecParams,
+    RmiFid,
+)
+from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.smccc import call_series
 from pyvmm.arch.stage2 import level_size
 from pyvmm.core import Machine
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
+from pyvmm.host.machine import Firmware
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
-from rmm.rmi import REVISIONS
+from rmm.rmi2 import ALL_REVISIONS
 from rmm.rmm import Rmm
 
 DRAM = 1 << 30
@@ -69,15 +79,29 @@ class Device:
         """Ignore the value."""
 
 
+class SingleSmcs:
+    """A conduit that performs a series one call at a time, as PEs do."""
+
+    def __init__(self, conduit: Firmware) -> None:
+        self.smc = conduit.smc
+
+    def smc_series(
+        self, pe: int, args: Sequence[int], steps: Sequence[int], count: int
+    ) -> tuple[int, tuple[int, ...]]:
+        """Call until a call fails."""
+        return call_series(self.smc, pe, args, steps, count)
+
+
 class World:
     """A booted platform: the real core, Monitor and RMM, and the host's SMC."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_series: bool = True) -> None:
         self.machine = Machine(DRAM, DRAM_SIZE, 1)
         self.monitor = Monitor(self.machine)
-        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), REVISIONS)
+        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), ALL_REVISIONS)
         assert self.monitor.boot(self.rmm) == 0
-        self.firmware = self.monitor.conduit(Pas.NS)
+        conduit: Firmware = self.monitor.conduit(Pas.NS)
+        self.firmware = conduit if has_series else SingleSmcs(conduit)
         self.ns = self.machine.memory(Pas.NS)
         self.allocator = Allocator(DRAM, self.monitor.layout.ns_size)
 
@@ -117,8 +141,8 @@ class World:
         self.do(RmiFid.RMI_REC_CREATE, rd, rec, page)
         return rec
 
-    def guest(self, payload: bytes, *args: int) -> Realm:
-        """Create a realm as the VMM does, with one device."""
+    def guest(self, payload: bytes, *args: int, revision: int = VERSION_1_0) -> Realm:
+        """Create a realm as the VMM does, with one device, by a revision of RMI."""
         x = (*args, 0, 0, 0, 0)
         return Realm(
             self.firmware,
@@ -130,7 +154,8 @@ class World:
                 1, RAM, RAM_SIZE, (Segment(ENTRY, payload),), ENTRY, (x[0], x[1], x[2], x[3])
             ),
             kick=lambda cpu: self.machine.pe(cpu).kick(),
-            options=RealmOptions(),
+            options=RealmOptions(revision=revision),
+            interfaces=[self.machine.pe(0).interface] if revision == VERSION_2_0 else (),
         )
 
 
@@ -283,11 +308,18 @@ class Lifetime:
     run: float
     destroy: float
 
+    @property
+    def ends(self) -> float:
+        """All but the run."""
+        return self.build + self.destroy
 
-def run_realm(payload: bytes, *args: int) -> Lifetime:
+
+def run_realm(
+    payload: bytes, *args: int, revision: int = VERSION_1_0, has_series: bool = True
+) -> Lifetime:
     """Build a realm, run it until it turns itself off, destroy it."""
-    world = World()
-    guest = world.guest(payload, *args)
+    world = World(has_series=has_series)
+    guest = world.guest(payload, *args, revision=revision)
     build = seconds(guest.start)
     run = seconds(guest.wait)
     return Lifetime(build, run, seconds(guest.close))
@@ -298,9 +330,19 @@ def realm_lifetimes() -> Iterator[Result]:
     payload = assemble(TOUCHES).ljust(PAYLOAD * GRANULE_SIZE, b"\x5a")
     touched = LIVE - PAYLOAD
     lifetime = run_realm(payload, 0, ENTRY + len(payload), touched)
+    newer = run_realm(payload, 0, ENTRY + len(payload), touched, revision=VERSION_2_0)
     yield Result("build, 10 900 granules", lifetime.build, "s", goal=0.15)
     yield Result("first touch", lifetime.run / touched * 1e6, "µs", goal=8)
     yield Result("destroy, 20 000 granules", lifetime.destroy, "s", goal=0.1)
+    yield Result("build, RMI 2.0", newer.build, "s", goal=0.1)
+    yield Result("first touch, RMI 2.0", newer.run / touched * 1e6, "µs", goal=8)
+    yield Result("destroy, RMI 2.0", newer.destroy, "s", goal=0.05)
+    yield Result("build and destroy, 1.0 / 2.0", lifetime.ends / newer.ends, "x")
+    old, new = (
+        run_realm(payload, 0, ENTRY + len(payload), touched, revision=each, has_series=False)
+        for each in (VERSION_1_0, VERSION_2_0)
+    )
+    yield Result("build and destroy, single SMCs, 1.0 / 2.0", old.ends / new.ends, "x", goal=2)
     count = 20_000
     stores = run_realm(assemble(STORES), 0, SHARED + DEVICE, count)
     yield Result("device access of a realm", stores.run / count * 1e6, "µs", goal=14)
