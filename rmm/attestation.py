@@ -27,7 +27,8 @@ _HASH_NAMES: Final = {
     HashAlgorithm.SHA_384: "sha-384",
     HashAlgorithm.SHA_512: "sha-512",
 }
-#: The generation of the realm claims of RMI 2.0, where the platform's is an older one.
+#: The generation of the tokens of realms by RMI 2.0, where the platform's is that of 1.0: the
+#: platform's own claims are the same.
 _OF_RMI_2: Final = {Generation.G1: Generation.G2, Generation.G1B: Generation.G2}
 
 #: Signs the encoded Sig_structure.
@@ -79,10 +80,10 @@ class Attestation:
             rems=tuple(measurements[1:]),
             instance_id=realm.instance_id,
         )
-        generation = self._generation
+        request.generation = self._generation
         if realm.revision != VERSION_1_0:
-            generation = _OF_RMI_2.get(generation, generation)
-        request.payload = realm_payload(claims, generation)
+            request.generation = _OF_RMI_2.get(self._generation, self._generation)
+        request.payload = realm_payload(claims, request.generation)
 
     def sign(self, pe: int, rec: int, request: TokenRequest) -> TokenSignResponse | None:
         """Push the request if necessary, then pull a response, possibly another request's.
@@ -119,7 +120,7 @@ class Attestation:
         if response.sig_size == _SIGNATURE_SIZE:
             signature = response.signature[:_SIGNATURE_SIZE]
             realm_token = Sign1(_PROTECTED, request.payload, signature).encode()
-            request.token = cca_token(self._platform_token, realm_token, self._generation)
+            request.token = cca_token(self._platform_token, realm_token, request.generation)
         else:
             request.token = b""
 

@@ -11,6 +11,7 @@ from pyvmm.arch.pas import Pas
 from pyvmm.arch.pstate import EL1H_MASKED, SPSR_EL1
 from pyvmm.arch.rmi import RecExitReason, RecParams
 from pyvmm.arch.stage2 import VTTBR_VMID_SHIFT, vtcr
+from pyvmm.token.generations import Generation
 from rmm.protocols import Machine
 from rmm.realm import Limits, Realm
 
@@ -85,10 +86,11 @@ Abort = tuple[int, int]
 class TokenRequest:
     """An attestation in progress: the challenge, then the token and the number of bytes read."""
 
-    __slots__ = ("challenge", "is_pushed", "offset", "payload", "ticket", "token")
+    __slots__ = ("challenge", "generation", "is_pushed", "offset", "payload", "ticket", "token")
 
     def __init__(self, challenge: bytes, ticket: int) -> None:
         self.challenge = challenge
+        self.generation = Generation.G1  # of the token; from the first CONTINUE on
         self.ticket = ticket  # identifies the request of a signature
         self.payload = b""  # of the realm token; empty until the first CONTINUE
         self.is_pushed = False  # EL3 has the request
