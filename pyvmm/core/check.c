@@ -16,7 +16,7 @@
 #include "guest.h"
 #include "pstate.h"
 
-enum { MAX_STORES = 1 << 16, MAX_STORE = 32 }; /* more than between two polls; bytes of one */
+enum { MAX_STORES = 1 << 16, MAX_STORE = 64 }; /* more than between two polls; bytes of one */
 
 /* The state that a region may change. */
 struct registers {

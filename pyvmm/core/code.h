@@ -20,8 +20,6 @@ struct code_page {
     struct insn ops[SLOTS + 1];
 };
 
-enum { PAGE_OF_OPS = offsetof(struct code_page, ops) - offsetof(struct code_page, jit) }; /* from ops back to jit */
-
 static inline struct code_page *page_of(const struct insn *ops) {
     return (struct code_page *)((char *)(uintptr_t)ops - offsetof(struct code_page, ops));
 }

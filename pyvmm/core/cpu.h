@@ -66,7 +66,8 @@ enum mmu_index { MMU_EL0, MMU_EL1, MMU_EL1_PAN, NUM_MMU };
 struct fetch_entry {
     uint64_t tag; /* VA page, or FETCH_NONE */
     struct insn *ops;
-};
+    struct jit_page *jit; /* of `ops`: translated code goes there without a look at struct code_page */
+} __attribute__((aligned(32)));
 #define FETCH_SIZE 1024
 #define FETCH_NONE (~0ull)
 
@@ -105,11 +106,17 @@ struct inval {
     uint64_t addr, size; /* VA / IPA / PA / host page address, and bytes */
 };
 
-/* pauth.c: a code computed before, with its inputs. */
-#define PAUTH_MEMOS 512
+/* pauth.c: a signed pointer computed before; and what all of them depend on besides their inputs. */
+#define PAUTH_MEMO_BITS 8
+#define PAUTH_MEMO_FACTOR 0x9e3779b9u /* of the hash function that finds it */
 struct pauth_memo {
-    uint64_t value, modifier, key[2];
-    uint64_t code;
+    uint64_t plain, modifier, key[2];
+    uint64_t with_code;
+};
+struct pauth_config {
+    uint64_t extension[2][2]; /* by data, by half: the bits of a pointer that equal bit 55 if it has no code */
+    uint64_t enabled;         /* bits of SCTLR_EL1 */
+    uint64_t allowed;         /* HCR_EL2.API */
 };
 
 struct code_cache;
@@ -175,7 +182,8 @@ struct cpu {
     uint32_t leave_irq;
     bool timer_seen[2]; /* output levels of CNTV and CNTP that the caller knows */
     const struct insn *jit_insn; /* for translated code and jit.c: the current instruction, */
-    int64_t jit_count; /* and the number of instructions executed */
+    int64_t jit_count; /* the number of instructions executed, */
+    enum step jit_step; /* and the result of a system instruction */
     uint64_t icount; /* instructions of this pe_run() up to the last synchronisation */
     uint64_t budget;
     uint64_t icount_base; /* instructions of earlier pe_run()s: the virtual clock */
@@ -184,9 +192,8 @@ struct cpu {
 
     struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
     struct fetch_entry fetches[2][FETCH_SIZE];
-    struct pauth_memo pauth_memos[PAUTH_MEMOS];
-    /* by data, by half: the bits of a pointer that equal bit 55 if it has no code */
-    uint64_t pauth_extension[2][2];
+    struct pauth_memo pauth_memos[4][1 << PAUTH_MEMO_BITS]; /* by key */
+    struct pauth_config pauth_config;
     uint64_t guarded_slots[2][FETCH_SIZE / 64]; /* bit per slot of fetches: the page is guarded (FEAT_BTI) */
 
     /* cross-PE: guarded by inval_lock; the sequence counters show a waiter that its request was served */

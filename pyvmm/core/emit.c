@@ -35,15 +35,18 @@ static bool has_region(const struct emit *e, unsigned slot) {
 /* Add an instruction and its fall-through successors to the region; branch targets are left for later. */
 static void gather_from(struct emit *e, unsigned slot) {
     for (bool follows = false;; slot++) {
-        if (slot == SLOTS || e->num_members == MAX_REGION || in_set(e->members, slot) ||
-            (slot != e->head && has_region(e, slot))) {
+        if (slot == SLOTS || in_set(e->members, slot) || (slot != e->head && has_region(e, slot))) {
+            return;
+        }
+        if (e->num_members == MAX_REGION) {
+            regions_add_head(e->page, slot);
             return;
         }
         if (follows && e->page->ops[slot].op == OP_DECODE) {
             decode_slot(e->cpu, e->page->ops, slot);
         }
         unsigned op = op_at(e, slot), kind = op_infos[op].kind & ~KIND_FP, target;
-        if (kind == KIND_NONE || kind == KIND_SYS) {
+        if (kind == KIND_NONE || (kind == KIND_SYS && !emitters[op])) {
             return;
         }
         add_to_set(e->members, slot);
@@ -52,7 +55,7 @@ static void gather_from(struct emit *e, unsigned slot) {
             add_to_set(e->targets, target);
             e->pending[e->num_pending++] = (uint16_t)target;
         }
-        follows = kind == KIND_PLAIN || kind == KIND_FAULTS;
+        follows = kind == KIND_PLAIN || kind == KIND_FAULTS || kind == KIND_SYS;
         if (!follows && !is_conditional(op)) {
             return;
         }
@@ -345,10 +348,14 @@ void emit_far_jump(struct emit *e) {
     e->ended = !e->next;
 }
 
+unsigned branch_by_handler_at(struct emit *e) {
+    e->effects[e->slot] |= LEAVES;
+    return add_later(e, LATER_BRANCH, e->slot)->label;
+}
+
 void unless_guarded(struct emit *e) {
     host_jump(e, host_test_bit_string(e, offsetof(struct cpu, guarded), GRANULE_SHIFT, FETCH_SIZE),
-              add_later(e, LATER_BRANCH, e->slot)->label);
-    e->effects[e->slot] |= LEAVES;
+              branch_by_handler_at(e));
 }
 
 void emit_indirect_jump(struct emit *e, unsigned btype) {
@@ -413,6 +420,7 @@ void act_by_handler(struct emit *e) {
     host_call(e, act_label(e));
     e->flags = FLAGS_IN_CPU;
     e->sp_checked = false;
+    e->fp_checked &= op_infos[op_at(e, e->slot)].kind != KIND_SYS;
     e->effects[e->slot] |= LEAVES;
 }
 

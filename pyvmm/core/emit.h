@@ -59,7 +59,8 @@ void find_page(struct emit *e, bool write, unsigned size, unsigned element);
 void emit_jump(struct emit *e, enum cond cond, uint64_t distance);
 void emit_far_jump(struct emit *e); /* or to the VA in T0: */
 void emit_indirect_jump(struct emit *e, unsigned btype); /* BR and BLR */
-/* Leave the branch to its handler if the page of the VA in T0 is guarded (FEAT_BTI). */
+/* Leave the branch to its handler at a jump to the label; or if the page of the VA in T0 is guarded (FEAT_BTI). */
+unsigned branch_by_handler_at(struct emit *e);
 void unless_guarded(struct emit *e);
 void skip_unless(struct emit *e, enum cond cond); /* Fall through to the next instruction unless... */
 

@@ -95,6 +95,7 @@ void host_find_slowly(struct emit *e, bool write, unsigned size, uint32_t *site,
 void host_check_store(struct emit *e, unsigned size);
 void host_load(struct emit *e, enum extend how, bool sf, unsigned dst, unsigned base, unsigned index, unsigned offset);
 void host_store(struct emit *e, unsigned size, unsigned src, unsigned base, unsigned index, unsigned offset);
+void host_store_zeros(struct emit *e, unsigned size, unsigned base, unsigned index); /* a multiple of 16 bytes */
 /* Copy between memory and a vector register of struct cpu; a load of less than 16 bytes clears the rest. */
 void host_load_vector(struct emit *e, unsigned size, unsigned v, unsigned base, unsigned index, unsigned offset);
 void host_store_vector(struct emit *e, unsigned size, unsigned v, unsigned base, unsigned index, unsigned offset);
@@ -105,6 +106,10 @@ void host_exchange(struct emit *e, unsigned size, struct val a);
 void host_exchange_add(struct emit *e, unsigned size, struct val a);
 void host_compare_exchange(struct emit *e, unsigned size, struct val expected, struct val desired);
 void host_fence(struct emit *e); /* a load after it is not performed before a store that precedes it */
+
+/* T0 = the pointer in T0 without its code (checks) or with one, if pauth.c has a memo of it; otherwise jump to `miss`.
+ * Uses enum pauth_key. */
+void host_pauth(struct emit *e, bool checks, unsigned key, struct val modifier, unsigned miss);
 
 /* ---- vectors: in struct cpu, by number; the half that is not written is cleared ---- */
 

@@ -293,6 +293,7 @@ do_JIT:
         case JIT_POLL: goto check;
         case JIT_EXECUTE: goto *label[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
         case JIT_FAULT: goto fault;
+        case JIT_SYSTEM: step = cpu->jit_step; goto system;
         default: goto differs;
         }
     }
@@ -360,14 +361,17 @@ leave:
     static const struct insn *branch_##op(struct cpu *cpu, const struct insn *i) {                                    \
         return call;                                                                                                  \
     }
-#define NO_FUNCTION(op, call)
-A64_OPS(FUNCTION, FUNCTION_FAULTS, FUNCTION_BRANCH, FUNCTION_BRANCH, NO_FUNCTION, FUNCTION, FUNCTION_FAULTS)
+#define FUNCTION_SYS(op, call)                                                                                        \
+    static enum step system_##op(struct cpu *cpu, const struct insn *i) {                                             \
+        return call;                                                                                                  \
+    }
+A64_OPS(FUNCTION, FUNCTION_FAULTS, FUNCTION_BRANCH, FUNCTION_BRANCH, FUNCTION_SYS, FUNCTION, FUNCTION_FAULTS)
 
 #define INFO(op, call) [OP_##op] = {KIND_PLAIN, {.act = act_##op}},
 #define INFO_FAULTS(op, call) [OP_##op] = {KIND_FAULTS, {.act = act_##op}},
 #define INFO_BRANCH(op, call) [OP_##op] = {KIND_BRANCH, {.branch = branch_##op}},
 #define INFO_INDIRECT(op, call) [OP_##op] = {KIND_INDIRECT, {.branch = branch_##op}},
-#define INFO_SYS(op, call) [OP_##op] = {KIND_SYS, {.act = NULL}},
+#define INFO_SYS(op, call) [OP_##op] = {KIND_SYS, {.system = system_##op}},
 #define INFO_FP(op, call) [OP_##op] = {KIND_PLAIN | KIND_FP, {.act = act_##op}},
 #define INFO_FP_FAULTS(op, call) [OP_##op] = {KIND_FAULTS | KIND_FP, {.act = act_##op}},
 const struct op_info op_infos[NUM_OPS] = {

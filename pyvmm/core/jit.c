@@ -152,11 +152,27 @@ static const void *go_on(struct cpu *cpu, enum jit_status status, const struct i
     return cpu->jit->stubs.leave[status];
 }
 
-const void *jit_act(struct cpu *cpu, unsigned slot, int64_t count) {
-    const struct insn *i = cpu->ops + slot;
+/* Like the interpreter's SYS, which also does what follows unless nothing does. */
+static const void *act_system(struct cpu *cpu, const struct op_info *info, const struct insn *i, int64_t count) {
     const struct jit_page *page = page_of(cpu->ops)->jit;
     uint32_t drops = page->drops;
-    if (!op_infos[jit_op(cpu->ops, slot)].act(cpu, i)) {
+    cpu->pc = cpu->page_va + 4 * (uint64_t)(i - cpu->ops);
+    cpu->icount = (uint64_t)count / COUNT_ONE;
+    cpu->jit_step = info->system(cpu, i);
+    bool stays = cpu->jit_step == STEP_NEXT && page->drops == drops;
+    return stays && !atomic_load_explicit(&cpu->request, memory_order_relaxed) ? NULL
+                                                                               : go_on(cpu, JIT_SYSTEM, i, count);
+}
+
+const void *jit_act(struct cpu *cpu, unsigned slot, int64_t count) {
+    const struct insn *i = cpu->ops + slot;
+    const struct op_info *info = &op_infos[jit_op(cpu->ops, slot)];
+    if (info->kind == KIND_SYS) {
+        return act_system(cpu, info, i, count);
+    }
+    const struct jit_page *page = page_of(cpu->ops)->jit;
+    uint32_t drops = page->drops;
+    if (!info->act(cpu, i)) {
         return go_on(cpu, JIT_FAULT, i, count);
     }
     return page->drops == drops ? NULL : go_on(cpu, JIT_GO, i + 1, count + COUNT_ONE);

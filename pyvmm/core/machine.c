@@ -90,7 +90,7 @@ static struct cpu *cpu_new(struct machine *machine, uint32_t index) {
         return NULL;
     }
     tlb_flush_all(cpu);
-    pauth_init(cpu);
+    pauth_update(cpu);
     return cpu;
 }
 

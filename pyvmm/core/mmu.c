@@ -236,6 +236,7 @@ struct insn *mmu_fetch(struct cpu *cpu, uint64_t va) {
     struct fetch_entry *e = &cpu->fetches[cpu->el][tlb_slot(va)];
     e->tag = va & PAGE_MASK;
     e->ops = ops;
+    e->jit = page_of(ops)->jit;
     note_guarded(cpu, va, r.t.guarded);
     if (r.t.ng) {
         note_ng(cpu->walks->ng_fetches[cpu->el], va);

@@ -8,6 +8,8 @@
  */
 #include "pauth.h"
 
+#include <string.h>
+
 #include "raise.h"
 #include "regime.h"
 
@@ -40,23 +42,42 @@ static uint64_t siphash(const uint64_t key[2], uint64_t value, uint64_t modifier
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-/* ComputePAC.  A return address is checked with the same inputs
- * as for its signing: most codes have been computed before. */
-static INLINE uint64_t compute(struct cpu *cpu, enum pauth_key key, uint64_t value, uint64_t modifier) {
-    const uint64_t *k = &cpu->st.pauth_keys[2ull * key];
-    uint64_t hash = (value ^ modifier ^ k[0]) * 0x9e3779b97f4a7c15ull;
-    struct pauth_memo *memo = &cpu->pauth_memos[hash >> 32 & (PAUTH_MEMOS - 1)];
-    if (unlikely((memo->value ^ value) | (memo->modifier ^ modifier) | (memo->key[0] ^ k[0]) |
-                 (memo->key[1] ^ k[1]))) {
-        *memo = (struct pauth_memo){value, modifier, {k[0], k[1]}, siphash(k, value, modifier)};
-    }
-    return memo->code;
+/* ComputePAC */
+static uint64_t compute(const struct cpu *cpu, enum pauth_key key, uint64_t value, uint64_t modifier) {
+    return siphash(&cpu->st.pauth_keys[2ull * key], value, modifier);
 }
 
-/* Initially all memos have zeros as inputs: the one at their place needs the right code. */
-void pauth_init(struct cpu *cpu) {
-    const uint64_t key[2] = {0, 0};
-    cpu->pauth_memos[0].code = siphash(key, 0, 0);
+/* ---- pointers that were signed or authenticated before ---- */
+
+/* A return address is signed and authenticated with the same key and modifier again and again.  A memo is a pair of
+ * pointers, without and with a code, each of which gives the other; its place depends on bits that both share. */
+static unsigned memo_slot(uint64_t pointer, uint64_t modifier) {
+    return (uint32_t)(pointer ^ modifier) * PAUTH_MEMO_FACTOR >> (32 - PAUTH_MEMO_BITS);
+}
+
+static INLINE struct pauth_memo *memo_of(struct cpu *cpu, enum pauth_key key, uint64_t pointer, uint64_t modifier) {
+    return &cpu->pauth_memos[key][memo_slot(pointer, modifier)];
+}
+
+static INLINE bool is_memo_for(const struct cpu *cpu, const struct pauth_memo *memo, enum pauth_key key,
+                               uint64_t modifier) {
+    const uint64_t *k = &cpu->st.pauth_keys[2ull * key];
+    return !((memo->modifier ^ modifier) | (memo->key[0] ^ k[0]) | (memo->key[1] ^ k[1]));
+}
+
+static void note_memo(struct cpu *cpu, enum pauth_key key, uint64_t plain, uint64_t modifier, uint64_t with_code) {
+    const uint64_t *k = &cpu->st.pauth_keys[2ull * key];
+    if (memo_slot(plain, modifier) == memo_slot(with_code, modifier)) {
+        *memo_of(cpu, key, plain, modifier) = (struct pauth_memo){plain, modifier, {k[0], k[1]}, with_code};
+    }
+}
+
+/* Zeros are for slot 0, and cannot be found in any other; 1 cannot be found in slot 0. */
+static void forget_memos(struct cpu *cpu) {
+    memset(cpu->pauth_memos, 0, sizeof cpu->pauth_memos);
+    for (unsigned key = 0; key < 4; key++) {
+        cpu->pauth_memos[key][0].plain = cpu->pauth_memos[key][0].with_code = 1;
+    }
 }
 
 static bool is_data(enum pauth_key key) {
@@ -64,11 +85,17 @@ static bool is_data(enum pauth_key key) {
 }
 
 void pauth_update(struct cpu *cpu) {
+    struct pauth_config config = {.enabled = cpu->st.sctlr_el1 & (SCTLR_EnIA | SCTLR_EnIB | SCTLR_EnDA | SCTLR_EnDB),
+                                  .allowed = cpu->st.hcr_el2 & HCR_API};
     for (unsigned half = 0; half < 2; half++) {
         for (unsigned data = 0; data < 2; data++) {
             unsigned top = top_byte_ignored(cpu, (uint64_t)half << 55, !data) ? 56 : 64;
-            cpu->pauth_extension[data][half] = ones(top) & ~ones(va_bits(cpu, half));
+            config.extension[data][half] = ones(top) & ~ones(va_bits(cpu, half));
         }
+    }
+    if (memcmp(&config, &cpu->pauth_config, sizeof config) != 0) {
+        cpu->pauth_config = config;
+        forget_memos(cpu);
     }
 }
 
@@ -78,7 +105,7 @@ static uint64_t extended(uint64_t pointer, uint64_t extension, bool high) {
 
 /* The half of the VA space of a pointer without a code: if no half has tags, bit 63 shows it too. */
 static bool selects_high(const struct cpu *cpu, uint64_t pointer, bool data) {
-    bool has_no_tags = (cpu->pauth_extension[data][0] & cpu->pauth_extension[data][1]) >> 63;
+    bool has_no_tags = (cpu->pauth_config.extension[data][0] & cpu->pauth_config.extension[data][1]) >> 63;
     return pointer >> (has_no_tags ? 63 : 55) & 1;
 }
 
@@ -95,7 +122,7 @@ static bool is_trapped(struct cpu *cpu) {
 
 #define BIT_55 (1ull << 55)
 
-bool pauth_add(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier) {
+static bool add_slowly(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier) {
     if (!is_enabled(cpu, key)) {
         return true;
     }
@@ -103,13 +130,27 @@ bool pauth_add(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t 
         return false;
     }
     bool high = selects_high(cpu, *pointer, is_data(key));
-    uint64_t bits = cpu->pauth_extension[is_data(key)][high];
-    uint64_t code = compute(cpu, key, extended(*pointer, bits, high), modifier);
-    *pointer = extended(*pointer ^ (code & bits), BIT_55, high);
+    uint64_t bits = cpu->pauth_config.extension[is_data(key)][high];
+    uint64_t plain = extended(*pointer, bits, high);
+    uint64_t code = compute(cpu, key, plain, modifier);
+    uint64_t with_code = extended(*pointer ^ (code & bits), BIT_55, high);
+    if (*pointer == plain) { /* the code of another pointer is not right */
+        note_memo(cpu, key, plain, modifier, with_code);
+    }
+    *pointer = with_code;
     return true;
 }
 
-bool pauth_check(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier) {
+bool pauth_add(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier) {
+    const struct pauth_memo *memo = memo_of(cpu, key, *pointer, modifier);
+    if (likely(memo->plain == *pointer && is_memo_for(cpu, memo, key, modifier))) {
+        *pointer = memo->with_code;
+        return true;
+    }
+    return add_slowly(cpu, key, pointer, modifier);
+}
+
+static bool check_slowly(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier) {
     if (!is_enabled(cpu, key)) {
         return true;
     }
@@ -117,19 +158,29 @@ bool pauth_check(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_
         return false;
     }
     bool high = va_is_high(*pointer);
-    uint64_t bits = cpu->pauth_extension[is_data(key)][high];
+    uint64_t bits = cpu->pauth_config.extension[is_data(key)][high];
     uint64_t plain = extended(*pointer, bits, high);
     uint64_t code = compute(cpu, key, plain, modifier) & bits & ~BIT_55;
     if (unlikely((*pointer ^ code) != plain)) {
         return raise_exception(cpu, 1, EC_PAC_FAIL, key); /* ISS: data key, B key */
     }
+    note_memo(cpu, key, plain, modifier, *pointer);
     *pointer = plain;
     return true;
 }
 
+bool pauth_check(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier) {
+    const struct pauth_memo *memo = memo_of(cpu, key, *pointer, modifier);
+    if (likely(memo->with_code == *pointer && is_memo_for(cpu, memo, key, modifier))) {
+        *pointer = memo->plain;
+        return true;
+    }
+    return check_slowly(cpu, key, pointer, modifier);
+}
+
 uint64_t pauth_strip(const struct cpu *cpu, uint64_t pointer, bool data) {
     bool high = va_is_high(pointer);
-    return extended(pointer, cpu->pauth_extension[data][high], high);
+    return extended(pointer, cpu->pauth_config.extension[data][high], high);
 }
 
 bool pauth_generic(struct cpu *cpu, uint64_t value, uint64_t modifier, uint64_t *code) {

@@ -8,8 +8,7 @@
 
 enum pauth_key { KEY_IA, KEY_IB, KEY_DA, KEY_DB, KEY_GA }; /* bit 0: B, bit 1: data */
 
-void pauth_init(struct cpu *cpu);
-void pauth_update(struct cpu *cpu); /* TCR_EL1 has changed */
+void pauth_update(struct cpu *cpu); /* TCR_EL1, SCTLR_EL1 or HCR_EL2 may have changed */
 bool pauth_add(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier);
 bool pauth_check(struct cpu *cpu, enum pauth_key key, uint64_t *pointer, uint64_t modifier); /* and strip */
 uint64_t pauth_strip(const struct cpu *cpu, uint64_t pointer, bool data);

@@ -33,14 +33,18 @@ static void make_head(struct code_page *page, unsigned slot) {
     }
 }
 
+void regions_add_head(struct code_page *page, unsigned slot) {
+    add_to_set(page->jit->heads, slot);
+    make_head(page, slot);
+}
+
 /* Heads are the targets of branches in the page, and slots
  * whose predecessor is not decoded or does not fall through. */
 void regions_decoded(struct code_page *page, unsigned slot) {
     struct jit_page *jit = page->jit;
     unsigned target, op = page->ops[slot].op;
     if (branch_target(op, &page->ops[slot], slot, &target)) {
-        add_to_set(jit->heads, target);
-        make_head(page, target);
+        regions_add_head(page, target);
     }
     if (slot == 0 || in_set(jit->heads, slot) || ends_block(page_op(page, slot - 1))) {
         make_head(page, slot);

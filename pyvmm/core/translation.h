@@ -24,6 +24,7 @@ struct op_info {
     uint8_t kind; /* enum op_kind, KIND_FP or-ed */
     union {
         bool (*act)(struct cpu *cpu, const struct insn *i); /* false: an exception was raised */
+        enum step (*system)(struct cpu *cpu, const struct insn *i);
         const struct insn *(*branch)(struct cpu *cpu, const struct insn *i);
     };
 };
@@ -38,7 +39,8 @@ enum jit_status {
     JIT_GO,      /* whatever is in its slot; */
     JIT_POLL,    /* after a poll; */
     JIT_FAULT,   /* which has raised an exception; */
-    JIT_EXECUTE, /* with its handler, not with OP_JIT. */
+    JIT_EXECUTE, /* with its handler, not with OP_JIT; */
+    JIT_SYSTEM,  /* whose handler returned cpu->jit_step. */
     NUM_JIT_STATUS,
     JIT_DIFFERS = NUM_JIT_STATUS /* check.c: not at all */
 };
@@ -47,7 +49,7 @@ struct jit_exit {
     uint64_t status;
 };
 
-enum { NUM_SIZES = 6 }; /* of accesses: 1 to 32 bytes */
+enum { NUM_SIZES = 7 }; /* of accesses: 1 to 64 bytes */
 
 /* Fixed code at the start of an arena. */
 struct host_stubs {

@@ -49,6 +49,11 @@ ORDERED = (
     *(0x08A0_7C00, 0x08E0_FC00, 0x3820_8000, 0x38E0_8000),
     *(0x3820_0000 | order << 22 | opc << 12 for opc in range(8) for order in (0, 3)),
 )
+#: With Rt: MRS of CNTVCT, CTR, DCZID, DAIF, TCR, NZCV; IC IVAU, DC CVAU.  Without: DAIFSet,
+#: DAIFClr, DSB, SB.
+READS = (0xD53B_E040, 0xD53B_0020, 0xD53B_00E0, 0xD53B_4220, 0xD538_2040, 0xD53B_4200)
+MAINTENANCE = (0xD50B_7520, 0xD50B_7B20)
+STATE_WORDS = (0xD503_42DF, 0xD503_42FF, 0xD503_3B9F, 0xD503_30FF)
 #: Without their size and registers: LD1, ST1, LD2, ST4 and LD1R of bytes and words.
 STRUCTURES = (0x0C40_7000, 0x0C00_7800, 0x0C40_8800, 0x0C00_0800, 0x0D40_C800)
 
@@ -158,6 +163,17 @@ class Program:
             case _:
                 return 0xD50B_7420 | base >> 5  # dc zva
 
+    def system(self) -> int:
+        """Return an instruction on the state of the system that changes little of it."""
+        rng = self.rng
+        match rng.randrange(4):
+            case 0 | 1:
+                return rng.choice(READS) | rng.randrange(OPERANDS)
+            case 2:
+                return rng.choice(MAINTENANCE) | rng.choice(BASES)
+            case _:
+                return rng.choice(STATE_WORDS)
+
     def _single(self) -> int:
         """Return a load or store of one register, without its registers."""
         rng = self.rng
@@ -228,7 +244,7 @@ class Program:
             case 5:
                 self.word(SVC)
             case 6:
-                self.word(0xD53B_E040 | self.rng.randrange(OPERANDS))  # mrs cntvct_el0
+                self.word(self.system())
             case n if n < 18:
                 self.word(self.access())
             case _:

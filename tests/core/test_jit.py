@@ -15,6 +15,7 @@ from pyvmm.core._core import ffi, lib
 from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.gic import ICH_HCR_EN
 from pyvmm.arch.pas import Pas
 from pyvmm.core import Clock, Machine
 from tests.core.debugger import Debugger
@@ -24,22 +25,31 @@ from tests.core.system import (
     CODE,
     DATA,
     EC_DATA_ABORT,
+    EC_SYSREG,
     GUARDED,
+    HCR_FMO,
+    HCR_IMO,
     PAGE,
+    READ_ONLY,
     S2_NORMAL,
     S2_READ,
     S2_WRITE,
+    SCTLR_ON,
+    TCR_48,
     USER,
     UXN,
     VECTORS,
     Bench,
     guest_ec,
+    vector,
 )
+from tests.core.test_gic_timer import IRQ_VECTOR, VMCR_ON, lr
 
 ENGINES = (Engine.JIT, Engine.CHECK)
 HOT = 100  # turns that make a loop hot
 EC_BRANCH_TARGET = 0x0D
 FPSR_IXC, FPSR_UFC = 1 << 4, 1 << 3
+EN_IA, TBI0 = 1 << 31, 1 << 37
 EC_PERMISSION = 0x24  # a data abort from EL0
 EL0_CODE = CODE + (1 << 32)
 
@@ -109,6 +119,76 @@ def test_a_budget_ends_at_the_same_instruction(bench: Bench, budget: int) -> Non
         found, expected = (each.run(budget=budget).instructions for each in (bench, reference))
         assert found == expected
         assert bench.state.pc == reference.state.pc
+
+
+@pytest.mark.parametrize("engine", Engine)
+def test_an_interrupt_is_taken_at_the_instruction_that_unmasks_it(engine: Engine) -> None:
+    """In the middle of a region, whatever it does afterwards."""
+    bench = Bench(engine=engine, threshold=2)
+    bench.load(
+        f"""
+        mov x0, #{HOT}
+        again: mrs x1, daif
+        add x2, x2, #1
+        msr daifclr, #2
+        add x3, x3, #1
+        msr daifset, #2
+        subs x0, x0, #1
+        b.ne again
+        hvc #0xfff
+        """
+    )
+    bench.state.hcr_el2 |= HCR_IMO | HCR_FMO
+    bench.state.ich_hcr, bench.state.ich_vmcr = ICH_HCR_EN, VMCR_ON
+    bench.run(budget=100)
+    bench.state.ich_lr[0] = lr(40)
+    assert vector(bench.run()) == IRQ_VECTOR
+    assert bench.state.x[2] == bench.state.x[3] + 1
+
+
+@pytest.mark.parametrize("engine", Engine)
+def test_what_follows_a_full_region_is_translated_too(engine: Engine) -> None:
+    """A loop that is longer than a region may be."""
+    bench = Bench(engine=engine, threshold=2)
+    body = "; ".join(["add x1, x1, #1"] * 400)
+    exit_ = bench.run(f"mov x0, #9; again: {body}; subs x0, x0, #1; b.ne again; hvc #1")
+    assert exit_.instructions == 2 + 9 * 402
+    assert bench.state.x[1] == 9 * 400
+    if engine is not Engine.INTERP:
+        assert bench.machine.num_translated >= 3
+
+
+def test_zeroing_obeys_its_controls_in_hot_code(bench: Bench) -> None:
+    """DC ZVA at EL1, then at EL0 without SCTLR_EL1.DZE."""
+    bench.mmu_on()
+    bench.map(DATA, DATA, AF | USER | UXN)
+    bench.map(EL0_CODE, CODE, AF | USER | READ_ONLY)
+    bench.memory.write(DATA, b"\xff" * 256)
+    bench.state.x[9], bench.state.x[0] = DATA + 70, HOT
+    text = "again: dc zva, x9; subs x0, x0, #1; b.ne again; hvc #1"
+    assert bench.run(text).esr & 0xFFFF == 1
+    assert bench.memory.read(DATA, 256) == b"\xff" * 64 + bytes(64) + b"\xff" * 128
+    bench.state.pc, bench.state.x[0], bench.state.pstate = EL0_CODE, HOT, 0
+    assert vector(bench.run()) == 0x400
+    assert guest_ec(bench.state) == EC_SYSREG
+
+
+def test_a_signed_pointer_is_not_remembered_under_another_configuration(bench: Bench) -> None:
+    """With the key disabled, or with tags, PACIASP gives another result."""
+    bench.mmu_on(sctlr=SCTLR_ON | EN_IA)
+    sign = "mov x30, x1; hint #25; mov x2, x30; hint #29; mov x4, x30"  # paciasp, autiasp
+    loop = f"again: {sign}; subs x0, x0, #1; b.ne again"
+    results = []
+    for tcr, sctlr in ((TCR_48, EN_IA), (TCR_48 | TBI0, EN_IA), (TCR_48, 0), (TCR_48, EN_IA)):
+        bench.state.tcr_el1, bench.state.sctlr_el1 = tcr, SCTLR_ON | sctlr
+        bench.state.x[0], bench.state.x[1] = HOT, DATA
+        assert bench.run(f"{loop}; hvc #1").esr & 0xFFFF == 1
+        assert bench.state.x[4] == DATA
+        results.append(int(bench.state.x[2]))
+    signed, tagged, plain, again = results
+    assert signed == again
+    assert signed & ~(0xFF << 56) == tagged
+    assert plain == DATA != tagged
 
 
 # ---- self-modification ---------------------------------------------------------------------------

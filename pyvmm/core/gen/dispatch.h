@@ -101,6 +101,7 @@
     ON_SYS(SYSL, exec_SYSL(cpu, i)) \
     ON_SYS(MSR, exec_MSR(cpu, i)) \
     ON_SYS(MRS, exec_MRS(cpu, i)) \
+    ON_FAULTS(DC_ZVA, exec_DC_ZVA(cpu, i)) \
     ON_FAULTS(MRS_plain, exec_MRS_plain(cpu, i)) \
     ON_FAULTS(MSR_plain, exec_MSR_plain(cpu, i)) \
     ON_PLAIN(MRS_NZCV, exec_MRS_NZCV(cpu, i)) \

@@ -81,6 +81,13 @@ void emit_op_BLR(struct emit *e, const struct insn *i) { emit_BLR(e, i); }
 void emit_op_RET(struct emit *e, const struct insn *i) { emit_RET(e, i); }
 void emit_op_HINT(struct emit *e, const struct insn *i) { emit_HINT(e, i); }
 void emit_op_BTI(struct emit *e, const struct insn *i) { emit_BTI(e, i); }
+void emit_op_DSB(struct emit *e, const struct insn *i) { emit_DSB(e, i); }
+void emit_op_SB(struct emit *e, const struct insn *i) { emit_SB(e, i); }
+void emit_op_MSR_imm(struct emit *e, const struct insn *i) { emit_MSR_imm(e, i); }
+void emit_op_SYS(struct emit *e, const struct insn *i) { emit_SYS(e, i); }
+void emit_op_MSR(struct emit *e, const struct insn *i) { emit_MSR(e, i); }
+void emit_op_MRS(struct emit *e, const struct insn *i) { emit_MRS(e, i); }
+void emit_op_DC_ZVA(struct emit *e, const struct insn *i) { emit_DC_ZVA(e, i); }
 void emit_op_MRS_plain(struct emit *e, const struct insn *i) { emit_MRS_plain(e, i); }
 void emit_op_MSR_plain(struct emit *e, const struct insn *i) { emit_MSR_plain(e, i); }
 void emit_op_LOGICAL_shift_0_0_0_0(struct emit *e, const struct insn *i) { emit_LOGICAL_shift(e, i, 0, 0, 0, 0); }
@@ -562,6 +569,9 @@ void emit_op_MULH_0(struct emit *e, const struct insn *i) { emit_MULH(e, i, 0); 
 void emit_op_MULH_1(struct emit *e, const struct insn *i) { emit_MULH(e, i, 1); }
 void emit_op_PAC(struct emit *e, const struct insn *i) { emit_PAC(e, i); }
 void emit_op_AUT(struct emit *e, const struct insn *i) { emit_AUT(e, i); }
+void emit_op_BRA(struct emit *e, const struct insn *i) { emit_BRA(e, i); }
+void emit_op_BLRA(struct emit *e, const struct insn *i) { emit_BLRA(e, i); }
+void emit_op_RETA(struct emit *e, const struct insn *i) { emit_RETA(e, i); }
 void emit_op_LDST_uimm_0_0(struct emit *e, const struct insn *i) { emit_LDST_uimm(e, i, 0, 0); }
 void emit_op_LDST_uimm_0_1(struct emit *e, const struct insn *i) { emit_LDST_uimm(e, i, 0, 1); }
 void emit_op_LDST_uimm_0_2(struct emit *e, const struct insn *i) { emit_LDST_uimm(e, i, 0, 2); }
@@ -893,6 +903,13 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_RET] = emit_op_RET,
     [OP_HINT] = emit_op_HINT,
     [OP_BTI] = emit_op_BTI,
+    [OP_DSB] = emit_op_DSB,
+    [OP_SB] = emit_op_SB,
+    [OP_MSR_imm] = emit_op_MSR_imm,
+    [OP_SYS] = emit_op_SYS,
+    [OP_MSR] = emit_op_MSR,
+    [OP_MRS] = emit_op_MRS,
+    [OP_DC_ZVA] = emit_op_DC_ZVA,
     [OP_MRS_plain] = emit_op_MRS_plain,
     [OP_MSR_plain] = emit_op_MSR_plain,
     [OP_LOGICAL_shift_0_0_0_0] = emit_op_LOGICAL_shift_0_0_0_0,
@@ -1374,6 +1391,9 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_MULH_1] = emit_op_MULH_1,
     [OP_PAC] = emit_op_PAC,
     [OP_AUT] = emit_op_AUT,
+    [OP_BRA] = emit_op_BRA,
+    [OP_BLRA] = emit_op_BLRA,
+    [OP_RETA] = emit_op_RETA,
     [OP_LDST_uimm_0_0] = emit_op_LDST_uimm_0_0,
     [OP_LDST_uimm_0_1] = emit_op_LDST_uimm_0_1,
     [OP_LDST_uimm_0_2] = emit_op_LDST_uimm_0_2,

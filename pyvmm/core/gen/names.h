@@ -109,6 +109,7 @@ static const char *const op_names[] = {
     "SYSL",
     "MSR",
     "MRS",
+    "DC_ZVA",
     "MRS_plain",
     "MSR_plain",
     "MRS_NZCV",

@@ -112,6 +112,7 @@ enum op {
     OP_SYSL,
     OP_MSR,
     OP_MRS,
+    OP_DC_ZVA,
     OP_MRS_plain,
     OP_MSR_plain,
     OP_MRS_NZCV,
