@@ -25,6 +25,7 @@ struct registers {
     union v128 v[32];
     struct insn *ops;
     uint64_t page_va, pc;
+    uint64_t excl_va, excl_value[2], excl_size;
     struct pe_state st;
 };
 
@@ -61,6 +62,9 @@ static void save(const struct cpu *cpu, struct registers *r) {
     r->ops = cpu->ops;
     r->page_va = cpu->page_va;
     r->pc = cpu->pc;
+    r->excl_va = cpu->excl_va;
+    r->excl_size = cpu->excl_size;
+    memcpy(r->excl_value, cpu->excl_value, sizeof r->excl_value);
     r->st = cpu->st;
 }
 
@@ -73,6 +77,9 @@ static void restore(struct cpu *cpu, const struct registers *r) {
     cpu->ops = r->ops;
     cpu->page_va = r->page_va;
     cpu->pc = r->pc;
+    cpu->excl_va = r->excl_va;
+    cpu->excl_size = r->excl_size;
+    memcpy(cpu->excl_value, r->excl_value, sizeof r->excl_value);
     cpu->st = r->st;
 }
 

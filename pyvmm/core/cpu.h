@@ -168,7 +168,7 @@ struct cpu {
     /* exclusive monitor */
     uint64_t excl_va; /* ~0: none */
     uint64_t excl_value[2];
-    uint32_t excl_size;
+    uint64_t excl_size;
 
     struct machine *machine;
     uint32_t index;

@@ -113,7 +113,24 @@ void host_pauth(struct emit *e, bool checks, unsigned key, struct val modifier, 
 
 /* ---- vectors: in struct cpu, by number; the half that is not written is cleared ---- */
 
-enum vector_op { V_ADD, V_SUB, V_AND, V_AND_NOT, V_OR, V_XOR, V_EQUAL, V_GREATER, V_MULTIPLY };
+enum vector_fp { FP_V_ADD, FP_V_SUB, FP_V_MUL, FP_V_DIV, FP_V_EQUAL, FP_V_LESS, FP_V_LESS_EQUAL, FP_V_UNORDERED };
+enum vector_op {
+    V_ADD,
+    V_SUB,
+    V_AND,
+    V_AND_NOT,
+    V_OR,
+    V_XOR,
+    V_EQUAL,
+    V_GREATER,
+    V_MULTIPLY,
+    V_MAX_U,
+    V_MIN_U,
+    V_MAX_S,
+    V_MIN_S,
+    V_ZIP_LOW,
+    V_ZIP_HIGH
+};
 
 /* dst = a op b in each lane of 1 << size bytes.  @return false, and nothing is emitted, if the host has no such operation */
 bool host_vector(struct emit *e, enum vector_op op, unsigned size, bool q, unsigned dst, unsigned a, unsigned b);
@@ -122,11 +139,51 @@ void host_vector_multiply_long(struct emit *e, bool is_signed, bool adds, bool h
                                unsigned b);
 void host_set_vector(struct emit *e, unsigned dst, unsigned reg, bool both_halves);
 
+/* The same in steps, on temporaries of their own, V0 to V2: load, compute, store. */
+enum vector_temp { V0, V1, V2 };
+
+void host_v_load(struct emit *e, unsigned t, unsigned v);
+void host_v_store(struct emit *e, bool q, unsigned dst, unsigned t);
+void host_v_store_half(struct emit *e, unsigned dst, unsigned half, unsigned t); /* the low half of t, to one half */
+void host_v_move(struct emit *e, unsigned t, unsigned u);
+bool host_v_has(enum vector_op op, unsigned size);
+void host_v(struct emit *e, enum vector_op op, unsigned size, unsigned t, unsigned u); /* t = t op u */
+void host_v_fill(struct emit *e, unsigned t, bool ones);
+void host_v_replicate(struct emit *e, unsigned t, uint32_t word); /* changes T1 */
+void host_v_invert(struct emit *e, unsigned t, unsigned temp);
+/* Shifts of lanes of 2 bytes or more; a signed one of 4 at most; of 128 bits by bytes. */
+void host_v_shift(struct emit *e, enum shift op, unsigned size, unsigned t, unsigned amount);
+void host_v_shift_bytes(struct emit *e, bool left, unsigned t, unsigned bytes);
+void host_v_pick(struct emit *e, unsigned t, unsigned u, unsigned selector); /* words of u: 2 bits of selector each */
+/* Lanes of 1 << size bytes, from all of t and then u, of twice the size: saturated if they do not fit. */
+void host_v_pack(struct emit *e, unsigned size, unsigned t, unsigned u);
+bool host_v_can_look_up(void);
+void host_v_look_up(struct emit *e, unsigned t,
+                    unsigned index); /* t = its bytes at the indexes, 0 for those with bit 7 */
+
+/* ---- floating point in lanes: single (sz 0) or double precision ---- */
+
+enum { FUSE_NEGATES_ADDEND = 1, FUSE_NEGATES_PRODUCT = 2 };
+
+bool host_can_fuse(void);
+void host_v_fp(struct emit *e, enum vector_fp op, unsigned sz, unsigned t, unsigned u); /* t = t op u */
+/* t += u * w, rounded once, in all lanes or, if it is scalar, in the lowest; `negates` is FUSE_*. */
+void host_v_fuse(struct emit *e, unsigned negates, bool is_scalar, unsigned sz, unsigned t, unsigned u, unsigned w);
+void host_v_to_integers(struct emit *e, unsigned t); /* singles to words, signed, toward zero; */
+void host_v_from_integers(struct emit *e, unsigned t); /* and back */
+/* Jump to the label unless all lanes of V0 are finite and, if asked for, greater in magnitude than any number of the
+ * lowest exponent (of doubles, a few more).  Changes V1 and V2. */
+void host_v_unless_finite(struct emit *e, unsigned sz, bool q, bool is_normal, unsigned label);
+void host_v_if_any(struct emit *e, unsigned t, unsigned label); /* jump if the sign of any word of t is set */
+
 /* ---- scalar floating point: sz 0 single, 1 double; the value is in a register of its own, F ---- */
 
-enum scalar_op { SCALAR_ADD, SCALAR_SUB, SCALAR_MUL, SCALAR_DIV };
+enum scalar_op { SCALAR_ADD, SCALAR_SUB, SCALAR_MUL, SCALAR_DIV, SCALAR_SQRT };
 
-void host_scalar(struct emit *e, enum scalar_op op, unsigned sz, unsigned a, unsigned b); /* F = v[a] op v[b] */
+void host_scalar(struct emit *e, enum scalar_op op, unsigned sz, unsigned a,
+                 unsigned b); /* F = v[a] op v[b], or the root of v[b] */
+/* F = v[addend] + v[a] * v[b], rounded once: see host_v_fuse() */
+void host_scalar_fuse(struct emit *e, unsigned negates, unsigned sz, unsigned addend, unsigned a, unsigned b);
 void host_scalar_convert(struct emit *e, unsigned sz, unsigned a); /* F = v[a], of the other precision, as one of sz */
 void host_scalar_from_integer(struct emit *e, bool sf, unsigned sz, struct val a); /* F = a, signed */
 void host_scalar_to_integer(struct emit *e, bool sf, unsigned sz, unsigned a); /* T0 = v[a], toward zero, signed */

@@ -355,7 +355,7 @@ static void load_state(struct cpu *cpu, const struct pe_state *state) {
     cpu->debug.stepping = false;
     cpu->debug.step_iss = 0;
     cpu->excl_va = state->excl_size ? state->excl_va : ~0ull;
-    cpu->excl_size = (uint32_t)state->excl_size;
+    cpu->excl_size = state->excl_size;
     memcpy(cpu->excl_value, state->excl_value, sizeof cpu->excl_value);
     cpu->el = FIELD(state->pstate, PSTATE_EL) & 1; /* so that cpu_set_el() saves the SP of this level */
     cpu->spsel = FIELD(state->pstate, PSTATE_SP);

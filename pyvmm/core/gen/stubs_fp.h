@@ -324,6 +324,8 @@ void emit_op_FABS_s_0(struct emit *e, const struct insn *i) { emit_FABS_s(e, i, 
 void emit_op_FABS_s_1(struct emit *e, const struct insn *i) { emit_FABS_s(e, i, 1); }
 void emit_op_FNEG_s_0(struct emit *e, const struct insn *i) { emit_FNEG_s(e, i, 0); }
 void emit_op_FNEG_s_1(struct emit *e, const struct insn *i) { emit_FNEG_s(e, i, 1); }
+void emit_op_FSQRT_s_0(struct emit *e, const struct insn *i) { emit_FSQRT_s(e, i, 0); }
+void emit_op_FSQRT_s_1(struct emit *e, const struct insn *i) { emit_FSQRT_s(e, i, 1); }
 void emit_op_FCVT_d_s(struct emit *e, const struct insn *i) { emit_FCVT_d_s(e, i); }
 void emit_op_FCVT_s_d(struct emit *e, const struct insn *i) { emit_FCVT_s_d(e, i); }
 void emit_op_FCMP_0_0(struct emit *e, const struct insn *i) { emit_FCMP(e, i, 0, 0); }
@@ -345,3 +347,73 @@ void emit_op_FADD_s_0(struct emit *e, const struct insn *i) { emit_FADD_s(e, i, 
 void emit_op_FADD_s_1(struct emit *e, const struct insn *i) { emit_FADD_s(e, i, 1); }
 void emit_op_FSUB_s_0(struct emit *e, const struct insn *i) { emit_FSUB_s(e, i, 0); }
 void emit_op_FSUB_s_1(struct emit *e, const struct insn *i) { emit_FSUB_s(e, i, 1); }
+void emit_op_FMADD_s_0_0_0(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 0, 0, 0); }
+void emit_op_FMADD_s_0_0_1(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 0, 0, 1); }
+void emit_op_FMADD_s_0_1_0(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 0, 1, 0); }
+void emit_op_FMADD_s_0_1_1(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 0, 1, 1); }
+void emit_op_FMADD_s_1_0_0(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 1, 0, 0); }
+void emit_op_FMADD_s_1_0_1(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 1, 0, 1); }
+void emit_op_FMADD_s_1_1_0(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 1, 1, 0); }
+void emit_op_FMADD_s_1_1_1(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 1, 1, 1); }
+void emit_op_FMLA_v_0_0(struct emit *e, const struct insn *i) { emit_FMLA_v(e, i, 0, 0); }
+void emit_op_FMLA_v_0_1(struct emit *e, const struct insn *i) { emit_FMLA_v(e, i, 0, 1); }
+void emit_op_FMLA_v_1_0(struct emit *e, const struct insn *i) { emit_FMLA_v(e, i, 1, 0); }
+void emit_op_FMLA_v_1_1(struct emit *e, const struct insn *i) { emit_FMLA_v(e, i, 1, 1); }
+void emit_op_FADD_v_0_0(struct emit *e, const struct insn *i) { emit_FADD_v(e, i, 0, 0); }
+void emit_op_FADD_v_0_1(struct emit *e, const struct insn *i) { emit_FADD_v(e, i, 0, 1); }
+void emit_op_FADD_v_1_0(struct emit *e, const struct insn *i) { emit_FADD_v(e, i, 1, 0); }
+void emit_op_FADD_v_1_1(struct emit *e, const struct insn *i) { emit_FADD_v(e, i, 1, 1); }
+void emit_op_FCMEQ_v_0_0(struct emit *e, const struct insn *i) { emit_FCMEQ_v(e, i, 0, 0); }
+void emit_op_FCMEQ_v_0_1(struct emit *e, const struct insn *i) { emit_FCMEQ_v(e, i, 0, 1); }
+void emit_op_FCMEQ_v_1_0(struct emit *e, const struct insn *i) { emit_FCMEQ_v(e, i, 1, 0); }
+void emit_op_FCMEQ_v_1_1(struct emit *e, const struct insn *i) { emit_FCMEQ_v(e, i, 1, 1); }
+void emit_op_FMLS_v_0_0(struct emit *e, const struct insn *i) { emit_FMLS_v(e, i, 0, 0); }
+void emit_op_FMLS_v_0_1(struct emit *e, const struct insn *i) { emit_FMLS_v(e, i, 0, 1); }
+void emit_op_FMLS_v_1_0(struct emit *e, const struct insn *i) { emit_FMLS_v(e, i, 1, 0); }
+void emit_op_FMLS_v_1_1(struct emit *e, const struct insn *i) { emit_FMLS_v(e, i, 1, 1); }
+void emit_op_FSUB_v_0_0(struct emit *e, const struct insn *i) { emit_FSUB_v(e, i, 0, 0); }
+void emit_op_FSUB_v_0_1(struct emit *e, const struct insn *i) { emit_FSUB_v(e, i, 0, 1); }
+void emit_op_FSUB_v_1_0(struct emit *e, const struct insn *i) { emit_FSUB_v(e, i, 1, 0); }
+void emit_op_FSUB_v_1_1(struct emit *e, const struct insn *i) { emit_FSUB_v(e, i, 1, 1); }
+void emit_op_FMUL_v_0_0(struct emit *e, const struct insn *i) { emit_FMUL_v(e, i, 0, 0); }
+void emit_op_FMUL_v_0_1(struct emit *e, const struct insn *i) { emit_FMUL_v(e, i, 0, 1); }
+void emit_op_FMUL_v_1_0(struct emit *e, const struct insn *i) { emit_FMUL_v(e, i, 1, 0); }
+void emit_op_FMUL_v_1_1(struct emit *e, const struct insn *i) { emit_FMUL_v(e, i, 1, 1); }
+void emit_op_FCMGE_v_0_0(struct emit *e, const struct insn *i) { emit_FCMGE_v(e, i, 0, 0); }
+void emit_op_FCMGE_v_0_1(struct emit *e, const struct insn *i) { emit_FCMGE_v(e, i, 0, 1); }
+void emit_op_FCMGE_v_1_0(struct emit *e, const struct insn *i) { emit_FCMGE_v(e, i, 1, 0); }
+void emit_op_FCMGE_v_1_1(struct emit *e, const struct insn *i) { emit_FCMGE_v(e, i, 1, 1); }
+void emit_op_FDIV_v_0_0(struct emit *e, const struct insn *i) { emit_FDIV_v(e, i, 0, 0); }
+void emit_op_FDIV_v_0_1(struct emit *e, const struct insn *i) { emit_FDIV_v(e, i, 0, 1); }
+void emit_op_FDIV_v_1_0(struct emit *e, const struct insn *i) { emit_FDIV_v(e, i, 1, 0); }
+void emit_op_FDIV_v_1_1(struct emit *e, const struct insn *i) { emit_FDIV_v(e, i, 1, 1); }
+void emit_op_FCMGT_v_0_0(struct emit *e, const struct insn *i) { emit_FCMGT_v(e, i, 0, 0); }
+void emit_op_FCMGT_v_0_1(struct emit *e, const struct insn *i) { emit_FCMGT_v(e, i, 0, 1); }
+void emit_op_FCMGT_v_1_0(struct emit *e, const struct insn *i) { emit_FCMGT_v(e, i, 1, 0); }
+void emit_op_FCMGT_v_1_1(struct emit *e, const struct insn *i) { emit_FCMGT_v(e, i, 1, 1); }
+void emit_op_FCVT_v_0(struct emit *e, const struct insn *i) { emit_FCVT_v(e, i, 0); }
+void emit_op_FCVT_v_1(struct emit *e, const struct insn *i) { emit_FCVT_v(e, i, 1); }
+void emit_op_SCVTF_v_0(struct emit *e, const struct insn *i) { emit_SCVTF_v(e, i, 0); }
+void emit_op_SCVTF_v_1(struct emit *e, const struct insn *i) { emit_SCVTF_v(e, i, 1); }
+void emit_op_FABS_v_0_0(struct emit *e, const struct insn *i) { emit_FABS_v(e, i, 0, 0); }
+void emit_op_FABS_v_0_1(struct emit *e, const struct insn *i) { emit_FABS_v(e, i, 0, 1); }
+void emit_op_FABS_v_1_0(struct emit *e, const struct insn *i) { emit_FABS_v(e, i, 1, 0); }
+void emit_op_FABS_v_1_1(struct emit *e, const struct insn *i) { emit_FABS_v(e, i, 1, 1); }
+void emit_op_FNEG_v_0_0(struct emit *e, const struct insn *i) { emit_FNEG_v(e, i, 0, 0); }
+void emit_op_FNEG_v_0_1(struct emit *e, const struct insn *i) { emit_FNEG_v(e, i, 0, 1); }
+void emit_op_FNEG_v_1_0(struct emit *e, const struct insn *i) { emit_FNEG_v(e, i, 1, 0); }
+void emit_op_FNEG_v_1_1(struct emit *e, const struct insn *i) { emit_FNEG_v(e, i, 1, 1); }
+void emit_op_FMLA_v_elem_0_0(struct emit *e, const struct insn *i) { emit_FMLA_v_elem(e, i, 0, 0); }
+void emit_op_FMLA_v_elem_0_1(struct emit *e, const struct insn *i) { emit_FMLA_v_elem(e, i, 0, 1); }
+void emit_op_FMLA_v_elem_1_0(struct emit *e, const struct insn *i) { emit_FMLA_v_elem(e, i, 1, 0); }
+void emit_op_FMLA_v_elem_1_1(struct emit *e, const struct insn *i) { emit_FMLA_v_elem(e, i, 1, 1); }
+void emit_op_FMLS_v_elem_0_0(struct emit *e, const struct insn *i) { emit_FMLS_v_elem(e, i, 0, 0); }
+void emit_op_FMLS_v_elem_0_1(struct emit *e, const struct insn *i) { emit_FMLS_v_elem(e, i, 0, 1); }
+void emit_op_FMLS_v_elem_1_0(struct emit *e, const struct insn *i) { emit_FMLS_v_elem(e, i, 1, 0); }
+void emit_op_FMLS_v_elem_1_1(struct emit *e, const struct insn *i) { emit_FMLS_v_elem(e, i, 1, 1); }
+void emit_op_FMUL_v_elem_0_0(struct emit *e, const struct insn *i) { emit_FMUL_v_elem(e, i, 0, 0); }
+void emit_op_FMUL_v_elem_0_1(struct emit *e, const struct insn *i) { emit_FMUL_v_elem(e, i, 0, 1); }
+void emit_op_FMUL_v_elem_1_0(struct emit *e, const struct insn *i) { emit_FMUL_v_elem(e, i, 1, 0); }
+void emit_op_FMUL_v_elem_1_1(struct emit *e, const struct insn *i) { emit_FMUL_v_elem(e, i, 1, 1); }
+void emit_op_MOVI_v_0(struct emit *e, const struct insn *i) { emit_MOVI_v(e, i, 0); }
+void emit_op_MOVI_v_1(struct emit *e, const struct insn *i) { emit_MOVI_v(e, i, 1); }

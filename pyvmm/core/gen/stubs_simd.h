@@ -815,8 +815,16 @@ void emit_op_BIC_v_0(struct emit *e, const struct insn *i) { emit_BIC_v(e, i, 0)
 void emit_op_BIC_v_1(struct emit *e, const struct insn *i) { emit_BIC_v(e, i, 1); }
 void emit_op_ORR_v_0(struct emit *e, const struct insn *i) { emit_ORR_v(e, i, 0); }
 void emit_op_ORR_v_1(struct emit *e, const struct insn *i) { emit_ORR_v(e, i, 1); }
+void emit_op_ORN_v_0(struct emit *e, const struct insn *i) { emit_ORN_v(e, i, 0); }
+void emit_op_ORN_v_1(struct emit *e, const struct insn *i) { emit_ORN_v(e, i, 1); }
 void emit_op_EOR_v_0(struct emit *e, const struct insn *i) { emit_EOR_v(e, i, 0); }
 void emit_op_EOR_v_1(struct emit *e, const struct insn *i) { emit_EOR_v(e, i, 1); }
+void emit_op_BSL_v_0(struct emit *e, const struct insn *i) { emit_BSL_v(e, i, 0); }
+void emit_op_BSL_v_1(struct emit *e, const struct insn *i) { emit_BSL_v(e, i, 1); }
+void emit_op_BIT_v_0(struct emit *e, const struct insn *i) { emit_BIT_v(e, i, 0); }
+void emit_op_BIT_v_1(struct emit *e, const struct insn *i) { emit_BIT_v(e, i, 1); }
+void emit_op_BIF_v_0(struct emit *e, const struct insn *i) { emit_BIF_v(e, i, 0); }
+void emit_op_BIF_v_1(struct emit *e, const struct insn *i) { emit_BIF_v(e, i, 1); }
 void emit_op_CMGT_v_0_0(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 0, 0); }
 void emit_op_CMGT_v_0_1(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 0, 1); }
 void emit_op_CMGT_v_0_2(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 0, 2); }
@@ -825,6 +833,48 @@ void emit_op_CMGT_v_1_0(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i
 void emit_op_CMGT_v_1_1(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 1, 1); }
 void emit_op_CMGT_v_1_2(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 1, 2); }
 void emit_op_CMGT_v_1_3(struct emit *e, const struct insn *i) { emit_CMGT_v(e, i, 1, 3); }
+void emit_op_CMHI_v_0_0(struct emit *e, const struct insn *i) { emit_CMHI_v(e, i, 0, 0); }
+void emit_op_CMHI_v_0_1(struct emit *e, const struct insn *i) { emit_CMHI_v(e, i, 0, 1); }
+void emit_op_CMHI_v_0_2(struct emit *e, const struct insn *i) { emit_CMHI_v(e, i, 0, 2); }
+void emit_op_CMHI_v_0_3(struct emit *e, const struct insn *i) { emit_CMHI_v(e, i, 0, 3); }
+void emit_op_CMHI_v_1_0(struct emit *e, const struct insn *i) { emit_CMHI_v(e, i, 1, 0); }
+void emit_op_CMHI_v_1_1(struct emit *e, const struct insn *i) { emit_CMHI_v(e, i, 1, 1); }
+void emit_op_CMHI_v_1_2(struct emit *e, const struct insn *i) { emit_CMHI_v(e, i, 1, 2); }
+void emit_op_CMHI_v_1_3(struct emit *e, const struct insn *i) { emit_CMHI_v(e, i, 1, 3); }
+void emit_op_CMGE_v_0_0(struct emit *e, const struct insn *i) { emit_CMGE_v(e, i, 0, 0); }
+void emit_op_CMGE_v_0_1(struct emit *e, const struct insn *i) { emit_CMGE_v(e, i, 0, 1); }
+void emit_op_CMGE_v_0_2(struct emit *e, const struct insn *i) { emit_CMGE_v(e, i, 0, 2); }
+void emit_op_CMGE_v_0_3(struct emit *e, const struct insn *i) { emit_CMGE_v(e, i, 0, 3); }
+void emit_op_CMGE_v_1_0(struct emit *e, const struct insn *i) { emit_CMGE_v(e, i, 1, 0); }
+void emit_op_CMGE_v_1_1(struct emit *e, const struct insn *i) { emit_CMGE_v(e, i, 1, 1); }
+void emit_op_CMGE_v_1_2(struct emit *e, const struct insn *i) { emit_CMGE_v(e, i, 1, 2); }
+void emit_op_CMGE_v_1_3(struct emit *e, const struct insn *i) { emit_CMGE_v(e, i, 1, 3); }
+void emit_op_CMHS_v_0_0(struct emit *e, const struct insn *i) { emit_CMHS_v(e, i, 0, 0); }
+void emit_op_CMHS_v_0_1(struct emit *e, const struct insn *i) { emit_CMHS_v(e, i, 0, 1); }
+void emit_op_CMHS_v_0_2(struct emit *e, const struct insn *i) { emit_CMHS_v(e, i, 0, 2); }
+void emit_op_CMHS_v_0_3(struct emit *e, const struct insn *i) { emit_CMHS_v(e, i, 0, 3); }
+void emit_op_CMHS_v_1_0(struct emit *e, const struct insn *i) { emit_CMHS_v(e, i, 1, 0); }
+void emit_op_CMHS_v_1_1(struct emit *e, const struct insn *i) { emit_CMHS_v(e, i, 1, 1); }
+void emit_op_CMHS_v_1_2(struct emit *e, const struct insn *i) { emit_CMHS_v(e, i, 1, 2); }
+void emit_op_CMHS_v_1_3(struct emit *e, const struct insn *i) { emit_CMHS_v(e, i, 1, 3); }
+void emit_op_SMAX_v(struct emit *e, const struct insn *i) { emit_SMAX_v(e, i); }
+void emit_op_UMAX_v_0_0(struct emit *e, const struct insn *i) { emit_UMAX_v(e, i, 0, 0); }
+void emit_op_UMAX_v_0_1(struct emit *e, const struct insn *i) { emit_UMAX_v(e, i, 0, 1); }
+void emit_op_UMAX_v_0_2(struct emit *e, const struct insn *i) { emit_UMAX_v(e, i, 0, 2); }
+void emit_op_UMAX_v_0_3(struct emit *e, const struct insn *i) { emit_UMAX_v(e, i, 0, 3); }
+void emit_op_UMAX_v_1_0(struct emit *e, const struct insn *i) { emit_UMAX_v(e, i, 1, 0); }
+void emit_op_UMAX_v_1_1(struct emit *e, const struct insn *i) { emit_UMAX_v(e, i, 1, 1); }
+void emit_op_UMAX_v_1_2(struct emit *e, const struct insn *i) { emit_UMAX_v(e, i, 1, 2); }
+void emit_op_UMAX_v_1_3(struct emit *e, const struct insn *i) { emit_UMAX_v(e, i, 1, 3); }
+void emit_op_SMIN_v(struct emit *e, const struct insn *i) { emit_SMIN_v(e, i); }
+void emit_op_UMIN_v_0_0(struct emit *e, const struct insn *i) { emit_UMIN_v(e, i, 0, 0); }
+void emit_op_UMIN_v_0_1(struct emit *e, const struct insn *i) { emit_UMIN_v(e, i, 0, 1); }
+void emit_op_UMIN_v_0_2(struct emit *e, const struct insn *i) { emit_UMIN_v(e, i, 0, 2); }
+void emit_op_UMIN_v_0_3(struct emit *e, const struct insn *i) { emit_UMIN_v(e, i, 0, 3); }
+void emit_op_UMIN_v_1_0(struct emit *e, const struct insn *i) { emit_UMIN_v(e, i, 1, 0); }
+void emit_op_UMIN_v_1_1(struct emit *e, const struct insn *i) { emit_UMIN_v(e, i, 1, 1); }
+void emit_op_UMIN_v_1_2(struct emit *e, const struct insn *i) { emit_UMIN_v(e, i, 1, 2); }
+void emit_op_UMIN_v_1_3(struct emit *e, const struct insn *i) { emit_UMIN_v(e, i, 1, 3); }
 void emit_op_ADD_v_0_0(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 0, 0); }
 void emit_op_ADD_v_0_1(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 0, 1); }
 void emit_op_ADD_v_0_2(struct emit *e, const struct insn *i) { emit_ADD_v(e, i, 0, 2); }
@@ -841,6 +891,14 @@ void emit_op_SUB_v_1_0(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 
 void emit_op_SUB_v_1_1(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 1, 1); }
 void emit_op_SUB_v_1_2(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 1, 2); }
 void emit_op_SUB_v_1_3(struct emit *e, const struct insn *i) { emit_SUB_v(e, i, 1, 3); }
+void emit_op_CMTST_v_0_0(struct emit *e, const struct insn *i) { emit_CMTST_v(e, i, 0, 0); }
+void emit_op_CMTST_v_0_1(struct emit *e, const struct insn *i) { emit_CMTST_v(e, i, 0, 1); }
+void emit_op_CMTST_v_0_2(struct emit *e, const struct insn *i) { emit_CMTST_v(e, i, 0, 2); }
+void emit_op_CMTST_v_0_3(struct emit *e, const struct insn *i) { emit_CMTST_v(e, i, 0, 3); }
+void emit_op_CMTST_v_1_0(struct emit *e, const struct insn *i) { emit_CMTST_v(e, i, 1, 0); }
+void emit_op_CMTST_v_1_1(struct emit *e, const struct insn *i) { emit_CMTST_v(e, i, 1, 1); }
+void emit_op_CMTST_v_1_2(struct emit *e, const struct insn *i) { emit_CMTST_v(e, i, 1, 2); }
+void emit_op_CMTST_v_1_3(struct emit *e, const struct insn *i) { emit_CMTST_v(e, i, 1, 3); }
 void emit_op_CMEQ_v_0_0(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 0, 0); }
 void emit_op_CMEQ_v_0_1(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 0, 1); }
 void emit_op_CMEQ_v_0_2(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 0, 2); }
@@ -849,6 +907,22 @@ void emit_op_CMEQ_v_1_0(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i
 void emit_op_CMEQ_v_1_1(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 1, 1); }
 void emit_op_CMEQ_v_1_2(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 1, 2); }
 void emit_op_CMEQ_v_1_3(struct emit *e, const struct insn *i) { emit_CMEQ_v(e, i, 1, 3); }
+void emit_op_MLA_v_0_0(struct emit *e, const struct insn *i) { emit_MLA_v(e, i, 0, 0); }
+void emit_op_MLA_v_0_1(struct emit *e, const struct insn *i) { emit_MLA_v(e, i, 0, 1); }
+void emit_op_MLA_v_0_2(struct emit *e, const struct insn *i) { emit_MLA_v(e, i, 0, 2); }
+void emit_op_MLA_v_0_3(struct emit *e, const struct insn *i) { emit_MLA_v(e, i, 0, 3); }
+void emit_op_MLA_v_1_0(struct emit *e, const struct insn *i) { emit_MLA_v(e, i, 1, 0); }
+void emit_op_MLA_v_1_1(struct emit *e, const struct insn *i) { emit_MLA_v(e, i, 1, 1); }
+void emit_op_MLA_v_1_2(struct emit *e, const struct insn *i) { emit_MLA_v(e, i, 1, 2); }
+void emit_op_MLA_v_1_3(struct emit *e, const struct insn *i) { emit_MLA_v(e, i, 1, 3); }
+void emit_op_MLS_v_0_0(struct emit *e, const struct insn *i) { emit_MLS_v(e, i, 0, 0); }
+void emit_op_MLS_v_0_1(struct emit *e, const struct insn *i) { emit_MLS_v(e, i, 0, 1); }
+void emit_op_MLS_v_0_2(struct emit *e, const struct insn *i) { emit_MLS_v(e, i, 0, 2); }
+void emit_op_MLS_v_0_3(struct emit *e, const struct insn *i) { emit_MLS_v(e, i, 0, 3); }
+void emit_op_MLS_v_1_0(struct emit *e, const struct insn *i) { emit_MLS_v(e, i, 1, 0); }
+void emit_op_MLS_v_1_1(struct emit *e, const struct insn *i) { emit_MLS_v(e, i, 1, 1); }
+void emit_op_MLS_v_1_2(struct emit *e, const struct insn *i) { emit_MLS_v(e, i, 1, 2); }
+void emit_op_MLS_v_1_3(struct emit *e, const struct insn *i) { emit_MLS_v(e, i, 1, 3); }
 void emit_op_MUL_v_0_0(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 0, 0); }
 void emit_op_MUL_v_0_1(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 0, 1); }
 void emit_op_MUL_v_0_2(struct emit *e, const struct insn *i) { emit_MUL_v(e, i, 0, 2); }
@@ -875,7 +949,308 @@ void emit_op_UMULL_v_1_0(struct emit *e, const struct insn *i) { emit_UMULL_v(e,
 void emit_op_UMULL_v_1_1(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 1, 1); }
 void emit_op_UMULL_v_1_2(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 1, 2); }
 void emit_op_UMULL_v_1_3(struct emit *e, const struct insn *i) { emit_UMULL_v(e, i, 1, 3); }
+void emit_op_NOT_v_0(struct emit *e, const struct insn *i) { emit_NOT_v(e, i, 0); }
+void emit_op_NOT_v_1(struct emit *e, const struct insn *i) { emit_NOT_v(e, i, 1); }
+void emit_op_CMGT_zero_v_0_0(struct emit *e, const struct insn *i) { emit_CMGT_zero_v(e, i, 0, 0); }
+void emit_op_CMGT_zero_v_0_1(struct emit *e, const struct insn *i) { emit_CMGT_zero_v(e, i, 0, 1); }
+void emit_op_CMGT_zero_v_0_2(struct emit *e, const struct insn *i) { emit_CMGT_zero_v(e, i, 0, 2); }
+void emit_op_CMGT_zero_v_0_3(struct emit *e, const struct insn *i) { emit_CMGT_zero_v(e, i, 0, 3); }
+void emit_op_CMGT_zero_v_1_0(struct emit *e, const struct insn *i) { emit_CMGT_zero_v(e, i, 1, 0); }
+void emit_op_CMGT_zero_v_1_1(struct emit *e, const struct insn *i) { emit_CMGT_zero_v(e, i, 1, 1); }
+void emit_op_CMGT_zero_v_1_2(struct emit *e, const struct insn *i) { emit_CMGT_zero_v(e, i, 1, 2); }
+void emit_op_CMGT_zero_v_1_3(struct emit *e, const struct insn *i) { emit_CMGT_zero_v(e, i, 1, 3); }
+void emit_op_CMGE_zero_v_0_0(struct emit *e, const struct insn *i) { emit_CMGE_zero_v(e, i, 0, 0); }
+void emit_op_CMGE_zero_v_0_1(struct emit *e, const struct insn *i) { emit_CMGE_zero_v(e, i, 0, 1); }
+void emit_op_CMGE_zero_v_0_2(struct emit *e, const struct insn *i) { emit_CMGE_zero_v(e, i, 0, 2); }
+void emit_op_CMGE_zero_v_0_3(struct emit *e, const struct insn *i) { emit_CMGE_zero_v(e, i, 0, 3); }
+void emit_op_CMGE_zero_v_1_0(struct emit *e, const struct insn *i) { emit_CMGE_zero_v(e, i, 1, 0); }
+void emit_op_CMGE_zero_v_1_1(struct emit *e, const struct insn *i) { emit_CMGE_zero_v(e, i, 1, 1); }
+void emit_op_CMGE_zero_v_1_2(struct emit *e, const struct insn *i) { emit_CMGE_zero_v(e, i, 1, 2); }
+void emit_op_CMGE_zero_v_1_3(struct emit *e, const struct insn *i) { emit_CMGE_zero_v(e, i, 1, 3); }
+void emit_op_CMEQ_zero_v_0_0(struct emit *e, const struct insn *i) { emit_CMEQ_zero_v(e, i, 0, 0); }
+void emit_op_CMEQ_zero_v_0_1(struct emit *e, const struct insn *i) { emit_CMEQ_zero_v(e, i, 0, 1); }
+void emit_op_CMEQ_zero_v_0_2(struct emit *e, const struct insn *i) { emit_CMEQ_zero_v(e, i, 0, 2); }
+void emit_op_CMEQ_zero_v_0_3(struct emit *e, const struct insn *i) { emit_CMEQ_zero_v(e, i, 0, 3); }
+void emit_op_CMEQ_zero_v_1_0(struct emit *e, const struct insn *i) { emit_CMEQ_zero_v(e, i, 1, 0); }
+void emit_op_CMEQ_zero_v_1_1(struct emit *e, const struct insn *i) { emit_CMEQ_zero_v(e, i, 1, 1); }
+void emit_op_CMEQ_zero_v_1_2(struct emit *e, const struct insn *i) { emit_CMEQ_zero_v(e, i, 1, 2); }
+void emit_op_CMEQ_zero_v_1_3(struct emit *e, const struct insn *i) { emit_CMEQ_zero_v(e, i, 1, 3); }
+void emit_op_CMLE_zero_v_0_0(struct emit *e, const struct insn *i) { emit_CMLE_zero_v(e, i, 0, 0); }
+void emit_op_CMLE_zero_v_0_1(struct emit *e, const struct insn *i) { emit_CMLE_zero_v(e, i, 0, 1); }
+void emit_op_CMLE_zero_v_0_2(struct emit *e, const struct insn *i) { emit_CMLE_zero_v(e, i, 0, 2); }
+void emit_op_CMLE_zero_v_0_3(struct emit *e, const struct insn *i) { emit_CMLE_zero_v(e, i, 0, 3); }
+void emit_op_CMLE_zero_v_1_0(struct emit *e, const struct insn *i) { emit_CMLE_zero_v(e, i, 1, 0); }
+void emit_op_CMLE_zero_v_1_1(struct emit *e, const struct insn *i) { emit_CMLE_zero_v(e, i, 1, 1); }
+void emit_op_CMLE_zero_v_1_2(struct emit *e, const struct insn *i) { emit_CMLE_zero_v(e, i, 1, 2); }
+void emit_op_CMLE_zero_v_1_3(struct emit *e, const struct insn *i) { emit_CMLE_zero_v(e, i, 1, 3); }
+void emit_op_CMLT_zero_v_0_0(struct emit *e, const struct insn *i) { emit_CMLT_zero_v(e, i, 0, 0); }
+void emit_op_CMLT_zero_v_0_1(struct emit *e, const struct insn *i) { emit_CMLT_zero_v(e, i, 0, 1); }
+void emit_op_CMLT_zero_v_0_2(struct emit *e, const struct insn *i) { emit_CMLT_zero_v(e, i, 0, 2); }
+void emit_op_CMLT_zero_v_0_3(struct emit *e, const struct insn *i) { emit_CMLT_zero_v(e, i, 0, 3); }
+void emit_op_CMLT_zero_v_1_0(struct emit *e, const struct insn *i) { emit_CMLT_zero_v(e, i, 1, 0); }
+void emit_op_CMLT_zero_v_1_1(struct emit *e, const struct insn *i) { emit_CMLT_zero_v(e, i, 1, 1); }
+void emit_op_CMLT_zero_v_1_2(struct emit *e, const struct insn *i) { emit_CMLT_zero_v(e, i, 1, 2); }
+void emit_op_CMLT_zero_v_1_3(struct emit *e, const struct insn *i) { emit_CMLT_zero_v(e, i, 1, 3); }
+void emit_op_XTN_v_0_0(struct emit *e, const struct insn *i) { emit_XTN_v(e, i, 0, 0); }
+void emit_op_XTN_v_0_1(struct emit *e, const struct insn *i) { emit_XTN_v(e, i, 0, 1); }
+void emit_op_XTN_v_0_2(struct emit *e, const struct insn *i) { emit_XTN_v(e, i, 0, 2); }
+void emit_op_XTN_v_0_3(struct emit *e, const struct insn *i) { emit_XTN_v(e, i, 0, 3); }
+void emit_op_XTN_v_1_0(struct emit *e, const struct insn *i) { emit_XTN_v(e, i, 1, 0); }
+void emit_op_XTN_v_1_1(struct emit *e, const struct insn *i) { emit_XTN_v(e, i, 1, 1); }
+void emit_op_XTN_v_1_2(struct emit *e, const struct insn *i) { emit_XTN_v(e, i, 1, 2); }
+void emit_op_XTN_v_1_3(struct emit *e, const struct insn *i) { emit_XTN_v(e, i, 1, 3); }
+void emit_op_DUP_elem_v_0(struct emit *e, const struct insn *i) { emit_DUP_elem_v(e, i, 0); }
+void emit_op_DUP_elem_v_1(struct emit *e, const struct insn *i) { emit_DUP_elem_v(e, i, 1); }
 void emit_op_DUP_gen_v_0(struct emit *e, const struct insn *i) { emit_DUP_gen_v(e, i, 0); }
 void emit_op_DUP_gen_v_1(struct emit *e, const struct insn *i) { emit_DUP_gen_v(e, i, 1); }
+void emit_op_SMOV_w(struct emit *e, const struct insn *i) { emit_SMOV_w(e, i); }
+void emit_op_SMOV_x(struct emit *e, const struct insn *i) { emit_SMOV_x(e, i); }
 void emit_op_UMOV(struct emit *e, const struct insn *i) { emit_UMOV(e, i); }
+void emit_op_INS_gen(struct emit *e, const struct insn *i) { emit_INS_gen(e, i); }
+void emit_op_INS_elem(struct emit *e, const struct insn *i) { emit_INS_elem(e, i); }
+void emit_op_DUP_elem_s(struct emit *e, const struct insn *i) { emit_DUP_elem_s(e, i); }
+void emit_op_UZP1_v_0_0(struct emit *e, const struct insn *i) { emit_UZP1_v(e, i, 0, 0); }
+void emit_op_UZP1_v_0_1(struct emit *e, const struct insn *i) { emit_UZP1_v(e, i, 0, 1); }
+void emit_op_UZP1_v_0_2(struct emit *e, const struct insn *i) { emit_UZP1_v(e, i, 0, 2); }
+void emit_op_UZP1_v_0_3(struct emit *e, const struct insn *i) { emit_UZP1_v(e, i, 0, 3); }
+void emit_op_UZP1_v_1_0(struct emit *e, const struct insn *i) { emit_UZP1_v(e, i, 1, 0); }
+void emit_op_UZP1_v_1_1(struct emit *e, const struct insn *i) { emit_UZP1_v(e, i, 1, 1); }
+void emit_op_UZP1_v_1_2(struct emit *e, const struct insn *i) { emit_UZP1_v(e, i, 1, 2); }
+void emit_op_UZP1_v_1_3(struct emit *e, const struct insn *i) { emit_UZP1_v(e, i, 1, 3); }
+void emit_op_TRN1_v_0_0(struct emit *e, const struct insn *i) { emit_TRN1_v(e, i, 0, 0); }
+void emit_op_TRN1_v_0_1(struct emit *e, const struct insn *i) { emit_TRN1_v(e, i, 0, 1); }
+void emit_op_TRN1_v_0_2(struct emit *e, const struct insn *i) { emit_TRN1_v(e, i, 0, 2); }
+void emit_op_TRN1_v_0_3(struct emit *e, const struct insn *i) { emit_TRN1_v(e, i, 0, 3); }
+void emit_op_TRN1_v_1_0(struct emit *e, const struct insn *i) { emit_TRN1_v(e, i, 1, 0); }
+void emit_op_TRN1_v_1_1(struct emit *e, const struct insn *i) { emit_TRN1_v(e, i, 1, 1); }
+void emit_op_TRN1_v_1_2(struct emit *e, const struct insn *i) { emit_TRN1_v(e, i, 1, 2); }
+void emit_op_TRN1_v_1_3(struct emit *e, const struct insn *i) { emit_TRN1_v(e, i, 1, 3); }
+void emit_op_ZIP1_v_0_0(struct emit *e, const struct insn *i) { emit_ZIP1_v(e, i, 0, 0); }
+void emit_op_ZIP1_v_0_1(struct emit *e, const struct insn *i) { emit_ZIP1_v(e, i, 0, 1); }
+void emit_op_ZIP1_v_0_2(struct emit *e, const struct insn *i) { emit_ZIP1_v(e, i, 0, 2); }
+void emit_op_ZIP1_v_0_3(struct emit *e, const struct insn *i) { emit_ZIP1_v(e, i, 0, 3); }
+void emit_op_ZIP1_v_1_0(struct emit *e, const struct insn *i) { emit_ZIP1_v(e, i, 1, 0); }
+void emit_op_ZIP1_v_1_1(struct emit *e, const struct insn *i) { emit_ZIP1_v(e, i, 1, 1); }
+void emit_op_ZIP1_v_1_2(struct emit *e, const struct insn *i) { emit_ZIP1_v(e, i, 1, 2); }
+void emit_op_ZIP1_v_1_3(struct emit *e, const struct insn *i) { emit_ZIP1_v(e, i, 1, 3); }
+void emit_op_UZP2_v_0_0(struct emit *e, const struct insn *i) { emit_UZP2_v(e, i, 0, 0); }
+void emit_op_UZP2_v_0_1(struct emit *e, const struct insn *i) { emit_UZP2_v(e, i, 0, 1); }
+void emit_op_UZP2_v_0_2(struct emit *e, const struct insn *i) { emit_UZP2_v(e, i, 0, 2); }
+void emit_op_UZP2_v_0_3(struct emit *e, const struct insn *i) { emit_UZP2_v(e, i, 0, 3); }
+void emit_op_UZP2_v_1_0(struct emit *e, const struct insn *i) { emit_UZP2_v(e, i, 1, 0); }
+void emit_op_UZP2_v_1_1(struct emit *e, const struct insn *i) { emit_UZP2_v(e, i, 1, 1); }
+void emit_op_UZP2_v_1_2(struct emit *e, const struct insn *i) { emit_UZP2_v(e, i, 1, 2); }
+void emit_op_UZP2_v_1_3(struct emit *e, const struct insn *i) { emit_UZP2_v(e, i, 1, 3); }
+void emit_op_TRN2_v_0_0(struct emit *e, const struct insn *i) { emit_TRN2_v(e, i, 0, 0); }
+void emit_op_TRN2_v_0_1(struct emit *e, const struct insn *i) { emit_TRN2_v(e, i, 0, 1); }
+void emit_op_TRN2_v_0_2(struct emit *e, const struct insn *i) { emit_TRN2_v(e, i, 0, 2); }
+void emit_op_TRN2_v_0_3(struct emit *e, const struct insn *i) { emit_TRN2_v(e, i, 0, 3); }
+void emit_op_TRN2_v_1_0(struct emit *e, const struct insn *i) { emit_TRN2_v(e, i, 1, 0); }
+void emit_op_TRN2_v_1_1(struct emit *e, const struct insn *i) { emit_TRN2_v(e, i, 1, 1); }
+void emit_op_TRN2_v_1_2(struct emit *e, const struct insn *i) { emit_TRN2_v(e, i, 1, 2); }
+void emit_op_TRN2_v_1_3(struct emit *e, const struct insn *i) { emit_TRN2_v(e, i, 1, 3); }
+void emit_op_ZIP2_v_0_0(struct emit *e, const struct insn *i) { emit_ZIP2_v(e, i, 0, 0); }
+void emit_op_ZIP2_v_0_1(struct emit *e, const struct insn *i) { emit_ZIP2_v(e, i, 0, 1); }
+void emit_op_ZIP2_v_0_2(struct emit *e, const struct insn *i) { emit_ZIP2_v(e, i, 0, 2); }
+void emit_op_ZIP2_v_0_3(struct emit *e, const struct insn *i) { emit_ZIP2_v(e, i, 0, 3); }
+void emit_op_ZIP2_v_1_0(struct emit *e, const struct insn *i) { emit_ZIP2_v(e, i, 1, 0); }
+void emit_op_ZIP2_v_1_1(struct emit *e, const struct insn *i) { emit_ZIP2_v(e, i, 1, 1); }
+void emit_op_ZIP2_v_1_2(struct emit *e, const struct insn *i) { emit_ZIP2_v(e, i, 1, 2); }
+void emit_op_ZIP2_v_1_3(struct emit *e, const struct insn *i) { emit_ZIP2_v(e, i, 1, 3); }
+void emit_op_EXT_d_0(struct emit *e, const struct insn *i) { emit_EXT_d(e, i, 0); }
+void emit_op_EXT_d_1(struct emit *e, const struct insn *i) { emit_EXT_d(e, i, 1); }
+void emit_op_EXT_d_2(struct emit *e, const struct insn *i) { emit_EXT_d(e, i, 2); }
+void emit_op_EXT_d_3(struct emit *e, const struct insn *i) { emit_EXT_d(e, i, 3); }
+void emit_op_EXT_d_4(struct emit *e, const struct insn *i) { emit_EXT_d(e, i, 4); }
+void emit_op_EXT_d_5(struct emit *e, const struct insn *i) { emit_EXT_d(e, i, 5); }
+void emit_op_EXT_d_6(struct emit *e, const struct insn *i) { emit_EXT_d(e, i, 6); }
+void emit_op_EXT_d_7(struct emit *e, const struct insn *i) { emit_EXT_d(e, i, 7); }
+void emit_op_EXT_q_0(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 0); }
+void emit_op_EXT_q_1(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 1); }
+void emit_op_EXT_q_2(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 2); }
+void emit_op_EXT_q_3(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 3); }
+void emit_op_EXT_q_4(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 4); }
+void emit_op_EXT_q_5(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 5); }
+void emit_op_EXT_q_6(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 6); }
+void emit_op_EXT_q_7(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 7); }
+void emit_op_EXT_q_8(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 8); }
+void emit_op_EXT_q_9(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 9); }
+void emit_op_EXT_q_10(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 10); }
+void emit_op_EXT_q_11(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 11); }
+void emit_op_EXT_q_12(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 12); }
+void emit_op_EXT_q_13(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 13); }
+void emit_op_EXT_q_14(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 14); }
+void emit_op_EXT_q_15(struct emit *e, const struct insn *i) { emit_EXT_q(e, i, 15); }
+void emit_op_TBL_v_0(struct emit *e, const struct insn *i) { emit_TBL_v(e, i, 0); }
+void emit_op_TBL_v_1(struct emit *e, const struct insn *i) { emit_TBL_v(e, i, 1); }
+void emit_op_TBL_v_2(struct emit *e, const struct insn *i) { emit_TBL_v(e, i, 2); }
+void emit_op_TBL_v_3(struct emit *e, const struct insn *i) { emit_TBL_v(e, i, 3); }
+void emit_op_SHIFT_h_0_0_0(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 0, 0); }
+void emit_op_SHIFT_h_0_0_1(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 0, 1); }
+void emit_op_SHIFT_h_0_0_2(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 0, 2); }
+void emit_op_SHIFT_h_0_0_3(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 0, 3); }
+void emit_op_SHIFT_h_0_0_4(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 0, 4); }
+void emit_op_SHIFT_h_0_0_5(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 0, 5); }
+void emit_op_SHIFT_h_0_0_6(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 0, 6); }
+void emit_op_SHIFT_h_0_0_7(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 0, 7); }
+void emit_op_SHIFT_h_0_1_0(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 1, 0); }
+void emit_op_SHIFT_h_0_1_1(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 1, 1); }
+void emit_op_SHIFT_h_0_1_2(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 1, 2); }
+void emit_op_SHIFT_h_0_1_3(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 1, 3); }
+void emit_op_SHIFT_h_0_1_4(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 1, 4); }
+void emit_op_SHIFT_h_0_1_5(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 1, 5); }
+void emit_op_SHIFT_h_0_1_6(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 1, 6); }
+void emit_op_SHIFT_h_0_1_7(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 0, 1, 7); }
+void emit_op_SHIFT_h_1_0_0(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 0, 0); }
+void emit_op_SHIFT_h_1_0_1(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 0, 1); }
+void emit_op_SHIFT_h_1_0_2(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 0, 2); }
+void emit_op_SHIFT_h_1_0_3(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 0, 3); }
+void emit_op_SHIFT_h_1_0_4(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 0, 4); }
+void emit_op_SHIFT_h_1_0_5(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 0, 5); }
+void emit_op_SHIFT_h_1_0_6(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 0, 6); }
+void emit_op_SHIFT_h_1_0_7(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 0, 7); }
+void emit_op_SHIFT_h_1_1_0(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 1, 0); }
+void emit_op_SHIFT_h_1_1_1(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 1, 1); }
+void emit_op_SHIFT_h_1_1_2(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 1, 2); }
+void emit_op_SHIFT_h_1_1_3(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 1, 3); }
+void emit_op_SHIFT_h_1_1_4(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 1, 4); }
+void emit_op_SHIFT_h_1_1_5(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 1, 5); }
+void emit_op_SHIFT_h_1_1_6(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 1, 6); }
+void emit_op_SHIFT_h_1_1_7(struct emit *e, const struct insn *i) { emit_SHIFT_h(e, i, 1, 1, 7); }
+void emit_op_SHIFT_s_0_0_0(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 0, 0); }
+void emit_op_SHIFT_s_0_0_1(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 0, 1); }
+void emit_op_SHIFT_s_0_0_2(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 0, 2); }
+void emit_op_SHIFT_s_0_0_3(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 0, 3); }
+void emit_op_SHIFT_s_0_0_4(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 0, 4); }
+void emit_op_SHIFT_s_0_0_5(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 0, 5); }
+void emit_op_SHIFT_s_0_0_6(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 0, 6); }
+void emit_op_SHIFT_s_0_0_7(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 0, 7); }
+void emit_op_SHIFT_s_0_1_0(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 1, 0); }
+void emit_op_SHIFT_s_0_1_1(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 1, 1); }
+void emit_op_SHIFT_s_0_1_2(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 1, 2); }
+void emit_op_SHIFT_s_0_1_3(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 1, 3); }
+void emit_op_SHIFT_s_0_1_4(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 1, 4); }
+void emit_op_SHIFT_s_0_1_5(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 1, 5); }
+void emit_op_SHIFT_s_0_1_6(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 1, 6); }
+void emit_op_SHIFT_s_0_1_7(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 0, 1, 7); }
+void emit_op_SHIFT_s_1_0_0(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 0, 0); }
+void emit_op_SHIFT_s_1_0_1(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 0, 1); }
+void emit_op_SHIFT_s_1_0_2(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 0, 2); }
+void emit_op_SHIFT_s_1_0_3(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 0, 3); }
+void emit_op_SHIFT_s_1_0_4(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 0, 4); }
+void emit_op_SHIFT_s_1_0_5(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 0, 5); }
+void emit_op_SHIFT_s_1_0_6(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 0, 6); }
+void emit_op_SHIFT_s_1_0_7(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 0, 7); }
+void emit_op_SHIFT_s_1_1_0(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 1, 0); }
+void emit_op_SHIFT_s_1_1_1(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 1, 1); }
+void emit_op_SHIFT_s_1_1_2(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 1, 2); }
+void emit_op_SHIFT_s_1_1_3(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 1, 3); }
+void emit_op_SHIFT_s_1_1_4(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 1, 4); }
+void emit_op_SHIFT_s_1_1_5(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 1, 5); }
+void emit_op_SHIFT_s_1_1_6(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 1, 6); }
+void emit_op_SHIFT_s_1_1_7(struct emit *e, const struct insn *i) { emit_SHIFT_s(e, i, 1, 1, 7); }
+void emit_op_SHIFT_d_0_0(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 0, 0); }
+void emit_op_SHIFT_d_0_1(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 0, 1); }
+void emit_op_SHIFT_d_0_2(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 0, 2); }
+void emit_op_SHIFT_d_0_3(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 0, 3); }
+void emit_op_SHIFT_d_0_4(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 0, 4); }
+void emit_op_SHIFT_d_0_5(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 0, 5); }
+void emit_op_SHIFT_d_0_6(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 0, 6); }
+void emit_op_SHIFT_d_0_7(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 0, 7); }
+void emit_op_SHIFT_d_1_0(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 1, 0); }
+void emit_op_SHIFT_d_1_1(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 1, 1); }
+void emit_op_SHIFT_d_1_2(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 1, 2); }
+void emit_op_SHIFT_d_1_3(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 1, 3); }
+void emit_op_SHIFT_d_1_4(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 1, 4); }
+void emit_op_SHIFT_d_1_5(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 1, 5); }
+void emit_op_SHIFT_d_1_6(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 1, 6); }
+void emit_op_SHIFT_d_1_7(struct emit *e, const struct insn *i) { emit_SHIFT_d(e, i, 1, 7); }
+void emit_op_SHRN_b_0_0_0(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 0, 0, 0); }
+void emit_op_SHRN_b_0_0_1(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 0, 0, 1); }
+void emit_op_SHRN_b_0_0_2(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 0, 0, 2); }
+void emit_op_SHRN_b_0_0_3(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 0, 0, 3); }
+void emit_op_SHRN_b_0_1_0(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 0, 1, 0); }
+void emit_op_SHRN_b_0_1_1(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 0, 1, 1); }
+void emit_op_SHRN_b_0_1_2(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 0, 1, 2); }
+void emit_op_SHRN_b_0_1_3(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 0, 1, 3); }
+void emit_op_SHRN_b_1_0_0(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 1, 0, 0); }
+void emit_op_SHRN_b_1_0_1(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 1, 0, 1); }
+void emit_op_SHRN_b_1_0_2(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 1, 0, 2); }
+void emit_op_SHRN_b_1_0_3(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 1, 0, 3); }
+void emit_op_SHRN_b_1_1_0(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 1, 1, 0); }
+void emit_op_SHRN_b_1_1_1(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 1, 1, 1); }
+void emit_op_SHRN_b_1_1_2(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 1, 1, 2); }
+void emit_op_SHRN_b_1_1_3(struct emit *e, const struct insn *i) { emit_SHRN_b(e, i, 1, 1, 3); }
+void emit_op_SHRN_h_0_0_0(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 0, 0, 0); }
+void emit_op_SHRN_h_0_0_1(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 0, 0, 1); }
+void emit_op_SHRN_h_0_0_2(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 0, 0, 2); }
+void emit_op_SHRN_h_0_0_3(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 0, 0, 3); }
+void emit_op_SHRN_h_0_1_0(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 0, 1, 0); }
+void emit_op_SHRN_h_0_1_1(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 0, 1, 1); }
+void emit_op_SHRN_h_0_1_2(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 0, 1, 2); }
+void emit_op_SHRN_h_0_1_3(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 0, 1, 3); }
+void emit_op_SHRN_h_1_0_0(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 1, 0, 0); }
+void emit_op_SHRN_h_1_0_1(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 1, 0, 1); }
+void emit_op_SHRN_h_1_0_2(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 1, 0, 2); }
+void emit_op_SHRN_h_1_0_3(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 1, 0, 3); }
+void emit_op_SHRN_h_1_1_0(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 1, 1, 0); }
+void emit_op_SHRN_h_1_1_1(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 1, 1, 1); }
+void emit_op_SHRN_h_1_1_2(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 1, 1, 2); }
+void emit_op_SHRN_h_1_1_3(struct emit *e, const struct insn *i) { emit_SHRN_h(e, i, 1, 1, 3); }
+void emit_op_SHRN_s_0_0_0(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 0, 0, 0); }
+void emit_op_SHRN_s_0_0_1(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 0, 0, 1); }
+void emit_op_SHRN_s_0_0_2(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 0, 0, 2); }
+void emit_op_SHRN_s_0_0_3(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 0, 0, 3); }
+void emit_op_SHRN_s_0_1_0(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 0, 1, 0); }
+void emit_op_SHRN_s_0_1_1(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 0, 1, 1); }
+void emit_op_SHRN_s_0_1_2(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 0, 1, 2); }
+void emit_op_SHRN_s_0_1_3(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 0, 1, 3); }
+void emit_op_SHRN_s_1_0_0(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 1, 0, 0); }
+void emit_op_SHRN_s_1_0_1(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 1, 0, 1); }
+void emit_op_SHRN_s_1_0_2(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 1, 0, 2); }
+void emit_op_SHRN_s_1_0_3(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 1, 0, 3); }
+void emit_op_SHRN_s_1_1_0(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 1, 1, 0); }
+void emit_op_SHRN_s_1_1_1(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 1, 1, 1); }
+void emit_op_SHRN_s_1_1_2(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 1, 1, 2); }
+void emit_op_SHRN_s_1_1_3(struct emit *e, const struct insn *i) { emit_SHRN_s(e, i, 1, 1, 3); }
+void emit_op_SHLL_imm_b_0_0(struct emit *e, const struct insn *i) { emit_SHLL_imm_b(e, i, 0, 0); }
+void emit_op_SHLL_imm_b_0_1(struct emit *e, const struct insn *i) { emit_SHLL_imm_b(e, i, 0, 1); }
+void emit_op_SHLL_imm_b_1_0(struct emit *e, const struct insn *i) { emit_SHLL_imm_b(e, i, 1, 0); }
+void emit_op_SHLL_imm_b_1_1(struct emit *e, const struct insn *i) { emit_SHLL_imm_b(e, i, 1, 1); }
+void emit_op_SHLL_imm_h_0_0(struct emit *e, const struct insn *i) { emit_SHLL_imm_h(e, i, 0, 0); }
+void emit_op_SHLL_imm_h_0_1(struct emit *e, const struct insn *i) { emit_SHLL_imm_h(e, i, 0, 1); }
+void emit_op_SHLL_imm_h_1_0(struct emit *e, const struct insn *i) { emit_SHLL_imm_h(e, i, 1, 0); }
+void emit_op_SHLL_imm_h_1_1(struct emit *e, const struct insn *i) { emit_SHLL_imm_h(e, i, 1, 1); }
+void emit_op_SHLL_imm_s_0_0(struct emit *e, const struct insn *i) { emit_SHLL_imm_s(e, i, 0, 0); }
+void emit_op_SHLL_imm_s_0_1(struct emit *e, const struct insn *i) { emit_SHLL_imm_s(e, i, 0, 1); }
+void emit_op_SHLL_imm_s_1_0(struct emit *e, const struct insn *i) { emit_SHLL_imm_s(e, i, 1, 0); }
+void emit_op_SHLL_imm_s_1_1(struct emit *e, const struct insn *i) { emit_SHLL_imm_s(e, i, 1, 1); }
+void emit_op_SHIFT_d_s_0_0(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 0, 0); }
+void emit_op_SHIFT_d_s_0_1(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 0, 1); }
+void emit_op_SHIFT_d_s_0_2(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 0, 2); }
+void emit_op_SHIFT_d_s_0_3(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 0, 3); }
+void emit_op_SHIFT_d_s_0_4(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 0, 4); }
+void emit_op_SHIFT_d_s_0_5(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 0, 5); }
+void emit_op_SHIFT_d_s_0_6(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 0, 6); }
+void emit_op_SHIFT_d_s_0_7(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 0, 7); }
+void emit_op_SHIFT_d_s_1_0(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 1, 0); }
+void emit_op_SHIFT_d_s_1_1(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 1, 1); }
+void emit_op_SHIFT_d_s_1_2(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 1, 2); }
+void emit_op_SHIFT_d_s_1_3(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 1, 3); }
+void emit_op_SHIFT_d_s_1_4(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 1, 4); }
+void emit_op_SHIFT_d_s_1_5(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 1, 5); }
+void emit_op_SHIFT_d_s_1_6(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 1, 6); }
+void emit_op_SHIFT_d_s_1_7(struct emit *e, const struct insn *i) { emit_SHIFT_d_s(e, i, 1, 7); }
+void emit_op_ST1_4_0(struct emit *e, const struct insn *i) { emit_ST1_4(e, i, 0); }
+void emit_op_ST1_4_1(struct emit *e, const struct insn *i) { emit_ST1_4(e, i, 1); }
+void emit_op_ST1_1_0(struct emit *e, const struct insn *i) { emit_ST1_1(e, i, 0); }
+void emit_op_ST1_1_1(struct emit *e, const struct insn *i) { emit_ST1_1(e, i, 1); }
+void emit_op_ST1_2_0(struct emit *e, const struct insn *i) { emit_ST1_2(e, i, 0); }
+void emit_op_ST1_2_1(struct emit *e, const struct insn *i) { emit_ST1_2(e, i, 1); }
+void emit_op_LD1_4_0(struct emit *e, const struct insn *i) { emit_LD1_4(e, i, 0); }
+void emit_op_LD1_4_1(struct emit *e, const struct insn *i) { emit_LD1_4(e, i, 1); }
+void emit_op_LD1_1_0(struct emit *e, const struct insn *i) { emit_LD1_1(e, i, 0); }
+void emit_op_LD1_1_1(struct emit *e, const struct insn *i) { emit_LD1_1(e, i, 1); }
+void emit_op_LD1_2_0(struct emit *e, const struct insn *i) { emit_LD1_2(e, i, 0); }
+void emit_op_LD1_2_1(struct emit *e, const struct insn *i) { emit_LD1_2(e, i, 1); }
 void emit_op_LD_replicate(struct emit *e, const struct insn *i) { emit_LD_replicate(e, i); }
