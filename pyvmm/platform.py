@@ -15,7 +15,7 @@ from monitor.hes import FirmwareImage, Hes
 from monitor.monitor import Monitor
 from pyvmm import __version__
 from pyvmm.arch import rmmd
-from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
+from pyvmm.arch.engine import DEFAULT_ENGINE, Engine, NoGeneratedCodeError
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
@@ -131,8 +131,25 @@ def boot_log(root_of_trust: RootOfTrust, features: Feature = DEFAULT_FEATURES) -
     return root_of_trust.log()
 
 
+def _make_machine(
+    size: int, num_cpus: int, clock: Clock, features: Feature, engine: Engine | None
+) -> tuple[Machine, str]:
+    """Return a machine and a notice for the user, who may not have chosen the engine."""
+    chosen = engine or DEFAULT_ENGINE
+    try:
+        return Machine(DRAM_BASE, size, num_cpus, clock, features, engine=chosen), ""
+    except NoGeneratedCodeError:
+        if engine is not None:
+            raise
+    machine = Machine(DRAM_BASE, size, num_cpus, clock, features, engine=Engine.INTERP)
+    return machine, "the host forbids generated code: the guest is interpreted and runs slower"
+
+
 class Platform:
     """A machine with its Monitor and RMM, ready to create guests; without a HES it cannot attest.
+
+    Without ``engine`` it uses the default, or the interpreter where the host forbids generated
+    code; then ``notice`` tells the user.
 
     Raises:
         UserError: the host has too little memory, or the HES is not available.
@@ -146,12 +163,12 @@ class Platform:
         clock: Clock = Clock.REAL,
         root_of_trust: RootOfTrust | None = None,
         features: Feature = DEFAULT_FEATURES,
-        engine: Engine = DEFAULT_ENGINE,
+        engine: Engine | None = None,
     ) -> None:
         self.events = events or EventStream()
         try:
-            self.machine = Machine(
-                DRAM_BASE, dram_size(ram_size), num_cpus, clock, features, engine=engine
+            self.machine, self.notice = _make_machine(
+                dram_size(ram_size), num_cpus, clock, features, engine
             )
         except OSError as error:
             if error.errno in {errno.EMFILE, errno.ENFILE}:

@@ -3,6 +3,8 @@
 import os
 from enum import StrEnum
 
+from pyvmm.arch.errors import UserError
+
 
 class Engine(StrEnum):
     """An engine of the core."""
@@ -10,6 +12,10 @@ class Engine(StrEnum):
     INTERP = "interp"  # the interpreter alone
     JIT = "jit"  # hot code is translated to the host's instructions
     CHECK = "check"  # so it is, and compared with the interpreter whenever it runs
+
+
+class NoGeneratedCodeError(UserError):
+    """The host forbids code that is generated at run time."""
 
 
 #: Hosts whose instructions the core can translate to (core/host_*.c.inc), as uname(2) calls them.

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from pyvmm.arch.engine import Engine
+from pyvmm.arch.engine import Engine, NoGeneratedCodeError
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.gic import NUM_LRS
@@ -293,8 +293,10 @@ class Machine:
                     raise UserError(f"no engine {engine} on this host: give --engine interp")
                 case errno.EINVAL:
                     raise UserError(f"engine {engine} has one CPU, not {self.num_pes}: give -c 1")
-                case errno.EACCES | errno.EPERM:
-                    raise UserError("the host forbids generated code: give --engine interp")
+                case errno.EACCES | errno.EPERM | errno.ENOSYS:
+                    raise NoGeneratedCodeError(
+                        "the host forbids generated code: give --engine interp"
+                    )
                 case error:
                     raise OSError(error, os.strerror(error))
 

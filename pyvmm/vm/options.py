@@ -108,8 +108,8 @@ class VmOptions:
         read=parse_cpu_features,
         metavar="+NAME|-NAME,...",
     )
-    engine: Engine = option(
-        DEFAULT_ENGINE,
+    engine: Engine | None = option(
+        None,
         "--engine",
         "interpret the guest's code, or translate hot code to the host's instructions",
         read=Engine,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+import pytest
+from pyvmm.core._core import ffi, lib
+
 from pyvmm.arch.engine import Engine
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.core import Clock, Machine
@@ -30,3 +35,19 @@ def new_machine(
     return Machine(
         dram_base, dram_size, num_pes, clock, features, engine=engine, threshold=threshold
     )
+
+
+class _Forbidding:
+    """The core on a host that forbids generated code."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(lib, name)
+
+    def machine_translate(self, *_: object) -> int:
+        ffi.errno = errno.EACCES
+        return -1
+
+
+def forbid_generated_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let translation fail as SELinux or the sysctl vm.memfd_noexec does."""
+    monkeypatch.setattr("pyvmm.core.machine.lib", _Forbidding())

@@ -6,11 +6,9 @@ that each access predicts. Random programs against the interpreter are in ``test
 
 from __future__ import annotations
 
-import errno
 import threading
 
 import pytest
-from pyvmm.core._core import ffi, lib
 
 from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
@@ -19,6 +17,7 @@ from pyvmm.arch.gic import ICH_HCR_EN
 from pyvmm.arch.pas import Pas
 from pyvmm.core import Clock, Machine
 from tests.core.debugger import Debugger
+from tests.core.engines import forbid_generated_code
 from tests.core.program import assemble
 from tests.core.system import (
     AF,
@@ -86,18 +85,7 @@ def test_the_default_engine_is_the_fastest_of_the_host() -> None:
 
 def test_a_host_may_forbid_generated_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """As SELinux or the sysctl vm.memfd_noexec does."""
-
-    class Forbidding:
-        """The core on such a host."""
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(lib, name)
-
-        def machine_translate(self, *_: object) -> int:
-            ffi.errno = errno.EACCES
-            return -1
-
-    monkeypatch.setattr("pyvmm.core.machine.lib", Forbidding())
+    forbid_generated_code(monkeypatch)
     with pytest.raises(UserError, match="give --engine interp"):
         Machine(0, PAGE, engine=Engine.JIT)
 

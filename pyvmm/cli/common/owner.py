@@ -135,6 +135,8 @@ class Owner:
             features=options.cpu_features,
             engine=options.engine,
         )
+        if platform.notice and notify is not None:
+            notify(platform.notice)
         if root_of_trust is not None and root_of_trust.notice and notify is not None:
             notify(root_of_trust.notice)
         tell = terminal.tell if terminal is not None else _log
