@@ -6,6 +6,7 @@
 #   make soak           the slow tests: full fuzz counts, long boots        (SEED=1 repeats a run)
 #   make coverage       lines of rmm and monitor that their tests reach: at least 98 %
 #   make mutation       whether the tests detect small changes to the RMM's tables and granules
+#   make mutation-core  whether the tests detect small changes to the translator    (SAMPLE=60 tries some)
 #   make sanitize       the core's tests under ASan and UBSan, tests with threads under TSan
 #   make man            man pages of all commands, in build/man
 #   make setup | lint | format | gen | clean
@@ -25,7 +26,7 @@ C_FILES := $(filter-out pyvmm/core/_core.c,$(wildcard pyvmm/core/*.c pyvmm/core/
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup run test bench lint format gen soak coverage mutation sanitize man clean
+.PHONY: setup run test bench lint format gen soak coverage mutation mutation-core sanitize man clean
 
 setup: $(VENV)/.core
 
@@ -114,6 +115,9 @@ coverage: setup
 
 mutation: setup
 	@PYTHONPATH=. $(PY) tools/mutation.py $(ONLY)
+
+mutation-core: setup
+	@PYTHONPATH=. $(PY) tools/mutate_translator.py $(if $(SAMPLE),--sample $(SAMPLE)) $(ONLY)
 
 sanitize: setup
 	@CC="$(CC)" tools/sanitize.sh address $(PY)
