@@ -30,15 +30,16 @@ from pyvmm.vm.images.debian import Image, Recipe, build_debian
 
 GUEST = Path("build/debian-programs")
 RECIPE = Recipe(packages=("gcc", "libc6-dev", "openssl", "python3-minimal"))
-SOURCE = Path(__file__).parent / "programs.c"
+SOURCES = {name: Path(__file__).parent / f"{name}.c" for name in ("programs", "compute")}
 TIMEOUT = 600.0
 NUM_ROUNDS = 3
 TICKS = os.sysconf("SC_CLK_TCK")
 LINE = 512  # characters, less than a terminal takes at once
 
 PREPARATION = (
-    "base64 -d source >programs.c",
     "gcc -O2 -pthread programs.c -o programs",
+    "gcc -O2 -fno-tree-vectorize compute.c -o scalar",
+    "gcc -O3 compute.c -o vectorised",
     "cat /usr/lib/aarch64-linux-gnu/lib*.so* | head -c 8000000 >data",
 )
 THREADS = "./programs threads 100000000"
@@ -54,6 +55,12 @@ class Program:
 
 
 PROGRAMS = (
+    Program("scalar", "./scalar mix 50000", 1 / 1.6),
+    Program("vectorised", "./vectorised mix 50000", 1 / 1.4),
+    Program("filter", "./vectorised filter 100000", 1 / 1.4),
+    Program("qsort", "./scalar sort 100", 1 / 1.3),
+    Program("hash", "./scalar hash 50000000", 1 / 1.3),
+    Program("sieve", "./scalar sieve 300", 1 / 1.3),
     Program("openssl-sha256", "openssl dgst -sha256 data data data data", 1 / 1.3),
     Program(
         "openssl-aes-gcm",
@@ -131,12 +138,19 @@ class Guest:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
+    def memory(self) -> float:
+        """Return the MiB of memory that the process uses, with the guest's."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
     def prepare(self) -> None:
         """Make the files that the programs use."""
         self.wait_for(re.escape(PROMPT.decode()))
-        text = base64.b64encode(SOURCE.read_bytes()).decode()
-        for at in range(0, len(text), LINE):
-            self.run(f"echo {text[at : at + LINE]} >>source")
+        for name, source in SOURCES.items():
+            text = base64.b64encode(source.read_bytes()).decode()
+            for at in range(0, len(text), LINE):
+                self.run(f"echo {text[at : at + LINE]} >>{name}.base64")
+            self.run(f"base64 -d {name}.base64 >{name}.c")
         for command in PREPARATION:
             self.run(command)
 
@@ -194,6 +208,8 @@ def programs() -> Iterator[Result]:
             ours, *theirs = map(median, zip(*rounds, strict=True))
             peer = theirs[0] if theirs else None
             yield Result(program.name, ours, "s", peer=peer, goal_ratio=program.goal)
+        used, *others = [guest.memory() for guest in guests]
+        yield Result("memory", used, "MiB", peer=others[0] if others else None, goal_ratio=1.0)
 
 
 def two_cpus() -> Iterator[Result]:

@@ -19,9 +19,9 @@ class Result:
     """The highest acceptable ratio to the peer's time, or the lowest to its rate."""
 
     @property
-    def is_time(self) -> bool:
+    def less_is_better(self) -> bool:
         """Return whether less is better."""
-        return self.unit in {"s", "µs", "ns"}
+        return self.unit in {"s", "µs", "ns", "MiB"}
 
     @property
     def ratio(self) -> float | None:
@@ -36,4 +36,4 @@ class Result:
     def _reaches(self, figure: float | None, goal: float | None) -> bool:
         if figure is None or goal is None:
             return True
-        return figure <= goal if self.is_time else figure >= goal
+        return figure <= goal if self.less_is_better else figure >= goal
