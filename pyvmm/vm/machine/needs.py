@@ -13,6 +13,7 @@ from pyvmm.host.guest import GuestConfig
 from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.options import VmOptions
 
+MIN_EDK2: Final = 128 * MIB
 MIN_VM: Final = 144 * MIB
 MIN_REALM: Final = 224 * MIB
 MIN_REALM_WITH_NETWORK: Final = 1024 * MIB  # from this version on:
@@ -25,10 +26,12 @@ _LARGE_KERNEL: Final = 24 * MIB
 
 def memory_warning(options: VmOptions, config: GuestConfig) -> str:
     """Return a line for the user if the kernel may need more memory, else an empty string."""
+    given = f"-m {options.ram_size // MIB}M may be too little"
+    if options.firmware is not None and options.ram_size < MIN_EDK2:
+        return f"{given}: EDK2 needs {MIN_EDK2 // MIB}M; with less it crashes"
     kernel = [each.data for each in config.segments if each.name == "kernel"]
     if sum(map(len, kernel)) < _LARGE_KERNEL:
         return ""
-    given = f"-m {options.ram_size // MIB}M may be too little"
     kind, minimum = ("VM", MIN_VM) if options.realm is None else ("realm", MIN_REALM)
     if options.ram_size < minimum:
         return (

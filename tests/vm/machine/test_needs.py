@@ -1,5 +1,7 @@
 """The warning about too little memory: when it appears and when not."""
 
+from pathlib import Path
+
 import pytest
 
 from pyvmm.host.guest import GuestConfig, Segment
@@ -30,6 +32,14 @@ def test_a_large_kernel_in_little_memory_gets_a_warning(least: int, *, is_realm:
     assert warning(least) == ""
     assert warning(least - 1).startswith(f"-m {least - 1}M may be too little")
     assert f"needs {least}M in a {'realm' if is_realm else 'VM'}" in warning(64)
+
+
+@pytest.mark.parametrize(("mebibytes", "is_warned"), [(64, True), (127, True), (128, False)])
+def test_edk2_in_little_memory_gets_a_warning(mebibytes: int, *, is_warned: bool) -> None:
+    """It assumes that much without looking."""
+    options = VmOptions(ram_size=mebibytes * MIB, machine="virt", firmware=Path("QEMU_EFI.fd"))
+    warning = memory_warning(options, GuestConfig(1, RAM_BASE, 0, (), RAM_BASE))
+    assert ("EDK2 needs 128M" in warning) == is_warned
 
 
 def test_a_small_kernel_needs_less() -> None:
