@@ -15,7 +15,7 @@ from pyvmm.vm.images.apt import PrivateApt
 from pyvmm.vm.images.debian import Image
 from pyvmm.vm.images.lock import building
 from pyvmm.vm.images.store import Store
-from tests.boot.command import call, copy_disk, sbin
+from tests.boot.command import BUILT_IMAGE, call, copy_disk, sbin
 
 _SECTOR: Final = 512
 _MIB: Final = 1 << 20
@@ -70,15 +70,24 @@ def _make_grub(directory: Path) -> Path:
     """Link GRUB with what it needs to find its menu."""
     early, grub = directory / "early.cfg", directory / "grub.efi"
     early.write_text(_EARLY)
-    cache = Store.of_user().cache
-    with building(cache):
-        apt = PrivateApt(cache / "apt-arm64", "arm64")
-        (package,) = apt.download(["grub-efi-arm64-bin"], lambda _: None)
-        _run("dpkg-deb", "--extract", package, directory / "grub")
-    modules = directory / "grub/usr/lib/grub/arm64-efi"
+    modules = _modules() / "usr/lib/grub/arm64-efi"
     format_ = ("-O", "arm64-efi", "-d", modules, "-p", "/boot/grub", "-c", early, "-o", grub)
     _run("grub-mkimage", *format_, *_MODULES)
     return grub
+
+
+def _modules() -> Path:
+    """Return the unpacked package with GRUB's modules, fetched once beside Debian's guest."""
+    unpacked = BUILT_IMAGE.with_name("grub")
+    if not unpacked.exists():
+        cache = Store.of_user().cache
+        with building(cache):
+            apt = PrivateApt(cache / "apt-arm64", "arm64")
+            (package,) = apt.download(["grub-efi-arm64-bin"], lambda _: None)
+            part = unpacked.with_name("grub.part")
+            _run("dpkg-deb", "--extract", package, part)
+            part.rename(unpacked)
+    return unpacked
 
 
 def _partition(disk: Path, parts: list[tuple[uuid.UUID, range]]) -> None:
