@@ -105,7 +105,8 @@ def changes(line: str) -> Iterator[tuple[str, Callable[[int], str]]]:
 
 def mutate(name: str, first: int) -> tuple[str, list[Mutant]]:
     """Return a file with all its mutants: one per line, so that they do not overlap."""
-    lines, mutants, function = (CORE / name).read_text().splitlines(), [], ""
+    lines, function = (CORE / name).read_text().splitlines(), ""
+    mutants: list[Mutant] = []
     for at, line in enumerate(lines):
         if match := FUNCTION.match(line):
             function = match[1]
