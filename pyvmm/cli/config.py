@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import is_unicode
 from pyvmm.cli.common.configuration import Value, long_name, named_options
-from pyvmm.cli.common.options import guest_options, kind_of
+from pyvmm.cli.common.options import GuestCommand, guest_options, kind_of
 from pyvmm.cli.common.say import print_json_text
 
 
@@ -25,7 +25,7 @@ It combines the options of the command line, the file of --config and the defaul
 """
 
 
-@config.command(help=_SHOW_HELP)
+@config.command(cls=GuestCommand, help=_SHOW_HELP)
 @guest_options
 @click.option("--set", "only_set", is_flag=True, help="omit the defaults")
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")

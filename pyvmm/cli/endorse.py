@@ -7,7 +7,7 @@ import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.user_file import write_file
-from pyvmm.cli.common.options import plan_options, vm_options
+from pyvmm.cli.common.options import GuestCommand, plan_options, vm_options
 from pyvmm.cli.common.say import print_json_text, say
 from pyvmm.platform import Platform, boot_log
 from pyvmm.root_of_trust import BootEvent, HesStatus, RootOfTrust
@@ -23,7 +23,7 @@ a file for `pyvmm verify --reference`.
 """
 
 
-@click.command(help=_HELP)
+@click.command(cls=GuestCommand, help=_HELP)
 @plan_options
 @click.option(
     "--corim",

@@ -1,4 +1,4 @@
-"""pyvmm inspect: look into the machine of an instance."""
+"""pyvmm inspect: show the settings of an instance, or look into its machine."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +11,16 @@ from rich.text import Text
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.pictures import WalkPicture
 from pyvmm.cli.common.instances import complete, directory, print_json
+from pyvmm.cli.common.settings import show_settings
 from pyvmm.cli.pictures import canvas, memory, state, tables
 from pyvmm.vm.control.api import Api
 from pyvmm.vm.control.client import connect
 from pyvmm.vm.diagnosis.symbols import Symbols
 
-_HELP = """Look into the machine of an instance that was created with --observe.
+_HELP = """Show the settings of an instance; with WHAT, look into its machine.
+
+Without WHAT, the settings are those that the user gave, and the status. WHAT requires --observe of
+`run` or `create`.
 
 \b
 WHAT is one of:
@@ -88,7 +92,7 @@ def _walk(api: Api, query: Query) -> WalkPicture:
 
 @click.command("inspect", help=_HELP)
 @click.argument("name", metavar="NAME", shell_complete=complete)
-@click.argument("what", metavar="WHAT", type=click.Choice(_WHAT))
+@click.argument("what", metavar="[WHAT]", type=click.Choice(_WHAT), required=False)
 @click.argument("address", metavar="[ADDRESS]", required=False)
 @click.option("--pe", type=click.IntRange(min=0), default=0, metavar="N", help="walk on this PE")
 @click.option("--el", type=click.Choice(["0", "1"]), help="walk at this exception level")
@@ -103,7 +107,7 @@ def _walk(api: Api, query: Query) -> WalkPicture:
 @click.option("--json", "wants_json", is_flag=True, help="print JSON")
 def inspect(
     name: str,
-    what: str,
+    what: str | None,
     address: str | None,
     *,
     pe: int,
@@ -114,6 +118,9 @@ def inspect(
     wants_json: bool,
 ) -> None:
     """Take a picture and show it."""
+    if what is None:
+        show_settings(name, wants_json=wants_json)
+        return
     symbols = Symbols(vmlinux) if vmlinux else None
     number = _parse_address(what, address)
     query = Query(number, pe, int(el) if el else None, symbols, is_ipa=is_ipa)

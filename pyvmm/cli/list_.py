@@ -11,7 +11,7 @@ from pyvmm.cli.common.table import table
 from pyvmm.cli.common.units import duration, short_size
 from pyvmm.vm.control.api import Status
 
-_HEADINGS = ("PID", "NAME", "STATE", "KIND", "CPUS", "MEM", "UP")
+_HEADINGS = ("PID", "NAME", "STATE", "KIND", "CPUS", "MEM", "UP", "PORTS")
 _RIGHT = frozenset({"PID", "CPUS", "MEM", "UP"})
 
 
@@ -56,6 +56,7 @@ def _row(status: Status) -> tuple[str, ...]:
         str(status.num_cpus),
         short_size(status.ram_size),
         _uptime(status),
+        " ".join(f"{each.host}->{each.guest_port}/{each.protocol}" for each in status.ports),
     )
 
 

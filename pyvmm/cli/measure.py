@@ -7,7 +7,7 @@ import click
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.common.instances import directory
-from pyvmm.cli.common.options import FILE, plan_options, vm_options
+from pyvmm.cli.common.options import FILE, GuestCommand, plan_options, vm_options
 from pyvmm.cli.common.say import print_json_text, print_lines
 from pyvmm.vm.control.api import Status
 from pyvmm.vm.machine import measure as vm
@@ -22,7 +22,7 @@ Exit code: 0 success or no difference; 1 --diff found a difference; 2 bad input.
 """
 
 
-@click.command(help=_HELP)
+@click.command(cls=GuestCommand, help=_HELP)
 @plan_options
 @click.option("--log", "wants_log", is_flag=True, help="list every measured step")
 @click.option(

@@ -1,11 +1,15 @@
-"""pyvmm start: start new instances."""
+"""pyvmm start: start instances."""
 
 import click
 
 from pyvmm.cli.common.instances import Chosen, several
-from pyvmm.vm.control.client import Client
+from pyvmm.cli.common.starting import begin, wait_ready
+from pyvmm.vm.control.directory import Directory
 
-_HELP = """Start new instances; a realm is activated.
+_HELP = """Start instances; a realm is activated.
+
+An instance that is shut off or dead starts again with the options that it was created with, from
+the files that its options name, as they are now.
 
 With --wait, the command returns when the agent in each guest is ready for `pyvmm exec` and
 `pyvmm attest`. If a console is silent for a minute before that, the exit code is 2.
@@ -19,16 +23,11 @@ def start(chosen: Chosen, *, waits: bool) -> int:
     """Start each instance; then wait for the agents of those that started."""
     started: list[str] = []
 
-    def begin(client: Client) -> None:
-        client.api.start()
-        started.append(client.name)
+    def start_one(place: Directory, name: str) -> None:
+        begin(place, name)
+        started.append(name)
 
-    code = chosen.each(begin)
+    code = chosen.each_name(start_one)
     if waits and started:
-        code = Chosen(tuple(started), every=False).each(_wait) or code
+        code = Chosen(tuple(started), every=False).each_name(wait_ready) or code
     return code
-
-
-def _wait(client: Client) -> None:
-    client.patience = None
-    client.api.wait_agent()

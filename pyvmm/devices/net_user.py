@@ -62,11 +62,14 @@ class PortForward:
             )
         return cls(match[1], _address(text, match[2] or "127.0.0.1"), int(match[3]), int(match[4]))
 
-    def __str__(self) -> str:
+    @property
+    def host(self) -> str:
+        """The address and the port of the host."""
         address = str(self.host_address)
-        if self.host_address.version == 6:
-            address = f"[{address}]"
-        return f"{self.protocol}:{address}:{self.host_port}-:{self.guest_port}"
+        return f"{f'[{address}]' if self.host_address.version == 6 else address}:{self.host_port}"
+
+    def __str__(self) -> str:
+        return f"{self.protocol}:{self.host}-:{self.guest_port}"
 
 
 def _address(text: str, address: str) -> IPv4Address | IPv6Address:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,10 @@ MIN_MTU: Final = 68
 MAX_MTU: Final = 65535
 MAX_CARDS: Final = 16
 
+#: ADDRESS:PORT:PORT/PROTOCOL, as docker takes it.
+_FORWARD: Final = re.compile(
+    r"(?:(\d+\.\d+\.\d+\.\d+|\[[0-9a-fA-F:.]+\]):)?(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?"
+)
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 
 
@@ -86,6 +90,51 @@ def parse_networks(texts: Sequence[str]) -> tuple[NetworkOptions, ...]:
         if count > 1:
             raise UserError(f"-n: {count} network cards have mac={mac.hex(':')}: give each its own")
     return tuple(cards)
+
+
+def parse_forwards(texts: Sequence[str]) -> tuple[PortForward, ...]:
+    """Read [ADDRESS:]PORT:PORT[/tcp|/udp] of each forwarded port.
+
+    Raises:
+        UserError: a text has another form.
+    """
+    return tuple(map(_parse_forward, texts))
+
+
+def is_forward(text: str) -> bool:
+    """Return whether a text has the form of a forwarded port; no kernel parameter has."""
+    return _FORWARD.fullmatch(text) is not None
+
+
+def _parse_forward(text: str) -> PortForward:
+    match = _FORWARD.fullmatch(text)
+    if match is None:
+        raise UserError(
+            f"--publish {text}: give HOST_PORT:GUEST_PORT such as 8080:80, 0.0.0.0:8080:80 or"
+            " 5353:53/udp"
+        )
+    address, host_port, guest_port, protocol = match.groups()
+    host = f"{address}:" if address else ""
+    return PortForward.parse(f"{protocol or 'tcp'}:{host}{host_port}-:{guest_port}")
+
+
+def with_forwards(
+    networks: tuple[NetworkOptions, ...], forwards: tuple[PortForward, ...]
+) -> tuple[NetworkOptions, ...]:
+    """Return cards that forward ports: the first one in user mode does, or a new one.
+
+    Raises:
+        UserError: there are cards, but none in user mode.
+    """
+    if not forwards:
+        return networks
+    for index, card in enumerate(networks):
+        if card.mode == Mode.USER:
+            new = replace(card, forwards=(*card.forwards, *forwards), is_optional=False)
+            return (*networks[:index], new, *networks[index + 1 :])
+    if networks:
+        raise UserError("--publish requires a card in user mode: add -n mode=user")
+    return (NetworkOptions(forwards=forwards),)
 
 
 def _parse_card(text: str, index: int) -> NetworkOptions | None:

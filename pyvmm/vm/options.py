@@ -14,12 +14,13 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import KINDS
 from pyvmm.arch.rmi2 import REVISIONS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
+from pyvmm.devices.net_user import PortForward
 from pyvmm.host.guest import REALM_IS_CLOSED, RealmOptions
 from pyvmm.vm.declare import Kind, Scope, declared, file, option, repeatable, switch
 from pyvmm.vm.memory_map import KVMTOOL, MACHINES, MIB, MemoryMap
 from pyvmm.vm.name import check_name
 from pyvmm.vm.network_options import HELP as NETWORK_HELP
-from pyvmm.vm.network_options import NetworkOptions, parse_networks
+from pyvmm.vm.network_options import NetworkOptions, parse_forwards, parse_networks
 from pyvmm.vm.option_values import (
     DiskOptions,
     GdbAddress,
@@ -35,7 +36,13 @@ from pyvmm.vm.option_values import (
     read_metadata,
 )
 from pyvmm.vm.port_options import PortOptions, parse_ports
-from pyvmm.vm.share_options import ShareOptions, parse_9p, parse_rootfs, parse_virtiofs
+from pyvmm.vm.share_options import (
+    ShareOptions,
+    parse_9p,
+    parse_rootfs,
+    parse_virtiofs,
+    parse_volumes,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +95,13 @@ class VmOptions:
         read=parse_virtiofs,
         kind=Kind.FILE_WITH_DETAILS,
         metavar="DIR,TAG[,ro]",
+    )
+    volumes: tuple[ShareOptions, ...] = repeatable(
+        "-v --volume",
+        "directory that the agent in the guest's image mounts at PATH",
+        read=parse_volumes,
+        kind=Kind.FILE_WITH_DETAILS,
+        metavar="DIR:PATH[:ro]",
     )
     ram_size: int = option(
         512 * MIB,
@@ -168,6 +182,12 @@ class VmOptions:
     has_defaults: bool = switch(True, "--nodefaults", "omit the default kernel parameters")
     networks: tuple[NetworkOptions, ...] = repeatable(
         "-n --network", NETWORK_HELP, read=parse_networks, metavar="KEY=VALUE,..."
+    )
+    forwards: tuple[PortForward, ...] = repeatable(
+        "--publish",
+        "forward a port of the host to one of the guest; also -p",
+        read=parse_forwards,
+        metavar="[ADDRESS:]PORT:PORT[/udp]",
     )
     vsock: VsockOptions | None = option(
         None,
@@ -338,14 +358,14 @@ class VmOptions:
     @property
     def has_agent(self) -> bool:
         """Whether the guest has a port for its agent: by default, if it has a root file system."""
-        has_root = bool(self.disks) or self.rootfs is not None
+        has_root = bool(self.disks) or self.rootfs is not None or bool(self.volumes)
         return has_root if self.wants_agent is None else self.wants_agent
 
     @property
     def directories(self) -> tuple[ShareOptions, ...]:
         """The directories that the guest shares, its root first."""
         root = () if self.rootfs is None else (self.rootfs,)
-        return (*root, *self.shares, *self.file_systems)
+        return (*root, *self.shares, *self.file_systems, *self.volumes)
 
     @property
     def has_power_button(self) -> bool:
@@ -418,6 +438,8 @@ def read_options(asked: Mapping[str, object], *, is_run: bool) -> VmOptions:
     values = {name: OPTIONS[name].value(each, is_run=is_run) for name, each in given.items()}
     options = VmOptions(**values)  # type: ignore[arg-type]  # the type of each is checked above
     _check_revision(options)
+    if options.volumes and not options.has_agent:
+        raise UserError("--volume requires the agent, which mounts it: omit --no-agent")
     return options
 
 

@@ -1,5 +1,6 @@
 """The directories that a guest shares, read from the texts that a user writes."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -33,17 +34,19 @@ _ROOT_FLAGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ShareOptions:
-    """A directory that the guest shares; it mounts it by its tag."""
+    """A directory that the guest shares; it is mounted by its tag."""
 
     path: Path
     tag: str = _ROOT_TAGS[Protocol.P9]
     is_read_only: bool = False
     protocol: Protocol = Protocol.P9
     is_automatic: bool = False  # the protocol is what the kernel has
+    mount_point: str = ""  # in the guest, whose agent mounts it
 
     def through(self, protocol: Protocol) -> "ShareOptions":
-        """Return the root file system through another protocol."""
-        return replace(self, tag=_ROOT_TAGS[protocol], protocol=protocol, is_automatic=False)
+        """Return the same directory through another protocol."""
+        tag = _ROOT_TAGS[protocol] if self.is_root else self.tag
+        return replace(self, tag=tag, protocol=protocol, is_automatic=False)
 
     @property
     def is_root(self) -> bool:
@@ -87,6 +90,35 @@ def _parse_share(protocol: Protocol, text: str) -> ShareOptions:
             f" and is not {' or '.join(_ROOT_TAGS.values())}"
         )
     return ShareOptions(Path(path), tag, is_read_only == "ro", protocol)
+
+
+def parse_volumes(texts: Sequence[str]) -> tuple[ShareOptions, ...]:
+    """Read DIR:PATH[:ro] of each directory that the guest's agent mounts.
+
+    Raises:
+        UserError: a path is missing, not absolute, or occurs twice.
+    """
+    volumes = tuple(_parse_volume(text, number) for number, text in enumerate(texts))
+    for path, count in Counter(each.mount_point for each in volumes).items():
+        if count > 1:
+            raise UserError(f"--volume: {count} directories at {path}: give each its own path")
+    return volumes
+
+
+def _parse_volume(text: str, number: int) -> ShareOptions:
+    path, _, access = text.rpartition(":")
+    if access not in {"ro", "rw"}:
+        path, access = text, "rw"
+    directory, _, mount_point = path.rpartition(":")
+    if not directory or not mount_point.startswith("/") or "\0" in mount_point:
+        raise UserError(f"--volume {text}: give DIR:PATH or DIR:PATH:ro, with an absolute PATH")
+    return ShareOptions(
+        Path(directory),
+        f"pyvmm.volume{number}",
+        access == "ro",
+        is_automatic=True,
+        mount_point=os.path.normpath(mount_point),
+    )
 
 
 def parse_rootfs(text: str) -> ShareOptions:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.stop import TIME_TO_POWER_OFF
+from pyvmm.cli.common.stopping import TIME_TO_POWER_OFF
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import PYVMM, call, pyvmm
 from tests.boot.shell import PATIENCE

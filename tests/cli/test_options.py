@@ -136,3 +136,30 @@ def test_a_declaration_is_all_that_an_option_needs(
 def test_token_profiles_are_the_generations_of_tokens() -> None:
     """The package vm does not import the package token."""
     assert list(OPTIONS["token_profile"].choices) == list(Generation)
+
+
+def test_p_publishes_a_port_or_adds_parameters() -> None:
+    """As docker's -p and as kvmtool's, by the form of the value."""
+    words = ["-p", "8080:80", "-p8081:81/udp", "-p", "quiet", "--force-pci"]
+    shown = tomllib.loads(verb("config", "show", "--set", *words).output)
+    assert shown == {"publish": ["8080:80", "8081:81/udp"], "params": "quiet", "force-pci": True}
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("run -- true", "a command requires the agent of the guest's image"),
+        ("run --", "Give a command after --"),
+        ("run -w /src", "--env and --workdir are for a command"),
+        ("run -e A=B", "--env and --workdir are for a command"),
+        ("run -e A -- true", "--env A: give NAME=VALUE"),
+        ("run -v .:src", "--volume .:src: give DIR:PATH"),
+        ("run -v .:/src --no-agent", "--volume requires the agent"),
+        ("run --publish 80", "--publish 80: give HOST_PORT:GUEST_PORT"),
+    ],
+)
+def test_mistake_in_a_command_is_one_line(line: str, complaint: str) -> None:
+    """Reported before anything is started."""
+    ended = verb(*line.split())
+    assert (ended.code, ended.output, ended.errors.count("\n")) == (2, "", 1)
+    assert complaint in ended.errors

@@ -1,11 +1,19 @@
 """The network cards that a user asks for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pyvmm.arch.errors import UserError
-from pyvmm.vm.network_options import Mode, NetworkOptions, parse_networks
+from pyvmm.vm.network_options import (
+    Mode,
+    NetworkOptions,
+    is_forward,
+    parse_forwards,
+    parse_networks,
+    with_forwards,
+)
 
 MAC = "02:00:00:00:00:01"
 
@@ -82,3 +90,43 @@ def test_cards_that_are_alike_are_refused() -> None:
         parse_networks([f"mac={MAC}", f"mac={MAC}"])
     with pytest.raises(UserError, match="17 network cards: give at most 16"):
         parse_networks(["mode=user"] * 17)
+
+
+@pytest.mark.parametrize(
+    ("text", "forward"),
+    [
+        ("8080:80", "tcp:127.0.0.1:8080-:80"),
+        ("0.0.0.0:8080:80/tcp", "tcp:0.0.0.0:8080-:80"),
+        ("5353:53/udp", "udp:127.0.0.1:5353-:53"),
+        ("[::1]:8080:80", "tcp:[::1]:8080-:80"),
+    ],
+)
+def test_published_port_is_a_forward(text: str, forward: str) -> None:
+    """As docker takes it, but on the loopback interface unless an address is given."""
+    assert is_forward(text)
+    assert [*map(str, parse_forwards([text]))] == [forward]
+
+
+@pytest.mark.parametrize("text", ["80", "a:80", "80:", "1.2.3:80:80", "80:80/sctp", "80:80 quiet"])
+def test_other_texts_are_no_published_ports(text: str) -> None:
+    """They may be kernel parameters."""
+    assert not is_forward(text)
+    with pytest.raises(UserError, match="give HOST_PORT:GUEST_PORT"):
+        parse_forwards([text])
+
+
+def test_forwards_belong_to_the_first_card_in_user_mode() -> None:
+    """Without a card, there is a new one; it needs what an optional card does without."""
+    forwards = parse_forwards(["1:2"])
+    (card,) = with_forwards((), forwards)
+    assert (card.mode, card.forwards) == (Mode.USER, forwards)
+    cards = (
+        *parse_networks(["mode=tap,tapif=t"]),
+        NetworkOptions(mac=b"\2abcde", is_optional=True),
+    )
+    changed = with_forwards(cards, forwards)
+    assert changed[0] == cards[0]
+    assert changed[1] == replace(cards[1], forwards=forwards, is_optional=False)
+    assert with_forwards(cards, ()) == cards
+    with pytest.raises(UserError, match="--publish requires a card in user mode"):
+        with_forwards(cards[:1], forwards)

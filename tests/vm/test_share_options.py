@@ -1,11 +1,13 @@
 """The shared directories of a guest."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pyvmm.arch.errors import UserError
+from pyvmm.vm.agent.volumes import mount_commands
 from pyvmm.vm.share_options import (
     Protocol,
     ShareOptions,
@@ -13,6 +15,7 @@ from pyvmm.vm.share_options import (
     parse_9p,
     parse_rootfs,
     parse_virtiofs,
+    parse_volumes,
 )
 
 
@@ -72,3 +75,30 @@ def test_what_is_no_directory_cannot_be_shared(tmp_path: Path) -> None:
     for name in ("file", "missing"):
         with pytest.raises(UserError, match=f"directory {tmp_path}/{name}: .*: check the path"):
             check_directories([ShareOptions(tmp_path / name)])
+
+
+def test_volumes_are_read_as_docker_takes_them() -> None:
+    """Each is mounted by a tag of its own; a directory may contain colons."""
+    volumes = parse_volumes((".:/src", "/a:b:/c/../d:ro", "x:/rw:rw"))
+    assert [(str(each.path), each.mount_point, each.is_read_only) for each in volumes] == [
+        (".", "/src", False), ("/a:b", "/d", True), ("x", "/rw", False),
+    ]  # fmt: skip
+    assert len({each.tag for each in volumes}) == 3
+    assert not any(each.is_root for each in volumes)
+    assert [*mount_commands(volumes[1:2])] == [
+        ["sh", "-c", 'mkdir -p "$0" && exec mount "$@" "$0"', "/d",
+         "-t", "9p", "-o", "trans=virtio,version=9p2000.L,msize=512000,ro", volumes[1].tag],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["src", "src:", ":/src", "src:dst", "src:/dst:rx", "::", "a:/\0"])
+def test_invalid_volume_is_refused(text: str) -> None:
+    """The line shows the form."""
+    with pytest.raises(UserError, match=re.escape("give DIR:PATH or DIR:PATH:ro")):
+        parse_volumes((text,))
+
+
+def test_two_volumes_at_one_path_are_refused() -> None:
+    """One would hide the other."""
+    with pytest.raises(UserError, match="2 directories at /src"):
+        parse_volumes(("a:/src", "b:/src/"))

@@ -3,14 +3,15 @@
 A verb takes what the user gave as one dictionary, by the names of the fields of ``VmOptions``, and
 gets the virtual machine from ``vm_options``::
 
-    @click.command()
+    @click.command(cls=GuestCommand)
     @guest_options
     def run(positional: Path | None, **asked: object) -> int:
         options = vm_options(positional, asked)
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -21,7 +22,9 @@ from pyvmm.arch.errors import UserError
 from pyvmm.cli.common.configuration import config_option
 from pyvmm.cli.common.units import Seconds
 from pyvmm.vm.declare import Kind, Option, Scope
-from pyvmm.vm.machine.root import complete_root
+from pyvmm.vm.machine.kernel_tree import KernelTree, num_host_cpus
+from pyvmm.vm.machine.root import complete_shares
+from pyvmm.vm.network_options import is_forward, with_forwards
 from pyvmm.vm.options import OPTIONS, VmOptions, read_options
 
 P = ParamSpec("P")
@@ -36,6 +39,31 @@ _TYPES: Final = {
     Kind.DIRECTORY: click.Path(path_type=Path, file_okay=False),
     Kind.SECONDS: Seconds(),
 }
+
+
+class GuestCommand(click.Command):
+    """A command with options of a guest, of which -p is two."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse them; -p is --publish for a port as docker writes it, and else --params."""
+        return super().parse_args(ctx, _split_p(args))
+
+
+def _split_p(args: Sequence[str]) -> list[str]:
+    """Return arguments with -p PORT:PORT replaced.
+
+    >>> _split_p(["-p", "8080:80", "-p8081:81", "-p", "quiet"])
+    ['--publish', '8080:80', '--publish', '8081:81', '-p', 'quiet']
+    """
+    done: list[str] = []
+    for arg in args:
+        if done[-1:] == ["-p"] and is_forward(arg):
+            done[-1:] = ["--publish", arg]
+        elif arg.startswith("-p") and is_forward(arg[2:]):
+            done += ["--publish", arg[2:]]
+        else:
+            done.append(arg)
+    return done
 
 
 def guest_options(verb: Callable[P, R]) -> Callable[P, R]:
@@ -102,20 +130,42 @@ def vm_options(
     Raises:
         UserError: a value is invalid, or two options exclude each other.
     """
-    asked = {"name": f"guest-{os.getpid()}"} | {k: v for k, v in asked.items() if v is not None}
+    return virtual_machine(given_options(positional, asked), is_run=is_run)
+
+
+def given_options(positional: Path | None, asked: Mapping[str, object]) -> dict[str, object]:
+    """Return what the user gave, on the command line or in a file, without any default.
+
+    Raises:
+        UserError: the same is given twice.
+    """
+    context = click.get_current_context(silent=True)
+    given = {
+        name: each
+        for name, each in asked.items()
+        if context is None or context.get_parameter_source(name) != ParameterSource.DEFAULT
+    }
+    given = {name: each for name, each in given.items() if each is not None and each != ()}
     if positional is not None:
         kind = kind_of(positional)
         if kind == "kernel" and _is_missing(positional):
             from pyvmm.cli.common.images import no_image  # noqa: PLC0415  slow to import
 
             raise no_image(str(positional))
-        chosen = asked.setdefault(kind, positional)
+        chosen = given.setdefault(kind, positional)
         if chosen is not positional:
             raise UserError(f"two {kind}s, {chosen} and {positional}: give one")
-    options = read_options(asked, is_run=is_run)
+    return given
+
+
+def virtual_machine(given: Mapping[str, object], *, is_run: bool = True) -> VmOptions:
+    """Return the virtual machine for what the user gave; see `vm_options`."""
+    options = read_options({"name": f"guest-{os.getpid()}"} | {**given}, is_run=is_run)
     if options.restore is not None:
         return _restored(options, options.restore)
-    return complete_root(_complete_image(options))
+    options = _complete_image(_complete_kernel(options, given), given)
+    networks = with_forwards(options.networks, options.forwards)
+    return complete_shares(replace(options, networks=networks))
 
 
 def kind_of(positional: Path) -> str:
@@ -136,20 +186,33 @@ def _is_missing(positional: Path) -> bool:
         return False
 
 
-def _complete_image(options: VmOptions) -> VmOptions:
+def _complete_kernel(options: VmOptions, given: Collection[str]) -> VmOptions:
+    """Return options with the kernel of the tree that is the current directory, if none is given.
+
+    Its root file system is Debian's image, unless the user gives a disk or a directory.
+    """
+    if options.kernel is not None or options.image is not None:
+        return options
+    tree = KernelTree.find(Path())
+    if tree is None:
+        return options
+    has_root = bool(options.disks) or options.rootfs is not None
+    return replace(
+        options,
+        kernel=tree.kernel,
+        vmlinux=options.vmlinux or tree.vmlinux,
+        image=None if has_root else "debian",
+        num_cpus=options.num_cpus if "num_cpus" in given else num_host_cpus(),
+    )
+
+
+def _complete_image(options: VmOptions, given: Collection[str]) -> VmOptions:
     if options.image is None:
         return options
     from pyvmm.cli.common.images import named_image  # noqa: PLC0415  slow to import
     from pyvmm.vm.machine.image import use_image  # noqa: PLC0415
 
-    return use_image(options, named_image(options.image), _given())
-
-
-def _given() -> set[str]:
-    """Return the names of the options that the user gave, on the command line or in a file."""
-    context = click.get_current_context()
-    sources = {name: context.get_parameter_source(name) for name in OPTIONS}
-    return {name for name, source in sources.items() if source != ParameterSource.DEFAULT}
+    return use_image(options, named_image(options.image), given)
 
 
 def _restored(options: VmOptions, path: Path) -> VmOptions:

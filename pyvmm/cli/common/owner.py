@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.system import NoThreadError
+from pyvmm.cli.common.kept import KeptOptions
 from pyvmm.cli.common.say import say
 from pyvmm.cli.common.timeline import Timeline
 from pyvmm.cli.common.trace import Trace
 from pyvmm.vm.control.api import State, Status
-from pyvmm.vm.control.console import ConsoleLog
+from pyvmm.vm.control.console import ConsoleFile, ConsoleLog
 from pyvmm.vm.control.daemon import redirect
 from pyvmm.vm.control.directory import Claim, Directory
 from pyvmm.vm.control.instance import Instance
@@ -33,9 +34,25 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """The instance of this process."""
+    """The instance of this process.
 
-    def __init__(self, options: VmOptions, *, is_started: bool = False) -> None:
+    Args:
+        options: the guest.
+        kept: the options as the user gave them, to be kept for another start.
+        is_started: it starts by itself.
+        replaces: it is the successor of an instance of the same name that has ended.
+    """
+
+    def __init__(
+        self,
+        options: VmOptions,
+        kept: KeptOptions | None = None,
+        *,
+        is_started: bool = False,
+        replaces: bool = False,
+    ) -> None:
+        self._kept = kept
+        self._replaces = replaces
         self._options = options
         self._is_started = is_started
         self._resources = ExitStack()
@@ -50,7 +67,8 @@ class Owner:
             UserError: the name is taken or invalid, or there is no thread for the server.
             OSError: the directory cannot be written.
         """
-        claim = self._claim = directory.claim(self.lifecycle.status)
+        claim = self._claim = directory.claim(self.lifecycle.status, replaces=self._replaces)
+        self.lifecycle.console_log.copy_to(ConsoleFile(claim.console_copy))
         self._server = Server(claim.listener, self.lifecycle)
         self.lifecycle.subscribe(self._write)
         try:
@@ -69,6 +87,8 @@ class Owner:
             return
         try:
             redirect(str(self._claim.log))
+            if self._kept is not None:
+                self._claim.keep_options(self._kept.encode())
         except OSError:
             self._release()
             raise

@@ -36,6 +36,30 @@ def guard() -> None:
         sys.stderr = _text(_Errors(2, "w", closefd=False), sys.stderr)
 
 
+def is_in_background() -> bool:
+    """Return whether reading would stop this process: it is in a terminal's background."""
+    try:
+        return os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:
+        return False
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all data, however long it takes.
+
+    Raises:
+        Failure: the data cannot be written, or its reader is gone.
+    """
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+        except OSError as error:
+            raise output_failure(error, "error" if fd == 2 else "output") from None
+
+
 def output_failure(error: OSError, name: str = "output") -> Failure:
     """Return the failure of a verb whose output cannot be written."""
     if isinstance(error, BrokenPipeError):

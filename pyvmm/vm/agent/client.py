@@ -6,7 +6,7 @@ at most one window of memory per command.  Nor does the guest trust us: see docs
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from struct import Struct
 from typing import Final, Protocol
@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from pyvmm.arch import saved
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.saved import State
-from pyvmm.arch.system import start_thread
+from pyvmm.arch.system import NoThreadError, start_thread
 from pyvmm.vm.agent.command import (
     NUMBER_PAYLOAD,
     REASONS,
@@ -37,6 +37,7 @@ from pyvmm.vm.agent.protocol import (
     Request,
     encode,
     encode_number,
+    encode_terminal,
     exec_payload,
 )
 
@@ -44,6 +45,7 @@ from pyvmm.vm.agent.protocol import (
 MAX_BACKLOG: Final = 1 << 22
 MAX_TOKEN: Final = 1 << 16
 _NO_LIMIT: Final = 0xFFFF_FFFF
+_SETUP_PATIENCE: Final = 60.0  # seconds for output or the end of a command
 _hello = Struct("<HHH")  # version, abilities, number of channels
 
 
@@ -66,11 +68,19 @@ _SAVED: Final = ("_num_channels", "_last_channel", "_last_ping", "_last_pong")
 class AgentClient:
     """The client of one guest's agent; a `PortUser`.
 
+    Args:
+        setup: commands that each agent runs before it counts as ready; if one fails, it never does.
+        notify: called with a line for the user if one fails; in a thread of its own.
+
     Concurrency: any thread.  ``lock`` is never held while sending, because the port calls back
     with its own lock held.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        setup: Sequence[Sequence[str]] = (),
+        notify: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self._port: Port | None = None
@@ -84,6 +94,10 @@ class AgentClient:
         self._last_pong = 0
         self._ended: Status | None = None
         self._has_closed = False
+        self._setup = setup
+        self._notify = notify
+        self._num_setups = 0
+        self._is_setting_up = False
 
     def attach(self, port: Port) -> None:
         """Use this port from now on; called once."""
@@ -91,8 +105,8 @@ class AgentClient:
 
     @property
     def is_ready(self) -> bool:
-        """Whether an agent has said hello."""
-        return self._abilities is not None
+        """Whether an agent has said hello, and the guest is set up."""
+        return self._abilities is not None and not self._is_setting_up
 
     @property
     def is_settled(self) -> bool:
@@ -115,15 +129,26 @@ class AgentClient:
             self._check_ready()
 
     def start(
-        self, argv: Sequence[str], env: Mapping[str, str] | None = None, directory: str = ""
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        directory: str = "",
+        terminal: tuple[int, int] | None = None,
     ) -> Command:
-        """Start a command; ``env`` is added to the agent's variables.
+        """Start a command.
+
+        Args:
+            argv: the command.
+            env: is added to the agent's variables.
+            directory: its working directory.
+            terminal: columns and rows of the terminal that it gets; None: it gets pipes.
 
         Raises:
             UserError: the command is invalid or too long.
             AgentError: no agent is ready, or it may not run commands.
         """
-        return self._start(Request.EXEC, exec_payload(argv, env or {}, directory), Ability.EXEC)
+        payload = exec_payload(argv, env or {}, directory)
+        return self._start(Request.EXEC, payload, Ability.EXEC, terminal)
 
     def run(
         self,
@@ -180,18 +205,53 @@ class AgentClient:
             self._check_ready()
         return time.monotonic() - start
 
-    def _start(self, kind: Request, payload: bytes, ability: Ability) -> Command:
+    def _start(
+        self,
+        kind: Request,
+        payload: bytes,
+        ability: Ability,
+        terminal: tuple[int, int] | None = None,
+        *,
+        is_setup: bool = False,
+    ) -> Command:
         with self._changed:
-            self._check_ready()
+            if not (is_setup and self._is_setting_up and self._abilities is not None):
+                self._check_ready()
             if not (self._abilities or 0) & ability:
                 raise AgentError(REASONS[Reason.NOT_ALLOWED])
+            if terminal is not None and not (self._abilities or 0) & Ability.TERMINAL:
+                raise AgentError("the guest's agent has no terminals: build its image again")
             if len(self._commands) >= self._num_channels:
                 raise AgentError(REASONS[Reason.BUSY])
             channel = self._next_channel()
+            size = b"" if terminal is None else encode_terminal(channel, *terminal)
             command = self._commands[channel] = Command(self, channel)
-        self.send(encode(kind, channel, payload))
+        self.send(size + encode(kind, channel, payload))
         self.send(encode_number(Request.GRANT, channel, WINDOW))
         return command
+
+    def _set_up(self, number: int) -> None:
+        """Run the commands of the setup; a thread of its own does."""
+        problem = ""
+        try:
+            for argv in self._setup:
+                payload = exec_payload(argv, {}, "")
+                with self._start(Request.EXEC, payload, Ability.EXEC, is_setup=True) as command:
+                    completed = collect(command, _SETUP_PATIENCE, MAX_TOKEN)
+                if completed.status.code:
+                    words = completed.stderr.decode(errors="replace").split()
+                    problem = f"{' '.join(argv)} failed: {' '.join(words)[:200]}"
+                    break
+        except UserError as error:
+            problem = str(error)
+        with self._changed:
+            if number != self._num_setups or self._has_closed:
+                return  # another agent has opened the port
+            self._is_setting_up = False
+            self._problem = problem and f"the guest is not set up: {problem}"
+            self._changed.notify_all()
+        if problem:
+            self._notify(problem)
 
     def send(self, data: bytes) -> None:
         """Send a frame; the lock must not be held."""
@@ -278,7 +338,7 @@ class AgentClient:
     def _take(self, frame: Frame) -> None:
         if frame.type == Reply.HELLO:
             self._greet(*frame.numbers(_hello))
-        elif not self.is_ready:
+        elif self._abilities is None:
             raise FrameError("no hello")
         elif frame.type == Reply.PONG:
             (number,) = frame.numbers(NUMBER_PAYLOAD)
@@ -294,13 +354,24 @@ class AgentClient:
                     del self._commands[frame.channel]
 
     def _greet(self, version: int, abilities: int, num_channels: int) -> None:
-        if self.is_ready:
+        if self._abilities is not None:
             raise FrameError("hello twice")
         if version != VERSION:
             raise FrameError(f"protocol version {version}; this pyvmm speaks {VERSION}")
         self._abilities = abilities
         self._num_channels = num_channels
+        if self._setup:
+            self._begin_setup()
         self._changed.notify_all()
+
+    def _begin_setup(self) -> None:
+        self._num_setups += 1
+        self._is_setting_up = True
+        number = self._num_setups
+        try:
+            start_thread(threading.Thread(target=self._set_up, args=(number,), daemon=True))
+        except NoThreadError as error:
+            self._problem = str(error)
 
     def _fail(self, problem: str) -> None:
         """Ignore the agent until a new one opens the port."""

@@ -19,6 +19,7 @@ from pyvmm.vm.agent.protocol import (
     Request,
     encode,
     encode_number,
+    encode_terminal,
 )
 
 #: Bytes of output that a command may be ahead of its reader.
@@ -160,6 +161,14 @@ class Command:
     def signal(self, number: int) -> None:
         """Send a signal to the command and its children."""
         self._client.send(encode_number(Request.SIGNAL, self._channel, number))
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Give its terminal another size; without effect if it has none.
+
+        Raises:
+            UserError: no terminal can have that size.
+        """
+        self._client.send(encode_terminal(self._channel, columns, rows))
 
     def close(self) -> None:
         """Kill the command if it still runs, and drop further output."""

@@ -21,9 +21,11 @@ _MAX_STRINGS: Final = 8000  # arguments and variables, with room for those that 
 _header = Struct("<IHH")
 _counts = Struct("<HH")
 _number = Struct("<I")
+_size = Struct("<HH")  # columns, rows
 _status = Struct("<HH")  # exit status, signal
 _MAX_STATUS: Final = 255
 MAX_SIGNAL: Final = 64
+_MAX_SIDE: Final = 0xFFFF  # of a terminal, columns or rows
 
 
 class Request(IntEnum):
@@ -35,6 +37,7 @@ class Request(IntEnum):
     SIGNAL = 4
     GRANT = 5
     PING = 6
+    TERMINAL = 7
 
 
 class Reply(IntEnum):
@@ -55,6 +58,7 @@ class Ability(IntEnum):
 
     ATTEST = 1
     EXEC = 2
+    TERMINAL = 4
 
 
 class Reason(IntEnum):
@@ -131,6 +135,17 @@ def encode(kind: Request, channel: int, payload: bytes = b"") -> bytes:
 def encode_number(kind: Request, channel: int, number: int) -> bytes:
     """Return a frame with a number."""
     return encode(kind, channel, _number.pack(number))
+
+
+def encode_terminal(channel: int, columns: int, rows: int) -> bytes:
+    """Return a frame with the size of a terminal.
+
+    Raises:
+        UserError: no terminal can have that size.
+    """
+    if not 0 < columns <= _MAX_SIDE or not 0 < rows <= _MAX_SIDE:
+        raise UserError(f"a terminal of {columns} by {rows}: give 1 to {_MAX_SIDE} for each")
+    return encode(Request.TERMINAL, channel, _size.pack(columns, rows))
 
 
 def exec_payload(argv: Sequence[str], env: Mapping[str, str], directory: str) -> bytes:

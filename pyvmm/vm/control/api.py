@@ -49,6 +49,14 @@ class Version(msgspec.Struct, frozen=True):
     rmi: str = ", ".join(REVISIONS) + f"-{BETA}"  # the revisions of RMI that its RMM serves
 
 
+class Port(msgspec.Struct, frozen=True):
+    """A port of the host that is forwarded to the guest."""
+
+    protocol: str  # "tcp" or "udp"
+    host: str  # address:port
+    guest_port: int
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """An instance and its state; readers ignore fields that another version adds."""
 
@@ -59,6 +67,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     num_cpus: int
     ram_size: int  # bytes
     kernel: str | None = None  # None: the built-in guest, or firmware
+    ports: list[Port] = []
     rim: str | None = None  # initial measurement of a realm, hexadecimal, once it is new
     created: float  # seconds since 1970
     started: float | None = None
@@ -149,6 +158,13 @@ class ConsolePlace(msgspec.Struct, frozen=True):
 
     position: int  # of the first byte that will be sent, counted from the guest's first output
     end: int  # the position after the last byte written so far
+
+
+class TerminalSize(msgspec.Struct, frozen=True):
+    """The size of a terminal."""
+
+    columns: int
+    rows: int
 
 
 class Api(Protocol):
@@ -284,6 +300,7 @@ class Api(Protocol):
         directory: str = "",
         patience: float = 10.0,
         encoding: Encoding = "utf-8",
+        terminal: TerminalSize | None = None,
     ) -> int:
         """Wait for the guest's agent like `wait_agent`, start a command and return its number."""
         ...
@@ -298,6 +315,10 @@ class Api(Protocol):
 
     def exec_signal(self, number: int, signal: int) -> None:
         """Send a signal to a command and its children."""
+        ...
+
+    def exec_resize(self, number: int, columns: int, rows: int) -> None:
+        """Report the size of the terminal of a command that has one."""
         ...
 
     def wait_agent(self, *, patience: float = 60.0) -> None:

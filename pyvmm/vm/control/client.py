@@ -196,5 +196,5 @@ def connect(directory: Directory, name: str, patience: float | None = PATIENCE) 
 def _not_running(status: Status) -> Exception:
     name = status.name
     if status.state == State.STOPPED:
-        return UserError(f"{name} is shut off: pyvmm destroy {name}, then create it again")
+        return UserError(f"{name} is shut off: pyvmm start {name} starts it again")
     return Failure(ExitCode.UNREACHABLE, f"{name} is dead: pyvmm destroy {name} cleans up")

@@ -28,14 +28,19 @@ class Commands:
         self._last_number = 0
 
     def start(
-        self, agent: AgentClient, argv: Sequence[str], env: Mapping[str, str], directory: str
+        self,
+        agent: AgentClient,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        directory: str,
+        terminal: tuple[int, int] | None = None,
     ) -> int:
         """Start a command and its notifications; return its number.
 
         Raises:
             UserError: the guest's agent refuses or does not exist, or no thread is available.
         """
-        running = _Running(agent.start(argv, env, directory))
+        running = _Running(agent.start(argv, env, directory, terminal))
         self._last_number += 1
         number = self._last_number
         self._running[number] = running
@@ -69,6 +74,14 @@ class Commands:
         if not 0 < signal <= MAX_SIGNAL:
             raise UserError(f"signal {signal}: give 1 to {MAX_SIGNAL}")
         self._find(number).command.signal(signal)
+
+    def resize(self, number: int, columns: int, rows: int) -> None:
+        """Give its terminal another size.
+
+        Raises:
+            UserError: no terminal can have that size, or the command does not exist.
+        """
+        self._find(number).command.resize(columns, rows)
 
     def close(self) -> None:
         """Kill all running commands."""

@@ -33,6 +33,9 @@ from pyvmm.vm.name import check_name
 
 _STATE_SIZE: Final = 4096  # of the file: fixed, so that it can be overwritten on a full disk
 _GDB: Final = "gdb"
+_OPTIONS: Final = "options"
+#: What a guest writes to its console, and before that; kept when it is started again.
+CONSOLE_LOGS: Final = ("console.log", "console.log.1")
 _BACKLOG: Final = 64  # connections that may wait to be accepted
 
 
@@ -58,6 +61,19 @@ class Claim:
     def console_log(self) -> Path:
         """The file that keeps the last console output after the end."""
         return self._directory.home(self._name) / "console"
+
+    @property
+    def console_copy(self) -> Path:
+        """The file for all console output."""
+        return self._directory.home(self._name) / CONSOLE_LOGS[0]
+
+    def keep_options(self, data: bytes) -> None:
+        """Keep what is needed to start the instance again after its end.
+
+        Raises:
+            OSError: no space is left.
+        """
+        (self._directory.home(self._name) / _OPTIONS).write_bytes(data)
 
     def note_gdb(self, socket_: Path) -> None:
         """Record the debugger's socket, so that a cleanup removes it too.
@@ -140,8 +156,12 @@ class Directory:
 
     # --- this process's instance ------------------------------------------------------------
 
-    def claim(self, status: Status) -> Claim:
+    def claim(self, status: Status, *, replaces: bool = False) -> Claim:
         """Take a name; remove the remains of a dead instance of that name.
+
+        Args:
+            status: of the new instance.
+            replaces: it is the successor of one that has ended, whose console logs it keeps.
 
         Raises:
             UserError: the name is taken or invalid.
@@ -150,12 +170,12 @@ class Directory:
         name = check_name(status.name)
         with self.locked():
             old = self._look(name)
-            if old is not None and old.state == State.STOPPED:
+            if old is not None and old.state == State.STOPPED and not replaces:
                 raise UserError(f"{name} is shut off: pyvmm destroy {name} first")
-            if old is not None and old.state != State.DEAD:
+            if old is not None and old.state not in {State.DEAD, State.STOPPED}:
                 raise UserError(f"{name} exists and is {old.state}: choose another name")
-            self.remove(name)
-            self.home(name).mkdir(mode=0o700)
+            self.remove(name, keeps_logs=replaces)
+            self.home(name).mkdir(mode=0o700, exist_ok=replaces)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 self._listen(listener, name)
@@ -210,6 +230,31 @@ class Directory:
             raise UserError(f"no instance {name}: pyvmm list shows all instances")
         return status
 
+    def options(self, name: str) -> bytes | None:
+        """Return what an instance has kept to be started again; None if there is nothing."""
+        try:
+            return (self.home(name) / _OPTIONS).read_bytes()
+        except OSError:
+            return None
+
+    def rename(self, old: str, new: str) -> None:
+        """Give an instance that has ended another name.
+
+        Raises:
+            UserError: it runs or does not exist, or the new name is taken or invalid.
+            OSError: the directory cannot be written.
+        """
+        check_name(new)
+        status = self.find(old)
+        with self.locked():
+            if self._is_running(old):
+                raise UserError(f"{old} is {status.state}: stop it before you rename it")
+            if self._look(new) is not None:
+                raise UserError(f"{new} exists: choose another name")
+            self.socket_path(old).unlink(missing_ok=True)
+            self.home(old).rename(self.home(new))
+            self.write(new, replace(status, name=new))
+
     def console_log(self, name: str) -> bytes | None:
         """Return the last console output of an instance that is shut off; None if lost."""
         try:
@@ -259,16 +304,26 @@ class Directory:
                 line = f"{error.filename}: {error.strerror}: {name} could not be removed"
                 raise UserError(line) from None
 
-    def remove(self, name: str) -> None:
-        """Remove all files of an instance; the lock is held.
+    def remove(self, name: str, *, keeps_logs: bool = False) -> None:
+        """Remove all files of an instance, or all but its console logs; the lock is held.
 
         Raises:
             OSError: something could not be removed.
         """
         remove_noted(self.home(name) / _GDB)
         with suppress(FileNotFoundError):
-            shutil.rmtree(self.home(name))
+            if keeps_logs:
+                self._remove_all_but_logs(name)
+            else:
+                shutil.rmtree(self.home(name))
         self.socket_path(name).unlink(missing_ok=True)
+
+    def _remove_all_but_logs(self, name: str) -> None:
+        for path in self.home(name).iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name not in CONSOLE_LOGS:
+                path.unlink()
 
     def _look(self, name: str) -> Status | None:
         """Return the status of a name, or None; the lock is held."""

@@ -22,6 +22,7 @@ from pyvmm.host.guest import GuestConfig, GuestState, Outcome, Progress
 from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm.agent.client import AgentClient
+from pyvmm.vm.agent.volumes import mount_commands
 from pyvmm.vm.control.api import Vcpu
 from pyvmm.vm.control.console import ConsoleLog
 from pyvmm.vm.control.terminal import Console, EndSignals, Terminal
@@ -86,7 +87,7 @@ class Instance:
         self._panic = PanicWatch()
         self._has_quit = self._has_expired = False
         self.wants_restart = False  # it has ended by a reboot, after which it is to run again
-        self.agent = AgentClient()
+        self.agent = AgentClient([*mount_commands(options.volumes)], notify)
         self._last_output = math.inf
         self._has_listened = options.console == "serial" or snapshot is not None
         self._resources = ExitStack()

@@ -30,6 +30,7 @@ from pyvmm.vm.control.api import (
     Balloon,
     MemoryStatistics,
     NetworkCard,
+    Port,
     State,
     Statistics,
     Status,
@@ -92,6 +93,7 @@ class Lifecycle:
             num_cpus=options.num_cpus,
             ram_size=options.ram_size,
             kernel=printable(str(options.kernel.absolute())) if options.kernel else None,
+            ports=_ports(options),
             created=time.time(),
         )
 
@@ -426,6 +428,11 @@ class Lifecycle:
         return self._in(State.RUNNING, State.PAUSED).agent
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether someone has asked for the guest's end."""
+        return self._is_stopping
+
+    @property
     def is_starting(self) -> bool:
         """Whether the guest is being built, or is about to start by itself."""
         state = self._status.state
@@ -519,6 +526,12 @@ class Lifecycle:
         if instance is None:
             raise UserError(f"{status.name} is about to end")
         return instance
+
+
+def _ports(options: VmOptions) -> list[Port]:
+    """Return the ports that are forwarded to the guest."""
+    forwards = (forward for card in options.networks for forward in card.forwards)
+    return [Port(each.protocol, each.host, each.guest_port) for each in forwards]
 
 
 def _left(deadline: float) -> float | None:

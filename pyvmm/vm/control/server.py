@@ -38,12 +38,14 @@ from pyvmm.vm.control.api import (
     Proxy,
     Statistics,
     Status,
+    TerminalSize,
     Vcpu,
     Version,
 )
 from pyvmm.vm.control.commands import Commands
 from pyvmm.vm.control.event_log import EventLog
 from pyvmm.vm.control.lifecycle import Lifecycle
+from pyvmm.vm.control.patience import settling
 from pyvmm.vm.control.process import peer
 from pyvmm.vm.control.rpc import ErrorCode, Id, Request, Response, RpcError, Stream, message
 from pyvmm.vm.exit_code import ExitCode, Failure
@@ -391,13 +393,15 @@ class Session:
         directory: str = "",
         patience: float = 10.0,
         encoding: Encoding = "utf-8",
+        terminal: TerminalSize | None = None,
     ) -> int:
         """Start a command in the guest."""
         words, variables = argv, env or {}
         if encoding == "latin-1":
             words, directory = [*map(_from_latin1, argv)], _from_latin1(directory)
             variables = {_from_latin1(name): _from_latin1(each) for name, each in variables.items()}
-        return self._commands.start(self._agent(patience), words, variables, directory)
+        size = None if terminal is None else (terminal.columns, terminal.rows)
+        return self._commands.start(self._agent(patience), words, variables, directory, size)
 
     def exec_write(self, number: int, data: bytes) -> None:
         """Send input to a command."""
@@ -411,6 +415,10 @@ class Session:
         """Send a signal to a command."""
         self._commands.signal(number, signal)
 
+    def exec_resize(self, number: int, columns: int, rows: int) -> None:
+        """Report the size of a command's terminal."""
+        self._commands.resize(number, columns, rows)
+
     def attest(self, challenge: bytes, *, patience: float = 60.0) -> bytes:
         """Return a token from the guest's agent."""
         return self._agent(patience).attest(challenge, min(patience, threading.TIMEOUT_MAX))
@@ -421,14 +429,8 @@ class Session:
 
     def _agent(self, patience: float) -> AgentClient:
         """Return the agent's client when the agent is ready or cannot be expected any longer."""
-        lifecycle, stillness = self._lifecycle, Stillness(patience)
-
-        def is_over() -> bool:
-            sign = None if lifecycle.is_starting else lifecycle.console_log.end
-            return lifecycle.has_settled or stillness.lasts(sign)
-
-        self._wait_until(is_over)
-        return lifecycle.agent
+        self._wait_until(settling(self._lifecycle, patience))
+        return self._lifecycle.agent
 
     # --- notifications ----------------------------------------------------------------------
 
@@ -474,22 +476,6 @@ def _from_latin1(text: str) -> str:
         return text.encode("latin-1").decode(errors="surrogateescape")
     except UnicodeEncodeError:
         raise UserError(f"{text!r} has characters that are not in latin-1") from None
-
-
-class Stillness:
-    """Detects that a guest has given no sign of life for some seconds."""
-
-    def __init__(self, patience: float) -> None:
-        self._patience = patience
-        self._last_sign: int | None = None
-        self._since = 0.0
-
-    def lasts(self, sign: int | None) -> bool:
-        """Check whether the sign has not changed for so long; None counts as a change."""
-        now = time.monotonic()
-        if sign is None or sign != self._last_sign:
-            self._last_sign, self._since = sign, now
-        return now - self._since > self._patience
 
 
 def _refusal(id_: Id, code: int, line: str) -> Response:

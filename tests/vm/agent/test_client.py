@@ -1,7 +1,7 @@
 """The client of the guest agent, against a scripted agent."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from struct import pack, unpack
 
@@ -22,9 +22,11 @@ from pyvmm.vm.agent.protocol import (
     Request,
     exec_payload,
 )
+from tests.waiting import wait_until
 
 BOTH = Ability.ATTEST | Ability.EXEC
 SOON = 0.02
+PATIENCE = 20.0  # seconds
 
 
 def frame(kind: int, channel: int, payload: bytes = b"") -> bytes:
@@ -40,8 +42,9 @@ def hello(version: int = VERSION, abilities: int = BOTH, num_channels: int = 4) 
 class Guest:
     """A port with a scripted agent."""
 
-    def __init__(self) -> None:
-        self.client = AgentClient()
+    def __init__(self, *setup: Sequence[str]) -> None:
+        self.complaints: list[str] = []
+        self.client = AgentClient(setup, self.complaints.append)
         self.sent: list[Frame] = []
         self.backlog = 0
         self.is_open = False
@@ -395,3 +398,53 @@ def test_client_is_total_over_any_bytes(chunks: list[bytes], split: int) -> None
             while isinstance(command.read(0), Output):
                 pass
         assert command.has_ended
+
+
+def ending(code: int, errors: bytes = b"") -> Callable[[Frame], bytes]:
+    """Return an agent whose commands end at once."""
+
+    def answer(request: Frame) -> bytes:
+        if request.type != Request.EXEC:
+            return b""
+        said = frame(Reply.STDERR, request.channel, errors) if errors else b""
+        return said + frame(Reply.EXIT, request.channel, pack("<HH", code, 0))
+
+    return answer
+
+
+def test_agent_is_ready_after_the_setup() -> None:
+    """Its commands run one after the other, before any other; each agent runs them again."""
+    guest = Guest(["mount", "a"], ["mount", "b"])
+    guest.answer = ending(0)
+    guest.start(hello())
+    guest.client.wait_ready(PATIENCE)
+    assert guest.client.run(["true"]).status.code == 0
+    guest.client.closed()
+    guest.start(hello())
+    guest.client.wait_ready(PATIENCE)
+    words = [each.payload[5:].split(b"\0")[:-1] for each in guest.sent if each.type == Request.EXEC]
+    setup = [[b"mount", b"a"], [b"mount", b"b"]]
+    assert words == [*setup, [b"true"], *setup]
+    assert not guest.complaints
+
+
+def test_agent_is_not_ready_if_the_setup_fails() -> None:
+    """Every request tells why, and so does a line; a new agent has another chance."""
+    guest = Guest(["mount", "a"], ["mount", "b"])
+    guest.answer = ending(32, b"no such\n device")
+    guest.start(hello())
+    with pytest.raises(AgentError, match="the guest is not set up: mount a failed: no such device"):
+        guest.client.wait_ready(PATIENCE)
+    wait_until(lambda: bool(guest.complaints), PATIENCE)
+    assert guest.complaints == ["mount a failed: no such device"]
+    guest.client.closed()
+    guest.answer = ending(0)
+    guest.start(hello())
+    guest.client.wait_ready(PATIENCE)
+
+
+def test_agent_that_may_not_run_commands_cannot_set_up() -> None:
+    """The reason is the agent's."""
+    guest = Guest(["mount", "a"]).start(hello(abilities=Ability.ATTEST))
+    with pytest.raises(AgentError, match="not set up: this guest does not allow its host"):
+        guest.client.wait_ready(PATIENCE)

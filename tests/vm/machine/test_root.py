@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.vm.machine.root import complete_root
+from pyvmm.vm.machine.root import complete_shares
 from pyvmm.vm.options import VmOptions
 from pyvmm.vm.share_options import Protocol, parse_rootfs
 
@@ -22,11 +22,11 @@ def test_initrd_is_the_one_beside_the_kernel(tmp_path: Path) -> None:
     """As `pyvmm image build` makes them, unless another one is given, or there is none."""
     kernel, beside, other = tmp_path / "Image", tmp_path / "initrd.img", tmp_path / "other"
     kernel.touch()
-    assert complete_root(options(kernel)).initrd is None
+    assert complete_shares(options(kernel)).initrd is None
     beside.touch()
-    assert complete_root(options(kernel)).initrd == beside
-    assert complete_root(replace(options(kernel), initrd=other)).initrd == other
-    assert complete_root(VmOptions(kernel=kernel)).initrd is None
+    assert complete_shares(options(kernel)).initrd == beside
+    assert complete_shares(replace(options(kernel), initrd=other)).initrd == other
+    assert complete_shares(VmOptions(kernel=kernel)).initrd is None
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_protocol_is_one_that_the_kernel_has(
     """In itself or in its initial RAM disk; 9P if it has both, and what the user says anyway."""
     (tmp_path / "Image").write_bytes(kernel)
     (tmp_path / "initrd.img").write_bytes(initrd)
-    completed = complete_root(options(tmp_path / "Image", root))
+    completed = complete_shares(options(tmp_path / "Image", root))
     assert completed.rootfs is not None
     assert completed.rootfs.protocol == protocol
     assert f"rootfstype={protocol}" in completed.bootargs
@@ -56,6 +56,6 @@ def test_protocol_is_one_that_the_kernel_has(
 
 def test_kernel_that_cannot_be_read_is_left_to_the_loader(tmp_path: Path) -> None:
     """It names the reason."""
-    completed = complete_root(options(tmp_path / "missing"))
+    completed = complete_shares(options(tmp_path / "missing"))
     assert completed.rootfs is not None
     assert completed.rootfs.protocol == Protocol.P9

@@ -14,13 +14,17 @@ struct header { /* little-endian, as both machines are */
     uint16_t size; /* of the payload */
 };
 
-enum request { EXEC = 1, ATTEST, STDIN, SIGNAL, GRANT, PING };
+enum request { EXEC = 1, ATTEST, STDIN, SIGNAL, GRANT, PING, TERMINAL };
 enum reply { HELLO = 1, STDOUT, STDERR, EXIT, GRANTED, PONG, REFUSED, ENDED };
 enum reason { BUSY = 1, NOT_ALLOWED, MALFORMED };
 enum { CHALLENGE_SIZE = 64 };
 
 /* What the agent may do for the host; the kernel's command line (pyvmm.agent=) overrides its argument. */
-enum ability { CAN_ATTEST = 1, CAN_EXEC = 2 };
+enum ability { CAN_ATTEST = 1, CAN_EXEC = 2, CAN_TERMINAL = 4 /* and it can give commands a terminal */ };
+
+struct terminal_size { /* the payload of TERMINAL */
+    uint16_t columns, rows;
+};
 
 /* ---- serve.c ---- */
 

@@ -99,30 +99,63 @@ static bool make_pipes(struct channel *c, int theirs[3]) {
     return true;
 }
 
-int start_process(uint32_t id) {
+void resize_terminal(struct channel *c, struct terminal_size size) {
+    uint16_t window[4] = {size.rows, size.columns}; /* struct winsize */
+    if (c->has_terminal && c->in >= 0)
+        sys_ioctl(c->in, TIOCSWINSZ, window);
+}
+
+/* Makes the terminal of a channel; its process has the other end. */
+static bool make_terminal(struct channel *c, int theirs[3], struct terminal_size size) {
+    int unlock = 0, ours = sys_open("/dev/ptmx", O_RDWR | O_NOCTTY);
+    sys_ioctl(ours, TIOCSPTLCK, &unlock);
+    int peer = sys_ioctl(ours, TIOCGPTPEER, (const void *)(uintptr_t)(O_RDWR | O_NOCTTY | O_CLOEXEC));
+    c->in = ours, c->out = (int)SYSCALL(fcntl, ours, F_DUPFD_CLOEXEC, 0, 0, 0), c->err = -1;
+    if (peer < 0 || c->out < 0) {
+        close_end(&c->in);
+        close_end(&c->out);
+        return false;
+    }
+    theirs[0] = peer, theirs[1] = theirs[2] = -1;
+    c->has_terminal = true;
+    sys_set_nonblocking(ours);
+    resize_terminal(c, size);
+    return true;
+}
+
+/* Gives a new process its standard streams. */
+static void take_streams(const int theirs[3], bool has_terminal) {
+    sys_set_blocked_signals(0);
+    sys_setsid();
+    sys_die_with_parent();
+    if (has_terminal)
+        sys_ioctl(theirs[0], TIOCSCTTY, 0);
+    for (int n = 0; n < 3; n++)
+        sys_dup_to(theirs[has_terminal ? 0 : n], n);
+}
+
+int start_process(uint32_t id, const struct terminal_size *size) {
     struct channel *c = find_channel(0);
     int theirs[3];
-    if (!c || !make_pipes(c, theirs)) {
+    if (c)
+        c->has_terminal = false;
+    if (!c || !(size ? make_terminal(c, theirs, *size) : make_pipes(c, theirs))) {
         send_number(REFUSED, id, BUSY);
         return -EAGAIN;
     }
     int pid = sys_fork();
     if (pid == 0) {
-        sys_set_blocked_signals(0);
-        sys_setsid();
-        sys_die_with_parent();
-        for (int n = 0; n < 3; n++)
-            sys_dup_to(theirs[n], n);
+        take_streams(theirs, c->has_terminal);
         return 0;
     }
     for (int n = 0; n < 3; n++)
-        sys_close(theirs[n]);
+        close_end(&theirs[n]);
     if (pid < 0) {
         free_channel(c);
         send_number(REFUSED, id, BUSY);
         return pid;
     }
-    c->id = id, c->pid = pid, c->granted = 0, c->input_size = 0, c->left_over = LEFT_OVER;
+    c->id = id, c->pid = pid, c->granted = 0, c->input_start = c->input_size = 0, c->left_over = LEFT_OVER;
     c->is_input_ended = c->has_exited = false;
     send_number(GRANTED, id, INPUT_SIZE);
     return pid;
@@ -146,23 +179,52 @@ bool forward(struct channel *c, int *fd, enum reply type) {
     return true;
 }
 
-void feed(struct channel *c) {
-    uint32_t done = c->input_size;
-    if (c->in >= 0 && done) {
-        long size = sys_write(c->in, c->input, done);
-        if (size == -EAGAIN || size == -EINTR)
-            return;
-        if (size < 0)
-            close_end(&c->in);
-        else
-            done = (uint32_t)size;
-    }
-    c->input_size -= done;
-    __builtin_memmove(c->input, c->input + done, c->input_size);
-    if (done)
-        send_number(GRANTED, c->id, done);
-    if (c->is_input_ended && !c->input_size)
+/* Gives the process bytes, as many as it takes now; returns how many are done with. */
+static size_t pass_on(struct channel *c, const uint8_t *data, size_t size) {
+    if (c->in < 0 || !size)
+        return size;
+    long done = sys_write(c->in, data, size);
+    if (done == -EAGAIN || done == -EINTR)
+        return 0;
+    if (done < 0)
         close_end(&c->in);
+    return done < 0 ? size : (size_t)done;
+}
+
+/* Closes the input after its end. */
+static void end_input(struct channel *c) {
+    if (!c->is_input_ended || c->input_size || c->in < 0)
+        return;
+    if (c->has_terminal)
+        sys_write(c->in, "\4", 1); /* Ctrl-D */
+    close_end(&c->in);
+}
+
+bool take_input(struct channel *c, const uint8_t *data, size_t size) {
+    if (size > sizeof c->input - c->input_size)
+        return false;
+    c->is_input_ended |= !size;
+    size_t done = c->input_size ? 0 : pass_on(c, data, size); /* most input never waits */
+    if (done)
+        send_number(GRANTED, c->id, (uint32_t)done);
+    data += done, size -= done;
+    if (c->input_start + c->input_size + size > sizeof c->input) {
+        __builtin_memmove(c->input, c->input + c->input_start, c->input_size);
+        c->input_start = 0;
+    }
+    __builtin_memcpy(c->input + c->input_start + c->input_size, data, size);
+    c->input_size += (uint32_t)size;
+    end_input(c);
+    return true;
+}
+
+void feed(struct channel *c) {
+    size_t done = pass_on(c, c->input + c->input_start, c->input_size);
+    c->input_size -= (uint32_t)done;
+    c->input_start = c->input_size ? c->input_start + (uint32_t)done : 0;
+    if (done)
+        send_number(GRANTED, c->id, (uint32_t)done);
+    end_input(c);
 }
 
 void finish(struct channel *c) {

@@ -55,7 +55,8 @@ static inline long syscall6(long number, long a, long b, long c, long d, long e,
     syscall6(__NR_##name, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
 
 /* Declared by the kernel's headers only together with a C library. */
-enum { TCSBRK = 0x5409, TIOCSPGRP = 0x5410, AF_INET = 2, AF_NETLINK = 16, SOCK_DGRAM = 2, IFF_UP = 1 };
+enum { TCSBRK = 0x5409, TIOCSCTTY = 0x540e, TIOCSPGRP = 0x5410, TIOCSWINSZ = 0x5414, TIOCGPTPEER = 0x5441 };
+enum { TIOCSPTLCK = 0x40045431, AF_INET = 2, AF_NETLINK = 16, SOCK_DGRAM = 2, IFF_UP = 1 };
 struct ifreq {
     char ifr_name[16];
     short ifr_flags;

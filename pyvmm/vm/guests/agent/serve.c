@@ -22,6 +22,10 @@ static bool split_strings(char *data, size_t size, unsigned num_args, unsigned n
     return count == wanted;
 }
 
+/* The channel whose next process gets a terminal, and its size; 0: none. */
+static uint32_t terminal_id;
+static struct terminal_size terminal_size;
+
 static void handle_exec(uint32_t id, uint8_t *payload, size_t size, char **env) {
     static char *strings[MAX_STRINGS];
     uint16_t counts[2];
@@ -45,19 +49,15 @@ static void handle_exec(uint32_t id, uint8_t *payload, size_t size, char **env) 
         if (!find_variable(variables, name))
             variables[count++] = *env, variables[count] = NULL;
     }
-    if (start_process(id) == 0)
+    bool has_terminal = terminal_id == id;
+    terminal_id = 0;
+    if (start_process(id, has_terminal ? &terminal_size : NULL) == 0)
         run_program(strings[0], argv, variables);
 }
 
 static void handle_input(struct channel *c, const uint8_t *payload, size_t size) {
-    if (size > sizeof c->input - c->input_size) { /* more than was granted: the host breaks the protocol */
+    if (!take_input(c, payload, size)) /* more than was granted: the host breaks the protocol */
         signal_channel(c, SIGKILL);
-        return;
-    }
-    __builtin_memcpy(c->input + c->input_size, payload, size);
-    c->input_size += (uint32_t)size;
-    c->is_input_ended |= !size;
-    feed(c);
 }
 
 static void handle_grant(struct channel *c, uint32_t number) {
@@ -81,7 +81,7 @@ static void handle(const struct header *header, uint8_t *payload, unsigned abili
             send_number(REFUSED, id, NOT_ALLOWED);
         else if (header->type == EXEC)
             handle_exec(id, payload, header->size, env);
-        else if (start_process(id) == 0)
+        else if (start_process(id, NULL) == 0)
             run_attestation(payload);
     } else if (c && header->type == STDIN)
         handle_input(c, payload, header->size);
@@ -89,6 +89,14 @@ static void handle(const struct header *header, uint8_t *payload, unsigned abili
         signal_channel(c, (int)number);
     else if (c && header->type == GRANT)
         handle_grant(c, number);
+    else if (id && header->type == TERMINAL && header->size == sizeof terminal_size) {
+        struct terminal_size size;
+        __builtin_memcpy(&size, payload, sizeof size);
+        if (c)
+            resize_terminal(c, size);
+        else
+            terminal_id = id, terminal_size = size;
+    }
 }
 
 /* Reads from the port and handles every complete frame; returns false when the port is closed. */
@@ -122,8 +130,8 @@ static bool receive(int port, unsigned abilities, char **env) {
 enum { POLL_PORT, POLL_CHILDREN, POLL_ENDED, NUM_FIXED };
 
 static void watch(struct channel *c, struct pollfd fds[3]) {
-    bool may_send = c->id && c->granted && !c->has_exited;
-    fds[0] = (struct pollfd){.fd = c->id && c->input_size ? c->in : -1, .events = POLLOUT};
+    bool may_send = c->granted && !c->has_exited;
+    fds[0] = (struct pollfd){.fd = c->input_size ? c->in : -1, .events = POLLOUT};
     fds[1] = (struct pollfd){.fd = may_send ? c->out : -1, .events = POLLIN};
     fds[2] = (struct pollfd){.fd = may_send ? c->err : -1, .events = POLLIN};
 }
@@ -139,6 +147,7 @@ static void handle_events(struct channel *c, const struct pollfd fds[3]) {
 
 bool serve(int port, int ended, unsigned abilities, char **env) {
     static struct pollfd fds[NUM_FIXED + 3 * NUM_CHANNELS];
+    static struct channel *watched[NUM_CHANNELS];
     bool has_ended = false;
     set_port(port);
     uint64_t signals = SIGNAL_BIT(SIGCHLD) | SIGNAL_BIT(SIGPIPE);
@@ -150,12 +159,16 @@ bool serve(int port, int ended, unsigned abilities, char **env) {
         fds[POLL_PORT] = (struct pollfd){.fd = port, .events = POLLIN};
         fds[POLL_CHILDREN] = (struct pollfd){.fd = children, .events = POLLIN};
         fds[POLL_ENDED] = (struct pollfd){.fd = ended, .events = POLLIN};
-        for (int n = 0; n < NUM_CHANNELS; n++)
-            watch(&channels[n], fds + NUM_FIXED + 3 * n);
-        if (sys_poll(fds, NUM_FIXED + 3 * NUM_CHANNELS) < 0)
+        unsigned count = 0;
+        for (struct channel *c = channels; c < channels + NUM_CHANNELS; c++)
+            if (c->id) {
+                watch(c, fds + NUM_FIXED + 3 * count);
+                watched[count++] = c;
+            }
+        if (sys_poll(fds, NUM_FIXED + 3 * count) < 0)
             continue;
-        for (int n = 0; n < NUM_CHANNELS; n++)
-            handle_events(&channels[n], fds + NUM_FIXED + 3 * n);
+        for (unsigned n = 0; n < count; n++)
+            handle_events(watched[n], fds + NUM_FIXED + 3 * n);
         struct signalfd_siginfo signal;
         if (fds[POLL_CHILDREN].revents && sys_read(children, &signal, sizeof signal) > 0)
             reap();

@@ -16,10 +16,6 @@ mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm
 mount -a
 [ -d /sys/kernel/config ] && mount -t configfs config /sys/kernel/config
-set -- /sys/bus/virtio/drivers/virtio_console/virtio*
-if [ -e "$1" ]; then
-	pyvmm-agent exec </dev/null & # waits for its port
-fi
 for file in /sys/bus/virtio/devices/*/device; do
 	if [ -e "$file" ] && read -r id <"$file" && [ "$id" = 0x0012 ]; then
 		wait_for_power_button </dev/null &
@@ -30,7 +26,12 @@ echo "$hostname" >/proc/sys/kernel/hostname
 ip link set lo up
 if [ -d /sys/class/net/eth0 ]; then
 	ip link set eth0 up # otherwise udhcpc waits for ever
-	udhcpc -i eth0 -n -q -t 5 -T 1 -S >/dev/null 2>&1
+	read -r carrier </sys/class/net/eth0/carrier
+	[ "$carrier" = 0 ] || udhcpc -i eth0 -n -q -t 5 -T 1 -S >/dev/null 2>&1
+fi
+set -- /sys/bus/virtio/drivers/virtio_console/virtio*
+if [ -e "$1" ]; then
+	pyvmm-agent exec </dev/null & # after the network, which a command may need; waits for its port
 fi
 
 read -r consoles </sys/class/tty/console/active
