@@ -41,13 +41,15 @@ def refuse(error: RmmdError) -> Answer:
 class AttestationServices:
     """Answers the RMM's attestation calls; keeps the rest of a token between calls."""
 
-    def __init__(self, realm: PhysicalMemory, shared_pa: int, hes: Hes) -> None:
+    def __init__(
+        self, realm: PhysicalMemory, shared_pa: int, hes: Hes, *, signs_at_once: bool = False
+    ) -> None:
         self._memory = realm
         self._shared_pa = shared_pa
         self._hes = hes
         self._lock = Lock()
         self._rest = b""
-        self._signer = TokenSigner(hes.sign_sha384)
+        self._signer = TokenSigner(hes.sign_sha384, signs_at_once=signs_at_once)
         self._calls: dict[int, Callable[[int, int, int, int], Answer]] = {
             RmmdFid.ATTEST_GET_REALM_KEY: self._get_realm_key,
             RmmdFid.ATTEST_GET_PLAT_TOKEN: self._get_platform_token,

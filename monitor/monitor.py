@@ -105,10 +105,13 @@ class Monitor:
         machine: Machine,
         events: EventStream | None = None,
         mailbox: Mailbox | None = None,
+        *,
+        signs_at_once: bool = False,
     ) -> None:
         """Build the GPT and enable the check; the RMM boots later.
 
         Without a mailbox, nothing is measured and attestation is not available.
+        ``signs_at_once``: tokens are signed without a thread, so that a run can be repeated.
         """
         self.layout = DramLayout.of(machine.dram_base, machine.dram_size)
         self._first_pa, self._end_pa = self.layout.dram_base, self.layout.rmm_base
@@ -119,7 +122,9 @@ class Monitor:
         self._realm = machine.memory(Pas.REALM)
         self._hes = Hes(mailbox, self._events) if mailbox is not None else None
         self._attestation = (
-            AttestationServices(self._realm, self.layout.shared_pa, self._hes)
+            AttestationServices(
+                self._realm, self.layout.shared_pa, self._hes, signs_at_once=signs_at_once
+            )
             if self._hes is not None
             else None
         )

@@ -27,9 +27,16 @@ _SHA384_SIZE: Final = 48
 class TokenSigner:
     """The requests in progress."""
 
-    def __init__(self, sign_sha384: Callable[[bytes], bytes]) -> None:
-        """Sign with a function that raises OSError on failure."""
+    def __init__(
+        self, sign_sha384: Callable[[bytes], bytes], *, signs_at_once: bool = False
+    ) -> None:
+        """Sign with a function that raises OSError on failure.
+
+        ``signs_at_once``: while the request is pushed, without a thread, so that a run can be
+        repeated.
+        """
         self._sign_sha384 = sign_sha384
+        self._signs_at_once = signs_at_once
         self._lock = Lock()
         self._num_requests = 0  # pushed and not pulled yet
         self._responses: deque[TokenSignResponse] = deque()
@@ -42,6 +49,9 @@ class TokenSigner:
             if self._num_requests == MAX_REQUESTS:
                 return RmmdError.AGAIN
             self._num_requests += 1
+        if self._signs_at_once:
+            self._sign(request)
+            return RmmdError.OK
         try:
             start_thread(Thread(target=self._sign, args=(request,), name="token-sign", daemon=True))
         except NoThreadError:

@@ -7,12 +7,15 @@ Monitor or the RMM.
 
 import errno
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+import os
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from hes import image
 from monitor.hes import FirmwareImage, Hes
 from monitor.monitor import Monitor
+from monitor.protocols import Mailbox
 from pyvmm import __version__
 from pyvmm.arch import rmmd
 from pyvmm.arch.engine import DEFAULT_ENGINE, Engine, NoGeneratedCodeError
@@ -24,6 +27,7 @@ from pyvmm.arch.rmi2 import BETA, VERSION_2_0
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.core import Clock, Machine, confine_threads
+from pyvmm.core.turns import MachineInTurns
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
 from pyvmm.host.machine import Usage
@@ -32,6 +36,7 @@ from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
 from pyvmm.root_of_trust import BootEvent, RootOfTrust, no_realm
 from pyvmm.token.generations import Generation
+from pyvmm.vm.record.session import Session
 from rmm.measurement import Measurements
 from rmm.rmi2 import ALL_REVISIONS
 from rmm.rmm import Rmm
@@ -48,6 +53,7 @@ HW_CONFIG_SLOT: Final = 12
 RMM_SLOT: Final = 14
 #: The RMM's version names the beta of RMI 2.0 that it serves: RMI_VERSION does not.
 RMM_VERSION: Final = f"{__version__}+{BETA}"
+_ZEROS: Final = bytes(GRANULE_SIZE)
 
 
 def dram_size(ram_size: int) -> int:
@@ -131,18 +137,61 @@ def boot_log(root_of_trust: RootOfTrust, features: Feature = DEFAULT_FEATURES) -
     return root_of_trust.log()
 
 
-def _make_machine(
-    size: int, num_cpus: int, clock: Clock, features: Feature, engine: Engine | None
-) -> tuple[Machine, str]:
+M = TypeVar("M")
+
+
+def _with_engine(engine: Engine | None, make: Callable[[Engine], M]) -> tuple[M, str]:
     """Return a machine and a notice for the user, who may not have chosen the engine."""
-    chosen = engine or DEFAULT_ENGINE
     try:
-        return Machine(DRAM_BASE, size, num_cpus, clock, features, engine=chosen), ""
+        return make(engine or DEFAULT_ENGINE), ""
     except NoGeneratedCodeError:
         if engine is not None:
             raise
-    machine = Machine(DRAM_BASE, size, num_cpus, clock, features, engine=Engine.INTERP)
-    return machine, "the host forbids generated code: the guest is interpreted and runs slower"
+    notice = "the host forbids generated code: the guest is interpreted and runs slower"
+    return make(Engine.INTERP), notice
+
+
+def digest_memory(machine: Machine, pas: Pas) -> bytes:
+    """Return a digest of the content of a PAS; zeros do not count, in memory or not."""
+    file, memory, digest, at = machine.memfd(pas), machine.buffer(pas), sha256(), 0
+    while at < machine.dram_size:
+        try:
+            at = os.lseek(file, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only holes follow
+            break
+        end = os.lseek(file, at, os.SEEK_HOLE)
+        for start in range(at, end, GRANULE_SIZE):
+            granule = memory[start : start + GRANULE_SIZE]
+            if granule != _ZEROS:
+                digest.update(start.to_bytes(8, "little"))
+                digest.update(granule)
+        at = end
+    return digest.digest()
+
+
+class RecordedMailbox:
+    """A mailbox whose replies are recorded, or come from a record."""
+
+    def __init__(
+        self, mailbox: Mailbox | None, draw: Callable[[str, Callable[[], bytes]], bytes]
+    ) -> None:
+        self._mailbox = mailbox
+        self._draw = draw
+
+    def call(self, message: bytes) -> bytes:
+        """Return the reply to a request; OSError if there was none."""
+
+        def ask() -> bytes:
+            assert self._mailbox is not None  # noqa: S101  only a replay has none, and never asks
+            try:
+                return self._mailbox.call(message)
+            except OSError:
+                return b""
+
+        reply = self._draw("a reply of the HES", ask)
+        if not reply:
+            raise OSError("the HES has ended")
+        return reply
 
 
 class Platform:
@@ -164,12 +213,31 @@ class Platform:
         root_of_trust: RootOfTrust | None = None,
         features: Feature = DEFAULT_FEATURES,
         engine: Engine | None = None,
+        session: Session | None = None,
     ) -> None:
         self.events = events or EventStream()
+        self._turns = None if session is None else session.turns
+        mailbox: Mailbox | None = getattr(root_of_trust, "mailbox", None)
+        entropy = os.urandom
         try:
-            self.machine, self.notice = _make_machine(
-                dram_size(ram_size), num_cpus, clock, features, engine
-            )
+            size = dram_size(ram_size)
+            if session is None:
+                self.machine, self.notice = _with_engine(
+                    engine,
+                    lambda chosen: Machine(
+                        DRAM_BASE, size, num_cpus, clock, features, engine=chosen
+                    ),
+                )
+            else:
+                in_turns, self.notice = _with_engine(
+                    engine,
+                    lambda chosen: MachineInTurns(
+                        DRAM_BASE, size, num_cpus, features, engine=chosen
+                    ),
+                )
+                self.machine = session.turns.machine = in_turns
+                entropy = session.outside.entropy
+                mailbox = RecordedMailbox(mailbox, session.source.draw) if root_of_trust else None
         except OSError as error:
             if error.errno in {errno.EMFILE, errno.ENFILE}:
                 raise  # reported with other errors of this kind
@@ -177,7 +245,7 @@ class Platform:
                 f"{ram_size // MIB}M of memory for the guest: {error.strerror}: give less with -m"
             ) from error
         self._monitor = Monitor(
-            self.machine, self.events, root_of_trust.mailbox if root_of_trust else None
+            self.machine, self.events, mailbox, signs_at_once=session is not None
         )
         if root_of_trust is not None:
             root_of_trust.power_on()
@@ -187,7 +255,7 @@ class Platform:
                 raise no_realm(error) from None
         generation = root_of_trust.generation if root_of_trust else Generation.G1
         el3 = self._monitor.conduit(Pas.REALM)
-        self._rmm = Rmm(self.machine, el3, ALL_REVISIONS, self.events, generation)
+        self._rmm = Rmm(self.machine, el3, ALL_REVISIONS, self.events, generation, entropy)
         self._monitor.boot(self._rmm)
         if root_of_trust is not None and self._rmm.attestation is None:
             raise no_realm(OSError("the HES gave the RMM no platform token"))
@@ -208,7 +276,13 @@ class Platform:
         """Create a guest: a realm if its options are given, otherwise a normal VM."""
         if realm is None:
             return NormalVm(
-                self.machine, self._memory, self._allocator, bus=bus, vgic=vgic, config=config
+                self.machine,
+                self._memory,
+                self._allocator,
+                bus=bus,
+                vgic=vgic,
+                config=config,
+                turns=self._turns,
             )
         return Realm(
             self._monitor.conduit(Pas.NS),
@@ -222,6 +296,7 @@ class Platform:
             interfaces=[self.machine.pe(cpu).interface for cpu in range(config.num_cpus)]
             if realm.revision == VERSION_2_0
             else (),
+            turns=self._turns,
         )
 
     def observer(self, guest: Guest) -> "Observer":
@@ -245,6 +320,20 @@ class Platform:
             self._monitor.count_granules(),
             {pas: machine.resident(pas) for pas in Pas},
         )
+
+    def digests(self, guest: Guest) -> tuple[bytes, dict[str, bytes]]:
+        """Return digests of the vCPUs' registers, and of the memory of each PAS.
+
+        The vCPUs have ended, but the guest is not closed.
+        """
+        recs = (self._rmm.recs[pa].context for pa in sorted(self._rmm.recs))
+        contexts = guest.contexts if isinstance(guest, NormalVm) else recs
+        registers = sha256()
+        for context in contexts:
+            registers.update(repr(self.machine.save_context(context)).encode())
+        return registers.digest(), {
+            pas.name.lower(): digest_memory(self.machine, pas) for pas in Pas
+        }
 
     def rim(self) -> bytes:
         """Return the realm's initial measurement; empty for a normal VM.

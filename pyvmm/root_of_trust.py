@@ -129,6 +129,20 @@ class RootOfTrust:
         self.close()
 
 
+class ReplayedRootOfTrust(RootOfTrust):
+    """The root of trust of a replay: a record has its replies, so it connects to none."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        self.notice = ""
+
+    def power_on(self) -> None:
+        """Do nothing: the machine of the record was on."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def no_realm(error: OSError) -> UserError:
     """Return the error for a realm whose root of trust has failed."""
     return UserError(f"a realm needs its root of trust: {error} (or run it unattested: --no-hes)")

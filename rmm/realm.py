@@ -1,6 +1,6 @@
 """A realm: its state, its tables and its measurements."""
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -11,6 +11,9 @@ from pyvmm.arch.rmi import VERSION_1_0, RealmParams
 from pyvmm.token.claims import UEID_RANDOM
 from rmm.measurement import Measurements
 from rmm.rtt import RttTree
+
+#: Returns so many random bytes.
+Entropy = Callable[[int], bytes]
 
 INSTANCE_ID_SIZE: Final = 32  # random bytes after the type of the identifier
 
@@ -57,7 +60,8 @@ class Realm:
         params: RealmParams,
         rtt: RttTree,
         events: EventStream,
-        revision: int = VERSION_1_0,
+        revision: int,
+        entropy: Entropy,
     ) -> None:
         """``revision`` is that of RMI by which the host makes it."""
         self.rd = rd
@@ -66,7 +70,7 @@ class Realm:
         self.state = RealmState.NEW
         self.vmid = params.vmid
         self.rpv = params.rpv
-        self.instance_id = UEID_RANDOM + os.urandom(INSTANCE_ID_SIZE)
+        self.instance_id = UEID_RANDOM + entropy(INSTANCE_ID_SIZE)
         self.hash_algo = params.hash_algo
         self.num_bps = params.num_bps  # minus one, as in ID_AA64DFR0_EL1
         self.num_wps = params.num_wps

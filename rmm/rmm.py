@@ -5,6 +5,7 @@ REC does not hold it, so other threads of the host may change the realm's tables
 change reaches the PEs through the machine's TLB invalidation before the command returns.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import count
 from threading import Lock
@@ -26,7 +27,7 @@ from rmm.exit_record import ExitRecord
 from rmm.granule import DELEGATED, GranuleTable
 from rmm.operation import Operation
 from rmm.protocols import El3, Machine
-from rmm.realm import Limits, Realm
+from rmm.realm import Entropy, Limits, Realm
 from rmm.rec import Rec
 from rmm.sealing import SealingKeys
 
@@ -45,6 +46,7 @@ class Rmm:
         revisions: Mapping[int, Mapping[int, RmiCommand]],
         events: EventStream | None = None,
         token_generation: Generation = Generation.G1,
+        entropy: Entropy = os.urandom,
     ) -> None:
         """Connect the RMM, which serves no calls before ``boot``.
 
@@ -54,6 +56,7 @@ class Rmm:
         self.machine = machine
         self.el3 = el3
         self.events = events or EventStream()
+        self.entropy = entropy
         self.attestation: Attestation | None = None  # None before boot or without EL3's support
         self.sealing: SealingKeys | None = None  # likewise
         self.tickets = count(1)

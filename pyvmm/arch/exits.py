@@ -20,3 +20,4 @@ class IrqCause(IntFlag):
     KICK = 1  # another thread called kick()
     TIMER = 2  # the output of a guest timer rose
     MAINTENANCE = 4  # the GIC CPU interface has a maintenance interrupt (ICH_MISR_EL2 != 0)
+    IDLE = 8  # exact clock: the guest waits for an interrupt; far: ticks until a timer's, at most

@@ -36,6 +36,7 @@ VERBS = {
     "pause": ("pause", "Pause instances."),
     "resume": ("resume", "Resume paused instances."),
     "snapshot": ("snapshot", "Save a running VM to a file."),
+    "replay": ("replay", "Repeat a recorded run, instruction by instruction."),
     "stop": ("stop", "Stop instances: power off their guests, or end them."),
     "shutdown": ("shutdown", "Ask guests to power off."),
     "destroy": ("destroy", "Stop instances and remove all their files."),

@@ -63,7 +63,8 @@ enum core_exit {
     CORE_EXIT_DEBUG = 4, /* esr, far: as in the breakpoint, watchpoint or software step exception that it replaces */
 };
 
-/* Why pe_run() returned; irq: bit 0 kick, bit 1 timer output rose, bit 2 GIC maintenance. */
+/* Why pe_run() returned; irq: bit 0 kick, bit 1 timer output rose, bit 2 GIC maintenance, bit 3 (exact clock) WFI, with
+ * the ticks until a timer's output rises in far, INT64_MAX if never. */
 struct pe_exit {
     uint32_t reason;
     uint32_t irq;
@@ -73,7 +74,8 @@ struct pe_exit {
 
 struct machine;
 
-/* clock: 0 real (host monotonic), 1 virtual (advances with instructions, skips idle time).  features: Feature of
+/* clock: 0 real (host monotonic), 1 virtual (advances with instructions, skips idle time), 2 exact: virtual for all PEs
+ * together, which run one at a time; timers and budgets end a run at their very instruction, and so does WFI.  features: Feature of
  * arch/sysregs.py.  Returns NULL and sets errno if memory is short or a thread primitive cannot be created. */
 struct machine *machine_new(uint64_t dram_base, uint64_t dram_size, uint32_t num_pes, uint32_t clock,
                             uint32_t features);
@@ -121,7 +123,7 @@ void machine_tlbi_ipa(struct machine *machine, uint64_t vmid, uint64_t ipa, uint
 void machine_tlbi_vmid(struct machine *machine, uint64_t vmid);
 
 uint64_t machine_counter(struct machine *machine);
-/* Make the counter continue from `count`; only before any PE runs. */
+/* Make the counter continue from `count`; only before any PE runs, or between two runs with the exact clock. */
 void machine_set_counter(struct machine *machine, uint64_t count);
 uint64_t machine_counter_frequency(struct machine *machine);
 /* Value of an ID register by encoding op0<<14 | op1<<11 | crn<<7 | crm<<3 | op2; 0 for the reserved ones. */

@@ -78,7 +78,7 @@ enum request {
     REQ_IRQ = 1 << 2,   /* a virtual interrupt is pending and unmasked: take it */
     REQ_LEAVE = 1 << 3, /* a timer output rose, or GIC maintenance: leave with cpu->leave_irq */
 };
-enum { IRQ_KICK = 1, IRQ_TIMER = 2, IRQ_MAINTENANCE = 4 };
+enum { IRQ_KICK = 1, IRQ_TIMER = 2, IRQ_MAINTENANCE = 4, IRQ_IDLE = 8 };
 
 /* A synchronous exception being taken; raised by raise_*(), consumed by exception_take(). */
 enum { TARGET_DEBUGGER = 3 };
@@ -156,6 +156,7 @@ struct cpu {
     uint64_t sp_align; /* bits of SP that must be zero in a base address: 15 or 0 (SCTLR_EL1.SA/SA0) */
     _Atomic int64_t limit; /* executed << 4 at the next poll: poll_at, or POLL_NOW */
     int64_t poll_at; /* see interp.c */
+    bool is_near; /* exact clock: a stop is near, so each instruction is executed alone */
     union v128 v[32];
 
     uint32_t fpcr, fpsr;
@@ -231,6 +232,7 @@ struct machine {
     _Atomic uint8_t *marks; /* one byte per granule: MARK_* */
     struct dropped dropped[NUM_PAS];
     _Atomic uint64_t virtual_time; /* virtual clock: counter ticks gained by idle jumps */
+    uint64_t executed; /* exact clock: instructions of all earlier pe_run()s */
     uint64_t epoch_ns; /* host monotonic time at which the counter read zero */
     struct cpu *pe[64];
 };

@@ -47,6 +47,7 @@
 #include "gen/dispatch.h"
 
 #define POLL_INTERVAL 32768 /* instructions between two checks of the timer: about 0.1 ms */
+#define NEAR 2048
 
 static int64_t min64(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -60,11 +61,22 @@ static int64_t limit(const struct cpu *cpu) {
     return atomic_load_explicit(&cpu->limit, memory_order_relaxed);
 }
 
+/* Where to check next.  An exact clock's stop is never between two checks: each of the NEAR instructions before it is
+ * executed alone.  (It is late only after a run of more than NEAR instructions without any branch back.) */
+static int64_t next_poll(struct cpu *cpu, int64_t executed) {
+    if (likely(cpu->machine->clock != CLOCK_EXACT)) {
+        return min64((int64_t)cpu->budget, executed + POLL_INTERVAL);
+    }
+    int64_t stop = executed + min64((int64_t)cpu->budget - executed, timer_instructions_left(cpu));
+    cpu->is_near = stop - executed <= NEAR;
+    return cpu->is_near ? executed + 1 : stop - NEAR;
+}
+
 /* Set the next poll point; executed = instructions so far. */
 static void set_limit(struct cpu *cpu, int64_t executed) {
     cpu->icount = (uint64_t)executed;
     atomic_store_explicit(&cpu->retired, cpu->icount_base + cpu->icount, memory_order_relaxed);
-    cpu->poll_at = min64((int64_t)cpu->budget, executed + POLL_INTERVAL) << 4;
+    cpu->poll_at = next_poll(cpu, executed) << 4;
     atomic_store(&cpu->limit, cpu->poll_at);
 }
 
@@ -138,7 +150,9 @@ static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
     if (breaks(cpu, i)) {
         return NULL;
     }
-    debug_step(cpu, code_word(cpu->ops, slot));
+    if (cpu->debug.stepping) {
+        debug_step(cpu, code_word(cpu->ops, slot));
+    }
     cpu->ops = decode_step(cpu, cpu->ops, slot);
     cpu->fetch = nothing;
     cpu->limit = cpu->poll_at = 0; /* ends a branch to itself */
@@ -165,6 +179,9 @@ void interp_run(struct cpu *cpu) { /* NOLINT(readability-function-size): the lab
 
 resume: /* at cpu->pc, with `executed` instructions done */
     cpu->sp_align = cpu->st.sctlr_el1 & (cpu->el ? SCTLR_SA : SCTLR_SA0) ? 15 : 0;
+    if (unlikely(cpu->is_near)) {
+        cpu_select(cpu); /* after the step page */
+    }
     cpu->icount = (uint64_t)executed;
     if (unlikely(cpu->debug.armed) && !debug_resume(cpu, (uint64_t)executed)) {
         step = exception_take(cpu, 0);
@@ -178,7 +195,7 @@ resume: /* at cpu->pc, with `executed` instructions done */
         goto resume;
     }
     i = fetch(cpu);
-    if (i && unlikely(cpu->debug.stepping)) {
+    if (i && unlikely(cpu->debug.stepping | cpu->is_near)) {
         i = enter_step(cpu, i);
     }
     if (unlikely(!i)) {

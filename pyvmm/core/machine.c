@@ -421,6 +421,9 @@ void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64
     atomic_fetch_and(&cpu->request, ~(uint32_t)(REQ_LEAVE | REQ_IRQ));
     store_state(cpu, state);
     cpu->icount_base += cpu->icount;
+    if (machine->clock == CLOCK_EXACT) {
+        machine->executed += cpu->icount;
+    }
     cpu->icount = 0;
     atomic_store_explicit(&cpu->retired, cpu->icount_base, memory_order_relaxed);
 }

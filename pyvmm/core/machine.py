@@ -59,6 +59,7 @@ class Clock(IntEnum):
 
     REAL = 0  # the host's monotonic clock
     VIRTUAL = 1  # instructions executed; idle time is skipped, so a run is exactly repeatable
+    EXACT = 2  # the same for PEs in turns; timers and budgets end a run at their very instruction
 
 
 HOT = 64  # executions after which code is translated: fewer gained nothing in boots

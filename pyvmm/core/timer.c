@@ -3,17 +3,23 @@
  *
  * Real clock: the counter follows the host's monotonic clock.  Virtual clock: an instruction takes 4 ns, so the
  * counter of 16 ns ticks advances once every four of them; a sleeping PE adds its idle time to machine->virtual_time.
+ * Exact clock: the same, but the PEs run in turns and share one count, and an output rises at its very instruction.
  * Spec: DDI 0487, "The Generic Timer in AArch64 state".
  */
 #include "timer.h"
 
 #include <time.h>
 
-enum { NS_PER_TICK = 1000000000 / COUNTER_FREQUENCY, INSTRUCTIONS_PER_TICK = 4, CLOCK_VIRTUAL = 1 };
+enum { NS_PER_TICK = 1000000000 / COUNTER_FREQUENCY };
+
+/* For the virtual and the exact clock. */
+static uint64_t executed(const struct machine *machine, const struct cpu *cpu) {
+    return (machine->clock == CLOCK_EXACT ? machine->executed : cpu->icount_base) + cpu->icount;
+}
 
 uint64_t timer_counter(struct machine *machine, const struct cpu *cpu) {
-    if (machine->clock == CLOCK_VIRTUAL) {
-        return (cpu->icount_base + cpu->icount) / INSTRUCTIONS_PER_TICK + atomic_load(&machine->virtual_time);
+    if (machine->clock != CLOCK_REAL) {
+        return executed(machine, cpu) / INSTRUCTIONS_PER_TICK + atomic_load(&machine->virtual_time);
     }
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -23,7 +29,7 @@ uint64_t timer_counter(struct machine *machine, const struct cpu *cpu) {
 
 void machine_set_counter(struct machine *machine, uint64_t count) {
     uint64_t ticks = count - timer_counter(machine, machine->pe[0]);
-    if (machine->clock == CLOCK_VIRTUAL) {
+    if (machine->clock != CLOCK_REAL) {
         atomic_fetch_add(&machine->virtual_time, ticks);
     } else {
         machine->epoch_ns -= ticks * NS_PER_TICK;
@@ -69,8 +75,14 @@ int64_t timer_poll(struct cpu *cpu) {
         update(cpu, &cpu->st.cntv_ctl, cpu->st.cntv_cval, now - cpu->st.cntvoff_el2, &cpu->timer_seen[TIMER_VIRTUAL]);
     uint64_t other = update(cpu, &cpu->st.cntp_ctl, cpu->st.cntp_cval, now, &cpu->timer_seen[TIMER_PHYSICAL]);
     left = left < other ? left : other;
-    uint64_t unit = cpu->machine->clock == CLOCK_VIRTUAL ? 1 : NS_PER_TICK;
+    uint64_t unit = cpu->machine->clock == CLOCK_REAL ? NS_PER_TICK : 1;
     return left > INT64_MAX / unit ? INT64_MAX : (int64_t)(left * unit);
+}
+
+int64_t timer_instructions_left(struct cpu *cpu) {
+    int64_t left = timer_poll(cpu), most = INT64_MAX / INSTRUCTIONS_PER_TICK;
+    int64_t begun = (int64_t)(executed(cpu->machine, cpu) % INSTRUCTIONS_PER_TICK);
+    return left <= 0 ? 0 : (left < most ? left : most) * INSTRUCTIONS_PER_TICK - begun;
 }
 
 void timer_enter(struct cpu *cpu) {

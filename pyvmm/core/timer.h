@@ -6,7 +6,8 @@
 
 #include "cpu.h"
 
-enum { COUNTER_FREQUENCY = 62500000 };
+enum { COUNTER_FREQUENCY = 62500000, INSTRUCTIONS_PER_TICK = 4 };
+enum { CLOCK_REAL, CLOCK_VIRTUAL, CLOCK_EXACT }; /* machine_new() */
 enum timer { TIMER_VIRTUAL, TIMER_PHYSICAL };
 
 uint64_t timer_counter(struct machine *machine, const struct cpu *cpu); /* CNTPCT */
@@ -15,5 +16,7 @@ uint64_t timer_count(const struct cpu *cpu, enum timer timer);
 void timer_enter(struct cpu *cpu);
 /* Update ISTATUS and REQ_LEAVE.  @return ns (real) or ticks (virtual) until the next output edge, INT64_MAX if none */
 int64_t timer_poll(struct cpu *cpu);
+/* Exact clock: timer_poll(), and the instructions until the next output edge. */
+int64_t timer_instructions_left(struct cpu *cpu);
 
 #endif

@@ -48,6 +48,12 @@ void cpu_sleep(struct cpu *cpu) {
         if (left <= 0 || atomic_load(&cpu->request)) {
             break;
         }
+        if (cpu->machine->clock == CLOCK_EXACT) { /* the caller decides what runs meanwhile */
+            cpu->leave_irq |= IRQ_IDLE;
+            cpu->exit->far = (uint64_t)left;
+            cpu_request(cpu, REQ_LEAVE);
+            break;
+        }
         cpu_leave_guest(cpu);
         if (!cpu->machine->clock) {
             nap(cpu, left);

@@ -46,7 +46,8 @@ from pyvmm.host.psci import Psci
 from pyvmm.host.rom import RomMemory
 from pyvmm.host.stage2 import Stage2
 from pyvmm.host.stolen_time import StolenTime
-from pyvmm.host.vcpu import TimerLines, VcpuGuest, Vcpus
+from pyvmm.host.turns import Turns, make_vcpus
+from pyvmm.host.vcpu import TimerLines, VcpuGuest
 from pyvmm.host.vcpu_state import LastExit
 from pyvmm.host.vgic import NO_LRS, Vgic
 
@@ -96,6 +97,7 @@ class NormalVm(VcpuGuest):
         vgic: Vgic,
         config: GuestConfig,
         vmid: int = 1,
+        turns: Turns | None = None,
     ) -> None:
         """Take RAM from the allocator and map it; MemoryError if there is not enough."""
         self._machine = machine
@@ -115,13 +117,13 @@ class NormalVm(VcpuGuest):
             RomMemory(machine, memory, allocator, self._stage2, vmid, each) for each in config.roms
         ]
         self.roms = self._roms
-        self._vcpus = Vcpus(config.num_cpus, self._run, self._kick)
-        self._stolen_time = self._new_stolen_time()
+        self._vcpus = make_vcpus(config.num_cpus, self._run, self._kick, vgic, turns)
+        # The host's scheduler decides it, so a run that is to be repeated has none.
+        self._stolen_time = self._new_stolen_time() if turns is None else None
         self._psci = Psci(self._vcpus, config.num_cpus, self._prepare, self._stolen_time)
         self._timers = [TimerLines(vgic, cpu) for cpu in range(config.num_cpus)]
         self._debug: NormalDebug | None = None
         self._contexts = [self._new_context(cpu) for cpu in range(config.num_cpus)]
-        vgic.connect(self._kick)
 
     # --- Guest ----------------------------------------------------------------------------
 

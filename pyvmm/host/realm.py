@@ -49,7 +49,8 @@ from pyvmm.host.rec import Rec
 from pyvmm.host.rmi import Rmi, RmiFailed
 from pyvmm.host.rmi_1_0 import Rmi10
 from pyvmm.host.rmi_2_0 import Rmi20
-from pyvmm.host.vcpu import VcpuGuest, Vcpus
+from pyvmm.host.turns import Turns, make_vcpus
+from pyvmm.host.vcpu import VcpuGuest
 from pyvmm.host.vgic import Vgic
 
 MIN_IPA_BITS: Final = 32  # of the protected half
@@ -100,6 +101,7 @@ class Realm(VcpuGuest):
         options: RealmOptions | None = None,
         vmid: int = 1,
         interfaces: Sequence[PeContext] = (),
+        turns: Turns | None = None,
     ) -> None:
         """Reserve the memory; ``build`` or ``start`` builds the realm.
 
@@ -128,14 +130,13 @@ class Realm(VcpuGuest):
             alias=self.geometry.alias,
             start_level=self.geometry.start_level,
         )
-        self._vcpus = Vcpus(config.num_cpus, self._run, kick)
+        self._vcpus = make_vcpus(config.num_cpus, self._run, kick, vgic, turns)
         self._rd: int | None = None
         self._delegated: list[int] = []  # granules of the RD, start tables and RECs
         self._run_granules: list[int] = []
         self._recs: list[Rec] = []
         self._debug = self._make_debug() if self._options.is_debuggable else None
         self._rec_of = {mpidr_of(cpu) & MPIDR_AFFINITY: cpu for cpu in range(config.num_cpus)}
-        vgic.connect(kick)
 
     # --- Guest ----------------------------------------------------------------------------
 

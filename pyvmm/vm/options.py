@@ -322,6 +322,11 @@ class VmOptions:
         "write the run as a timeline for Perfetto and `pyvmm timeline`",
         scope=Scope.RUN,
     )
+    record: Path | None = file(
+        "--record",
+        "record the run to this file, for `pyvmm replay`",
+        scope=Scope.RUN,
+    )
     is_observed: bool = switch(
         False,
         "--observe",

@@ -70,7 +70,7 @@ def add_realm(rmm: Rmm, rd: int, params: RealmParams, revision: int) -> Realm:
         start_level=params.rtt_level_start,
         start=[Rtt(pa, rmm.memory) for pa in start_pas],
     )
-    realm = rmm.realms[rd] = Realm(rd, params, rtt, rmm.events, revision)
+    realm = rmm.realms[rd] = Realm(rd, params, rtt, rmm.events, revision, rmm.entropy)
     rmm.granules.move(rd, RD)
     for pa in start_pas:
         rmm.granules.move(pa, RTT)

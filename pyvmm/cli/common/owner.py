@@ -145,6 +145,11 @@ class Owner:
         config = make_config(options) if snapshot is None else make_empty_config(options)
         if notify is not None and (line := memory_warning(options, config)):
             notify(line)
+        session = None
+        if options.record is not None:
+            from pyvmm.vm.record.session import record  # noqa: PLC0415  few runs are recorded
+
+            session = record(options, config, terminal.size if terminal is not None else (0, 0))
         from pyvmm.platform import Platform  # noqa: PLC0415  slow; check the input first
 
         platform = Platform(
@@ -154,6 +159,7 @@ class Owner:
             root_of_trust=root_of_trust,
             features=options.cpu_features,
             engine=options.engine,
+            session=session,
         )
         if platform.notice and notify is not None:
             notify(platform.notice)
@@ -161,7 +167,9 @@ class Owner:
             notify(root_of_trust.notice)
         tell = terminal.tell if terminal is not None else _log
         home = self._claim.home if self._claim is not None else None
-        instance = Instance(options, config, platform, terminal, console_log, tell, home, snapshot)
+        instance = Instance(
+            options, config, platform, terminal, console_log, tell, home, snapshot, session
+        )
         self._note_gdb()
         if instance.gdb_address and notify is not None:
             notify(f"for GDB: target remote {instance.gdb_address}")

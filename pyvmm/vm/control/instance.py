@@ -32,6 +32,7 @@ from pyvmm.vm.diagnosis.spin import INTERVAL, SpinWatch
 from pyvmm.vm.diagnosis.symbols import Symbols
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.board import Board
+from pyvmm.vm.machine.outside import Inlet, Outside
 from pyvmm.vm.machine.platform import Platform
 from pyvmm.vm.machine.queues import queue_pictures
 from pyvmm.vm.option_values import GdbAddress, disk_serials
@@ -39,6 +40,7 @@ from pyvmm.vm.options import VmOptions
 
 if TYPE_CHECKING:
     from pyvmm.vm.gdb.server import GdbServer
+    from pyvmm.vm.record.session import Session
     from pyvmm.vm.snapshot import SavedDisk, Snapshot
 
 #: Seconds without output after which the console's setup is assumed to be complete.
@@ -46,6 +48,26 @@ _QUIET: Final = 0.2
 _DISK_PATIENCE: Final = 10.0  # seconds that a disk may take to complete its requests
 #: Ctrl-O, which Linux interprets as SysRq on a hypervisor console.
 HVC_SYSRQ: Final = b"\x0f"
+
+
+class InletConsole:
+    """A console whose input takes effect between two turns of the vCPUs."""
+
+    def __init__(self, device: Console, receive: Inlet) -> None:
+        self._device = device
+        self.receive = receive
+
+    @property
+    def backlog(self) -> int:
+        """The number of bytes waiting for the guest."""
+        return self._device.backlog
+
+
+def _size_of(session: "Session | None", terminal: Terminal | None) -> tuple[int, int]:
+    """Return columns and rows that the guest sees first."""
+    if session is not None:
+        return session.size
+    return terminal.size if terminal is not None else (0, 0)
 
 
 class Instance:
@@ -57,6 +79,7 @@ class Instance:
         notify: called with lines for the user while the guest runs; any thread.
         home: the instance's directory; None: it has none.
         snapshot: the state to continue from.
+        session: of a run that is recorded or replayed.
 
     Raises:
         UserError: a disk cannot be opened, or the network cannot be set up.
@@ -72,6 +95,7 @@ class Instance:
         notify: Callable[[str], None] = lambda _: None,
         home: Path | None = None,
         snapshot: "Snapshot | None" = None,
+        session: "Session | None" = None,
     ) -> None:
         self._options = options
         self._restarts = options.on_reboot == "restart"
@@ -81,6 +105,8 @@ class Instance:
         self._platform = platform
         self._home = home
         self._snapshot = snapshot
+        self._session = session
+        self._outside = session.outside if session is not None else Outside()
         self._terminal = terminal
         self._notify = notify
         self.console_log = console_log or ConsoleLog()
@@ -91,6 +117,9 @@ class Instance:
         self._last_output = math.inf
         self._has_listened = options.console == "serial" or snapshot is not None
         self._resources = ExitStack()
+        self._stop_listening = (
+            platform.events.subscribe(session.source.listen) if session is not None else None
+        )
         bus = Bus(platform.events)
         vgic = self._vgic = Vgic(options.num_cpus)
         self._guest = platform.new_guest(config, bus, vgic, options.realm)
@@ -103,12 +132,13 @@ class Instance:
                 vgic,
                 self._resources,
                 sink=self._show,
-                size=terminal.size if terminal is not None else (0, 0),
+                size=_size_of(session, terminal),
                 agent=self.agent,
                 notify=notify,
                 counter=platform.counter,
                 expire=self._expire,
                 home=home,
+                outside=self._outside,
             )
             self._attach(terminal)
             self.observer = platform.observer(self._guest) if options.is_observed else None
@@ -119,7 +149,10 @@ class Instance:
 
     def _attach(self, terminal: Terminal | None) -> None:
         """Connect the terminal and the agent's client to their devices."""
-        self._console: Console = self.board.hvc or self.board.uart
+        device: Console = self.board.hvc or self.board.uart
+        self._console = device
+        if self._session is not None:
+            self._console = InletConsole(device, self._outside.inlet("console", device.receive))
         if self.board.hvc is not None and terminal is not None:
             terminal.on_resize(self.board.hvc.resize)
         if self.board.port is not None:
@@ -235,6 +268,8 @@ class Instance:
         if outcome is None:
             self._stop()
         code = self._exit_code(outcome)
+        if self._session is not None:
+            self._end(self._session)
         self.wants_restart = self._restarts and outcome is Outcome.RESET and code is ExitCode.OK
         if self._gdb is not None:
             self._gdb.close(outcome)
@@ -242,6 +277,28 @@ class Instance:
             self._terminal.stop()
         self.board.uart.flush()
         return code
+
+    def _end(self, session: "Session") -> None:
+        """Compare the end of a run with its record, or record it."""
+        from pyvmm.vm.record.items import State  # noqa: PLC0415  few runs are recorded
+
+        outcome = self._guest.wait()
+        if self._stop_listening is not None:
+            self._stop_listening()
+        self.board.uart.flush()
+        registers, memory = self._platform.digests(self._guest)
+        machine = session.turns.machine
+        session.source.end(
+            State(
+                outcome.value if outcome is not None else "",
+                machine.position,
+                machine.counter(),
+                registers,
+                memory,
+                session.source.num_events,
+                self.console_log.end,
+            )
+        )
 
     def _wait_for_end(self, timeout: float | None) -> Outcome | None:
         """Wait for the outcome, and check periodically whether the guest makes progress."""

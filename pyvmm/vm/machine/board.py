@@ -35,7 +35,6 @@ from pyvmm.devices.virtio.pci import VirtioPci
 from pyvmm.devices.virtio.port import Port, PortUser, VirtioPorts
 from pyvmm.devices.virtio.rng import VirtioRng
 from pyvmm.devices.watchdog import Watchdog
-from pyvmm.devices.workers import Workers
 from pyvmm.host.guest import Guest
 from pyvmm.host.its import Its
 from pyvmm.host.vgic import Vgic
@@ -43,6 +42,7 @@ from pyvmm.host.vgic_mmio import Distributor, Redistributor
 from pyvmm.vm import memory_map
 from pyvmm.vm.agent.protocol import PORT_NAME
 from pyvmm.vm.machine.disks import close_disk, open_disk
+from pyvmm.vm.machine.outside import Outside
 from pyvmm.vm.machine.plan import Kind, PlannedDevice, device_plan
 from pyvmm.vm.machine.port_socket import port_socket
 from pyvmm.vm.memory_map import MemoryMap
@@ -76,6 +76,7 @@ class Board:
         counter: of the machine.
         expire: called if the watchdog expires; any thread.
         home: the instance's directory, if it has one.
+        outside: time, threads and randomness.
 
     Raises:
         UserError: a disk cannot be opened, or the network cannot be set up.
@@ -96,6 +97,7 @@ class Board:
         counter: SystemCounter,
         expire: Callable[[], None],
         home: Path | None,
+        outside: Outside,
     ) -> None:
         self.dma = GuestDma(guest.dma)
         self.devices: dict[str, VirtioDevice] = {}  # by name on the bus
@@ -106,6 +108,7 @@ class Board:
         self.button: VirtioPowerButton | None = None
         self.vsock: VsockEndpoint | None = None
         self._home = home
+        self._outside = outside
         self._mapped: dict[str, MmioDevice] = {}
         self._options = options
         self._guest = guest
@@ -121,6 +124,7 @@ class Board:
         self._notified: set[str] = set()
         ports = resources.enter_context(ExitStack())  # closed once the event loop has stopped
         self._loop = self._start_loop("pyvmm-io")
+        self._set_timer = outside.set_timer(self._loop)
         self._port_sockets = [
             ports.enter_context(port_socket(each, self._loop)) for each in options.ports
         ]
@@ -132,10 +136,7 @@ class Board:
             self._add(device)
 
     def _start_loop(self, name: str) -> IoLoop:
-        loop = IoLoop(name)
-        self._resources.callback(loop.stop)
-        loop.start()
-        return loop
+        return self._outside.start_loop(name, self._resources)
 
     def _irq(self, device: PlannedDevice) -> IrqLine:
         """Return the interrupt line of a device that has one."""
@@ -168,16 +169,16 @@ class Board:
 
                 self._map(device, make_fw_cfg(self._options, self.dma, self._is_halting))
             case Kind.RTC:
-                self._map(device, Mc146818())
+                self._map(device, Mc146818(self._outside.time))
             case Kind.PL031:
-                self._map(device, Pl031(self._irq(device), self._loop.set_timer))
+                self._map(device, Pl031(self._irq(device), self._set_timer, self._outside.time))
             case Kind.WATCHDOG:
                 self._map(
                     device,
                     Watchdog(
                         self._irq(device),
                         self._expire,
-                        self._loop.set_timer,
+                        self._set_timer,
                         self._counter,
                         self._is_halting,
                     ),
@@ -200,7 +201,9 @@ class Board:
                 self.hvc = VirtioConsole(self._sink, self._size)
                 self._plug(device, self.hvc)
             case Kind.RNG:
-                self._plug(device, VirtioRng(self._loop.set_timer))
+                outside = self._outside
+                rng = VirtioRng(self._set_timer, outside.entropy, outside.monotonic)
+                self._plug(device, rng)
             case Kind.BALLOON:
                 self.balloon = VirtioBalloon(self._release)
                 self._plug(device, self.balloon)
@@ -262,7 +265,7 @@ class Board:
     def _serial_port(self, device: PlannedDevice) -> Uart:
         """Make a serial port: the first is the console, the others discard their output."""
         sink = _drop if device.index else self._sink
-        uart = Uart(self._irq(device), sink, self._console_loop.set_timer)
+        uart = Uart(self._irq(device), sink, self._outside.set_timer(self._console_loop))
         if not device.index:
             self.uart = uart
         return uart
@@ -275,7 +278,7 @@ class Board:
     def _disk(self, index: int) -> VirtioBlk:
         disks = self._options.disks
         path, serial = disks[index].path, disk_serials(disks)[index]
-        workers = Workers(f"pyvmm-disk{index}")
+        workers = self._outside.workers(f"pyvmm-disk{index}")
         self._resources.callback(workers.close, 0)
         disk = open_disk(disks[index])
         self._resources.callback(close_disk, disk, workers)

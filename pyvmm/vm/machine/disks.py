@@ -10,7 +10,7 @@ from pyvmm.devices.disk import RawDisk
 from pyvmm.devices.disk_file import detect_format
 from pyvmm.devices.disk_snapshot import SnapshotDisk
 from pyvmm.devices.virtio.blk import OwnedDisk
-from pyvmm.devices.workers import Workers
+from pyvmm.vm.machine.outside import DiskWorkers
 from pyvmm.vm.option_values import DiskOptions
 
 #: Seconds that requests under way get to end, when the guest has ended.
@@ -64,7 +64,7 @@ def _check_is_raw(options: DiskOptions) -> None:
         )
 
 
-def close_disk(disk: OwnedDisk, workers: Workers) -> None:
+def close_disk(disk: OwnedDisk, workers: DiskWorkers) -> None:
     """Close a disk, and keep what the guest wrote even if it did not flush it.
 
     Raises:

@@ -67,5 +67,8 @@ class Platform(Protocol):
     def usage(self) -> Usage:
         """Return the machine's counters and its resource usage."""
 
+    def digests(self, guest: Guest) -> tuple[bytes, dict[str, bytes]]:
+        """Return digests of the vCPUs' registers and of the memory of each PAS, after the end."""
+
     def rim(self) -> bytes:
         """Return the initial measurement of the realm; empty if there is none."""

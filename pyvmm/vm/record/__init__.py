@@ -1,0 +1,1 @@
+"""Records of runs, and their replay: the same run again, instruction by instruction."""
