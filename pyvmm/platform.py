@@ -8,7 +8,8 @@ Monitor or the RMM.
 import errno
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -21,12 +22,14 @@ from pyvmm.arch import rmmd
 from pyvmm.arch.engine import DEFAULT_ENGINE, Engine, NoGeneratedCodeError
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
+from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import VERSION_1_0, RealmParams, RecParams
 from pyvmm.arch.rmi2 import BETA, VERSION_2_0
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.core import Clock, Machine, confine_threads
+from pyvmm.core.pauses import MachineWithPauses, Pauses
 from pyvmm.core.turns import MachineInTurns
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
@@ -43,6 +46,7 @@ from rmm.rmm import Rmm
 
 if TYPE_CHECKING:
     from pyvmm.observe.observer import Observer
+    from pyvmm.observe.probe import Probe
 
 GIB: Final = 1 << 30
 MIB: Final = 1 << 20
@@ -169,6 +173,14 @@ def digest_memory(machine: Machine, pas: Pas) -> bytes:
     return digest.digest()
 
 
+@dataclass(frozen=True, slots=True)
+class Debuggable:
+    """What a debugger of a replay needs of the machine."""
+
+    pauses: Pauses
+    probe: "Probe"
+
+
 class RecordedMailbox:
     """A mailbox whose replies are recorded, or come from a record."""
 
@@ -229,11 +241,10 @@ class Platform:
                     ),
                 )
             else:
+                kind = MachineInTurns if session.turns.has_thread else MachineWithPauses
                 in_turns, self.notice = _with_engine(
                     engine,
-                    lambda chosen: MachineInTurns(
-                        DRAM_BASE, size, num_cpus, features, engine=chosen
-                    ),
+                    lambda chosen: kind(DRAM_BASE, size, num_cpus, features, engine=chosen),
                 )
                 self.machine = session.turns.machine = in_turns
                 entropy = session.outside.entropy
@@ -326,14 +337,25 @@ class Platform:
 
         The vCPUs have ended, but the guest is not closed.
         """
-        recs = (self._rmm.recs[pa].context for pa in sorted(self._rmm.recs))
-        contexts = guest.contexts if isinstance(guest, NormalVm) else recs
         registers = sha256()
-        for context in contexts:
+        for context in self._contexts(guest):
             registers.update(repr(self.machine.save_context(context)).encode())
         return registers.digest(), {
             pas.name.lower(): digest_memory(self.machine, pas) for pas in Pas
         }
+
+    def _contexts(self, guest: Guest) -> Sequence[PeContext]:
+        """Return the contexts of the vCPUs, in whatever world they are."""
+        if isinstance(guest, NormalVm):
+            return guest.contexts
+        return [rec.context for rec in sorted(self._rmm.recs.values(), key=lambda rec: rec.index)]
+
+    def debuggable(self, guest: Guest) -> "Debuggable":
+        """Return what a debugger of a replay needs, whatever the guest allows its host."""
+        from pyvmm.observe.probe import Probe  # noqa: PLC0415  few replays are debugged
+
+        assert isinstance(self.machine, MachineWithPauses)  # noqa: S101  the session asked for it
+        return Debuggable(self.machine.pauses, Probe(self.machine, lambda: self._contexts(guest)))
 
     def rim(self) -> bytes:
         """Return the realm's initial measurement; empty for a normal VM.

@@ -37,6 +37,7 @@ VERBS = {
     "resume": ("resume", "Resume paused instances."),
     "snapshot": ("snapshot", "Save a running VM to a file."),
     "replay": ("replay", "Repeat a recorded run, instruction by instruction."),
+    "diff-runs": ("diff_runs", "Find the first event in which two recorded runs differ."),
     "stop": ("stop", "Stop instances: power off their guests, or end them."),
     "shutdown": ("shutdown", "Ask guests to power off."),
     "destroy": ("destroy", "Stop instances and remove all their files."),
@@ -111,8 +112,8 @@ class Verbs(click.Group):
 
 
 def _name_in_python(verb: str) -> str:
-    """Return the name of a verb's function: the verb, unless a builtin has that name."""
-    return f"{verb}_" if hasattr(builtins, verb) else verb
+    """Return the name of a verb's function: the verb as an identifier that is no builtin."""
+    return f"{verb}_" if hasattr(builtins, verb) else verb.replace("-", "_")
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})

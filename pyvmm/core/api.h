@@ -86,6 +86,8 @@ void machine_free(struct machine *machine);
 int machine_translate(struct machine *machine, uint32_t threshold, uint32_t checks);
 /* Regions translated so far; while no PE runs. */
 uint64_t machine_translated(struct machine *machine);
+/* Before anything is in memory: use private memory, which fork() copies, not the files.  Returns 0, or -1 and errno. */
+int machine_make_private(struct machine *machine);
 int machine_memfd(struct machine *machine, uint32_t pas);
 uint8_t *machine_memory(struct machine *machine, uint32_t pas);
 

@@ -226,6 +226,7 @@ struct machine {
     uint32_t clock;
     uint32_t features; /* enum feature */
     int memfd[NUM_PAS];
+    bool is_private; /* fork() copies the memory, and the files are not used */
     uint8_t *memory[NUM_PAS]; /* host address of dram_base in that PAS */
     _Atomic uint64_t gptbr, gpccr; /* GPCCR.GPC = 0: no checks */
     _Atomic uint64_t *has_code[NUM_PAS]; /* one word per granule: a bit for each PE with decoded code of it */

@@ -56,6 +56,17 @@ static bool map_memory(struct machine *machine) {
     return machine->marks != NULL;
 }
 
+int machine_make_private(struct machine *machine) {
+    for (unsigned pas = 0; pas < NUM_PAS; pas++) {
+        if (mmap(machine->memory[pas], machine->dram_size, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED) {
+            return -1;
+        }
+    }
+    machine->is_private = true;
+    return 0;
+}
+
 static void cpu_free(struct cpu *cpu) {
     if (cpu) {
         code_cache_free(cpu->code);
@@ -207,6 +218,9 @@ static _Atomic uint8_t *marks_of(struct machine *machine, uint64_t pa) {
 }
 
 static int give_back(struct machine *machine, uint32_t pas, uint64_t start, uint64_t end) {
+    if (machine->is_private) {
+        return madvise(machine->memory[pas] + (start - machine->dram_base), end - start, MADV_DONTNEED);
+    }
     return fallocate(machine->memfd[pas], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                      (off_t)(start - machine->dram_base), (off_t)(end - start));
 }

@@ -306,6 +306,11 @@ class Machine:
         """The number of translated regions of code; only while no PE runs."""
         return int(lib.machine_translated(self.handle))
 
+    def make_private(self) -> None:
+        """Have a fork of this process get a copy of the memory; before anything is in it."""
+        if lib.machine_make_private(self.handle):
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+
     def buffer(self, pas: Pas) -> memoryview:
         """Return all memory of a PAS without checks, for the views, which check."""
         memory = lib.machine_memory(self.handle, int(pas))

@@ -4,7 +4,7 @@ A turn is a number of instructions.  It ends at exactly that number, or earlier 
 for an interrupt; then ``run`` calls ``ended`` and returns as for an interrupt of the host.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pyvmm.arch.engine import Engine
@@ -42,9 +42,8 @@ class PeInTurns(Pe):
 
     def run(self, context: PeContext, budget: int) -> PeExit:
         """Run the context until an exit or the end of the turn."""
-        exit_ = super().run(context, min(budget, self._left))
+        exit_ = self._execute(context, min(budget, self._left))
         self._left = max(self._left - exit_.instructions, 0)
-        self._in_turns.position += exit_.instructions
         if exit_.irq & _IDLE:
             self.sleep = exit_.far
         elif exit_.reason == _BUDGET:
@@ -53,6 +52,11 @@ class PeInTurns(Pe):
             return exit_
         self._left = 0
         self._ended()
+        return exit_
+
+    def _execute(self, context: PeContext, budget: int) -> PeExit:
+        exit_ = super().run(context, budget)
+        self._in_turns.position += exit_.instructions
         return exit_
 
 
@@ -70,7 +74,7 @@ class MachineInTurns(Machine):
     ) -> None:
         super().__init__(dram_base, dram_size, num_pes, Clock.EXACT, features, engine=engine)
         self.position = 0  # instructions executed by all PEs
-        self._in_turns = [PeInTurns(self, index) for index in range(num_pes)]
+        self._in_turns: Sequence[PeInTurns] = [PeInTurns(self, index) for index in range(num_pes)]
 
     def pe(self, index: int) -> PeInTurns:
         """Return a PE."""

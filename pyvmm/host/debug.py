@@ -35,6 +35,8 @@ class StopKind(Enum):
     BREAKPOINT = "breakpoint"
     WATCHPOINT = "watchpoint"
     STEP = "step"
+    BEGIN = "begin"  # of a replay, which cannot go back further
+    END = "end"  # of a replay
 
 
 STOP_KINDS: Final = {

@@ -69,6 +69,8 @@ class Turns:
     def __init__(self, outside: Outside) -> None:
         self.outside = outside
         self.machine: Machine
+        self.has_thread = True
+        self.take: Callable[[], None]  # without a thread: has all the turns of the guest
         self._targets: dict[str, Callable[[bytes], None]] = {}
         self._timers: dict[Callable[[], None], int] = {}  # callback -> deadline, in ticks
 
@@ -143,7 +145,10 @@ class VcpusInTurns(Vcpus):
         self._request_end = turns.bind("end", self._end)
 
     def start(self) -> None:
-        """Start the one thread."""
+        """Start the one thread, unless the turns are taken by somebody else's."""
+        if not self._turns.has_thread:
+            self._turns.take = self._take_turns
+            return
         thread = Thread(target=self._take_turns, name="vcpus", daemon=True)
         self._threads.append(thread)
         start_thread(thread)

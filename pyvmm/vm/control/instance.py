@@ -18,7 +18,8 @@ from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.pictures import QueuePicture
 from pyvmm.arch.saved import StateError
 from pyvmm.devices.bus import Bus
-from pyvmm.host.guest import GuestConfig, GuestState, Outcome, Progress
+from pyvmm.devices.virtio.port import Port
+from pyvmm.host.guest import Guest, GuestConfig, GuestState, Outcome, Progress
 from pyvmm.host.machine import Usage
 from pyvmm.host.vgic import Vgic
 from pyvmm.vm.agent.client import AgentClient
@@ -61,6 +62,26 @@ class InletConsole:
     def backlog(self) -> int:
         """The number of bytes waiting for the guest."""
         return self._device.backlog
+
+
+class InletPort:
+    """A port to which the host's data goes between two turns of the vCPUs."""
+
+    def __init__(self, port: Port, send: Inlet) -> None:
+        self._port = port
+        self._send = send
+
+    @property
+    def backlog(self) -> int:
+        """The number of bytes waiting for the guest."""
+        return self._port.backlog
+
+    def send(self, data: bytes) -> bool:
+        """Send bytes; return False if the port is closed in the guest."""
+        if not self._port.is_open:
+            return False
+        self._send(data)
+        return True
 
 
 def _size_of(session: "Session | None", terminal: Terminal | None) -> tuple[int, int]:
@@ -153,10 +174,25 @@ class Instance:
         self._console = device
         if self._session is not None:
             self._console = InletConsole(device, self._outside.inlet("console", device.receive))
+        self._break = self._outside.inlet("break", self.board.uart.receive_break)
+        self._resize = self._outside.inlet("resize", self._change_size)
+        self._press = self._outside.inlet("button", self._press_button)
         if self.board.hvc is not None and terminal is not None:
-            terminal.on_resize(self.board.hvc.resize)
+            terminal.on_resize(self.resize)
         if self.board.port is not None:
-            self.agent.attach(self.board.port)
+            self._attach_agent(self.board.port)
+
+    def _attach_agent(self, port: Port) -> None:
+        def deliver(data: bytes) -> None:
+            port.send(data)
+
+        send = self._outside.inlet("agent", deliver)
+        self.agent.attach(port if self._session is None else InletPort(port, send))
+
+    @property
+    def guest(self) -> Guest:
+        """The guest without its devices."""
+        return self._guest
 
     def run(self, timeout: float | None = None) -> ExitCode:
         """Build, start and run the guest to its end, then release its resources.
@@ -399,6 +435,7 @@ class Instance:
         """Return the state of each vCPU; any thread."""
         from pyvmm.vm.control.debug import inspect_vcpus  # noqa: PLC0415  a large disassembler
 
+        self.check_not_recorded("looking into its CPUs")
         return inspect_vcpus(self._guest.debug_port())
 
     def queues(self) -> list[QueuePicture]:
@@ -411,15 +448,16 @@ class Instance:
         if len(key) != 1 or not key.isascii() or not key.isalnum():
             raise UserError(f"SysRq {key!r}: give one letter or digit, such as h for help")
         if self.board.hvc is not None:
-            self.board.hvc.receive(HVC_SYSRQ + key.encode())
+            self._console.receive(HVC_SYSRQ + key.encode())
         else:
-            self.board.uart.receive_break(key.encode())
+            self._break(key.encode())
 
     def nmi(self, cpu: int) -> None:
         """Send a vCPU an SError; any thread."""
         if not 0 <= cpu < self._options.num_cpus:
             count = self._options.num_cpus
             raise UserError(f"vCPU {cpu} does not exist: the guest has {count}, numbered from 0")
+        self.check_not_recorded("an SError")
         self._guest.send_serror(cpu)
 
     def type(self, data: bytes) -> None:
@@ -434,7 +472,32 @@ class Instance:
     def resize(self, columns: int, rows: int) -> None:
         """Tell the guest the terminal's size, if its console supports that; any thread."""
         if self.board.hvc is not None:
+            self._resize(f"{columns} {rows}".encode())
+
+    def _change_size(self, size: bytes) -> None:
+        if self.board.hvc is not None:
+            columns, rows = map(int, size.split())
             self.board.hvc.resize(columns, rows)
+
+    def press_button(self) -> bool:
+        """Press the power button; return False if no driver will notice it; any thread."""
+        if self.board.button is None or not self.board.button.has_driver:
+            return False
+        self._press(b"")
+        return True
+
+    def _press_button(self, _: bytes) -> None:
+        if self.board.button is not None:
+            self.board.button.press()
+
+    def check_not_recorded(self, what: str) -> None:
+        """Refuse what a record does not contain.
+
+        Raises:
+            UserError: the run is recorded.
+        """
+        if self._session is not None:
+            raise UserError(f"{self._options.name} is recorded, which excludes {what}")
 
     @property
     def exits(self) -> list[list[int]]:

@@ -332,11 +332,7 @@ class Lifecycle:
             instance = self._instance
             if instance is None or self._status.state != State.RUNNING:
                 return False
-            button = instance.board.button
-        if button is None or not button.has_driver:
-            return False
-        button.press()
-        return True
+        return instance.press_button()
 
     def destroy(self) -> None:
         """Stop the guest, and tell its owner to remove all files of the instance."""
@@ -482,12 +478,14 @@ class Lifecycle:
             UserError: the guest has no such card.
         """
         with self._control:
-            devices = self._in(*_HAS_GUEST).board.devices
+            instance = self._in(*_HAS_GUEST)
+            devices = instance.board.devices
             cards = {name: each for name, each in devices.items() if isinstance(each, VirtioNet)}
             if card and card not in cards:
                 known = f"give {', '.join(cards)}" if cards else "create it with -n"
                 raise UserError(f"{self._status.name} has no network card {card}: {known}")
             if card:
+                instance.check_not_recorded("a change of its network")
                 cards[card].enable(is_enabled=is_plugged)
             return [
                 NetworkCard(name, each.mac.hex(":"), each.mtu, each.num_pairs, each.is_up)

@@ -10,11 +10,10 @@ from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.devices.ioloop import IoLoop
-from pyvmm.host.debug import DebugPort
 from pyvmm.host.guest import Outcome
 from pyvmm.vm.gdb.leftover import SocketNote, listen_unix
 from pyvmm.vm.gdb.packets import Decoder, PacketError, Signal, encode
-from pyvmm.vm.gdb.stub import Guest, Stub
+from pyvmm.vm.gdb.stub import Guest, Port, Stub
 from pyvmm.vm.option_values import GdbAddress
 
 LOOPBACK: Final = "127.0.0.1"
@@ -58,7 +57,7 @@ class GdbServer:
         UserError: the address cannot be used.
     """
 
-    def __init__(self, address: GdbAddress, port: DebugPort, guest: Guest) -> None:
+    def __init__(self, address: GdbAddress, port: Port, guest: Guest) -> None:
         self._listener = listen(address)
         self._socket = SocketNote.of(address.path) if address.path is not None else None
         #: In the format of GDB's ``target remote``.

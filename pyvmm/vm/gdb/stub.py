@@ -5,10 +5,11 @@ Threads are vCPUs, numbered from 1.  Every command gets a reply of the protocol:
 unknown command, ``E16`` for invalid arguments.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol, runtime_checkable
 
-from pyvmm.host.debug import DebugFault, DebugPort, Resume, Stop, StopKind, TooManyError
+from pyvmm.arch.machine import GuestRegisters
+from pyvmm.host.debug import DebugFault, Resume, Stop, StopKind, TooManyError, Watch
 from pyvmm.host.registers import PC, PSTATE, BadValueError, Register
 from pyvmm.vm.gdb.arguments import (
     BadCommandError,
@@ -58,6 +59,55 @@ class Guest(Protocol):
         """End the guest."""
 
 
+class Port(Protocol):
+    """The guest that is debugged: a `DebugPort`, or a replay."""
+
+    @property
+    def num_cpus(self) -> int:
+        """The number of vCPUs."""
+
+    def attach(self, notify: Callable[[], None]) -> None:
+        """Stop the guest for a debugger; call ``notify`` when a vCPU has stopped."""
+
+    def detach(self) -> None:
+        """Remove what the debugger set, and resume the guest."""
+
+    def hold(self) -> None:
+        """Stop every vCPU."""
+
+    def resume(self, actions: Sequence[Resume]) -> None:
+        """Resume the vCPUs."""
+
+    def take_stop(self) -> Stop | None:
+        """Return the first stop, and clear it."""
+
+    def is_on(self, cpu: int) -> bool:
+        """Check whether a vCPU is powered on."""
+
+    def registers(self, cpu: int) -> GuestRegisters:
+        """Return the registers of a vCPU; DebugFault."""
+
+    def set_registers(self, cpu: int, registers: GuestRegisters) -> None:
+        """Set them; DebugFault."""
+
+    def read(self, cpu: int, va: int, size: int) -> bytes:
+        """Read memory; DebugFault."""
+
+    def write(self, cpu: int, va: int, data: bytes) -> None:
+        """Write memory; DebugFault."""
+
+    def set_points(self, breakpoints: Sequence[int], watchpoints: Sequence[Watch]) -> None:
+        """Replace all breakpoints and watchpoints; TooManyError."""
+
+
+@runtime_checkable
+class ReversiblePort(Port, Protocol):
+    """A guest that also runs backwards."""
+
+    def reverse(self, *, is_step: bool) -> None:
+        """Run backwards: to the previous instruction, or to a breakpoint or watchpoint."""
+
+
 class Stub:
     """One debugger's session.
 
@@ -65,7 +115,7 @@ class Stub:
     returns why it stopped.
     """
 
-    def __init__(self, port: DebugPort, guest: Guest) -> None:
+    def __init__(self, port: Port, guest: Guest) -> None:
         self._port = port
         self._guest = guest
         self._cpu = 0  # for registers and memory
@@ -111,6 +161,8 @@ class Stub:
         if stop.kind is StopKind.BREAKPOINT:
             name = breakpoint_name(self._points, PC.get(self._port.registers(stop.cpu)))
             return name + b":;" if name in self._names_breakpoints else b""
+        if stop.kind in {StopKind.BEGIN, StopKind.END}:
+            return b"replaylog:%s;" % stop.kind.value.encode()
         return b""
 
     # --- commands -------------------------------------------------------------------------
@@ -141,7 +193,8 @@ class Stub:
         self._names_breakpoints = {
             name for name in (b"swbreak", b"hwbreak") if name + b"+" in offered
         }
-        return _FEATURES
+        is_reversible = isinstance(self._port, ReversiblePort)
+        return _FEATURES + (b";ReverseStep+;ReverseContinue+" if is_reversible else b"")
 
     @command(b"QStartNoAckMode")
     def _start_no_acks(self, _arguments: bytes) -> bytes:
@@ -317,6 +370,21 @@ class Stub:
         actions = [others] * self._port.num_cpus
         actions[cpu] = action
         return self._resume(actions)
+
+    @command(b"bs")
+    def _reverse_step(self, _arguments: bytes) -> bytes | None:
+        return self._reverse(is_step=True)
+
+    @command(b"bc")
+    def _reverse_continue(self, _arguments: bytes) -> bytes | None:
+        return self._reverse(is_step=False)
+
+    def _reverse(self, *, is_step: bool) -> bytes | None:
+        if not isinstance(self._port, ReversiblePort):
+            return b""
+        self.is_running = True
+        self._port.reverse(is_step=is_step)
+        return None
 
     @command(b"vCont?")
     def _list_actions(self, _arguments: bytes) -> bytes:

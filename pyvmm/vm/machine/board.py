@@ -295,7 +295,9 @@ class Board:
     def _card(self, device: PlannedDevice) -> None:
         from pyvmm.vm.machine.network import open_card  # noqa: PLC0415  only with a network
 
-        card = open_card(self._options, device.index, self._loop, self._resources, self._notify)
+        card = open_card(
+            self._options, device.index, self._loop, self._resources, self._notify, self._outside
+        )
         self._plug(device, card)
         card.start()
 

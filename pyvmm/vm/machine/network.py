@@ -18,6 +18,7 @@ from pyvmm.devices.net_user import MTU
 from pyvmm.devices.pcap import Capture
 from pyvmm.devices.virtio.net import NetBackend, Record, VirtioNet, record_nothing
 from pyvmm.vm.gdb.leftover import SocketNote, remove_dead
+from pyvmm.vm.machine.outside import Outside
 from pyvmm.vm.network_options import Mode, NetworkOptions
 from pyvmm.vm.options import VmOptions
 
@@ -33,6 +34,7 @@ def open_card(
     loop: IoLoop,
     resources: ExitStack,
     notify: Callable[[str], None],
+    outside: Outside,
 ) -> VirtioNet:
     """Make a card of a guest with its backend, and its capture if it has one.
 
@@ -46,21 +48,26 @@ def open_card(
     is_bounced = options.realm is not None
     # In a realm, each pair of queues takes a share of a small pool.
     max_queues = 1 if is_bounced else options.num_cpus
-    try:
-        backend = open_backend(network, loop, number=index, max_queues=max_queues)
-    except UserError as error:
-        if not network.is_optional:
-            raise
-        notify(f"the guest has no network: {error}")
-        backend = _open_nothing(loop)
+
+    def make() -> NetBackend:
+        try:
+            return open_backend(network, loop, number=index, max_queues=max_queues)
+        except UserError as error:
+            if not network.is_optional:
+                raise
+            notify(f"the guest has no network: {error}")
+            return _open_nothing(loop)
+
+    backend = outside.card(index, make)
     resources.callback(backend.close)
     record: Record = record_nothing
     if network.capture is not None:
         capture = Capture(network.capture, notify)
         resources.callback(capture.close)
         record = capture.record
+    set_timer = outside.set_timer(loop)
     return VirtioNet(
-        backend, network.mac, is_bounced=is_bounced, set_timer=loop.set_timer, record=record
+        backend, network.mac, is_bounced=is_bounced, set_timer=set_timer, record=record
     )
 
 

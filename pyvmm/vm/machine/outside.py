@@ -11,12 +11,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, Protocol
 
+import msgspec
+
 from pyvmm.devices.ioloop import IoLoop, SetTimer
+from pyvmm.devices.net_recorded import Abilities, RecordedNet
+from pyvmm.devices.virtio.net import NetBackend
 from pyvmm.devices.workers import Work, Workers
 from pyvmm.host.turns import Turns
 
 #: Takes input; any thread may call it.
 Inlet = Callable[[bytes], None]
+Draw = Callable[[str, Callable[[], bytes]], bytes]
 _TICKS_PER_SECOND: Final = 62_500_000
 
 
@@ -60,6 +65,10 @@ class Outside:
         """Return random bytes."""
         return os.urandom(size)
 
+    def card(self, _index: int, make: Callable[[], NetBackend]) -> NetBackend:
+        """Return the backend of a network card."""
+        return make()
+
     def inlet(self, _name: str, deliver: Inlet) -> Inlet:
         """Return the function to call with input for a device."""
         return deliver
@@ -83,13 +92,21 @@ class RepeatableOutside(Outside):
     Args:
         turns: of its vCPUs.
         start: the time when it starts, in seconds since 1970.
-        entropy: returns random bytes, the same ones in each run.
+        draw: returns what a function makes, the same in each run, by a name.
     """
 
-    def __init__(self, turns: Turns, start: float, entropy: Callable[[int], bytes]) -> None:
+    def __init__(self, turns: Turns, start: float, draw: Draw) -> None:
         self.turns = turns
         self._start = start
-        self._entropy = entropy
+        self._draw = draw
+
+    def start_loop(self, name: str, resources: ExitStack) -> IoLoop:
+        """Return an event loop, which waits for nothing in a replay without threads."""
+        if self.turns.has_thread:
+            return super().start_loop(name, resources)
+        loop = IoLoop(name)
+        resources.callback(loop.stop)
+        return loop
 
     def set_timer(self, _loop: IoLoop) -> SetTimer:
         """Return timers of the machine's time."""
@@ -109,7 +126,22 @@ class RepeatableOutside(Outside):
 
     def entropy(self, size: int) -> bytes:
         """Return random bytes."""
-        return self._entropy(size)
+        return self._draw("entropy", lambda: os.urandom(size))
+
+    def card(self, index: int, make: Callable[[], NetBackend]) -> NetBackend:
+        """Return a backend whose frames are recorded, or come from the record."""
+        made: list[NetBackend] = []
+
+        def open_backend() -> bytes:
+            made.append(make())
+            return msgspec.msgpack.encode(Abilities.of(made[0]))
+
+        abilities = self._draw(f"network card {index}", open_backend)
+        return RecordedNet(
+            msgspec.msgpack.decode(abilities, type=Abilities),
+            made[0] if made else None,
+            lambda deliver: self.inlet(f"net{index}", deliver),
+        )
 
     def inlet(self, name: str, deliver: Inlet) -> Inlet:
         """Return the function that has input delivered between two turns."""

@@ -1,7 +1,6 @@
 """The header of a record: what the run began with."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import fields
 from enum import Flag
 from hashlib import sha256
@@ -13,7 +12,9 @@ import msgspec
 from pyvmm.arch.errors import UserError
 from pyvmm.host.guest import GuestConfig
 from pyvmm.vm.declare import Scope
+from pyvmm.vm.network_options import Mode, NetworkOptions
 from pyvmm.vm.options import OPTIONS, VmOptions
+from pyvmm.vm.record.disks import disk_digests
 
 #: Options of a run that do not concern the guest.
 _KEPT: Final = frozenset({"engine"})
@@ -53,25 +54,58 @@ def save_options(options: VmOptions) -> dict[str, msgspec.Raw]:
     return {
         each.name: msgspec.Raw(_encode(getattr(options, each.name)))
         for each in fields(options)
-        if (OPTIONS[each.name].scope is not Scope.RUN or each.name in _KEPT)
+        if each.name != "networks"
+        and (OPTIONS[each.name].scope is not Scope.RUN or each.name in _KEPT)
         and getattr(options, each.name) != getattr(default, each.name)
         and each.name != "name"
-    }
+    } | {"networks": msgspec.Raw(_encode([_card(each) for each in options.networks]))}
 
 
-def load_options(saved: Mapping[str, msgspec.Raw], name: str) -> VmOptions:
-    """Return saved options; ValueError if there are no such."""
+def _card(options: NetworkOptions) -> tuple[str, bytes, int]:
+    """Return what a replay needs of a card: it has no backend."""
+    return options.mode.value, options.mac, options.mtu
+
+
+def load_options(header: Header, name: str, path: Path) -> VmOptions:
+    """Return the options of a record, for an instance of a name.
+
+    Raises:
+        UserError: there are no such options.
+    """
     types = get_type_hints(VmOptions)
     values: dict[str, object] = {}
-    for key, raw in saved.items():
-        if key not in types:
-            raise ValueError(f"option {key}")
-        kind = types[key]
-        if isinstance(kind, type) and issubclass(kind, Flag):
-            values[key] = kind(msgspec.msgpack.decode(raw, type=int))
-        else:
-            values[key] = msgspec.msgpack.decode(raw, type=kind, dec_hook=_decode_path)
+    try:
+        for key, raw in header.options.items():
+            kind = types[key]
+            if key == "networks":
+                cards = msgspec.msgpack.decode(raw, type=list[tuple[Mode, bytes, int]])
+                values[key] = tuple(
+                    NetworkOptions(mode=mode, mac=mac, mtu=mtu) for mode, mac, mtu in cards
+                )
+            elif isinstance(kind, type) and issubclass(kind, Flag):
+                values[key] = kind(msgspec.msgpack.decode(raw, type=int))
+            else:
+                values[key] = msgspec.msgpack.decode(raw, type=kind, dec_hook=_decode_path)
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): record the run again") from None
     return VmOptions(**{**values, "name": name})  # type: ignore[arg-type]  # decoded by type
+
+
+def check_files(header: Header, options: VmOptions, config: GuestConfig) -> None:
+    """Check that all files are as they were when the run was recorded.
+
+    Raises:
+        UserError: one of them has changed.
+    """
+    now = payload_digests(config)
+    for name, digest in header.payload.items():
+        if now.get(name) != digest:
+            raise UserError(f"the {name} has changed since the recording: use the old one")
+    for disk, content, recorded in zip(
+        options.disks, disk_digests(options.disks), header.disks, strict=False
+    ):
+        if content != recorded:
+            raise UserError(f"disk {disk.path} has changed since the recording: use the old one")
 
 
 def _encode(value: object) -> bytes:

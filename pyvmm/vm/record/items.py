@@ -70,6 +70,11 @@ def decode(item: bytes) -> list[object]:
     return decoded
 
 
+def kind_of(item: bytes) -> int:
+    """Return the kind of an item, without decoding it."""
+    return item[1]  # after the header of a short array
+
+
 def describe(item: bytes) -> str:
     """Return an item in one line, for a user."""
     try:

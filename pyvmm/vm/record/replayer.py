@@ -31,18 +31,18 @@ class Replayer:
         self._next = next(self._items, b"")
         self._turn = 0
         self.num_events = 0
-        self._is_stopped = False
+        self.is_stopped = False
 
     def put(self, target: str, data: bytes) -> None:
         """Ignore input, unless it ends the run; any thread."""
         if target == _STOP:
             del data
-            self._is_stopped = True
+            self.is_stopped = True
 
     def take(self, position: int) -> Sequence[tuple[str, bytes]]:
         """Return the input that was delivered here."""
         self._turn += 1
-        if self._is_stopped:
+        if self.is_stopped:
             return [(_STOP, b"was stopped")]
         taken: list[tuple[str, bytes]] = []
         while True:
@@ -89,7 +89,7 @@ class Replayer:
 
     def end(self, state: State) -> None:
         """Check the end."""
-        if self._next == encode(Kind.END, state):
+        if self.is_stopped or self._next == encode(Kind.END, state):
             return
         match self._decoded():
             case [Kind.END, dict(recorded)]:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import urandom
 from typing import Protocol
 
 from pyvmm import __version__
@@ -51,12 +50,8 @@ class Session:
     def of(cls, source: Source, start: float, size: tuple[int, int]) -> "Session":
         """Return the session of a run that began at ``start``, in seconds since 1970."""
         between = Turns(source)
-        outside = RepeatableOutside(between, start, lambda count: _entropy(source, count))
+        outside = RepeatableOutside(between, start, source.draw)
         return cls(source, between, outside, size)
-
-
-def _entropy(source: Source, size: int) -> bytes:
-    return source.draw("entropy", lambda: urandom(size))
 
 
 def check_recordable(options: VmOptions) -> None:
@@ -69,7 +64,7 @@ def check_recordable(options: VmOptions) -> None:
         (options.restore, "--restore"),
         (options.gdb, "--gdb"),
         (options.on_reboot != "exit", "--on-reboot"),
-        (options.networks, "a network card"),
+        (options.has_balloon, "--balloon"),
         (options.directories, "a shared directory"),
         (options.ports, "--port"),
         (options.vsock, "--vsock"),
