@@ -11,7 +11,7 @@ from pyvmm.vm.record.file import Reader
 
 _HELP = """Print the first event in which two recorded runs differ, and those before it.
 
-An event is what --trace prints: an SMC, an RMI or RSI command, an exit, an access to a device.
+An event is what --trace prints, such as an RMI or RSI command, an exit or a device access.
 
 Exit code: 0 all events are the same, 1 they differ.
 """

@@ -56,6 +56,9 @@ class Outside(Protocol):
     def take(self, position: int) -> Sequence[tuple[str, bytes]]:
         """Return what is to be delivered now; on the vCPUs' thread."""
 
+    def wake(self) -> None:
+        """End a sleep; any thread."""
+
     def sleep(self, position: int, ticks: int | None) -> int:
         """Wait for input, but not longer than so many ticks; return how many have passed."""
 
@@ -168,6 +171,8 @@ class VcpusInTurns(Vcpus):
         if not self._threads or current_thread() in self._threads:
             super().finish(outcome, reason)
             return
+        if not self._is_running():
+            return
         self._request_end(outcome.value.encode())
         with self._changed:
             self._is_over = True  # a paused guest ends, too
@@ -181,6 +186,8 @@ class VcpusInTurns(Vcpus):
         """Only the current vCPU runs; it is never interrupted within its turn."""
         for cpu, is_on in enumerate(self._is_on):
             self.running[cpu] = cpu == self._current and is_on and self.outcome is None
+        if self._is_paused or self._num_observers:
+            self._turns.outside.wake()
         self._changed.notify_all()
 
     def _take_turns(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import Ended, pyvmm
 from tests.cli.inside import verb
+from tests.cli.instance import DONE, VM, create, result
 from tests.cli.kernels import ECHO, IDLE, kernel
 
 pytestmark = pytest.mark.usefixtures("runtime")
@@ -121,6 +122,15 @@ def test_a_stopped_guest_is_replayed_to_its_end(tmp_path: Path) -> None:
     file = tmp_path / "record"
     ended = pyvmm("run", "-k", kernel(tmp_path, IDLE), "--record", file, "--timeout", "0.5")
     assert ended.code == ExitCode.TIMEOUT, ended.errors
+    check_same(file, "")
+
+
+def test_a_pause_is_no_part_of_a_record(tmp_path: Path) -> None:
+    """Not even while all CPUs wait."""
+    file = tmp_path / "record"
+    create("v1", *VM, kernel(tmp_path, IDLE), "--record", str(file))
+    for command in ("start", "pause", "resume", "stop"):
+        assert result(verb(command, "v1")) == DONE
     check_same(file, "")
 
 

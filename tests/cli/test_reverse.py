@@ -1,6 +1,5 @@
 """`pyvmm replay --gdb`: GDB runs a replay forwards and backwards."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,9 @@ import pytest
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import Running, pyvmm
 from tests.boot.gdb import GDB, Gdb
+from tests.boot.shell import PATIENCE
 from tests.cli.kernels import kernel
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.usefixtures("runtime"),
@@ -36,9 +37,9 @@ write:
 variable:
     .quad 0
 """
-BASE = 0x8000_0000
+BASE = 0x8008_0000
 VM, REALM = "hvc #0", "smc #0"
-WRITE, VARIABLE = BASE + 0x14, BASE + 0x38
+WRITE, VARIABLE = BASE + 0x14, BASE + 0x30
 
 
 @pytest.mark.parametrize(
@@ -50,8 +51,8 @@ def test_the_last_write_of_a_variable_is_found(tmp_path: Path, kind: list[str], 
     program = kernel(tmp_path, WRITER.format(call=call))
     ended = pyvmm("run", *kind, "-k", program, "--record", file)
     assert ended.code == ExitCode.OK, ended.errors
-    with Running("replay", str(file), "--gdb", str(stub)) as replay:
-        replay.shell.expect(re.compile(rb"target remote"))
+    with Running("replay", str(file), "--gdb", str(stub)):
+        wait_until(stub.exists, PATIENCE)
         gdb = Gdb(str(stub))
         assert gdb.value("$x2") == 0
         assert gdb.go()["reason"] == "no-history"

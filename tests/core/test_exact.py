@@ -9,7 +9,7 @@ from pyvmm.arch.exits import ExitReason, IrqCause
 from pyvmm.core import Clock
 from tests.core.system import Bench
 
-LOOP = "1: add x0, x0, #1\n mul x1, x0, x0\n eor x2, x2, x1\n tst x0, #7\n b.ne 1b\n b 1b"
+LOOP = "loop: add x0, x0, #1\n mul x1, x0, x0\n eor x2, x2, x1\n tst x0, #7\n b.ne loop\n b loop"
 TICK = 4  # instructions
 
 

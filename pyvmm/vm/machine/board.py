@@ -160,7 +160,8 @@ class Board:
             case Kind.UART:
                 self._map(device, self._serial_port(device))
             case Kind.PL011:
-                self.uart = Pl011(self._irq(device), self._sink, self._console_loop.set_timer)
+                set_timer = self._outside.set_timer(self._console_loop)
+                self.uart = Pl011(self._irq(device), self._sink, set_timer)
                 self._map(device, self.uart)
             case Kind.FLASH:
                 self._add_flash(device)

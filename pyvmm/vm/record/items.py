@@ -41,7 +41,11 @@ _encode = msgspec.msgpack.Encoder(
     enc_hook=lambda value: value.value if isinstance(value, Enum) else str(value)
 ).encode
 
-_CLASSES: Final = tuple(dict.fromkeys(each for kind in events.KINDS.values() for each in kind))
+#: Events that follow from others: each SMC is an RMI, RSI or PSCI command, or a call of EL3.
+_IMPLIED: Final = frozenset(events.KINDS["smc"])
+_CLASSES: Final = tuple(
+    dict.fromkeys(each for kind in events.KINDS.values() for each in kind if each not in _IMPLIED)
+)
 
 
 def _fields_of(kind: type[Event]) -> Callable[[Event], object]:
@@ -56,8 +60,10 @@ def encode(*item: object) -> bytes:
     return _encode(item)
 
 
-def encode_event(event: Event) -> bytes:
-    """Return the item of an event."""
+def encode_event(event: Event) -> bytes | None:
+    """Return the item of an event; None for one that follows from others."""
+    if type(event) in _IMPLIED:
+        return None
     number, fields = _NUMBERS[type(event)]
     return _encode((3, number, fields(event)))
 

@@ -169,6 +169,7 @@ class MachineProcess:
             pass
 
     def _report(self, *, has_ended: bool = False, problem: str = "") -> None:
+        self._must_report = False
         answer = Answer(self._position(), self._cpu, has_ended, problem=problem)
         if (hit := self._pauses.last) is not None:
             answer.hit = hit.position, hit.cpu, hit.is_watch, hit.address, hit.is_write
@@ -207,7 +208,6 @@ class MachineProcess:
         theirs.close()
 
     def _receive(self) -> Request | None:
-        self._must_report = False
         try:
             data = self._channel.recv(MAX_MESSAGE)
         except OSError:

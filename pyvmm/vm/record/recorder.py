@@ -24,8 +24,8 @@ class Recorder:
     def __init__(self, path: Path, header: Header) -> None:
         self._writer = Writer(path)
         self._writer.write(header.encode())
-        self._queue: SimpleQueue[tuple[str, bytes]] = SimpleQueue()
-        self._waiting: list[tuple[str, bytes]] = []
+        self._queue: SimpleQueue[tuple[str, bytes] | None] = SimpleQueue()
+        self._first: tuple[str, bytes] | None = None  # the input that ended a sleep
         self._turn = 0
         self.num_events = 0
 
@@ -36,14 +36,19 @@ class Recorder:
     def take(self, position: int) -> Sequence[tuple[str, bytes]]:
         """Return all input so far."""
         self._turn += 1
-        if not self._waiting and self._queue.empty():
+        if self._first is None and self._queue.empty():
             return ()
-        taken, self._waiting = self._waiting, []
+        waiting, self._first = [self._first], None
         while not self._queue.empty():
-            taken.append(self._queue.get())
+            waiting.append(self._queue.get())
+        taken = [each for each in waiting if each is not None]
         for target, data in taken:
             self._writer.write(encode(Kind.INPUT, self._turn, position, target, data))
         return taken
+
+    def wake(self) -> None:
+        """End a sleep."""
+        self._queue.put(None)
 
     def sleep(self, position: int, ticks: int | None) -> int:
         """Wait for input, but not longer than so many ticks; return how many have passed.
@@ -52,9 +57,8 @@ class Recorder:
         """
         begin = time.monotonic_ns()
         try:
-            self._waiting.append(
-                self._queue.get(timeout=None if ticks is None else ticks * _NS_PER_TICK / 1e9)
-            )
+            limit = None if ticks is None else ticks * _NS_PER_TICK / 1e9
+            self._first = self._queue.get(timeout=limit)
         except Empty:
             return ticks or 0
         passed = (time.monotonic_ns() - begin) // _NS_PER_TICK
@@ -71,8 +75,10 @@ class Recorder:
 
     def listen(self, event: Event) -> None:
         """Write an event."""
-        self.num_events += 1
-        self._writer.write(encode_event(event))
+        item = encode_event(event)
+        if item is not None:
+            self.num_events += 1
+            self._writer.write(item)
 
     def end(self, state: State) -> None:
         """Complete the record."""

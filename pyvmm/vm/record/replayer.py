@@ -56,6 +56,9 @@ class Replayer:
                 case _:
                     return taken
 
+    def wake(self) -> None:
+        """Do nothing: a replay does not sleep."""
+
     def sleep(self, position: int, ticks: int | None) -> int:
         """Return how many ticks passed here."""
         match self._decoded():
@@ -82,6 +85,8 @@ class Replayer:
     def listen(self, event: Event) -> None:
         """Check an event."""
         item = encode_event(event)
+        if item is None:
+            return
         if item != self._next:
             raise self._diverged(str(event))
         self.num_events += 1

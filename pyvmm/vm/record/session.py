@@ -65,6 +65,7 @@ def check_recordable(options: VmOptions) -> None:
         (options.gdb, "--gdb"),
         (options.on_reboot != "exit", "--on-reboot"),
         (options.has_balloon, "--balloon"),
+        (options.firmware, "--firmware"),
         (options.directories, "a shared directory"),
         (options.ports, "--port"),
         (options.vsock, "--vsock"),
