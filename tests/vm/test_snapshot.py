@@ -298,6 +298,7 @@ def test_a_made_up_machine_is_refused(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
+        ({"machine": "virt"}, "--machine virt"),
         ({"transport": "pci"}, "--transport pci"),
         ({"irqchip": "gicv3-its"}, "--irqchip gicv3-its"),
     ],
