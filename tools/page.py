@@ -12,27 +12,27 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 SOURCES: Final = ROOT / "pyvmm/explore/web"
 COMPILED: Final = ROOT / "pyvmm/explore/page/explorer.js"
-_BUILD: Final = ROOT / "build/page"
+BUILD: Final = ROOT / "build/page"
 
 
 def compile_page() -> bytes:
     """Check the types of the sources, and return the compiled script."""
-    shutil.copytree(SOURCES, _BUILD, dirs_exist_ok=True)
-    for copy in _BUILD.glob("*.ts"):
+    shutil.copytree(SOURCES, BUILD, dirs_exist_ok=True)
+    for copy in BUILD.glob("*.ts"):
         if not (SOURCES / copy.name).exists():
             copy.unlink()
-    lock = (_BUILD / "package-lock.json").read_bytes()
-    installed = _BUILD / "installed"
+    lock = (BUILD / "package-lock.json").read_bytes()
+    installed = BUILD / "installed"
     if not installed.exists() or installed.read_bytes() != lock:
         _npm("ci", "--silent", "--no-audit", "--no-fund")
         installed.write_bytes(lock)
     _npm("run", "--silent", "check")
     _npm("run", "--silent", "build")
-    return (_BUILD / "explorer.js").read_bytes()
+    return (BUILD / "explorer.js").read_bytes()
 
 
 def _npm(*words: str) -> None:
-    done = subprocess.run(("npm", *words), cwd=_BUILD, capture_output=True, text=True, check=False)
+    done = subprocess.run(("npm", *words), cwd=BUILD, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"npm {' '.join(words)}:\n{done.stdout}{done.stderr}")
 

@@ -4,14 +4,18 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import click
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.user_file import without_waiting
 from pyvmm.cli.common.instances import complete, directory
-from pyvmm.cli.common.say import print_lines
+from pyvmm.cli.common.say import print_lines, say
+from pyvmm.explore.export import Pictures, export, take_pictures
 from pyvmm.explore.hub import Hub
+from pyvmm.explore.watcher import Watcher
 
 _HELP = """Serve a web page that shows the inside of instances, and print its address.
 
@@ -20,6 +24,7 @@ looking into all worlds is the simulator's privilege, no real host can do it. Th
 worlds and the PEs in them, the granules of DRAM, tables, registers and all events. Only programs
 of this machine that know the address reach the server. Ctrl-C ends it.
 """
+_PACE: Final = 5.0  # seconds between two pictures of a recorded run
 _LOOPBACK: Final = "127.0.0.1"
 _TOKEN_SIZE: Final = 16  # bytes
 
@@ -33,8 +38,18 @@ _TOKEN_SIZE: Final = 16  # bytes
     metavar="N",
     help="TCP port to listen on  [default: any that is free]",
 )
-def explore(names: tuple[str, ...], port: int) -> None:
-    """Serve the page until the user ends it."""
+@click.option(
+    "--export",
+    "exported",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="do not serve: write the run of one instance, up to its end or Ctrl-C, as one HTML file",
+)
+def explore(names: tuple[str, ...], port: int, exported: Path | None) -> None:
+    """Serve the page until the user ends it, or write it."""
+    if exported is not None:
+        _export(names, exported)
+        return
     serve = _server()
     hub = Hub(directory(), names)
     with _listener(port) as listener:
@@ -47,6 +62,43 @@ def explore(names: tuple[str, ...], port: int) -> None:
                 serve(hub, listener, token)
         finally:
             hub.close()
+
+
+def _export(names: tuple[str, ...], path: Path) -> None:
+    """Watch an instance until it ends or the user ends it, then write the file."""
+    if len(names) != 1:
+        raise UserError("--export requires the name of one instance (see pyvmm list)")
+    _check_writable(path)
+    hub = Hub(directory(), names)
+    hub.open()
+    try:
+        watcher = hub.watch(names[0])
+        say(f"recording {names[0]} up to its end; Ctrl-C ends the record")
+        export(path, watcher, _record(watcher))
+    finally:
+        hub.close()
+
+
+def _record(watcher: Watcher) -> Pictures:
+    """Wait for the end of an instance or Ctrl-C; return the last pictures of it."""
+    pictures: Pictures = {}
+    with suppress(KeyboardInterrupt):
+        while not watcher.has_ended:
+            pictures |= take_pictures(watcher)
+            watcher.wait_for_end(_PACE)
+    return pictures | take_pictures(watcher)
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before the run whether the file can be written."""
+    is_new = not path.exists()
+    try:
+        with open(path, "ab", opener=without_waiting):
+            pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"--export {path}: {error.strerror}: choose another file") from None
 
 
 def _server() -> Callable[[Hub, socket.socket, str], None]:

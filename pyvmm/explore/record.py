@@ -37,6 +37,17 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Event]]] = {
 }
 
 
+def _decode(stamped: StampedEvent) -> Event | str:
+    """Return an event; the name of one that only a newer instance knows."""
+    decoder = _DECODERS.get(stamped.kind)
+    return decoder.decode(stamped.event) if decoder is not None else stamped.kind
+
+
+def _state(name: str) -> int:
+    """Return the index of a state, 0 for one that only a newer instance knows."""
+    return STATES.index(name) if name in STATES else 0
+
+
 class Chunk(NamedTuple):
     """Events in a row: numbered from ``first`` on."""
 
@@ -84,7 +95,7 @@ class Record:
 
     def add(self, first: int, inside: list[int], stamped: Sequence[StampedEvent]) -> bool:
         """Add events; return False if some before them were lost, so that the map is stale."""
-        events = [_DECODERS[each.kind].decode(each.event) for each in stamped]
+        events = [_decode(each) for each in stamped]
         chunk = Chunk(
             first,
             [each.time for each in stamped],
@@ -105,13 +116,13 @@ class Record:
                     self._apply(event)
         return not lost
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event: Event | str) -> None:
         if isinstance(event, GptChange):
             first = event.pa - self._base >> GRANULE_SHIFT
             for index in range(first, first + (event.size >> GRANULE_SHIFT)):
                 self._set(index, gpi=GPIS.index(gpi_of(event.new).name))
         elif isinstance(event, GranuleTransition):
-            self._set(event.pa - self._base >> GRANULE_SHIFT, state=STATES.index(event.new))
+            self._set(event.pa - self._base >> GRANULE_SHIFT, state=_state(event.new))
 
     def _set(self, index: int, *, gpi: int | None = None, state: int | None = None) -> None:
         if 0 <= index < len(self._codes):
@@ -133,7 +144,7 @@ class Record:
             codes[first:end] = bytes([GPIS.index(region.gpi)]) * (end - first)
         for use in picture.uses:
             first, end = cells(use)
-            shift = _NUM_GPIS * STATES.index(use.state)
+            shift = _NUM_GPIS * _state(use.state)
             to_code = bytes((code + shift) % 256 for code in range(256))
             codes[first:end] = codes[first:end].translate(to_code)
         with self._lock:

@@ -7,7 +7,7 @@ browser that reads too slowly misses events, is told how many, and gets a new ma
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final
 
@@ -18,7 +18,17 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import shortages
 from pyvmm.arch.text import defect, printable
 from pyvmm.explore.hub import Hub
-from pyvmm.explore.record import GPIS, STATES, Chunk, Map
+from pyvmm.explore.messages import (
+    Answer,
+    Choice,
+    Hello,
+    Instances,
+    NewMap,
+    NewStatus,
+    Question,
+    events_message,
+)
+from pyvmm.explore.record import GPIS, STATES
 from pyvmm.explore.watcher import Watcher
 from pyvmm.vm.control.api import Status
 from pyvmm.vm.exit_code import Failure
@@ -32,84 +42,7 @@ _BAD_MESSAGE: Final = 1003
 _MAX_REASON: Final = 60  # characters: a reason for closing has at most 123 bytes
 
 
-class Choice(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="watch"):
-    """A browser chooses an instance."""
-
-    name: str
-
-
-class Question(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="ask"):
-    """A browser asks the instance."""
-
-    id: int
-    method: str
-    params: dict[str, str | int | bool | None] = {}
-
-
 _DECODER: Final[msgspec.json.Decoder[Choice | Question]] = msgspec.json.Decoder(Choice | Question)
-
-
-class Instances(msgspec.Struct, tag_field="type", tag="instances"):
-    """The instances that may be chosen."""
-
-    instances: list[Status]
-
-
-class Hello(msgspec.Struct, tag_field="type", tag="hello"):
-    """The instance that was chosen; events from ``first`` to ``next`` follow, then new ones."""
-
-    name: str
-    gpis: Sequence[str]
-    states: Sequence[str]
-    first: int
-    next: int
-
-
-class Events(msgspec.Struct, tag_field="type", tag="events"):
-    """Events in a row."""
-
-    first: int
-    times: list[int]
-    pes: list[int]
-    tooks: list[int]
-    lines: str
-    inside: list[int]
-
-
-class NewMap(msgspec.Struct, tag_field="type", tag="map"):
-    """The granules, and how many events were lost so far: on the way here, and to the browser."""
-
-    map: Map
-    lost: int
-    skipped: int
-
-
-class NewStatus(msgspec.Struct, tag_field="type", tag="status"):
-    """The state of the instance; ``problem`` says why it cannot be watched."""
-
-    status: Status | None
-    problem: str
-
-
-class Answer(msgspec.Struct, tag_field="type", tag="answer", omit_defaults=True):
-    """The answer to a question."""
-
-    id: int
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    error: str = ""
-
-
-def events_message(chunks: Sequence[Chunk]) -> Events:
-    """Return a message with chunks that follow each other."""
-    first, last = chunks[0], chunks[-1]
-    return Events(
-        first.first,
-        [time for chunk in chunks for time in chunk.times],
-        [pe for chunk in chunks for pe in chunk.pes],
-        [took for chunk in chunks for took in chunk.tooks],
-        "".join(chunk.lines for chunk in chunks),
-        last.inside,
-    )
 
 
 class Session:
@@ -222,7 +155,7 @@ class Session:
                 cursor, skipped, num_maps = cursor + behind, skipped + behind, -1
             if num_maps != record.num_maps and (found := record.map()) is not None:
                 num_maps = record.num_maps
-                await self._send(NewMap(found, record.num_lost, skipped))
+                await self._send(NewMap(found, cursor, record.num_lost, skipped))
             if chunks := record.chunks(cursor, _MAX_SENT):
                 cursor = chunks[-1].end
                 await self._send(events_message(chunks))

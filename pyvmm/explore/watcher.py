@@ -1,5 +1,6 @@
 """Watches one instance: fills its record, and asks it what a browser wants to know."""
 
+import secrets
 import time
 from collections.abc import Mapping
 from threading import Event, Lock, Thread
@@ -12,12 +13,15 @@ from pyvmm.arch.bits import MASK64
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import start_thread
 from pyvmm.explore.record import Record
+from pyvmm.explore.token import TokenPicture, token_picture
+from pyvmm.token.claims import CHALLENGE_SIZE
 from pyvmm.vm.control.api import METHODS, StampedEvent, State, Status
 from pyvmm.vm.control.client import Client, connect
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import Failure
 
 _PATIENCE: Final = 10.0  # seconds for an answer to a browser
+_AGENT_PATIENCE: Final = 5.0  # seconds for the agent, while the guest's console is silent
 _PACE: Final = 0.1  # seconds between two attempts to take a picture, and to notice `close`
 _MAX_NUMBER: Final = 100  # characters
 _ENDED: Final = frozenset({State.STOPPED, State.DEAD})
@@ -59,6 +63,10 @@ class Watcher:
         """Stop watching; return when that has happened."""
         self._is_closing.set()
         self._thread.join()
+
+    def wait_for_end(self, patience: float) -> None:
+        """Wait until nothing more will happen, or for some seconds."""
+        self._thread.join(patience)
 
     @property
     def has_ended(self) -> bool:
@@ -127,6 +135,8 @@ class Watcher:
             UserError: the question is invalid.
             Failure: the instance has ended.
         """
+        if method == "token":
+            return self._token(params.get("text"))
         if method not in QUESTIONS:
             raise UserError(f"{method!r} is not a question for an instance")
         try:
@@ -138,6 +148,15 @@ class Watcher:
         with self._turn:
             result: object = getattr(self._connected().api, method)(**asdict(values))
             return result
+
+    def _token(self, text: object) -> TokenPicture:
+        """Return a token that the user has given, or else a new one of the realm."""
+        if isinstance(text, str):
+            return token_picture(text.encode(errors="replace"), None, None)
+        challenge = secrets.token_bytes(CHALLENGE_SIZE)
+        with connect(self._place, self.name, _PATIENCE) as client:
+            token = client.api.attest(challenge, patience=_AGENT_PATIENCE)
+            return token_picture(token, challenge, client.api.status().rim)
 
     def _connected(self) -> Client:
         if self._client is None:

@@ -97,6 +97,23 @@ def application(hub: Hub, port: int, token: str) -> ASGIApp:
     return Guard(Starlette(routes=routes), port, token)
 
 
+def configuration(hub: Hub, port: int, token: str) -> uvicorn.Config:
+    """Return the configuration of a server, which says nothing and keeps little."""
+    return uvicorn.Config(
+        application(hub, port, token),
+        ws="websockets-sansio",
+        ws_max_size=_MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,  # on loopback, TCP tells that a browser is gone
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MAX_CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+
+
 def serve(hub: Hub, listener: socket.socket, token: str) -> None:
     """Serve until Ctrl-C, which raises KeyboardInterrupt, or SIGTERM.
 
@@ -105,17 +122,5 @@ def serve(hub: Hub, listener: socket.socket, token: str) -> None:
         listener: bound to loopback.
         token: the secret part of the address.
     """
-    port = listener.getsockname()[1]
-    config = uvicorn.Config(
-        application(hub, port, token),
-        ws="websockets-sansio",
-        ws_max_size=_MAX_MESSAGE,
-        ws_per_message_deflate=False,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_MAX_CONNECTIONS,
-        timeout_graceful_shutdown=1,
-    )
+    config = configuration(hub, listener.getsockname()[1], token)
     uvicorn.Server(config).run(sockets=[listener])

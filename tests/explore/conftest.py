@@ -101,5 +101,6 @@ class Browser:
 def browsing(address: Address) -> Iterator[Browser]:
     """Connect to the server."""
     url = f"ws://{address.host}{address.path}live"
-    with connect(url, origin=Origin(address.origin), max_size=None) as socket:
+    origin = Origin(address.origin)
+    with connect(url, origin=origin, max_size=None, ping_interval=None) as socket:
         yield Browser(socket)

@@ -13,10 +13,12 @@ from websockets import Origin
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from pyvmm.token.generations import Generation
 from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import pyvmm
 from tests.cli.instance import REALM, VM, running
 from tests.explore.conftest import Address, browsing, existing, serving
+from tests.token.draft import Draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,28 @@ def test_a_wrong_question_gets_an_error(
         browser.send(type="watch", name="watched")
         assert line in str(browser.ask(method, **params)["error"])
         assert browser.ask("status")["result"]
+
+
+def test_a_token_is_explained(page: Address) -> None:
+    """One of another platform, and what is none; a realm that is not started gives none."""
+    with browsing(page) as browser:
+        browser.send(type="watch", name="watched")
+        for text, check in (
+            (Draft.good(Generation.G1).encode().hex(), "trust anchor"),
+            ("00", "encoding"),
+        ):
+            picture = browser.ask("token", text=text)["result"]
+            assert isinstance(picture, dict)
+            assert picture["is_verified"] is False
+            checks = {each["name"]: each for each in picture["checks"]}
+            assert checks[check]["outcome"] == "failed"
+            assert checks[check]["findings"]
+            claims = {each["name"]: each for each in picture["claims"]}
+            assert bool(claims) == (check != "encoding")
+            for claim in claims.values():
+                assert claim["value"]
+                assert claim["meaning"]
+        assert "start it first" in str(browser.ask("token")["error"])
 
 
 def test_a_question_without_an_instance(page: Address) -> None:

@@ -10,20 +10,20 @@
     }
     return element;
   }
-  function button(text, title, act2) {
-    return h("button", { type: "button", title }, [text], { click: act2 });
+  function button(text, title, act) {
+    return h("button", { type: "button", title }, [text], { click: act });
   }
   function fill(element, ...children) {
     element.replaceChildren(...children.filter((child) => child != null));
   }
-  function facts(rows) {
+  function facts(rows2) {
     const list = h("dl", { class: "facts" });
-    for (const [name, value] of rows) list.append(h("dt", {}, [name]), h("dd", {}, [value]));
+    for (const [name, value] of rows2) list.append(h("dt", {}, [name]), h("dd", {}, [value]));
     return list;
   }
-  function table(headings, rows) {
+  function table(headings, rows2) {
     const head = h("tr", {}, headings.map((text) => h("th", { scope: "col" }, [text])));
-    const body = rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, [cell]))));
+    const body = rows2.map((row) => h("tr", {}, row.map((cell) => h("td", {}, [cell]))));
     return h("table", {}, [h("thead", {}, [head]), h("tbody", {}, body)]);
   }
   function hex(value) {
@@ -137,19 +137,27 @@
     gaps = 0;
     // events that are missing between those that are here
     pes = 0;
+    received = 0;
+    // number after the last event that has arrived
+    history = 0;
+    // number of the first event that was not there when the page was opened
+    isComplete = false;
+    // all before it have arrived
     #chunks = [];
     #keyframes = [];
     constructor(hello) {
       this.gpis = hello.gpis;
       this.states = hello.states;
       this.position = hello.first;
+      this.history = hello.next;
+      this.isComplete = hello.first === hello.next;
     }
     get first() {
       return this.#chunks[0]?.first ?? this.position;
     }
-    /** The number after the last event. */
+    /** The number after the last event that is known of: a map may have come before its events. */
     get end() {
-      return Math.max(this.#chunks.at(-1)?.end ?? 0, this.#keyframes.at(-1)?.at ?? 0);
+      return Math.max(this.received, this.#keyframes.at(-1)?.at ?? 0);
     }
     get start() {
       return this.#chunks[0]?.times[0] ?? 0;
@@ -180,6 +188,8 @@
       this.inside = message.inside;
       for (const pe2 of message.pes) if (pe2 >= this.pes) this.pes = pe2 + 1;
       if (lines2.length) this.#chunks.push(chunk);
+      this.received = Math.max(this.received, chunk.end);
+      this.isComplete ||= this.received >= this.history;
     }
     #read(chunk) {
       const changes = [];
@@ -199,8 +209,13 @@
       });
       return Int32Array.from(changes);
     }
-    /** Take a map from the server. */
-    addMap(map) {
+    /** Something that differs whenever what is shown may differ. */
+    get version() {
+      return `${this.position} ${this.received} ${this.#keyframes.length} ${this.inside.join()}`;
+    }
+    /** Take a map from the server, which sends the events from `next` on now. */
+    addMap(map, next) {
+      this.received = Math.max(this.received, next);
       const codes = new Uint8Array(map.granules);
       let index = 0;
       for (const [count, code] of map.runs) {
@@ -217,7 +232,7 @@
     }
     /** Make `codes` what it was before the event with a number. */
     seek(target) {
-      if (this.codes === null) return;
+      if (this.codes === null || this.received < this.position) return;
       const goal = Math.min(Math.max(target, this.first), this.end);
       if (goal > this.position) this.#forward(goal);
       else if (goal < this.position) this.#back(goal);
@@ -349,7 +364,7 @@
         this.#filter.value = selection().pa;
         this.#reset();
       });
-      this.#scroller = h("div", { class: "scroller", tabindex: "0", "aria-label": "events" }, [
+      this.#scroller = h("div", { class: "scroller", tabindex: "0", role: "group", "aria-label": "events" }, [
         this.#spacer
       ], { keydown: (event) => this.#key(event) });
       this.#spacer.append(this.#rows);
@@ -389,25 +404,26 @@
     draw(isLive) {
       const log = this.#log;
       if (!log || !this.element.isConnected || !this.#scroller.clientHeight) return;
-      if (this.#searched < log.end) {
+      if (this.#searched < log.received) {
         const words = this.#filter.value.trim().split(/\s+/).filter(Boolean);
         log.search(Math.max(this.#searched, log.first), this.#kinds, words, this.#found);
-        this.#searched = log.end;
+        this.#searched = log.received;
       }
-      const rows = Math.ceil(this.#scroller.clientHeight / ROW);
+      const rows2 = Math.ceil(this.#scroller.clientHeight / ROW);
       const height = Math.min(this.#found.length * ROW, MAX_HEIGHT);
       const current2 = this.#index(log.position - 1);
-      const state = `${this.#found.length} ${log.position} ${this.#scroller.scrollTop} ${rows} ${isLive}`;
-      if (state === this.#drawn) return;
+      const place = log.received < log.position ? "?" : String(log.position);
+      const state = () => `${this.#found.length} ${place} ${this.#scroller.scrollTop} ${rows2} ${isLive}`;
+      if (state() === this.#drawn) return;
       this.#spacer.style.height = `${height}px`;
       let first = Math.round(this.#scroller.scrollTop / (height || 1) * this.#found.length);
-      if (isLive || this.#drawn.split(" ")[1] !== String(log.position)) {
-        first = Math.min(Math.max(current2 - (isLive ? rows - 2 : rows >> 1), 0), this.#found.length);
+      if (isLive || this.#drawn.split(" ")[1] !== place) {
+        first = Math.min(Math.max(current2 - (isLive ? rows2 - 2 : rows2 >> 1), 0), this.#found.length);
         this.#scroller.scrollTop = first / (this.#found.length || 1) * height;
       }
-      this.#drawn = `${this.#found.length} ${log.position} ${this.#scroller.scrollTop} ${rows} ${isLive}`;
+      this.#drawn = state();
       this.#count.textContent = `${this.#found.length.toLocaleString("en")} events`;
-      fill(this.#rows, ...this.#found.slice(first, first + rows).map((n) => this.#row(log, n)));
+      fill(this.#rows, ...this.#found.slice(first, first + rows2).map((n) => this.#row(log, n)));
     }
     #row(log, number) {
       const entry2 = log.entry(number);
@@ -429,6 +445,12 @@
   };
 
   // inspector.ts
+  var PACE = 100;
+  var WORLDS = [
+    ["normal world, devices", ["NS"]],
+    ["realm world", ["NS", "REALM"]],
+    ["EL3", ["NS", "SECURE", "REALM", "ROOT"]]
+  ];
   var RULE = "Each access carries a physical address space; the granule protection check compares it with the granule's entry in the GPT, whoever makes the access.";
   var Inspector = class {
     constructor(link) {
@@ -447,6 +469,7 @@
     #machine = h("div", { class: "machine", "aria-live": "polite" });
     #shown = "";
     #pa = "";
+    #drawn = 0;
     #hint() {
       fill(this.#machine, h("p", { class: "hint" }, [
         "Select a granule in the memory map or any underlined address."
@@ -465,42 +488,48 @@
         const picture = await this.link.ask("observe_granule", { pa });
         if (this.#pa === pa) fill(this.#machine, ...machine(picture));
       } catch (error) {
-        if (this.#pa === pa) fill(this.#machine, h("p", { class: "error" }, [String(error.message)]));
+        if (this.#pa === pa) fill(this.#machine, h("p", { class: "hint" }, [error.message]));
       }
     }
-    draw(log) {
+    draw(log, now) {
+      if (now - this.#drawn < PACE) return;
+      this.#drawn = now;
       const code = log?.codes?.[(Number(this.#pa) - log.base) / 4096];
-      const state = `${this.#pa} ${code} ${log?.position}`;
+      const state = `${this.#pa} ${code} ${log?.position} ${log?.received}`;
       if (state === this.#shown || !log || code === void 0 || !this.#pa) return;
       this.#shown = state;
       const last = log.last(log.position, `=${this.#pa} `, 2e4);
-      fill(this.#now, facts([
-        ["PAS at this time", log.gpi(code)],
-        ["state at this time", log.state(code) || "not managed by the RMM"],
-        ["last event", last ? h("span", {}, linked(last.text)) : "none found"]
-      ]));
+      fill(
+        this.#now,
+        facts([
+          ["PAS", log.gpi(code)],
+          ["state", log.state(code) || "not managed by the RMM"],
+          ["last event", last ? h("span", {}, linked(last.text)) : "none found"]
+        ]),
+        h("h3", {}, ["Who may access it?"]),
+        h("ul", { class: "accesses" }, WORLDS.map(([world, spaces]) => access(world, spaces, log.gpi(code)))),
+        h("p", { class: "rule" }, [RULE])
+      );
     }
   };
+  function access(world, spaces, gpi) {
+    const isAllowed = gpi === "ANY" || spaces.includes(gpi);
+    return h("li", { class: isAllowed ? "allowed" : "refused" }, [
+      h("b", {}, [`${isAllowed ? "✓" : "✗"} ${world}: `]),
+      isAllowed ? "may access it" : `granule protection fault: the GPT says ${gpi}, an access is ${spaces.join(" or ")}`
+    ]);
+  }
   function machine(picture) {
     const owner = picture.owner || "none in the realm world";
-    const accesses = Object.entries(picture.accesses).map(
-      ([world, refusal]) => h("li", { class: refusal ? "refused" : "allowed" }, [
-        h("b", {}, [`${refusal ? "✗" : "✓"} ${world}: `]),
-        refusal || "may access it"
-      ])
-    );
     return [
-      h("h3", {}, ["The machine now"]),
+      h("h3", {}, ["In the machine now"]),
       facts([
         ["GPI", picture.gpi],
         ["GPT entry", h("span", {}, [picture.gpt_entry, " at ", granuleLink(picture.gpt_entry_pa)])],
         ["state", picture.state],
         ["owner", h("span", { class: "owner" }, ownerLinks(owner))],
         ["mapped at IPA", picture.ipas.length ? h("span", {}, picture.ipas.flatMap((ipa) => [addressLink(ipa), " "])) : "nowhere in a realm"]
-      ]),
-      h("h3", {}, ["Who may access it?"]),
-      h("ul", { class: "accesses" }, accesses),
-      h("p", { class: "rule" }, [RULE])
+      ])
     ];
   }
   function ownerLinks(text) {
@@ -540,7 +569,6 @@
     watch(name) {
       this.#socket.send(JSON.stringify({ type: "watch", name }));
     }
-    /** Ask the instance; addresses are texts such as "0x1000". */
     ask(method, params = {}) {
       const id = this.#next++;
       return new Promise((resolve, reject) => {
@@ -550,8 +578,108 @@
     }
   };
 
+  // measurement.ts
+  var SHOWN = 400;
+  var TYPES = { DATA: 0, RIPAS: 2 };
+  var MEANINGS = {
+    REALM_CREATE: "the realm's parameters: the chain begins with their hash",
+    RIPAS: "these IPAs are RAM",
+    DATA: "a page with this content is at this IPA",
+    REC: "a vCPU begins with these registers",
+    DEBUG: "the host may debug the realm"
+  };
+  var measurement = {
+    id: "rim",
+    name: "RIM",
+    async show(element, _link, log) {
+      if (!log) return;
+      const steps = read(log);
+      const last = steps.at(-1);
+      if (!last) {
+        fill(element, h("p", { class: "hint" }, ["no step of a realm's measurement is in the record"]));
+        return;
+      }
+      const checked = await recompute(steps);
+      const count = checked.filter((is) => is !== null).length;
+      const wrong = checked.filter((is) => is === false).length;
+      fill(
+        element,
+        h("p", { class: "rim" }, [
+          `${steps.length} steps; the initial measurement is `,
+          h("b", { class: "digest" }, [last.rim])
+        ]),
+        h("p", { class: wrong ? "error" : "hint", role: "status" }, [
+          wrong ? `${wrong} steps do not follow from the step before` : `${count} steps were computed again in this browser: each follows from the step before.`
+        ]),
+        table(["number", "step", "what is measured", "fields", "RIM after it", "again"], rows(steps, checked))
+      );
+    }
+  };
+  function read(log) {
+    const numbers = [];
+    log.search(log.first, /* @__PURE__ */ new Set(["RIM"]), [], numbers);
+    const steps = [];
+    for (const number of numbers) {
+      const entry2 = log.entry(number);
+      const [left, rim] = entry2.text.split(" -> ");
+      const words = left.split(" ");
+      const name = words[2];
+      const fields = Object.fromEntries(words.slice(3).map((word) => word.split("=")));
+      const before = name === "REALM_CREATE" ? "" : steps.at(-1)?.rim ?? "";
+      steps.push({ entry: entry2, name, fields, before, rim });
+    }
+    return steps;
+  }
+  async function recompute(steps) {
+    if (!globalThis.crypto?.subtle) return steps.map(() => null);
+    return Promise.all(steps.map(async (step) => {
+      const type = TYPES[step.name];
+      if (type === void 0 || !step.before) return null;
+      const algorithm = step.rim.length === 64 ? "SHA-256" : "SHA-512";
+      const digest = await crypto.subtle.digest(algorithm, descriptor(type, step));
+      return toHex(new Uint8Array(digest)) === step.rim;
+    }));
+  }
+  function descriptor(type, step) {
+    const bytes = new ArrayBuffer(256);
+    const view = new DataView(bytes);
+    view.setUint8(0, type);
+    view.setBigUint64(8, 0x100n, true);
+    new Uint8Array(bytes).set(fromHex(step.before), 16);
+    const { ipa, flags, content, base, top } = step.fields;
+    view.setBigUint64(80, BigInt(ipa ?? base ?? 0), true);
+    view.setBigUint64(88, BigInt(flags ?? top ?? 0), true);
+    if (content && content !== "-") new Uint8Array(bytes).set(fromHex(content), 96);
+    return bytes;
+  }
+  function fromHex(text) {
+    return Uint8Array.from(text.match(/../g) ?? [], (pair) => parseInt(pair, 16));
+  }
+  function toHex(bytes) {
+    return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  }
+  function rows(steps, checked) {
+    const all = steps.map((step, index) => ({ step, index }));
+    const hidden = all.length - SHOWN;
+    const shown = hidden > 0 ? [...all.slice(0, SHOWN / 2), null, ...all.slice(-SHOWN / 2)] : all;
+    return shown.map((row) => row ? rowOf(row.step, row.index, checked[row.index]) : ["", `… ${hidden} more`]);
+  }
+  function rowOf(step, index, isRight) {
+    const fields = Object.entries(step.fields).map(([name, value]) => `${name}=${value.length > 40 ? `${value.slice(0, 24)}…` : value}`).join(" ");
+    return [
+      h("button", { type: "button", title: "go to this time" }, [String(index)], {
+        click: () => select({ at: step.entry.number + 1 })
+      }),
+      h("b", {}, [step.name]),
+      MEANINGS[step.name] ?? "",
+      h("span", {}, linked(fields)),
+      h("span", { class: "digest", title: step.rim }, [`${step.rim.slice(0, 24)}…`]),
+      isRight === null ? "" : isRight ? "✓" : "✗"
+    ];
+  }
+
   // colours.ts
-  var WORLDS = {
+  var WORLDS2 = {
     NS: [176, 180, 184],
     REALM: [0, 114, 178],
     ROOT: [213, 94, 0],
@@ -584,7 +712,7 @@
   }
   function paint(gpi, state) {
     const [lighter, pattern] = USES[state] ?? [0, 0];
-    const world = WORLDS[gpi] ?? [128, 128, 128];
+    const world = WORLDS2[gpi] ?? [128, 128, 128];
     const colour = gpi === "REALM" ? mix(OF_USE[state] ?? world, lighter, [255, 255, 255]) : state === "UNDELEGATED" ? mix(world, 0.55, [255, 255, 255]) : world;
     return {
       colour: packed(colour),
@@ -595,6 +723,7 @@
   }
 
   // memory.ts
+  var COUNT_PACE = 250;
   var ZOOMS = [1, 2, 4, 8];
   var KEYS = {
     ArrowLeft: () => -1,
@@ -644,9 +773,12 @@
     #image = null;
     #counts = new Uint32Array(0);
     #counted = 0;
+    #countedVersion = "";
+    #drawn = "";
     set log(log) {
       this.#log = log;
       this.#paints = [];
+      this.#drawn = this.#countedVersion = "";
     }
     /** Show a granule. */
     select(pa) {
@@ -703,8 +835,8 @@
       event.preventDefault();
     }
     #layOut() {
-      const rows = Math.ceil((this.#log?.granules ?? 0) / this.#columns);
-      const height = `${rows * this.#zoom}px`;
+      const rows2 = Math.ceil((this.#log?.granules ?? 0) / this.#columns);
+      const height = `${rows2 * this.#zoom}px`;
       if (this.#spacer.style.height !== height) this.#spacer.style.height = height;
       const { clientWidth: width, clientHeight: visible } = this.#scroller;
       if (this.canvas.width !== width || this.canvas.height !== visible) {
@@ -719,17 +851,31 @@
       this.#layOut();
       const { width, height } = this.canvas;
       if (!context || !width || !height) return;
+      const hasFocus = document.activeElement === this.canvas;
+      const state = [
+        log?.version,
+        this.#scroller.scrollTop,
+        this.#zoom,
+        this.#selected,
+        this.#cursor,
+        hasFocus,
+        width,
+        height
+      ].join(" ");
+      const isCounted = log?.version === this.#countedVersion || now - this.#counted < COUNT_PACE;
+      if (state === this.#drawn && isCounted) return;
+      this.#drawn = state;
       this.#image ??= context.createImageData(width, height);
       const dots = new Uint32Array(this.#image.data.buffer);
       dots.fill(0);
       if (log?.codes) {
         this.#paints = this.#paints.length ? this.#paints : palette(log);
         this.#paintCells(log.codes, dots, width, height);
-        if (now - this.#counted > 250) this.#count(log, log.codes, now);
+        if (!isCounted) this.#count(log, log.codes, now);
       }
       context.putImageData(this.#image, 0, 0);
       this.#mark(context, this.#selected, "#000", "#fff");
-      if (document.activeElement === this.canvas) this.#mark(context, this.#cursor, "#fff", "#000");
+      if (hasFocus) this.#mark(context, this.#cursor, "#fff", "#000");
     }
     #paintCells(codes, dots, width, height) {
       const columns = this.#columns;
@@ -768,9 +914,10 @@
       }
     }
     #count(log, codes, now) {
+      this.#counted = now;
+      this.#countedVersion = log.version;
       const counts = new Uint32Array(256);
       for (const code of codes) counts[code]++;
-      this.#counted = now;
       if (counts.every((count, code) => count === this.#counts[code])) return;
       this.#counts = counts;
       const used = [...counts.keys()].filter((code) => counts[code]);
@@ -798,13 +945,18 @@
     async show(element, link) {
       const pictures = await link.ask("observe_pes");
       const code = h("div", { class: "code" });
-      const again = () => void pes.show(element, link);
+      const result = h("span", { class: "hint", role: "status" });
+      const act = (method) => void link.ask(method).then(
+        () => pes.show(element, link, null),
+        (error) => fill(result, error.message)
+      );
       fill(
         element,
         h("div", { class: "filters" }, [
-          button("Pause the guest", "stop every vCPU", () => void act(link, "pause", again)),
-          button("Resume", "let the vCPUs run", () => void act(link, "resume", again)),
-          button("Read again", "read the registers again", again)
+          button("Pause the guest", "stop every vCPU", () => act("pause")),
+          button("Resume", "let the vCPUs run", () => act("resume")),
+          button("Read again", "read the registers again", () => void pes.show(element, link, null)),
+          result
         ]),
         code,
         ...pictures.map(registers)
@@ -816,12 +968,8 @@
       }
     }
   };
-  async function act(link, method, then) {
-    await link.ask(method).catch(() => null);
-    then();
-  }
   function registers(picture) {
-    const values = (rows) => h("div", { class: "registers" }, Object.entries(rows).map(([name, value]) => h("span", { class: "register" }, [h("b", {}, [name]), ` ${value}`])));
+    const values = (rows2) => h("div", { class: "registers" }, Object.entries(rows2).map(([name, value]) => h("span", { class: "register" }, [h("b", {}, [name]), ` ${value}`])));
     return h("section", { class: "pe-registers" }, [
       h("h3", {}, [`PE ${picture.index}: ${picture.world}, ${picture.pstate}`]),
       values(picture.registers),
@@ -833,12 +981,12 @@
   }
   function listing(vcpu, index) {
     const pc = vcpu.registers["pc"];
-    const rows = vcpu.code.map((line) => [
+    const rows2 = vcpu.code.map((line) => [
       h("span", { class: line.address === pc ? "here" : "" }, [line.address]),
       line.word,
       line.text
     ]);
-    return h("section", {}, [h("h3", {}, [`Code of PE ${index}`]), table(["address", "word", "instruction"], rows)]);
+    return h("section", {}, [h("h3", {}, [`Code of PE ${index}`]), table(["address", "word", "instruction"], rows2)]);
   }
   var realms = {
     id: "realms",
@@ -859,6 +1007,33 @@
       ]))
     ]);
   }
+
+  // recorded.ts
+  var Recorded = class {
+    constructor(data, take) {
+      this.take = take;
+      void this.#read(data.trim());
+    }
+    take;
+    #answers = {};
+    async #read(data) {
+      const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+      const text = await new Response(stream).text();
+      for (const line of text.split("\n")) {
+        const message = JSON.parse(line);
+        if (message.type === "recorded") this.#answers = message.answers;
+        else this.take(message);
+      }
+    }
+    watch() {
+    }
+    ask(method) {
+      const answer = this.#answers[method];
+      if (answer === void 0) return Promise.reject(new Error("not in this record: only a running instance can tell"));
+      return Promise.resolve(answer);
+    }
+  };
 
   // tables.ts
   function size(bytes) {
@@ -891,8 +1066,7 @@
     const body = h("div", { class: "entries" });
     const details = h("details", { class: "table", "data-pa": picture.pa }, [
       h("summary", {}, [
-        h("b", {}, [`level ${picture.level} `]),
-        granuleLink(picture.pa),
+        h("b", {}, [`level ${picture.level}`]),
         ` IPA ${picture.ipa} and up, ${picture.live} live entries`
       ]),
       body
@@ -905,7 +1079,7 @@
     details.addEventListener("toggle", unfold);
     details.open = isOpen;
     unfold();
-    return details;
+    return h("div", { class: "node" }, [granuleLink(picture.pa), details]);
   }
   function entry(run, others) {
     const child = run.state === "TABLE" ? others.get(run.pa) : void 0;
@@ -923,6 +1097,69 @@
     ]);
   }
 
+  // token.ts
+  var token = {
+    id: "token",
+    name: "Token",
+    async show(element, link) {
+      const result = h("div", { class: "token", "aria-live": "polite" });
+      const text = h("input", {
+        type: "text",
+        "aria-label": "token",
+        placeholder: "or paste a token: base64 or hexadecimal",
+        size: "40"
+      });
+      fill(
+        element,
+        h("form", { class: "walk-form" }, [
+          button("Get a token", "ask the agent in the realm, with a new challenge", () => void show(result, link, "")),
+          text,
+          h("button", { type: "submit" }, ["Verify"])
+        ], {
+          submit: (event) => {
+            event.preventDefault();
+            void show(result, link, text.value.trim());
+          }
+        }),
+        result
+      );
+    }
+  };
+  async function show(element, link, text) {
+    fill(element, "…");
+    try {
+      const picture = await link.ask("token", text ? { text } : {});
+      fill(element, ...parts(picture));
+    } catch (error) {
+      fill(element, h("p", { class: "error" }, [error.message]));
+    }
+  }
+  function parts(picture) {
+    const marks = { passed: "✓", failed: "✗", skipped: "–" };
+    const checks = picture.checks.map(({ name, outcome, findings }) => [
+      h("span", { class: outcome === "failed" ? "refused" : "allowed" }, [h("b", {}, [marks[outcome] ?? ""])]),
+      name,
+      outcome,
+      findings.join("; ")
+    ]);
+    const claims = picture.claims.map(({ part, name, value, meaning }) => [
+      part,
+      h("b", {}, [name]),
+      meaning,
+      h("span", { class: "digest" }, [value])
+    ]);
+    return [
+      h("p", { class: picture.is_verified ? "allowed" : "refused" }, [
+        h("b", {}, [picture.is_verified ? "✓ verified" : "✗ not verified"]),
+        picture.challenge ? ` for the challenge ${picture.challenge.slice(0, 16)}…` : ""
+      ]),
+      h("h3", {}, ["Checks"]),
+      table(["passed", "check", "outcome", "findings"], checks),
+      h("h3", {}, ["Claims"]),
+      table(["part", "claim", "what it means", "value"], claims)
+    ];
+  }
+
   // walk.ts
   var kind = "ipa";
   var pe = "0";
@@ -932,7 +1169,7 @@
     async show(element, link) {
       const result = h("div", { class: "walk-result", "aria-live": "polite" });
       fill(element, form(), result);
-      if (selection().ipa) await show(result, link);
+      if (selection().ipa) await show2(result, link);
     }
   };
   function form() {
@@ -970,7 +1207,7 @@
       }
     });
   }
-  async function show(element, link) {
+  async function show2(element, link) {
     const address = selection().ipa;
     const walked = await link.ask("observe_walk", {
       address,
@@ -1012,7 +1249,7 @@
   }
 
   // worlds.ts
-  var WORLDS2 = [
+  var WORLDS3 = [
     ["normal", "Normal world", "pyvmm: the host"],
     ["root", "Root (EL3)", "Monitor, GPT"],
     ["rmm", "Realm world (R-EL2)", "RMM"],
@@ -1023,8 +1260,9 @@
     element;
     #body = h("div", { class: "pes" });
     #rows = [];
+    #drawn = "";
     constructor() {
-      const heads = WORLDS2.map(
+      const heads = WORLDS3.map(
         ([id, name, who]) => h("div", { class: `world ${id}` }, [h("b", {}, [name]), h("span", { class: "who" }, [who])])
       );
       this.element = h("section", { class: "worlds", "aria-label": "worlds" }, [
@@ -1032,15 +1270,17 @@
         this.#body
       ]);
     }
-    draw(log, isLive) {
-      const count = Math.max(log?.pes ?? 0, 1);
+    draw(log, numPes, isLive) {
+      const count = Math.max(log?.pes ?? 0, numPes, 1);
       while (this.#rows.length < count) this.#rows.push(this.#add(this.#rows.length));
       while (this.#rows.length > count) this.#rows.pop().element.remove();
-      if (!log) return;
+      const state = `${log?.version} ${count} ${isLive}`;
+      if (!log || state === this.#drawn) return;
+      this.#drawn = state;
       this.#rows.forEach((row, pe2) => this.#show(row, log, pe2, isLive));
     }
     #add(pe2) {
-      const cells = WORLDS2.map(([id]) => h("div", { class: `cell ${id}` }));
+      const cells = WORLDS3.map(([id]) => h("div", { class: `cell ${id}` }));
       const element = h("div", { class: "pe", "data-pe": String(pe2) }, cells);
       this.#body.append(element);
       return { element, cells, texts: ["", "", "", ""] };
@@ -1055,12 +1295,12 @@
         recent.rmi ?? "",
         recent.exit ?? recent.rsi ?? ""
       ];
-      WORLDS2.forEach(([id], n) => {
+      WORLDS3.forEach(([id], n) => {
         const key = `${id === world}${texts[n]}`;
         if (row.texts[n] === key) return;
         row.texts[n] = key;
-        const token = id === world ? h("span", { class: "token" }, [`PE ${pe2}`]) : null;
-        fill(row.cells[n], token, h("span", { class: "call" }, linked(texts[n])));
+        const token2 = id === world ? h("span", { class: "token" }, [`PE ${pe2}`]) : null;
+        fill(row.cells[n], token2, h("span", { class: "call" }, linked(texts[n])));
       });
     }
   };
@@ -1122,7 +1362,7 @@
   }
 
   // main.ts
-  var PANES = [tables, walk, realms, pes];
+  var PANES = [tables, walk, realms, pes, measurement, token];
   var NOTICE = "seen from the machine: no host could see this";
   var Page = class {
     #log = null;
@@ -1131,7 +1371,7 @@
     #problem = "";
     #lost = 0;
     #skipped = 0;
-    #link = new Link((message) => this.#take(message), () => this.#opened(), () => this.#closed());
+    #link = this.#connect();
     #map = new MemoryMap((pa) => select({ pa }));
     #worlds = new Worlds();
     #events = new EventList();
@@ -1156,6 +1396,12 @@
       onSelect((now, before) => this.#selected(now, before));
       document.addEventListener("keydown", (event) => this.#key(event));
       requestAnimationFrame((now) => this.#draw(now));
+    }
+    #connect() {
+      const record2 = document.getElementById("record");
+      const take = (message) => this.#take(message);
+      if (!record2) return new Link(take, () => this.#opened(), () => this.#closed());
+      return new Recorded(record2.textContent, take);
     }
     #header() {
       return h("header", {}, [
@@ -1196,7 +1442,7 @@
       const body = h("div", { class: `pane-body ${pane.id}` }, ["…"]);
       fill(this.#pane, body);
       try {
-        await pane.show(body, this.#link);
+        await pane.show(body, this.#link, this.#log);
       } catch (error) {
         body.append(h("p", { class: "error" }, [error.message]));
       }
@@ -1219,10 +1465,10 @@
           this.#setLog(new Log(message));
           break;
         case "events":
-          this.#log?.add(message);
+          this.#add(message);
           break;
         case "map":
-          this.#log?.addMap(message.map);
+          this.#log?.addMap(message.map, message.next);
           this.#lost = message.lost;
           this.#skipped = message.skipped;
           this.#map.select(selection().pa);
@@ -1234,6 +1480,13 @@
           this.#showState();
           break;
       }
+    }
+    #add(message) {
+      const log = this.#log;
+      if (!log) return;
+      const wasComplete = log.isComplete;
+      log.add(message);
+      if (log.isComplete && !wasComplete && selection().tab === measurement.id) void this.#showPane();
     }
     #setLog(log) {
       this.#log = log;
@@ -1252,13 +1505,13 @@
     }
     #showState() {
       const { state, num_cpus, reason } = this.#status ?? { state: "", num_cpus: 0, reason: "" };
-      const parts = [
+      const parts2 = [
         this.#problem || [state, reason].filter(Boolean).join(": "),
         num_cpus ? `${num_cpus} PE${num_cpus > 1 ? "s" : ""}` : "",
         this.#lost ? `${this.#lost} events lost` : "",
         this.#skipped ? `${this.#skipped} events skipped: this browser was too slow` : ""
       ];
-      fill(this.#state, parts.filter(Boolean).join(" · "));
+      fill(this.#state, parts2.filter(Boolean).join(" · "));
       this.#state.classList.toggle("error", Boolean(this.#problem));
     }
     // --- what the user does -----------------------------------------------------------------------
@@ -1304,9 +1557,9 @@
         this.#time.textContent = last ? `t = ${((last.time - log.start) / 1e3).toFixed(3)} ms` : "";
       }
       this.#map.draw(now);
-      this.#worlds.draw(log, isLive);
+      this.#worlds.draw(log, this.#status?.num_cpus ?? 0, isLive);
       this.#events.draw(isLive);
-      this.#inspector.draw(log);
+      this.#inspector.draw(log, now);
     }
   };
   function toggle(name) {

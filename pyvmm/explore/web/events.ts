@@ -40,7 +40,7 @@ export class EventList {
       this.#filter.value = selection().pa;
       this.#reset();
     });
-    this.#scroller = h("div", { class: "scroller", tabindex: "0", "aria-label": "events" }, [
+    this.#scroller = h("div", { class: "scroller", tabindex: "0", role: "group", "aria-label": "events" }, [
       this.#spacer,
     ], { keydown: (event) => this.#key(event) });
     this.#spacer.append(this.#rows);
@@ -85,23 +85,24 @@ export class EventList {
   draw(isLive: boolean): void {
     const log = this.#log;
     if (!log || !this.element.isConnected || !this.#scroller.clientHeight) return;
-    if (this.#searched < log.end) {
+    if (this.#searched < log.received) {
       const words = this.#filter.value.trim().split(/\s+/).filter(Boolean);
       log.search(Math.max(this.#searched, log.first), this.#kinds, words, this.#found);
-      this.#searched = log.end;
+      this.#searched = log.received;
     }
     const rows = Math.ceil(this.#scroller.clientHeight / ROW);
     const height = Math.min(this.#found.length * ROW, MAX_HEIGHT);
     const current = this.#index(log.position - 1);
-    const state = `${this.#found.length} ${log.position} ${this.#scroller.scrollTop} ${rows} ${isLive}`;
-    if (state === this.#drawn) return;
+    const place = log.received < log.position ? "?" : String(log.position); // its event may be missing
+    const state = (): string => `${this.#found.length} ${place} ${this.#scroller.scrollTop} ${rows} ${isLive}`;
+    if (state() === this.#drawn) return;
     this.#spacer.style.height = `${height}px`;
     let first = Math.round((this.#scroller.scrollTop / (height || 1)) * this.#found.length);
-    if (isLive || this.#drawn.split(" ")[1] !== String(log.position)) {
+    if (isLive || this.#drawn.split(" ")[1] !== place) {
       first = Math.min(Math.max(current - (isLive ? rows - 2 : rows >> 1), 0), this.#found.length);
       this.#scroller.scrollTop = (first / (this.#found.length || 1)) * height;
     }
-    this.#drawn = `${this.#found.length} ${log.position} ${this.#scroller.scrollTop} ${rows} ${isLive}`;
+    this.#drawn = state();
     this.#count.textContent = `${this.#found.length.toLocaleString("en")} events`;
     fill(this.#rows, ...this.#found.slice(first, first + rows).map((n) => this.#row(log, n)));
   }

@@ -4,7 +4,16 @@ import type { FromServer } from "./protocol";
 
 type Pending = { resolve: (result: unknown) => void; reject: (error: Error) => void };
 
-export class Link {
+/** What answers for an instance: a server, or a record. */
+export interface Source {
+  watch(name: string): void;
+  /** Ask the instance; addresses are texts such as "0x1000". */
+  ask<T>(method: string, params?: Params): Promise<T>;
+}
+
+type Params = Record<string, string | number | boolean | null>;
+
+export class Link implements Source {
   #socket: WebSocket;
   #next = 1;
   #pending = new Map<number, Pending>();
@@ -35,8 +44,7 @@ export class Link {
     this.#socket.send(JSON.stringify({ type: "watch", name }));
   }
 
-  /** Ask the instance; addresses are texts such as "0x1000". */
-  ask<T>(method: string, params: Record<string, string | number | boolean | null> = {}): Promise<T> {
+  ask<T>(method: string, params: Params = {}): Promise<T> {
     const id = this.#next++;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve: resolve as (result: unknown) => void, reject });

@@ -54,6 +54,9 @@ export class Log {
   inside: number[] = [];
   gaps = 0; // events that are missing between those that are here
   pes = 0;
+  received = 0; // number after the last event that has arrived
+  history = 0; // number of the first event that was not there when the page was opened
+  isComplete = false; // all before it have arrived
   #chunks: Chunk[] = [];
   #keyframes: Keyframe[] = [];
 
@@ -61,15 +64,18 @@ export class Log {
     this.gpis = hello.gpis;
     this.states = hello.states;
     this.position = hello.first;
+    this.history = hello.next;
+    this.isComplete = hello.first === hello.next;
   }
 
   get first(): number {
     return this.#chunks[0]?.first ?? this.position;
   }
 
-  /** The number after the last event. */
+
+  /** The number after the last event that is known of: a map may have come before its events. */
   get end(): number {
-    return Math.max(this.#chunks.at(-1)?.end ?? 0, this.#keyframes.at(-1)?.at ?? 0);
+    return Math.max(this.received, this.#keyframes.at(-1)?.at ?? 0);
   }
 
   get start(): number {
@@ -104,6 +110,8 @@ export class Log {
     this.inside = message.inside;
     for (const pe of message.pes) if (pe >= this.pes) this.pes = pe + 1;
     if (lines.length) this.#chunks.push(chunk);
+    this.received = Math.max(this.received, chunk.end);
+    this.isComplete ||= this.received >= this.history;
   }
 
   #read(chunk: Chunk): Int32Array {
@@ -125,8 +133,14 @@ export class Log {
     return Int32Array.from(changes);
   }
 
-  /** Take a map from the server. */
-  addMap(map: GranuleMap): void {
+  /** Something that differs whenever what is shown may differ. */
+  get version(): string {
+    return `${this.position} ${this.received} ${this.#keyframes.length} ${this.inside.join()}`;
+  }
+
+  /** Take a map from the server, which sends the events from `next` on now. */
+  addMap(map: GranuleMap, next: number): void {
+    this.received = Math.max(this.received, next);
     const codes = new Uint8Array(map.granules);
     let index = 0;
     for (const [count, code] of map.runs) {
@@ -144,7 +158,7 @@ export class Log {
 
   /** Make `codes` what it was before the event with a number. */
   seek(target: number): void {
-    if (this.codes === null) return;
+    if (this.codes === null || this.received < this.position) return;
     const goal = Math.min(Math.max(target, this.first), this.end);
     if (goal > this.position) this.#forward(goal);
     else if (goal < this.position) this.#back(goal);

@@ -3,18 +3,21 @@
 import { button, fill, h } from "./dom";
 import { EventList } from "./events";
 import { Inspector } from "./inspector";
-import { Link } from "./link";
+import { Link, type Source } from "./link";
 import { Log } from "./log";
+import { measurement } from "./measurement";
 import { MemoryMap } from "./memory";
 import type { Pane } from "./pane";
 import { pes, realms } from "./pes";
-import type { FromServer, Status } from "./protocol";
+import type { Events, FromServer, Status } from "./protocol";
+import { Recorded } from "./recorded";
 import { onSelect, select, selection, type Selection } from "./selection";
 import { tables } from "./tables";
+import { token } from "./token";
 import { walk } from "./walk";
 import { Worlds } from "./worlds";
 
-const PANES: Pane[] = [tables, walk, realms, pes];
+const PANES: Pane[] = [tables, walk, realms, pes, measurement, token];
 const NOTICE = "seen from the machine: no host could see this";
 
 class Page {
@@ -24,7 +27,7 @@ class Page {
   #problem = "";
   #lost = 0;
   #skipped = 0;
-  #link = new Link((message) => this.#take(message), () => this.#opened(), () => this.#closed());
+  #link = this.#connect();
   #map = new MemoryMap((pa) => select({ pa }));
   #worlds = new Worlds();
   #events = new EventList();
@@ -50,6 +53,13 @@ class Page {
     onSelect((now, before) => this.#selected(now, before));
     document.addEventListener("keydown", (event) => this.#key(event));
     requestAnimationFrame((now) => this.#draw(now));
+  }
+
+  #connect(): Source {
+    const record = document.getElementById("record");
+    const take = (message: FromServer): void => this.#take(message);
+    if (!record) return new Link(take, () => this.#opened(), () => this.#closed());
+    return new Recorded(record.textContent, take);
   }
 
   #header(): HTMLElement {
@@ -87,7 +97,7 @@ class Page {
     const body = h("div", { class: `pane-body ${pane.id}` }, ["…"]);
     fill(this.#pane, body);
     try {
-      await pane.show(body, this.#link);
+      await pane.show(body, this.#link, this.#log);
     } catch (error) {
       body.append(h("p", { class: "error" }, [(error as Error).message]));
     }
@@ -114,10 +124,10 @@ class Page {
         this.#setLog(new Log(message));
         break;
       case "events":
-        this.#log?.add(message);
+        this.#add(message);
         break;
       case "map":
-        this.#log?.addMap(message.map);
+        this.#log?.addMap(message.map, message.next);
         this.#lost = message.lost;
         this.#skipped = message.skipped;
         this.#map.select(selection().pa);
@@ -129,6 +139,14 @@ class Page {
         this.#showState();
         break;
     }
+  }
+
+  #add(message: Events): void {
+    const log = this.#log;
+    if (!log) return;
+    const wasComplete = log.isComplete;
+    log.add(message);
+    if (log.isComplete && !wasComplete && selection().tab === measurement.id) void this.#showPane();
   }
 
   #setLog(log: Log): void {
@@ -210,9 +228,9 @@ class Page {
       this.#time.textContent = last ? `t = ${((last.time - log.start) / 1000).toFixed(3)} ms` : "";
     }
     this.#map.draw(now);
-    this.#worlds.draw(log, isLive);
+    this.#worlds.draw(log, this.#status?.num_cpus ?? 0, isLive);
     this.#events.draw(isLive);
-    this.#inspector.draw(log);
+    this.#inspector.draw(log, now);
   }
 }
 

@@ -4,6 +4,7 @@ import { paint, type Paint } from "./colours";
 import { button, fill, h, hex } from "./dom";
 import type { Log } from "./log";
 
+const COUNT_PACE = 250; // ms between two counts
 const ZOOMS = [1, 2, 4, 8];
 const KEYS: Record<string, (columns: number) => number> = {
   ArrowLeft: () => -1,
@@ -29,6 +30,8 @@ export class MemoryMap {
   #image: ImageData | null = null;
   #counts = new Uint32Array(0);
   #counted = 0;
+  #countedVersion: string | undefined = "";
+  #drawn = "";
 
   constructor(private choose: (pa: string) => void) {
     this.canvas = h("canvas", {
@@ -55,6 +58,7 @@ export class MemoryMap {
   set log(log: Log | null) {
     this.#log = log;
     this.#paints = [];
+    this.#drawn = this.#countedVersion = "";
   }
 
   /** Show a granule. */
@@ -139,17 +143,24 @@ export class MemoryMap {
     this.#layOut();
     const { width, height } = this.canvas;
     if (!context || !width || !height) return;
+    const hasFocus = document.activeElement === this.canvas;
+    const state = [
+      log?.version, this.#scroller.scrollTop, this.#zoom, this.#selected, this.#cursor, hasFocus, width, height,
+    ].join(" ");
+    const isCounted = log?.version === this.#countedVersion || now - this.#counted < COUNT_PACE;
+    if (state === this.#drawn && isCounted) return;
+    this.#drawn = state;
     this.#image ??= context.createImageData(width, height);
     const dots = new Uint32Array(this.#image.data.buffer);
     dots.fill(0);
     if (log?.codes) {
       this.#paints = this.#paints.length ? this.#paints : palette(log);
       this.#paintCells(log.codes, dots, width, height);
-      if (now - this.#counted > 250) this.#count(log, log.codes, now);
+      if (!isCounted) this.#count(log, log.codes, now);
     }
     context.putImageData(this.#image, 0, 0);
     this.#mark(context, this.#selected, "#000", "#fff");
-    if (document.activeElement === this.canvas) this.#mark(context, this.#cursor, "#fff", "#000");
+    if (hasFocus) this.#mark(context, this.#cursor, "#fff", "#000");
   }
 
   #paintCells(codes: Uint8Array, dots: Uint32Array, width: number, height: number): void {
@@ -191,9 +202,10 @@ export class MemoryMap {
   }
 
   #count(log: Log, codes: Uint8Array, now: number): void {
+    this.#counted = now;
+    this.#countedVersion = log.version;
     const counts = new Uint32Array(256);
     for (const code of codes) counts[code]!++;
-    this.#counted = now;
     if (counts.every((count, code) => count === this.#counts[code])) return;
     this.#counts = counts;
     const used = [...counts.keys()].filter((code) => counts[code]);

@@ -1,7 +1,6 @@
 // Registers and code of the PEs; pause and resume.
 
 import { button, facts, fill, h, table } from "./dom";
-import type { Link } from "./link";
 import type { Pane } from "./pane";
 import type { PePicture, RecordPicture, Vcpu } from "./protocol";
 import { granuleLink } from "./links";
@@ -12,12 +11,14 @@ export const pes: Pane = {
   async show(element, link) {
     const pictures = await link.ask<PePicture[]>("observe_pes");
     const code = h("div", { class: "code" });
-    const again = (): void => void pes.show(element, link);
+    const result = h("span", { class: "hint", role: "status" });
+    const act = (method: string): void => void link.ask(method).then(
+      () => pes.show(element, link, null), (error: Error) => fill(result, error.message));
     fill(element,
       h("div", { class: "filters" }, [
-        button("Pause the guest", "stop every vCPU", () => void act(link, "pause", again)),
-        button("Resume", "let the vCPUs run", () => void act(link, "resume", again)),
-        button("Read again", "read the registers again", again),
+        button("Pause the guest", "stop every vCPU", () => act("pause")),
+        button("Resume", "let the vCPUs run", () => act("resume")),
+        button("Read again", "read the registers again", () => void pes.show(element, link, null)), result,
       ]),
       code, ...pictures.map(registers));
     try {
@@ -27,11 +28,6 @@ export const pes: Pane = {
     }
   },
 };
-
-async function act(link: Link, method: string, then: () => void): Promise<void> {
-  await link.ask(method).catch(() => null); // the state in the heading shows the result
-  then();
-}
 
 function registers(picture: PePicture): HTMLElement {
   const values = (rows: Record<string, string>): HTMLElement =>

@@ -39,7 +39,7 @@ export type FromServer =
   | { type: "instances"; instances: Status[] }
   | Hello
   | Events
-  | { type: "map"; map: GranuleMap; lost: number; skipped: number }
+  | { type: "map"; map: GranuleMap; next: number; lost: number; skipped: number }
   | { type: "status"; status: Status | null; problem: string }
   | { type: "answer"; id: number; result?: unknown; error?: string };
 

@@ -38,8 +38,7 @@ function table(picture: TablePicture, others: Map<string, TablePicture>, isOpen:
   const body = h("div", { class: "entries" });
   const details = h("details", { class: "table", "data-pa": picture.pa }, [
     h("summary", {}, [
-      h("b", {}, [`level ${picture.level} `]), granuleLink(picture.pa),
-      ` IPA ${picture.ipa} and up, ${picture.live} live entries`,
+      h("b", {}, [`level ${picture.level}`]), ` IPA ${picture.ipa} and up, ${picture.live} live entries`,
     ]),
     body,
   ]);
@@ -51,7 +50,7 @@ function table(picture: TablePicture, others: Map<string, TablePicture>, isOpen:
   details.addEventListener("toggle", unfold);
   details.open = isOpen;
   unfold();
-  return details;
+  return h("div", { class: "node" }, [granuleLink(picture.pa), details]);
 }
 
 function entry(run: EntryRun, others: Map<string, TablePicture>): HTMLElement {

@@ -2,7 +2,7 @@
 
 import { button, facts, fill, h, table, type Child } from "./dom";
 import { granuleLink } from "./links";
-import type { Link } from "./link";
+import type { Source } from "./link";
 import type { Pane } from "./pane";
 import type { WalkPicture } from "./protocol";
 import { select, selection } from "./selection";
@@ -47,7 +47,7 @@ function form(): HTMLElement {
   });
 }
 
-async function show(element: HTMLElement, link: Link): Promise<void> {
+async function show(element: HTMLElement, link: Source): Promise<void> {
   const address = selection().ipa;
   const walked = await link.ask<WalkPicture>("observe_walk", {
     address, pe: Number(pe), is_ipa: kind === "ipa", el: kind === "ipa" ? null : Number(kind[2]),

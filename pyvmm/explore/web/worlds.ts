@@ -22,6 +22,7 @@ export class Worlds {
   readonly element: HTMLElement;
   #body = h("div", { class: "pes" });
   #rows: Row[] = [];
+  #drawn = "";
 
   constructor() {
     const heads = WORLDS.map(([id, name, who]) =>
@@ -33,11 +34,13 @@ export class Worlds {
     ]);
   }
 
-  draw(log: Log | null, isLive: boolean): void {
-    const count = Math.max(log?.pes ?? 0, 1);
+  draw(log: Log | null, numPes: number, isLive: boolean): void {
+    const count = Math.max(log?.pes ?? 0, numPes, 1);
     while (this.#rows.length < count) this.#rows.push(this.#add(this.#rows.length));
     while (this.#rows.length > count) this.#rows.pop()!.element.remove();
-    if (!log) return;
+    const state = `${log?.version} ${count} ${isLive}`;
+    if (!log || state === this.#drawn) return;
+    this.#drawn = state;
     this.#rows.forEach((row, pe) => this.#show(row, log, pe, isLive));
   }
 
