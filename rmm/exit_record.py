@@ -22,6 +22,7 @@ _TIMERS: Final[Mapping[str, int]] = {
     "cntp_cval": RecExit.cntp_cval.offset,
     "cntv_ctl": RecExit.cntv_ctl.offset,
     "cntv_cval": RecExit.cntv_cval.offset,
+    "pmu_overflow": RecExit.pmu_ovf_status.offset,
 }
 _INTERRUPTS: Final[Mapping[str, int]] = {
     "ich_lr": RecExit.gicv3_lrs.offset,

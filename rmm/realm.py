@@ -7,7 +7,7 @@ from typing import Final
 
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.islet import RealmMetadata
-from pyvmm.arch.rmi import VERSION_1_0, RealmParams
+from pyvmm.arch.rmi import VERSION_1_0, RealmFlags, RealmParams
 from pyvmm.token.claims import UEID_RANDOM
 from rmm.measurement import Measurements
 from rmm.rtt import RttTree
@@ -42,6 +42,7 @@ class Realm:
         "metadata",
         "metadata_pa",
         "num_bps",
+        "num_counters",
         "num_live_recs",
         "num_recs",
         "num_wps",
@@ -74,6 +75,7 @@ class Realm:
         self.hash_algo = params.hash_algo
         self.num_bps = params.num_bps  # minus one, as in ID_AA64DFR0_EL1
         self.num_wps = params.num_wps
+        self.num_counters = params.pmu_num_ctrs if params.flags & RealmFlags.PMU else 0
         self.measurements = Measurements(rd, params, events, revision)
         self.metadata: RealmMetadata | None = None  # provided by its owner
         self.metadata_pa = 0
@@ -98,6 +100,7 @@ class Limits:
     pa_range: int  # as ID_AA64MMFR0_EL1.PARange
     num_bps: int  # minus one
     num_wps: int  # minus one
+    num_counters: int  # event counters of the PMU; 0: no PMU
     vmid_bits: int
     max_recs_order: int = 10  # 2^n - 1 RECs
     rec_aux_count: int = 2  # arbitrary; with only one, granules could not be aliased

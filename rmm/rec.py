@@ -5,7 +5,7 @@ from typing import Final
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.el1 import SCTLR_EL1
 from pyvmm.arch.gic import MPIDR_RES1
-from pyvmm.arch.hcr import CNTHCTL_EL2, CPTR_EL2, HCR_EL2
+from pyvmm.arch.hcr import CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2, MDCR_NO_PMU
 from pyvmm.arch.machine import PeContext, PeDebug
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.pstate import EL1H_MASKED, SPSR_EL1
@@ -174,7 +174,7 @@ def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) 
     context.cptr_el2 = CPTR_NO_TRAPS
     context.cnthctl_el2 = CNTHCTL_NO_TRAPS
     context.cntvoff_el2 = 0
-    context.mdcr_el2 = 0
+    context.mdcr_el2 = MDCR_EL2.of(HPMN=realm.num_counters) if realm.num_counters else MDCR_NO_PMU
     return context
 
 

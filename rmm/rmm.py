@@ -14,6 +14,7 @@ from typing import Final
 from pyvmm.arch.events import EventStream, RmiCall
 from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.pmu import PMCR_EL0
 from pyvmm.arch.rmi import RmiFeatureRegister0, RmiStatus
 from pyvmm.arch.rmmd import BootError
 from pyvmm.arch.smccc import FID_MASK, UNKNOWN
@@ -33,6 +34,7 @@ from rmm.sealing import SealingKeys
 
 _SUCCESS: Final = (int(RmiStatus.SUCCESS),)
 MAX_SERIES: Final = 512  # commands at once, so that other PEs do not wait long
+_PMU_OF_ITS_OWN: Final = 0xF  # PMUVer: not PMUv3
 _PA_BITS: Final = (32, 36, 40, 42, 44, 48)  # by ID_AA64MMFR0_EL1.PARange; 52 needs FEAT_LPA2
 
 
@@ -215,16 +217,25 @@ def read_limits(machine: Machine) -> Limits:
         pa_range=pa_range,
         num_bps=dfr0 >> 12 & 0xF,
         num_wps=dfr0 >> 20 & 0xF,
+        num_counters=_num_counters(machine, dfr0),
         vmid_bits=16 if mmfr1 >> 4 & 0xF == 2 else 8,
     )
 
 
+def _num_counters(machine: Machine, dfr0: int) -> int:
+    """Return the number of event counters, 0 without PMUv3."""
+    has_pmu = dfr0 >> 8 & 0xF not in {0, _PMU_OF_ITS_OWN}
+    return PMCR_EL0.N.decode(machine.id_register(3, 3, 9, 12, 0)) if has_pmu else 0
+
+
 def feature_register_0(limits: Limits) -> RmiFeatureRegister0:
-    """Return the limits as RMI_FEATURES reports them: no LPA2, no SVE, no PMU."""
+    """Return the limits as RMI_FEATURES reports them: no LPA2, no SVE."""
     return RmiFeatureRegister0.of(
         S2SZ=limits.s2sz,
         NUM_BPS=limits.num_bps,
         NUM_WPS=limits.num_wps,
+        PMU_EN=limits.num_counters > 0,
+        PMU_NUM_CTRS=limits.num_counters,
         HASH_SHA_256=1,
         HASH_SHA_512=1,
         GICV3_NUM_LRS=NUM_LRS - 1,

@@ -10,6 +10,7 @@ from pyvmm.arch.bits import MASK32, MASK64
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass
 from pyvmm.arch.events import RecExit as RecExitEvent
 from pyvmm.arch.hcr import HCR_EL2
+from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.rmi import (
     RecEnter,
@@ -158,7 +159,7 @@ def _complete_host_call(rmm: Rmm, rec: Rec, ipa: int, gprs: tuple[int, ...]) -> 
 
 def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
     processor, context, lock = rmm.machine.pe(pe), rec.context, rmm.lock
-    shown = context.cntv_ctl, context.cntp_ctl  # to the host, at the last exit
+    shown = outputs(context)  # to the host, at the last exit
     rec.running = True
     try:
         while rec.step_from is None or not rec.has_stepped:
@@ -170,13 +171,17 @@ def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
             leave = exits.handle(rmm, pe, rec, pe_exit)
             if leave is not None:
                 return leave
-            if timer_outputs(context.cntv_ctl, context.cntp_ctl) != timer_outputs(*shown):
+            if outputs(context) != shown:
                 return exits.IRQ
         return HostExit(RecExitReason.SYNC, esr=_STEPPED)  # the RMM or the host executed it
     finally:
         rec.running = False
 
 
-def timer_outputs(cntv_ctl: int, cntp_ctl: int) -> tuple[bool, bool]:
-    """Return whether the virtual and the physical timer assert their interrupts."""
-    return cntv_ctl & CTL_FIELDS == CTL_ASSERTED, cntp_ctl & CTL_FIELDS == CTL_ASSERTED
+def outputs(context: PeContext) -> tuple[bool, bool, int]:
+    """Return whether the virtual timer, the physical timer and the PMU assert their interrupts."""
+    return (
+        context.cntv_ctl & CTL_FIELDS == CTL_ASSERTED,
+        context.cntp_ctl & CTL_FIELDS == CTL_ASSERTED,
+        context.pmu_overflow,
+    )

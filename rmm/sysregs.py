@@ -7,7 +7,7 @@ trapped registers read as zero and ignore writes.
 from typing import Final
 
 from pyvmm.arch.bits import MASK64
-from pyvmm.arch.esr import ESR_SYSREG, SYSREG_MASK, sysreg_key
+from pyvmm.arch.esr import ESR_SYSREG, SYSREG_MASK, is_id_register, sysreg_key
 from rmm.protocols import Machine
 from rmm.realm import Realm
 
@@ -31,10 +31,10 @@ HIDDEN: Final = {
     _SMFR0: MASK64,
     _DFR0: (
         _field(4)  # TraceVer
-        | _field(8)  # PMUVer
-        | _field(12)  # BRPs, see _debug
+        | _field(8)  # PMUVer, see _of_realm
+        | _field(12)  # BRPs, see _of_realm
         | _field(16)  # PMSS
-        | _field(20)  # WRPs, see _debug
+        | _field(20)  # WRPs, see _of_realm
         | _field(24)  # SEBEP
         | _field(28)  # CTX_CMPs
         | _field(32)  # PMSVer
@@ -59,20 +59,19 @@ HOST_HANDLED: Final = frozenset(
     }
 )
 
-_ID_SPACE_MASK: Final = sysreg_key(3, 7, 15, 0, 0)
-_ID_SPACE: Final = sysreg_key(3, 0, 0, 0, 0)  # op1 = 0, CRn = 0: what HCR_EL2.TID3 traps
-
 
 def read(machine: Machine, realm: Realm, esr: int) -> int:
     """Return the value that a realm reads from the trapped register in ``esr``."""
     key = esr & SYSREG_MASK
-    if key & _ID_SPACE_MASK != _ID_SPACE:
+    if not is_id_register(key):
         return 0
     iss = ESR_SYSREG(esr)
     value = machine.id_register(iss.OP0, iss.OP1, iss.CRN, iss.CRM, iss.OP2)
-    value &= ~HIDDEN.get(key, 0)
-    return value | _debug(realm) if key == _DFR0 else value
+    shown = value & ~HIDDEN.get(key, 0)
+    return shown | _of_realm(realm, value) if key == _DFR0 else shown
 
 
-def _debug(realm: Realm) -> int:
-    return realm.num_bps << 12 | realm.num_wps << 20 | _DOUBLE_LOCK_ABSENT
+def _of_realm(realm: Realm, dfr0: int) -> int:
+    """Return the fields of ID_AA64DFR0_EL1 that the realm's parameters determine."""
+    pmu = dfr0 & _field(8) if realm.num_counters else 0
+    return realm.num_bps << 12 | realm.num_wps << 20 | _DOUBLE_LOCK_ABSENT | pmu

@@ -211,6 +211,17 @@ def sysreg_key(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
 
 
 SYSREG_MASK: Final = sysreg_key(3, 7, 15, 15, 7)
+_ID_SPACE_MASK: Final = sysreg_key(3, 7, 15, 0, 0)
+_ID_SPACE: Final = sysreg_key(3, 0, 0, 0, 0)
+
+
+def is_id_register(key: int) -> bool:
+    """Check whether HCR_EL2.TID3 and its like trap reads of a register: op1 = 0 and CRn = 0.
+
+    >>> is_id_register(sysreg_key(3, 0, 0, 5, 0)), is_id_register(sysreg_key(3, 3, 9, 12, 0))
+    (True, False)
+    """
+    return key & _ID_SPACE_MASK == _ID_SPACE
 
 
 def hpfar_of(ipa: int) -> int:

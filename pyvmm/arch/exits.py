@@ -21,3 +21,4 @@ class IrqCause(IntFlag):
     TIMER = 2  # the output of a guest timer rose
     MAINTENANCE = 4  # the GIC CPU interface has a maintenance interrupt (ICH_MISR_EL2 != 0)
     IDLE = 8  # exact clock: the guest waits for an interrupt; far: ticks until a timer's, at most
+    PMU = 16  # the overflow interrupt of the performance monitors rose

@@ -12,6 +12,7 @@ from pyvmm.arch.bits import Field, Register
 NUM_SGIS: Final = 16
 NUM_PRIVATE: Final = 32  # INTID 0..15 SGIs, 16..31 PPIs
 MAX_SPI_INTID: Final = 1019
+PPI_PMU: Final = 23
 PPI_VIRTUAL_TIMER: Final = 27
 PPI_PHYSICAL_TIMER: Final = 30
 

@@ -3,6 +3,8 @@
 Spec: Arm ARM DDI 0487, HCR_EL2, CPTR_EL2, MDCR_EL2, CNTHCTL_EL2.
 """
 
+from typing import Final
+
 from pyvmm.arch.bits import Field, Register
 
 
@@ -56,10 +58,17 @@ class CPTR_EL2(Register):
 class MDCR_EL2(Register):
     """Monitor Debug Configuration Register."""
 
+    HPMN = Field(4, 0, int)  # event counters of EL1 and EL0
+    TPMCR = Field(5, 5, bool)
+    TPM = Field(6, 6, bool)
     TDE = Field(8, 8, bool)
     TDA = Field(9, 9, bool)
     TDOSA = Field(10, 10, bool)
     TDRA = Field(11, 11, bool)
+
+
+#: MDCR_EL2 of a guest without performance monitors.
+MDCR_NO_PMU: Final = int(MDCR_EL2.of(TPM=1, TPMCR=1))
 
 
 class CNTHCTL_EL2(Register):

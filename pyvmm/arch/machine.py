@@ -65,6 +65,14 @@ class PeContext(GuestRegisters, Protocol):
     def ich_lr(self) -> RegisterArray:
         """ICH_LR<n>_EL2."""
 
+    @property
+    def pmevcntr(self) -> RegisterArray:
+        """PMEVCNTR<n>_EL0."""
+
+    @property
+    def pmevtyper(self) -> RegisterArray:
+        """PMEVTYPER<n>_EL0."""
+
     sctlr_el1: int
     cpacr_el1: int
     elr_el1: int
@@ -88,6 +96,7 @@ class PeContext(GuestRegisters, Protocol):
     cnthctl_el2: int
     mdcr_el2: int
     cptr_el2: int
+    pmu_overflow: int  # the interrupt of the PMU is asserted: 0 or 1
     ich_hcr: int
     ich_vmcr: int
     ich_misr: int

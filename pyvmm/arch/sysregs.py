@@ -3,7 +3,7 @@
 The core's table is generated from these rows; tools use the names.  A register that is not listed
 and not in the ID register space (whose reserved encodings read as zero) is UNDEFINED.  The ID
 registers list exactly what the core implements: an instruction or a control bit that they do not
-advertise is UNDEFINED or RES0.  Absent: MTE, SVE, SME, FP16, RAS, PMU, SPE, AMU, MPAM.  A
+advertise is UNDEFINED or RES0.  Absent: MTE, SVE, SME, FP16, RAS, SPE, AMU, MPAM.  A
 machine may also lack any ``Feature``.
 
 Spec: Arm DDI 0487, "AArch64 System Register Encoding".
@@ -18,6 +18,15 @@ from typing import Final
 from pyvmm.arch.bits import Register
 from pyvmm.arch.el1 import CPACR_EL1, SCTLR_EL1, SCTLR_RES1, TCR_EL1
 from pyvmm.arch.fp import FPCR, FPSR
+from pyvmm.arch.pmu import (
+    COUNTERS,
+    NUM_EVENT_COUNTERS,
+    PMCEID0,
+    PMCEID1,
+    PMCR_EL0,
+    PMEVTYPER_EL0,
+    PMUSERENR_EL0,
+)
 from pyvmm.arch.pstate import SPSR_EL1
 from pyvmm.arch.timer import CNT_CTL
 
@@ -39,10 +48,11 @@ class Feature(IntFlag):
 
     PAUTH = 1  # FEAT_PAuth2, FEAT_FPACCOMBINE and FEAT_PACIMP
     BTI = 2  # FEAT_BTI
+    PMU = 4  # FEAT_PMUv3
 
 
 #: The features of a machine by default.
-DEFAULT_FEATURES: Final = Feature.PAUTH | Feature.BTI
+DEFAULT_FEATURES: Final = Feature.PAUTH | Feature.BTI | Feature.PMU
 
 
 class Trap(IntEnum):
@@ -73,6 +83,13 @@ class Trap(IntEnum):
     GIC_DIR = 22  # ICH_HCR_EL2.TC, TDIR
     GIC_SGI = 23  # always: the distributor is EL2's
     APK = 24  # HCR_EL2.APK
+    PMU = 25  # PMUSERENR_EL0.EN, MDCR_EL2.TPM, as for all of the PMU
+    PMU_CONTROL = 26  # MDCR_EL2.TPMCR
+    PMU_SWINC = 27  # PMUSERENR_EL0.SW
+    PMU_SELECT = 28  # PMUSERENR_EL0.ER
+    PMU_CYCLES = 29  # PMUSERENR_EL0.CR for reads
+    PMU_COUNTER = 30  # PMUSERENR_EL0.ER for reads
+    PMU_USER = 31  # no control of EL0
 
 
 @dataclass(frozen=True)
@@ -81,8 +98,8 @@ class SysReg:
 
     ``storage`` is its member of the core's ``struct cpu``; a register without storage reads as
     ``value`` and ignores writes.  A write keeps the bits of ``mask`` and sets those of ``res1``.
-    ``pauth`` and ``bti`` are further bits of ``mask``, or of ``value``, of a machine with that
-    feature; a machine without ``feature`` lacks the register.  ``reader`` and ``writer`` mean
+    ``pauth``, ``bti`` and ``pmu`` are further bits of ``mask``, or of ``value``, of a machine with
+    that feature; a machine without ``feature`` lacks the register.  ``reader`` and ``writer`` mean
     that the core has a function for it, ``read_<name>`` or ``write_<name>``.
     """
 
@@ -103,11 +120,12 @@ class SysReg:
     feature: Feature | None = None
     pauth: int = 0
     bti: int = 0
+    pmu: int = 0
 
     @property
     def writable(self) -> int:
         """Return the bits that a write keeps on a machine with all features."""
-        return self.mask | self.pauth | self.bti
+        return self.mask | self.pauth | self.bti | self.pmu
 
     @property
     def encoding(self) -> int:
@@ -180,6 +198,9 @@ TCR_PAUTH: Final = int(TCR_EL1.of(TBID1=1, TBID0=1))
 TCR_MASK: Final = mask_of(TCR_EL1) & ~TCR_PAUTH
 ISAR1_PAUTH: Final = fields(F8=5, F28=1)  # API: PAuth2, FPACCOMBINE; GPI
 PFR1_BTI: Final = fields(F0=1)  # BT
+DFR0_PMU: Final = fields(F8=1)  # PMUVer: PMUv3
+PMCCFILTR: Final = PMEVTYPER_EL0.P.mask | PMEVTYPER_EL0.U.mask
+PMEVTYPER: Final = PMCCFILTR | PMEVTYPER_EL0.EVENT.mask
 
 _ID: Final = (
     SysReg("MIDR_EL1", 3, 0, 0, 0, 0, RO, value=MIDR, reader=True),
@@ -187,7 +208,7 @@ _ID: Final = (
     SysReg("REVIDR_EL1", 3, 0, 0, 0, 6, RO, trap=Trap.ID1),
     SysReg("ID_AA64PFR0_EL1", 3, 0, 0, 4, 0, RO, trap=Trap.ID3, value=PFR0),
     SysReg("ID_AA64PFR1_EL1", 3, 0, 0, 4, 1, RO, trap=Trap.ID3, value=PFR1, bti=PFR1_BTI),
-    SysReg("ID_AA64DFR0_EL1", 3, 0, 0, 5, 0, RO, trap=Trap.ID3, value=DFR0),
+    SysReg("ID_AA64DFR0_EL1", 3, 0, 0, 5, 0, RO, trap=Trap.ID3, value=DFR0, pmu=DFR0_PMU),
     SysReg("ID_AA64ISAR0_EL1", 3, 0, 0, 6, 0, RO, trap=Trap.ID3, value=ISAR0),
     SysReg("ID_AA64ISAR1_EL1", 3, 0, 0, 6, 1, RO, trap=Trap.ID3, value=ISAR1, pauth=ISAR1_PAUTH),
     SysReg("ID_AA64MMFR0_EL1", 3, 0, 0, 7, 0, RO, trap=Trap.ID3, value=MMFR0),
@@ -480,4 +501,139 @@ _DEBUG: Final = (
     ),
 )
 
-SYSREGS: Final = (*_ID, *_CONTROL, *_KEYS, *_PSTATE, *_TIMER, *_GIC, *_DEBUG)
+_PMU: Final = (
+    SysReg(
+        "PMCR_EL0",
+        3,
+        3,
+        9,
+        12,
+        0,
+        EL0_RW,
+        trap=Trap.PMU_CONTROL,
+        mask=mask_of(PMCR_EL0) & ~(PMCR_EL0.D.mask | PMCR_EL0.LC.mask | PMCR_EL0.N.mask),
+        value=int(PMCR_EL0.of(N=NUM_EVENT_COUNTERS)),  # as EL2 reads it
+        reader=True,
+        writer=True,
+        feature=Feature.PMU,
+    ),
+    *(
+        SysReg(
+            name,
+            3,
+            op1,
+            9,
+            crm,
+            op2,
+            RW if name.endswith("_EL1") else EL0_RW,
+            trap=Trap.PMU,
+            mask=COUNTERS,
+            reader=True,
+            writer=True,
+            feature=Feature.PMU,
+        )
+        for name, op1, crm, op2 in (
+            ("PMCNTENSET_EL0", 3, 12, 1),
+            ("PMCNTENCLR_EL0", 3, 12, 2),
+            ("PMOVSCLR_EL0", 3, 12, 3),
+            ("PMOVSSET_EL0", 3, 14, 3),
+            ("PMINTENSET_EL1", 0, 14, 1),
+            ("PMINTENCLR_EL1", 0, 14, 2),
+        )
+    ),
+    SysReg(
+        "PMSWINC_EL0",
+        3,
+        3,
+        9,
+        12,
+        4,
+        WO | EL0_WRITE,
+        trap=Trap.PMU_SWINC,
+        mask=COUNTERS,
+        writer=True,
+        feature=Feature.PMU,
+    ),
+    SysReg(
+        "PMSELR_EL0",
+        3,
+        3,
+        9,
+        12,
+        5,
+        EL0_RW,
+        "st.pmselr",
+        Trap.PMU_SELECT,
+        mask=0x1F,
+        feature=Feature.PMU,
+    ),
+    SysReg(
+        "PMCEID0_EL0",
+        3,
+        3,
+        9,
+        12,
+        6,
+        EL0_RO,
+        trap=Trap.PMU,
+        value=PMCEID0,
+        feature=Feature.PMU,
+    ),
+    SysReg(
+        "PMCEID1_EL0",
+        3,
+        3,
+        9,
+        12,
+        7,
+        EL0_RO,
+        trap=Trap.PMU,
+        value=PMCEID1,
+        feature=Feature.PMU,
+    ),
+    SysReg(
+        "PMUSERENR_EL0",
+        3,
+        3,
+        9,
+        14,
+        0,
+        RW | EL0_READ,
+        "st.pmuserenr",
+        Trap.PMU_USER,
+        mask=mask_of(PMUSERENR_EL0),
+        feature=Feature.PMU,
+    ),
+    *(
+        SysReg(
+            name,
+            3,
+            3,
+            crn,
+            crm,
+            op2,
+            EL0_RW,
+            trap=trap,
+            mask=mask,
+            reader=True,
+            writer=True,
+            feature=Feature.PMU,
+        )
+        for name, crn, crm, op2, trap, mask in (
+            ("PMCCNTR_EL0", 9, 13, 0, Trap.PMU_CYCLES, ALL_BITS),
+            ("PMXEVTYPER_EL0", 9, 13, 1, Trap.PMU, PMEVTYPER),
+            ("PMXEVCNTR_EL0", 9, 13, 2, Trap.PMU_COUNTER, bit_range(31, 0)),
+            ("PMCCFILTR_EL0", 14, 15, 7, Trap.PMU, PMCCFILTR),
+            *(
+                (f"PMEVCNTR{n}_EL0", 14, 8, n, Trap.PMU_COUNTER, bit_range(31, 0))
+                for n in range(NUM_EVENT_COUNTERS)
+            ),
+            *(
+                (f"PMEVTYPER{n}_EL0", 14, 12, n, Trap.PMU, PMEVTYPER)
+                for n in range(NUM_EVENT_COUNTERS)
+            ),
+        )
+    ),
+)
+
+SYSREGS: Final = (*_ID, *_CONTROL, *_KEYS, *_PSTATE, *_TIMER, *_GIC, *_DEBUG, *_PMU)

@@ -40,6 +40,11 @@ struct pe_state {
     uint64_t fpcr, fpsr;
     uint64_t v[64]; /* V0..V31, low half first */
 
+    /* performance monitors; pmu_overflow: 1 while their interrupt is asserted, as of the last run */
+    uint64_t pmcr, pmcntenset, pmintenset, pmovsset, pmselr, pmuserenr, pmccntr, pmccfiltr;
+    uint64_t pmevcntr[6], pmevtyper[6];
+    uint64_t pmu_overflow;
+
     /* EL2's controls of this context */
     uint64_t hcr_el2, vtcr_el2, vttbr_el2, vmpidr_el2, vpidr_el2, cntvoff_el2, cnthctl_el2, mdcr_el2, cptr_el2;
     uint64_t ich_hcr, ich_vmcr, ich_misr, ich_eisr, ich_elrsr, ich_ap0r0, ich_ap1r0;
@@ -64,7 +69,7 @@ enum core_exit {
 };
 
 /* Why pe_run() returned; irq: bit 0 kick, bit 1 timer output rose, bit 2 GIC maintenance, bit 3 (exact clock) WFI, with
- * the ticks until a timer's output rises in far, INT64_MAX if never. */
+ * the ticks until a timer's output rises in far, INT64_MAX if never; bit 4 PMU overflow rose. */
 struct pe_exit {
     uint32_t reason;
     uint32_t irq;

@@ -76,9 +76,9 @@ enum request {
     REQ_KICK = 1 << 0,  /* leave with IRQ_KICK */
     REQ_INVAL = 1 << 1, /* the invalidation queue is not empty */
     REQ_IRQ = 1 << 2,   /* a virtual interrupt is pending and unmasked: take it */
-    REQ_LEAVE = 1 << 3, /* a timer output rose, or GIC maintenance: leave with cpu->leave_irq */
+    REQ_LEAVE = 1 << 3, /* the output of a timer or the PMU rose, or GIC maintenance: leave with cpu->leave_irq */
 };
-enum { IRQ_KICK = 1, IRQ_TIMER = 2, IRQ_MAINTENANCE = 4, IRQ_IDLE = 8 };
+enum { IRQ_KICK = 1, IRQ_TIMER = 2, IRQ_MAINTENANCE = 4, IRQ_IDLE = 8, IRQ_PMU = 16 };
 
 /* A synchronous exception being taken; raised by raise_*(), consumed by exception_take(). */
 enum { TARGET_DEBUGGER = 3 };
@@ -141,6 +141,18 @@ struct debug {
     uint64_t break_slots[SLOT_WORDS];    /* slots of a page that may have a breakpoint */
 };
 
+/* What the PMU counts at this EL (pmu.c); all zero while it is off. */
+struct pmu {
+    bool is_on;        /* some counter may count at some EL */
+    bool steps;        /* it counts each load, store or branch: only the interpreter does */
+    bool excepted;     /* what is executed before the next instruction was not retired */
+    bool output_seen;  /* the output level that the caller knows */
+    uint32_t counters; /* bit per counter that counts at this EL */
+    uint64_t events;   /* the events of these counters, bit per enum pmu_event */
+    uint64_t last;     /* events of the instruction that is being executed */
+    uint64_t counted;  /* the cpu->icount up to which cycles and instructions are counted */
+};
+
 struct cpu {
     uint64_t x[NUM_X];        /* x[31]: the current SP; x[32] zero; x[33] sink */
     uint64_t nf, zf;          /* N = bit 63 of nf; Z = (zf == 0) */
@@ -181,6 +193,7 @@ struct cpu {
     struct debug debug;
     bool maintenance_enabled; /* the host takes the maintenance interrupt */
     uint32_t leave_irq;
+    struct pmu pmu;
     bool timer_seen[2]; /* output levels of CNTV and CNTP that the caller knows */
     const struct insn *jit_insn; /* for translated code and jit.c: the current instruction, */
     int64_t jit_count; /* the number of instructions executed, */

@@ -9,6 +9,7 @@
 
 #include "debug.h"
 #include "gic_cpuif.h"
+#include "pmu.h"
 #include "pstate.h"
 #include "raise.h"
 #include "regime.h"
@@ -106,7 +107,9 @@ static void enter_el1(struct cpu *cpu, unsigned vector) {
     if (!(sctlr & SCTLR_SPAN)) {
         cpu->pan = 1;
     }
+    pmu_event(cpu, PMU_EXC_TAKEN);
     cpu_set_el(cpu, 1, 1);
+    pmu_update_if_on(cpu);
     cpu->pc = (cpu->st.vbar_el1 & ~0x7ffull) + vector;
     irq_mask_changed(cpu);
 }
@@ -136,6 +139,7 @@ static bool keeps_btype(unsigned ec) {
 
 enum step exception_take(struct cpu *cpu, uint32_t insn) {
     const struct exception *exc = &cpu->exc;
+    pmu_exception(cpu, exc->ec == EC_SVC64 || exc->ec == EC_HVC64);
     cpu->btype = keeps_btype(exc->ec) ? cpu_btype(cpu) : 0;
     cpu->btype_at = BTYPE_ANY; /* until it is 0 or another one is set */
     if (exc->target_el >= 2) {
@@ -155,6 +159,7 @@ enum step exception_take(struct cpu *cpu, uint32_t insn) {
 
 enum step exception_irq(struct cpu *cpu) {
     unsigned pending = irq_pending(cpu);
+    pmu_exception(cpu, false);
     if (pending & PENDING_SERROR && !(cpu->daif & PSTATE_A)) {
         cpu->st.hcr_el2 &= ~HCR_VSE;
         cpu->st.esr_el1 = AS_FIELD(EC_SERROR, ESR_EC) | ESR_IL;
@@ -194,7 +199,9 @@ enum step exception_return(struct cpu *cpu, uint64_t target) {
     }
     cpu->excl_va = ~0ull;
     cpu->debug.step_iss = 0;
+    pmu_exception_return(cpu);
     cpu_set_pstate(cpu, spsr);
+    pmu_update_if_on(cpu);
     cpu->btype_at = (int64_t)(cpu->icount + 1) << 4;
     cpu->pc = branch_address(cpu, target);
     irq_mask_changed(cpu);

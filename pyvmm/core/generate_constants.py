@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from pyvmm.arch import debug, el1, esr, fp, gic, gpt, hcr, pas, pstate, stage1, stage2, timer
+from pyvmm.arch import debug, el1, esr, fp, gic, gpt, hcr, pas, pmu, pstate, stage1, stage2, timer
 from pyvmm.arch.bits import Register
 
 #: Prefix of the C names of a register's fields.
@@ -43,6 +43,9 @@ REGISTERS: Final[dict[str, type[Register]]] = {
     "FPSR": fp.FPSR,
     "VMCR": gic.ICH_VMCR_EL2,
     "MISR": gic.ICH_MISR_EL2,
+    "PMCR": pmu.PMCR_EL0,
+    "PMEVTYPER": pmu.PMEVTYPER_EL0,
+    "PMUSERENR": pmu.PMUSERENR_EL0,
 }
 
 #: C enumeration to the prefix of its members.
@@ -52,11 +55,16 @@ ENUMERATIONS: Final[dict[str, tuple[str, type[IntEnum]]]] = {
     "exception_class": ("EC", esr.ExceptionClass),
     "fault_status": ("FSC", esr.FaultStatus),
     "breakpoint_type": ("BT", debug.BreakpointType),
+    "pmu_event": ("PMU", pmu.PmuEvent),
 }
 
 NUMBERS: Final[dict[str, int]] = {
     "NUM_PAS": len(pas.Pas),
     "GRANULE_SHIFT": pas.GRANULE_SHIFT,
+    "NUM_EVENT_COUNTERS": pmu.NUM_EVENT_COUNTERS,
+    "CYCLE_COUNTER": pmu.CYCLE_COUNTER,
+    "PMU_COUNTERS": pmu.COUNTERS,
+    "PMU_EVENTS": pmu.event_mask(),
     "GPT_L0_SHIFT": gpt.L0_SHIFT,
     "GPT_L0_BLOCK": gpt.L0_BLOCK,
     "GPT_L0_TABLE": gpt.L0_TABLE,

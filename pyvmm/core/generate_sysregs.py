@@ -23,7 +23,7 @@ def row(reg: SysReg) -> str:
         f"read_{reg.name}" if reg.reader else "NULL",
         f"write_{reg.name}" if reg.writer else "NULL",
         f"{reg.feature.value if reg.feature else 0}",
-        f"{{{reg.pauth:#x}, {reg.bti:#x}}}",
+        f"{{{reg.pauth:#x}, {reg.bti:#x}, {reg.pmu:#x}}}",
     ]
     return f"    {{{', '.join(parts)}}}, /* {reg.name} */"
 

@@ -27,6 +27,7 @@
 #include "mem.h"
 #include "mmu.h"
 #include "pauth.h"
+#include "pmu.h"
 #include "pstate.h"
 #include "raise.h"
 #include "sysinsn.h"
@@ -65,9 +66,10 @@ static int64_t limit(const struct cpu *cpu) {
  * executed alone.  (It is late only after a run of more than NEAR instructions without any branch back.) */
 static int64_t next_poll(struct cpu *cpu, int64_t executed) {
     if (likely(cpu->machine->clock != CLOCK_EXACT)) {
-        return min64((int64_t)cpu->budget, executed + POLL_INTERVAL);
+        return min64((int64_t)cpu->budget, executed + min64(POLL_INTERVAL, pmu_left(cpu)));
     }
-    int64_t stop = executed + min64((int64_t)cpu->budget - executed, timer_instructions_left(cpu));
+    int64_t left = min64(timer_instructions_left(cpu), pmu_left(cpu));
+    int64_t stop = executed + min64((int64_t)cpu->budget - executed, left);
     cpu->is_near = stop - executed <= NEAR;
     return cpu->is_near ? executed + 1 : stop - NEAR;
 }
@@ -85,6 +87,9 @@ static void set_limit(struct cpu *cpu, int64_t executed) {
 static enum step poll(struct cpu *cpu) {
     if ((int64_t)cpu->icount << 4 >= cpu->poll_at) {
         timer_poll(cpu);
+    }
+    if (unlikely(cpu->pmu.is_on)) {
+        pmu_sync(cpu, cpu->icount);
     }
     uint32_t request = atomic_load_explicit(&cpu->request, memory_order_acquire);
     if (request & REQ_INVAL) {
@@ -159,6 +164,8 @@ static const struct insn *enter_step(struct cpu *cpu, const struct insn *i) {
     return cpu->ops + slot;
 }
 
+static struct jit_exit count_run(struct cpu *cpu, const struct insn *i, int64_t count);
+
 void interp_run(struct cpu *cpu) { /* NOLINT(readability-function-size): the labels share its variables */
 #define LABEL(op, call) &&do_##op,
     /* clang-format off: && is no operator here */
@@ -175,6 +182,7 @@ void interp_run(struct cpu *cpu) { /* NOLINT(readability-function-size): the lab
     intptr_t skew = 0;
     int64_t executed = 0;
     enum step step;
+    struct jit_exit exit;
     set_limit(cpu, 0);
 
 resume: /* at cpu->pc, with `executed` instructions done */
@@ -183,6 +191,7 @@ resume: /* at cpu->pc, with `executed` instructions done */
         cpu_select(cpu); /* after the step page */
     }
     cpu->icount = (uint64_t)executed;
+    pmu_resume(cpu);
     if (unlikely(cpu->debug.armed) && !debug_resume(cpu, (uint64_t)executed)) {
         step = exception_take(cpu, 0);
         goto go_on;
@@ -204,6 +213,10 @@ resume: /* at cpu->pc, with `executed` instructions done */
         goto go_on;
     }
     skew = (intptr_t)((uint64_t)executed << 4) - (intptr_t)i;
+    if (unlikely(cpu->pmu.steps)) {
+        exit = count_run(cpu, i, skew + (intptr_t)i);
+        goto left;
+    }
     DISPATCH;
 
 #define PLAIN(op, call)                                                                                               \
@@ -301,18 +314,17 @@ do_HEAT: /* the head of a block, until it is hot */
     }
 
 do_JIT:
-    { /* fall through */
-        struct jit_exit exit = jit_run(cpu, i, skew + (intptr_t)i);
-        i = exit.insn;
-        skew = cpu->jit_count - (intptr_t)i;
-        switch (exit.status) {
-        case JIT_GO: DISPATCH;
-        case JIT_POLL: goto check;
-        case JIT_EXECUTE: goto *label[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
-        case JIT_FAULT: goto fault;
-        case JIT_SYSTEM: step = cpu->jit_step; goto system;
-        default: goto differs;
-        }
+    exit = jit_run(cpu, i, skew + (intptr_t)i); /* fall through */
+left:
+    i = exit.insn;
+    skew = cpu->jit_count - (intptr_t)i;
+    switch (exit.status) {
+    case JIT_GO: DISPATCH;
+    case JIT_POLL: goto check;
+    case JIT_EXECUTE: goto *label[jit_op(cpu->ops, (unsigned)(i - cpu->ops))];
+    case JIT_FAULT: goto fault;
+    case JIT_SYSTEM: step = cpu->jit_step; goto system;
+    default: goto differs;
     }
 
 do_STEPPED: /* the slot after the stepped instruction */
@@ -321,6 +333,7 @@ do_STEPPED: /* the slot after the stepped instruction */
 fp_trap:
     raise_exception(cpu, cpu->fp_trap, EC_FP_ACCESS, ISS_COND_ALWAYS);
 fault: /* the instruction at i only raised an exception */
+    cpu->pmu.last = 0;
     cpu->pc = insn_va(cpu, i);
     cpu->icount = (uint64_t)EXECUTED;
     step = STEP_FAULT;
@@ -328,7 +341,7 @@ system:
     executed = EXECUTED + 1;
     if (likely(step == STEP_NEXT)) {
         i++;
-        if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed))) {
+        if (unlikely(atomic_load_explicit(&cpu->request, memory_order_relaxed) || cpu->pmu.steps)) {
             goto check;
         }
         DISPATCH;
@@ -393,5 +406,59 @@ A64_OPS(FUNCTION, FUNCTION_FAULTS, FUNCTION_BRANCH, FUNCTION_BRANCH, FUNCTION_SY
 #define INFO_FP_FAULTS(op, call) [OP_##op] = {KIND_FAULTS | KIND_FP, {.act = act_##op}},
 const struct op_info op_infos[NUM_OPS] = {
     A64_OPS(INFO, INFO_FAULTS, INFO_BRANCH, INFO_INDIRECT, INFO_SYS, INFO_FP, INFO_FP_FAULTS)};
+
+/* ---- while each instruction is counted (pmu.h) ---- */
+
+static struct jit_exit counted(struct cpu *cpu, const struct insn *i, int64_t count, enum jit_status status) {
+    cpu->jit_count = count;
+    return (struct jit_exit){.insn = i, .status = status};
+}
+
+/* The op to execute at `i`.  A breakpoint that is hit, and what is no instruction, keep their own op. */
+static uint16_t op_to_count(struct cpu *cpu, const struct insn *i) {
+    if (i->op == OP_REFETCH) {
+        return OP_REFETCH; /* it is in no page */
+    }
+    unsigned slot = (unsigned)(i - cpu->ops);
+    if (i->op == OP_DECODE) {
+        decode_slot(cpu, cpu->ops, slot);
+    }
+    if (i->op == OP_DEBUG && !debug_break(cpu, insn_va(cpu, i))) {
+        return decode_marked_slot(cpu, cpu->ops, slot);
+    }
+    return jit_op(cpu->ops, slot);
+}
+
+/* Execute and count instructions, up to one for which interp_run() is needed. */
+static struct jit_exit count_run(struct cpu *cpu, const struct insn *i, int64_t count) {
+    for (;;) {
+        uint16_t op = op_to_count(cpu, i);
+        const struct op_info *info = &op_infos[op];
+        if (op == OP_REFETCH) {
+            return counted(cpu, i, count, JIT_POLL);
+        }
+        if (op == OP_NEXT_PAGE) {
+            i = branch_to(cpu, cpu->page_va + GRANULE_SIZE);
+            continue;
+        }
+        if (op <= OP_JIT || (info->kind & KIND_FP && cpu->fp_trap) || info->kind == KIND_SYS) {
+            return counted(cpu, i, count, JIT_EXECUTE);
+        }
+        pmu_step(cpu, code_word(cpu->ops, (unsigned)(i - cpu->ops)));
+        bool branches = info->kind == KIND_BRANCH || info->kind == KIND_INDIRECT;
+        const struct insn *next = branches ? info->branch(cpu, i) : info->act(cpu, i) ? i + 1 : NULL;
+        if (!next) {
+            return counted(cpu, i, count, JIT_FAULT);
+        }
+        count += COUNT_ONE;
+        if (info->kind == KIND_INDIRECT) {
+            cpu->btype_at = count;
+        }
+        if (branches && next <= i && count >= limit(cpu)) {
+            return counted(cpu, next, count, JIT_POLL);
+        }
+        i = next;
+    }
+}
 
 #include "gen/emit.h"

@@ -24,6 +24,7 @@
 #include "inval_serve.h"
 #include "mmu.h"
 #include "pauth.h"
+#include "pmu.h"
 #include "pstate.h"
 #include "sysreg.h"
 #include "timer.h"
@@ -340,6 +341,7 @@ void pe_reset_state(struct pe_state *state) {
     state->vmpidr_el2 = MPIDR_RES1;
     state->cntkctl_el1 = 0;
     state->cnthctl_el2 = CNTHCTL_EL1PCTEN | CNTHCTL_EL1PCEN;
+    state->mdcr_el2 = NUM_EVENT_COUNTERS; /* HPMN: EL1 may use all counters */
     gic_reset(state);
     state->security = PAS_NS;
     state->oslsr_el1 = 0;
@@ -426,11 +428,13 @@ void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64
     cpu_enter_guest(cpu);
     load_state(cpu, state);
     timer_enter(cpu);
+    pmu_enter(cpu);
     irq_update(cpu);
     uint32_t host_fp = fp_host_enter();
     interp_run(cpu);
     fp_host_leave(host_fp);
     timer_poll(cpu);
+    pmu_leave(cpu);
     cpu_leave_guest(cpu);
     atomic_fetch_and(&cpu->request, ~(uint32_t)(REQ_LEAVE | REQ_IRQ));
     store_state(cpu, state);

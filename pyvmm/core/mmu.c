@@ -12,6 +12,7 @@
 #include "code.h"
 #include "debug.h"
 #include "guest.h"
+#include "pmu.h"
 #include "raise.h"
 #include "regime.h"
 #include "tlb.h"
@@ -167,6 +168,7 @@ static bool translate_cached(struct cpu *cpu, const struct walk *w, struct resul
         note_piece(cpu, w->va, e->block_shift);
         return true;
     }
+    pmu_event(cpu, w->access == ACCESS_FETCH ? PMU_ITLB_WALK : PMU_DTLB_WALK);
     if (!translate(cpu, w, r)) {
         return false;
     }
@@ -213,6 +215,7 @@ uint8_t *mmu_fill(struct cpu *cpu, uint64_t va, enum alignment alignment, enum a
     if (!translate_cached(cpu, &w, &r)) {
         return NULL;
     }
+    pmu_event(cpu, PMU_L1D_TLB_REFILL);
     /* an entry is used without alignment checks */
     if (!r.t.device && !(cpu->st.sctlr_el1 & SCTLR_A)) {
         tlb_install(cpu, va, index, &r);
@@ -232,6 +235,7 @@ struct insn *mmu_fetch(struct cpu *cpu, uint64_t va) {
     if (!translate_cached(cpu, &w, &r)) {
         return NULL;
     }
+    pmu_event(cpu, PMU_L1I_TLB_REFILL);
     struct insn *ops = code_page(cpu, r.t.pas, r.t.pa);
     struct fetch_entry *e = &cpu->fetches[cpu->el][tlb_slot(va)];
     e->tag = va & PAGE_MASK;

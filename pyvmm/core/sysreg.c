@@ -11,6 +11,7 @@
 #include "debug.h"
 #include "gic_cpuif.h"
 #include "pauth.h"
+#include "pmu.h"
 #include "pstate.h"
 #include "raise.h"
 #include "timer.h"
@@ -26,12 +27,13 @@ struct sysreg_row {
     uint64_t (*read)(struct cpu *cpu);
     enum step (*write)(struct cpu *cpu, uint64_t value); /* the value is already masked */
     uint8_t features; /* enum feature: features that the register requires */
-    uint64_t optional[2]; /* bits of mask, or of fixed, by the number of their feature */
+    uint64_t optional[3]; /* bits of mask, or of fixed, by the number of their feature */
 };
 
 #include "gen/sysregs.h"
 
 #include "sysreg_functions.c.inc"
+#include "sysreg_pmu.c.inc"
 
 static const struct sysreg_row *find_row(uint32_t encoding, uint32_t features) {
     unsigned slot = encoding >> 15 & 1 ? sysreg_slots[encoding & 0x7fff] : 0;
@@ -40,7 +42,8 @@ static const struct sysreg_row *find_row(uint32_t encoding, uint32_t features) {
 }
 
 static uint64_t optional_bits(const struct sysreg_row *row, uint32_t features) {
-    return (features & FEATURE_PAUTH ? row->optional[0] : 0) | (features & FEATURE_BTI ? row->optional[1] : 0);
+    return (features & FEATURE_PAUTH ? row->optional[0] : 0) | (features & FEATURE_BTI ? row->optional[1] : 0) |
+           (features & FEATURE_PMU ? row->optional[2] : 0);
 }
 
 static uint64_t *storage_of(struct cpu *cpu, const struct sysreg_row *row) {
@@ -75,6 +78,24 @@ static unsigned timer_trap_el(const struct cpu *cpu, enum sysreg_trap trap) {
     return 0;
 }
 
+/* What lets EL0 access a register of the PMU: bits of PMUSERENR_EL0. */
+static uint64_t pmu_el0_enables(enum sysreg_trap trap, bool read) {
+    switch (trap) {
+    case TRAP_PMU_SWINC: return PMUSERENR_EN | PMUSERENR_SW;
+    case TRAP_PMU_SELECT: return PMUSERENR_EN | PMUSERENR_ER;
+    case TRAP_PMU_CYCLES: return PMUSERENR_EN | (read ? PMUSERENR_CR : 0);
+    case TRAP_PMU_COUNTER: return PMUSERENR_EN | (read ? PMUSERENR_ER : 0);
+    default: return PMUSERENR_EN;
+    }
+}
+
+static unsigned pmu_trap_el(const struct cpu *cpu, enum sysreg_trap trap, bool read) {
+    if (cpu->el == 0 && trap != TRAP_PMU_USER && !(cpu->st.pmuserenr & pmu_el0_enables(trap, read))) {
+        return 1;
+    }
+    return cpu->st.mdcr_el2 & (MDCR_TPM | (trap == TRAP_PMU_CONTROL ? MDCR_TPMCR : 0)) ? 2 : 0;
+}
+
 /* Controls by one bit of an EL2 register. */
 static bool traps_to_el2(const struct cpu *cpu, enum sysreg_trap trap, bool read) {
     uint64_t hcr = cpu->st.hcr_el2, mdcr = cpu->st.mdcr_el2, ich = cpu->st.ich_hcr;
@@ -106,6 +127,9 @@ static unsigned trap_el(const struct cpu *cpu, enum sysreg_trap trap, bool read)
     }
     if (trap >= TRAP_CNTFRQ && trap <= TRAP_CNTP) {
         return timer_trap_el(cpu, trap);
+    }
+    if (trap >= TRAP_PMU && trap <= TRAP_PMU_USER) {
+        return pmu_trap_el(cpu, trap, read);
     }
     if (cpu->el == 0 && ((trap == TRAP_CTR && !(cpu->st.sctlr_el1 & SCTLR_UCT)) ||
                          (trap == TRAP_DAIF && !(cpu->st.sctlr_el1 & SCTLR_UMA)) ||
@@ -155,7 +179,7 @@ static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, uns
     }
     unsigned el = trap_el(cpu, row->trap, read);
     if (!el) {
-        return STEP_NEXT;
+        return is_absent_counter(cpu, row->encoding) ? undefined(cpu) : STEP_NEXT;
     }
     raise_sysreg(cpu, el, row->encoding, rt, read);
     return STEP_FAULT;

@@ -118,6 +118,7 @@ class GuestConfig:
     entry: int
     args: tuple[int, int, int, int] = (0, 0, 0, 0)  # x0..x3 of the boot vCPU
     backed_size: int | None = None  # of the RAM with memory; None: all; less only to measure
+    num_counters: int = 0  # event counters of the PMU; 0: no PMU
     stolen_time: int | None = None  # address of a normal VM's stolen time (IPA); None: absent
     roms: Sequence[RomRegion] = ()  # of a normal VM
 

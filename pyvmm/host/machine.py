@@ -35,6 +35,9 @@ class Machine(machine.Machine, Protocol):
     ) -> None:
         """Set numbers of a context; ValueError if there are no such."""
 
+    def id_register(self, op0: int, op1: int, crn: int, crm: int, op2: int, /) -> int:
+        """Read an ID register."""
+
     def memfd(self, pas: Pas, /) -> int:
         """Return the file of the memory of a PAS; its offsets begin at the start of DRAM."""
 

@@ -22,11 +22,12 @@ from pyvmm.arch.esr import (
     ExceptionClass,
     FaultStatus,
     ipa_of,
+    is_id_register,
     sysreg_key,
 )
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
-from pyvmm.arch.hcr import HCR_EL2
+from pyvmm.arch.hcr import HCR_EL2, MDCR_EL2, MDCR_NO_PMU
 from pyvmm.arch.machine import GuestRegisters, PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.pstate import EL1H_MASKED
@@ -47,14 +48,20 @@ from pyvmm.host.rom import RomMemory
 from pyvmm.host.stage2 import Stage2
 from pyvmm.host.stolen_time import StolenTime
 from pyvmm.host.turns import Turns, make_vcpus
-from pyvmm.host.vcpu import TimerLines, VcpuGuest
+from pyvmm.host.vcpu import PmuLine, TimerLines, VcpuGuest
 from pyvmm.host.vcpu_state import LastExit
 from pyvmm.host.vgic import NO_LRS, Vgic
 
+XZR: Final = 31
 BUDGET: Final = 1 << 40  # instructions; practically unlimited
 
 #: Stage 2 on; interrupts, SErrors and SMCs come to EL2; EL1 is AArch64, and may use PAuth.
 HCR: Final = int(HCR_EL2.of(VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, TSC=1, RW=1, APK=1, API=1, FWB=1))
+
+#: Without performance monitors, their ID field is hidden.
+HCR_NO_PMU: Final = HCR | HCR_EL2.TID3.mask
+DFR0: Final = sysreg_key(3, 0, 0, 5, 0)
+DFR0_PMU: Final = 0xF << 8  # PMUVer
 
 HCR_VSE: Final = HCR_EL2.VSE.mask
 #: A device access: a translation fault (any level) of an access that the syndrome describes.
@@ -75,7 +82,7 @@ HOST_REGISTERS: Final = frozenset(
     {
         *("hcr_el2", "vtcr_el2", "vttbr_el2", "vmpidr_el2", "vpidr_el2", "cnthctl_el2"),
         *("mdcr_el2", "cptr_el2", "ich_hcr", "ich_lr", "ich_misr", "ich_eisr", "ich_elrsr"),
-        *("cntvoff_el2", "security"),
+        *("cntvoff_el2", "security", "pmu_overflow"),
         *("excl_va", "excl_size", "excl_value"),  # the exclusive monitor may be lost at any time
     }
 )
@@ -122,6 +129,7 @@ class NormalVm(VcpuGuest):
         self._stolen_time = self._new_stolen_time() if turns is None else None
         self._psci = Psci(self._vcpus, config.num_cpus, self._prepare, self._stolen_time)
         self._timers = [TimerLines(vgic, cpu) for cpu in range(config.num_cpus)]
+        self._pmus = [PmuLine(vgic, cpu) for cpu in range(config.num_cpus)]
         self._debug: NormalDebug | None = None
         self._contexts = [self._new_context(cpu) for cpu in range(config.num_cpus)]
 
@@ -258,7 +266,9 @@ class NormalVm(VcpuGuest):
     def _new_context(self, cpu: int) -> PeContext:
         context = self._machine.new_context()
         context.security = Pas.NS
-        context.hcr_el2 = HCR
+        num_counters = self._config.num_counters
+        context.hcr_el2 = HCR if num_counters else HCR_NO_PMU
+        context.mdcr_el2 = MDCR_EL2.of(HPMN=num_counters) if num_counters else MDCR_NO_PMU
         context.vtcr_el2 = self._stage2.vtcr
         context.vttbr_el2 = self._stage2.vttbr
         context.vmpidr_el2 = mpidr_of(cpu)
@@ -287,6 +297,7 @@ class NormalVm(VcpuGuest):
         vgic, running, timers = self._vgic, self._vcpus.running, self._timers[cpu]
         pe, exits, debug = self._machine.pe(cpu), self._vcpus.exits[cpu], self._debug
         stolen_time = self._stolen_time
+        pmu = self._pmus[cpu] if self._config.num_counters else None
         loaded: list[int] | None = None
         while running[cpu]:
             context = self._contexts[cpu]  # CPU_ON may precede the parking of this thread
@@ -299,6 +310,8 @@ class NormalVm(VcpuGuest):
             exit_ = pe.run(context, BUDGET)
             vgic.sync_lrs(cpu, context.ich_lr, context.ich_hcr)
             timers.sample(context.cntv_ctl, context.cntp_ctl)
+            if pmu is not None:
+                pmu.sample(context.pmu_overflow)
             if stolen_time is not None:
                 stolen_time.update(cpu)
             reason = exit_.reason
@@ -377,13 +390,22 @@ class NormalVm(VcpuGuest):
         return MMIO
 
     def _handle_sysreg(self, cpu: int, context: PeContext, esr: int) -> None:
-        """Send an SGI; any other trapped register does not exist."""
-        if esr & SYSREG_MASK not in SGI_REGISTERS or esr & ESR_SYSREG.READ.mask:
+        """Read an ID register or send an SGI; any other trapped register does not exist."""
+        key, register = esr & SYSREG_MASK, ESR_SYSREG.RT.decode(esr)
+        if esr & ESR_SYSREG.READ.mask and is_id_register(key):
+            if register != XZR:
+                context.x[register] = self._id_register(ESR_SYSREG(esr))
+        elif key in SGI_REGISTERS and not esr & ESR_SYSREG.READ.mask:
+            self._vgic.send_sgi(cpu, context.x[register] if register != XZR else 0)
+        else:
             inject.undefined(context)
             return
-        register = ESR_SYSREG.RT.decode(esr)
-        self._vgic.send_sgi(cpu, context.x[register] if register != 31 else 0)
         inject.skip(context)
+
+    def _id_register(self, esr: ESR_SYSREG) -> int:
+        """Return an ID register of a guest without performance monitors."""
+        value = self._machine.id_register(esr.OP0, esr.OP1, esr.CRN, esr.CRM, esr.OP2)
+        return value & ~DFR0_PMU if esr & SYSREG_MASK == DFR0 else value
 
 
 def extend(value: int, size: int, esr: int) -> int:

@@ -19,6 +19,7 @@ from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import (
     REC_CREATE_NUM_GPRS,
     RPV_SIZE,
+    RealmFlags,
     RealmParams,
     RecCreateFlags,
     RecParams,
@@ -215,8 +216,14 @@ class Realm(VcpuGuest):
     # --- building -------------------------------------------------------------------------
 
     def _check_rmm(self) -> None:
-        if self.geometry.ipa_bits > self._rmi.begin():
+        ipa_bits, num_counters = self._rmi.begin()
+        if self.geometry.ipa_bits > ipa_bits:
             raise MemoryError(f"the RMM cannot give a realm {self.geometry.ipa_bits} IPA bits")
+        if self._config.num_counters > num_counters:
+            raise UserError(
+                f"the RMM gives a realm {num_counters} PMU counters, not"
+                f" {self._config.num_counters}: give fewer with --pmu-counters, or omit --pmu"
+            )
 
     def _create(self) -> None:
         tables = self._delegate_range(self.geometry.num_start_tables)
@@ -225,6 +232,8 @@ class Realm(VcpuGuest):
             s2sz=self.geometry.ipa_bits,
             num_bps=NUM_BREAKPOINTS,
             num_wps=NUM_WATCHPOINTS,
+            flags=RealmFlags.PMU if self._config.num_counters else 0,
+            pmu_num_ctrs=self._config.num_counters,
             hash_algo=self._rmi.hashes[self._options.measurement_algo],
             rpv=self._options.personalization.ljust(RPV_SIZE, b"\0"),
             rtt_base=tables,

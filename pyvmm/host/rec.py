@@ -31,7 +31,7 @@ from pyvmm.host.debug import STOP_KINDS, DebugPort, Stop
 from pyvmm.host.guest import Bus, ExitKind, Outcome
 from pyvmm.host.realm_memory import RealmMemory
 from pyvmm.host.rmi import Rmi, RmiFailed
-from pyvmm.host.vcpu import TimerLines, Vcpus
+from pyvmm.host.vcpu import PmuLine, TimerLines, Vcpus
 from pyvmm.host.vgic import NO_LRS, Vgic
 
 NUM_GPRS: Final = 31
@@ -51,6 +51,7 @@ EXIT_HCR: Final = EXIT + RecExit.gicv3_hcr.offset // 8
 EXIT_LRS: Final = EXIT + RecExit.gicv3_lrs.offset // 8
 EXIT_CNTP_CTL: Final = EXIT + RecExit.cntp_ctl.offset // 8
 EXIT_CNTV_CTL: Final = EXIT + RecExit.cntv_ctl.offset // 8
+EXIT_PMU: Final = EXIT + RecExit.pmu_ovf_status.offset // 8
 EXIT_RIPAS_BASE: Final = EXIT + RecExit.ripas_base.offset // 8
 EXIT_RIPAS_TOP: Final = EXIT + RecExit.ripas_top.offset // 8
 EXIT_RIPAS_VALUE: Final = EXIT + RecExit.ripas_value.offset // 8
@@ -121,6 +122,7 @@ class Rec:
         self._exits = vcpus.exits[cpu]
         self._last = vcpus.last_exits[cpu]
         self._timers = TimerLines(vgic, cpu)
+        self._pmu = PmuLine(vgic, cpu)
         self._alias = alias
         self._find_rec = find_rec
         self._debug = debug
@@ -171,6 +173,7 @@ class Rec:
                 continue
             vgic.sync_lrs(cpu, self._exit_lrs, words[EXIT_HCR])
             self._timers.sample(words[EXIT_CNTV_CTL], words[EXIT_CNTP_CTL])
+            self._pmu.sample(words[EXIT_PMU])
             self._has_left = False
             words[ENTER_FLAGS] = self._handle_exit(words)
 

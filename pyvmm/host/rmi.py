@@ -103,8 +103,8 @@ class Rmi(ABC):
     # --- what differs -----------------------------------------------------------------------
 
     @abstractmethod
-    def begin(self) -> int:
-        """Choose the revision; return the width in bits of the widest IPA space."""
+    def begin(self) -> tuple[int, int]:
+        """Choose the revision; return the width of the widest IPA space, and the PMU counters."""
 
     @abstractmethod
     def delegate(self, pe: int, pa: int, count: int = 1) -> None:

@@ -47,11 +47,12 @@ class Rmi10(Rmi):
         self._vmid = vmid
         self._aux: dict[int, list[int]] = {}  # auxiliary granules by REC
 
-    def begin(self) -> int:
-        """Choose the revision; return the width in bits of the widest IPA space."""
+    def begin(self) -> tuple[int, int]:
+        """Choose the revision; return the width of the widest IPA space, and the PMU counters."""
         self.call(0, RmiFid.RMI_VERSION, VERSION_1_0)
         raw, *_ = self.call(0, RmiFid.RMI_FEATURES, 0)
-        return RmiFeatureRegister0(raw).S2SZ
+        features = RmiFeatureRegister0(raw)
+        return features.S2SZ, features.PMU_NUM_CTRS
 
     def delegate(self, pe: int, pa: int, count: int = 1) -> None:
         """Delegate granules in a row to the Realm world, all of them or none."""

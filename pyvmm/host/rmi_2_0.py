@@ -61,15 +61,16 @@ class Rmi20(Rmi):
         "sha512": HashAlgorithm.SHA_512,
     }
 
-    def begin(self) -> int:
-        """Choose the revision, and activate the RMM; return the width of the widest IPA space."""
+    def begin(self) -> tuple[int, int]:
+        """Choose the revision, and activate the RMM; return the IPA width and the PMU counters."""
         self.call(0, RmiFid.RMI_VERSION, VERSION_2_0)
         state, *_ = self.call(0, Rmi2Fid.RMI_RMM_STATE_GET)
         if state == RmmState.INIT:
             self.call_with_page(bytes(RmmConfig()), Rmi2Fid.RMI_RMM_CONFIG_SET)
             self.execute(Rmi2Fid.RMI_RMM_ACTIVATE)
         raw, *_ = self.call(0, RmiFid.RMI_FEATURES, 0)
-        return Features0(raw).S2SZ
+        features = Features0(raw)
+        return features.S2SZ, features.PMU_NUM_CTRS
 
     # --- ranges -----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from operator import ge
 from threading import Condition, Thread
 
-from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_VIRTUAL_TIMER
+from pyvmm.arch.gic import PPI_PHYSICAL_TIMER, PPI_PMU, PPI_VIRTUAL_TIMER
 from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.system import start_thread
 from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
@@ -45,6 +45,23 @@ class TimerLines:
         if is_up != self._is_physical_up:
             self._is_physical_up = is_up
             self._vgic.set_ppi(self._cpu, PPI_PHYSICAL_TIMER, is_up)
+
+
+class PmuLine:
+    """The wire from one vCPU's performance monitors to its interrupt controller."""
+
+    __slots__ = ("_cpu", "_level", "_vgic")
+
+    def __init__(self, vgic: Vgic, cpu: int) -> None:
+        self._vgic = vgic
+        self._cpu = cpu
+        self._level = 0
+
+    def sample(self, level: int) -> None:
+        """Drive the wire to the level at the exit."""
+        if level != self._level:
+            self._level = level
+            self._vgic.set_ppi(self._cpu, PPI_PMU, bool(level))
 
 
 class Vcpus:

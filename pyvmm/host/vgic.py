@@ -39,6 +39,7 @@ from pyvmm.arch.gic import (
     NUM_PRIVATE,
     NUM_SGIS,
     PPI_PHYSICAL_TIMER,
+    PPI_PMU,
     PPI_VIRTUAL_TIMER,
     PRIORITY_MASK,
     SGI_AFF1_SHIFT,
@@ -55,7 +56,7 @@ from pyvmm.arch.saved import State, StateError, bits, items, number, part
 DEFAULT_NUM_SPIS = 128
 _BANK_BITS = ("active", "edge", "enabled", "group1", "latch", "line")
 _BANK_SIZE = 128  # bytes, for all INTIDs up to 1019
-_TIMER_LINES = 1 << PPI_VIRTUAL_TIMER | 1 << PPI_PHYSICAL_TIMER
+_PE_LINES = 1 << PPI_VIRTUAL_TIMER | 1 << PPI_PHYSICAL_TIMER | 1 << PPI_PMU
 PRIVATE_MASK = (1 << NUM_PRIVATE) - 1
 SGI_MASK = (1 << NUM_SGIS) - 1
 FIRST_LPI_BIT = 1024
@@ -217,7 +218,7 @@ class Vgic:
             }
 
     def load(self, state: State) -> None:
-        """Set the state; the wires of the timers are driven again at the next exit of each vCPU.
+        """Set the state; timers and PMU drive their wires again at the next exit of each vCPU.
 
         Raises:
             StateError: it is not the state of such a controller.
@@ -229,7 +230,7 @@ class Vgic:
         for cpu, each in zip(self.cpus, items(state, "cpus", len(self.cpus)), strict=True):
             saved = part({"cpu": each}, "cpu")
             cpu.private.load(part(saved, "private"))
-            cpu.private.line &= ~_TIMER_LINES
+            cpu.private.line &= ~_PE_LINES
             cpu.spis = bits(saved, "spis") & self.spis.implemented
             cpu.held = bits(saved, "held") & (self.spis.implemented | PRIVATE_MASK)
 

@@ -12,6 +12,7 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.islet import METADATA_SIZE
 from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pmu import NUM_EVENT_COUNTERS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.system import MAX_SOCKET_PATH
 from pyvmm.arch.user_file import read_file
@@ -135,6 +136,17 @@ def parse_num_cpus(text: str) -> int:
     """
     if not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_CPUS:
         raise UserError(f"-c {text}: give 1 to {MAX_CPUS} CPUs")
+    return int(text)
+
+
+def parse_num_counters(text: str) -> int:
+    """Read a number of event counters.
+
+    Raises:
+        UserError: the text is not a number, or the number is out of range.
+    """
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= NUM_EVENT_COUNTERS:
+        raise UserError(f"--pmu-counters {text}: give 1 to {NUM_EVENT_COUNTERS} counters")
     return int(text)
 
 

@@ -12,6 +12,7 @@ from typing import Final
 from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import KINDS
+from pyvmm.arch.pmu import NUM_EVENT_COUNTERS
 from pyvmm.arch.rmi2 import REVISIONS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.devices.net_user import PortForward
@@ -28,6 +29,7 @@ from pyvmm.vm.option_values import (
     parse_cpu_features,
     parse_disks,
     parse_gdb,
+    parse_num_counters,
     parse_num_cpus,
     parse_personalization,
     parse_planned_ram_size,
@@ -118,9 +120,18 @@ class VmOptions:
     cpu_features: Feature = option(
         DEFAULT_FEATURES,
         "--cpu-features",
-        "add and remove CPU features: pauth, bti  [default: +pauth,+bti]",
+        "add and remove CPU features: pauth, bti, pmu  [default: +pauth,+bti,+pmu]",
         read=parse_cpu_features,
         metavar="+NAME|-NAME,...",
+    )
+    has_pmu: bool = switch(False, "--pmu", "performance monitors; measured")
+    num_counters: int = option(
+        NUM_EVENT_COUNTERS,
+        "--pmu-counters",
+        "event counters of the performance monitors; measured",
+        read=parse_num_counters,
+        metavar="N",
+        default_text=str(NUM_EVENT_COUNTERS),
     )
     engine: Engine | None = option(
         None,
@@ -445,6 +456,8 @@ def read_options(asked: Mapping[str, object], *, is_run: bool) -> VmOptions:
     _check_revision(options)
     if options.volumes and not options.has_agent:
         raise UserError("--volume requires the agent, which mounts it: omit --no-agent")
+    if options.has_pmu and Feature.PMU not in options.cpu_features:
+        raise UserError("--pmu requires the CPU feature pmu: omit -pmu of --cpu-features")
     return options
 
 
@@ -454,6 +467,8 @@ def _check_revision(options: VmOptions) -> None:
         raise UserError("--measurement-algo sha384 is for RMI 2.0: add --rmi 2.0")
     if options.token_profile == "g0" and options.rmi == "2.0":  # noqa: S105  not a password
         raise UserError("--token-profile g0 is older than --rmi 2.0: choose g2 or g2b, or omit it")
+    if options.has_pmu and options.rmi == "2.0":
+        raise UserError("--pmu is for RMI 1.0: omit --rmi 2.0")
 
 
 def _check_together(given: Collection[str], *, is_run: bool) -> None:
@@ -467,6 +482,8 @@ def _check_together(given: Collection[str], *, is_run: bool) -> None:
         raise UserError("--balloon is not for realms: the host cannot take memory from a realm")
     if "wants_hes" in given and ("token_profile" in given or "hes_directory" in given):
         raise UserError("--no-hes excludes --token-profile and --hes-dir: omit it, or them")
+    if "num_counters" in given and "has_pmu" not in given:
+        raise UserError("--pmu-counters requires --pmu: add --pmu")
     if "waits_for_gdb" in given and "gdb" not in given:
         raise UserError("--gdb-wait requires --gdb: add --gdb PORT or --gdb SOCKET")
     if "persists" in given and "image" not in given:

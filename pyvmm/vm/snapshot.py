@@ -27,13 +27,14 @@ import zstandard
 from pyvmm import __version__
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.pas import GRANULE_SIZE
+from pyvmm.arch.pmu import NUM_EVENT_COUNTERS
 from pyvmm.arch.saved import State, StateError
 from pyvmm.arch.sysregs import Feature
 from pyvmm.vm import memory_map
 from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions
 
-VERSION: Final = 1
+VERSION: Final = 2
 _MAGIC: Final = b"pyvmm snapshot\r\n"
 _preface = Struct("<16sIIQQ32s")  # magic, version, 0, place and size of the header, its SHA-256
 _PIECE: Final = 1 << 20
@@ -65,6 +66,7 @@ class SavedOptions(msgspec.Struct, frozen=True):
     has_agent: bool
     has_power_button: bool
     has_watchdog: bool
+    num_counters: int  # of the PMU; 0: no PMU
 
     @classmethod
     def of(cls, options: VmOptions) -> "SavedOptions":
@@ -98,6 +100,7 @@ class SavedOptions(msgspec.Struct, frozen=True):
             options.has_agent,
             options.has_power_button,
             options.has_watchdog,
+            options.num_counters if options.has_pmu else 0,
         )
 
     def apply(self, options: VmOptions, disks: tuple[DiskOptions, ...]) -> VmOptions:
@@ -106,6 +109,8 @@ class SavedOptions(msgspec.Struct, frozen=True):
         is_size &= memory_map.MIN_RAM_SIZE <= self.ram_size <= memory_map.MAX_RAM_SIZE
         if not is_size or not 1 <= self.num_cpus <= memory_map.MAX_CPUS:
             raise StateError(f"{self.num_cpus} CPUs and {self.ram_size} bytes of RAM")
+        if not 0 <= self.num_counters <= NUM_EVENT_COUNTERS:
+            raise StateError(f"{self.num_counters} PMU counters")
         known = sum(feature.value for feature in Feature)
         if self.console not in {"serial", "virtio"} or self.cpu_features & ~known:
             raise StateError(f"console {self.console}, CPU features {self.cpu_features:#x}")
@@ -122,6 +127,8 @@ class SavedOptions(msgspec.Struct, frozen=True):
             wants_agent=self.has_agent,
             wants_power_button=self.has_power_button,
             has_watchdog=self.has_watchdog,
+            has_pmu=self.num_counters > 0,
+            num_counters=self.num_counters or NUM_EVENT_COUNTERS,
         )
 
 

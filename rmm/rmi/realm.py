@@ -22,7 +22,7 @@ from rmm.sealing import matches_realm
 
 _MIN_S2SZ = 32
 _PA_RANGE_44_BITS = 4  # required for a start level of 0
-_UNSUPPORTED_FLAGS = RealmFlags.LPA2 | RealmFlags.SVE | RealmFlags.PMU
+_UNSUPPORTED_FLAGS = RealmFlags.LPA2 | RealmFlags.SVE
 _HASHES = frozenset({HashAlgorithm.SHA_256, HashAlgorithm.SHA_512})
 
 
@@ -84,6 +84,7 @@ def is_supported(limits: Limits, params: RealmParams, hashes: Collection[int]) -
         and not params.flags & _UNSUPPORTED_FLAGS
         and 0 < params.num_bps <= limits.num_bps
         and 0 < params.num_wps <= limits.num_wps
+        and (not params.flags & RealmFlags.PMU or 0 < params.pmu_num_ctrs <= limits.num_counters)
         and params.hash_algo in hashes
         and _is_legal_geometry(limits, params)
     )

@@ -1,12 +1,7 @@
 """A static arm64 Linux program, assembled here: four threads that count together."""
 
-from struct import pack
+from tests.boot.static_program import static_program
 
-from tests.core.program import assemble
-
-BASE = 0x40_0000
-HEADER_SIZE = 64 + 56
-DATA_SIZE = 4096
 NUM_THREADS = 4
 ROUNDS = 100_000
 
@@ -96,9 +91,4 @@ def atomics_program() -> bytes:
 
     Bit 0 is the LSE atomic, bit 1 the exclusive pair, bit 2 the plain counter behind a lock.
     """
-    code = assemble("\n".join(line.split("//")[0] for line in _SOURCE.splitlines()))
-    entry, size = BASE + HEADER_SIZE, HEADER_SIZE + len(code)
-    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    header = pack("<16sHHIQQQIHHHHHH", ident, 2, 183, 1, entry, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    segment = pack("<IIQQQQQQ", 1, 7, 0, BASE, BASE, size, size + DATA_SIZE, 0x1000)
-    return header + segment + code
+    return static_program(_SOURCE)

@@ -72,6 +72,7 @@ def check(token: bytes, hes: Path, values: RealmValues) -> Report:
         (Generation.G2B, ["-m", "80M", "-c", "2"]),
         (Generation.G2, ["--rmi", "2.0", "--measurement-algo", "sha384"]),
         (Generation.G2B, ["--rmi", "2.0", "-c", "2"]),
+        (Generation.G2B, ["--pmu", "--pmu-counters", "3"]),
     ],
 )
 def test_token_of_each_profile_verifies(

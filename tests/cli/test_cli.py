@@ -67,7 +67,7 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run -m 0", "-m 0: a guest needs at least 4M"),
         ("run -m 1T", "-m 1T: this machine has"),
         ("run -c 0", "-c 0: give 1 to 16 CPUs"),
-        ("run --cpu-features sve", "unknown feature 'sve': give +pauth or -pauth, +bti or -bti"),
+        ("run --cpu-features sve", "unknown feature 'sve': give +pauth or -pauth, +bti"),
         ("create r1 --cpu-features +bti,", "unknown feature '': give"),
         ("measure --realm --cpu-features +mte", "unknown feature '+mte': give"),
         ("endorse --cpu-features -bti,-bti", "bti occurs twice: give it once"),

@@ -94,6 +94,17 @@ def test_log_leads_to_the_rim(capsys: Capture, tmp_path: Path, algo: str) -> Non
     assert rim_of(steps, algo) == measure(capsys, *SMALL, *options)
 
 
+def test_performance_monitors_are_measured(capsys: Capture, tmp_path: Path) -> None:
+    """The flag and the number of event counters, as on any host that gives that many."""
+    choices = ((), ("--pmu",), ("--pmu-counters", "5", "--pmu"))
+    rims = [measure(capsys, *SMALL, *each) for each in choices]
+    assert len(set(rims)) == 3
+    steps = save_log(capsys, tmp_path / "log", "--pmu", "--pmu-counters", "5")
+    assert (number(steps[0], "flags"), number(steps[0], "pmu_num_ctrs")) == (4, 5)
+    assert rim_of(steps, "sha256") == rims[2]
+    assert measure(capsys, *SMALL, "--pmu", "--host", "pmu_num_ctrs=5") == rims[2]
+
+
 def kvmtool_rim(kernel: bytes, initrd: bytes, dtb: bytes) -> str:
     """Compute the RIM of a realm of 64 MiB from its files alone, with kvmtool's memory map."""
     dtb_ipa = 0x83E0_0000

@@ -73,6 +73,9 @@ class FakeContext:
     cntp_cval: int = 0
     mdcr_el2: int = 0
     cptr_el2: int = 0
+    pmu_overflow: int = 0
+    pmevcntr: list[int] = field(default_factory=lambda: [0] * 6)
+    pmevtyper: list[int] = field(default_factory=lambda: [0] * 6)
     security: int = 0
 
 
@@ -173,6 +176,10 @@ class FakeMachine(ScriptedPes):
         return 0
 
     dram_base = 0
+
+    def id_register(self, op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
+        """Have the low digits of the encoding in a field each."""
+        return op0 << 12 | op1 << 16 | 1 << 8 | crn << 20 | crm << 4 | op2
 
     def set_counter(self, count: int) -> None:
         """See `memfd`."""

@@ -9,6 +9,8 @@ from pyvmm.arch import gic
 from pyvmm.arch.el1 import SCTLR_EL1
 from pyvmm.arch.esr import ESR_ABORT, ESR_EL2, ESR_SYSREG, ExceptionClass, hpfar_of
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.gic import PPI_PMU
+from pyvmm.arch.hcr import MDCR_NO_PMU
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from pyvmm.arch.psci import PsciFid, PsciReturn
 from pyvmm.arch.pstate import EL1H, SPSR_EL1
@@ -42,7 +44,9 @@ hvc = partial(call, ExceptionClass.HVC64)
 class Rig:
     """A VM whose vCPUs follow scripts."""
 
-    def __init__(self, *scripts: Script, segments: tuple[Segment, ...] = ()) -> None:
+    def __init__(
+        self, *scripts: Script, segments: tuple[Segment, ...] = (), num_counters: int = 0
+    ) -> None:
         """Build the VM and everything around it."""
         self.machine = FakeMachine(*scripts)
         self.memory = SparseMemory()
@@ -50,7 +54,8 @@ class Rig:
         self.bus = FakeBus(a1000004=0x80)
         self.vgic = Vgic(len(scripts))
         config = GuestConfig(
-            len(scripts), RAM_BASE, RAM_SIZE, segments, RAM_BASE + 0x80000, (0x1234, 0, 0, 0)
+            *(len(scripts), RAM_BASE, RAM_SIZE, segments, RAM_BASE + 0x80000, (0x1234, 0, 0, 0)),
+            num_counters=num_counters,
         )
         self.vm = NormalVm(
             self.machine, self.memory, self.allocator, bus=self.bus, vgic=self.vgic, config=config
@@ -201,6 +206,42 @@ def test_unknown_exits_are_undefined_instructions() -> None:
 
     Rig(guest).run()
     assert vectors == [(0x400, 1 << 25)] * 3
+
+
+@pytest.mark.parametrize(("num_counters", "mdcr", "tid3"), [(0, MDCR_NO_PMU, 1), (4, 4, 0)])
+def test_pmu_is_hidden_unless_asked_for(num_counters: int, mdcr: int, tid3: int) -> None:
+    """Then ID registers trap, and ID_AA64DFR0_EL1.PMUVer reads as zero."""
+    seen: list[int] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        assert (context.mdcr_el2, context.hcr_el2 >> 18 & 1) == (mdcr, tid3)
+        context.pc = 0x1000
+        read = ESR_SYSREG.of(EC=ExceptionClass.SYSREG, IL=1, OP0=3, RT=4, READ=1)
+        for crm, op2, rt in ((5, 0, 4), (6, 1, 5), (4, 0, 31)):
+            yield FakeExit(esr=read.replace(CRM=crm, OP2=op2, RT=rt))
+        seen.extend((context.x[4], context.x[5], context.pc))
+        yield power_off(context)
+
+    rig = Rig(guest, num_counters=num_counters)
+    rig.run()
+    plain = rig.machine.id_register
+    assert seen == [plain(3, 0, 0, 5, 0) & ~0xF00, plain(3, 0, 0, 6, 1), 0x100C]
+
+
+def test_pmu_drives_its_interrupt() -> None:
+    """PPI 23 has the level that the core shows at each exit."""
+    levels = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        for level in (0, 1, 1, 0):
+            context.pmu_overflow = level
+            yield FakeExit(reason=ExitReason.IRQ)
+            levels.append(rig.vgic.cpus[0].private.line >> PPI_PMU & 1)
+        yield power_off(context)
+
+    rig = Rig(guest, num_counters=6)
+    rig.run()
+    assert levels == [0, 1, 1, 0]
 
 
 def test_injected_exceptions_set_pan_and_ssbs_by_sctlr() -> None:

@@ -16,6 +16,7 @@ EMPTY, RAM, DESTROYED = range(3)
 PAGE = 4096
 VERSION = 0x1_0000
 MAX_BREAKPOINTS, MAX_WATCHPOINTS = 5, 3  # minus one, of the machine
+MAX_COUNTERS = 6
 
 Results = tuple[int, ...]
 
@@ -127,7 +128,8 @@ def is_supported(params: RealmParams) -> bool:
         and one_table - 8 <= bits <= one_table + 4 * (level > 0)
         and count == 1 << max(0, bits - one_table)
         and params.rtt_base % (count * PAGE) == 0
-        and not params.flags & 7
+        and not params.flags & 3
+        and (not params.flags & 4 or 0 < params.pmu_num_ctrs <= MAX_COUNTERS)
         and 0 < params.num_bps <= MAX_BREAKPOINTS
         and 0 < params.num_wps <= MAX_WATCHPOINTS
         and params.hash_algo < 2

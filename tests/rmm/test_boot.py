@@ -198,7 +198,8 @@ def test_features(world: World) -> None:
     assert (value.S2SZ, value.NUM_BPS, value.NUM_WPS, value.GICV3_NUM_LRS) == (48, 5, 3, 3)
     assert value.HASH_SHA_256
     assert value.HASH_SHA_512
-    assert not any((value.LPA2, value.SVE_EN, value.PMU_EN))
+    assert not any((value.LPA2, value.SVE_EN))
+    assert (value.PMU_EN, value.PMU_NUM_CTRS) == (True, 6)
     assert world.call(RmiFid.RMI_FEATURES, 1) == (0, 0, 0, 0, 0)
 
 

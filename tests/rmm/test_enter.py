@@ -9,10 +9,10 @@ import pytest
 from pyvmm.arch.esr import ESR_ABORT, ExceptionClass, FaultStatus, hpfar_of
 from pyvmm.arch.events import Event
 from pyvmm.arch.exits import ExitReason
-from pyvmm.arch.hcr import HCR_EL2
+from pyvmm.arch.hcr import HCR_EL2, MDCR_NO_PMU
 from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import Pas
-from pyvmm.arch.rmi import RecEnter, RecEnterFlags, RecExitReason, RmiFid
+from pyvmm.arch.rmi import RealmFlags, RecEnter, RecEnterFlags, RecExitReason, RmiFid
 from pyvmm.arch.rsi import RsiFid
 from tests.rmm.world import DRAM_BASE, FakeExit, World, abort, smc, sysreg, trap
 
@@ -190,6 +190,25 @@ def test_irq_exit_shows_the_timers(active: tuple[World, int]) -> None:
     assert leave.exit_reason == RecExitReason.IRQ
     assert (leave.esr, leave.far, leave.hpfar, leave.gprs) == (0, 0, 0, (0,) * 31)
     assert (leave.cntv_ctl, leave.cntv_cval, leave.cntp_ctl, leave.cntp_cval) == (5, 600, 1, 700)
+
+
+@pytest.mark.parametrize(("old", "new", "is_exit"), [(0, 1, True), (1, 0, True), (1, 1, False)])
+def test_pmu_overflow_that_changed_is_an_exit(
+    active: tuple[World, int], old: int, new: int, *, is_exit: bool
+) -> None:
+    """The host injects the interrupt, so every exit shows whether it is asserted."""
+    world, rec = active
+    context = world.context(rec)
+    context.pmu_overflow = old
+    assert world.enter(rec).pmu_ovf_status == old
+
+    def version(context: PeContext) -> FakeExit:
+        context.pmu_overflow = new
+        return smc(RsiFid.RSI_VERSION, 0x1_0000)(context)
+
+    leave = world.enter(rec, version, trap(ExceptionClass.WFX))
+    assert leave.exit_reason == (RecExitReason.IRQ if is_exit else RecExitReason.SYNC)
+    assert leave.pmu_ovf_status == new
 
 
 RISE, FALL, MASKED = 0b101, 0b001, 0b111  # CNTx_CTL: ENABLE, IMASK, ISTATUS
@@ -519,6 +538,24 @@ def test_debug_features_are_the_realms(active: tuple[World, int]) -> None:
     value = world.context(rec).x[4]
     assert (value >> 12 & 0xF, value >> 20 & 0xF, value >> 36 & 0xF) == (1, 1, 0xF)
     assert (value & 0xF, value >> 8 & 0xF, value >> 32 & 0xF) == (6, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mdcr", "version"),
+    [
+        ({}, MDCR_NO_PMU, 0),
+        ({"pmu_num_ctrs": 3}, MDCR_NO_PMU, 0),
+        ({"flags": RealmFlags.PMU, "pmu_num_ctrs": 3}, 3, 1),
+    ],
+)
+def test_pmu_is_the_realms(world: World, changes: dict[str, int], mdcr: int, version: int) -> None:
+    """Its event counters are those of its parameters; without the flag it has no PMU."""
+    rd = world.realm(**changes)
+    rec = world.rec(rd)
+    world.do(RmiFid.RMI_REALM_ACTIVATE, rd)
+    assert world.context(rec).mdcr_el2 == mdcr
+    world.enter(rec, sysreg(3, 0, 0, 5, 0, rt=4, read=True))
+    assert world.context(rec).x[4] >> 8 & 0xF == version
 
 
 def test_writes_of_other_registers_are_ignored(active: tuple[World, int]) -> None:

@@ -50,6 +50,8 @@ def test_realm_create_makes_the_start_tables(
         {"flags": 1},
         {"flags": 2},
         {"flags": 4},
+        {"flags": 4, "pmu_num_ctrs": 7},
+        {"flags": 6, "pmu_num_ctrs": 6},
         {"num_bps": 0},
         {"num_bps": 6},
         {"num_wps": 0},

@@ -36,6 +36,7 @@ ID_REGISTERS = {
     (3, 0, 0, 6, 0): 0x1234,
     (3, 0, 0, 7, 0): 0x5,  # 48 bits of PA
     (3, 0, 0, 7, 1): 0x20,  # 16-bit VMIDs
+    (3, 3, 9, 12, 0): 6 << 11,  # PMCR_EL0: 6 event counters
 }
 
 
@@ -87,6 +88,9 @@ class FakeContext:
     cnthctl_el2: int = 0
     mdcr_el2: int = 0
     cptr_el2: int = 0
+    pmu_overflow: int = 0
+    pmevcntr: list[int] = field(default_factory=lambda: [0] * 6)
+    pmevtyper: list[int] = field(default_factory=lambda: [0] * 6)
     ich_hcr: int = 0
     ich_vmcr: int = 0
     ich_misr: int = 0

@@ -38,6 +38,23 @@ def test_a_realm_has_a_power_button_only_if_asked_for(
     assert options.has_power_button == (bool(disks) and not is_realm if wanted is None else wanted)
 
 
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"num_counters": "5"}, "--pmu-counters requires --pmu: add --pmu"),
+        ({"has_pmu": True, "num_counters": "0"}, "--pmu-counters 0: give 1 to 6 counters"),
+        ({"has_pmu": True, "num_counters": "7"}, "--pmu-counters 7: give 1 to 6 counters"),
+        ({"has_pmu": True, "num_counters": "x"}, "--pmu-counters x: give 1 to 6 counters"),
+        ({"has_pmu": True, "cpu_features": "-pmu"}, "omit -pmu of --cpu-features"),
+        ({"has_pmu": True, "is_realm": True, "rmi": "2.0"}, "--pmu is for RMI 1.0"),
+    ],
+)
+def test_performance_monitors_that_cannot_be(given: dict[str, object], complaint: str) -> None:
+    """One line each."""
+    with pytest.raises(UserError, match=complaint):
+        read_options(given, is_run=True)
+
+
 def test_what_is_given_is_read() -> None:
     """Texts, numbers, switches either way, and lists."""
     given = {

@@ -156,10 +156,10 @@ def test_a_disk_that_has_changed_is_refused(tmp_path: Path) -> None:
     [
         (b"", "is no snapshot, or is damaged"),
         (b"text " * 100, "it begins differently"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 0, b""), "has version 2; this pyvmm reads 1"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 1, 0, 0, 0, b""), "a header of 0 bytes"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 1, 0, 1 << 63, 1, b""), "a header of 1 bytes"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 1, 0, 0, 64, b""), "another digest"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 3, 0, 0, 0, b""), "has version 3; this pyvmm reads 2"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 0, b""), "a header of 0 bytes"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 1 << 63, 1, b""), "a header of 1 bytes"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 64, b""), "another digest"),
     ],
 )
 def test_what_is_no_snapshot_is_a_line(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -275,6 +275,7 @@ def test_a_made_up_machine_is_refused(saved: Path, tmp_path: Path) -> None:
             *(("ram_size", each) for each in (-1, 0, 4097, 1 << 62)),
             *(("num_cpus", each) for each in (-1, 0, 17)),
             *(("console", "hv"), ("cpu_features", 1 << 40), ("cpu_features", -1)),
+            *(("num_counters", each) for each in (-1, 7)),
         )
     ]
     ipa, size, stored, crc = header.pieces[0]

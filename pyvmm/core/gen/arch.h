@@ -319,6 +319,12 @@
 #define CPTR_TCPAC_SHIFT 31
 
 /* MDCR_EL2 */
+#define MDCR_HPMN 0x1full
+#define MDCR_HPMN_SHIFT 0
+#define MDCR_TPMCR 0x20ull
+#define MDCR_TPMCR_SHIFT 5
+#define MDCR_TPM 0x40ull
+#define MDCR_TPM_SHIFT 6
 #define MDCR_TDE 0x100ull
 #define MDCR_TDE_SHIFT 8
 #define MDCR_TDA 0x200ull
@@ -574,6 +580,42 @@
 #define MISR_VGRP1D 0x80ull
 #define MISR_VGRP1D_SHIFT 7
 
+/* PMCR_EL0 */
+#define PMCR_E 0x1ull
+#define PMCR_E_SHIFT 0
+#define PMCR_P 0x2ull
+#define PMCR_P_SHIFT 1
+#define PMCR_C 0x4ull
+#define PMCR_C_SHIFT 2
+#define PMCR_D 0x8ull
+#define PMCR_D_SHIFT 3
+#define PMCR_X 0x10ull
+#define PMCR_X_SHIFT 4
+#define PMCR_DP 0x20ull
+#define PMCR_DP_SHIFT 5
+#define PMCR_LC 0x40ull
+#define PMCR_LC_SHIFT 6
+#define PMCR_N 0xf800ull
+#define PMCR_N_SHIFT 11
+
+/* PMEVTYPER_EL0 */
+#define PMEVTYPER_EVENT 0x3ffull
+#define PMEVTYPER_EVENT_SHIFT 0
+#define PMEVTYPER_U 0x40000000ull
+#define PMEVTYPER_U_SHIFT 30
+#define PMEVTYPER_P 0x80000000ull
+#define PMEVTYPER_P_SHIFT 31
+
+/* PMUSERENR_EL0 */
+#define PMUSERENR_EN 0x1ull
+#define PMUSERENR_EN_SHIFT 0
+#define PMUSERENR_SW 0x2ull
+#define PMUSERENR_SW_SHIFT 1
+#define PMUSERENR_CR 0x4ull
+#define PMUSERENR_CR_SHIFT 2
+#define PMUSERENR_ER 0x8ull
+#define PMUSERENR_ER_SHIFT 3
+
 enum pas {
     PAS_SECURE = 0x0,
     PAS_NS = 0x1,
@@ -637,8 +679,31 @@ enum breakpoint_type {
     BT_LINKED_CONTEXT = 0x3,
 };
 
+enum pmu_event {
+    PMU_SW_INCR = 0x0,
+    PMU_L1I_TLB_REFILL = 0x2,
+    PMU_L1D_TLB_REFILL = 0x5,
+    PMU_LD_RETIRED = 0x6,
+    PMU_ST_RETIRED = 0x7,
+    PMU_INST_RETIRED = 0x8,
+    PMU_EXC_TAKEN = 0x9,
+    PMU_EXC_RETURN = 0xa,
+    PMU_BR_IMMED_RETIRED = 0xd,
+    PMU_BR_RETURN_RETIRED = 0xe,
+    PMU_CPU_CYCLES = 0x11,
+    PMU_MEM_ACCESS = 0x13,
+    PMU_CHAIN = 0x1e,
+    PMU_BR_RETIRED = 0x21,
+    PMU_DTLB_WALK = 0x34,
+    PMU_ITLB_WALK = 0x35,
+};
+
 #define NUM_PAS 0x4
 #define GRANULE_SHIFT 0xc
+#define NUM_EVENT_COUNTERS 0x6
+#define CYCLE_COUNTER 0x1f
+#define PMU_COUNTERS 0x8000003full
+#define PMU_EVENTS 0x300002400a67e5ull
 #define GPT_L0_SHIFT 0x1e
 #define GPT_L0_BLOCK 0x1
 #define GPT_L0_TABLE 0x3

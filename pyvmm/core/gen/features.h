@@ -2,4 +2,5 @@
 enum feature {
     FEATURE_PAUTH = 1,
     FEATURE_BTI = 2,
+    FEATURE_PMU = 4,
 };

@@ -31,6 +31,13 @@ enum sysreg_trap {
     TRAP_GIC_DIR,
     TRAP_GIC_SGI,
     TRAP_APK,
+    TRAP_PMU,
+    TRAP_PMU_CONTROL,
+    TRAP_PMU_SWINC,
+    TRAP_PMU_SELECT,
+    TRAP_PMU_CYCLES,
+    TRAP_PMU_COUNTER,
+    TRAP_PMU_USER,
 };
 static uint64_t read_MIDR_EL1(struct cpu *cpu);
 static uint64_t read_MPIDR_EL1(struct cpu *cpu);
@@ -67,6 +74,29 @@ static uint64_t read_ICC_CTLR_EL1(struct cpu *cpu);
 static uint64_t read_ICC_IGRPEN0_EL1(struct cpu *cpu);
 static uint64_t read_ICC_IGRPEN1_EL1(struct cpu *cpu);
 static uint64_t read_OSLSR_EL1(struct cpu *cpu);
+static uint64_t read_PMCR_EL0(struct cpu *cpu);
+static uint64_t read_PMCNTENSET_EL0(struct cpu *cpu);
+static uint64_t read_PMCNTENCLR_EL0(struct cpu *cpu);
+static uint64_t read_PMOVSCLR_EL0(struct cpu *cpu);
+static uint64_t read_PMOVSSET_EL0(struct cpu *cpu);
+static uint64_t read_PMINTENSET_EL1(struct cpu *cpu);
+static uint64_t read_PMINTENCLR_EL1(struct cpu *cpu);
+static uint64_t read_PMCCNTR_EL0(struct cpu *cpu);
+static uint64_t read_PMXEVTYPER_EL0(struct cpu *cpu);
+static uint64_t read_PMXEVCNTR_EL0(struct cpu *cpu);
+static uint64_t read_PMCCFILTR_EL0(struct cpu *cpu);
+static uint64_t read_PMEVCNTR0_EL0(struct cpu *cpu);
+static uint64_t read_PMEVCNTR1_EL0(struct cpu *cpu);
+static uint64_t read_PMEVCNTR2_EL0(struct cpu *cpu);
+static uint64_t read_PMEVCNTR3_EL0(struct cpu *cpu);
+static uint64_t read_PMEVCNTR4_EL0(struct cpu *cpu);
+static uint64_t read_PMEVCNTR5_EL0(struct cpu *cpu);
+static uint64_t read_PMEVTYPER0_EL0(struct cpu *cpu);
+static uint64_t read_PMEVTYPER1_EL0(struct cpu *cpu);
+static uint64_t read_PMEVTYPER2_EL0(struct cpu *cpu);
+static uint64_t read_PMEVTYPER3_EL0(struct cpu *cpu);
+static uint64_t read_PMEVTYPER4_EL0(struct cpu *cpu);
+static uint64_t read_PMEVTYPER5_EL0(struct cpu *cpu);
 static enum step write_SCTLR_EL1(struct cpu *cpu, uint64_t value);
 static enum step write_CPACR_EL1(struct cpu *cpu, uint64_t value);
 static enum step write_TTBR0_EL1(struct cpu *cpu, uint64_t value);
@@ -99,134 +129,186 @@ static enum step write_ICC_CTLR_EL1(struct cpu *cpu, uint64_t value);
 static enum step write_ICC_IGRPEN0_EL1(struct cpu *cpu, uint64_t value);
 static enum step write_ICC_IGRPEN1_EL1(struct cpu *cpu, uint64_t value);
 static enum step write_OSLAR_EL1(struct cpu *cpu, uint64_t value);
+static enum step write_PMCR_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMCNTENSET_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMCNTENCLR_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMOVSCLR_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMOVSSET_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMINTENSET_EL1(struct cpu *cpu, uint64_t value);
+static enum step write_PMINTENCLR_EL1(struct cpu *cpu, uint64_t value);
+static enum step write_PMSWINC_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMCCNTR_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMXEVTYPER_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMXEVCNTR_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMCCFILTR_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVCNTR0_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVCNTR1_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVCNTR2_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVCNTR3_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVCNTR4_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVCNTR5_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVTYPER0_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVTYPER1_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVTYPER2_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVTYPER3_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVTYPER4_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_PMEVTYPER5_EL0(struct cpu *cpu, uint64_t value);
 static const struct sysreg_row sysreg_rows[] = {
     {0}, /* none */
-    {0xc000, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0xfc0a0, read_MIDR_EL1, NULL, 0, {0x0, 0x0}}, /* MIDR_EL1 */
-    {0xc005, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_MPIDR_EL1, NULL, 0, {0x0, 0x0}}, /* MPIDR_EL1 */
-    {0xc006, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* REVIDR_EL1 */
-    {0xc020, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1101000001000011, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64PFR0_EL1 */
-    {0xc021, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x20, NULL, NULL, 0, {0x0, 0x1}}, /* ID_AA64PFR1_EL1 */
-    {0xc028, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0xf010305006, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64DFR0_EL1 */
-    {0xc030, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1210100110212120, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64ISAR0_EL1 */
-    {0xc031, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000100001, NULL, NULL, 0, {0x10000500, 0x0}}, /* ID_AA64ISAR1_EL1 */
-    {0xc038, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x100025, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64MMFR0_EL1 */
-    {0xc039, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x200002, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64MMFR1_EL1 */
-    {0xc03a, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000000000000001, NULL, NULL, 0, {0x0, 0x0}}, /* ID_AA64MMFR2_EL1 */
-    {0xc800, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x0, read_CCSIDR_EL1, NULL, 0, {0x0, 0x0}}, /* CCSIDR_EL1 */
-    {0xc801, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x2000023, NULL, NULL, 0, {0x0, 0x0}}, /* CLIDR_EL1 */
-    {0xc807, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* AIDR_EL1 */
-    {0xd000, 12, TRAP_ID2, offsetof(struct cpu, st.csselr_el1), 0xf, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* CSSELR_EL1 */
-    {0xd801, 5, TRAP_CTR, 0, 0xffffffffffffffff, 0x9444c004, NULL, NULL, 0, {0x0, 0x0}}, /* CTR_EL0 */
-    {0xd807, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_DCZID_EL0, NULL, 0, {0x0, 0x0}}, /* DCZID_EL0 */
-    {0xc080, 12, TRAP_VM, offsetof(struct cpu, st.sctlr_el1), 0x1000048dd21f, 0x30500980, NULL, write_SCTLR_EL1, 0, {0xc8002000, 0x1800000000}}, /* SCTLR_EL1 */
-    {0xc081, 12, TRAP_ACTLR, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ACTLR_EL1 */
-    {0xc082, 12, TRAP_CPACR, offsetof(struct cpu, st.cpacr_el1), 0x300000, 0x0, NULL, write_CPACR_EL1, 0, {0x0, 0x0}}, /* CPACR_EL1 */
-    {0xc100, 12, TRAP_VM, offsetof(struct cpu, st.ttbr0_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR0_EL1, 0, {0x0, 0x0}}, /* TTBR0_EL1 */
-    {0xc101, 12, TRAP_VM, offsetof(struct cpu, st.ttbr1_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR1_EL1, 0, {0x0, 0x0}}, /* TTBR1_EL1 */
-    {0xc102, 12, TRAP_VM, offsetof(struct cpu, st.tcr_el1), 0x18001f7ffffffbf, 0x0, NULL, write_TCR_EL1, 0, {0x18000000000000, 0x0}}, /* TCR_EL1 */
-    {0xc200, 12, TRAP_NONE, offsetof(struct cpu, st.spsr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* SPSR_EL1 */
-    {0xc201, 12, TRAP_NONE, offsetof(struct cpu, st.elr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ELR_EL1 */
-    {0xc208, 12, TRAP_NONE, offsetof(struct cpu, st.sp_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* SP_EL0 */
-    {0xc288, 12, TRAP_VM, offsetof(struct cpu, st.afsr0_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* AFSR0_EL1 */
-    {0xc289, 12, TRAP_VM, offsetof(struct cpu, st.afsr1_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* AFSR1_EL1 */
-    {0xc290, 12, TRAP_VM, offsetof(struct cpu, st.esr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ESR_EL1 */
-    {0xc300, 12, TRAP_VM, offsetof(struct cpu, st.far_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* FAR_EL1 */
-    {0xc3a0, 12, TRAP_NONE, offsetof(struct cpu, st.par_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* PAR_EL1 */
-    {0xc510, 12, TRAP_VM, offsetof(struct cpu, st.mair_el1), 0xffffffffffffffff, 0x0, NULL, write_MAIR_EL1, 0, {0x0, 0x0}}, /* MAIR_EL1 */
-    {0xc518, 12, TRAP_VM, offsetof(struct cpu, st.amair_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* AMAIR_EL1 */
-    {0xc600, 12, TRAP_NONE, offsetof(struct cpu, st.vbar_el1), 0xfffffffffffff800, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* VBAR_EL1 */
-    {0xc608, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ISR_EL1, NULL, 0, {0x0, 0x0}}, /* ISR_EL1 */
-    {0xc681, 12, TRAP_VM, offsetof(struct cpu, st.contextidr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* CONTEXTIDR_EL1 */
-    {0xc684, 12, TRAP_NONE, offsetof(struct cpu, st.tpidr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* TPIDR_EL1 */
-    {0xde82, 15, TRAP_NONE, offsetof(struct cpu, st.tpidr_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* TPIDR_EL0 */
-    {0xde83, 13, TRAP_NONE, offsetof(struct cpu, st.tpidrro_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* TPIDRRO_EL0 */
-    {0xd920, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDR, NULL, 0, {0x0, 0x0}}, /* RNDR */
-    {0xd921, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDRRS, NULL, 0, {0x0, 0x0}}, /* RNDRRS */
-    {0xc108, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APIAKeyLo_EL1 */
-    {0xc109, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APIAKeyHi_EL1 */
-    {0xc10a, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APIBKeyLo_EL1 */
-    {0xc10b, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APIBKeyHi_EL1 */
-    {0xc110, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APDAKeyLo_EL1 */
-    {0xc111, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APDAKeyHi_EL1 */
-    {0xc112, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[6]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APDBKeyLo_EL1 */
-    {0xc113, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[7]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APDBKeyHi_EL1 */
-    {0xc118, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[8]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APGAKeyLo_EL1 */
-    {0xc119, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[9]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0}}, /* APGAKeyHi_EL1 */
-    {0xc210, 12, TRAP_NONE, 0, 0x1, 0x0, read_SPSel, write_SPSel, 0, {0x0, 0x0}}, /* SPSel */
-    {0xc212, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CurrentEL, NULL, 0, {0x0, 0x0}}, /* CurrentEL */
-    {0xc213, 12, TRAP_NONE, 0, 0x400000, 0x0, read_PAN, write_PAN, 0, {0x0, 0x0}}, /* PAN */
-    {0xda10, 15, TRAP_NONE, 0, 0xf0000000, 0x0, read_NZCV, write_NZCV, 0, {0x0, 0x0}}, /* NZCV */
-    {0xda11, 15, TRAP_DAIF, 0, 0x3c0, 0x0, read_DAIF, write_DAIF, 0, {0x0, 0x0}}, /* DAIF */
-    {0xda15, 15, TRAP_NONE, 0, 0x1000000, 0x0, read_DIT, write_DIT, 0, {0x0, 0x0}}, /* DIT */
-    {0xda16, 15, TRAP_NONE, 0, 0x1000, 0x0, read_SSBS, write_SSBS, 0, {0x0, 0x0}}, /* SSBS */
-    {0xda20, 15, TRAP_FP, 0, 0x7c00000, 0x0, read_FPCR, write_FPCR, 0, {0x0, 0x0}}, /* FPCR */
-    {0xda21, 15, TRAP_FP, 0, 0x800009f, 0x0, read_FPSR, write_FPSR, 0, {0x0, 0x0}}, /* FPSR */
-    {0xc708, 12, TRAP_NONE, offsetof(struct cpu, st.cntkctl_el1), 0x3ff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* CNTKCTL_EL1 */
-    {0xdf00, 5, TRAP_CNTFRQ, 0, 0xffffffffffffffff, 0x0, read_CNTFRQ_EL0, NULL, 0, {0x0, 0x0}}, /* CNTFRQ_EL0 */
-    {0xdf01, 5, TRAP_CNTPCT, 0, 0xffffffffffffffff, 0x0, read_CNTPCT_EL0, NULL, 0, {0x0, 0x0}}, /* CNTPCT_EL0 */
-    {0xdf02, 5, TRAP_CNTVCT, 0, 0xffffffffffffffff, 0x0, read_CNTVCT_EL0, NULL, 0, {0x0, 0x0}}, /* CNTVCT_EL0 */
-    {0xdf10, 15, TRAP_CNTP, 0, 0xffffffffffffffff, 0x0, read_CNTP_TVAL_EL0, write_CNTP_TVAL_EL0, 0, {0x0, 0x0}}, /* CNTP_TVAL_EL0 */
-    {0xdf11, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_ctl), 0x3, 0x0, read_CNTP_CTL_EL0, write_CNTP_CTL_EL0, 0, {0x0, 0x0}}, /* CNTP_CTL_EL0 */
-    {0xdf12, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTP_CVAL_EL0, 0, {0x0, 0x0}}, /* CNTP_CVAL_EL0 */
-    {0xdf18, 15, TRAP_CNTV, 0, 0xffffffffffffffff, 0x0, read_CNTV_TVAL_EL0, write_CNTV_TVAL_EL0, 0, {0x0, 0x0}}, /* CNTV_TVAL_EL0 */
-    {0xdf19, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_ctl), 0x3, 0x0, read_CNTV_CTL_EL0, write_CNTV_CTL_EL0, 0, {0x0, 0x0}}, /* CNTV_CTL_EL0 */
-    {0xdf1a, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTV_CVAL_EL0, 0, {0x0, 0x0}}, /* CNTV_CVAL_EL0 */
-    {0xc230, 12, TRAP_GIC_COMMON, 0, 0xf8, 0x0, read_ICC_PMR_EL1, write_ICC_PMR_EL1, 0, {0x0, 0x0}}, /* ICC_PMR_EL1 */
-    {0xc640, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR0_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_IAR0_EL1 */
-    {0xc641, 8, TRAP_GIC_GROUP0, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR0_EL1, 0, {0x0, 0x0}}, /* ICC_EOIR0_EL1 */
-    {0xc642, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR0_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_HPPIR0_EL1 */
-    {0xc643, 12, TRAP_GIC_GROUP0, 0, 0x7, 0x0, read_ICC_BPR0_EL1, write_ICC_BPR0_EL1, 0, {0x0, 0x0}}, /* ICC_BPR0_EL1 */
-    {0xc644, 12, TRAP_GIC_GROUP0, offsetof(struct cpu, st.ich_ap0r0), 0xffffffff, 0x0, NULL, write_ICC_AP0R0_EL1, 0, {0x0, 0x0}}, /* ICC_AP0R0_EL1 */
-    {0xc648, 12, TRAP_GIC_GROUP1, offsetof(struct cpu, st.ich_ap1r0), 0xffffffff, 0x0, NULL, write_ICC_AP1R0_EL1, 0, {0x0, 0x0}}, /* ICC_AP1R0_EL1 */
-    {0xc659, 8, TRAP_GIC_DIR, 0, 0xffffff, 0x0, NULL, write_ICC_DIR_EL1, 0, {0x0, 0x0}}, /* ICC_DIR_EL1 */
-    {0xc65b, 4, TRAP_GIC_COMMON, 0, 0xffffffffffffffff, 0x0, read_ICC_RPR_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_RPR_EL1 */
-    {0xc65d, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ICC_SGI1R_EL1 */
-    {0xc65e, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ICC_ASGI1R_EL1 */
-    {0xc65f, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* ICC_SGI0R_EL1 */
-    {0xc660, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR1_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_IAR1_EL1 */
-    {0xc661, 8, TRAP_GIC_GROUP1, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR1_EL1, 0, {0x0, 0x0}}, /* ICC_EOIR1_EL1 */
-    {0xc662, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR1_EL1, NULL, 0, {0x0, 0x0}}, /* ICC_HPPIR1_EL1 */
-    {0xc663, 12, TRAP_GIC_GROUP1, 0, 0x7, 0x0, read_ICC_BPR1_EL1, write_ICC_BPR1_EL1, 0, {0x0, 0x0}}, /* ICC_BPR1_EL1 */
-    {0xc664, 12, TRAP_GIC_COMMON, 0, 0x3, 0x0, read_ICC_CTLR_EL1, write_ICC_CTLR_EL1, 0, {0x0, 0x0}}, /* ICC_CTLR_EL1 */
-    {0xc665, 12, TRAP_NONE, 0, 0xffffffffffffffff, 0x7, NULL, NULL, 0, {0x0, 0x0}}, /* ICC_SRE_EL1 */
-    {0xc666, 12, TRAP_GIC_GROUP0, 0, 0x1, 0x0, read_ICC_IGRPEN0_EL1, write_ICC_IGRPEN0_EL1, 0, {0x0, 0x0}}, /* ICC_IGRPEN0_EL1 */
-    {0xc667, 12, TRAP_GIC_GROUP1, 0, 0x1, 0x0, read_ICC_IGRPEN1_EL1, write_ICC_IGRPEN1_EL1, 0, {0x0, 0x0}}, /* ICC_IGRPEN1_EL1 */
-    {0x8002, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* OSDTRRX_EL1 */
-    {0x8010, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* MDCCINT_EL1 */
-    {0x8012, 12, TRAP_DEBUG, offsetof(struct cpu, st.mdscr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* MDSCR_EL1 */
-    {0x801a, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* OSDTRTX_EL1 */
-    {0x8032, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* OSECCR_EL1 */
-    {0x8080, 4, TRAP_DEBUG_ROM, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* MDRAR_EL1 */
-    {0x8084, 8, TRAP_DEBUG_OS, 0, 0x1, 0x0, NULL, write_OSLAR_EL1, 0, {0x0, 0x0}}, /* OSLAR_EL1 */
-    {0x808c, 4, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, read_OSLSR_EL1, NULL, 0, {0x0, 0x0}}, /* OSLSR_EL1 */
-    {0x809c, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* OSDLR_EL1 */
-    {0x80a4, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGPRCR_EL1 */
-    {0x83c6, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0xff, NULL, NULL, 0, {0x0, 0x0}}, /* DBGCLAIMSET_EL1 */
-    {0x83ce, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGCLAIMCLR_EL1 */
-    {0x83f6, 4, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGAUTHSTATUS_EL1 */
-    {0x9808, 5, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* MDCCSR_EL0 */
-    {0x9820, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGDTR_EL0 */
-    {0x9828, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGDTRRX_EL0 */
-    {0x8004, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR0_EL1 */
-    {0x800c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR1_EL1 */
-    {0x8014, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR2_EL1 */
-    {0x801c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR3_EL1 */
-    {0x8024, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR4_EL1 */
-    {0x802c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBVR5_EL1 */
-    {0x8005, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR0_EL1 */
-    {0x800d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR1_EL1 */
-    {0x8015, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR2_EL1 */
-    {0x801d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR3_EL1 */
-    {0x8025, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR4_EL1 */
-    {0x802d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGBCR5_EL1 */
-    {0x8006, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWVR0_EL1 */
-    {0x800e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWVR1_EL1 */
-    {0x8016, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWVR2_EL1 */
-    {0x801e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWVR3_EL1 */
-    {0x8007, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWCR0_EL1 */
-    {0x800f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWCR1_EL1 */
-    {0x8017, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWCR2_EL1 */
-    {0x801f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0}}, /* DBGWCR3_EL1 */
+    {0xc000, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0xfc0a0, read_MIDR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* MIDR_EL1 */
+    {0xc005, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_MPIDR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* MPIDR_EL1 */
+    {0xc006, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* REVIDR_EL1 */
+    {0xc020, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1101000001000011, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64PFR0_EL1 */
+    {0xc021, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x20, NULL, NULL, 0, {0x0, 0x1, 0x0}}, /* ID_AA64PFR1_EL1 */
+    {0xc028, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0xf010305006, NULL, NULL, 0, {0x0, 0x0, 0x100}}, /* ID_AA64DFR0_EL1 */
+    {0xc030, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1210100110212120, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64ISAR0_EL1 */
+    {0xc031, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000100001, NULL, NULL, 0, {0x10000500, 0x0, 0x0}}, /* ID_AA64ISAR1_EL1 */
+    {0xc038, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x100025, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64MMFR0_EL1 */
+    {0xc039, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x200002, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64MMFR1_EL1 */
+    {0xc03a, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000000000000001, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64MMFR2_EL1 */
+    {0xc800, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x0, read_CCSIDR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* CCSIDR_EL1 */
+    {0xc801, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x2000023, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CLIDR_EL1 */
+    {0xc807, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* AIDR_EL1 */
+    {0xd000, 12, TRAP_ID2, offsetof(struct cpu, st.csselr_el1), 0xf, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CSSELR_EL1 */
+    {0xd801, 5, TRAP_CTR, 0, 0xffffffffffffffff, 0x9444c004, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CTR_EL0 */
+    {0xd807, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_DCZID_EL0, NULL, 0, {0x0, 0x0, 0x0}}, /* DCZID_EL0 */
+    {0xc080, 12, TRAP_VM, offsetof(struct cpu, st.sctlr_el1), 0x1000048dd21f, 0x30500980, NULL, write_SCTLR_EL1, 0, {0xc8002000, 0x1800000000, 0x0}}, /* SCTLR_EL1 */
+    {0xc081, 12, TRAP_ACTLR, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ACTLR_EL1 */
+    {0xc082, 12, TRAP_CPACR, offsetof(struct cpu, st.cpacr_el1), 0x300000, 0x0, NULL, write_CPACR_EL1, 0, {0x0, 0x0, 0x0}}, /* CPACR_EL1 */
+    {0xc100, 12, TRAP_VM, offsetof(struct cpu, st.ttbr0_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR0_EL1, 0, {0x0, 0x0, 0x0}}, /* TTBR0_EL1 */
+    {0xc101, 12, TRAP_VM, offsetof(struct cpu, st.ttbr1_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR1_EL1, 0, {0x0, 0x0, 0x0}}, /* TTBR1_EL1 */
+    {0xc102, 12, TRAP_VM, offsetof(struct cpu, st.tcr_el1), 0x18001f7ffffffbf, 0x0, NULL, write_TCR_EL1, 0, {0x18000000000000, 0x0, 0x0}}, /* TCR_EL1 */
+    {0xc200, 12, TRAP_NONE, offsetof(struct cpu, st.spsr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* SPSR_EL1 */
+    {0xc201, 12, TRAP_NONE, offsetof(struct cpu, st.elr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ELR_EL1 */
+    {0xc208, 12, TRAP_NONE, offsetof(struct cpu, st.sp_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* SP_EL0 */
+    {0xc288, 12, TRAP_VM, offsetof(struct cpu, st.afsr0_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* AFSR0_EL1 */
+    {0xc289, 12, TRAP_VM, offsetof(struct cpu, st.afsr1_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* AFSR1_EL1 */
+    {0xc290, 12, TRAP_VM, offsetof(struct cpu, st.esr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ESR_EL1 */
+    {0xc300, 12, TRAP_VM, offsetof(struct cpu, st.far_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* FAR_EL1 */
+    {0xc3a0, 12, TRAP_NONE, offsetof(struct cpu, st.par_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* PAR_EL1 */
+    {0xc510, 12, TRAP_VM, offsetof(struct cpu, st.mair_el1), 0xffffffffffffffff, 0x0, NULL, write_MAIR_EL1, 0, {0x0, 0x0, 0x0}}, /* MAIR_EL1 */
+    {0xc518, 12, TRAP_VM, offsetof(struct cpu, st.amair_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* AMAIR_EL1 */
+    {0xc600, 12, TRAP_NONE, offsetof(struct cpu, st.vbar_el1), 0xfffffffffffff800, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* VBAR_EL1 */
+    {0xc608, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ISR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ISR_EL1 */
+    {0xc681, 12, TRAP_VM, offsetof(struct cpu, st.contextidr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CONTEXTIDR_EL1 */
+    {0xc684, 12, TRAP_NONE, offsetof(struct cpu, st.tpidr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* TPIDR_EL1 */
+    {0xde82, 15, TRAP_NONE, offsetof(struct cpu, st.tpidr_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* TPIDR_EL0 */
+    {0xde83, 13, TRAP_NONE, offsetof(struct cpu, st.tpidrro_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* TPIDRRO_EL0 */
+    {0xd920, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDR, NULL, 0, {0x0, 0x0, 0x0}}, /* RNDR */
+    {0xd921, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDRRS, NULL, 0, {0x0, 0x0, 0x0}}, /* RNDRRS */
+    {0xc108, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APIAKeyLo_EL1 */
+    {0xc109, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APIAKeyHi_EL1 */
+    {0xc10a, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APIBKeyLo_EL1 */
+    {0xc10b, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APIBKeyHi_EL1 */
+    {0xc110, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APDAKeyLo_EL1 */
+    {0xc111, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APDAKeyHi_EL1 */
+    {0xc112, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[6]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APDBKeyLo_EL1 */
+    {0xc113, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[7]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APDBKeyHi_EL1 */
+    {0xc118, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[8]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APGAKeyLo_EL1 */
+    {0xc119, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[9]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APGAKeyHi_EL1 */
+    {0xc210, 12, TRAP_NONE, 0, 0x1, 0x0, read_SPSel, write_SPSel, 0, {0x0, 0x0, 0x0}}, /* SPSel */
+    {0xc212, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CurrentEL, NULL, 0, {0x0, 0x0, 0x0}}, /* CurrentEL */
+    {0xc213, 12, TRAP_NONE, 0, 0x400000, 0x0, read_PAN, write_PAN, 0, {0x0, 0x0, 0x0}}, /* PAN */
+    {0xda10, 15, TRAP_NONE, 0, 0xf0000000, 0x0, read_NZCV, write_NZCV, 0, {0x0, 0x0, 0x0}}, /* NZCV */
+    {0xda11, 15, TRAP_DAIF, 0, 0x3c0, 0x0, read_DAIF, write_DAIF, 0, {0x0, 0x0, 0x0}}, /* DAIF */
+    {0xda15, 15, TRAP_NONE, 0, 0x1000000, 0x0, read_DIT, write_DIT, 0, {0x0, 0x0, 0x0}}, /* DIT */
+    {0xda16, 15, TRAP_NONE, 0, 0x1000, 0x0, read_SSBS, write_SSBS, 0, {0x0, 0x0, 0x0}}, /* SSBS */
+    {0xda20, 15, TRAP_FP, 0, 0x7c00000, 0x0, read_FPCR, write_FPCR, 0, {0x0, 0x0, 0x0}}, /* FPCR */
+    {0xda21, 15, TRAP_FP, 0, 0x800009f, 0x0, read_FPSR, write_FPSR, 0, {0x0, 0x0, 0x0}}, /* FPSR */
+    {0xc708, 12, TRAP_NONE, offsetof(struct cpu, st.cntkctl_el1), 0x3ff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CNTKCTL_EL1 */
+    {0xdf00, 5, TRAP_CNTFRQ, 0, 0xffffffffffffffff, 0x0, read_CNTFRQ_EL0, NULL, 0, {0x0, 0x0, 0x0}}, /* CNTFRQ_EL0 */
+    {0xdf01, 5, TRAP_CNTPCT, 0, 0xffffffffffffffff, 0x0, read_CNTPCT_EL0, NULL, 0, {0x0, 0x0, 0x0}}, /* CNTPCT_EL0 */
+    {0xdf02, 5, TRAP_CNTVCT, 0, 0xffffffffffffffff, 0x0, read_CNTVCT_EL0, NULL, 0, {0x0, 0x0, 0x0}}, /* CNTVCT_EL0 */
+    {0xdf10, 15, TRAP_CNTP, 0, 0xffffffffffffffff, 0x0, read_CNTP_TVAL_EL0, write_CNTP_TVAL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTP_TVAL_EL0 */
+    {0xdf11, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_ctl), 0x3, 0x0, read_CNTP_CTL_EL0, write_CNTP_CTL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTP_CTL_EL0 */
+    {0xdf12, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTP_CVAL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTP_CVAL_EL0 */
+    {0xdf18, 15, TRAP_CNTV, 0, 0xffffffffffffffff, 0x0, read_CNTV_TVAL_EL0, write_CNTV_TVAL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTV_TVAL_EL0 */
+    {0xdf19, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_ctl), 0x3, 0x0, read_CNTV_CTL_EL0, write_CNTV_CTL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTV_CTL_EL0 */
+    {0xdf1a, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTV_CVAL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTV_CVAL_EL0 */
+    {0xc230, 12, TRAP_GIC_COMMON, 0, 0xf8, 0x0, read_ICC_PMR_EL1, write_ICC_PMR_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_PMR_EL1 */
+    {0xc640, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR0_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_IAR0_EL1 */
+    {0xc641, 8, TRAP_GIC_GROUP0, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_EOIR0_EL1 */
+    {0xc642, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR0_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_HPPIR0_EL1 */
+    {0xc643, 12, TRAP_GIC_GROUP0, 0, 0x7, 0x0, read_ICC_BPR0_EL1, write_ICC_BPR0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_BPR0_EL1 */
+    {0xc644, 12, TRAP_GIC_GROUP0, offsetof(struct cpu, st.ich_ap0r0), 0xffffffff, 0x0, NULL, write_ICC_AP0R0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_AP0R0_EL1 */
+    {0xc648, 12, TRAP_GIC_GROUP1, offsetof(struct cpu, st.ich_ap1r0), 0xffffffff, 0x0, NULL, write_ICC_AP1R0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_AP1R0_EL1 */
+    {0xc659, 8, TRAP_GIC_DIR, 0, 0xffffff, 0x0, NULL, write_ICC_DIR_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_DIR_EL1 */
+    {0xc65b, 4, TRAP_GIC_COMMON, 0, 0xffffffffffffffff, 0x0, read_ICC_RPR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_RPR_EL1 */
+    {0xc65d, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_SGI1R_EL1 */
+    {0xc65e, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_ASGI1R_EL1 */
+    {0xc65f, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_SGI0R_EL1 */
+    {0xc660, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR1_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_IAR1_EL1 */
+    {0xc661, 8, TRAP_GIC_GROUP1, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR1_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_EOIR1_EL1 */
+    {0xc662, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR1_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_HPPIR1_EL1 */
+    {0xc663, 12, TRAP_GIC_GROUP1, 0, 0x7, 0x0, read_ICC_BPR1_EL1, write_ICC_BPR1_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_BPR1_EL1 */
+    {0xc664, 12, TRAP_GIC_COMMON, 0, 0x3, 0x0, read_ICC_CTLR_EL1, write_ICC_CTLR_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_CTLR_EL1 */
+    {0xc665, 12, TRAP_NONE, 0, 0xffffffffffffffff, 0x7, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_SRE_EL1 */
+    {0xc666, 12, TRAP_GIC_GROUP0, 0, 0x1, 0x0, read_ICC_IGRPEN0_EL1, write_ICC_IGRPEN0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_IGRPEN0_EL1 */
+    {0xc667, 12, TRAP_GIC_GROUP1, 0, 0x1, 0x0, read_ICC_IGRPEN1_EL1, write_ICC_IGRPEN1_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_IGRPEN1_EL1 */
+    {0x8002, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* OSDTRRX_EL1 */
+    {0x8010, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* MDCCINT_EL1 */
+    {0x8012, 12, TRAP_DEBUG, offsetof(struct cpu, st.mdscr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* MDSCR_EL1 */
+    {0x801a, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* OSDTRTX_EL1 */
+    {0x8032, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* OSECCR_EL1 */
+    {0x8080, 4, TRAP_DEBUG_ROM, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* MDRAR_EL1 */
+    {0x8084, 8, TRAP_DEBUG_OS, 0, 0x1, 0x0, NULL, write_OSLAR_EL1, 0, {0x0, 0x0, 0x0}}, /* OSLAR_EL1 */
+    {0x808c, 4, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, read_OSLSR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* OSLSR_EL1 */
+    {0x809c, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* OSDLR_EL1 */
+    {0x80a4, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGPRCR_EL1 */
+    {0x83c6, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0xff, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGCLAIMSET_EL1 */
+    {0x83ce, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGCLAIMCLR_EL1 */
+    {0x83f6, 4, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGAUTHSTATUS_EL1 */
+    {0x9808, 5, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* MDCCSR_EL0 */
+    {0x9820, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGDTR_EL0 */
+    {0x9828, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGDTRRX_EL0 */
+    {0x8004, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR0_EL1 */
+    {0x800c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR1_EL1 */
+    {0x8014, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR2_EL1 */
+    {0x801c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR3_EL1 */
+    {0x8024, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR4_EL1 */
+    {0x802c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR5_EL1 */
+    {0x8005, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR0_EL1 */
+    {0x800d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR1_EL1 */
+    {0x8015, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR2_EL1 */
+    {0x801d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR3_EL1 */
+    {0x8025, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR4_EL1 */
+    {0x802d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR5_EL1 */
+    {0x8006, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWVR0_EL1 */
+    {0x800e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWVR1_EL1 */
+    {0x8016, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWVR2_EL1 */
+    {0x801e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWVR3_EL1 */
+    {0x8007, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWCR0_EL1 */
+    {0x800f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWCR1_EL1 */
+    {0x8017, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWCR2_EL1 */
+    {0x801f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWCR3_EL1 */
+    {0xdce0, 15, TRAP_PMU_CONTROL, 0, 0x37, 0x3000, read_PMCR_EL0, write_PMCR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCR_EL0 */
+    {0xdce1, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMCNTENSET_EL0, write_PMCNTENSET_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCNTENSET_EL0 */
+    {0xdce2, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMCNTENCLR_EL0, write_PMCNTENCLR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCNTENCLR_EL0 */
+    {0xdce3, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMOVSCLR_EL0, write_PMOVSCLR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMOVSCLR_EL0 */
+    {0xdcf3, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMOVSSET_EL0, write_PMOVSSET_EL0, 4, {0x0, 0x0, 0x0}}, /* PMOVSSET_EL0 */
+    {0xc4f1, 12, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMINTENSET_EL1, write_PMINTENSET_EL1, 4, {0x0, 0x0, 0x0}}, /* PMINTENSET_EL1 */
+    {0xc4f2, 12, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMINTENCLR_EL1, write_PMINTENCLR_EL1, 4, {0x0, 0x0, 0x0}}, /* PMINTENCLR_EL1 */
+    {0xdce4, 10, TRAP_PMU_SWINC, 0, 0x8000003f, 0x0, NULL, write_PMSWINC_EL0, 4, {0x0, 0x0, 0x0}}, /* PMSWINC_EL0 */
+    {0xdce5, 15, TRAP_PMU_SELECT, offsetof(struct cpu, st.pmselr), 0x1f, 0x0, NULL, NULL, 4, {0x0, 0x0, 0x0}}, /* PMSELR_EL0 */
+    {0xdce6, 5, TRAP_PMU, 0, 0xffffffffffffffff, 0x400a67e5, NULL, NULL, 4, {0x0, 0x0, 0x0}}, /* PMCEID0_EL0 */
+    {0xdce7, 5, TRAP_PMU, 0, 0xffffffffffffffff, 0x300002, NULL, NULL, 4, {0x0, 0x0, 0x0}}, /* PMCEID1_EL0 */
+    {0xdcf0, 13, TRAP_PMU_USER, offsetof(struct cpu, st.pmuserenr), 0xf, 0x0, NULL, NULL, 4, {0x0, 0x0, 0x0}}, /* PMUSERENR_EL0 */
+    {0xdce8, 15, TRAP_PMU_CYCLES, 0, 0xffffffffffffffff, 0x0, read_PMCCNTR_EL0, write_PMCCNTR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCCNTR_EL0 */
+    {0xdce9, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMXEVTYPER_EL0, write_PMXEVTYPER_EL0, 4, {0x0, 0x0, 0x0}}, /* PMXEVTYPER_EL0 */
+    {0xdcea, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMXEVCNTR_EL0, write_PMXEVCNTR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMXEVCNTR_EL0 */
+    {0xdf7f, 15, TRAP_PMU, 0, 0xc0000000, 0x0, read_PMCCFILTR_EL0, write_PMCCFILTR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCCFILTR_EL0 */
+    {0xdf40, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR0_EL0, write_PMEVCNTR0_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR0_EL0 */
+    {0xdf41, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR1_EL0, write_PMEVCNTR1_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR1_EL0 */
+    {0xdf42, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR2_EL0, write_PMEVCNTR2_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR2_EL0 */
+    {0xdf43, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR3_EL0, write_PMEVCNTR3_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR3_EL0 */
+    {0xdf44, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR4_EL0, write_PMEVCNTR4_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR4_EL0 */
+    {0xdf45, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR5_EL0, write_PMEVCNTR5_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR5_EL0 */
+    {0xdf60, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER0_EL0, write_PMEVTYPER0_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER0_EL0 */
+    {0xdf61, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER1_EL0, write_PMEVTYPER1_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER1_EL0 */
+    {0xdf62, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER2_EL0, write_PMEVTYPER2_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER2_EL0 */
+    {0xdf63, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER3_EL0, write_PMEVTYPER3_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER3_EL0 */
+    {0xdf64, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER4_EL0, write_PMEVTYPER4_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER4_EL0 */
+    {0xdf65, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER5_EL0, write_PMEVTYPER5_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER5_EL0 */
 };
 /* row by encoding without its top bit; 0: none */
 static const uint8_t sysreg_slots[0x8000] = {
@@ -356,4 +438,32 @@ static const uint8_t sysreg_slots[0x8000] = {
     [0x000f] = 124,
     [0x0017] = 125,
     [0x001f] = 126,
+    [0x5ce0] = 127,
+    [0x5ce1] = 128,
+    [0x5ce2] = 129,
+    [0x5ce3] = 130,
+    [0x5cf3] = 131,
+    [0x44f1] = 132,
+    [0x44f2] = 133,
+    [0x5ce4] = 134,
+    [0x5ce5] = 135,
+    [0x5ce6] = 136,
+    [0x5ce7] = 137,
+    [0x5cf0] = 138,
+    [0x5ce8] = 139,
+    [0x5ce9] = 140,
+    [0x5cea] = 141,
+    [0x5f7f] = 142,
+    [0x5f40] = 143,
+    [0x5f41] = 144,
+    [0x5f42] = 145,
+    [0x5f43] = 146,
+    [0x5f44] = 147,
+    [0x5f45] = 148,
+    [0x5f60] = 149,
+    [0x5f61] = 150,
+    [0x5f62] = 151,
+    [0x5f63] = 152,
+    [0x5f64] = 153,
+    [0x5f65] = 154,
 };

@@ -47,6 +47,7 @@ def make_config(options: VmOptions) -> GuestConfig:
         segments=tuple(segments),
         entry=ram_base + kernel.entry,
         args=(placement.dtb, 0, 0, 0),
+        num_counters=options.num_counters if options.has_pmu else 0,
         stolen_time=options.layout.machine.pv_time_base,
     )
 
@@ -81,6 +82,7 @@ def make_empty_config(options: VmOptions) -> GuestConfig:
         ram_size=options.ram_size,
         segments=(),
         entry=machine.ram_base,
+        num_counters=options.num_counters if options.has_pmu else 0,
         stolen_time=machine.pv_time_base,
     )
 
@@ -141,5 +143,6 @@ def _build_dtb(options: VmOptions, placement: Placement, initrd_size: int) -> by
             devices=device_plan(options),
             is_realm=options.realm is not None,
             has_its=options.has_its,
+            has_pmu=options.has_pmu,
         )
     )

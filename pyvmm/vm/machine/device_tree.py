@@ -14,7 +14,7 @@ from typing import Final
 import libfdt
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.gic import affinity_of
+from pyvmm.arch.gic import NUM_SGIS, PPI_PMU, affinity_of
 from pyvmm.arch.its import ITS_SIZE
 from pyvmm.devices import pl011, uart
 from pyvmm.devices.tree import Trigger
@@ -40,6 +40,7 @@ class Description:
     devices: tuple[PlannedDevice, ...] = ()
     is_realm: bool = False
     has_its: bool = False
+    has_pmu: bool = False
 
 
 def build_fdt(description: Description) -> bytes:
@@ -59,6 +60,8 @@ def build_fdt(description: Description) -> bytes:
         _cpus(tree, description.map.num_cpus)
         _gic(tree, description.map, has_its=description.has_its)
         _timer(tree)
+        if description.has_pmu:
+            _pmu(tree)
         for device in description.devices:
             device.describe(tree, device.place)
         _psci(tree, "smc" if description.is_realm else "hvc")
@@ -185,6 +188,12 @@ def _timer(tree: _Tree) -> None:
         lines = ((_PPI, ppi, Trigger.LEVEL_LOW) for ppi in _TIMER_PPIS)
         tree.cells("interrupts", *(cell for line in lines for cell in line))
         tree.flag("always-on")
+
+
+def _pmu(tree: _Tree) -> None:
+    with tree.node("pmu"):
+        tree.text("compatible", "arm,armv8-pmuv3")
+        tree.cells("interrupts", _PPI, PPI_PMU - NUM_SGIS, Trigger.LEVEL_HIGH)
 
 
 def _psci(tree: _Tree, method: str) -> None:

@@ -54,6 +54,14 @@ def test_chosen_says_what_to_boot() -> None:
     assert tree.has("/U6_16550A@1000000")
 
 
+def test_performance_monitors_are_there_only_if_asked_for() -> None:
+    """With PPI 7, level-sensitive, as kvmtool describes them."""
+    assert not Tree(build_fdt(SMALL)).has("/pmu")
+    tree = Tree(build_fdt(replace(SMALL, has_pmu=True)))
+    assert tree.bytes("/pmu", "compatible") == b"arm,armv8-pmuv3\0"
+    assert tree.cells("/pmu", "interrupts") == (1, 7, 4)
+
+
 def test_interrupts_are_those_of_the_realm_vm_specification() -> None:
     """UARTs have SPI 0 to 3, level; virtio devices SPI 4 on, edge."""
     tree = Tree(build_fdt(SMALL))
