@@ -41,8 +41,12 @@ OLDEST_KERNEL: Final = (6, 13)
 #: A package as in apt-get's arguments, optionally with a version or a release.
 _PACKAGE: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9+.:=/~_-]*")
 _SUITES: Final = ("stable", "stable-backports", "testing")
-#: The newest kernel from any suite; everything else from one release.
-_PREFERENCES: Final = {"linux-*": "version *", "*": "release a=stable"}
+#: The newest kernel from any suite; everything else from one release, also perf, for its libraries.
+_PREFERENCES: Final = {
+    "linux-perf": "release a=stable",
+    "linux-*": "version *",
+    "*": "release a=stable",
+}
 _USERLAND: Final = (
     *("base-files", "bash", "busybox-static", "coreutils", "curl", "dash", "findutils", "grep"),
     *("gzip", "hostname", "iproute2", "iputils-ping", "less", "libc-bin", "mawk", "mount"),
