@@ -5,10 +5,11 @@ from typing import Final
 
 from pyvmm.arch import gic
 from pyvmm.arch.bits import MASK64, Register
-from pyvmm.arch.hcr import CNTHCTL_EL2, CPTR_EL2, HCR_EL2
+from pyvmm.arch.hcr import CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2
 from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.pictures import GicPicture, InterruptPicture, PePicture, TimerPicture
+from pyvmm.arch.pmu import NUM_EVENT_COUNTERS, PMEVTYPER_EL0, PmuEvent
 from pyvmm.arch.pstate import describe_pstate
 from pyvmm.arch.stage2 import VTCR_EL2
 from pyvmm.arch.sysregs import SYSREGS
@@ -16,14 +17,19 @@ from pyvmm.arch.timer import CNT_CTL
 
 _NUM_GPRS: Final = 31
 _SIGN: Final = 1 << 63
-_NAMES: Final = {gic.PPI_VIRTUAL_TIMER: "virtual timer", gic.PPI_PHYSICAL_TIMER: "physical timer"}
+_NAMES: Final = {
+    gic.PPI_VIRTUAL_TIMER: "virtual timer",
+    gic.PPI_PHYSICAL_TIMER: "physical timer",
+    gic.PPI_PMU: "PMU",
+}
 _CONTROLS: Final[dict[str, type[Register]]] = {
     "hcr_el2": HCR_EL2,
     "vtcr_el2": VTCR_EL2,
     "cptr_el2": CPTR_EL2,
     "cnthctl_el2": CNTHCTL_EL2,
+    "mdcr_el2": MDCR_EL2,
 }
-_PLAIN_CONTROLS: Final = ("vttbr_el2", "vmpidr_el2", "vpidr_el2", "mdcr_el2", "cntvoff_el2")
+_PLAIN_CONTROLS: Final = ("vttbr_el2", "vmpidr_el2", "vpidr_el2", "cntvoff_el2")
 
 
 def pe_picture(index: int, context: PeContext) -> PePicture:
@@ -35,9 +41,25 @@ def pe_picture(index: int, context: PeContext) -> PePicture:
         world=Pas(context.security).name,
         pstate=describe_pstate(context.pstate),
         registers={name: _hex(value) for name, value in registers.items()},
-        system={row.name: _hex(getattr(context, row.saved)) for row in SYSREGS if row.saved},
+        system=_system(context) | dict(_pmu(context)),
         controls=dict(_controls(context)),
     )
+
+
+def _system(context: PeContext) -> dict[str, str]:
+    return {row.name: _hex(getattr(context, row.saved)) for row in SYSREGS if row.saved}
+
+
+def _pmu(context: PeContext) -> Iterator[tuple[str, str]]:
+    """Yield the performance monitors, each event counter with its event."""
+    for name in ("pmcr", "pmcntenset", "pmintenset", "pmovsset", "pmccntr", "pmccfiltr"):
+        suffix = "EL1" if name == "pmintenset" else "EL0"
+        yield f"{name.upper()}_{suffix}", _hex(getattr(context, name))
+    for n in range(NUM_EVENT_COUNTERS):
+        event = PMEVTYPER_EL0.EVENT.decode(context.pmevtyper[n])
+        name = PmuEvent(event).name if event in set(PmuEvent) else f"event {event:#x}"
+        yield f"PMEVCNTR{n}_EL0", f"{_hex(context.pmevcntr[n])} {name}"
+        yield f"PMEVTYPER{n}_EL0", _hex(context.pmevtyper[n])
 
 
 def _controls(context: PeContext) -> Iterator[tuple[str, str]]:
