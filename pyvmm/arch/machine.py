@@ -96,6 +96,9 @@ class PeContext(GuestRegisters, Protocol):
     cnthctl_el2: int
     mdcr_el2: int
     cptr_el2: int
+    pmcr: int
+    pmccntr: int
+    pmccfiltr: int
     pmu_overflow: int  # the interrupt of the PMU is asserted: 0 or 1
     ich_hcr: int
     ich_vmcr: int

@@ -145,6 +145,7 @@ class PePicture(msgspec.Struct, frozen=True, kw_only=True):
     registers: dict[str, str]
     system: dict[str, str]  # of EL1
     controls: dict[str, str]  # of EL2, with their fields that are not zero
+    pmu: dict[str, str] = {}  # performance monitors; empty if EL1 may not access them
 
 
 class InterruptPicture(msgspec.Struct, frozen=True, kw_only=True):

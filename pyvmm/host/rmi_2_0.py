@@ -69,8 +69,7 @@ class Rmi20(Rmi):
             self.call_with_page(bytes(RmmConfig()), Rmi2Fid.RMI_RMM_CONFIG_SET)
             self.execute(Rmi2Fid.RMI_RMM_ACTIVATE)
         raw, *_ = self.call(0, RmiFid.RMI_FEATURES, 0)
-        features = Features0(raw)
-        return features.S2SZ, features.PMU_NUM_CTRS
+        return Features0(raw).S2SZ, 0
 
     # --- ranges -----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pyvmm.arch.hcr import CNTHCTL_EL2, CPTR_EL2, HCR_EL2, MDCR_EL2
 from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import Pas
 from pyvmm.arch.pictures import GicPicture, InterruptPicture, PePicture, TimerPicture
-from pyvmm.arch.pmu import NUM_EVENT_COUNTERS, PMEVTYPER_EL0, PmuEvent
+from pyvmm.arch.pmu import PMCR_EL0, PMEVTYPER_EL0, PmuEvent
 from pyvmm.arch.pstate import describe_pstate
 from pyvmm.arch.stage2 import VTCR_EL2
 from pyvmm.arch.sysregs import SYSREGS
@@ -41,25 +41,30 @@ def pe_picture(index: int, context: PeContext) -> PePicture:
         world=Pas(context.security).name,
         pstate=describe_pstate(context.pstate),
         registers={name: _hex(value) for name, value in registers.items()},
-        system=_system(context) | dict(_pmu(context)),
+        system={row.name: _hex(getattr(context, row.saved)) for row in SYSREGS if row.saved},
         controls=dict(_controls(context)),
+        pmu={} if context.mdcr_el2 & MDCR_EL2.TPM.mask else dict(_pmu(context)),
     )
 
 
-def _system(context: PeContext) -> dict[str, str]:
-    return {row.name: _hex(getattr(context, row.saved)) for row in SYSREGS if row.saved}
-
-
 def _pmu(context: PeContext) -> Iterator[tuple[str, str]]:
-    """Yield the performance monitors, each event counter with its event."""
-    for name in ("pmcr", "pmcntenset", "pmintenset", "pmovsset", "pmccntr", "pmccfiltr"):
-        suffix = "EL1" if name == "pmintenset" else "EL0"
-        yield f"{name.upper()}_{suffix}", _hex(getattr(context, name))
-    for n in range(NUM_EVENT_COUNTERS):
-        event = PMEVTYPER_EL0.EVENT.decode(context.pmevtyper[n])
+    """Yield the performance monitors; each counter with its event and levels."""
+    control = PMCR_EL0(context.pmcr)
+    yield "PMCR_EL0", f"{control:#x} {_set_fields(control)}".strip()
+    for name in ("PMCNTENSET_EL0", "PMINTENSET_EL1", "PMOVSSET_EL0"):
+        yield name, hex(getattr(context, name.lower()[:-4]))
+    yield "PMCCNTR_EL0", _counter(context.pmccntr, context.pmccfiltr, PmuEvent.CPU_CYCLES.name)
+    for n in range(MDCR_EL2(context.mdcr_el2).HPMN):
+        type_ = context.pmevtyper[n]
+        event = PMEVTYPER_EL0.EVENT.decode(type_)
         name = PmuEvent(event).name if event in set(PmuEvent) else f"event {event:#x}"
-        yield f"PMEVCNTR{n}_EL0", f"{_hex(context.pmevcntr[n])} {name}"
-        yield f"PMEVTYPER{n}_EL0", _hex(context.pmevtyper[n])
+        yield f"PMEVCNTR{n}_EL0", _counter(context.pmevcntr[n], type_, name)
+
+
+def _counter(value: int, type_: int, event: str) -> str:
+    levels = {"EL0": PMEVTYPER_EL0.U.mask, "EL1": PMEVTYPER_EL0.P.mask}
+    counted = [level for level, mask in levels.items() if not type_ & mask]
+    return f"{value:#x} {event} at {' and '.join(counted) or 'no level'}"
 
 
 def _controls(context: PeContext) -> Iterator[tuple[str, str]]:

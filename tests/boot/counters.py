@@ -7,6 +7,7 @@ from tests.boot.static_program import static_program
 
 ROUNDS = 1 << 20
 LOOP_SIZE = 4  # instructions: a load, a store, two others, of which one is a branch
+AROUND = 100  # more than there are other instructions while the counter is on
 _TYPE_RAW, _ATTR_SIZE = 4, 64
 _USER_ONLY = 1 | 1 << 5 | 1 << 6  # disabled at first; without the kernel and a hypervisor
 

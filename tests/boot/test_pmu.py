@@ -8,7 +8,7 @@ import pytest
 from pyvmm.arch.pmu import PmuEvent
 from pyvmm.vm.images.debian import Image
 from tests.boot.command import Running, guest_options
-from tests.boot.counters import LOOP_SIZE, ROUNDS, counters_program
+from tests.boot.counters import AROUND, LOOP_SIZE, ROUNDS, counters_program
 from tests.boot.shell import Answer, Shell
 
 pytestmark = pytest.mark.boot
@@ -23,7 +23,6 @@ EXPECTED = {
     PmuEvent.MEM_ACCESS: 2 * ROUNDS,
     PmuEvent.BR_RETIRED: ROUNDS,
 }
-AROUND = 100
 
 
 @pytest.fixture(scope="module", params=[(), ("--realm", "--no-hes")], ids=["VM", "realm"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.arch.pmu import PmuEvent
 from pyvmm.platform import Platform
 from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.exit_code import ExitCode
@@ -14,6 +15,7 @@ from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions, read_options
 from pyvmm.vm.snapshot import Snapshot, new_file
 from tests.boot.command import copy_disk, is_clean, read_from
+from tests.boot.counters import AROUND, LOOP_SIZE, ROUNDS, counters_program
 from tests.boot.inside import Inside
 from tests.waiting import wait_until
 
@@ -44,9 +46,11 @@ def test_debian_is_restored_at_its_shell(debian: Image, tmp_path: Path, num_cpus
         has_rng=True,
         has_balloon=True,
         has_watchdog=True,
+        has_pmu=True,
     )
     with Inside(options) as guest:
         guest.shell.log_in()
+        guest.shell.store("count", counters_program([PmuEvent.INST_RETIRED]))
         set_up = "echo kept >/dev/shm/file; echo disk >/root/file; nproc; sleep 1000 & sync"
         assert guest.shell.run(set_up).output.startswith(str(num_cpus))
         guest.instance.pause()
@@ -70,6 +74,8 @@ def test_debian_is_restored_at_its_shell(debian: Image, tmp_path: Path, num_cpus
             assert answer(instance, "pgrep -c sleep; sleep 1") == "1"
             load = answer(instance, "(for i in 1 2 3; do sha256sum /usr/bin/bash & done; wait)")
             assert len({line for line in load.splitlines() if line.endswith("/usr/bin/bash")}) == 1
+            counted = int(answer(instance, "./count | od -A n -t d8"))
+            assert 0 <= counted - LOOP_SIZE * ROUNDS <= AROUND
             write = f"echo {number} >/root/number; head -c 8 /dev/hwrng | wc -c"
             assert answer(instance, write) == "8"
             assert instance.board.balloon is not None

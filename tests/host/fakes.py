@@ -73,6 +73,12 @@ class FakeContext:
     cntp_cval: int = 0
     mdcr_el2: int = 0
     cptr_el2: int = 0
+    pmcr: int = 0
+    pmcntenset: int = 0
+    pmintenset: int = 0
+    pmovsset: int = 0
+    pmccntr: int = 0
+    pmccfiltr: int = 0
     pmu_overflow: int = 0
     pmevcntr: list[int] = field(default_factory=lambda: [0] * 6)
     pmevtyper: list[int] = field(default_factory=lambda: [0] * 6)

@@ -142,6 +142,20 @@ def test_pes_interrupts_and_timers(rig: Rig) -> None:
     assert [timer.name for timer in rig.observer.timers()] == ["virtual", "physical"]
 
 
+def test_a_pe_shows_the_performance_monitors_of_its_guest(rig: Rig) -> None:
+    """Only if it has some: each counter with its event and the levels that it counts at."""
+    context = rig.world.rmm.recs[rig.rec].context
+    assert rig.observer.pes()[0].pmu == {}
+    context.mdcr_el2, context.pmcr, context.pmccntr = 2, 1, 0x1234
+    context.pmevtyper[0], context.pmevtyper[1], context.pmevcntr[1] = 1 << 31 | 8, 0x23, 5
+    pmu = rig.observer.pes()[0].pmu
+    assert pmu["PMCR_EL0"] == "0x1 E"
+    assert pmu["PMCCNTR_EL0"] == "0x1234 CPU_CYCLES at EL0 and EL1"
+    assert pmu["PMEVCNTR0_EL0"] == "0x0 INST_RETIRED at EL0"
+    assert pmu["PMEVCNTR1_EL0"] == "0x5 event 0x23 at EL0 and EL1"
+    assert "PMEVCNTR2_EL0" not in pmu
+
+
 def test_what_does_not_exist_is_a_mistake(rig: Rig) -> None:
     """An address outside DRAM, a PE that is not there."""
     with pytest.raises(UserError, match="not in DRAM"):

@@ -12,7 +12,10 @@ import pytest
 import zstandard
 
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.gic import PPI_PMU
 from pyvmm.arch.saved import Value
+from pyvmm.core import PeContext
+from pyvmm.host.normal_vm import NormalVm
 from pyvmm.platform import Platform
 from pyvmm.vm import snapshot
 from pyvmm.vm.control.instance import Instance
@@ -66,6 +69,18 @@ def echo(instance: Instance, text: bytes) -> None:
     wait_until(lambda: instance.console_log.tail().endswith(text))
 
 
+def vcpu(instance: Instance) -> PeContext:
+    """Return the context of a guest's first vCPU."""
+    return guest_of(instance).contexts[0]
+
+
+def guest_of(instance: Instance) -> NormalVm:
+    """Return the guest of an instance."""
+    guest = instance._guest
+    assert isinstance(guest, NormalVm)
+    return guest
+
+
 def restored(path: Path) -> Instance:
     """Build a guest from a snapshot."""
     source = Snapshot(path)
@@ -104,6 +119,38 @@ def test_a_guest_continues_as_often_as_one_likes(
         instance.type(b"\x04")
         assert instance.wait(60) is ExitCode.OK
         instance.close()
+
+
+def test_performance_monitors_continue(tmp_path: Path) -> None:
+    """With their counters, an overflow that the guest has not handled, and as many as it had."""
+    vm = VmOptions(kernel=kernel(tmp_path, ECHO), ram_size=64 * MIB, has_pmu=True, num_counters=4)
+    instance = Instance(vm, make_config(vm), Platform(vm.ram_size, vm.num_cpus))
+    instance.build()
+    context = vcpu(instance)
+    context.pmcr, context.pmcntenset, context.pmccntr = 1, 1 << 31, 1 << 40
+    context.pmovsset = context.pmintenset = 1 << 3
+    context.pmevtyper[3], context.pmevcntr[3] = 8, 77
+    instance.start()
+    echo(instance, b"before")
+    instance.pause()
+    cycles = context.pmccntr
+    assert cycles > 1 << 40
+    save(instance, tmp_path / "snapshot")
+    instance.quit()
+    instance.wait()
+    instance.close()
+    instance = restored(tmp_path / "snapshot")
+    context = vcpu(instance)
+    assert (context.mdcr_el2, context.pmccntr, context.pmovsset) == (4, cycles, 1 << 3)
+    assert (context.pmevtyper[3], context.pmevcntr[3]) == (8, 77)
+    instance.start()
+    echo(instance, b"after")
+    instance.pause()
+    assert context.pmccntr > cycles
+    assert guest_of(instance)._vgic.cpus[0].private.line >> PPI_PMU & 1
+    instance.quit()
+    instance.wait()
+    instance.close()
 
 
 def test_a_restored_guest_can_be_saved_again(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ def pe_lines(pictures: Sequence[PePicture]) -> Iterator[Text]:
         yield Text("  EL2", HEADING)
         for name, value in picture.controls.items():
             yield line(f"  {name:<14} {value}")
+        if picture.pmu:
+            yield Text("  PMU", HEADING)
+        for name, value in picture.pmu.items():
+            yield line(f"  {name:<14} {value}")
 
 
 def _columns(pairs: Mapping[str, str], count: int) -> Iterator[Text]:
