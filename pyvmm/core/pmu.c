@@ -9,8 +9,8 @@
 #define EVENT(name) (1ull << PMU_##name)
 
 enum { CYCLES = 1u << CYCLE_COUNTER };
-#define STEP_EVENTS                                                                                                    \
-    (EVENT(LD_RETIRED) | EVENT(ST_RETIRED) | EVENT(MEM_ACCESS) | EVENT(BR_RETIRED) | EVENT(BR_IMMED_RETIRED) |         \
+#define STEP_EVENTS                                                                                                   \
+    (EVENT(LD_RETIRED) | EVENT(ST_RETIRED) | EVENT(MEM_ACCESS) | EVENT(BR_RETIRED) | EVENT(BR_IMMED_RETIRED) |        \
      EVENT(BR_RETURN_RETIRED))
 
 /* ---- counters ---- */

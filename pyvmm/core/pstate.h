@@ -14,7 +14,7 @@ void cpu_select(struct cpu *cpu); /* the TLBs of the current EL */
 void fp_access_update(struct cpu *cpu); /* after a change of CPACR_EL1, CPTR_EL2 or the EL */
 
 /* For the current EL and PAN.  Inline, so that the slow path of a load or store makes one call. */
-static inline enum mmu_index mmu_index(const struct cpu *cpu) {
+static INLINE enum mmu_index mmu_index(const struct cpu *cpu) {
     if (cpu->el == 0 || cpu->unprivileged) {
         return MMU_EL0;
     }

@@ -2,12 +2,21 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pyvmm.arch.pmu import PmuEvent
+from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
-from tests.boot.command import Running, guest_options
+from tests.boot.command import (
+    DOWNLOAD_PATIENCE,
+    PYVMM,
+    Running,
+    call,
+    copy_disk,
+    guest_options,
+)
 from tests.boot.counters import AROUND, LOOP_SIZE, ROUNDS, counters_program
 from tests.boot.shell import Answer, Shell
 
@@ -95,3 +104,29 @@ def test_without_the_option_there_are_none(debian: Image, kind: tuple[str, ...])
         assert running.shell.run("dmesg | grep -c perfevents").output == "0"
         running.shell.store("count", counters_program([PmuEvent.CPU_CYCLES]))
         assert running.shell.run("./count") == Answer(2, "")  # ENOENT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [(), ("--realm", "--no-hes")], ids=["VM", "realm"])
+def test_perf_counts_and_samples(tmp_path: Path, kind: tuple[str, ...]) -> None:
+    """Debian's perf: `stat` without an event that is not counted, `record` with its symbols."""
+    image = Image(Path("build/debian-perf"))
+    build = (PYVMM, "image", "build", "debian", "--with", "linux-perf", "--output", image.directory)
+    made = call(*build, patience=DOWNLOAD_PATIENCE)
+    assert made.code == 0, made.errors
+    options = (*kind, "--pmu", *guest_options(image, copy_disk(image, tmp_path)))
+    with Running("run", *options) as running:
+        running.shell.log_in()
+        names = "instructions:u,cycles:u,ld_retired:u,st_retired:u,branches:u,dTLB-load-misses"
+        work = "sha256sum /usr/bin/bash"
+        answer = running.shell.run(f"perf stat -x , -e {names} -o stat {work} && cat stat")
+        counts = re.findall(r"^(\d+),,([\w-]+)", answer.output, re.MULTILINE)
+        found = {name: int(value) for value, name in counts}
+        assert set(found) == {name.removesuffix(":u") for name in names.split(",")}, answer.output
+        assert all(found.values())
+        record = f"perf record -q -e cycles -c 50000 -o data {work} && perf report -i data --stdio"
+        answer = running.shell.run(f"{record} | grep -c '%.*sha256sum'")
+        assert int(answer.output.split()[-1]) > 1
+        assert interrupts(running.shell) > 0
+        running.shell.type("poweroff -f\n")
+        assert running.wait() == ExitCode.OK
