@@ -15,6 +15,7 @@ from pyvmm.vm.memory_map import MAX_CPUS
 #: Of the first card; each further one counts on.
 DEFAULT_MAC: Final = bytes.fromhex("021515151515")
 BACKENDS: Final = ("passt", "slirp")
+MAC_SIZE: Final = 6
 MIN_MTU: Final = 68
 MAX_MTU: Final = 65535
 MAX_CARDS: Final = 16

@@ -514,7 +514,7 @@ def _check_firmware(given: Collection[str]) -> None:
 def _check_restored(given: Collection[str]) -> None:
     """Check that nothing is given that a snapshot determines."""
     for name, declaration in OPTIONS.items():
-        is_free = name in {"name", "disks"} or declaration.scope is Scope.RUN
+        is_free = name in {"name", "disks", "networks"} or declaration.scope is Scope.RUN
         if name in given and not is_free:
             raise UserError(f"--restore: the snapshot determines {declaration.flag}: omit it")
     if "on_reboot" in given:

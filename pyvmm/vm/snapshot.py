@@ -31,6 +31,7 @@ from pyvmm.arch.pmu import NUM_EVENT_COUNTERS
 from pyvmm.arch.saved import State, StateError
 from pyvmm.arch.sysregs import Feature
 from pyvmm.vm import memory_map
+from pyvmm.vm.network_options import MAC_SIZE, MAX_MTU, NetworkOptions
 from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions
 
@@ -53,6 +54,24 @@ class SavedDisk(msgspec.Struct, frozen=True):
     modified: int  # nanoseconds since 1970
 
 
+class SavedNetwork(msgspec.Struct, frozen=True):
+    """A network card: what its driver knows, and what it was connected to."""
+
+    mode: str
+    mac: bytes
+    mtu: int
+    num_queues: int
+
+    def apply(self, asked: NetworkOptions) -> NetworkOptions:
+        """Return the options of the restored card, which the user connects again."""
+        is_card = len(self.mac) == MAC_SIZE and 0 <= self.mtu <= MAX_MTU
+        if not is_card or not 0 <= self.num_queues <= memory_map.MAX_CPUS:
+            raise StateError(f"a network card mac={self.mac!r:.40},mtu={self.mtu}")
+        if asked.mode != self.mode:
+            raise UserError(f"--restore: the card was made with -n mode={self.mode}: give the same")
+        return replace(asked, mac=self.mac, mtu=self.mtu, num_queues=self.num_queues)
+
+
 class SavedOptions(msgspec.Struct, frozen=True):
     """The options that determine the machine."""
 
@@ -67,6 +86,7 @@ class SavedOptions(msgspec.Struct, frozen=True):
     has_power_button: bool
     has_watchdog: bool
     num_counters: int  # of the PMU; 0: no PMU
+    networks: list[SavedNetwork]
 
     @classmethod
     def of(cls, options: VmOptions) -> "SavedOptions":
@@ -79,7 +99,6 @@ class SavedOptions(msgspec.Struct, frozen=True):
             (options.layout.machine is not memory_map.KVMTOOL, f"--machine {options.machine}"),
             (options.has_pci, "--transport pci"),
             (options.has_its, "--irqchip gicv3-its"),
-            (options.networks, "a network card"),
             (options.directories, "a shared directory"),
             (options.ports, "--port"),
             (options.vsock, "--vsock"),
@@ -101,6 +120,10 @@ class SavedOptions(msgspec.Struct, frozen=True):
             options.has_power_button,
             options.has_watchdog,
             options.num_counters if options.has_pmu else 0,
+            [
+                SavedNetwork(each.mode, each.mac, each.mtu, each.num_queues)
+                for each in options.networks
+            ],
         )
 
     def apply(self, options: VmOptions, disks: tuple[DiskOptions, ...]) -> VmOptions:
@@ -111,6 +134,11 @@ class SavedOptions(msgspec.Struct, frozen=True):
             raise StateError(f"{self.num_cpus} CPUs and {self.ram_size} bytes of RAM")
         if not 0 <= self.num_counters <= NUM_EVENT_COUNTERS:
             raise StateError(f"{self.num_counters} PMU counters")
+        if len(options.networks) != len(self.networks):
+            raise UserError(
+                f"--restore: the guest has {len(self.networks)} network cards: give each with -n,"
+                " in the same order"
+            )
         known = sum(feature.value for feature in Feature)
         if self.console not in {"serial", "virtio"} or self.cpu_features & ~known:
             raise StateError(f"console {self.console}, CPU features {self.cpu_features:#x}")
@@ -129,6 +157,10 @@ class SavedOptions(msgspec.Struct, frozen=True):
             has_watchdog=self.has_watchdog,
             has_pmu=self.num_counters > 0,
             num_counters=self.num_counters or NUM_EVENT_COUNTERS,
+            networks=tuple(
+                each.apply(asked)
+                for each, asked in zip(self.networks, options.networks, strict=True)
+            ),
         )
 
 

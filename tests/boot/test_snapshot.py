@@ -6,22 +6,26 @@ from pathlib import Path
 import pytest
 
 from pyvmm.arch.pmu import PmuEvent
+from pyvmm.devices import libslirp
 from pyvmm.platform import Platform
 from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
 from pyvmm.vm.machine.boot import make_empty_config
+from pyvmm.vm.network_options import NetworkOptions
 from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions, read_options
 from pyvmm.vm.snapshot import Snapshot, new_file
 from tests.boot.command import copy_disk, is_clean, read_from
 from tests.boot.counters import AROUND, LOOP_SIZE, ROUNDS, counters_program
 from tests.boot.inside import Inside
+from tests.boot.server import served_files
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.boot
 
 PATIENCE = 180.0
+HAS_NETWORK = bool(shutil.which("passt")) or libslirp.is_installed()
 
 
 def answer(instance: Instance, command: str) -> str:
@@ -47,6 +51,7 @@ def test_debian_is_restored_at_its_shell(debian: Image, tmp_path: Path, num_cpus
         has_balloon=True,
         has_watchdog=True,
         has_pmu=True,
+        networks=(NetworkOptions(),) if HAS_NETWORK else (),
     )
     with Inside(options) as guest:
         guest.shell.log_in()
@@ -62,7 +67,8 @@ def test_debian_is_restored_at_its_shell(debian: Image, tmp_path: Path, num_cpus
         copy = tmp_path / f"copy{number}"
         shutil.copy2(disk, copy)  # with its time of change
         source = Snapshot(saved)
-        asked = read_options({"restore": saved, "disks": (str(copy),)}, is_run=True)
+        given = {"disks": (str(copy),), "networks": ("mode=user",) * HAS_NETWORK}
+        asked = read_options({"restore": saved, **given}, is_run=True)
         vm = source.options(asked)
         platform = Platform(vm.ram_size, vm.num_cpus, features=vm.cpu_features, engine=vm.engine)
         instance = Instance(vm, make_empty_config(vm), platform, snapshot=source)
@@ -76,6 +82,10 @@ def test_debian_is_restored_at_its_shell(debian: Image, tmp_path: Path, num_cpus
             assert len({line for line in load.splitlines() if line.endswith("/usr/bin/bash")}) == 1
             counted = int(answer(instance, "./count | od -A n -t d8"))
             assert 0 <= counted - LOOP_SIZE * ROUNDS <= AROUND
+            if HAS_NETWORK:
+                with served_files({"file": b"from the host"}) as port:
+                    fetched = answer(instance, f"curl -sS http://192.168.33.1:{port}/file")
+                assert fetched == "from the host"
             write = f"echo {number} >/root/number; head -c 8 /dev/hwrng | wc -c"
             assert answer(instance, write) == "8"
             assert instance.board.balloon is not None

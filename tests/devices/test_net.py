@@ -5,6 +5,7 @@ from struct import pack
 
 import pytest
 
+from pyvmm.arch.saved import State, StateError
 from pyvmm.devices.virtio.net import GUEST_OFFLOADS, MAX_FRAME, NetFeature, VirtioNet
 from tests.devices.driver import NO_RING_FEATURES, Driver
 from tests.devices.hosts import Wire
@@ -413,6 +414,70 @@ def test_net_asks_for_an_announcement_when_the_link_comes_back(card: Card) -> No
     assert (card.driver.config(6, 2), card.driver.acknowledge()) == (3, 2)
     assert card.command(3, 0, b"")
     assert card.driver.config(6, 2) == 1
+
+
+# --- a snapshot -----------------------------------------------------------------------------------
+
+
+def new_card() -> Card:
+    """Return a live card with all that a driver can set."""
+    card = Card(Wire(num_queues=3, offloads=GUEST_OFFLOADS))
+    card.driver.start()
+    return card
+
+
+def load(card: Card, state: State) -> None:
+    """Set the state of a card as its transport does."""
+    with card.net.transport:
+        card.net.load(state)
+
+
+def test_net_continues_on_another_network() -> None:
+    """With its address, filter, pairs of queues and offloads; it has to announce itself."""
+    card, other = new_card(), new_card()
+    card.command(0, 0, b"\0")
+    card.command(1, 0, pack("<I6sI", 1, OTHER, 0))
+    card.command(1, 1, OTHER[::-1])
+    card.command(4, 0, pack("<H", 2))
+    card.command(5, 0, pack("<Q", NetFeature.GUEST_CSUM))
+    other.driver.acknowledge()
+    load(other, card.net.save())
+    assert other.net.save() == card.net.save()
+    assert [other.net.filter.accepts(mac, other.net.mac) for mac in (OTHER, GROUP)] == [True, False]
+    assert (other.net.num_pairs, other.wire.used_offloads) == (2, NetFeature.GUEST_CSUM)
+    assert other.driver.config(0, 6) == int.from_bytes(OTHER[::-1], "little")
+    assert (other.driver.config(6, 2), other.driver.acknowledge()) == (3, 2)
+
+
+def test_net_stays_unplugged_in_a_snapshot(card: Card) -> None:
+    """The user did that, not its network."""
+    card.net.enable(is_enabled=False)
+    other = new_card()
+    load(other, card.net.save())
+    assert other.driver.config(6, 2) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mac": b"short"},
+        {"mac": 5},
+        {"modes": [6]},
+        {"modes": None},
+        {"unicast": b"12345"},
+        {"multicast": "text"},
+        {"num_pairs": 0},
+        {"num_pairs": 4},
+        {"offloads": NetFeature.CSUM},
+        {"offloads": -1},
+        {"is_enabled": 1},
+    ],
+)
+def test_net_refuses_what_is_no_state(wrong: State) -> None:
+    """As a damaged snapshot."""
+    card = new_card()
+    with pytest.raises(StateError):
+        load(card, card.net.save() | wrong)
 
 
 def test_net_records_what_it_carries() -> None:

@@ -15,6 +15,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import PPI_PMU
 from pyvmm.arch.saved import Value
 from pyvmm.core import PeContext
+from pyvmm.devices.virtio.net import VirtioNet
 from pyvmm.host.normal_vm import NormalVm
 from pyvmm.platform import Platform
 from pyvmm.vm import snapshot
@@ -22,9 +23,10 @@ from pyvmm.vm.control.instance import Instance
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.boot import make_config, make_empty_config
 from pyvmm.vm.memory_map import MIB
+from pyvmm.vm.network_options import Mode, NetworkOptions
 from pyvmm.vm.option_values import DiskOptions
 from pyvmm.vm.options import VmOptions, read_options
-from pyvmm.vm.snapshot import Header, Snapshot, new_file
+from pyvmm.vm.snapshot import Header, SavedNetwork, Snapshot, new_file
 from tests.cli.kernels import ECHO, kernel
 from tests.waiting import wait_until
 
@@ -81,10 +83,10 @@ def guest_of(instance: Instance) -> NormalVm:
     return guest
 
 
-def restored(path: Path) -> Instance:
-    """Build a guest from a snapshot."""
+def restored(path: Path, *networks: str) -> Instance:
+    """Build a guest from a snapshot, with its network cards."""
     source = Snapshot(path)
-    options = source.options(read_options({"restore": path}, is_run=True))
+    options = source.options(read_options({"restore": path, "networks": networks}, is_run=True))
     platform = Platform(options.ram_size, options.num_cpus)
     instance = Instance(options, make_empty_config(options), platform, snapshot=source)
     try:
@@ -151,6 +153,36 @@ def test_performance_monitors_continue(tmp_path: Path) -> None:
     instance.quit()
     instance.wait()
     instance.close()
+
+
+def test_a_network_card_is_connected_again(tmp_path: Path) -> None:
+    """To another network of the same kind; the snapshot determines the card itself."""
+    mac = bytes.fromhex("020000000001")
+    card = NetworkOptions(mode=Mode.SOCKET, listen=tmp_path / "one", mac=mac, mtu=1400)
+    path = saved_echo(tmp_path, networks=(card,))
+    instance = restored(path, f"mode=socket,listen={tmp_path / 'two'}")
+    (device,) = (each for each in instance.board.devices.values() if isinstance(each, VirtioNet))
+    assert (device.mac, device.mtu, (tmp_path / "two").is_socket()) == (mac, 1400, True)
+    instance.start()
+    echo(instance, b"after")
+    instance.close()
+    for given, complaint in (
+        ((), "has 1 network cards: give each with -n, in the same order"),
+        (("mode=user", "mode=user"), "has 1 network cards: give each with -n"),
+        (("mode=user",), "was made with -n mode=socket: give the same"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            restored(path, *given)
+    header = Snapshot(path).header
+    for wrong in (
+        SavedNetwork("user", b"mac", 0, 0),
+        SavedNetwork("user", mac, -1, 0),
+        SavedNetwork("user", mac, 0, 17),
+    ):
+        options = msgspec.structs.replace(header.options, networks=[wrong])
+        rewrite(path, tmp_path / "wrong", msgspec.structs.replace(header, options=options))
+        with pytest.raises(UserError, match="damaged"):
+            restored(tmp_path / "wrong", "mode=user")
 
 
 def test_a_restored_guest_can_be_saved_again(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, Final, Protocol
 
+from pyvmm.arch.saved import State, StateError, number
 from pyvmm.devices.buffers import fill, split
 from pyvmm.devices.ioloop import SetTimer
 from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.net_control import MAX_COMMAND, execute
-from pyvmm.devices.virtio.net_filter import ReceiveFilter
+from pyvmm.devices.virtio.net_filter import ADDRESS_SIZE, ReceiveFilter
 from pyvmm.devices.virtio.queue import Chain, QueueFault, VirtQueue
 
 HEADER_SIZE: Final = 12  # virtio_net_hdr with num_buffers
@@ -166,7 +167,7 @@ class VirtioNet(VirtioDevice):
         set_timer: SetTimer | None = None,
         record: Record = record_nothing,
     ) -> None:
-        if len(mac) != 6:
+        if len(mac) != ADDRESS_SIZE:
             raise ValueError("a MAC address has 6 bytes")
         self.max_pairs = backend.num_queues
         receive_size = bounce.NUM_RECEIVE_BUFFERS if is_bounced else _QUEUE_SIZE
@@ -194,7 +195,7 @@ class VirtioNet(VirtioDevice):
         self.filter = ReceiveFilter()
         self.num_pairs = 1
         self._must_announce = False
-        self._received_header = self._is_merging = 0
+        self._received_header = self._is_merging = self._offloads = 0
         self._sent: list[tuple[VirtQueue, Chain]] = []  # buffers that have not returned yet
         self._has_timer = False
 
@@ -210,6 +211,7 @@ class VirtioNet(VirtioDevice):
         """Use these of the accepted GUEST_* offloads; return False if there are others."""
         if offloads & ~(self.acked_features & GUEST_OFFLOADS):
             return False
+        self._offloads = offloads
         is_checked = offloads & NetFeature.GUEST_CSUM
         self._received_header = _DATA_VALID if is_checked else 0
         # A segment without its checksum is of no use.
@@ -245,6 +247,42 @@ class VirtioNet(VirtioDevice):
         self._restore()
         self._backend.set_offloads(0)
         self._resume()
+
+    # --- a snapshot ---------------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all sent buffers have returned."""
+        return not self._sent
+
+    def save(self) -> State:
+        """Return what the driver and the user have set."""
+        return self.filter.save() | {
+            "mac": self.mac,
+            "num_pairs": self.num_pairs,
+            "offloads": int(self._offloads),
+            "is_enabled": self._is_enabled,
+        }
+
+    def load(self, state: State) -> None:
+        """Set what `save` has returned, for a card on another network, which has to learn it.
+
+        Raises:
+            StateError: it is not the state of such a card.
+        """
+        self.filter.load(state)
+        mac, is_enabled = state.get("mac"), state.get("is_enabled")
+        if not isinstance(mac, bytes) or len(mac) != ADDRESS_SIZE or type(is_enabled) is not bool:
+            raise StateError(f"a card has the address {mac!r:.40}")
+        self.mac, self._is_enabled = mac, is_enabled
+        num_pairs = number(state, "num_pairs", self.max_pairs + 1)
+        if num_pairs != 1 and not self.set_pairs(num_pairs):
+            raise StateError(f"num_pairs is {num_pairs}")
+        if not self.set_offloads(number(state, "offloads", 1 << 64)):
+            raise StateError("offloads that the driver has not accepted")
+        self._must_announce = self.is_up and bool(self.acked_features & NetFeature.GUEST_ANNOUNCE)
+        if self.acked_features:
+            self.transport.config_changed()
 
     # --- link ---------------------------------------------------------------------------------
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-BROADCAST: Final = b"\xff" * 6
+from pyvmm.arch.saved import State, StateError, items, number
+
+ADDRESS_SIZE: Final = 6
+BROADCAST: Final = b"\xff" * ADDRESS_SIZE
 
 
 class Mode(IntEnum):
@@ -32,6 +35,20 @@ class ReceiveFilter:
     unicast: frozenset[bytes] | None = frozenset()
     multicast: frozenset[bytes] | None = frozenset()
 
+    def save(self) -> State:
+        """Return the state."""
+        return {
+            "modes": [int(mode) for mode in sorted(self.modes)],
+            "unicast": None if self.unicast is None else b"".join(sorted(self.unicast)),
+            "multicast": None if self.multicast is None else b"".join(sorted(self.multicast)),
+        }
+
+    def load(self, state: State) -> None:
+        """Set the state; StateError if it is not one."""
+        modes = [number({"mode": each}, "mode", len(Mode)) for each in items(state, "modes")]
+        self.modes = frozenset(map(Mode, modes))
+        self.unicast, self.multicast = _addresses(state, "unicast"), _addresses(state, "multicast")
+
     def set_mode(self, mode: Mode, *, is_on: bool) -> None:
         """Turn a mode on or off."""
         self.modes = self.modes | {mode} if is_on else self.modes - {mode}
@@ -52,3 +69,12 @@ class ReceiveFilter:
             return False
         table = None if Mode.ALLUNI in modes else self.unicast
         return target == mac or table is None or target in table
+
+
+def _addresses(state: State, name: str) -> frozenset[bytes] | None:
+    value = state.get(name, b"")
+    if value is None:
+        return None
+    if not isinstance(value, bytes) or len(value) % ADDRESS_SIZE:
+        raise StateError(f"{name} has no whole addresses")
+    return frozenset(value[at : at + ADDRESS_SIZE] for at in range(0, len(value), ADDRESS_SIZE))
