@@ -127,6 +127,8 @@ class _Tree:
             self.cells("phandle", self._its)
 
     def finish(self) -> bytes:
+        used = len(self._writer.as_bytearray())
+        self._writer.resize(used + self._writer.INC_SIZE)  # room for the end: as_fdt() makes none
         fdt = self._writer.as_fdt()
         fdt.pack()
         blob = bytes(fdt.as_bytearray())

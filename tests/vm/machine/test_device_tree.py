@@ -44,6 +44,12 @@ def test_tree_is_the_same_for_the_same_guest() -> None:
     assert build_fdt(SMALL) == build_fdt(SMALL)
 
 
+def test_tree_may_have_any_size() -> None:
+    """Also one that just fills what libfdt has reserved."""
+    sizes = [len(build_fdt(replace(SMALL, bootargs="x" * count))) for count in range(0, 1100, 4)]
+    assert sizes == list(range(sizes[0], sizes[0] + 1100, 4))
+
+
 def test_chosen_says_what_to_boot() -> None:
     """It has the command line, the console and the initial RAM disk."""
     tree = Tree(build_fdt(SMALL))
