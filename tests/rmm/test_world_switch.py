@@ -19,9 +19,11 @@ from pyvmm.arch.esr import ExceptionClass, hpfar_of, sysreg_key
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
+from pyvmm.arch.pmu import NUM_EVENT_COUNTERS
 from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rmi import (
     EXIT_OFFSET,
+    RealmFlags,
     RecEnter,
     RecEnterFlags,
     RecExit,
@@ -43,9 +45,10 @@ MISSING: Final = BASE + 0x20_0000 - PAGE  # RAM without a page
 SECRET: Final = 0x5EC2_E75E
 WFI_EXIT: Final = int(ExceptionClass.WFX) << 26
 MSR, MRS = 0xD500_0000, 0xD520_0000
+ALIGN: Final = "add {0}, {0}, #15; and {0}, {0}, #~15"  # with the MMU off, all is Device memory
 
-#: What cannot be written with anything, or ends the program.
-NOT_WRITTEN = {"SCTLR_EL1", "SPSel", "ICC_DIR_EL1", "CPACR_EL1"}
+#: What cannot be written with anything, ends the program, or would make it count.
+NOT_WRITTEN = {"SCTLR_EL1", "SPSel", "ICC_DIR_EL1", "CPACR_EL1", "PMCR_EL0"}
 #: What no two reads agree about.
 NOT_COMPARED = {"CNTPCT_EL0", "CNTVCT_EL0", "RNDR", "RNDRRS", "CNTP_TVAL_EL0", "CNTV_TVAL_EL0"}
 TIMER_CONTROLS = {"CNTP_CTL_EL0", "CNTV_CTL_EL0"}  # written with ENABLE and IMASK
@@ -93,12 +96,14 @@ def hide(base: int, action: str) -> tuple[bytes, bytes]:
         "ldr x2, [x1]; str x2, [x1, #8]; add x1, x1, #16; ldxr x2, [x1]",
         *(f"ldr x0, [x29], #8; {word(MSR, reg, 0)}" for reg in WRITTEN),
         "ldr x0, [x29], #8; mov sp, x0",
+        ALIGN.format("x29"),
         *(f"ldp q{n}, q{n + 1}, [x29], #32" for n in range(0, 32, 2)),
         *(f"ldp x{n}, x{n + 1}, [x29, #{8 * n}]" for n in range(0, 28, 2)),
         "ldr x28, [x29, #224]; ldr x30, [x29, #240]; ldr x29, [x29, #232]",
         action,
     ]
-    data = [*values, sp, *v, *x]
+    scalars = [*values, sp, *[0] * (len(WRITTEN) % 2 == 0)]
+    data = [*scalars, *v, *x]
     return assemble("\n".join(text)), struct.pack(f"<{len(data)}Q", *data)
 
 
@@ -113,6 +118,7 @@ def look(base: int) -> bytes:
     for reg in READ:
         text += [enable_fp] if reg.name == "FPCR" else []
         text += [word(MRS, reg, 0), "str x0, [x30], #8"]
+    text += [ALIGN.format("x30")]
     text += [f"stp q{n}, q{n + 1}, [x30], #32" for n in range(0, 32, 2)]
     text += [move("x1", base + 2 * PAGE), "ldr x2, [x1]; str x2, [x30], #8"]
     text += ["add x1, x1, #16; stxr w3, x2, [x1]; str x3, [x30], #8"]
@@ -145,7 +151,8 @@ class Stage:
         """Make all parties, whichever the test uses."""
         self.world = CoreWorld(is_scripted=False)
         self.run_pa = self.world.ns_granule()
-        self.rds = [self.world.realm(vmid=vmid, depth=1) for vmid in (1, 2)]
+        pmu = {"flags": int(RealmFlags.PMU), "pmu_num_ctrs": NUM_EVENT_COUNTERS}
+        self.rds = [self.world.realm(vmid=vmid, depth=1, **pmu) for vmid in (1, 2)]
         for rd in self.rds:
             self.world.tables(rd, BASE, (2, 3))
         kinds = {
