@@ -8,6 +8,7 @@ from pyvmm.arch.engine import Engine
 from pyvmm.arch.exits import ExitReason, IrqCause
 from pyvmm.arch.pmu import CYCLE_COUNTER, NUM_EVENT_COUNTERS, PMCEID0, PMCEID1, PmuEvent
 from pyvmm.arch.sysregs import Feature
+from pyvmm.core import Clock
 from tests.core.system import (
     AF,
     CODE,
@@ -260,6 +261,17 @@ def test_an_odd_counter_counts_the_overflows_of_the_even_one(bench: Bench) -> No
     state.pmcntenset &= ~2
     bench.run("nop\n" + STOP)
     assert (state.pmevcntr[1], state.pmevcntr[2]) == (0, 0)
+
+
+@pytest.mark.parametrize("engine", [Engine.INTERP, Engine.JIT])
+def test_an_exact_clock_stops_at_the_overflow(engine: Engine) -> None:
+    """Not at the next branch, so that a replay with another engine is the same."""
+    bench = Bench(clock=Clock.EXACT, engine=engine)
+    state = bench.state
+    state.pmcr, state.pmcntenset, state.pmintenset = E, 1, 1
+    state.pmevtyper[0], state.pmevcntr[0] = PmuEvent.INST_RETIRED, (1 << 32) - 5003
+    exit_ = bench.run("again:\n" + "nop\n" * 6 + "b again", budget=100_000)
+    assert (exit_.irq, exit_.instructions, state.pmevcntr[0]) == (IrqCause.PMU, 5003, 0)
 
 
 # --- access ---------------------------------------------------------------------------------------
