@@ -6,11 +6,13 @@ from mmap import mmap
 from monitor.monitor import Monitor
 from pyvmm.arch.events import Event, EventStream
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
+from pyvmm.arch.rmi2 import VERSION_2_0
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
 from pyvmm.host.realm import Realm
 from pyvmm.host.vgic import Vgic
 from rmm.rmi import REVISIONS
+from rmm.rmi2 import ALL_REVISIONS
 from rmm.rmm import Rmm
 from tests.host.fakes import DRAM_BASE, FakeBus, Script, ScriptedPes
 from tests.memory import ViewedMemory
@@ -102,7 +104,9 @@ class RealmRig:
         self.machine = PlatformMachine(*scripts)
         self.monitor = Monitor(self.machine, stream)
         self.machine.gpi = self.monitor.gpi
-        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), REVISIONS, stream)
+        is_new = options is not None and options.revision == VERSION_2_0
+        revisions = ALL_REVISIONS if is_new else REVISIONS
+        self.rmm = Rmm(self.machine, self.monitor.conduit(Pas.REALM), revisions, stream)
         assert self.monitor.boot(self.rmm) == 0
         self.ns = self.machine.memory(Pas.NS)
         self.dram = self.monitor.layout.ns_size
@@ -120,4 +124,5 @@ class RealmRig:
             ),
             kick=lambda cpu: self.machine.pe(cpu).kick(),
             options=options,
+            interfaces=[pe.interface for pe in self.machine.pes] if is_new else (),
         )

@@ -76,8 +76,25 @@ def test_what_is_given_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        ({"measurement_algo": "sha384"}, "sha384 is for RMI 2.0: add --rmi 2.0"),
+        ({"rmi": "2.0", "token_profile": "g0"}, "g0 is older than --rmi 2.0: choose g2"),
+    ],
+)
+def test_options_of_a_revision(asked: dict[str, str], complaint: str) -> None:
+    """What another revision of RMI does not have."""
+    with pytest.raises(UserError, match=complaint):
+        read_options({"is_realm": True, **asked}, is_run=True)
+    assert read_options({"is_realm": True, "rmi": "2.0"}, is_run=True).realm == RealmOptions(
+        revision=0x2_0000
+    )
+
+
+@pytest.mark.parametrize(
     ("given", "complaint"),
     [
+        ({"rmi"}, "--rmi is for realms: add --realm"),
         ({"is_debuggable"}, "--realm-debug is for realms: add --realm"),
         ({"measurement_algo"}, "--measurement-algo is for realms"),
         ({"personalization"}, "--realm-pv is for realms"),
