@@ -11,6 +11,7 @@ from pyvmm.cli.common.table import table
 from pyvmm.cli.common.units import duration, short_size
 from pyvmm.vm.control.api import Status
 
+#: The last column is there only if an instance has forwarded ports.
 _HEADINGS = ("PID", "NAME", "STATE", "KIND", "CPUS", "MEM", "UP", "PORTS")
 _RIGHT = frozenset({"PID", "CPUS", "MEM", "UP"})
 
@@ -31,7 +32,9 @@ def list_(*, running: bool, is_quiet: bool, wants_json: bool) -> None:
         if statuses:
             print_lines(*(each.name for each in statuses))
     else:
-        print_lines(*table(_HEADINGS, [*map(_row, statuses)], right=_RIGHT))
+        rows = [*map(_row, statuses)]
+        used = len(_HEADINGS) if any(row[-1] for row in rows) else len(_HEADINGS) - 1
+        print_lines(*table(_HEADINGS[:used], [row[:used] for row in rows], right=_RIGHT))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -115,12 +115,18 @@ def test_log_that_cannot_be_written_is_given_up(tmp_path: Path) -> None:
 
 
 def test_forwarded_ports_are_shown(runtime: Path) -> None:
-    """By `port` and by `list`."""
-    del runtime
-    create("r1", *VM, "-n", "mode=none")
+    """By `port` and by `list`; it has the column only then."""
+    create("r1", *VM)
     assert result(verb("port", "r1")) == DONE
     assert verb("port", "r1", "--json").output == "[]\n"
-    assert "PORTS" in verb("list").output
+    assert "PORTS" not in verb("list").output
+    state = json.loads((runtime / "r1.d/state").read_text())
+    state["ports"] = [{"protocol": "tcp", "host": "127.0.0.1:8080", "guest_port": 80}]
+    (runtime / "r1.d/state").write_text(json.dumps(state))
+    assert verb("port", "r1").output == "80/tcp -> 127.0.0.1:8080\n"
+    listed = verb("list").output.splitlines()
+    assert listed[0].endswith("  UP  PORTS")
+    assert listed[1].endswith("  127.0.0.1:8080->80/tcp")
 
 
 def test_instance_without_options_cannot_start_again(runtime: Path) -> None:

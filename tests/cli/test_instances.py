@@ -157,7 +157,7 @@ def test_a_killed_instance_is_dead_and_can_be_cleaned_up(
     os.kill(pid, signal.SIGKILL)
     until_gone(pid)
     assert status("r1")["state"] == "dead"
-    for name in ("start", "stop", "pause", "console"):
+    for name in ("stop", "pause", "console"):
         ended = verb(name, "r1")
         line = "pyvmm: r1 is dead: pyvmm destroy r1 cleans up\n"
         assert result(ended) == (ExitCode.UNREACHABLE, "", line)
@@ -419,7 +419,7 @@ def test_the_wishes_of_many_come_to_one_end(runtime: Path, tmp_path: Path) -> No
     """Late requests get an error that the instance is gone; nothing hangs or stays."""
     create("r1", *VM, kernel(tmp_path, IDLE))
     with ExitStack() as stack:
-        commands = ["stop", "destroy", "start", "destroy", "stop", "wait", "pause", "destroy"]
+        commands = ["stop", "destroy", "resume", "destroy", "stop", "wait", "pause", "destroy"]
         each = [stack.enter_context(running(command, "r1")) for command in commands]
         for command, process in zip(commands, each, strict=True):
             output, errors = process.communicate(timeout=PATIENCE)

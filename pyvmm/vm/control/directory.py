@@ -164,12 +164,14 @@ class Directory:
             replaces: it is the successor of one that has ended, whose console logs it keeps.
 
         Raises:
-            UserError: the name is taken or invalid.
+            UserError: the name is taken or invalid, or there is nothing to replace.
             OSError: no space is left.
         """
         name = check_name(status.name)
         with self.locked():
             old = self._look(name)
+            if old is None and replaces:
+                raise UserError(f"no instance {name}: pyvmm list shows all instances")
             if old is not None and old.state == State.STOPPED and not replaces:
                 raise UserError(f"{name} is shut off: pyvmm destroy {name} first")
             if old is not None and old.state not in {State.DEAD, State.STOPPED}:
