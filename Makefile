@@ -95,6 +95,7 @@ gen: $(VENV)/.packages
 	@$(PY) -m pyvmm.core.generate
 	@$(PY) -m pyvmm.vm.control.schema
 	@$(PY) -m tests.vm.agent_program
+	@$(PY) -m tests.boot.course
 	@PYTHONPATH=. $(PY) tools/rmm_abi.py
 	@PYTHONPATH=. $(PY) tools/page.py
 

@@ -11,9 +11,13 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.rmi2 import REVISIONS
+from pyvmm.arch.text import printable
 from pyvmm.cli.common.instances import print_json
 from pyvmm.cli.common.say import print_lines
 from pyvmm.lab.attack import BREAK_MEANINGS, Attack, Break
+from pyvmm.lab.check import all_exercises, find_exercise
+from pyvmm.lab.check import check as check_solution
+from pyvmm.lab.exercise import Case
 from pyvmm.lab.run import Outcome, Verdict, all_attacks, find
 from pyvmm.lab.run import lab as open_lab
 from pyvmm.lab.template import TEMPLATE
@@ -23,6 +27,8 @@ _HELP = """Attack realms as a hostile host, and see what stops the attacks.
 
 An attack is a small Python file. Each runs on a machine of its own, with the real firmware; the
 simulator then looks into all worlds and proves what leaked or changed.
+
+The lab also checks the exercises of the course in docs/course.
 """
 _RUN_HELP = """Run attacks by name, or from a file that ends in .py.
 
@@ -30,6 +36,12 @@ _RUN_HELP = """Run attacks by name, or from a file that ends in .py.
 given several times.
 
 Exit code: 0 every attack ended as expected, 1 one did not.
+"""
+_CHECK_HELP = """Check a solution of an exercise of the course.
+
+FILE is your solution; by default EXERCISE.py, which `begin` writes.
+
+Exit code: 0 all cases are right, 1 one is not.
 """
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _RESULT_COLUMN: Final = 54
@@ -68,6 +80,24 @@ class OutcomeRow(msgspec.Struct):
     proof: str
     succeeded: bool
     verdict: Verdict
+
+
+class ExerciseRow(msgspec.Struct):
+    """An exercise, as `exercises --json` prints it."""
+
+    lesson: int
+    name: str
+    summary: str
+    task: str
+
+
+class CaseRow(msgspec.Struct):
+    """A case, as `check --json` prints it."""
+
+    what: str
+    expected: str
+    found: str
+    is_right: bool
 
 
 @click.group(help=_HELP)
@@ -220,11 +250,63 @@ def new(name: str) -> None:
     if not _NAME.fullmatch(name) or iskeyword(name):
         raise UserError(f"{name!r} is not a name: use a-z, 0-9 and -, such as my-attack")
     path = Path(f"{name}.py")
+    _write_new(path, TEMPLATE.format(name=name.replace("-", "_"), file=path))
+    print_lines(f"{path}: run it with `pyvmm lab run ./{path}`")
+
+
+def _write_new(path: Path, text: str) -> None:
     try:
         with path.open("x") as file:
-            file.write(TEMPLATE.format(name=name.replace("-", "_"), file=path))
+            file.write(text)
     except FileExistsError:
         raise UserError(f"{path} exists: choose another name") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: choose another directory") from None
-    print_lines(f"{path}: run it with `pyvmm lab run ./{path}`")
+
+
+@lab.command("exercises", help="List the exercises of the course.")
+@click.option("--json", "wants_json", is_flag=True, help="print JSON")
+def exercises(*, wants_json: bool) -> None:
+    """List all."""
+    found = all_exercises().values()
+    if wants_json:
+        print_json([ExerciseRow(e.lesson, e.name, e.summary, e.task) for e in found])
+        return
+    print_lines(*(f"{each.lesson:>2}  {each.name:<16} {each.summary}" for each in found))
+
+
+@lab.command("begin", help="Write EXERCISE.py: the task, and a file to start from.")
+@click.argument("exercise")
+def begin(exercise: str) -> None:
+    """Write the template."""
+    found = find_exercise(exercise)
+    path = Path(f"{found.name}.py")
+    _write_new(path, f'"""{found.task}\n"""\n{found.template}')
+    print_lines(f"{path}: check it with `pyvmm lab check {found.name}`")
+
+
+@lab.command("check", help=_CHECK_HELP)
+@click.argument("exercise")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "wants_json", is_flag=True, help="print JSON")
+def check(exercise: str, file: Path | None, *, wants_json: bool) -> int:
+    """Check a solution."""
+    found = find_exercise(exercise)
+    cases = []
+    for case in check_solution(found, file or Path(f"{found.name}.py")):
+        cases.append(case)
+        if not wants_json:
+            print_lines(*_case_lines(case))
+    num_right = sum(case.is_right for case in cases)
+    if wants_json:
+        print_json([CaseRow(*case, case.is_right) for case in cases])
+    else:
+        print_lines(f"{found.name}: {num_right} of {len(cases)} cases are right")
+    return ExitCode.OK if num_right == len(cases) else ExitCode.DIFFERENT
+
+
+def _case_lines(case: Case) -> Iterator[str]:
+    yield f"{'right' if case.is_right else 'WRONG'}  {case.what}"
+    if not case.is_right:
+        yield f"       expected  {printable(case.expected)}"
+        yield f"       found     {printable(case.found)}"

@@ -146,6 +146,11 @@ class Realm:
         with refusals():
             self.host.dialect.create_rec(self.rd, self.rec, params)
 
+    def remove_rec(self) -> None:
+        """Destroy the realm's REC, and take back the granules that it was lent."""
+        with refusals():
+            self.host.dialect.destroy_rec(self.rec)
+
     def activate(self) -> None:
         """End the construction."""
         self.host.rmi(RmiFid.RMI_REALM_ACTIVATE, self.rd)

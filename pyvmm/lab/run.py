@@ -1,6 +1,5 @@
 """Finds attacks and runs them."""
 
-import importlib.util
 import pkgutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pyvmm.arch.pas import GranuleProtectionFault
 from pyvmm.arch.rmi import VERSION_1_0
 from pyvmm.lab import attacks
 from pyvmm.lab.attack import Attack, Break
+from pyvmm.lab.files import load_module
 from pyvmm.lab.host import Host, HostFailure, Step
 from pyvmm.lab.owner import Owner
 from pyvmm.lab.realm import Realm
@@ -66,7 +66,7 @@ class Outcome:
 def all_attacks() -> dict[str, Attack]:
     """Return the lab's attacks by name."""
     names = (module.name for module in pkgutil.iter_modules(attacks.__path__))
-    found = [_attack_in(import_module(f"{attacks.__name__}.{name}"), name) for name in names]
+    found = [attack_in(import_module(f"{attacks.__name__}.{name}"), name) for name in names]
     return {each.name: each for each in found}
 
 
@@ -86,20 +86,15 @@ def find(name: str) -> Attack:
 
 def _load(path: Path) -> Attack:
     """Return the attack in a user's file, which is trusted like any program that the user runs."""
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: `pyvmm lab new NAME` writes one")
-    spec = importlib.util.spec_from_file_location("pyvmm_lab_user_attack", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file: give one that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
-    return replace(_attack_in(module, str(path)), path=str(path))
+    module = load_module(path, "`pyvmm lab new NAME` writes one")
+    return replace(attack_in(module, str(path)), path=str(path))
 
 
-def _attack_in(module: object, where: str) -> Attack:
+def attack_in(module: object, where: str) -> Attack:
+    """Return the attack that a module defines.
+
+    Raises: UserError if that is not exactly one.
+    """
     found = [each for each in vars(module).values() if isinstance(each, Attack)]
     if len(found) != 1:
         raise UserError(f"{where}: {len(found)} functions have @attack: one must")

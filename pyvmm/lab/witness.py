@@ -10,7 +10,9 @@ from typing import Final
 
 from monitor.monitor import Monitor
 from pyvmm.arch.bits import MASK64
+from pyvmm.arch.gpt import Gpi
 from pyvmm.arch.pas import GRANULE_OFFSET, Pas
+from pyvmm.arch.pictures import GptPicture
 from pyvmm.arch.rmi import Ripas
 from pyvmm.arch.stage2 import ADDRESS_MASK, PAGE_LEVEL, VALID
 from pyvmm.core import Machine
@@ -108,13 +110,23 @@ class Witness:
             if self._words & {word & MASK64 for word in secret.words}:
                 self._leaks["a part of the secret is in the result of a call"] = None
         changes = [change for secret in self._secrets for change in self._changes(secret)]
-        observer = Observer(
-            self._machine, self._gpt, self._rmm, still=nullcontext, contexts=lambda: ()
-        )
-        if count := observer.gpt().num_differences:
+        if count := self._picture().num_differences:
             changes.append(f"the GPT and the RMM's books differ on {count} granules")
         looked_at = f"{len(memory) >> 20} MiB of Non-secure memory and {self._num_results} results"
         return Proof(tuple(self._leaks), tuple(changes), looked_at if self._secrets else "")
+
+    def _picture(self) -> GptPicture:
+        return Observer(
+            self._machine, self._gpt, self._rmm, still=nullcontext, contexts=lambda: ()
+        ).gpt()
+
+    def count_realm_granules(self) -> int:
+        """Return the number of granules in the Realm PAS."""
+        return self._picture().granules[Gpi.REALM.name]
+
+    def count_realms(self) -> int:
+        """Return the number of realms that exist."""
+        return len(self._rmm.realms)
 
     def _changes(self, secret: Secret) -> list[str]:
         realm = self._rmm.realms.get(secret.rd)

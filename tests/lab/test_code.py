@@ -5,12 +5,14 @@ from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
 
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.lab import code
+from pyvmm.lab.exercises import blocks, exit_loop, list_registers, serial
 
 
 @pytest.mark.parametrize(
     "listing",
     [
         code.SERVICE, code.VECTOR, code.LOAD, code.STORE, code.KEEP, code.GIVE_AWAY, code.HAVE_NONE,
+        serial.PROGRAM, exit_loop.PROGRAM, exit_loop.PAIR, list_registers.PROGRAM, blocks.BRANCHES,
     ],
 )  # fmt: skip
 def test_words_are_those_of_the_assembly(listing: str) -> None:

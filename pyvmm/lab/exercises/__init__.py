@@ -1,0 +1,1 @@
+"""The exercises of the course, one file per exercise.  See docs/course/."""
