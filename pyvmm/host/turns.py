@@ -1,4 +1,4 @@
-"""vCPUs that take turns on one thread, so that a run can be repeated exactly (ADR 21).
+"""vCPUs that take turns on one thread, so that a run can be repeated exactly (ADR 20).
 
 A vCPU runs for at most ``TURN`` instructions.  Between two turns, and only then, ``Outside``
 delivers what comes from outside of the guest, and timers of devices run out.  When every vCPU waits

@@ -1,7 +1,7 @@
 """What devices get from outside of the guest: time, threads, randomness, and input.
 
 ``Outside`` is the host.  ``RepeatableOutside`` gives the same to a guest whose run is recorded or
-replayed (ADR 21): time follows the machine's counter, nothing happens on other threads, and input
+replayed (ADR 20): time follows the machine's counter, nothing happens on other threads, and input
 is delivered between two turns of the vCPUs.
 """
 
