@@ -15,7 +15,7 @@ from pyvmm.vm.control.lifecycle import Lifecycle
 from pyvmm.vm.control.patience import settling
 from pyvmm.vm.exit_code import Failure
 
-_PATIENCE: Final = 60.0  # seconds without console output until the guest has no agent
+_PATIENCE: Final = 120.0  # seconds without console output until the guest has no agent
 _PACE: Final = 0.005  # seconds between two checks for the agent
 _CHUNK: Final = 32 << 10
 _FDS: Final = {Stream.STDOUT: 1, Stream.STDERR: 2}
