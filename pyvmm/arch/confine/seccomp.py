@@ -1,6 +1,6 @@
 """seccomp: after it, a process can make only the system calls that it has named.
 
-Through libseccomp, which knows the numbers of the calls on each architecture (ADR 18).
+Through libseccomp, which knows the numbers of the calls on each architecture (ADR 19).
 """
 
 import ctypes
