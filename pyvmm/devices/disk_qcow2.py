@@ -9,6 +9,7 @@ qemu-nbd ends when its last client leaves, so it never outlives this process, ho
 
 import os
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from pyvmm.arch.confine.program import confined
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.text import printable
 from pyvmm.devices.disk_file import open_disk_file
@@ -179,7 +181,7 @@ def _inspect(layer: Layer) -> _Info:
     """
     node = {"driver": "qcow2", "file": layer.file, "backing": None}
     words = ("qemu-img", "info", "--output=json", "--force-share", _describe(node))
-    output = _run(layer.path, words, [layer.fd])
+    output = _run(layer.path, words, [layer.fd], [layer.path])
     try:
         info = msgspec.json.decode(output, type=_Info)
     except msgspec.DecodeError:
@@ -210,22 +212,25 @@ def _serve(layers: Sequence[Layer], *, is_read_only: bool, is_direct: bool) -> Q
         path, pid_file = f"{directory}/nbd", Path(directory, "pid")
         words = ["qemu-nbd", "--fork", f"--socket={path}", f"--pid-file={pid_file}"]
         words += [f"--shared={NUM_CONNECTIONS}", *(["--read-only"] if is_read_only else [])]
-        _run(layers[0].path, [*words, _describe(node)], [layer.fd for layer in layers])
+        files = [Path(directory), *(layer.path for layer in layers)]
+        _run(layers[0].path, [*words, _describe(node)], [layer.fd for layer in layers], files)
         try:
             return Qcow2Disk(path, int(pid_file.read_text()))
         except OSError as error:
             raise UserError(f"disk {layers[0].path}: qemu-nbd: {error.strerror}") from None
 
 
-def _run(path: Path, words: Sequence[str], fds: Sequence[int]) -> bytes:
-    """Run a program of QEMU for a disk; return its output.
+def _run(path: Path, words: Sequence[str], fds: Sequence[int], files: Sequence[Path] = ()) -> bytes:
+    """Run a program of QEMU for a disk, which may open these files; return its output.
 
     Its messages go to a file: a process that it leaves in the background may keep a pipe open.
     """
+    if shutil.which(words[0]) is None:
+        raise UserError(f"disk {path}: qcow2 needs {words[0]}: install the package qemu-utils")
     with tempfile.TemporaryFile() as messages:
         try:
             done = subprocess.run(
-                words,
+                confined(words, files),
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if words[0] == "qemu-img" else subprocess.DEVNULL,
@@ -234,10 +239,6 @@ def _run(path: Path, words: Sequence[str], fds: Sequence[int]) -> bytes:
                 check=False,
                 start_new_session=True,
             )
-        except FileNotFoundError:
-            raise UserError(
-                f"disk {path}: qcow2 needs {words[0]}: install the package qemu-utils"
-            ) from None
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UserError(f"disk {path}: {words[0]} could not be run: {error}") from None
         if not done.returncode:

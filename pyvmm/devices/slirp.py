@@ -12,7 +12,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import IPv6Network
+from pathlib import Path
 
+from pyvmm.arch.confine import calls
+from pyvmm.arch.confine.landlock import READ, Beneath, python_files
+from pyvmm.arch.confine.sandbox import Sandbox
 from pyvmm.arch.errors import UserError
 from pyvmm.devices.libslirp import Slirp, SlirpConfig
 from pyvmm.devices.net_stream import BUFFER_SIZE, pack_frame, size_of, whole_frames
@@ -142,6 +146,7 @@ def main(words: list[str]) -> int:
         return 2
     if not os.fork():
         _go_into_background()
+        _sandbox().enter()
         network.serve(socket.socket(fileno=int(fd)))
     return 0
 
@@ -156,6 +161,22 @@ def _go_into_background() -> None:
             os.setgroups([])
             os.setgid(_NOBODY)
             os.setuid(_NOBODY)
+
+
+def _sandbox() -> Sandbox:
+    """Return what the process may still do: have connections, and look for name servers."""
+    return Sandbox(
+        [*python_files(("pyvmm",)), Beneath(Path("/etc/resolv.conf").resolve(), READ)],
+        {
+            **calls.PROGRAM,
+            **calls.MEMORY,
+            **calls.DESCRIPTORS,
+            **calls.CONNECTIONS,
+            **calls.FILES,
+            **calls.NETWORK,
+        },
+        denies_tcp=False,
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,12 +210,8 @@ def test_missing_tool_is_one_line(
 ) -> None:
     """It names the package."""
     path = create(tmp_path / "a.qcow2")
-    run = subprocess.run
-
-    def find(words: list[str], **options: object) -> object:
-        return run([f"/nowhere/{tool}" if words[0] == tool else words[0], *words[1:]], **options)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(subprocess, "run", find)
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == tool else which(name))
     assert f"qcow2 needs {tool}: install the package qemu-utils" in refusal(path)
 
 

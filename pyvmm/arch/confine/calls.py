@@ -91,6 +91,11 @@ UNIX_SOCKETS: Final[Calls] = {
     "socket": ((Argument(0, socket.AF_UNIX),),),
     **_always("connect"),
 }
+#: Connections to other hosts.
+NETWORK: Final[Calls] = {
+    "socket": tuple((Argument(0, family),) for family in (socket.AF_INET, socket.AF_INET6)),
+    **_always("connect bind listen"),
+}
 #: To listen on sockets again.
 LISTENERS: Final[Calls] = {
     "socket": ((Argument(0, socket.AF_UNIX),), (Argument(0, socket.AF_INET),)),
