@@ -49,6 +49,8 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
         [ -f /usr/lib/u-boot/qemu_arm64/u-boot.bin ] || need u-boot-qemu "U-Boot, for tests of firmware"
         command -v mcopy >/dev/null 2>&1 || need mtools "for tests that boot from a disk"
         command -v grub-mkimage >/dev/null 2>&1 || need grub-common "for tests that boot with GRUB"
+        command -v skopeo >/dev/null 2>&1 || need skopeo "for tests of container images"
+        command -v umoci >/dev/null 2>&1 || need umoci "for tests of container images"
         command -v tshark >/dev/null 2>&1 || need tshark "for tests of captured frames"
     fi
     for tool in mke2fs e2fsck; do # Debian keeps them in sbin, which is not on a user's PATH

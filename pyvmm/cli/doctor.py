@@ -158,6 +158,11 @@ def _check_qemu() -> Finding:
     return _check_tools("qemu-utils", ("qemu-img", "qemu-nbd"), advice)
 
 
+def _check_containers() -> Finding:
+    advice = "install skopeo and umoci; only container images (--oci, --from-oci) need them"
+    return _check_tools("container tools", ("skopeo", "umoci"), advice)
+
+
 def _check_runtime() -> Finding:
     try:
         directory = Directory.of_user()
@@ -196,6 +201,7 @@ CHECKS: Final[tuple[Callable[[], Finding], ...]] = (
     _check_apt,
     _check_e2fsprogs,
     _check_qemu,
+    _check_containers,
 )
 
 

@@ -8,7 +8,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import check_open_files
 from pyvmm.cli.common.errand import Errand, Request
 from pyvmm.cli.common.instances import format_os_error, parse_variables
-from pyvmm.cli.common.options import GuestCommand, guest_options, vm_options
+from pyvmm.cli.common.options import GuestCommand, container_words, guest_options, vm_options
 from pyvmm.cli.common.owner import Owner
 from pyvmm.cli.common.progress import Bar
 from pyvmm.cli.common.say import say
@@ -25,7 +25,8 @@ a tiny built-in guest runs.
 
 With a COMMAND, the guest runs that and ends: pyvmm run debian -v .:/src -- make test. The command
 has this standard input, output and error, and not the console; its working directory is that of the
-first --volume. It requires the agent of the guest's image.
+first --volume. It requires the agent of the guest's image. With --oci, it is the container's
+command, in place of the image's; it is measured, and has the console.
 
 Exit code: 0 the guest powered off or rebooted, 2 bad input, 3 its kernel panicked, 4 it crashed,
 5 it was stopped, 6 it could not be created, 10 its watchdog expired, 124 --timeout ran out. A guest
@@ -39,6 +40,7 @@ class _Run(GuestCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse what is before it."""
+        args = container_words(args)
         if "--" in args:
             at = args.index("--")
             args, command = args[:at], args[at + 1 :]

@@ -68,6 +68,20 @@ class VmOptions:
         "let the guest write to the image; otherwise, what it writes is thrown away",
         scope=Scope.RUN,
     )
+    oci: str | None = option(
+        None,
+        "--oci",
+        "container image, packed into the initial RAM disk, which realms measure; it runs the"
+        " image's command, or one after --",
+        read=str,
+        metavar="ARCHIVE|LAYOUT|containers-storage:NAME",
+    )
+    oci_words: tuple[str, ...] = repeatable(
+        "--oci-arg",
+        "word of the container's command, in place of the image's; words after -- are the same",
+        read=tuple,
+        metavar="WORD",
+    )
     disks: tuple[DiskOptions, ...] = repeatable(
         "-d --disk",
         "raw or qcow2 image, or block device; OPTION: ro, direct, snapshot, serial=TEXT,"

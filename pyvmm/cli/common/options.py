@@ -46,7 +46,21 @@ class GuestCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse them; -p is --publish for a port as docker writes it, and else --params."""
-        return super().parse_args(ctx, _split_p(args))
+        return super().parse_args(ctx, _split_p(container_words(args)))
+
+
+def container_words(args: list[str]) -> list[str]:
+    """Return arguments in which the words after -- are those of the container of --oci.
+
+    >>> container_words(["--oci", "app.tar", "--", "sh", "-c"])
+    ['--oci', 'app.tar', '--oci-arg=sh', '--oci-arg=-c']
+    >>> container_words(["debian", "--", "ls"])
+    ['debian', '--', 'ls']
+    """
+    at = args.index("--") if "--" in args else len(args)
+    if not any(arg == "--oci" or arg.startswith("--oci=") for arg in args[:at]):
+        return args
+    return [*args[:at], *(f"--oci-arg={word}" for word in args[at + 1 :])]
 
 
 def _split_p(args: Sequence[str]) -> list[str]:
@@ -163,7 +177,14 @@ def virtual_machine(given: Mapping[str, object], *, is_run: bool = True) -> VmOp
     options = read_options({"name": f"guest-{os.getpid()}"} | {**given}, is_run=is_run)
     if options.restore is not None:
         return _restored(options, options.restore)
-    options = _complete_image(_complete_kernel(options, given), given)
+    if options.oci is not None:
+        from pyvmm.cli.common.oci import use_oci  # noqa: PLC0415  slow to import
+
+        options = use_oci(options, has_size="ram_size" in given)
+    elif options.oci_words:
+        raise UserError("--oci-arg is for the command of a container: add --oci IMAGE")
+    else:
+        options = _complete_image(_complete_kernel(options, given), given)
     networks = with_forwards(options.networks, options.forwards)
     return complete_shares(replace(options, networks=networks))
 

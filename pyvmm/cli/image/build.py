@@ -23,10 +23,10 @@ built again only with --force, or from other choices.
 """
 _ROOTFS_HELP = """Build a guest that runs one program.
 
-Pack a directory into a root file system. The directory contains the program, at the path that
---init gives, and its libraries; the program gets ARGS. When it ends, the guest reports its exit
-status and powers off. Boot it like Debian's disk, with the kernel and initial RAM disk of `pyvmm
-image build debian`.
+Pack a directory or a container image into a root file system. The directory contains the program,
+at the path that --init gives, and its libraries; an image names its program itself. The program
+gets ARGS. When it ends, the guest reports its exit status and powers off. Boot it like Debian's
+disk, with the kernel and initial RAM disk of `pyvmm image build debian`.
 """
 
 
@@ -81,8 +81,12 @@ def debian(
 
 
 @build.command(help=_ROOTFS_HELP)
+@click.option("--from-dir", type=click.Path(path_type=Path), help="directory to pack")
 @click.option(
-    "--from-dir", required=True, type=click.Path(path_type=Path), help="directory to pack"
+    "--from-oci",
+    metavar="IMAGE",
+    help="container image to pack, with its entry point, variables, user and working directory:"
+    " archive, layout directory, or containers-storage:NAME",
 )
 @click.option(
     "-o",
@@ -102,7 +106,8 @@ def debian(
 @click.argument("args", nargs=-1)
 def rootfs(
     *,
-    from_dir: Path,
+    from_dir: Path | None,
+    from_oci: str | None,
     output: Path | None,
     size: str | None,
     initrd: Path | None,
@@ -115,8 +120,20 @@ def rootfs(
     parse_variables(env)
     if size is not None and initrd is not None:
         raise UserError("--size is for a disk, and --initrd makes none: give one of them")
-    made = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")
-    build_rootfs(from_dir, made, EntryPoint(init or "", args, env), _disk_size(size), initrd)
+    if (from_dir is None) == (from_oci is None):
+        raise UserError("give either --from-dir DIR or --from-oci IMAGE")
+    disk_size = _disk_size(size)
+    if from_dir is not None:
+        made = output or Path(f"{from_dir.resolve().name or 'rootfs'}.img")
+        build_rootfs(from_dir, made, EntryPoint(init or "", args, env), disk_size, initrd)
+    else:
+        from pyvmm.vm.images.oci import find_owner, unpacked  # noqa: PLC0415  few are
+
+        assert from_oci is not None  # noqa: S101  one is given
+        made = output or Path(f"{Path(from_oci.rpartition(':')[2]).stem or 'rootfs'}.img")
+        with unpacked(from_oci) as image:
+            entry_point = image.entry_point(init or "", args, env)
+            build_rootfs(image.rootfs, made, entry_point, disk_size, initrd, find_owner)
     _print({"rootfs" if initrd is None else "initrd": made}, wants_json=wants_json)
 
 

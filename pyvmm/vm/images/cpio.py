@@ -6,29 +6,33 @@ Source: Documentation/driver-api/early-userspace/buffer-format.rst of Linux.
 import os
 import stat
 from dataclasses import dataclass, field
+from typing import Final
 
 _MAGIC = b"070701"
 _END = "TRAILER!!!"
+#: Numbers of a user and a group.
+Owner = tuple[int, int]
+_ROOT: Final = (0, 0)
 
 
 @dataclass(slots=True)
 class CpioArchive:
-    """An archive under construction: parents first, everything owned by root, no timestamps."""
+    """An archive under construction: parents first, no timestamps; root owns what is not told."""
 
     _data: bytearray = field(default_factory=bytearray)
     _num_entries: int = 0
 
-    def add_directory(self, path: str, mode: int = 0o755) -> None:
+    def add_directory(self, path: str, mode: int = 0o755, owner: Owner = _ROOT) -> None:
         """Add a directory."""
-        self._add(path, stat.S_IFDIR | mode, b"")
+        self._add(path, stat.S_IFDIR | mode, b"", owner=owner)
 
-    def add_file(self, path: str, content: bytes, mode: int = 0o644) -> None:
+    def add_file(self, path: str, content: bytes, mode: int = 0o644, owner: Owner = _ROOT) -> None:
         """Add a regular file."""
-        self._add(path, stat.S_IFREG | mode, content)
+        self._add(path, stat.S_IFREG | mode, content, owner=owner)
 
-    def add_symlink(self, path: str, target: str) -> None:
+    def add_symlink(self, path: str, target: str, owner: Owner = _ROOT) -> None:
         """Add a symbolic link."""
-        self._add(path, stat.S_IFLNK | 0o777, os.fsencode(target))
+        self._add(path, stat.S_IFLNK | 0o777, os.fsencode(target), owner=owner)
 
     def add_char_device(self, path: str, major: int, minor: int, mode: int = 0o600) -> None:
         """Add a character device."""
@@ -43,14 +47,20 @@ class CpioArchive:
         self._add(_END, 0, b"")
         return bytes(self._data)
 
-    def _add(self, path: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0)) -> None:
+    def _add(
+        self,
+        path: str,
+        mode: int,
+        content: bytes,
+        device: tuple[int, int] = (0, 0),
+        owner: Owner = _ROOT,
+    ) -> None:
         name = os.fsencode(path) + b"\0"
         self._num_entries += 1
         fields = (
             self._num_entries,  # inode
             mode,
-            0,  # uid
-            0,  # gid
+            *owner,
             1,  # links
             0,  # mtime
             len(content),

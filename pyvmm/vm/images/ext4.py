@@ -1,15 +1,15 @@
 """A new ext4 disk with a tree of files: the same tree gives the same bytes for every user.
 
-Everything belongs to root.  Modes and modification times (in seconds) are kept; hard links become
-separate files, sockets are left out.  e2fsprogs does the work: mke2fs makes an empty file system,
-debugfs writes the files into it one by one, in the order of their names.
+Files belong to root, or to whom the tree says.  Modes and modification times (in seconds) are kept;
+hard links become separate files, sockets are left out.  e2fsprogs does the work: mke2fs makes an
+empty file system, debugfs writes the files into it one by one, in the order of their names.
 """
 
 import math
 import os
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -33,12 +33,17 @@ _MADE_BY_MKE2FS: Final = PurePosixPath("lost+found")
 _UNWRITABLE: Final = frozenset("\n\r\0")  # debugfs cannot read them in a command
 
 
+#: Returns the owner that a file of the tree is to have, for its path and status here.
+FindOwner = Callable[[Path, os.stat_result], tuple[int, int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A file of the tree.
 
     ``mode`` is st_mode; ``size`` in bytes; ``changed`` in seconds; ``source`` is the file with a
-    regular file's content, ``target`` is a symbolic link's.
+    regular file's content, ``target`` is a symbolic link's; ``owner`` has the numbers of user and
+    group.
     """
 
     path: PurePosixPath
@@ -48,6 +53,7 @@ class Entry:
     source: Path | None = None
     target: str = ""
     device: int = 0
+    owner: tuple[int, int] = (0, 0)
 
     @property
     def kind(self) -> int:
@@ -115,7 +121,12 @@ class Tree:
         return max(used * 33 // 32, _MIN_SIZE)  # inodes, extents and bitmaps grow with the size
 
 
-def scan_tree(root: Path, newest: int = _MAX_TIME) -> Tree:
+def to_root(_path: Path, _status: os.stat_result) -> tuple[int, int]:
+    """Return root, whoever owns the file here."""
+    return (0, 0)
+
+
+def scan_tree(root: Path, newest: int = _MAX_TIME, owner: FindOwner = to_root) -> Tree:
     """Return all files below a directory; no time is later than ``newest``.
 
     Raises:
@@ -141,6 +152,7 @@ def scan_tree(root: Path, newest: int = _MAX_TIME) -> Tree:
                 source=found if is_file else None,
                 target=str(found.readlink()) if stat.S_ISLNK(status.st_mode) else "",
                 device=status.st_rdev,
+                owner=owner(found, status),
             )
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}: it cannot be packed") from None
@@ -225,6 +237,7 @@ def _make(entry: Entry, path: str) -> Iterable[str]:
             yield f"write {_quoted(str(entry.source))} {path}"
         case stat.S_IFLNK:
             yield f"symlink {path} {_quoted(entry.target)}"
+            yield from _own(entry, path)
             return
         case stat.S_IFIFO:
             yield f"mknod {path} p"
@@ -232,6 +245,14 @@ def _make(entry: Entry, path: str) -> Iterable[str]:
             kind = "c" if entry.kind == stat.S_IFCHR else "b"
             yield f"mknod {path} {kind} {os.major(entry.device)} {os.minor(entry.device)}"
     yield f"set_inode_field {path} mode 0{entry.mode:o}"
+    yield from _own(entry, path)
+
+
+def _own(entry: Entry, path: str) -> Iterator[str]:
+    """Yield the commands that set the owner, unless it is root."""
+    for name, number in zip(("uid", "gid"), entry.owner, strict=True):
+        if number:
+            yield f"set_inode_field {path} {name} {number}"
 
 
 def _quoted(text: str) -> str:

@@ -17,7 +17,15 @@ from typing import Final
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
 from pyvmm.vm.images.cpio import CpioArchive
-from pyvmm.vm.images.ext4 import Entry, Tree, choose_size, make_disk, scan_tree
+from pyvmm.vm.images.ext4 import (
+    Entry,
+    FindOwner,
+    Tree,
+    choose_size,
+    make_disk,
+    scan_tree,
+    to_root,
+)
 from pyvmm.vm.images.loader import read_payload
 from pyvmm.vm.images.program import ProgramFile
 
@@ -25,6 +33,7 @@ _INIT: Final = "sbin/init"
 _PYVMM: Final = ".pyvmm"
 #: Mount points of the init: files below them would be hidden.
 _MOUNT_POINTS: Final = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "tmp": 0o1777}
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FREE_SPACE: Final = 64 << 20  # bytes, for what the program writes
 _MAX_INITRD: Final = 1 << 30
 _IN_INITRD: Final = "rootfs"
@@ -35,12 +44,15 @@ _MAX_TEXT: Final = 32767  # bytes of arguments, and of variables; init.c has the
 class EntryPoint:
     """The program that a root file system runs.
 
-    ``program`` is a path in the file system; empty means its existing /sbin/init.
+    ``program`` is a path in the file system, or a name to look for in its PATH; empty means its
+    existing /sbin/init.  ``user`` has the numbers of a user, a group, and further groups.
     """
 
     program: str = ""
     arguments: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    directory: str = ""
+    user: tuple[int, ...] = ()
 
 
 def build_rootfs(
@@ -49,6 +61,7 @@ def build_rootfs(
     entry_point: EntryPoint,
     size: int = 0,
     initrd: Path | None = None,
+    owner: FindOwner = to_root,
 ) -> None:
     """Pack a directory into a new disk, or into an initial RAM disk.
 
@@ -58,13 +71,14 @@ def build_rootfs(
         entry_point: the program to run.
         size: bytes of the disk; 0 chooses a size with some free space.
         initrd: Debian's initial RAM disk; append the files to it, and make no disk.
+        owner: returns to whom a file is to belong.
 
     Raises:
         UserError: the directory is missing, a guest cannot run the program, or no space is left.
     """
     _check_places(directory, output)
     begin = read_payload(initrd, "initrd", _MAX_INITRD) if initrd is not None else b""
-    tree = scan_tree(directory, _newest())
+    tree = scan_tree(directory, _newest(), owner)
     try:
         with tempfile.TemporaryDirectory(prefix=".build-", dir=output.absolute().parent) as scratch:
             _complete(tree, Path(scratch), entry_point)
@@ -103,11 +117,11 @@ def _archive(tree: Tree) -> bytes:
         path, mode = f"{_IN_INITRD}/{entry.path}", stat.S_IMODE(entry.mode)
         match entry.kind:
             case stat.S_IFDIR:
-                archive.add_directory(path, mode)
+                archive.add_directory(path, mode, entry.owner)
             case stat.S_IFLNK:
-                archive.add_symlink(path, entry.target)
+                archive.add_symlink(path, entry.target, entry.owner)
             case stat.S_IFREG if entry.source is not None:
-                archive.add_file(path, entry.source.read_bytes(), mode)
+                archive.add_file(path, entry.source.read_bytes(), mode, entry.owner)
             case _:
                 device = entry.device
                 archive.add_special(path, entry.mode, os.major(device), os.minor(device))
@@ -126,7 +140,7 @@ def _complete(tree: Tree, scratch: Path, entry_point: EntryPoint) -> None:
         tree.remove_below(name)
         tree.entries[PurePosixPath(name)] = Entry(PurePosixPath(name), stat.S_IFDIR | mode)
     init = tree.resolve(_INIT)
-    program = entry_point.program or f"/{_INIT}"
+    program = _find_program(tree, entry_point) or f"/{_INIT}"
     if tree.resolve(program) is None or tree.resolve(program) not in tree.entries:
         raise UserError(
             f"the directory does not contain {program}: give the program's path inside the"
@@ -145,6 +159,25 @@ def _complete(tree: Tree, scratch: Path, entry_point: EntryPoint) -> None:
     words = (program, *entry_point.arguments)
     _add(tree, scratch, f"{_PYVMM}/entrypoint", _strings(words), 0o644)
     _add(tree, scratch, f"{_PYVMM}/environment", _strings(entry_point.environment), 0o644)
+    if entry_point.directory:
+        _add(tree, scratch, f"{_PYVMM}/directory", _strings([entry_point.directory]), 0o644)
+    if entry_point.user:
+        _add(tree, scratch, f"{_PYVMM}/user", _strings([*map(str, entry_point.user)]), 0o644)
+
+
+def _find_program(tree: Tree, entry_point: EntryPoint) -> str:
+    """Return the path of a program that is given by its name; it is relative to its directory."""
+    program = entry_point.program
+    if not program or program.startswith("/"):
+        return program
+    if "/" in program:
+        return str(PurePosixPath(entry_point.directory or "/", program))
+    variables = dict(each.partition("=")[::2] for each in entry_point.environment)
+    for directory in variables.get("PATH", _PATH).split(":"):
+        path = f"{directory.rstrip('/')}/{program}"
+        if tree.resolve(path) in tree.entries:
+            return path
+    return program
 
 
 def _refuse_arguments(entry_point: EntryPoint) -> None:

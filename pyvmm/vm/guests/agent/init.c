@@ -2,15 +2,18 @@
  * The first process of a root file system for one program: mounts the usual file systems, runs the program on the
  * console, reports its status and powers off.
  *
- * `pyvmm image build rootfs` writes /.pyvmm/entrypoint with the arguments and /.pyvmm/environment with the variables,
- * each terminated by a zero byte.
+ * `pyvmm image build rootfs` writes /.pyvmm/entrypoint with the arguments, /.pyvmm/environment with the variables,
+ * /.pyvmm/directory with the working directory, and /.pyvmm/user with the numbers of user, group and further groups;
+ * each of these strings is terminated by a zero byte.
  */
 #include "agent.h"
 
 #define ENTRYPOINT "/.pyvmm/entrypoint"
 #define ENVIRONMENT "/.pyvmm/environment"
+#define DIRECTORY "/.pyvmm/directory"
+#define USER "/.pyvmm/user"
 
-enum { MAX_TEXT = 32768, MAX_STRINGS = 1024 };
+enum { MAX_TEXT = 32768, MAX_STRINGS = 1024, MAX_IDS = 66, ID_DIGITS = 10 };
 
 static const struct {
     const char *kind, *where, *options;
@@ -89,19 +92,59 @@ static void come_to_foreground(void) {
     sys_set_blocked_signals(0);
 }
 
+/* returns whether there is a variable of the same name; shells disagree on which of two counts. */
+static bool is_set(char **env, const char *assignment) {
+    for (; *env; env++) {
+        size_t n = 0;
+        while ((*env)[n] && (*env)[n] != '=' && (*env)[n] == assignment[n])
+            n++;
+        if ((*env)[n] == '=' && assignment[n] == '=')
+            return true;
+    }
+    return false;
+}
+
+static unsigned number_of(const char *text) {
+    unsigned number = 0;
+    for (unsigned n = 0; n < ID_DIGITS && text[n] >= '0' && text[n] <= '9'; n++)
+        number = number * 10 + (unsigned)(text[n] - '0');
+    return number;
+}
+
+/* Gives up root for the entry point's user; without one, does nothing. */
+static void become_user(void) {
+    static char text[MAX_TEXT];
+    static char *words[MAX_STRINGS];
+    unsigned ids[MAX_IDS], count = read_strings(USER, text, words, 0);
+    if (count < 2)
+        return;
+    for (unsigned n = 0; n < count && n < MAX_IDS; n++)
+        ids[n] = number_of(words[n]);
+    count = count < MAX_IDS ? count : MAX_IDS;
+    if (SYSCALL(setgroups, count - 2, ids + 2, 0, 0, 0) < 0 || SYSCALL(setgid, ids[1], 0, 0, 0, 0) < 0 ||
+        SYSCALL(setuid, ids[0], 0, 0, 0, 0) < 0) {
+        complain(USER, "cannot become this user");
+        sys_exit(126);
+    }
+}
+
 static _Noreturn void run_entry_point(char **env) {
-    static char arguments[MAX_TEXT], variables[MAX_TEXT];
+    static char arguments[MAX_TEXT], variables[MAX_TEXT], directory[MAX_TEXT];
     static char *argv[MAX_STRINGS], *envp[MAX_STRINGS];
     come_to_foreground();
     unsigned count = read_strings(ENVIRONMENT, variables, envp, 0);
     for (; *env && count + 1 < MAX_STRINGS; env++)
-        envp[count++] = *env; /* a duplicate: the first one counts */
-    envp[count] = NULL;
+        if (!is_set(envp, *env)) {
+            envp[count++] = *env;
+            envp[count] = NULL;
+        }
     if (!read_strings(ENTRYPOINT, arguments, argv, 0)) {
         complain(ENTRYPOINT, "names no program: pyvmm image build rootfs --init writes it");
         sys_exit(127);
     }
-    run_program("/", argv, envp);
+    directory[read_file(DIRECTORY, directory, MAX_TEXT - 1)] = 0;
+    become_user();
+    run_program(*directory ? directory : "/", argv, envp);
 }
 
 static void report_end(int status) {
