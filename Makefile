@@ -9,6 +9,7 @@
 #   make mutation-core  whether the tests detect small changes to the translator    (SAMPLE=60 tries some)
 #   make sanitize       the core's tests under ASan and UBSan, tests with threads under TSan
 #   make man            man pages of all commands, in build/man
+#   make dist           sdist, wheel and SBOM for PyPI, in build/dist
 #   make setup | lint | format | gen | clean
 
 PYTHON ?= python3
@@ -16,6 +17,8 @@ CC ?= cc
 VENV := .venv
 PY := $(VENV)/bin/python
 PYVMM := $(VENV)/bin/pyvmm
+PIP := $(PY) -m pip --disable-pip-version-check
+PROGRESS := $(PY) tools/progress.py
 GUEST := build/debian
 
 CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/core/*.decode \
@@ -26,7 +29,7 @@ C_FILES := $(filter-out pyvmm/core/_core.c,$(wildcard pyvmm/core/*.c pyvmm/core/
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup run test bench lint format gen soak coverage mutation mutation-core sanitize man clean
+.PHONY: setup run test bench lint format gen soak coverage mutation mutation-core sanitize man dist clean
 
 setup: $(VENV)/.core
 
@@ -38,26 +41,29 @@ $(VENV)/.python: tools/prerequisites.sh
 
 # The requirements in pyproject.toml, without the project itself: its C core is built once, below.
 $(VENV)/.packages: $(VENV)/.python pyproject.toml
-	@echo "setup: installing packages into $(VENV)"
 	@mkdir -p build
 	@$(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
 	    print(*p["build-system"]["requires"], *p["project"]["dependencies"], \
 	          *p["project"]["optional-dependencies"]["explore"], \
-          *p["project"]["optional-dependencies"]["test"], sep="\n")' >build/requirements.txt
-	@$(PY) -m pip --disable-pip-version-check install --quiet -r build/requirements.txt
+	          *p["project"]["optional-dependencies"]["test"], sep="\n")' >build/requirements.txt
+	@$(PROGRESS) "setup: installing packages into $(VENV)" "^Collecting ([A-Za-z0-9._-]+)" 0 \
+	    $(PIP) install -r build/requirements.txt
 	@touch $@
 
 # Remove the old extension first: setuptools compares dates only, and would keep a stale digest.
 $(VENV)/.core: $(VENV)/.packages $(CORE_SOURCES) setup.py
-	@echo "setup: building the C core"
 	@rm -f pyvmm/core/_core.*.so
-	@CC="$(CC)" $(PY) -m pip --disable-pip-version-check install --quiet \
-	    --no-build-isolation --no-deps --editable .
+	@CC="$(CC)" CFLAGS="$(CFLAGS) -Werror" $(PROGRESS) "setup: building the C core" \
+	    " -c \S*?(\w+\.c) " $(words $(filter pyvmm/core/%.c,$(CORE_SOURCES))) \
+	    $(PIP) install -v --no-build-isolation --no-deps --editable .
 	@touch $@
 
-# What only tests need.
+# What only tests need: programs of the system, and a cross compiler of 411 MB.
 $(VENV)/.test-tools: $(VENV)/.core tools/prerequisites.sh
 	@tools/prerequisites.sh "$(PYTHON)" "$(CC)" tests
+	@$(PROGRESS) "test: installing the cross compiler into $(VENV)" "^Collecting (\S+)" 0 \
+	    $(PIP) install "$$($(PY) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); \
+	        print(*p["project"]["optional-dependencies"]["cross"])')"
 	@touch $@
 
 run: setup
@@ -91,7 +97,7 @@ $(VENV)/.tidy: $(VENV)/.packages $(CORE_SOURCES) .clang-tidy
 	    $(VENV)/bin/clang-tidy --quiet FILE -- -std=gnu11 -mcx16 -Ipyvmm/core -DCORE_DIGEST='""'
 	@touch $@
 
-gen: $(VENV)/.packages
+gen: $(VENV)/.test-tools
 	@$(PY) -m pyvmm.core.generate
 	@$(PY) -m pyvmm.vm.control.schema
 	@$(PY) -m tests.vm.agent_program
@@ -101,6 +107,9 @@ gen: $(VENV)/.packages
 
 man: setup
 	@$(PY) -m pyvmm.cli.common.manual build/man
+
+dist: setup
+	@tools/dist.sh $(PY)
 
 bench: setup
 	@$(PY) -m benchmarks $(if $(ONLY),--only $(ONLY))

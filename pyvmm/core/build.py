@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
@@ -17,12 +18,12 @@ OPTIONS = [
     "-O2",
     "-Wall",
     "-Wextra",
-    "-Werror",
     "-fno-strict-aliasing",
     "-fwrapv",
-    "-mcx16",
     "-fvisibility=hidden",  # calls between files need no indirection
 ]
+if sysconfig.get_platform().endswith("x86_64"):
+    OPTIONS.append("-mcx16")  # compare and exchange 16 bytes
 
 
 def declarations() -> str:
