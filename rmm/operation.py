@@ -11,7 +11,7 @@ goes through these steps::
               RECLAIM --all returned--> CONTINUE --> nothing has changed
 
 and destroying one through the second line only.  Each step is one command, on any PE.
-Spec: DEN0137 2.0, RMI_OP_*; ADR 14, ADR 19.
+Spec: DEN0137 2.0, RMI_OP_*; ADR 14, ADR 18.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Realm Management Interface 2.0: what ``pyvmm.arch.rmi`` does not have, or has otherwise.
 
 RMI 2.0 is a beta; its version number is that of all betas, so ``BETA`` says which one this is.
-Spec: Arm DEN0137 2.0-bet3 (RMM), as far as it is known: ADR 19.
+Spec: Arm DEN0137 2.0-bet3 (RMM), as far as it is known: ADR 18.
 """
 
 from enum import IntEnum

@@ -149,7 +149,11 @@ def test_blocks(ripas: Ripas) -> None:
     if ripas == Ripas.RAM:
         world.do(RmiFid.RMI_RTT_INIT_RIPAS, rd, 0, MIB2)
     block = DRAM_BASE + MIB2
+    hole = (block + PAGE, block + 2 * PAGE)
     world.do(Rmi2Fid.RMI_GRANULE_RANGE_DELEGATE, block, block + MIB2)
+    world.do(Rmi2Fid.RMI_GRANULE_RANGE_UNDELEGATE, *hole)
+    assert world.call(MAP, rd, 0, MIB2, SINGLE, desc(block, 1, 1))[0] == INPUT
+    world.do(Rmi2Fid.RMI_GRANULE_RANGE_DELEGATE, *hole)
     assert world.do(MAP, rd, 0, MIB2, SINGLE, desc(block, 1, 1))[0] == MIB2
     assert entry(world, rd, 0) == (2, 1, block, ripas)
     check_invariants(world.rmm, world.is_realm, ())
@@ -169,6 +173,9 @@ def test_small_ranges_do_not_become_blocks(world: World2) -> None:
     both = world.list(desc(DRAM_BASE, 1, 1), desc(DRAM_BASE + PAGE, 512))
     shared = (rd, UNPROTECTED, UNPROTECTED + 2 * MIB2, LIST | 2 << 2 | RW, both)
     assert world.do(SHARE, *shared)[0] == UNPROTECTED + MIB2
+    base, top = UNPROTECTED + MIB2, UNPROTECTED + 4 * MIB2
+    odd = world.list(desc(0, 1, 1), desc(MIB2, 600), desc(0, 1, 1))
+    assert world.do(SHARE, rd, base, top, LIST | 3 << 2 | RW, odd)[0] == top - MIB2
 
 
 def test_level_0_has_no_blocks(world: World2) -> None:
