@@ -53,22 +53,22 @@ def test_the_last_write_of_a_variable_is_found(tmp_path: Path, kind: list[str], 
     assert ended.code == ExitCode.OK, ended.errors
     with Running("replay", str(file), "--gdb", str(stub)):
         wait_until(stub.exists, PATIENCE)
-        gdb = Gdb(str(stub))
-        assert gdb.value("$x2") == 0
-        assert gdb.go()["reason"] == "no-history"
-        gdb.do(f"-break-watch *(unsigned long*){VARIABLE:#x}")
-        for count in (49, 48):
-            stop = gdb.go("-exec-continue --reverse")
-            assert stop["reason"] == "watchpoint-trigger"
-            assert (gdb.value("$pc"), gdb.value("$x2")) == (WRITE, count)
-        gdb.do("-break-delete")
-        gdb.do(f"-break-insert *{WRITE:#x}")
-        gdb.go("-exec-continue --reverse")
-        assert (gdb.value("$pc"), gdb.value("$x2")) == (WRITE, 47)
-        gdb.go("-exec-step-instruction --reverse")
-        assert (gdb.value("$pc"), gdb.value("$x3")) == (WRITE - 4, 0)
-        gdb.go("-exec-step-instruction")
-        assert gdb.value("$pc") == WRITE
-        gdb.do("-break-delete")
-        assert gdb.go("-exec-continue --reverse")["reason"] == "no-history"
-        assert gdb.value("$pc") == BASE
+        with Gdb(str(stub)) as gdb:
+            assert gdb.value("$x2") == 0
+            gdb.go()  # to the end
+            gdb.do(f"-break-watch *(long*){VARIABLE:#x}")
+            for count in (49, 48):
+                stop = gdb.go("-exec-continue --reverse")
+                assert stop["reason"] == "watchpoint-trigger"
+                assert (gdb.value("$pc"), gdb.value("$x2")) == (WRITE, count)
+            gdb.do("-break-delete")
+            gdb.do(f"-break-insert *{WRITE:#x}")
+            gdb.go("-exec-continue --reverse")
+            assert (gdb.value("$pc"), gdb.value("$x2")) == (WRITE, 47)
+            gdb.go("-exec-step-instruction --reverse")
+            assert (gdb.value("$pc"), gdb.value("$x3")) == (WRITE - 4, 0)
+            gdb.go("-exec-step-instruction")
+            assert gdb.value("$pc") == WRITE
+            gdb.do("-break-delete")
+            gdb.go("-exec-continue --reverse")  # to the start
+            assert gdb.value("$pc") == BASE
