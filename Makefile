@@ -134,5 +134,5 @@ sanitize: setup
 	@CC="$(CC)" tools/sanitize.sh thread $(PY)
 
 clean:
-	@rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache \
+	@rm -rf $(VENV) build share .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache \
 	    ./*.egg-info pyvmm/core/_core.c pyvmm/core/_core.*.so

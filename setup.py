@@ -13,7 +13,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 #: Where `make dist` puts the man pages and completions, which a built pyvmm prints.
-SHARE = ROOT / "build" / "share"
+SHARE = ROOT / "share"
 
 
 class BuildCore(build_ext):

@@ -6,7 +6,7 @@
 set -eu
 python=$1
 out=build/dist
-share=build/share
+share=share
 tools=build/dist-tools
 
 echo "dist: man pages and completions"
