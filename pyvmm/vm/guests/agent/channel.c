@@ -126,6 +126,8 @@ static bool make_terminal(struct channel *c, int theirs[3], struct terminal_size
 /* Gives a new process its standard streams. */
 static void take_streams(const int theirs[3], bool has_terminal) {
     sys_set_blocked_signals(0);
+    sys_set_default(SIGINT);
+    sys_set_default(SIGQUIT);
     sys_setsid();
     sys_die_with_parent();
     if (has_terminal)

@@ -109,6 +109,11 @@ static inline void sys_sleep(int seconds) {
 static inline void sys_set_blocked_signals(uint64_t set) {
     SYSCALL(rt_sigprocmask, SIG_SETMASK, &set, 0, SIGNAL_SET_SIZE, 0);
 }
+/* A shell that starts a program in the background makes it ignore some signals, and its children too. */
+static inline void sys_set_default(int number) {
+    static const uint64_t action[4]; /* struct sigaction: SIG_DFL is 0 */
+    SYSCALL(rt_sigaction, number, action, 0, SIGNAL_SET_SIZE, 0);
+}
 /* A descriptor that is readable while one of these blocked signals is pending. */
 static inline int sys_signalfd(uint64_t set) {
     return (int)SYSCALL(signalfd4, -1, &set, SIGNAL_SET_SIZE, SFD_CLOEXEC | SFD_NONBLOCK, 0);
