@@ -77,7 +77,7 @@ static void confine_others(DIR *tasks, int signal_number) {
         num_before = num_done;
         rewinddir(tasks);
         for (struct dirent *entry; (entry = readdir(tasks));) {
-            pid_t thread = (pid_t)atoi(entry->d_name);
+            pid_t thread = (pid_t)strtol(entry->d_name, NULL, 10);
             if (thread <= 0 || thread == self || is_in(done, num_done, thread)) {
                 continue;
             }
