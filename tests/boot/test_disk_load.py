@@ -57,7 +57,9 @@ def users_of(path: Path) -> list[int]:
 
 
 def is_free(path: Path) -> bool:
-    """Return whether nobody uses a disk."""
+    """Return whether nobody uses a disk, also not a killed qemu-nbd that has yet to end."""
+    if call("qemu-img", "info", str(path)).code:
+        return False
     try:
         os.close(open_disk_file(path, is_read_only=False))
     except UserError:
