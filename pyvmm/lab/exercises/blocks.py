@@ -1,6 +1,7 @@
 """Lesson 10: basic blocks."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Final, cast
 
@@ -71,7 +72,7 @@ def blocks(module: ModuleType) -> Iterator[Case]:
     ):
         data = code.words(listing)
         words = [int.from_bytes(data[n : n + _WORD], "little") for n in range(0, len(data), _WORD)]
-        yield case(what, list(_blocks(words)), lambda w=words: cut(list(w)))
+        yield case(what, list(_blocks(words)), partial(cut, list(words)))
 
 
 def _blocks(words: list[int]) -> Iterator[tuple[int, int]]:

@@ -1,11 +1,13 @@
 """Lesson 9: an attack."""
 
 from collections.abc import Iterator
+from functools import partial
 from types import ModuleType
 from typing import Final
 
+from pyvmm.lab.attack import Attack, Break
 from pyvmm.lab.exercise import Case, case, exercise
-from pyvmm.lab.run import Verdict, attack_in, lab
+from pyvmm.lab.run import Lab, Verdict, attack_in, lab
 
 TEMPLATE: Final = '''
 from pyvmm.lab import Break, Host, Realm, Request, attack
@@ -32,12 +34,14 @@ def break_in(module: ModuleType) -> Iterator[Case]:
     yield case("it names a check", True, lambda: bool(attack.breaks))
     yield case("it succeeds only without the check", False, lambda: attack.succeeds)
     with lab() as opened:
-        yield case(
-            "the whole platform", str(Verdict.DEFENDED), lambda: str(opened.run(attack).verdict)
-        )
+        yield case("the whole platform", str(Verdict.DEFENDED), partial(_verdict, opened, attack))
         for missing in attack.breaks:
             yield case(
                 f"without {missing}",
                 str(Verdict.SUCCEEDED),
-                lambda m=missing: str(opened.run(attack, (m,)).verdict),
+                partial(_verdict, opened, attack, missing),
             )
+
+
+def _verdict(opened: Lab, attack: Attack, *broken: Break) -> str:
+    return str(opened.run(attack, broken).verdict)

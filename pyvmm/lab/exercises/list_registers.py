@@ -1,6 +1,7 @@
 """Lesson 8: the list registers of the GIC."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Final, cast
 
@@ -59,11 +60,12 @@ def list_registers(module: ModuleType) -> Iterator[Case]:
     ):
         expected = [intid for intid, _ in sorted(pending, key=lambda each: (each[1], each[0]))]
         seen = [*expected[:NUM_LRS], *[_NONE] * 5][:5]
-        yield case(what, seen, lambda p=pending: _acknowledged(fill(list(p), NUM_LRS)))
+        yield case(what, seen, partial(_acknowledged, fill, pending))
 
 
-def _acknowledged(values: Sequence[int]) -> list[int]:
-    """Return what a guest reads from ICC_IAR1_EL1 with these list registers."""
+def _acknowledged(fill: Fill, pending: list[Interrupt]) -> list[int]:
+    """Return what a guest reads from ICC_IAR1_EL1 with the list registers of a solution."""
+    values = fill(list(pending), NUM_LRS)
     if len(values) > NUM_LRS:
         raise ValueError(f"{len(values)} values: the PE has {NUM_LRS} list registers")
     guest = Bare(PROGRAM)

@@ -1,6 +1,7 @@
 """Lesson 5: the granule protection table."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Final, cast
 
@@ -56,7 +57,7 @@ def protection(module: ModuleType) -> Iterator[Case]:
         ("the RMM", monitor.layout.rmm_base),
         ("the Monitor", monitor.layout.root_base),
     ):
-        yield case(f"{what}, {pa:#x}", int(monitor.gpi(pa)), lambda p=pa: get(read, base, p))
+        yield case(f"{what}, {pa:#x}", int(monitor.gpi(pa)), partial(get, read, base, pa))
     yield case("an address without DRAM, 0x1000", 0, lambda: get(read, base, 0x1000))
 
 

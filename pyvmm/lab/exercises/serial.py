@@ -1,6 +1,7 @@
 """Lesson 1: a serial port."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Final, Protocol, cast
 
@@ -67,7 +68,7 @@ def serial(module: ModuleType) -> Iterator[Case]:
     """
     make = cast("Callable[[bytes], _Serial]", wanted(module, "Serial"))
     for typed in (b"", b"a", b"realm 1", b"Hello, World" * 20):
-        yield case(f"the guest reads {typed[:12]!r}", typed.upper(), lambda t=typed: _run(make, t))
+        yield case(f"the guest reads {typed[:12]!r}", typed.upper(), partial(_run, make, typed))
     port = make(b"xy")
     yield case("FLAGS with a byte waiting", 0x80, lambda: port.read(0x18, 4))
     yield case("two bytes, then none", [0x78, 0x79, 0], lambda: [port.read(0, 1) for _ in range(3)])

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Final, cast
 
@@ -49,7 +50,7 @@ def stage2(module: ModuleType) -> Iterator[Case]:
     tables = _Tables(random.Random(2))  # noqa: S311  not for cryptography
     for ipa in tables.addresses:
         pa = tables.translate(ipa)
-        yield case(f"translate {ipa:#x}", pa, lambda i=ipa: translate(tables.read, tables.root, i))
+        yield case(f"translate {ipa:#x}", pa, partial(translate, tables.read, tables.root, ipa))
 
 
 class _Tables:

@@ -1,6 +1,7 @@
 """Lesson 6: the end of a realm."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Final, cast
 
@@ -46,7 +47,7 @@ def teardown(module: ModuleType) -> Iterator[Case]:
         realm = Realm.build(world.host)
         if has_run:
             realm.start()
-        yield case(f"{what}: no command is refused", None, lambda h=world.host, r=realm: end(h, r))
+        yield case(f"{what}: no command is refused", None, partial(end, world.host, realm))
         yield case("  realms that are left", 0, world.witness.count_realms)
         left = world.witness.count_realm_granules() - before
-        yield case("  granules left in the Realm world", 0, lambda n=left: n)
+        yield case("  granules left in the Realm world", 0, partial(int, left))
