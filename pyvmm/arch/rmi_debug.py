@@ -64,6 +64,8 @@ class DebugRegisters(Layout, size=GRANULE_SIZE):
     cntv_ctl = U64(0x4B8)
     cntv_cval = U64(0x4C0)
     mdscr_el1 = U64(0x4C8)
+    pmselr = U64(0x4D0)
+    pmuserenr = U64(0x4D8)
 
 
 class DebugPoints(Layout, size=GRANULE_SIZE):

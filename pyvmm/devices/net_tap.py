@@ -105,12 +105,14 @@ class _Queue:
         self._frame = memoryview(bytearray(HEADER_SIZE + MAX_FRAME))
         self._size = 0  # of the frame there, until the guest has it
         self._is_gone = False
+        self._is_closed = False
 
     def start(self, port: NetPort) -> None:
         self._port = port
         self._loop.add_reader(self.fd, self._receive)
 
     def close(self) -> None:
+        self._is_closed = True  # a delivery may be waiting for its turn
         self._loop.remove_reader(self.fd)
         self._loop.remove_writer(self.fd)
         os.close(self.fd)
@@ -129,7 +131,7 @@ class _Queue:
         self._loop.call_soon(self._redeliver)
 
     def _redeliver(self) -> None:
-        if self._deliver():
+        if self._deliver() and not self._is_closed:
             self._loop.add_reader(self.fd, self._receive)
 
     def _receive(self) -> None:

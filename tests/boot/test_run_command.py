@@ -15,6 +15,7 @@ from tests.boot.shell import PATIENCE
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.boot
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 pwd; cat file; echo "$WORD"; echo complaint >&2; cat
 echo new >made
@@ -100,7 +101,7 @@ def test_realm_runs_a_command_on_a_shared_directory(source: Path, debian: Image)
     What is read-only stays so; a signal of the command is its status.
     """
     script = "cat file; ls /sys/class/net; nproc; touch made || kill -TERM $$"
-    words = ("run", "--realm", "-i", debian.initrd.absolute(), "-n", "mode=none")
+    words = ("run", "--realm", "-i", ROOT / debian.initrd, "-n", "mode=none")
     ended = pyvmm(*words, "-v", f"{source}:/src:ro", "--", "sh", "-c", script)
     assert (ended.code, ended.output) == (143, f"content\nlo\n{num_host_cpus()}\n")
     assert "Read-only file system" in ended.errors

@@ -19,6 +19,7 @@ from pyvmm.arch.rmi_debug import (
     DebugRmiFid,
 )
 from pyvmm.arch.rsi import RsiFid
+from pyvmm.arch.sysregs import SYSREGS
 from rmm.realm import RealmState
 from tests.rmm.test_granule import NOT_GRANULES
 from tests.rmm.world import DRAM_BASE, FakeExit, World, abort, smc
@@ -320,3 +321,9 @@ def test_any_arguments_are_answered(debugged: Debugged, seed: int) -> None:
             args[0] = debugged.rec
         assert world.call(fid, *args)[0] & 0xFF <= ERROR_RTT
     assert world.enter(debugged.rec).exit_reason in {RecExitReason.IRQ, RecExitReason.SYNC}
+
+
+def test_a_debugger_sees_every_saved_register() -> None:
+    """Those of the table of system registers, each under the name that it has in a context."""
+    members = {member.name for member in DebugRegisters.members()}
+    assert not {row.saved for row in SYSREGS if row.saved} - members

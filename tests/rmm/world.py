@@ -121,6 +121,8 @@ class FakeContext:
     tpidrro_el0: int = 0
     cntkctl_el1: int = 0
     mdscr_el1: int = 0
+    pmselr: int = 0
+    pmuserenr: int = 0
 
 
 @dataclass
