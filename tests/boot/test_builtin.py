@@ -97,8 +97,7 @@ def test_measurement_follows_from_the_configuration_alone(tmp_path: Path) -> Non
     )
     rims = [rim_of(pyvmm("run", "--realm", *options).output) for options in configurations]
     for rim, options in zip(rims, configurations, strict=True):
-        predicted = pyvmm("measure", "--realm", *options).output.strip()
-        assert predicted.ljust(len(rim), "0") == rim  # the guest shows 64 bytes of a SHA-384
+        assert pyvmm("measure", "--realm", *options).output == f"{rim}\n"
     assert rims[0] == rims[1] == rims[-1]
     assert len(set(rims)) == len(rims) - 2
     sizes = {"sha512": 128, "sha384": 96}

@@ -331,6 +331,7 @@ def test_destroying_all_leaves_none(runtime: Path, tmp_path: Path) -> None:
         create(name, *VM, kernel(tmp_path, IDLE))
     create("r3", *VM)
     os.kill(int(status("r1")["pid"]), signal.SIGKILL)
+    wait_until(lambda: "dead" in verb("list").output)
     assert result(verb("stop", "r2")) == DONE
     assert result(verb("start", "--all")) == DONE
     assert result(verb("destroy", "--all")) == DONE

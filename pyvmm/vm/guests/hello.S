@@ -40,9 +40,12 @@ start:
     mov     x0, #1
     lsl     x0, x0, x1
     orr     x19, x19, x0
-    ldrb    w24, [x22, #8]              // hash_algo: 0 SHA-256, 1 SHA-512
+    ldrb    w24, [x22, #8]              // hash_algo: 0 SHA-256, 1 SHA-512, 2 SHA-384
     mov     x20, #32
     lsl     x20, x20, x24
+    mov     x9, #48
+    cmp     x24, #2
+    csel    x20, x9, x20, eq
 
     adr     x0, text_realm
     bl      put_text
