@@ -3,13 +3,14 @@
 import errno
 import os
 import resource
+import select
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import Final
+from typing import Final, Protocol
 
 from pyvmm.arch.errors import UserError
 
@@ -124,3 +125,20 @@ def connect_unix(connection: socket.socket, path: str, patience: float) -> None:
         else:
             connection.settimeout(timeout)
             return
+
+
+class HasFileno(Protocol):
+    """What has a file descriptor."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+
+
+def wait_for(file: int | HasFileno, events: int, seconds: float | None = None) -> bool:
+    """Wait until a file has one of ``select.POLLIN``, ``POLLOUT``, or has ended.
+
+    Unlike select.select, also with a file descriptor above 1023.  Returns False after ``seconds``.
+    """
+    poll = select.poll()
+    poll.register(file, events)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))

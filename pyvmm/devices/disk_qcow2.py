@@ -24,6 +24,7 @@ import msgspec
 
 from pyvmm.arch.confine.program import confined
 from pyvmm.arch.errors import UserError
+from pyvmm.arch.system import wait_for
 from pyvmm.arch.text import printable
 from pyvmm.devices.disk_file import open_disk_file
 from pyvmm.devices.nbd import NUM_CONNECTIONS, NbdDisk
@@ -84,7 +85,7 @@ class Qcow2Disk(NbdDisk):
     def close(self) -> None:
         """Leave qemu-nbd, and wait until it has closed the image, which may be used again then."""
         super().close()
-        select.select([self._process], [], [], _PATIENCE)
+        wait_for(self._process, select.POLLIN, _PATIENCE)
         os.close(self._process)
 
     def abandon(self) -> None:

@@ -1,7 +1,10 @@
 """Exhausted resources give one line, and waiting is bounded."""
 
 import errno
+import fcntl
+import os
 import resource
+import select
 import socket
 import time
 from pathlib import Path
@@ -17,6 +20,7 @@ from pyvmm.arch.system import (
     open_file_budget,
     shortages,
     start_thread,
+    wait_for,
 )
 from tests.shortage import refuse_threads
 
@@ -101,3 +105,16 @@ def test_connecting_to_nobody_fails_at_once(tmp_path: Path) -> None:
     """Nothing listens there."""
     with socket.socket(socket.AF_UNIX) as connection, pytest.raises(FileNotFoundError):
         connect_unix(connection, str(tmp_path / "none"), 60)
+
+
+def test_waiting_takes_any_descriptor() -> None:
+    """Also one that select.select refuses."""
+    reader, writer = os.pipe()
+    high = fcntl.fcntl(reader, fcntl.F_DUPFD, 1500)
+    try:
+        assert not wait_for(high, select.POLLIN, 0)
+        os.write(writer, b"x")
+        assert wait_for(high, select.POLLIN)
+    finally:
+        for fd in (reader, writer, high):
+            os.close(fd)

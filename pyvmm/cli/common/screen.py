@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Self
 
+from pyvmm.arch.system import wait_for
 from pyvmm.vm.control.terminal import is_foreground
 
 NAME, REASONS = "NAME", "BY-REASON"
@@ -83,7 +84,7 @@ class Keys:
         if self._saved is None:
             time.sleep(seconds)
             return False
-        while select.select([self._fd], [], [], max(deadline - time.monotonic(), 0))[0]:
+        while wait_for(self._fd, select.POLLIN, max(deadline - time.monotonic(), 0)):
             typed = os.read(self._fd, 64)
             if not typed or _QUIT in typed.lower():
                 return True

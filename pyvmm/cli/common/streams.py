@@ -12,6 +12,7 @@ import select
 import sys
 from typing import IO, TYPE_CHECKING, Final, TextIO, cast
 
+from pyvmm.arch.system import wait_for
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def write_all(fd: int, data: bytes) -> None:
         try:
             view = view[os.write(fd, view) :]
         except BlockingIOError:
-            select.select([], [fd], [])
+            wait_for(fd, select.POLLOUT)
         except OSError as error:
             raise output_failure(error, "error" if fd == 2 else "output") from None
 
@@ -116,7 +117,7 @@ class _Stream(io.FileIO):
         while left:
             written = super().write(left)
             if written is None:  # another process made it non-blocking
-                select.select([], [self], [])
+                wait_for(self, select.POLLOUT)
             else:
                 left = left[written:]
         return size

@@ -19,7 +19,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final, Protocol, Self
 
-from pyvmm.arch.system import NoThreadError, start_thread
+from pyvmm.arch.system import NoThreadError, start_thread, wait_for
 from pyvmm.arch.text import printable
 from pyvmm.vm.exit_code import ExitCode
 
@@ -232,7 +232,7 @@ class Terminal:
 
     def _is_stopped(self, patience: float) -> bool:
         """Wait for some seconds; return True if `stop` was called meanwhile."""
-        return bool(select.select([self._wakeup], [], [], patience)[0])
+        return wait_for(self._wakeup, select.POLLIN, patience)
 
 
 class EndSignals:
@@ -280,7 +280,7 @@ class EndSignals:
     def _listen(self) -> None:
         """Read signal numbers, which the interpreter writes as signals arrive."""
         while True:
-            select.select([self._reader], [], [])
+            wait_for(self._reader, select.POLLIN)
             numbers = os.read(self._reader, _CHUNK)
             if any(number in self._numbers for number in numbers):
                 self._quit()
