@@ -292,15 +292,12 @@ def begin(exercise: str) -> None:
 def check(exercise: str, file: Path | None, *, wants_json: bool) -> int:
     """Check a solution."""
     found = find_exercise(exercise)
-    cases = []
-    for case in check_solution(found, file or Path(f"{found.name}.py")):
-        cases.append(case)
-        if not wants_json:
-            print_lines(*_case_lines(case))
+    cases = check_solution(found, file or Path(f"{found.name}.py"))
     num_right = sum(case.is_right for case in cases)
     if wants_json:
         print_json([CaseRow(*case, case.is_right) for case in cases])
     else:
+        print_lines(*(line for case in cases for line in _case_lines(case)))
         print_lines(f"{found.name}: {num_right} of {len(cases)} cases are right")
     return ExitCode.OK if num_right == len(cases) else ExitCode.DIFFERENT
 

@@ -7,16 +7,13 @@ and that the port must be enabled.
 Source: Arm DDI 0183, programmer's model.
 """
 
-import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
-from pyvmm.devices.transmitter import Transmitter
+from pyvmm.devices.serial_port import FIFO_SIZE, MANY_POLLS, SerialPort
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
-from pyvmm.devices.uart import MAX_BACKLOG
 
 _DR, _RSR, _FR, _ILPR, _IBRD, _FBRD = 0x00, 0x04, 0x18, 0x20, 0x24, 0x28
 _LCR_H, _CR, _IFLS, _IMSC, _RIS, _MIS, _ICR, _DMACR = range(0x2C, 0x4C, 4)
@@ -40,54 +37,17 @@ _PLAIN: Final = {
     _IMSC: (0x7FF, 0),
     _DMACR: (0x7, 0),
 }
-_FIFO_SIZE: Final = 16
 _TRIGGERS: Final = (2, 4, 8, 12, 14)  # by IFLS.RXIFLSEL; other values are reserved
-_MANY_POLLS: Final = 16  # reads of FR without a write, by a guest that waits for input
 _CLOCK_HZ: Final = 24_000_000
 
 
-class Pl011:
-    """An MMIO device with a level interrupt, bytes in and out; any thread may call.
-
-    Args:
-        irq: the interrupt line; called only when the level changes.
-        sink: called with the guest's output, in lines as `Transmitter` does.
-        set_timer: for the transmitter.
-    """
+class Pl011(SerialPort):
+    """One PL011: MMIO device with the PrimeCell's registers."""
 
     def __init__(self, irq: IrqLine, sink: Callable[[bytes], None], set_timer: SetTimer) -> None:
-        self._irq = irq
-        self._lock = threading.RLock()
-        self._output = Transmitter(sink, set_timer, self._lock)
-        self._level = False
+        super().__init__(irq, sink, set_timer, _DR_BE)
         self._registers = {offset: value for offset, (_, value) in _PLAIN.items()}
         self._raised = 0  # RIS
-        self._fifo: deque[int] = deque()
-        self._waiting: deque[int] = deque()  # received, not in the FIFO yet
-        self._polls = 0  # reads of FR without a write while input waits
-
-    @property
-    def backlog(self) -> int:
-        """The number of received bytes waiting for the FIFO; a sender should watch it."""
-        return len(self._waiting)
-
-    def receive(self, data: bytes) -> None:
-        """Receive bytes; they wait until the driver enables an interrupt, or polls repeatedly."""
-        with self._lock:
-            self._waiting.extend(data[: max(MAX_BACKLOG - len(self._waiting), 0)])
-            self._fill()
-
-    def receive_break(self, data: bytes) -> None:
-        """Receive a break condition, then bytes."""
-        with self._lock:
-            if len(self._waiting) < MAX_BACKLOG:
-                self._waiting.append(_DR_BE)
-            self.receive(data)
-
-    def flush(self) -> None:
-        """Pass the transmitted bytes to the sink now."""
-        with self._lock:
-            self._output.flush()
 
     def read(self, offset: int, size: int) -> int:
         """Return a register, or a part of it."""
@@ -126,16 +86,14 @@ class Pl011:
         return self._registers.get(offset, 0)
 
     def _read_flags(self) -> int:
-        if self._waiting and not self._fifo:
-            self._polls += 1
-            self._fill()
+        self._count_poll()
         is_full = len(self._fifo) >= self._room
         return _FR_CONNECTED | (_FR_RXFF if is_full else 0) | (0 if self._fifo else _FR_RXFE)
 
     @property
     def _room(self) -> int:
         """The number of received bytes that the port can hold."""
-        return _FIFO_SIZE if self._registers[_LCR_H] & _LCR_H_FEN else 1
+        return FIFO_SIZE if self._registers[_LCR_H] & _LCR_H_FEN else 1
 
     @property
     def _trigger(self) -> int:
@@ -162,7 +120,7 @@ class Pl011:
 
         The line is silent after them, so they also raise the receive timeout.
         """
-        is_listening = self._registers[_IMSC] & _LISTENING or self._polls >= _MANY_POLLS
+        is_listening = self._registers[_IMSC] & _LISTENING or self._polls >= MANY_POLLS
         room = self._room - len(self._fifo)
         if not self._waiting or not is_listening or room <= 0:
             return
@@ -174,10 +132,7 @@ class Pl011:
         self._update_irq()
 
     def _update_irq(self) -> None:
-        level = bool(self._raised & self._registers[_IMSC])
-        if level != self._level:
-            self._level = level
-            self._irq(level)
+        self._set_level(bool(self._raised & self._registers[_IMSC]))
 
 
 def node_path(place: Place) -> str:

@@ -6,7 +6,6 @@ lines outside loopback.
 Source: National Semiconductor PC16550D data sheet.
 """
 
-import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ from pyvmm.arch import saved
 from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
-from pyvmm.devices.transmitter import Transmitter
+from pyvmm.devices.serial_port import FIFO_SIZE, MANY_POLLS, MAX_BACKLOG, SerialPort
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
 
 # Register offsets; the first two are the divisor latch while LCR.DLAB is set.
@@ -33,8 +32,6 @@ _MSR_CONNECTED = _MSR_CTS | _MSR_DSR | _MSR_DCD
 _NODE_NAME = "U6_16550A"  # kvmtool's
 _CLOCK_HZ = 1_843_200
 
-_FIFO_SIZE = 16
-_MANY_POLLS = 16  # successive reads of LSR that show a guest waiting for input without interrupts
 _TRIGGER_LEVELS = (1, 4, 8, 14)
 _SAVED_SWITCHES = ("_level", "_thr_interrupt")
 _SAVED_REGISTERS = {
@@ -44,28 +41,13 @@ _SAVED_REGISTERS = {
 _SAVED = (*_SAVED_SWITCHES, *_SAVED_REGISTERS, "_fifo", "_waiting")
 _BREAK = 0x100  # in a FIFO: a zero with a break condition
 _LOOPED = 0x200  # in a FIFO: not from the line
-#: Bytes buffered for a guest that does not read; more are lost.
-MAX_BACKLOG = 1 << 20
 
 
-class Uart:
-    """One 16550A: MMIO device of 8 byte-wide registers, a level interrupt, bytes in and out.
-
-    Args:
-        irq: the interrupt line; called only when the level changes.
-        sink: called with the guest's output, in lines as `Transmitter` does; a part of one waits
-            for the rest until the driver uses another register than the line status, or for a
-            moment.
-        set_timer: runs out after that moment.
-
-    Concurrency: every method may be called from any thread.
-    """
+class Uart(SerialPort):
+    """One 16550A: MMIO device of 8 byte-wide registers."""
 
     def __init__(self, irq: IrqLine, sink: Callable[[bytes], None], set_timer: SetTimer) -> None:
-        self._irq = irq
-        self._lock = threading.RLock()
-        self._output = Transmitter(sink, set_timer, self._lock)
-        self._level = False
+        super().__init__(irq, sink, set_timer, _BREAK)
         self._ier = 0
         self._fcr = 0
         self._lcr = 0
@@ -75,37 +57,6 @@ class Uart:
         self._scratch = 0
         self._divisor = 0x000C
         self._thr_interrupt = False  # the "transmitter became empty" condition, until IIR shows it
-        self._fifo: deque[int] = deque()
-        self._waiting: deque[int] = deque()  # received, not in the FIFO yet
-        self._polls = 0  # reads of LSR in a row while input waits
-
-    @property
-    def backlog(self) -> int:
-        """The number of received bytes waiting for the FIFO; a sender should watch it."""
-        return len(self._waiting)
-
-    def receive(self, data: bytes) -> None:
-        """Receive bytes from the other end of the line.
-
-        They wait outside the FIFO until the guest is ready: until its driver enables the receive
-        interrupt, or polls for input repeatedly.  So input from before the guest opens the port is
-        not lost when the driver clears the FIFO.
-        """
-        with self._lock:
-            self._waiting.extend(data[: max(MAX_BACKLOG - len(self._waiting), 0)])
-            self._fill()
-
-    def receive_break(self, data: bytes) -> None:
-        """Receive a break condition, then bytes."""
-        with self._lock:
-            if len(self._waiting) < MAX_BACKLOG:
-                self._waiting.append(_BREAK)
-            self.receive(data)
-
-    def flush(self) -> None:
-        """Pass the transmitted bytes to the sink now."""
-        with self._lock:
-            self._output.flush()
 
     def write(self, offset: int, _size: int, value: int) -> None:
         """Write one register; only the low byte counts."""
@@ -122,9 +73,7 @@ class Uart:
         """Read one register."""
         with self._lock:
             if offset == _LSR:
-                if self._waiting and not self._fifo:
-                    self._polls += 1
-                    self._fill()
+                self._count_poll()
                 return self._read_lsr()
             self._output.flush()
             self._polls = 0
@@ -177,7 +126,7 @@ class Uart:
     @property
     def _room(self) -> int:
         """The number of received bytes that the port can hold."""
-        return _FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
+        return FIFO_SIZE if self._fcr & _FCR_ENABLE else 1
 
     def _pop(self) -> int:
         if not self._fifo:
@@ -190,8 +139,7 @@ class Uart:
         return byte
 
     def _fill(self) -> None:
-        """Move waiting bytes into the FIFO if the guest is listening."""
-        is_listening = self._ier & _IER_RDI or self._polls >= _MANY_POLLS
+        is_listening = self._ier & _IER_RDI or self._polls >= MANY_POLLS
         if not self._waiting or not is_listening or self._mcr & _MCR_LOOP:
             return
         for _ in range(min(self._room - len(self._fifo), len(self._waiting))):
@@ -287,10 +235,7 @@ class Uart:
         return _IIR_NONE
 
     def _update_irq(self) -> None:
-        level = self._source() != _IIR_NONE
-        if level != self._level:
-            self._level = level
-            self._irq(level)
+        self._set_level(self._source() != _IIR_NONE)
 
 
 def _looped_lines(mcr: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from pyvmm.devices.ioloop import Callback
 from pyvmm.devices.pl011 import Pl011
-from pyvmm.devices.uart import MAX_BACKLOG
+from pyvmm.devices.serial_port import MAX_BACKLOG
 from tests.devices.driver import IrqRecorder
 
 DR, FR, LCR_H, CR, IFLS, IMSC, RIS, MIS, ICR = (

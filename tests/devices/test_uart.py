@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pyvmm.devices.uart import MAX_BACKLOG, Uart
+from pyvmm.devices.serial_port import MAX_BACKLOG
+from pyvmm.devices.uart import Uart
 from tests.devices.driver import IrqRecorder
 
 RBR = THR = 0

@@ -93,7 +93,7 @@ def test_exception_of_a_solution_is_what_it_gave(tmp_path: Path) -> None:
     """It ends no other case."""
     path = tmp_path / "raises.py"
     path.write_text("def extend(rim, ipa, content):\n    return {}['\\x1b[2J']\n")
-    cases = list(check(EXERCISES["rim"], path))
+    cases = check(EXERCISES["rim"], path)
     assert len(cases) == 3
     assert all(case.found.startswith("KeyError") for case in cases)
 
@@ -103,8 +103,8 @@ def test_solution_that_does_not_return(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(checks, "_PATIENCE", 0.2)
     path = tmp_path / "loops.py"
     path.write_text("def extend(rim, ipa, content):\n    while True: pass\n")
-    cases = list(check(EXERCISES["rim"], path))
-    assert [case.found for case in cases] == ["_Late: no answer within 0 seconds"] * 3
+    cases = check(EXERCISES["rim"], path)
+    assert [case.found for case in cases] == ["TimeoutError: no answer within 0 seconds"] * 3
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_file_that_is_no_solution(text: str | None, error: str, tmp_path: Path) 
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=error):
-        list(check(EXERCISES["rim"], path))
+        check(EXERCISES["rim"], path)
 
 
 def test_unknown_exercise() -> None:

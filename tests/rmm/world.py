@@ -13,6 +13,7 @@ from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.machine import PeContext, PeDebug, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import EXIT_OFFSET, RealmParams, RecEnter, RecExit, RecParams, RmiFid
+from pyvmm.arch.rmi2 import RealmParams2
 from pyvmm.arch.rmi_debug import MAX_BREAKPOINTS, MAX_WATCHPOINTS
 from pyvmm.arch.rmmd import RmmdError, RmmdFid
 from pyvmm.arch.smccc import UNKNOWN, call_series
@@ -365,12 +366,18 @@ class Host:
         """Make parameters of a 33-bit realm with one start table at level 1."""
         params = RealmParams.of(s2sz=33, num_bps=1, num_wps=1, vmid=7, rtt_level_start=1)
         params.rtt_num_start = 1
+        self.change(params, changes)
+        return params
+
+    def change(
+        self, params: RealmParams | RealmParams2, changes: Mapping[str, int | bytes]
+    ) -> None:
+        """Change some parameters; unless the start tables are given, allocate them."""
         for name, value in changes.items():
             setattr(params, name, value)
         if "rtt_base" not in changes:
             count = max(1, params.rtt_num_start)
             params.rtt_base = self.delegated(count, align=count * GRANULE_SIZE)
-        return params
 
     def realm(self, *, depth: int = 3, **changes: int | bytes) -> int:
         """Create a realm with tables down to ``depth`` for IPA 0 and the first unprotected IPA."""

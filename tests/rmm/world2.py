@@ -71,11 +71,7 @@ class Host2(Host):
         """Make parameters of a 33-bit realm with one start table at level 1."""
         params = RealmParams2.of(s2sz=33, num_bps=1, num_wps=1, rtt_level_start=1)
         params.rtt_num_start = 1
-        for name, value in changes.items():
-            setattr(params, name, value)
-        if "rtt_base" not in changes:
-            count = max(1, params.rtt_num_start)
-            params.rtt_base = self.delegated(count, align=count * GRANULE_SIZE)
+        self.change(params, changes)
         return params
 
     def realm(self, *, depth: int = 3, **changes: int | bytes) -> int:
