@@ -14,15 +14,8 @@ from keystone import KS_ARCH_ARM64, KS_MODE_LITTLE_ENDIAN, Ks
 from benchmarks.result import Result
 from monitor.monitor import Monitor
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
-from pyvmm.arch.rmi import (
-    VERSION_1_0,
-    DataFlags,
-    RealmParams,
-    RecEnterFlags,
-    RecParams,
-    RmiFid,
-)
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi import DataFlags, RealmParams, RecEnterFlags, RecParams, RmiFid
+from pyvmm.arch.rmi_revisions import VERSION_1_0, VERSION_2_0
 from pyvmm.arch.smccc import call_series
 from pyvmm.arch.stage2 import level_size
 from pyvmm.core import Machine

@@ -24,8 +24,8 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, EventStream, RimExtension
 from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
-from pyvmm.arch.rmi import VERSION_1_0, RealmParams, RecParams
-from pyvmm.arch.rmi2 import BETA, VERSION_2_0
+from pyvmm.arch.rmi import RealmParams, RecParams
+from pyvmm.arch.rmi_revisions import BETA, VERSION_1_0, VERSION_2_0
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.arch.timer import SystemCounter
 from pyvmm.core import Clock, Machine, confine_threads

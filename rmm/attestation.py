@@ -10,7 +10,8 @@ from collections.abc import Callable
 from hashlib import sha384
 from typing import Final
 
-from pyvmm.arch.rmi import VERSION_1_0, HashAlgorithm
+from pyvmm.arch.rmi import HashAlgorithm
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from pyvmm.arch.rmmd import RmmdError, TokenSignResponse
 from pyvmm.token.cose import Algorithm, Sign1, protected, sig_structure
 from pyvmm.token.generations import Generation

@@ -12,7 +12,8 @@ from typing import Final
 
 from pyvmm.arch import rmi_debug
 from pyvmm.arch.events import EventStream, RimExtension
-from pyvmm.arch.rmi import VERSION_1_0, HashAlgorithm, RealmParams, RecParams
+from pyvmm.arch.rmi import HashAlgorithm, RealmParams, RecParams
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from pyvmm.arch.rsi import MEASUREMENT_SIZE, NUM_MEASUREMENTS
 
 _DESCRIPTOR_SIZE: Final = 0x100

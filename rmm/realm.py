@@ -7,7 +7,8 @@ from typing import Final
 
 from pyvmm.arch.events import EventStream
 from pyvmm.arch.islet import RealmMetadata
-from pyvmm.arch.rmi import VERSION_1_0, RealmFlags, RealmParams
+from pyvmm.arch.rmi import RealmFlags, RealmParams
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from pyvmm.token.claims import UEID_RANDOM
 from rmm.measurement import Measurements
 from rmm.rtt import RttTree

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pyvmm.arch.rmi2 import BETA, VERSION_2_0
+from pyvmm.arch.rmi_revisions import BETA, VERSION_2_0
 from rmm.commands import Command
 from rmm.psci import PSCI_1_1
 from rmm.rmi2 import ALL_REVISIONS

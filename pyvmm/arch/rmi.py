@@ -9,8 +9,6 @@ from typing import Final
 from pyvmm.arch.bits import S64, U8, U16, U32, U64, Bytes, Field, Layout, Register, U64Array
 from pyvmm.arch.pas import GRANULE_SIZE
 
-VERSION_1_0: Final = 0x1_0000  # major << 16 | minor
-
 MAX_REC_AUX: Final = 16
 REC_CREATE_NUM_GPRS: Final = 8
 NUM_LRS: Final = 16  # list registers in the structures; RMI_FEATURES reports how many are used

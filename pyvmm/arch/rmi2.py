@@ -1,6 +1,5 @@
 """Realm Management Interface 2.0: what ``pyvmm.arch.rmi`` does not have, or has otherwise.
 
-RMI 2.0 is a beta; its version number is that of all betas, so ``BETA`` says which one this is.
 Spec: Arm DEN0137 2.0-bet3 (RMM), as far as it is known: ADR 18.
 """
 
@@ -9,13 +8,7 @@ from typing import Final
 
 from pyvmm.arch.bits import S64, U8, U64, Bytes, Field, Layout, Register, U64Array
 from pyvmm.arch.pas import GRANULE_SIZE
-from pyvmm.arch.rmi import EXIT_OFFSET, RPV_SIZE, VERSION_1_0
-
-VERSION_2_0: Final = 0x2_0000  # major << 16 | minor
-BETA: Final = "bet3"
-
-#: The revisions that a host can choose, by name.
-REVISIONS: Final = {"1.0": VERSION_1_0, "2.0": VERSION_2_0}
+from pyvmm.arch.rmi import EXIT_OFFSET, RPV_SIZE
 
 L0GPT_SHIFT: Final = 30  # what one L0 entry of the GPT describes; FEATURES 1 has it as 0
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.rmi2 import REVISIONS
+from pyvmm.arch.rmi_revisions import REVISIONS
 from pyvmm.arch.text import printable
 from pyvmm.cli.common.instances import print_json
 from pyvmm.cli.common.say import print_lines

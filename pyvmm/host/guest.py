@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Protocol
 
-from pyvmm.arch.rmi import VERSION_1_0
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from pyvmm.arch.saved import State
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.vcpu_state import VcpuState

@@ -27,8 +27,8 @@ from pyvmm.arch.rmi import (
     RmiStatus,
     rec_mpidr,
 )
-from pyvmm.arch.rmi2 import VERSION_2_0
 from pyvmm.arch.rmi_debug import DebugRmiFid
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size, num_start_tables
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugFault, DebugPort

@@ -8,7 +8,6 @@ from typing import ClassVar, Final
 from pyvmm.arch.machine import PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import (
-    VERSION_1_0,
     DataFlags,
     HashAlgorithm,
     RealmParams,
@@ -16,6 +15,7 @@ from pyvmm.arch.rmi import (
     RmiFeatureRegister0,
     RmiFid,
 )
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from pyvmm.arch.stage2 import S2_DESCRIPTOR
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.machine import Firmware

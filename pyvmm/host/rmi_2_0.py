@@ -20,7 +20,6 @@ from pyvmm.arch.rmi2 import (
     CAN_CANCEL,
     MAX_BLOCKS,
     OP_MEMORY_SHIFT,
-    VERSION_2_0,
     AddressRange,
     AddressType,
     DonateRequest,
@@ -32,6 +31,7 @@ from pyvmm.arch.rmi2 import (
     RmmConfig,
     RmmState,
 )
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size
 from pyvmm.host.rmi import AnyFid, Rmi, RmiFailed
 

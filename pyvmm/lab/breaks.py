@@ -12,9 +12,10 @@ from typing import Final
 from monitor.monitor import Monitor
 from pyvmm.arch.machine import PeContext, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT, GRANULE_SIZE, Pas
-from pyvmm.arch.rmi import VERSION_1_0, RecEnter, RecExitReason, Ripas, RmiFid
-from pyvmm.arch.rmi2 import VERSION_2_0, Rmi2Fid
+from pyvmm.arch.rmi import RecEnter, RecExitReason, Ripas, RmiFid
+from pyvmm.arch.rmi2 import Rmi2Fid
 from pyvmm.arch.rmi_debug import DebugRmiFid
+from pyvmm.arch.rmi_revisions import VERSION_1_0, VERSION_2_0
 from pyvmm.arch.stage2 import UNASSIGNED_RAM
 from pyvmm.core import Machine
 from pyvmm.lab.attack import Break

@@ -13,9 +13,10 @@ from pyvmm.arch.esr import ESR_ABORT
 from pyvmm.arch.exits import ExitReason
 from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault
-from pyvmm.arch.rmi import STATUS_MEANINGS, VERSION_1_0, RmiFid, status_name, unpack_status
-from pyvmm.arch.rmi2 import VERSION_2_0, Rmi2Fid
+from pyvmm.arch.rmi import STATUS_MEANINGS, RmiFid, status_name, unpack_status
+from pyvmm.arch.rmi2 import Rmi2Fid
 from pyvmm.arch.rmi_debug import DebugRmiFid
+from pyvmm.arch.rmi_revisions import VERSION_1_0, VERSION_2_0
 from pyvmm.arch.rmmd import RmmdFid
 from pyvmm.arch.smccc import UNKNOWN
 from pyvmm.host.allocator import Allocator

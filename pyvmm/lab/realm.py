@@ -24,7 +24,7 @@ from pyvmm.arch.rmi import (
     RecParams,
     RmiFid,
 )
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from pyvmm.arch.stage2 import PAGE_LEVEL, level_size
 from pyvmm.lab import code
 from pyvmm.lab.code import Request

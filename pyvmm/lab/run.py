@@ -12,7 +12,7 @@ from typing import Final
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.pas import GranuleProtectionFault
-from pyvmm.arch.rmi import VERSION_1_0
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from pyvmm.lab import attacks
 from pyvmm.lab.attack import Attack, Break
 from pyvmm.lab.files import load_module

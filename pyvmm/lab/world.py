@@ -14,7 +14,8 @@ from pyvmm.arch.events import EventStream
 from pyvmm.arch.hcr import HCR_EL2
 from pyvmm.arch.machine import PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import Pas
-from pyvmm.arch.rmi import EXIT_OFFSET, VERSION_1_0, RecExit, RmiFid
+from pyvmm.arch.rmi import EXIT_OFFSET, RecExit, RmiFid
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from pyvmm.arch.smccc import call_series
 from pyvmm.arch.sysregs import DEFAULT_FEATURES
 from pyvmm.core import Clock, Machine

@@ -13,7 +13,7 @@ from pyvmm.arch.engine import DEFAULT_ENGINE, Engine
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import KINDS
 from pyvmm.arch.pmu import NUM_EVENT_COUNTERS
-from pyvmm.arch.rmi2 import REVISIONS
+from pyvmm.arch.rmi_revisions import REVISIONS
 from pyvmm.arch.sysregs import DEFAULT_FEATURES, Feature
 from pyvmm.devices.net_user import PortForward
 from pyvmm.host.guest import REALM_IS_CLOSED, RealmOptions

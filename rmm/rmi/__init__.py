@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from pyvmm.arch.rmi import VERSION_1_0
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from rmm.commands import RmiCommand, table
 from rmm.rmi import data, debug, features, granule, metadata, psci, realm, rec, rtt
 

@@ -3,14 +3,8 @@
 from collections.abc import Collection
 
 from pyvmm.arch.pas import GRANULE_SIZE
-from pyvmm.arch.rmi import (
-    VERSION_1_0,
-    HashAlgorithm,
-    RealmFlags,
-    RealmParams,
-    RmiFid,
-    RmiStatus,
-)
+from pyvmm.arch.rmi import HashAlgorithm, RealmFlags, RealmParams, RmiFid, RmiStatus
+from pyvmm.arch.rmi_revisions import VERSION_1_0
 from pyvmm.arch.stage2 import num_start_tables
 from rmm.commands import rmi_command
 from rmm.errors import RmiError

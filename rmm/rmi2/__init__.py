@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from rmm.commands import RmiCommand, table
 from rmm.rmi import DEBUG_RMI, ISLET_RMI, REVISIONS
 from rmm.rmi import features as features_1

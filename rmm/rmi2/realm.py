@@ -4,7 +4,8 @@ from typing import Final
 
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import HashAlgorithm, RealmParams, RmiFid, RmiStatus
-from pyvmm.arch.rmi2 import VERSION_2_0, RealmFlags2, RealmParams2, Rmi2Fid
+from pyvmm.arch.rmi2 import RealmFlags2, RealmParams2, Rmi2Fid
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from rmm.commands import rmi_command
 from rmm.errors import RmiError
 from rmm.granule import DELEGATED

@@ -6,7 +6,7 @@ from mmap import mmap
 from monitor.monitor import Monitor
 from pyvmm.arch.events import Event, EventStream
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.guest import GuestConfig, RealmOptions, Segment
 from pyvmm.host.realm import Realm

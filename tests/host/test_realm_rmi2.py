@@ -8,7 +8,7 @@ from pyvmm.arch.events import RmiCall
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.psci import PsciFid
 from pyvmm.arch.rmi import Ripas, RmiFid
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from pyvmm.host.guest import Outcome, RealmOptions, Segment
 from pyvmm.host.rmi import RmiFailed
 from tests.host.fakes import DRAM_BASE, FakeContext, FakeExit, Script

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.arch.rmi import VERSION_1_0
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi_revisions import VERSION_1_0, VERSION_2_0
 from pyvmm.lab.attack import Attack, Break
 from pyvmm.lab.run import Lab, Verdict, all_attacks, lab
 from pyvmm.token.report import Check

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.rmi import EXIT_OFFSET, RecEnter, RecExit, RecParams, RmiFid
-from pyvmm.arch.rmi2 import VERSION_2_0, RealmParams2, Rmi2Fid, RmmConfig
+from pyvmm.arch.rmi2 import RealmParams2, Rmi2Fid, RmmConfig
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from rmm.rmi2 import ALL_REVISIONS
 from tests.rmm.core_world import CoreWorld
 from tests.rmm.world import Host, Step, World

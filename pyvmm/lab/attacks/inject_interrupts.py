@@ -1,6 +1,6 @@
 """Inject interrupts that do not exist."""
 
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from pyvmm.lab import Break, Host, Realm, attack
 
 _PENDING, _HW = 1 << 62, 1 << 61

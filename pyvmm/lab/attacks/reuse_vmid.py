@@ -1,6 +1,6 @@
 """Give two realms one VMID."""
 
-from pyvmm.arch.rmi2 import VERSION_2_0
+from pyvmm.arch.rmi_revisions import VERSION_2_0
 from pyvmm.lab import Host, Realm, attack
 
 

@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol, get_type_hints
 import msgspec
 
 from pyvmm.arch import pictures
-from pyvmm.arch.rmi2 import BETA, REVISIONS
+from pyvmm.arch.rmi_revisions import BETA, REVISIONS
 
 API_VERSION: Final = 1
 #: Bytes of unread console input above which `console_write` waits.
