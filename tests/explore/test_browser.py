@@ -16,7 +16,7 @@ from tests.cli.instance import REALM, running, status
 from tests.explore.conftest import Address, existing, serving
 from tests.explore.png import Colour, parse
 from tests.explore.stage import Stage, accesses, delegations, staged
-from tools.page import BUILD
+from tools.page import AXE, install
 
 RAM = "0x80000000"
 expect.set_options(timeout=60_000)
@@ -32,7 +32,6 @@ MEASURE = """() => {
     });
 }"""
 FOCUSED = "document.activeElement.ariaLabel || document.activeElement.textContent"
-AXE = BUILD / "node_modules/axe-core/axe.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +238,7 @@ def test_everything_fits(sight: Page, size: tuple[int, int]) -> None:
 
 def test_contrast_and_names(sight: Page) -> None:
     """The rules of axe-core in each pane; those for contrast in the other themes, too."""
+    install()
     sight.evaluate(AXE.read_text())
 
     def violations(part: str, *rules: str) -> list[tuple[str, str]]:
