@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "rmm": rmm.rmm,
     "token": attestation.token,
     "verify": verify.verification,
+    "list": boot.list_instances,
     "realm-hello": boot.realm_hello,
     "realm-banner": boot.realm_banner,
     "debian": boot.debian,

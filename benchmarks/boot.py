@@ -158,6 +158,18 @@ def realm_hello() -> Iterator[Result]:
     yield Result("hes-start", added, "s", goal=0.15)
 
 
+def list_instances() -> Iterator[Result]:
+    """`pyvmm list`, which a prompt or a status line may call."""
+
+    def seconds() -> float:
+        start = time.monotonic()
+        subprocess.run([PYVMM, "list"], check=True, stdout=subprocess.DEVNULL)
+        return time.monotonic() - start
+
+    seconds()  # compiles what no earlier start has compiled
+    yield Result("list", median(seconds() for _ in range(NUM_HELLOS)), "s", goal=0.08)
+
+
 def time_banner() -> float:
     """Return the seconds from creating an instance to its realm's first line about RSI."""
     name = f"benchmark-{os.getpid()}"
