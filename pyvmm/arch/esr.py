@@ -264,6 +264,27 @@ def describe_syndrome(esr: int) -> str:
     return f"{_CLASS_NAMES.get(code, f'exception class {code:#x}')} ({', '.join(words)})"
 
 
+def name_syndrome(esr: int) -> str:
+    """Return the class of a syndrome by its name, and what kind of access it was.
+
+    >>> name_syndrome(translation_fault(3, write=True))
+    'DATA_ABORT_LOWER write, translation fault at level 3'
+    >>> name_syndrome(0x6232_D929), name_syndrome(0x5A00_0004), name_syndrome(0xFC00_0000)
+    ('SYSREG read S3_3_C6_C4_1', 'HVC64', 'EC_0x3f')
+    """
+    code, syndrome = esr >> EC_SHIFT & 0x3F, ESR_ABORT(esr)
+    name = ExceptionClass(code).name if code in _CLASS_NAMES else f"EC_{code:#x}"
+    if syndrome.EC in {ExceptionClass.DATA_ABORT_LOWER, ExceptionClass.DATA_ABORT_SAME}:
+        return f"{name} {'write' if syndrome.WnR else 'read'}, {describe_fault(syndrome.FSC)}"
+    if syndrome.EC in ABORTS:
+        return f"{name} {describe_fault(syndrome.FSC)}"
+    if syndrome.EC == ExceptionClass.SYSREG:
+        access = ESR_SYSREG(esr)
+        register = f"S{access.OP0}_{access.OP1}_C{access.CRN}_C{access.CRM}_{access.OP2}"
+        return f"{name} {'read' if access.READ else 'write'} {register}"
+    return name
+
+
 def describe_fault(code: int) -> str:
     """Return a fault status code (DFSC or IFSC) in words."""
     if code in _FAULTS:

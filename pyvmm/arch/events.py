@@ -10,10 +10,11 @@ so that an event costs one branch without a listener.  ``str(event)`` is one lin
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pyvmm.arch import rmi, rsi
 from pyvmm.arch.bits import MASK64
+from pyvmm.arch.esr import name_syndrome
 from pyvmm.arch.pas import Pas
 
 #: Parameters that are small numbers, not addresses or register values.
@@ -46,8 +47,11 @@ class Smc:
     results: tuple[int, ...]
 
     def __str__(self) -> str:
+        from pyvmm.arch.smc_names import function_name  # noqa: PLC0415  few traces have SMCs
+
+        name = function_name(self.args[0], self.security)
         args, results = (" ".join(map(hex, side)) for side in (self.args, self.results))
-        return f"SMC pe={self.pe} from={self.security.name} {args} -> {results}"
+        return f"SMC pe={self.pe} from={self.security.name} {name} {args} -> {results}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +206,8 @@ class RecExit:
     hpfar: int
 
     def __str__(self) -> str:
-        syndrome = f"esr={self.esr:#x} far={self.far:#x} hpfar={self.hpfar:#x}"
+        name = f" ({name_syndrome(self.esr)})" if self.esr else ""
+        syndrome = f"esr={self.esr:#x}{name} far={self.far:#x} hpfar={self.hpfar:#x}"
         return f"REC_EXIT rec={self.rec:#x} {self.reason.name} {syndrome}"
 
 
@@ -237,18 +242,28 @@ Event = (
     | MmioAccess
 )
 
-#: The names of the kinds of events that a user may choose, each with its events.
-KINDS: Final[dict[str, tuple[type[Event], ...]]] = {
-    "rmi": (RmiCall,),
-    "rsi": (RsiCall,),
-    "psci": (PsciCall,),
-    "smc": (Smc, WorldSwitch),
-    "hes": (HesCall,),
-    "gpt": (GptChange, GranuleTransition),
-    "rtt": (RttChange,),
-    "rim": (RimExtension,),
-    "exit": (RecExit,),
-    "mmio": (MmioAccess,),
+
+class Kind(NamedTuple):
+    """A kind of events that a user may choose."""
+
+    events: tuple[type[Event], ...]
+    meaning: str
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "rmi": Kind((RmiCall,), "commands from the host to the RMM"),
+    "rsi": Kind((RsiCall,), "commands from a realm to the RMM"),
+    "psci": Kind((PsciCall,), "a realm's requests to change the power state of its CPUs"),
+    "smc": Kind((Smc, WorldSwitch), "each call of the Monitor, and each change of world"),
+    "hes": Kind((HesCall,), "requests of the Monitor to the root of trust"),
+    "gpt": Kind(
+        (GptChange, GranuleTransition),
+        "granules that move to another world, and their states in the RMM",
+    ),
+    "rtt": Kind((RttChange,), "changed entries of realms' translation tables"),
+    "rim": Kind((RimExtension,), "steps of the initial measurement"),
+    "exit": Kind((RecExit,), "why a REC returned to the host"),
+    "mmio": Kind((MmioAccess,), "accesses to devices"),
 }
 
 

@@ -33,7 +33,9 @@ MAX_EVENTS: Final = 1 << 20
 _NUM_GPIS: Final = len(GPIS)
 _RUN: Final = re.compile(rb"(.)\1*", re.DOTALL)
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Event]]] = {
-    each.__name__: msgspec.json.Decoder(each) for kinds in declared.KINDS.values() for each in kinds
+    each.__name__: msgspec.json.Decoder(each)
+    for kind in declared.KINDS.values()
+    for each in kind.events
 }
 
 

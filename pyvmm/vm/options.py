@@ -337,9 +337,18 @@ class VmOptions:
     trace: str | None = option(
         None,
         "--trace",
-        f"print events: {','.join(KINDS)}",
+        f"print events: all, or some of {','.join(KINDS)}; `--trace help` explains them",
         read=str,
         metavar="KIND,...[:FILE]",
+        scope=Scope.RUN,
+    )
+    trace_format: str = option(
+        "text",
+        "--trace-format",
+        "write events as lines of text or of JSON",
+        read=str,
+        choices=("text", "json"),
+        default_text="text",
         scope=Scope.RUN,
     )
     trace_out: Path | None = file(

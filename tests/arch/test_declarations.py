@@ -92,7 +92,10 @@ def test_command_numbers() -> None:
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (events.Smc(1, Pas.NS, (0xC4000150, 1), (0,)), "SMC pe=1 from=NS 0xc4000150 0x1 -> 0x0"),
+        (
+            events.Smc(1, Pas.NS, (0xC4000150, 1), (0,)),
+            "SMC pe=1 from=NS RMI_VERSION 0xc4000150 0x1 -> 0x0",
+        ),
         (events.HesCall("VHUK.GET", "SUCCESS"), "HES VHUK.GET -> SUCCESS"),
         (events.HesCall("VHUK.GET", ""), "HES VHUK.GET -> gone"),
         (events.WorldSwitch(0, Pas.NS, Pas.REALM), "WORLD pe=0 NS -> REALM"),

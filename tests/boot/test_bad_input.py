@@ -153,7 +153,7 @@ def check(ended: Ended, *words: str) -> None:
         ("--realm --measurement-algo md5", "md5"),
         ("--console paper", "paper"),
         ("--timeout -1", "--timeout"),
-        ("--trace rmi,nothing", "nothing: give some of"),
+        ("--trace rmi,nothing", "nothing: give all, help or some of"),
         ("--trace rmi:{}/none/file", "No such file"),
         ("-n mode=pigeon", "mode=pigeon: give"),
         ("-n mode=tap", "tapif"),

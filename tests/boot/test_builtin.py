@@ -21,7 +21,9 @@ PC = 32
 NUM_RUNS = 2
 NUM_SOAK_RUNS = 250  # of each of four kinds
 #: NAME argument=… -> STATUS[:index] result…
-_LINE = re.compile(r"([A-Z_]+)(?: \w+=\w+)* -> ([A-Z_]+|exit)(?::\d)?(?: 0x[0-9a-f]+)*")
+_LINE = re.compile(
+    r"\s*\d+\.\d{6}  0 +([A-Z_]+)(?: \w+=\w+)* -> ([A-Z_]+|exit)(?::\d)?(?: 0x[0-9a-f]+)*"
+)
 
 
 def rim_of(output: str) -> str:

@@ -86,7 +86,10 @@ def test_every_option_of_run_says_what_it_does() -> None:
         ("run --realm --balloon", "host cannot take memory from a realm"),
         ("run --realm-debug", "--realm-debug is for realms: add --realm"),
         ("run --realm --measurement-algo md5", "'md5' is not one of"),
-        ("run --trace everything", "--trace everything: give some of rmi"),
+        ("run --trace everything", "--trace everything: give all, help or some of rmi"),
+        ("run --trace help:{}", "--trace help: give all, help or some of rmi"),
+        ("run --trace rmi,all", "--trace all: give all, help or some of rmi"),
+        ("run --trace-format xml", "'xml' is not one of 'text', 'json'"),
         ("run --trace mmio:{}", "Is a directory"),
         ("run --gdb 65536", "--gdb 65536: a port is at most 65535"),
         ("run --gdb {}", "Address already in use"),
@@ -198,15 +201,15 @@ def test_trace_writes_the_kinds_asked_for(tmp_path: Path) -> None:
     """One line per event, of the chosen kinds only."""
     path = tmp_path / "trace"
     psci = PsciCall(0, "PSCI_VERSION", (), 1)
-    with Trace(f"rmi,psci:{path}") as listener:
+    with Trace(f"rmi,psci:{path}", clock=iter((5.0, 6.5)).__next__) as listener:
         listener(MmioAccess("uart0", 0, 1, is_write=False, value=0))
         listener(psci)
-    assert path.read_text() == f"{psci}\n"
+    assert path.read_text() == f"  1.500000  - {psci}\n"
 
 
 def test_trace_knows_all_kinds_of_the_help() -> None:
     """Each kind opens; an unknown one is refused."""
-    for kind in KINDS:
+    for kind in (*KINDS, "all"):
         Trace(kind)
     with pytest.raises(UserError):
         Trace("")

@@ -70,7 +70,7 @@ def test_its_trace_can_be_read_meanwhile(tmp_path: Path) -> None:
     """Each event is in the file as soon as it happens."""
     trace = tmp_path / "trace"
     create("r1", *REALM, "--trace", f"rmi:{trace}")
-    assert trace.read_text().splitlines()[-1].startswith("RMI_REC_CREATE ")
+    assert " RMI_REC_CREATE " in trace.read_text().splitlines()[-1]
 
 
 def test_what_cannot_be_made_leaves_nothing(runtime: Path, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_unbuffered_output_is_written_at_once(runtime: Path) -> None:
     created = pyvmm("create", "r1", *REALM, "--trace", "rmi", env={"PYTHONUNBUFFERED": "1"})
     assert result(created) == DONE
     log = runtime / "r1.d" / "log"
-    assert log.read_text().splitlines()[-1].startswith("RMI_REC_CREATE ")
+    assert " RMI_REC_CREATE " in log.read_text().splitlines()[-1]
     assert result(verb("start", "r1")) == DONE
     assert result(verb("wait", "r1")) == DONE
     assert "RMI_REC_ENTER" in log.read_text()
@@ -192,7 +192,7 @@ def test_the_log_of_an_instance_is_written_at_once_whatever_its_maker_had(runtim
     arguments = ("create", "r1", *REALM, "--trace", "rmi")
     assert closed(*arguments, redirections="2>&-") == (ExitCode.OK, b"")
     log = runtime / "r1.d" / "log"
-    assert log.read_text().splitlines()[-1].startswith("RMI_REC_CREATE ")
+    assert " RMI_REC_CREATE " in log.read_text().splitlines()[-1]
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

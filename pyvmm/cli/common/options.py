@@ -12,6 +12,7 @@ gets the virtual machine from ``vm_options``::
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -20,6 +21,8 @@ from click.core import ParameterSource
 
 from pyvmm.arch.errors import UserError
 from pyvmm.cli.common.configuration import config_option
+from pyvmm.cli.common.say import print_lines
+from pyvmm.cli.common.trace import HELP, kinds_help
 from pyvmm.cli.common.units import Seconds
 from pyvmm.vm.declare import Kind, Option, Scope
 from pyvmm.vm.machine.kernel_tree import KernelTree, num_host_cpus
@@ -46,6 +49,9 @@ class GuestCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse them; -p is --publish for a port as docker writes it, and else --params."""
+        if f"--trace={HELP}" in args or ("--trace", HELP) in pairwise(args):
+            print_lines(*kinds_help())
+            ctx.exit()
         return super().parse_args(ctx, _split_p(container_words(args)))
 
 

@@ -132,7 +132,8 @@ class Owner:
         notify: Callable[[str], None] | None,
     ) -> Instance:
         options, enter = self._options, self._resources.enter_context
-        events = EventStream(enter(Trace(options.trace)) if options.trace else None)
+        trace = Trace(options.trace, options.trace_format) if options.trace else None
+        events = EventStream(enter(trace) if trace is not None else None)
         if options.trace_out is not None:
             events.subscribe(enter(Timeline(options.trace_out)))
         if self.lifecycle.event_log is not None:

@@ -153,6 +153,17 @@ class StampedEvent(msgspec.Struct, frozen=True, array_like=True):
     event: msgspec.Raw  # the fields of that class
 
 
+class TracedEvent(msgspec.Struct, frozen=True):
+    """A line of `--trace-format json`: an event, and when and where it happened."""
+
+    time: int  # µs since the start of the trace
+    pe: int  # on whose thread; -1 before it called the firmware
+    depth: int  # how many of the traced events it happened inside of; those follow
+    kind: str  # the name of its class in `pyvmm.arch.events`
+    event: msgspec.Raw  # the fields of that class
+    text: str  # the event in a trace of text
+
+
 class ConsolePlace(msgspec.Struct, frozen=True):
     """The position in a console's output at which an attached client begins."""
 

@@ -1,6 +1,6 @@
-"""The published schema of an instance's API, an OpenRPC document derived from `api`.
+"""The published schemas: an instance's API, an OpenRPC document derived from `api`; and its events.
 
-`python -m pyvmm.vm.control.schema` regenerates it and the reference part of docs/api.md.
+`python -m pyvmm.vm.control.schema` regenerates them and the reference part of docs/api.md.
 """
 
 import json
@@ -10,11 +10,13 @@ from typing import Final
 
 import msgspec
 
-from pyvmm.vm.control.api import API_VERSION, METHODS, NOTIFICATIONS, Method
+from pyvmm.arch.events import KINDS
+from pyvmm.vm.control.api import API_VERSION, METHODS, NOTIFICATIONS, Method, TracedEvent
 
 Json = dict[str, object]
 
 SCHEMA: Final = Path(__file__).parent / "api-schema.json"
+EVENT_SCHEMA: Final = Path(__file__).parent / "event-schema.json"
 MANUAL: Final = Path(__file__).parents[3] / "docs" / "api.md"
 BEGIN, END = "<!-- generated: begin -->\n", "<!-- generated: end -->\n"
 
@@ -61,9 +63,31 @@ def _entry(method: Method, params: dict[str, list[Json]], results: dict[str, Jso
     return entry
 
 
-def schema_text() -> str:
-    """Return the content of the schema's file."""
-    return json.dumps(document(), indent=1) + "\n"
+def event_document() -> Json:
+    """Return the JSON schema of a traced event; its definitions are the events by kind."""
+    kinds = [event for kind in KINDS.values() for event in kind.events]
+    types = [TracedEvent, *kinds]
+    _, definitions = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "An event of pyvmm",
+        **definitions.pop("TracedEvent"),
+        "oneOf": [
+            {
+                "properties": {
+                    "kind": {"const": kind.__name__},
+                    "event": {"$ref": f"#/$defs/{kind.__name__}"},
+                }
+            }
+            for kind in kinds
+        ],
+        "$defs": definitions,
+    }
+
+
+def text_of(schema: Json) -> str:
+    """Return the content of a schema's file."""
+    return json.dumps(schema, indent=1) + "\n"
 
 
 def manual_text(old: str) -> str:
@@ -90,8 +114,9 @@ def _name(kind: type[object]) -> str:
 
 
 def main() -> None:
-    """Write the schema and docs/api.md."""
-    SCHEMA.write_text(schema_text())
+    """Write the schemas and docs/api.md."""
+    SCHEMA.write_text(text_of(document()))
+    EVENT_SCHEMA.write_text(text_of(event_document()))
     MANUAL.write_text(manual_text(MANUAL.read_text()))
 
 

@@ -42,9 +42,11 @@ _encode = msgspec.msgpack.Encoder(
 ).encode
 
 #: Events that follow from others: each SMC is an RMI, RSI or PSCI command, or a call of EL3.
-_IMPLIED: Final = frozenset(events.KINDS["smc"])
+_IMPLIED: Final = frozenset(events.KINDS["smc"].events)
 _CLASSES: Final = tuple(
-    dict.fromkeys(each for kind in events.KINDS.values() for each in kind if each not in _IMPLIED)
+    dict.fromkeys(
+        each for kind in events.KINDS.values() for each in kind.events if each not in _IMPLIED
+    )
 )
 
 

@@ -3,13 +3,22 @@
 import json
 
 from pyvmm.vm.control.api import METHODS, NOTIFICATIONS, Api
-from pyvmm.vm.control.schema import MANUAL, SCHEMA, document, manual_text, schema_text
+from pyvmm.vm.control.schema import (
+    EVENT_SCHEMA,
+    MANUAL,
+    SCHEMA,
+    document,
+    event_document,
+    manual_text,
+    text_of,
+)
 from pyvmm.vm.control.server import Session
 
 
 def test_schema_is_fresh() -> None:
     """`make gen` writes the schema and the reference in the manual."""
-    assert SCHEMA.read_text() == schema_text()
+    assert SCHEMA.read_text() == text_of(document())
+    assert EVENT_SCHEMA.read_text() == text_of(event_document())
     assert MANUAL.read_text() == manual_text(MANUAL.read_text())
 
 
