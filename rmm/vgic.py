@@ -3,6 +3,7 @@
 Spec: DEN0137 1.0, "Realm interrupts"; Arm IHI 0069 (GICv3).
 """
 
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -38,6 +39,7 @@ def check(hcr: int, lrs: bytes) -> None:
         raise RmiError(RmiStatus.ERROR_REC)
 
 
+@lru_cache(maxsize=64)  # a pending interrupt stays listed for many entries
 def _are_legal(lrs: bytes) -> bool:
     seen = []
     for lr in _LRS.unpack(lrs):

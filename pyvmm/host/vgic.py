@@ -62,6 +62,7 @@ SGI_MASK = (1 << NUM_SGIS) - 1
 FIRST_LPI_BIT = 1024
 _LPI_OFFSET = FIRST_LPI_INTID - FIRST_LPI_BIT
 NO_LRS = [0] * NUM_LRS
+_NO_OTHERS = NO_LRS[1:]
 
 Kick = Callable[[int], None]
 
@@ -293,6 +294,11 @@ class Vgic:
             if not candidates:
                 this.uie = 0
                 return NO_LRS
+            if not candidates & candidates - 1:  # only one: often it stays pending for many exits
+                intid = candidates.bit_length() - 1
+                this.uie = 0
+                this.listed = [intid]
+                return [self._list(this, intid), *_NO_OTHERS]
             chosen = self._choose(this, candidates)
             this.uie = ICH_HCR_UIE if len(chosen) > NUM_LRS else 0
             this.listed = chosen[:NUM_LRS]
@@ -307,10 +313,12 @@ class Vgic:
             return
         with self.lock:
             this.is_loaded = False
-            released = sum(1 << intid for intid in this.listed)
+            released = 0
             for n, intid in enumerate(this.listed):
+                released |= 1 << intid
                 self._fold(this, intid, lrs[n])
-            self._deactivate_unlisted(this, hcr >> ICH_HCR_EOICOUNT_SHIFT & 0x1F)
+            if hcr >> ICH_HCR_EOICOUNT_SHIFT:
+                self._deactivate_unlisted(this, hcr >> ICH_HCR_EOICOUNT_SHIFT & 0x1F)
             this.listed = []
             this.held &= this.private.active | self.spis.active
             if this.leaving:
@@ -414,8 +422,6 @@ class Vgic:
 
     def _deactivate_unlisted(self, cpu: Cpu, count: int) -> None:
         """Deactivate active interrupts without a list register, highest priority first."""
-        if not count:
-            return
         unlisted = cpu.held & (cpu.private.active | self.spis.active)
         unlisted &= ~sum(1 << intid for intid in cpu.listed)
         for intid in self._choose(cpu, unlisted)[:count]:

@@ -46,6 +46,7 @@ from rmm.rtt import (
     Walk,
     assigned_entry,
     folded,
+    in_a_row,
     ripas_of,
     unassigned_entry,
 )
@@ -305,22 +306,24 @@ def rtt_set_ripas(rmm: Rmm, rd: int, rec: int, base: int, top: int) -> tuple[int
 
 
 def _set_ripas(realm: Realm, change: RipasChange, top: int) -> int:
-    tree = realm.rtt
-    table, index, level = tree.walk(change.base, PAGE_LEVEL)
+    """Change entries of one table from ``change.base`` on; return the IPA of the first other."""
+    tree, ipa = realm.rtt, change.base
+    table, index, level = tree.walk(ipa, PAGE_LEVEL)
     size = level_size(level)
-    ipa = change.base
-    if ipa % size == 0:
-        while index < TABLE_ENTRIES and ipa + size <= top:
-            entry = table.entries[index]
-            if is_table(entry, level):
-                break
-            old = ripas_of(entry)
-            if old == Ripas.DESTROYED and not change.change_destroyed:
-                break
-            if old != change.ripas:
-                tree.set_entry((table, index, level), ipa, _with_ripas(entry, change.ripas, level))
-            ipa += size
-            index += 1
+    end = index + (min(top - ipa, (TABLE_ENTRIES - index) * size) // size if ipa % size == 0 else 0)
+    while index < end:
+        entry = table.entries[index]
+        old = ripas_of(entry)
+        is_kept = old == Ripas.DESTROYED and not change.change_destroyed
+        if is_kept or is_table(entry, level):
+            break
+        step = size if entry & LIVE else 0
+        count = table.count_like(index, in_a_row(entry, end - index, step))
+        if old != change.ripas:
+            changed = in_a_row(_with_ripas(entry, change.ripas, level), count, step)
+            tree.set_entries(Walk(table, index, level), ipa, changed)
+        ipa += count * size
+        index += count
     if ipa == change.base:
         raise RmiError(RmiStatus.ERROR_RTT, level)
     return ipa

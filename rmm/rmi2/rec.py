@@ -1,5 +1,6 @@
 """RMI_REC_* of RMI 2.0: RECs come and go by operations, and the host has ICH_*_EL2."""
 
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -120,6 +121,7 @@ def _check_state(rec: Rec) -> None:
         raise RmiError(RmiStatus.ERROR_REC)
 
 
+@lru_cache(maxsize=64)  # a pending interrupt stays listed for many entries
 def _are_legal(lrs: bytes) -> bool:
     listed = [lr for lr in unpack_lrs(lrs) if lr & _LISTED]
     intids = {lr & ICH_LR_INTID_MASK for lr in listed}

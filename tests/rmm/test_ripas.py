@@ -6,7 +6,7 @@ import pytest
 
 from pyvmm.arch.rmi import RecEnter, RecEnterFlags, RecExitReason, Ripas, RmiFid
 from pyvmm.arch.rsi import RsiFid
-from pyvmm.arch.stage2 import ASSIGNED, UNASSIGNED_DESTROYED, UNASSIGNED_RAM
+from pyvmm.arch.stage2 import ASSIGNED, RIPAS_SHIFT, UNASSIGNED_DESTROYED, UNASSIGNED_RAM
 from rmm.granule import GranuleState
 from rmm.rtt import ram_entry
 from tests.rmm.test_granule import granule_in
@@ -165,6 +165,33 @@ def test_set_ripas_of_pages(world: World) -> None:
     ask(world, rec, 0, 0x1000, Ripas.RAM)
     world.do(SET, rd, rec, 0, 0x1000)
     assert raw(world, rd, 0) == ram_entry(page, 3)
+
+
+@pytest.mark.parametrize("ripas", [Ripas.EMPTY, Ripas.RAM])
+@pytest.mark.parametrize("num_steps", [1, 3, 12])
+def test_set_ripas_of_unlike_pages(world: World, ripas: Ripas, num_steps: int) -> None:
+    """Entries in a row may differ in state, RIPAS and address; each keeps what it has."""
+    rd = world.realm()
+    world.do(INIT, rd, 0, 0x6000)
+    pages = world.delegated(5)
+    places = {0: 0, 0x1000: 1, 0x2000: 4, 0x3000: 2, 0x8000: 3}  # the last one is EMPTY
+    backing = {ipa: pages + n * 0x1000 for ipa, n in places.items()}
+    for ipa, pa in backing.items():
+        world.do(RmiFid.RMI_DATA_CREATE_UNKNOWN, rd, pa, ipa)
+    rec = running_rec(world, rd)
+    ask(world, rec, 0, 0xC000, ripas)
+    for step in range(num_steps):
+        base, top = (0xC000 // num_steps * n for n in (step, step + 1))
+        assert world.do(SET, rd, rec, base, top)[0] == top
+    for ipa in range(0, 0xC000, 0x1000):
+        expected = ripas << RIPAS_SHIFT
+        if ipa in backing:
+            is_ram = ripas == Ripas.RAM
+            expected = ram_entry(backing[ipa], 3) if is_ram else backing[ipa] | ASSIGNED
+        assert raw(world, rd, ipa) == expected, hex(ipa)
+    table, _, _ = world.rmm.realms[rd].rtt.walk(0, 3)
+    assert (table.live, table.shared) == (len(backing), 0)
+    assert raw(world, rd, 0xC000) == 0
 
 
 @pytest.mark.parametrize("flags", [0, CHANGE_DESTROYED])
