@@ -20,6 +20,7 @@ from pyvmm.arch.pas import GRANULE_SHIFT, GRANULE_SIZE
 
 #: How many L1 entries hold the descriptor of a contiguous region, smallest first.
 ENTRIES: Final = {size: 1 << shift - gpt.L1_ENTRY_SHIFT for size, shift in gpt.CONTIG_SHIFT.items()}
+_SMALLEST: Final = ENTRIES[Contig.MB_2]
 ENTRY_REGION: Final = 1 << gpt.L1_ENTRY_SHIFT
 GRANULES_AN_ENTRY: Final = ENTRY_REGION // GRANULE_SIZE
 ONES: Final = granules_descriptor(1)  # times a GPI: an entry of that GPI
@@ -110,9 +111,9 @@ class GranuleProtectionTable:
             entry = entries[index]
             if entry & 0xF == gpt.CONTIGUOUS:
                 entry = self._shatter(index, old, entry)
-            entries[index] = entry = entry ^ change & mask
-            if entry == was ^ change:
-                self._fuse(index, new)
+            entries[index] = entry ^ change & mask
+        for region in {index & -_SMALLEST for index, _ in parts}:
+            self._fuse(region, new)
         return True
 
     def _shatter(self, index: int, gpi: int, entry: int) -> int:
@@ -133,7 +134,7 @@ class GranuleProtectionTable:
         for size, count in ENTRIES.items():
             first = index & -count
             parts = self._entries[first : first + count : step]  # one of each smaller region
-            if any(part != same for part in parts):
+            if parts.tobytes() != same.to_bytes(8, "little") * len(parts):
                 return
             same, step = contiguous_descriptor(gpi, size), count
             self._store(first, count, same)
