@@ -14,7 +14,8 @@ from pyvmm.vm.control.client import Client
 _HELP = """Show what instances have done since their start, and what they use.
 
 For each vCPU: the instructions that it has executed, and its exits to the host, by reason. For each
-physical address space: its granules, and the host memory that they use.
+physical address space: its granules, and the host memory that they use. For a
+realm: the revision of RMI that its host uses.
 """
 
 
@@ -60,3 +61,5 @@ def _rows(statistics: Statistics) -> Iterator[str]:
     for pas, memory in statistics.memory.items():
         what = f"granules {memory.granules}  resident {size(memory.resident)}"
         yield f"{pas:<10}  {what}"
+    if statistics.rmi is not None:
+        yield f"{'RMI':<10}  {statistics.rmi}"

@@ -370,6 +370,7 @@ def test_what_it_does_can_be_watched(tmp_path: Path) -> None:
     assert found["r1"]["memory"]["realm"]["granules"] == 512  # the RMM's own
     assert found["r2"]["memory"]["realm"]["granules"] > 512
     shown = verb("stat", "r1", "r2").output
+    assert re.findall("RMI .*", shown) == ["RMI         1.0"]
     assert "instructions" in shown
     assert "\n  vCPU 0      -\n" in shown
     assert all(line == line.rstrip() for line in shown.splitlines())

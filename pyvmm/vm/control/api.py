@@ -104,6 +104,7 @@ class Statistics(msgspec.Struct, frozen=True):
     vcpus: list[VcpuStatistics]
     memory: dict[str, MemoryStatistics]  # by physical address space
     devices: dict[str, dict[str, int]]  # the counters of each device
+    rmi: str | None = None  # the revision of RMI by which a realm was made
 
 
 class Balloon(msgspec.Struct, frozen=True):

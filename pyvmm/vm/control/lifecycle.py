@@ -79,6 +79,7 @@ class Lifecycle:
         self._control = Lock()  # one change of the state at a time
         self._is_stopping = False
         self._starts_itself = False
+        self._rmi = options.rmi if options.is_realm else None
         self.is_destroyed = False
         self.last_words = ""  # a report about a guest that died or stayed silent
         self._refusal: Failure | UserError | None = None  # why it could not be started
@@ -355,6 +356,7 @@ class Lifecycle:
             ],
             _memory(usage),
             {name: dict(counters) for name, counters in instance.counters().items()},
+            self._rmi,
         )
 
     def debug(self) -> list[Vcpu]:

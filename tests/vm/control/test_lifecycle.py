@@ -415,6 +415,14 @@ def test_statistics_name_what_they_count(owner: OwnerThread) -> None:
     assert set(statistics.memory) == {"ns", "secure", "realm", "root"}
     assert statistics.memory["realm"].resident == 4096
     assert statistics.devices["console"] == {"output_bytes": 0}
+    assert statistics.rmi is None
+
+
+def test_statistics_of_a_realm_name_its_revision() -> None:
+    """The one that its host uses."""
+    with OwnerThread(options=VmOptions(name="r1", is_realm=True, rmi="2.0")) as realm:
+        realm.until(State.NEW)
+        assert realm.lifecycle.statistics().rmi == "2.0"
 
 
 def test_sysrq_is_a_break_and_a_key(owner: OwnerThread) -> None:
