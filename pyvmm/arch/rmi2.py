@@ -147,6 +147,8 @@ class Features0(Register):
     S2SZ = Field(7, 0, int)  # widest IPA space, in bits
     NUM_BPS = Field(19, 14, int)  # breakpoints, minus one
     NUM_WPS = Field(25, 20, int)  # watchpoints, minus one
+    PMU = Field(26, 26, bool)
+    PMU_NUM_CTRS = Field(31, 27, int)
     S2OASZ = Field(40, 33, int)  # widest physical address, in bits
 
 

@@ -45,8 +45,8 @@ _SINGLE: Final = int(MapFlags.of(ADDRESS_TYPE=AddressType.SINGLE))
 _SHARED: Final = int(MapFlags.of(ADDRESS_TYPE=AddressType.SINGLE, MEMATTR=6, READ=1, WRITE=1))
 #: Members of RmiRealmParams that the builder fills in.
 _PARAMS: Final = (
-    "s2sz", "num_bps", "num_wps", "hash_algo", "rpv", "rtt_base", "rtt_level_start",
-    "rtt_num_start",
+    "flags", "s2sz", "num_bps", "num_wps", "pmu_num_ctrs", "hash_algo", "rpv", "rtt_base",
+    "rtt_level_start", "rtt_num_start",
 )  # fmt: skip
 
 
@@ -69,7 +69,8 @@ class Rmi20(Rmi):
             self.call_with_page(bytes(RmmConfig()), Rmi2Fid.RMI_RMM_CONFIG_SET)
             self.execute(Rmi2Fid.RMI_RMM_ACTIVATE)
         raw, *_ = self.call(0, RmiFid.RMI_FEATURES, 0)
-        return Features0(raw).S2SZ, 0
+        features = Features0(raw)
+        return features.S2SZ, features.PMU_NUM_CTRS
 
     # --- ranges -----------------------------------------------------------------------------
 

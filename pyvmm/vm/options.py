@@ -490,8 +490,6 @@ def _check_revision(options: VmOptions) -> None:
         raise UserError("--measurement-algo sha384 is for RMI 2.0: add --rmi 2.0")
     if options.token_profile == "g0" and options.rmi == "2.0":  # noqa: S105  not a password
         raise UserError("--token-profile g0 is older than --rmi 2.0: choose g2 or g2b, or omit it")
-    if options.has_pmu and options.rmi == "2.0":
-        raise UserError("--pmu is for RMI 1.0: omit --rmi 2.0")
 
 
 def _check_together(given: Collection[str], *, is_run: bool) -> None:

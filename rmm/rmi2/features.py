@@ -21,6 +21,8 @@ def features(rmm: Rmm, index: int) -> tuple[int, ...]:
                     S2SZ=limits.s2sz,
                     NUM_BPS=limits.num_bps,
                     NUM_WPS=limits.num_wps,
+                    PMU=limits.num_counters > 0,
+                    PMU_NUM_CTRS=limits.num_counters,
                     S2OASZ=pa_bits,
                 )
             ),

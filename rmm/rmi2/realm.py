@@ -3,7 +3,7 @@
 from typing import Final
 
 from pyvmm.arch.pas import GRANULE_SIZE
-from pyvmm.arch.rmi import HashAlgorithm, RealmParams, RmiFid, RmiStatus
+from pyvmm.arch.rmi import HashAlgorithm, RealmFlags, RealmParams, RmiFid, RmiStatus
 from pyvmm.arch.rmi2 import RealmFlags2, RealmParams2, Rmi2Fid
 from pyvmm.arch.rmi_revisions import VERSION_2_0
 from rmm.commands import rmi_command
@@ -25,14 +25,17 @@ _PRIVATE: Final = 1
 _MAX_POLICY: Final = 1
 #: Members that must be zero: what they describe does not exist here.
 _ABSENT: Final = (
-    "sve_vl", "pmu_num_ctrs", "num_aux_planes", "ats_plane", "flags1", "max_num_vdevs",
+    "sve_vl", "num_aux_planes", "ats_plane", "flags1", "max_num_vdevs",
 )  # fmt: skip
+#: Members of 64 bits that have the value of a byte.
+_BYTES: Final = ("s2sz", "num_bps", "num_wps", "pmu_num_ctrs", "hash_algo")
 #: Members that have the same meaning in both revisions.
 _SHARED: Final = (
-    "s2sz", "num_bps", "num_wps", "hash_algo", "rpv", "rtt_base", "rtt_level_start",
-    "rtt_num_start",
+    *_BYTES, "rpv", "rtt_base", "rtt_level_start", "rtt_num_start",
 )  # fmt: skip
-_KNOWN_FLAGS: Final = RealmFlags2.LFA_POLICY.mask | RealmFlags2.MEC_POLICY.mask
+_KNOWN_FLAGS: Final = (
+    RealmFlags2.PMU.mask | RealmFlags2.LFA_POLICY.mask | RealmFlags2.MEC_POLICY.mask
+)
 
 
 class RealmCreation(Operation):
@@ -86,11 +89,13 @@ def _supported(rmm: Rmm, wanted: RealmParams2) -> RealmParams:
         or flags.LFA_POLICY > _MAX_POLICY
         or flags.MEC_POLICY > _MAX_POLICY
         or any(getattr(wanted, name) for name in _ABSENT)
-        or any(getattr(wanted, name) >> 8 for name in ("s2sz", "num_bps", "num_wps", "hash_algo"))
+        or any(getattr(wanted, name) >> 8 for name in _BYTES)
+        or (wanted.pmu_num_ctrs and not flags.PMU)
         or wanted.rtt_num_start >> 32
     ):
         raise RmiError(RmiStatus.ERROR_INPUT)
     params = RealmParams.of(**{name: getattr(wanted, name) for name in _SHARED})
+    params.flags = RealmFlags.PMU if flags.PMU else 0
     if not is_supported(rmm.limits, params, _HASHES):
         raise RmiError(RmiStatus.ERROR_INPUT)
     return params

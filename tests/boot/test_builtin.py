@@ -90,6 +90,7 @@ def test_measurement_follows_from_the_configuration_alone(tmp_path: Path) -> Non
         ("-c", "2"),
         ("--measurement-algo", "sha512"),
         ("--rmi", "2.0"),
+        ("--rmi", "2.0", "--pmu"),
         ("--rmi", "2.0", "--measurement-algo", "sha384", "-c", "3"),
         ("--transport", "pci"),
         ("--force-pci", "--irqchip", "gicv3"),

@@ -23,6 +23,11 @@ from tests.boot.shell import Answer, Shell
 pytestmark = pytest.mark.boot
 
 PERIOD = 100_000
+KINDS = (
+    pytest.param((), id="VM"),
+    pytest.param(("--realm", "--no-hes"), id="realm"),
+    pytest.param(("--realm", "--no-hes", "--rmi", "2.0"), id="RMI 2.0", marks=pytest.mark.slow),
+)
 #: Of a million rounds; a few instructions around the loop are counted, too.
 EXPECTED = {
     PmuEvent.INST_RETIRED: LOOP_SIZE * ROUNDS,
@@ -34,7 +39,7 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(scope="module", params=[(), ("--realm", "--no-hes")], ids=["VM", "realm"])
+@pytest.fixture(scope="module", params=KINDS)
 def guest(debian: Image, request: pytest.FixtureRequest) -> Iterator[Running]:
     """Boot one guest of each kind, with five event counters."""
     options = (*request.param, "--pmu", "--pmu-counters", "5")

@@ -3,11 +3,12 @@
 import pytest
 
 from pyvmm.arch.gic import ICH_HCR_EN, ICH_LR_HW, ICH_LR_PENDING
+from pyvmm.arch.hcr import MDCR_EL2
 from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GRANULE_SIZE
 from pyvmm.arch.psci import AffinityState, PsciFid, PsciReturn
 from pyvmm.arch.rmi import RecEnter, RecExitReason, RmiFid
-from pyvmm.arch.rmi2 import Rmi2Fid
+from pyvmm.arch.rmi2 import RealmFlags2, Rmi2Fid
 from tests.rmm.world import FakeExit, abort, smc
 from tests.rmm.world2 import INPUT, REALM, REC, SUCCESS, CoreWorld2, World2
 
@@ -63,6 +64,20 @@ def test_interface_belongs_to_the_pe(world: World2) -> None:
 
     world.enter(rec, guest, pe=1)
     assert world.pes[0].interface.ich_lr[1] == ICH_LR_PENDING | 50
+
+
+def test_counters_are_as_many_as_the_host_asked_for(world: World2) -> None:
+    """The host learns only that their interrupt is asserted."""
+    rd = world.realm(flags=int(RealmFlags2.of(PMU=1)), pmu_num_ctrs=3)
+    rec = world.rec(rd)
+    world.do(RmiFid.RMI_REALM_ACTIVATE, rd)
+
+    def guest(context: PeContext) -> FakeExit:
+        assert context.mdcr_el2 == MDCR_EL2.of(HPMN=3)
+        context.pmu_overflow = 1
+        return FakeExit()
+
+    assert world.enter(rec, guest).pmu_ovf_status == 1
 
 
 def test_interface_of_a_real_machine() -> None:

@@ -236,7 +236,9 @@ def no_vmid(stage: Stage, _args: list[int]) -> None:
     rmm.limits = type("Few", (), {**{n: getattr(rmm.limits, n) for n in LIMITS}, "vmid_bits": 8})()
 
 
-LIMITS = ("s2sz", "pa_range", "num_bps", "num_wps", "max_recs_order", "realm_donation")
+LIMITS = (
+    "s2sz", "pa_range", "num_bps", "num_wps", "num_counters", "max_recs_order", "realm_donation",
+)  # fmt: skip
 
 
 def list_lrs(*lrs: int) -> Callable[[Stage, list[int]], None]:
@@ -271,7 +273,9 @@ def bad_realms() -> list[Failure]:
         {"flags": 2 << 7}, {"flags": 1 << 9}, {"flags": 1 << 63}, {"s2sz": 31}, {"s2sz": 49},
         {"s2sz": 1 << 8 | 33}, {"num_bps": 0}, {"num_bps": 6}, {"num_bps": 1 << 32 | 1},
         {"num_wps": 0}, {"num_wps": 4}, {"num_wps": 1 << 8 | 1}, {"hash_algo": 3},
-        {"hash_algo": 1 << 8}, {"sve_vl": 1}, {"pmu_num_ctrs": 1}, {"num_aux_planes": 1},
+        {"hash_algo": 1 << 8}, {"sve_vl": 1}, {"pmu_num_ctrs": 1},
+        {"flags": 4, "pmu_num_ctrs": 7}, {"flags": 4, "pmu_num_ctrs": 1 << 8 | 1},
+        {"num_aux_planes": 1},
         {"ats_plane": 1}, {"flags1": 1}, {"max_num_vdevs": 1}, {"rtt_level_start": 0},
         {"rtt_level_start": 2}, {"rtt_level_start": 3}, {"rtt_level_start": -1},
         {"rtt_num_start": 0}, {"rtt_num_start": 2}, {"s2sz": 40},

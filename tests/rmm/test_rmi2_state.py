@@ -98,6 +98,7 @@ def test_features() -> None:
     world = World2()
     limits = Features0(world.do(RmiFid.RMI_FEATURES, 0)[0])
     assert (limits.S2SZ, limits.S2OASZ, limits.NUM_BPS, limits.NUM_WPS) == (48, 48, 5, 3)
+    assert (limits.PMU, limits.PMU_NUM_CTRS) == (True, 6)
     more = Features1(world.do(RmiFid.RMI_FEATURES, 1)[0])
     hashes = (more.HASH_SHA_256, more.HASH_SHA_384, more.HASH_SHA_512)
     assert (more.GRANULE_4KB, *hashes) == (True, True, True, True)

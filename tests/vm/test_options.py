@@ -53,7 +53,6 @@ def test_a_realm_has_a_power_button_only_if_asked_for(
         ({"has_pmu": True, "num_counters": "7"}, "--pmu-counters 7: give 1 to 6 counters"),
         ({"has_pmu": True, "num_counters": "x"}, "--pmu-counters x: give 1 to 6 counters"),
         ({"has_pmu": True, "cpu_features": "-pmu"}, "omit -pmu of --cpu-features"),
-        ({"has_pmu": True, "is_realm": True, "rmi": "2.0"}, "--pmu is for RMI 1.0"),
     ],
 )
 def test_performance_monitors_that_cannot_be(given: dict[str, object], complaint: str) -> None:
