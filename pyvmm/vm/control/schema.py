@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from pyvmm.arch.events import KINDS
+from pyvmm.vm.control import openapi
 from pyvmm.vm.control.api import API_VERSION, METHODS, NOTIFICATIONS, Method, TracedEvent
 
 Json = dict[str, object]
@@ -117,6 +118,7 @@ def main() -> None:
     """Write the schemas and docs/api.md."""
     SCHEMA.write_text(text_of(document()))
     EVENT_SCHEMA.write_text(text_of(event_document()))
+    openapi.OPENAPI.write_text(text_of(openapi.document()))
     MANUAL.write_text(manual_text(MANUAL.read_text()))
 
 

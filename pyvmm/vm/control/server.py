@@ -114,7 +114,7 @@ class Server:
 
     def _admit(self, connection: socket.socket) -> None:
         """Start a client's thread."""
-        session = Session(Stream(connection, takes_descriptors=True), self._lifecycle)
+        session = Session(connection, self._lifecycle)
         thread = threading.Thread(
             target=self._serve, args=(session,), name="api-session", daemon=True
         )
@@ -145,8 +145,9 @@ def _is_allowed(connection: socket.socket) -> bool:
 class Session:
     """One client; an `Api`."""
 
-    def __init__(self, stream: Stream, lifecycle: Lifecycle) -> None:
-        self._stream = stream
+    def __init__(self, connection: socket.socket, lifecycle: Lifecycle) -> None:
+        self._connection = connection
+        self._stream = Stream(connection, takes_descriptors=True)
         self._lifecycle = lifecycle
         self._is_leaving = threading.Event()  # the client is gone
         self._is_ending = False  # the instance ends; the last messages are still to be sent
@@ -162,6 +163,10 @@ class Session:
     def serve(self) -> None:
         """Answer until the client hangs up or the instance ends."""
         try:
+            if self._connection.recv(1, socket.MSG_PEEK).isupper():  # the first letter of GET
+                from pyvmm.vm.control.http_stream import HttpStream  # noqa: PLC0415  slow, and rare
+
+                self._stream = HttpStream(self._connection)
             while line := self._stream.receive():
                 if (response := self._answer(line)) is not None:
                     self._stream.send(response)

@@ -2,6 +2,7 @@
 
 import json
 
+from pyvmm.vm.control import openapi
 from pyvmm.vm.control.api import METHODS, NOTIFICATIONS, Api
 from pyvmm.vm.control.schema import (
     EVENT_SCHEMA,
@@ -18,6 +19,7 @@ from pyvmm.vm.control.server import Session
 def test_schema_is_fresh() -> None:
     """`make gen` writes the schema and the reference in the manual."""
     assert SCHEMA.read_text() == text_of(document())
+    assert openapi.OPENAPI.read_text() == text_of(openapi.document())
     assert EVENT_SCHEMA.read_text() == text_of(event_document())
     assert MANUAL.read_text() == manual_text(MANUAL.read_text())
 
