@@ -7,4 +7,5 @@
 
 #ifdef __x86_64__
 #include "host_x86_64.c.inc"
+#include "host_x86_64_vector.c.inc"
 #endif

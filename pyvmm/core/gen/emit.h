@@ -81,7 +81,9 @@ void emit_op_BLR(struct emit *e, const struct insn *i) { emit_BLR(e, i); }
 void emit_op_RET(struct emit *e, const struct insn *i) { emit_RET(e, i); }
 void emit_op_HINT(struct emit *e, const struct insn *i) { emit_HINT(e, i); }
 void emit_op_BTI(struct emit *e, const struct insn *i) { emit_BTI(e, i); }
+void emit_op_CLREX(struct emit *e, const struct insn *i) { emit_CLREX(e, i); }
 void emit_op_DSB(struct emit *e, const struct insn *i) { emit_DSB(e, i); }
+void emit_op_DMB(struct emit *e, const struct insn *i) { emit_DMB(e, i); }
 void emit_op_SB(struct emit *e, const struct insn *i) { emit_SB(e, i); }
 void emit_op_MSR_imm(struct emit *e, const struct insn *i) { emit_MSR_imm(e, i); }
 void emit_op_SYS(struct emit *e, const struct insn *i) { emit_SYS(e, i); }
@@ -540,6 +542,10 @@ void emit_op_CSEL_1_1_1_12(struct emit *e, const struct insn *i) { emit_CSEL(e, 
 void emit_op_CSEL_1_1_1_13(struct emit *e, const struct insn *i) { emit_CSEL(e, i, 1, 1, 1, 13); }
 void emit_op_CSEL_1_1_1_14(struct emit *e, const struct insn *i) { emit_CSEL(e, i, 1, 1, 1, 14); }
 void emit_op_CSEL_1_1_1_15(struct emit *e, const struct insn *i) { emit_CSEL(e, i, 1, 1, 1, 15); }
+void emit_op_RBIT_0(struct emit *e, const struct insn *i) { emit_RBIT(e, i, 0); }
+void emit_op_RBIT_1(struct emit *e, const struct insn *i) { emit_RBIT(e, i, 1); }
+void emit_op_REV16_0(struct emit *e, const struct insn *i) { emit_REV16(e, i, 0); }
+void emit_op_REV16_1(struct emit *e, const struct insn *i) { emit_REV16(e, i, 1); }
 void emit_op_REV32_0(struct emit *e, const struct insn *i) { emit_REV32(e, i, 0); }
 void emit_op_REV32_1(struct emit *e, const struct insn *i) { emit_REV32(e, i, 1); }
 void emit_op_REV64(struct emit *e, const struct insn *i) { emit_REV64(e, i); }
@@ -911,7 +917,9 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_RET] = emit_op_RET,
     [OP_HINT] = emit_op_HINT,
     [OP_BTI] = emit_op_BTI,
+    [OP_CLREX] = emit_op_CLREX,
     [OP_DSB] = emit_op_DSB,
+    [OP_DMB] = emit_op_DMB,
     [OP_SB] = emit_op_SB,
     [OP_MSR_imm] = emit_op_MSR_imm,
     [OP_SYS] = emit_op_SYS,
@@ -1370,6 +1378,10 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_CSEL_1_1_1_13] = emit_op_CSEL_1_1_1_13,
     [OP_CSEL_1_1_1_14] = emit_op_CSEL_1_1_1_14,
     [OP_CSEL_1_1_1_15] = emit_op_CSEL_1_1_1_15,
+    [OP_RBIT_0] = emit_op_RBIT_0,
+    [OP_RBIT_1] = emit_op_RBIT_1,
+    [OP_REV16_0] = emit_op_REV16_0,
+    [OP_REV16_1] = emit_op_REV16_1,
     [OP_REV32_0] = emit_op_REV32_0,
     [OP_REV32_1] = emit_op_REV32_1,
     [OP_REV64] = emit_op_REV64,
@@ -1709,6 +1721,14 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_FADD_s_1] = emit_op_FADD_s_1,
     [OP_FSUB_s_0] = emit_op_FSUB_s_0,
     [OP_FSUB_s_1] = emit_op_FSUB_s_1,
+    [OP_FMAX_s_0] = emit_op_FMAX_s_0,
+    [OP_FMAX_s_1] = emit_op_FMAX_s_1,
+    [OP_FMIN_s_0] = emit_op_FMIN_s_0,
+    [OP_FMIN_s_1] = emit_op_FMIN_s_1,
+    [OP_FMAXNM_s_0] = emit_op_FMAXNM_s_0,
+    [OP_FMAXNM_s_1] = emit_op_FMAXNM_s_1,
+    [OP_FMINNM_s_0] = emit_op_FMINNM_s_0,
+    [OP_FMINNM_s_1] = emit_op_FMINNM_s_1,
     [OP_FMADD_s_0_0_0] = emit_op_FMADD_s_0_0_0,
     [OP_FMADD_s_0_0_1] = emit_op_FMADD_s_0_0_1,
     [OP_FMADD_s_0_1_0] = emit_op_FMADD_s_0_1_0,

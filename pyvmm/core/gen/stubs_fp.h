@@ -347,6 +347,14 @@ void emit_op_FADD_s_0(struct emit *e, const struct insn *i) { emit_FADD_s(e, i, 
 void emit_op_FADD_s_1(struct emit *e, const struct insn *i) { emit_FADD_s(e, i, 1); }
 void emit_op_FSUB_s_0(struct emit *e, const struct insn *i) { emit_FSUB_s(e, i, 0); }
 void emit_op_FSUB_s_1(struct emit *e, const struct insn *i) { emit_FSUB_s(e, i, 1); }
+void emit_op_FMAX_s_0(struct emit *e, const struct insn *i) { emit_FMAX_s(e, i, 0); }
+void emit_op_FMAX_s_1(struct emit *e, const struct insn *i) { emit_FMAX_s(e, i, 1); }
+void emit_op_FMIN_s_0(struct emit *e, const struct insn *i) { emit_FMIN_s(e, i, 0); }
+void emit_op_FMIN_s_1(struct emit *e, const struct insn *i) { emit_FMIN_s(e, i, 1); }
+void emit_op_FMAXNM_s_0(struct emit *e, const struct insn *i) { emit_FMAXNM_s(e, i, 0); }
+void emit_op_FMAXNM_s_1(struct emit *e, const struct insn *i) { emit_FMAXNM_s(e, i, 1); }
+void emit_op_FMINNM_s_0(struct emit *e, const struct insn *i) { emit_FMINNM_s(e, i, 0); }
+void emit_op_FMINNM_s_1(struct emit *e, const struct insn *i) { emit_FMINNM_s(e, i, 1); }
 void emit_op_FMADD_s_0_0_0(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 0, 0, 0); }
 void emit_op_FMADD_s_0_0_1(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 0, 0, 1); }
 void emit_op_FMADD_s_0_1_0(struct emit *e, const struct insn *i) { emit_FMADD_s(e, i, 0, 1, 0); }
