@@ -20,6 +20,8 @@ OPTIONS = [
     "-Wextra",
     "-fno-strict-aliasing",
     "-fwrapv",
+    "-ffp-contract=off",  # a product and a sum of the guest's are rounded twice
+    "-fno-math-errno",  # a square root is an instruction
     "-fvisibility=hidden",  # calls between files need no indirection
 ]
 if sysconfig.get_platform().endswith("x86_64"):

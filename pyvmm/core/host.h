@@ -105,7 +105,9 @@ void host_store_vector(struct emit *e, unsigned size, unsigned v, unsigned base,
 void host_exchange(struct emit *e, unsigned size, struct val a);
 void host_exchange_add(struct emit *e, unsigned size, struct val a);
 void host_compare_exchange(struct emit *e, unsigned size, struct val expected, struct val desired);
-void host_fence(struct emit *e); /* a load after it is not performed before a store that precedes it */
+/* Order earlier loads before later accesses; earlier accesses before later stores; and all of them. */
+enum fence { FENCE_ACQUIRE, FENCE_RELEASE, FENCE_FULL };
+void host_fence(struct emit *e, enum fence fence);
 
 /* T0 = the pointer in T0 without its code (checks) or with one, if pauth.c has a memo of it; otherwise jump to `miss`.
  * Uses enum pauth_key. */

@@ -284,6 +284,7 @@ int machine_read(struct machine *machine, uint32_t pas, uint64_t pa, void *data,
     int fault = machine_gpc(machine, pas, pa, size, bad);
     if (!fault) {
         guest_read(data, machine->memory[pas & 3] + (pa - machine->dram_base), size);
+        atomic_thread_fence(memory_order_acquire); /* a device reads an index, then what it counts; */
     }
     return fault;
 }
@@ -292,6 +293,7 @@ int machine_write(struct machine *machine, uint32_t pas, uint64_t pa, const void
     int fault = machine_gpc(machine, pas, pa, size, bad);
     if (!fault) {
         machine_code_changed(machine, pas, pa, size);
+        atomic_thread_fence(memory_order_release); /* or it writes them in the other order */
         guest_write(machine->memory[pas & 3] + (pa - machine->dram_base), data, size);
     }
     return fault;
@@ -407,6 +409,16 @@ static uint32_t fp_host_enter(void) {
 
 static void fp_host_leave(uint32_t saved) {
     __builtin_ia32_ldmxcsr(saved);
+}
+#elif defined(__aarch64__)
+static uint32_t fp_host_enter(void) {
+    uint64_t saved;
+    __asm__ volatile("mrs %0, fpcr\n\tmsr fpcr, xzr" : "=&r"(saved));
+    return (uint32_t)saved;
+}
+
+static void fp_host_leave(uint32_t saved) {
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)saved));
 }
 #else
 static uint32_t fp_host_enter(void) {
