@@ -8,6 +8,7 @@
 #   make mutation       whether the tests detect small changes to the RMM's tables and granules
 #   make mutation-core  whether the tests detect small changes to the translator    (SAMPLE=60 tries some)
 #   make sanitize       the core's tests under ASan and UBSan, tests with threads under TSan
+#   make test-aarch64   the core's tests as on an arm64 machine, in qemu-aarch64; TESTS=... selects
 #   make man            man pages of all commands, in build/man
 #   make dist           sdist, wheel and SBOM for PyPI, in build/dist
 #   make setup | lint | format | gen | clean
@@ -29,7 +30,8 @@ C_FILES := $(filter-out pyvmm/core/_core.c,$(wildcard pyvmm/core/*.c pyvmm/core/
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup run test bench lint format gen soak coverage mutation mutation-core sanitize man dist clean
+.PHONY: setup run test bench lint format gen soak coverage mutation mutation-core sanitize test-aarch64 man dist \
+    clean
 
 setup: $(VENV)/.core
 
@@ -132,6 +134,11 @@ mutation-core: setup
 sanitize: setup
 	@CC="$(CC)" tools/sanitize.sh address $(PY)
 	@CC="$(CC)" tools/sanitize.sh thread $(PY)
+
+# Random tests take hours there.
+TESTS ?= tests/core --deselect tests/core/test_fuzz.py
+test-aarch64: setup
+	@PYTHONPATH=. $(PY) tools/aarch64/run.py test $(if $(SEED),--seed $(SEED)) $(TESTS)
 
 clean:
 	@rm -rf $(VENV) build share .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache \

@@ -19,5 +19,5 @@ class NoGeneratedCodeError(UserError):
 
 
 #: Hosts whose instructions the core can translate to (core/host_*.c.inc), as uname(2) calls them.
-TRANSLATING_HOSTS = {"x86_64"}
+TRANSLATING_HOSTS = {"aarch64", "x86_64"}
 DEFAULT_ENGINE = Engine.JIT if os.uname().machine in TRANSLATING_HOSTS else Engine.INTERP

@@ -119,7 +119,7 @@ def _name_in_python(verb: str) -> str:
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pyvmm", prog_name="pyvmm", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Boot arm64 guests and Arm CCA realms on x86-64 Linux."""
+    """Boot arm64 guests and Arm CCA realms on x86-64 and arm64 Linux."""
 
 
 def _check_packages() -> None:

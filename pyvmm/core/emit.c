@@ -575,6 +575,7 @@ const void *emit_region(struct emit *e, struct code_page *page, unsigned head) {
         return NULL;
     }
     host_resolve(e);
+    host_finish(e);
     e->jit->at = (uint8_t *)(((uintptr_t)e->at + 15) & ~15ull);
     return e->start + e->to_run;
 }

@@ -5,7 +5,9 @@
 
 #include <string.h>
 
-#ifdef __x86_64__
+#if defined(__x86_64__)
 #include "host_x86_64.c.inc"
 #include "host_x86_64_vector.c.inc"
+#elif defined(__aarch64__)
+#include "host_aarch64.c.inc"
 #endif

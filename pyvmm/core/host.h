@@ -1,6 +1,6 @@
 /*
  * The part of the host's instruction set that the translator needs.  One file per host implements it:
- * host_x86_64.c.inc with host_x86_64_vector.c.inc.
+ * host_x86_64.c.inc with host_x86_64_vector.c.inc, host_aarch64.c.inc.
  *
  * Code is written through one mapping (`at`) and runs in another, at `at + to_run`.  Nothing here knows about guest
  * instructions beyond the layout of struct cpu; the emitters beside the handlers know nothing about the host beyond
@@ -204,6 +204,7 @@ void host_bind(struct emit *e, unsigned label);
 void host_jump(struct emit *e, enum cond cond, unsigned label);
 void host_call(struct emit *e, unsigned label);
 void host_resolve(struct emit *e); /* all labels are bound: complete the jumps to them */
+void host_finish(struct emit *e); /* the code from e->start on is complete and will run */
 void host_jump_to(struct emit *e, const void *code); /* to finished code */
 void host_jump_through(struct emit *e, const void *cell);
 void host_count(struct emit *e, int32_t count); /* add to H_COUNT; changes no host flag */

@@ -79,6 +79,7 @@ struct jit *jit_new(struct cpu *cpu, unsigned threshold, bool checks) {
     jit->pages = (struct jit_page *)((uint8_t *)jit->sites + SITES_SIZE);
     *jit->emit = (struct emit){.cpu = cpu, .jit = jit, .to_run = jit->to_run, .at = jit->code, .start = jit->code};
     host_emit_stubs(jit->emit, &(struct host_calls){jit_act, jit_branch, check_store, &refetch_insn});
+    host_finish(jit->emit);
     jit->first = jit->emit->at;
     restart_arena(jit);
     return jit;
