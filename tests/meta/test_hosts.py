@@ -16,19 +16,19 @@ from pyvmm import core
 
 SOURCES = Path(core.__file__).parent
 DECLARATION = re.compile(r"^\w[\w *]*\b(host_\w+)\(", re.MULTILINE)
-HOSTS = sorted(SOURCES.glob("host_*.c.inc"))
+HOSTS = ("aarch64", "x86_64")
 
 
-def declared(path: Path) -> set[str]:
-    """Return the functions that a file declares or defines at its top level."""
-    return set(DECLARATION.findall(path.read_text()))
+def declared(pattern: str) -> set[str]:
+    """Return the functions that files declare or define at their top level."""
+    texts = (path.read_text() for path in SOURCES.glob(pattern))
+    return {name for text in texts for name in DECLARATION.findall(text)}
 
 
-@pytest.mark.parametrize("host", HOSTS, ids=[host.name for host in HOSTS])
-def test_a_host_implements_the_interface(host: Path) -> None:
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_implements_the_interface(host: str) -> None:
     """No function of the interface is missing."""
-    missing = declared(SOURCES / "host.h") - declared(host)
-    assert not missing
+    assert declared("host.h") <= declared(f"host_{host}*.c.inc")
 
 
 def test_the_arm64_host_compiles_without_warnings(tmp_path: Path) -> None:
