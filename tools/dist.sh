@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build what is published, in build/dist: an sdist, a wheel that says on which systems it runs, and the
-# list of what the wheel needs (SBOM).
+# Build what is published, in build/dist: an sdist, wheels that say on which systems they run, one for
+# this machine's processor and one for arm64, and the list of what a wheel needs (SBOM).
 #
 #   tools/dist.sh PYTHON
 set -eu
@@ -34,12 +34,24 @@ auditwheel repair --wheel-dir "$out" "$out"/raw/*.whl >>build/dist.log 2>&1 || {
     exit 1
 }
 mv "$out"/raw/*.tar.gz "$out"
+
+echo "dist: wheel for arm64"
+rm -rf "$out"/raw/*.whl build/lib* build/temp*
+PYTHONPATH=. "$python" tools/aarch64/run.py wheel "$out/raw" >>build/dist.log 2>&1 || {
+    tail -n 30 build/dist.log >&2
+    exit 1
+}
+auditwheel repair --wheel-dir "$out" "$out"/raw/*.whl >>build/dist.log 2>&1 || {
+    tail -n 5 build/dist.log >&2
+    exit 1
+}
+rm -rf build/lib* build/temp*
 rm -r "$out/raw"
 twine check --strict "$out"/*.whl "$out"/*.tar.gz
 
 echo "dist: SBOM"
 "$python" -m venv --without-pip build/dist-env
-pip --quiet --disable-pip-version-check --python build/dist-env/bin/python install "$out"/*.whl
+pip --quiet --disable-pip-version-check --python build/dist-env/bin/python install "$out"/*_"$(uname -m)".whl
 cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --mc-type application \
     -o "$out/pyvmm.cdx.json" build/dist-env/bin/python 2>/dev/null
 rm -r build/dist-env

@@ -90,7 +90,7 @@ def fetch_packages() -> None:
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in (17, 28)]
     subprocess.run(
         [
-            *(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"),
+            *(sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check", "install"),
             *("--only-binary=:all:", f"--python-version={version}", "--no-compile", *platforms),
             *(f"--target={partial}", *requirements()),
         ],
