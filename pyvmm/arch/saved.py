@@ -105,6 +105,6 @@ def _like(old: object, new: Value, name: str) -> object:
     elif isinstance(old, bytearray):
         if isinstance(new, bytes):
             return bytearray(new)
-    elif isinstance(old, tuple) and isinstance(new, list) and len(old) == len(new):
-        return tuple(_like(one, other, name) for one, other in zip(old, new, strict=True))
+    elif isinstance(old, tuple | list) and isinstance(new, list) and len(old) == len(new):
+        return type(old)(_like(one, other, name) for one, other in zip(old, new, strict=True))
     raise StateError(f"{name} is {new!r:.40}")

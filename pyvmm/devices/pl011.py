@@ -10,6 +10,8 @@ Source: Arm DDI 0183, programmer's model.
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.arch import saved
+from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
 from pyvmm.devices.serial_port import FIFO_SIZE, MANY_POLLS, SerialPort
@@ -25,6 +27,7 @@ _FR_CONNECTED: Final = _FR_CTS | _FR_DSR | _FR_DCD | _FR_TXFE
 _LCR_H_FEN: Final = 0x10
 _RX, _TX, _RT, _BE = 0x010, 0x020, 0x040, 0x200  # interrupts
 _LISTENING: Final = _RX | _RT
+_INTERRUPTS: Final = 0x7FF
 _DR_BE: Final = 0x400
 #: Registers that only keep their value: their bits, and the value after reset.
 _PLAIN: Final = {
@@ -72,6 +75,23 @@ class Pl011(SerialPort):
                 self._registers[offset] = value & _PLAIN[offset][0]
             self._fill()
             self._update_irq()
+
+    def save(self) -> State:
+        """Return the state; what was transmitted has been passed on."""
+        with self._lock:
+            return self._save_line() | {
+                "registers": list(self._registers.values()),
+                "raised": self._raised,
+            }
+
+    def load(self, state: State) -> None:
+        """Set the state; StateError if it is not one of a port."""
+        with self._lock:
+            values = saved.items(state, "registers", len(_PLAIN))
+            for (offset, (mask, _)), value in zip(_PLAIN.items(), values, strict=True):
+                self._registers[offset] = saved.number({"register": value}, "register", mask + 1)
+            self._raised = saved.number(state, "raised", _INTERRUPTS + 1)
+            self._load_line(state)
 
     def _read_register(self, offset: int) -> int:
         if offset == _FR:

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.arch import saved
+from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
 from pyvmm.devices.transmitter import Transmitter
@@ -18,6 +20,7 @@ FIFO_SIZE: Final = 16
 MANY_POLLS: Final = 16
 #: Bytes buffered for a guest that does not read; more are lost.
 MAX_BACKLOG: Final = 1 << 20
+_SAVED: Final = ("_level", "_fifo", "_waiting", "_polls")
 
 
 class SerialPort:
@@ -72,6 +75,22 @@ class SerialPort:
         """Pass the transmitted bytes to the sink now."""
         with self._lock:
             self._output.flush()
+
+    def _save_line(self) -> State:
+        """Return the state of the line, after passing on what was transmitted; the lock is held."""
+        self.flush()
+        return saved.save(self, _SAVED)
+
+    def _load_line(self, state: State) -> None:
+        """Set the state of the line; StateError if it is not one."""
+        self._level = state.get("_level") is True
+        self._polls = saved.number(state, "_polls", 1 << 32)
+        for name in ("_fifo", "_waiting"):
+            values = saved.items(state, name)
+            if len(values) > MAX_BACKLOG + 64:
+                raise saved.StateError(f"{name} has {len(values)} values")
+            numbers = (saved.number({name: each}, name, 1 << 12) for each in values)
+            setattr(self, name, deque(numbers))
 
     @abstractmethod
     def _fill(self) -> None:

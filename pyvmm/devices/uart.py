@@ -6,14 +6,13 @@ lines outside loopback.
 Source: National Semiconductor PC16550D data sheet.
 """
 
-from collections import deque
 from collections.abc import Callable
 
 from pyvmm.arch import saved
 from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.ioloop import SetTimer
-from pyvmm.devices.serial_port import FIFO_SIZE, MANY_POLLS, MAX_BACKLOG, SerialPort
+from pyvmm.devices.serial_port import FIFO_SIZE, MANY_POLLS, SerialPort
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
 
 # Register offsets; the first two are the divisor latch while LCR.DLAB is set.
@@ -33,12 +32,10 @@ _NODE_NAME = "U6_16550A"  # kvmtool's
 _CLOCK_HZ = 1_843_200
 
 _TRIGGER_LEVELS = (1, 4, 8, 14)
-_SAVED_SWITCHES = ("_level", "_thr_interrupt")
 _SAVED_REGISTERS = {
     **dict.fromkeys(("_ier", "_fcr", "_lcr", "_mcr", "_lsr", "_msr", "_scratch"), 0xFF),
     "_divisor": 0xFFFF,
 }
-_SAVED = (*_SAVED_SWITCHES, *_SAVED_REGISTERS, "_fifo", "_waiting")
 _BREAK = 0x100  # in a FIFO: a zero with a break condition
 _LOOPED = 0x200  # in a FIFO: not from the line
 
@@ -84,21 +81,15 @@ class Uart(SerialPort):
     def save(self) -> State:
         """Return the state; what was transmitted has been passed on."""
         with self._lock:
-            self.flush()
-            return saved.save(self, _SAVED)
+            return self._save_line() | saved.save(self, (*_SAVED_REGISTERS, "_thr_interrupt"))
 
     def load(self, state: State) -> None:
         """Set the state; StateError if it is not one of a port."""
         with self._lock:
-            saved.load(self, _SAVED_SWITCHES, state)
+            self._load_line(state)
+            self._thr_interrupt = state.get("_thr_interrupt") is True
             for name, mask in _SAVED_REGISTERS.items():
                 setattr(self, name, saved.number(state, name, mask + 1))
-            for name in ("_fifo", "_waiting"):
-                values = saved.items(state, name)
-                if len(values) > MAX_BACKLOG + 64:
-                    raise saved.StateError(f"{name} has {len(values)} values")
-                numbers = (saved.number({name: each}, name, 1 << 12) for each in values)
-                setattr(self, name, deque(numbers))
 
     def _transmit(self, byte: int) -> None:
         self._polls = 0

@@ -20,12 +20,13 @@ from struct import unpack
 from threading import Lock
 from typing import Final
 
-from pyvmm.arch import its
+from pyvmm.arch import its, saved
 from pyvmm.arch.bits import replace_bytes
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.gic import FIRST_LPI_INTID, GIC_PIDR2, NUM_LPIS, PIDR2_GICV3
 from pyvmm.arch.its import BASER, CBASER, ItsCommand, TableType
 from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.arch.saved import State
 from pyvmm.host.guest import GuestMemory
 from pyvmm.host.lpi import Lpis
 from pyvmm.host.vgic import Vgic
@@ -50,6 +51,7 @@ _BASER_WRITABLE: Final = sum(
 )
 _TABLES: Final = (TableType.DEVICES, TableType.COLLECTIONS)  # of GITS_BASER<n>
 
+_SAVED: Final = ("_is_enabled", "_cbaser", "_cwriter", "_creadr", "_basers")
 _MAX_CACHED: Final = 1024  # routes
 
 Words = tuple[int, int, int, int]  # of a command
@@ -102,6 +104,28 @@ class Its:
                 if route[1] is not None and len(self._cache) < _MAX_CACHED:
                     self._cache[device, event] = route
             self._deliver(*route)
+
+    # --- a snapshot ---------------------------------------------------------------------------
+
+    def save(self) -> State:
+        """Return the registers: the tables are in the guest's memory, LPIs are the vGIC's."""
+        with self._lock:
+            return saved.save(self, _SAVED)
+
+    def load(self, state: State) -> None:
+        """Set the registers; StateError if they are not those of an ITS."""
+        with self._lock:
+            fixed = [baser & ~_BASER_WRITABLE for baser in self._basers]
+            saved.load(self, _SAVED, state)
+            self._basers = [
+                baser & _BASER_WRITABLE | kind
+                for baser, kind in zip(self._basers, fixed, strict=True)
+            ]
+            self._cbaser &= _CBASER_WRITABLE
+            if max(self._cwriter, self._creadr) >= self._queue_size():
+                raise saved.StateError("a queue of commands is too short")
+            self._cwriter &= its.QUEUE_OFFSET
+            self._creadr &= its.QUEUE_OFFSET
 
     # --- registers ----------------------------------------------------------------------------
 

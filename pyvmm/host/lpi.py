@@ -11,9 +11,10 @@ Spec: Arm IHI 0069, "LPI Configuration table", "LPI Pending table".
 from contextlib import suppress
 from typing import Final
 
-from pyvmm.arch import gic
+from pyvmm.arch import gic, saved
 from pyvmm.arch.bits import replace_bytes
 from pyvmm.arch.pas import GranuleProtectionFault
+from pyvmm.arch.saved import State
 from pyvmm.host.guest import GuestMemory
 from pyvmm.host.vgic import FIRST_LPI_BIT, Bank, Vgic
 
@@ -44,6 +45,14 @@ _ENABLED_DIGIT: Final = bytes(b"01"[byte & gic.LPI_ENABLED] for byte in range(25
 _PRIORITY: Final = bytes(byte & gic.LPI_PRIORITY_MASK for byte in range(256))
 
 
+_SAVED: Final = ("_propbaser", "_pendbaser", "_is_enabled")
+
+
+def _packed(bits: int) -> bytes:
+    """Return a bitmap of LPIs as bytes."""
+    return (bits >> FIRST_LPI_BIT).to_bytes(NUM // 8, "little")
+
+
 class Lpis:
     """The LPIs of all CPUs; the vGIC's lock is held in every method.
 
@@ -61,6 +70,35 @@ class Lpis:
             cpu.lpis = Bank(LPI_MASK, fixed_edge=LPI_MASK)
             cpu.lpis.priority = priority
         vgic.lpis = self
+
+    # --- a snapshot ---------------------------------------------------------------------------
+
+    def save(self) -> State:
+        """Return the state, while no CPU has an LPI listed."""
+        bank = self._vgic.cpus[0].lpis  # all CPUs have the same configuration
+        return saved.save(self, _SAVED) | {
+            "pending": [_packed(cpu.lpis.latch) for cpu in self._vgic.cpus],
+            "enabled": _packed(bank.enabled),
+            "priority": bytes(bank.priority),
+        }
+
+    def load(self, state: State) -> None:
+        """Set the state.
+
+        Raises:
+            StateError: it is not the state of so many LPIs.
+        """
+        saved.load(self, _SAVED, state)
+        self._propbaser &= _PROP_WRITABLE
+        self._pendbaser = [each & _PEND_WRITABLE for each in self._pendbaser]
+        cpus, priority = self._vgic.cpus, state.get("priority")
+        pending = saved.items(state, "pending", len(cpus))
+        if not isinstance(priority, bytes) or len(priority) != len(cpus[0].lpis.priority):
+            raise saved.StateError("the priorities of LPIs have another size")
+        cpus[0].lpis.priority[:] = priority.translate(_PRIORITY)  # shared
+        for cpu, each in zip(cpus, pending, strict=True):
+            cpu.lpis.enabled = saved.bits(state, "enabled") << FIRST_LPI_BIT & LPI_MASK
+            cpu.lpis.latch = saved.bits({"pending": each}, "pending") << FIRST_LPI_BIT & LPI_MASK
 
     # --- for the ITS --------------------------------------------------------------------------
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import Protocol
 
-from pyvmm.arch.errors import UserError
 from pyvmm.arch.gic import (
     FIRST_LPI_INTID,
     GICD_CTLR_GRP0,
@@ -83,6 +82,12 @@ class LpiFrame(Protocol):
     def write(self, cpu: int, offset: int, size: int, value: int, /) -> None:
         """Write 4 or 8 bytes."""
 
+    def save(self) -> State:
+        """Return the state of all LPIs."""
+
+    def load(self, state: State, /) -> None:
+        """Set it; StateError if it is not the state of such LPIs."""
+
 
 def intids(bits: int) -> Iterator[int]:
     """Yield the INTIDs of a bitmap, ascending.
@@ -96,7 +101,8 @@ def intids(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
-def _bitmap(value: int) -> bytes:
+def bitmap(value: int) -> bytes:
+    """Return a bitmap of interrupts without LPIs as bytes."""
     return value.to_bytes(_BANK_SIZE, "little")
 
 
@@ -122,7 +128,7 @@ class Bank:
 
     def save(self) -> State:
         """Return the state."""
-        state: State = {name: _bitmap(getattr(self, name)) for name in _BANK_BITS}
+        state: State = {name: bitmap(getattr(self, name)) for name in _BANK_BITS}
         return state | {"priority": bytes(self.priority)}
 
     def load(self, state: State) -> None:
@@ -196,23 +202,18 @@ class Vgic:
         self._kick = kick
 
     def save(self) -> State:
-        """Return the state, while all vCPUs stand still.
-
-        Raises:
-            UserError: there is an ITS.
-        """
-        if self.lpis is not None:
-            raise UserError("a guest with an ITS cannot be saved: create it with --irqchip gicv3")
+        """Return the state, while all vCPUs stand still."""
         with self.lock:
             return {
+                "lpis": self.lpis.save() if self.lpis is not None else {},
                 "groups": self.groups,
                 "routes": list(self.routes),
                 "spis": self.spis.save(),
                 "cpus": [
                     {
                         "private": cpu.private.save(),
-                        "spis": _bitmap(cpu.spis),
-                        "held": _bitmap(cpu.held),
+                        "spis": bitmap(cpu.spis),
+                        "held": bitmap(cpu.held),
                     }
                     for cpu in self.cpus
                 ],
@@ -234,6 +235,8 @@ class Vgic:
             cpu.private.line &= ~_PE_LINES
             cpu.spis = bits(saved, "spis") & self.spis.implemented
             cpu.held = bits(saved, "held") & (self.spis.implemented | PRIVATE_MASK)
+        if self.lpis is not None:
+            self.lpis.load(part(state, "lpis"))
 
     # --- inputs ---------------------------------------------------------------------------
 

@@ -532,10 +532,14 @@ def _check_firmware(given: Collection[str]) -> None:
             raise UserError(f"--firmware excludes {flag}: it starts what is on a disk: omit one")
 
 
+#: Options of a restored guest: its name, and what the host connects to its devices.
+_CONNECTED: Final = frozenset({"name", "disks", "networks", "ports", "vsock"})
+
+
 def _check_restored(given: Collection[str]) -> None:
     """Check that nothing is given that a snapshot determines."""
     for name, declaration in OPTIONS.items():
-        is_free = name in {"name", "disks", "networks"} or declaration.scope is Scope.RUN
+        is_free = name in _CONNECTED or declaration.scope is Scope.RUN
         if name in given and not is_free:
             raise UserError(f"--restore: the snapshot determines {declaration.flag}: omit it")
     if "on_reboot" in given:

@@ -32,10 +32,10 @@ from pyvmm.arch.saved import State, StateError
 from pyvmm.arch.sysregs import Feature
 from pyvmm.vm import memory_map
 from pyvmm.vm.network_options import MAC_SIZE, MAX_MTU, NetworkOptions
-from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.option_values import FORMATS, DiskOptions, VsockOptions, disk_serials
 from pyvmm.vm.options import VmOptions
 
-VERSION: Final = 2
+VERSION: Final = 3
 _MAGIC: Final = b"pyvmm snapshot\r\n"
 _preface = Struct("<16sIIQQ32s")  # magic, version, 0, place and size of the header, its SHA-256
 _PIECE: Final = 1 << 20
@@ -52,6 +52,52 @@ class SavedDisk(msgspec.Struct, frozen=True):
     serial: str
     size: int
     modified: int  # nanoseconds since 1970
+    format: str = ""
+    backing: bytes | None = None
+
+    @classmethod
+    def of(cls, disk: DiskOptions, serial: str) -> "SavedDisk":
+        """Return a disk whose file has everything that the guest has written."""
+        status, backing = disk.path.stat(), disk.backing
+        return cls(
+            os.fsencode(disk.path.absolute()),
+            disk.is_read_only,
+            serial,
+            status.st_size,
+            status.st_mtime_ns,
+            disk.format,
+            None if backing is None else os.fsencode(backing.absolute()),
+        )
+
+    def apply(self, asked: DiskOptions | None) -> DiskOptions:
+        """Return the options of the restored disk: in its own file, or in a copy that is asked for.
+
+        Raises:
+            UserError: there is no such file, or it has changed.
+        """
+        if self.format not in {"", *FORMATS}:
+            raise StateError(f"a disk in format {self.format!r:.40}")
+        disk = asked or DiskOptions(Path(os.fsdecode(self.path)))
+        try:
+            status = disk.path.stat()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"disk {disk.path}: {reason}: give a copy of it with -d") from None
+        if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
+            raise UserError(
+                f"disk {disk.path} has changed since the snapshot: give a copy from that time with"
+                " -d (cp -p keeps the time), and add ,snapshot to keep it"
+            )
+        backing = disk.backing
+        if backing is None and self.backing is not None:
+            backing = Path(os.fsdecode(self.backing))
+        return replace(
+            disk,
+            is_read_only=self.is_read_only,
+            serial=self.serial,
+            format=self.format,
+            backing=backing,
+        )
 
 
 class SavedNetwork(msgspec.Struct, frozen=True):
@@ -87,6 +133,11 @@ class SavedOptions(msgspec.Struct, frozen=True):
     has_watchdog: bool
     num_counters: int  # of the PMU; 0: no PMU
     networks: list[SavedNetwork]
+    machine: str
+    transport: str
+    irqchip: str
+    ports: list[str]  # their names
+    has_vsock: bool
 
     @classmethod
     def of(cls, options: VmOptions) -> "SavedOptions":
@@ -96,13 +147,8 @@ class SavedOptions(msgspec.Struct, frozen=True):
             UserError: it has devices that cannot be saved.
         """
         for is_given, what in (
-            (options.layout.machine is not memory_map.KVMTOOL, f"--machine {options.machine}"),
-            (options.has_pci, "--transport pci"),
-            (options.has_its, "--irqchip gicv3-its"),
+            (options.firmware, "--firmware"),
             (options.directories, "a shared directory"),
-            (options.ports, "--port"),
-            (options.vsock, "--vsock"),
-            (any(disk.format == "qcow2" for disk in options.disks), "a qcow2 disk"),
             (any(disk.is_snapshot for disk in options.disks), "a disk that keeps nothing"),
         ):
             if is_given:
@@ -124,6 +170,11 @@ class SavedOptions(msgspec.Struct, frozen=True):
                 SavedNetwork(each.mode, each.mac, each.mtu, each.num_queues)
                 for each in options.networks
             ],
+            options.machine,
+            "pci" if options.has_pci else "mmio",
+            "gicv3-its" if options.has_its else "gicv3",
+            [each.name for each in options.ports],
+            options.vsock is not None,
         )
 
     def apply(self, options: VmOptions, disks: tuple[DiskOptions, ...]) -> VmOptions:
@@ -139,6 +190,12 @@ class SavedOptions(msgspec.Struct, frozen=True):
                 f"--restore: the guest has {len(self.networks)} network cards: give each with -n,"
                 " in the same order"
             )
+        if tuple(self.ports) != tuple(each.name for each in options.ports):
+            names = " ".join(f"--port {name}=SOCKET" for name in self.ports) or "none"
+            raise UserError(f"--restore: the guest has these ports: {names}: give the same")
+        if options.vsock is not None and not self.has_vsock:
+            raise UserError("--restore: the guest has no vsock: omit --vsock")
+        self._check_buses()
         known = sum(feature.value for feature in Feature)
         if self.console not in {"serial", "virtio"} or self.cpu_features & ~known:
             raise StateError(f"console {self.console}, CPU features {self.cpu_features:#x}")
@@ -161,7 +218,20 @@ class SavedOptions(msgspec.Struct, frozen=True):
                 each.apply(asked)
                 for each, asked in zip(self.networks, options.networks, strict=True)
             ),
+            machine=self.machine,
+            transport=self.transport,
+            irqchip=self.irqchip,
+            vsock=(options.vsock or VsockOptions()) if self.has_vsock else None,
         )
+
+    def _check_buses(self) -> None:
+        for value, known in (
+            (self.machine, memory_map.MACHINES),
+            (self.transport, ("mmio", "pci")),
+            (self.irqchip, ("gicv3", "gicv3-its")),
+        ):
+            if value not in known:
+                raise StateError(f"a machine with {value!r:.40}")
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -326,8 +396,8 @@ class Snapshot:
         Raises:
             UserError: the file is damaged, or a disk is not as it was.
         """
-        disks = self._disks(asked.disks)
         try:
+            disks = self._disks(asked.disks)
             return self.header.options.apply(asked, disks)
         except StateError as error:
             raise self.damaged(error) from None
@@ -336,23 +406,8 @@ class Snapshot:
         saved = self.header.disks
         if given and len(given) != len(saved):
             raise UserError(f"--restore {self._path} has {len(saved)} disks: give copies of all")
-        disks = []
-        for number, each in enumerate(saved):
-            asked = given[number] if given else DiskOptions(Path(os.fsdecode(each.path)))
-            path = asked.path
-            try:
-                status = path.stat()
-            except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else error
-                raise UserError(f"disk {path}: {reason}: give a copy of it with -d") from None
-            if (status.st_size, status.st_mtime_ns) != (each.size, each.modified):
-                raise UserError(
-                    f"disk {path} has changed since the snapshot: give a copy from that time with"
-                    " -d (cp -p keeps the time), and add ,snapshot to keep it"
-                )
-            is_read_only = each.is_read_only
-            disks.append(replace(asked, is_read_only=is_read_only, serial=each.serial))
-        return tuple(disks)
+        asked: Sequence[DiskOptions | None] = given or [None] * len(saved)
+        return tuple(each.apply(one) for each, one in zip(saved, asked, strict=True))
 
     def memory(self) -> Iterator[tuple[int, bytes]]:
         """Yield address and content of the parts of RAM that were in use.
@@ -401,7 +456,13 @@ def _decompress(data: bytes, limit: int) -> bytes:
         raise StateError(str(error)) from None
 
 
-def new_header(options: VmOptions, disks: Sequence[SavedDisk], counter: int) -> Header:
-    """Return a header without states and memory."""
+def new_header(options: VmOptions, counter: int) -> Header:
+    """Return a header without disks, states and memory."""
     empty, saved = pack({}), SavedOptions.of(options)
-    return Header(__version__, saved, list(disks), counter, [], empty, empty, empty, b"", [])
+    return Header(__version__, saved, [], counter, [], empty, empty, empty, b"", [])
+
+
+def saved_disks(disks: Sequence[DiskOptions]) -> list[SavedDisk]:
+    """Return disks whose devices have been saved: their files are complete."""
+    serials = disk_serials(disks)
+    return [SavedDisk.of(disk, serial) for disk, serial in zip(disks, serials, strict=True)]

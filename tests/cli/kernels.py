@@ -22,6 +22,22 @@ off:
     movk x0, #8
     hvc #0
 """
+#: The same, for the serial port of the machine `virt`.
+ECHO_VIRT = """
+    movz x1, #0x900, lsl #16
+next:
+    ldr w2, [x1, #0x18]
+    tbnz w2, #4, next
+    ldr w3, [x1]
+    cmp w3, #4
+    b.eq off
+    str w3, [x1]
+    b next
+off:
+    movz x0, #0x8400, lsl #16
+    movk x0, #8
+    hvc #0
+"""
 #: Says one line after the other, without end.
 CHATTER = """
     movz x1, #0x100, lsl #16

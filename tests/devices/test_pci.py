@@ -2,6 +2,7 @@
 
 import pytest
 
+from pyvmm.arch.saved import State, StateError, part
 from pyvmm.devices.pci import config as pci
 from pyvmm.devices.pci.host import SLOT_SIZE
 from pyvmm.devices.virtio.console import VirtioConsole
@@ -235,3 +236,52 @@ def test_masked_message_waits() -> None:
     assert driver.messages == []
     driver.write_pci(driver.msix_control, 2, 0x8000)
     assert driver.messages == [(MESSAGE_ADDRESS, 102)]
+
+
+# --- a snapshot -------------------------------------------------------------------------------
+
+
+def restored(driver: PciDriver) -> PciDriver:
+    """Return another function with the same state, for a driver that notices nothing."""
+    state = driver.bridge.save()
+    other = PciDriver(VirtioConsole(lambda _: None, (80, 25)), ram=driver.ram)
+    other.bridge.load(state)
+    other.rings, other.has_msix = driver.rings, driver.has_msix
+    return other
+
+
+def test_restored_function_is_where_the_guest_has_put_it() -> None:
+    """With its command register, its BAR, and its queues, which it serves."""
+    driver = console()
+    driver.write_pci(pci.BAR, 4, BAR + 0x1_0000)
+    driver.write_pci(pci.INTERRUPT_LINE, 1, 77)
+    other = restored(driver)
+    assert other.read_pci(pci.BAR, 4) == BAR + 0x1_0000
+    assert other.read_pci(pci.INTERRUPT_LINE, 1) == 77
+    assert other.bus.read(BAR + Common.STATUS, 1) == 0
+    status = other.bus.read(BAR + 0x1_0000 + Common.STATUS, 1)
+    assert status & Status.DRIVER_OK
+    other.write_pci(pci.BAR, 4, BAR)
+    show(other)
+    assert len(other.rings[1].used_entries()) == 1
+    assert other.irq.level
+
+
+def test_restored_function_sends_its_messages() -> None:
+    """With the vectors of the guest; one that was pending and masked comes when it is unmasked."""
+    driver = console().use_msix()
+    driver.set_masked(2, is_masked=True)
+    show(driver)
+    other = restored(driver)
+    assert other.messages == []
+    other.table = driver.table
+    other.set_masked(2, is_masked=False)
+    assert other.messages == [(MESSAGE_ADDRESS, 102)]
+    show(other)
+    assert other.messages == [(MESSAGE_ADDRESS, 102)] * 2
+    slot = part(driver.bridge.save(), f"slot{SLOT}")
+    wrong: tuple[State, ...] = ({"table": b""}, {"pending": -1}, {"pending": 1 << 40})
+    for each in wrong:
+        spoilt: State = slot | {"msix": part(slot, "msix") | each}
+        with pytest.raises(StateError):
+            PciDriver(VirtioConsole(lambda _: None, (80, 25))).bridge.load({f"slot{SLOT}": spoilt})

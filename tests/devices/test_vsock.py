@@ -26,7 +26,7 @@ from pyvmm.devices.vsock_host import MAX_CONNECTIONS, MAX_GREETINGS, VsockHost
 from tests.devices.driver import Driver, Ram, Request
 from tests.waiting import wait_until
 
-RECEIVE, TRANSMIT = 0, 1
+RECEIVE, TRANSMIT, EVENT = 0, 1, 2
 CID, PEER = 5, 9
 ROOM = 1 << 16
 
@@ -112,6 +112,24 @@ class Rig:
 def path(tmp_path: Path) -> Path:
     """Return the guest's socket."""
     return tmp_path / "vsock"
+
+
+def test_a_restored_guest_learns_that_its_connections_are_lost(loop: IoLoop, path: Path) -> None:
+    """By an event, once, as soon as its driver has a buffer for it."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    rig = Rig(loop, listener)
+    try:
+        rig.device.load(rig.device.save())
+        ring = rig.driver.rings[EVENT]
+        buffers = [ring.add([], [8]) for _ in range(2)]
+        rig.driver.kick(EVENT)
+        assert ring.used_entries() == [(buffers[0].head, 4)]
+        assert buffers[0].answer()[:4] == bytes(4)
+        rig.driver.kick(EVENT)
+        assert ring.used_entries() == []
+    finally:
+        rig.close()
 
 
 @pytest.fixture

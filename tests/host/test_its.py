@@ -8,6 +8,7 @@ import pytest
 from pyvmm.arch import gic, its
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.its import BASER, CBASER, ItsCommand
+from pyvmm.arch.saved import State, StateError, part
 from pyvmm.host.vgic import NO_LRS
 from pyvmm.host.vgic_mmio import Distributor
 from tests.host.its_driver import (
@@ -427,3 +428,27 @@ def test_no_message_is_lost_while_its_lpi_moves() -> None:
     for thread in threads:
         thread.join()
     assert num_taken == num_messages
+
+
+def test_restored_its_translates_and_lpis_stay_pending(board: ItsBoard) -> None:
+    """With its tables, which are in memory, and the configuration that the CPUs have cached."""
+    board.map(1, LPI + 1)
+    board.its.signal(DEVICE, 1)
+    other = ItsBoard()
+    other.memory = board.memory
+    other.its._memory = other.its._lpis._memory = board.its._memory
+    other.vgic.load(board.vgic.save())
+    other.its.load(board.its.save())
+    assert other.vgic.load_lrs(0)[0] & 0xFFFF_FFFF == LPI + 1
+    other.vgic.sync_lrs(0, NO_LRS)
+    other.its.signal(DEVICE, 0)
+    assert other.vgic.load_lrs(0)[0] & 0xFFFF_FFFF == LPI
+    assert other.gicrs[0].read(gic.GICR_PROPBASER, 8) == board.gicrs[0].read(gic.GICR_PROPBASER, 8)
+    assert other.its.save() == board.its.save()
+    wrong: tuple[State, ...] = ({"_cwriter": 1 << 40}, {"_basers": [1]})
+    for each in wrong:
+        with pytest.raises(StateError):
+            other.its.load(board.its.save() | each)
+    state = board.vgic.save()
+    with pytest.raises(StateError):
+        other.vgic.load(state | {"lpis": part(state, "lpis") | {"priority": b""}})

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,13 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.machine.boot import make_config, make_empty_config
 from pyvmm.vm.memory_map import MIB
 from pyvmm.vm.network_options import Mode, NetworkOptions
-from pyvmm.vm.option_values import DiskOptions
+from pyvmm.vm.option_values import DiskOptions, VsockOptions
 from pyvmm.vm.options import VmOptions, read_options
+from pyvmm.vm.port_options import PortOptions
+from pyvmm.vm.share_options import Protocol, parse_shares
 from pyvmm.vm.snapshot import Header, SavedNetwork, Snapshot, new_file
-from tests.cli.kernels import ECHO, kernel
+from tests.cli.kernels import ECHO, ECHO_VIRT, kernel
+from tests.devices.test_disk_qcow2 import create
 from tests.waiting import wait_until
 
 PREFACE = struct.Struct("<16sIIQQ32s")
@@ -42,15 +46,13 @@ def save(instance: Instance, path: Path) -> None:
 
 def saved_echo(directory: Path, **options: object) -> Path:
     """Save a guest that answers each byte with the same, after it has answered some."""
-    path, disk = directory / "snapshot", directory / "disk"
+    path, disk, home = directory / "snapshot", directory / "disk", directory / "home"
     disk.write_bytes(bytes(4096))
-    vm = VmOptions(
-        kernel=kernel(directory, ECHO),
-        disks=(DiskOptions(disk),),
-        ram_size=64 * MIB,
-        **options,  # type: ignore[arg-type]
-    )
-    instance = Instance(vm, make_config(vm), Platform(vm.ram_size, vm.num_cpus))
+    home.mkdir()
+    text = ECHO_VIRT if options.get("machine") == "virt" else ECHO
+    devices: dict[str, object] = {"disks": (DiskOptions(disk),), "ram_size": 64 * MIB} | options
+    vm = VmOptions(kernel=kernel(directory, text), **devices)  # type: ignore[arg-type]
+    instance = Instance(vm, make_config(vm), Platform(vm.ram_size, vm.num_cpus), home=home)
     instance.build()
     instance.start()
     try:
@@ -83,12 +85,13 @@ def guest_of(instance: Instance) -> NormalVm:
     return guest
 
 
-def restored(path: Path, *networks: str) -> Instance:
-    """Build a guest from a snapshot, with its network cards."""
+def restored(path: Path, *networks: str, **others: object) -> Instance:
+    """Build a guest from a snapshot, with what is connected to it."""
     source = Snapshot(path)
-    options = source.options(read_options({"restore": path, "networks": networks}, is_run=True))
-    platform = Platform(options.ram_size, options.num_cpus)
-    instance = Instance(options, make_empty_config(options), platform, snapshot=source)
+    given = {"restore": path, "networks": networks, **others}
+    options = source.options(read_options(given, is_run=True))
+    platform, home = Platform(options.ram_size, options.num_cpus), path.parent / "home"
+    instance = Instance(options, make_empty_config(options), platform, home=home, snapshot=source)
     try:
         instance.build()
     except BaseException:
@@ -97,14 +100,20 @@ def restored(path: Path, *networks: str) -> Instance:
     return instance
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a guest with all devices that can be saved."""
-    return saved_echo(tmp_path_factory.mktemp("saved"), num_cpus=2, **ALL_DEVICES)
+@pytest.fixture(scope="module", params=["kvmtool", "virt"])
+def saved(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Save a guest with all devices that can be saved: on either machine, by either bus."""
+    directory = tmp_path_factory.mktemp("saved")
+    buses = {"machine": "virt", "transport": "pci"} if request.param == "virt" else {}
+    return saved_echo(directory, num_cpus=2, **ALL_DEVICES, **buses)
 
 
 @pytest.mark.parametrize("num_cpus", [1, 2])
-@pytest.mark.parametrize("devices", [{}, ALL_DEVICES], ids=["few", "all"])
+@pytest.mark.parametrize(
+    "devices",
+    [{}, ALL_DEVICES, ALL_DEVICES | {"transport": "pci"}, {"machine": "virt"}],
+    ids=["few", "all", "pci", "virt"],
+)
 def test_a_guest_continues_as_often_as_one_likes(
     tmp_path: Path, num_cpus: int, devices: dict[str, object]
 ) -> None:
@@ -185,6 +194,56 @@ def test_a_network_card_is_connected_again(tmp_path: Path) -> None:
             restored(tmp_path / "wrong", "mode=user")
 
 
+def test_a_vsock_and_ports_are_connected_again(tmp_path: Path) -> None:
+    """The vsock with any CID; the ports with any sockets, but by the same names."""
+    ports = (PortOptions("one", tmp_path / "first"), PortOptions("two", tmp_path / "second"))
+    path = saved_echo(tmp_path, ports=ports, vsock=VsockOptions())
+    sockets = [tmp_path / "third", tmp_path / "fourth"]
+    given = tuple(f"{each.name}={socket}" for each, socket in zip(ports, sockets, strict=True))
+    instance = restored(path, ports=given, vsock="77")
+    assert instance.board.vsock is not None
+    assert instance.board.vsock.cid == 77
+    assert all(each.is_socket() for each in sockets)
+    instance.start()
+    echo(instance, b"after")
+    instance.close()
+    instance = restored(path, ports=given)
+    assert instance.board.vsock is not None
+    instance.close()
+    for wrong in ((), given[:1], given[::-1]):
+        with pytest.raises(UserError, match="these ports: --port one=SOCKET --port two=SOCKET"):
+            restored(path, ports=wrong)
+    without = tmp_path / "without"
+    without.mkdir()
+    path = saved_echo(without)
+    with pytest.raises(UserError, match="has no vsock: omit --vsock"):
+        restored(path, vsock="77")
+    with pytest.raises(UserError, match="these ports: none"):
+        restored(path, ports=given)
+
+
+def test_a_qcow2_disk_is_restored_in_its_format(tmp_path: Path) -> None:
+    """With its backing file; a copy may have another name."""
+    base, image = create(tmp_path / "base"), tmp_path / "image"
+    create(image, backing=str(base))
+    disk = DiskOptions(image, format="qcow2", backing=base)
+    path = saved_echo(tmp_path, disks=(disk,))
+    copy = tmp_path / "copy"
+    shutil.copy2(image, copy)
+    source = Snapshot(path)
+    (found,) = source.options(VmOptions(disks=(DiskOptions(copy, is_snapshot=True),))).disks
+    assert (found.path, found.format, found.backing) == (copy, "qcow2", base)
+    instance = restored(path)
+    instance.start()
+    echo(instance, b"after")
+    instance.close()
+    header = source.header
+    wrong = msgspec.structs.replace(header.disks[0], format="vmdk")
+    rewrite(path, tmp_path / "wrong", msgspec.structs.replace(header, disks=[wrong]))
+    with pytest.raises(UserError, match="damaged"):
+        restored(tmp_path / "wrong")
+
+
 def test_a_restored_guest_can_be_saved_again(tmp_path: Path) -> None:
     """From a snapshot to the next one."""
     path = saved_echo(tmp_path)
@@ -235,10 +294,10 @@ def test_a_disk_that_has_changed_is_refused(tmp_path: Path) -> None:
     [
         (b"", "is no snapshot, or is damaged"),
         (b"text " * 100, "it begins differently"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 3, 0, 0, 0, b""), "has version 3; this pyvmm reads 2"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 0, b""), "a header of 0 bytes"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 1 << 63, 1, b""), "a header of 1 bytes"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 64, b""), "another digest"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 0, b""), "has version 2; this pyvmm reads 3"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 3, 0, 0, 0, b""), "a header of 0 bytes"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 3, 0, 1 << 63, 1, b""), "a header of 1 bytes"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 3, 0, 0, 64, b""), "another digest"),
     ],
 )
 def test_what_is_no_snapshot_is_a_line(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -355,6 +414,7 @@ def test_a_made_up_machine_is_refused(saved: Path, tmp_path: Path) -> None:
             *(("num_cpus", each) for each in (-1, 0, 17)),
             *(("console", "hv"), ("cpu_features", 1 << 40), ("cpu_features", -1)),
             *(("num_counters", each) for each in (-1, 7)),
+            *(("machine", "q35"), ("transport", "ccw"), ("irqchip", "gicv2")),
         )
     ]
     ipa, size, stored, crc = header.pieces[0]
@@ -378,12 +438,12 @@ def test_a_made_up_machine_is_refused(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"machine": "virt"}, "--machine virt"),
-        ({"transport": "pci"}, "--transport pci"),
-        ({"irqchip": "gicv3-its"}, "--irqchip gicv3-its"),
+        ({"machine": "virt", "firmware": Path("edk2.fd")}, "--firmware"),
+        ({"shares": parse_shares(Protocol.P9, ["/,tag"])}, "a shared directory"),
+        ({"disks": (DiskOptions(Path("disk"), is_snapshot=True),)}, "a disk that keeps nothing"),
     ],
 )
-def test_what_cannot_be_saved_is_a_line(options: dict[str, str], what: str) -> None:
+def test_what_cannot_be_saved_is_a_line(options: dict[str, object], what: str) -> None:
     """It says what to omit."""
     with pytest.raises(UserError, match=f"a guest with {what} cannot be saved: create it without"):
         snapshot.SavedOptions.of(VmOptions(**options))  # type: ignore[arg-type]

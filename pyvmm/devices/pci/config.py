@@ -98,6 +98,15 @@ class ConfigSpace:
             mask = self._writable[place]
             self._bytes[place] = self._bytes[place] & ~mask | new & mask
 
+    def save(self) -> bytes:
+        """Return the bytes."""
+        return bytes(self._bytes)
+
+    def load(self, data: bytes) -> None:
+        """Set the bits that software may change, and the interrupt status."""
+        self.write(0, SIZE, int.from_bytes(data[:SIZE], "little"))
+        self.set_interrupt(bool(int.from_bytes(data[STATUS : STATUS + 1]) & STATUS_INTERRUPT))
+
     def put(self, offset: int, value: int) -> None:
         """Set four bytes, whether software may change them or not."""
         pack_into("<I", self._bytes, offset, value)

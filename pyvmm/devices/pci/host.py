@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Final, Protocol
 
+from pyvmm.arch.saved import State, part
 from pyvmm.devices.bus import Bus, MmioDevice
 from pyvmm.devices.tree import Place, TreeWriter, Trigger
 
@@ -49,6 +50,12 @@ class Function(MmioDevice, Protocol):
             RepeatAccess: the vCPU has to repeat the write.
         """
 
+    def save(self) -> State:
+        """Return the state."""
+
+    def load(self, state: State, /) -> None:
+        """Set the state; StateError if it is not that of such a function."""
+
 
 class HostBridge:
     """The window with the configuration spaces, an MMIO device.
@@ -86,6 +93,16 @@ class HostBridge:
         if function is not None:
             function.write_config(offset % FUNCTION_SIZE, size, value)
             self._map()
+
+    def save(self) -> State:
+        """Return the states of the functions by slot; each is still."""
+        return {f"slot{slot}": function.save() for slot, (function, _) in self._functions.items()}
+
+    def load(self, state: State) -> None:
+        """Set the states of the functions; StateError if these are others."""
+        for slot, (function, _) in self._functions.items():
+            function.load(part(state, f"slot{slot}"))
+        self._map()
 
     def _find(self, offset: int) -> Function | None:
         slot, rest = divmod(offset, SLOT_SIZE)

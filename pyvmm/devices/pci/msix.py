@@ -7,6 +7,8 @@ from collections.abc import Callable
 from struct import Struct, pack
 from typing import Final
 
+from pyvmm.arch.saved import State, StateError, number
+
 MAX_VECTORS: Final = 128
 TABLE_SIZE: Final = 16 * MAX_VECTORS
 #: The pending bits follow the table.
@@ -48,6 +50,26 @@ class Msix:
         self.is_enabled = bool(value & _ENABLE)
         self._is_masked = bool(value & _MASK_ALL)
         self._send_pending(self._pending)
+
+    def save(self) -> State:
+        """Return the table and the pending bits; the capability has the rest."""
+        return {"table": bytes(self._table), "pending": self._pending}
+
+    def load(self, state: State, control: int) -> None:
+        """Set the state, with the message control of the capability; send nothing.
+
+        Raises:
+            StateError: it is not the state of so many vectors.
+        """
+        table = state.get("table")
+        if not isinstance(table, bytes) or len(table) != len(self._table):
+            raise StateError("the vectors have another size")
+        self._pending = number(state, "pending", 1 << self.num_vectors)
+        self._table[:] = table
+        for place in range(12, len(table), 16):
+            self._table[place : place + 4] = bytes((table[place] & _ENTRY_MASKED, 0, 0, 0))
+        self.is_enabled = bool(control & _ENABLE)
+        self._is_masked = bool(control & _MASK_ALL)
 
     def raise_vector(self, vector: int) -> None:
         """Send the message of a vector, or make it pending if it is masked."""

@@ -16,6 +16,8 @@ from struct import Struct
 from threading import Condition
 from typing import ClassVar, Protocol
 
+from pyvmm.arch.errors import UserError
+from pyvmm.arch.saved import State
 from pyvmm.devices.buffers import fill, split
 from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
@@ -263,6 +265,19 @@ class VirtioBlk(VirtioDevice):
             MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 8,  # discard_sector_alignment
             MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, 1,  # write_zeroes_may_unmap
         )  # fmt: skip
+
+    def save(self) -> State:
+        """Return nothing but what all devices have: the host's files have the rest now.
+
+        Raises:
+            UserError: the host's storage fails.
+        """
+        if not self._disk.is_read_only:
+            try:
+                self._disk.flush()  # an image with metadata may not have them in its file yet
+            except OSError as error:
+                raise UserError(f"a disk cannot be flushed ({error.strerror}): try again") from None
+        return super().save()
 
     @property
     def is_idle(self) -> bool:

@@ -6,12 +6,15 @@ Spec: virtio 1.2, "Virtio Over PCI Bus".
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import IntEnum
 from struct import Struct, pack
 from typing import Final
 
-from pyvmm.arch.bits import replace_bytes
+from pyvmm.arch import saved
+from pyvmm.arch.bits import MASK32, replace_bytes
 from pyvmm.arch.errors import RepeatAccess
+from pyvmm.arch.saved import State
 from pyvmm.devices.bus import IrqLine
 from pyvmm.devices.dma import Dma
 from pyvmm.devices.pci import config as pci
@@ -41,6 +44,11 @@ _WINDOW_SIZES: Final = (1, 2, 4)
 
 NO_VECTOR: Final = 0xFFFF
 _ISR_QUEUE, _ISR_CONFIG = 1, 2
+
+_SAVED: Final = (
+    *("_device_features_sel", "_driver_features_sel", "_queue_sel", "_config_vector"),
+    *("_isr", "_is_raised"),
+)
 
 #: The common configuration: the part of the device, and that of the selected queue.
 _HEAD: Final = Struct("<IIIIHHBBH")
@@ -153,6 +161,51 @@ class VirtioPci:
         self._msix_control: int | None = None
         if self._send:
             self._msix_control = add(pci.CAP_MSIX, *self._msix.capability(0, Part.MSIX)) + CONTROL
+
+    # --- a snapshot ---------------------------------------------------------------------------
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """While it is held, nothing happens to the device."""
+        return self._state.lock
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the device has no request of the driver in progress."""
+        return self._state.device.is_idle
+
+    def save(self) -> State:
+        """Return the state, while `lock` is held."""
+        return saved.save(self, _SAVED) | {
+            "config": self._config.save(),
+            "vectors": [[queue, vector] for queue, vector in self._vectors.items()],
+            "msix": self._msix.save(),
+            "state": self._state.save(),
+        }
+
+    def load(self, state: State) -> None:
+        """Set the state of a device that was not used yet; StateError if it is not one."""
+        saved.load(self, _SAVED, state)
+        self._device_features_sel &= MASK32
+        self._driver_features_sel &= MASK32
+        self._queue_sel &= 0xFFFF
+        self._config_vector = self._valid_vector(self._config_vector & 0xFFFF)
+        self._isr &= _ISR_QUEUE | _ISR_CONFIG
+        config = state.get("config")
+        if not isinstance(config, bytes):
+            raise saved.StateError("there is no configuration space")
+        self._config.load(config)
+        self._dma.is_enabled = bool(self._config.half(pci.COMMAND) & pci.COMMAND_MASTER)
+        for each in saved.items(state, "vectors"):
+            queue, vector = saved.items({"pair": each}, "pair", 2)
+            number = saved.number({"queue": queue}, "queue", len(self._state.queues))
+            self._vectors[number] = self._valid_vector(
+                saved.number({"vector": vector}, "vector", NO_VECTOR + 1)
+            )
+        control = 0 if self._msix_control is None else self._config.half(self._msix_control)
+        self._msix.load(saved.part(state, "msix"), control)
+        with self._state:
+            self._state.load(saved.part(state, "state"))
 
     # --- interrupts ---------------------------------------------------------------------------
 

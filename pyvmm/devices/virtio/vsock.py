@@ -1,7 +1,9 @@
 """Socket device: carries packets between the guest's vsock and the injected host side.
 
-Spec: virtio 1.2, "Socket Device".  Not implemented: SEQPACKET, and the event queue, which is for
-guests that migrate.
+A guest that is restored from a snapshot has lost its connections, and perhaps its CID: it gets an
+event.
+
+Spec: virtio 1.2, "Socket Device".  Not implemented: SEQPACKET.
 """
 
 from dataclasses import dataclass
@@ -9,11 +11,13 @@ from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, Final, Protocol
 
+from pyvmm.arch.saved import State
 from pyvmm.devices.virtio import bounce
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue
 
-_RECEIVE, _TRANSMIT = 0, 1
+_RECEIVE, _TRANSMIT, _EVENT = 0, 1, 2
+_TRANSPORT_RESET: Final = bytes(4)  # the id of the only event
 _config = Struct("<Q").pack  # guest_cid
 _header = Struct("<QQIIIHHIII")
 HEADER_SIZE: Final = _header.size
@@ -106,11 +110,14 @@ class VirtioVsock(VirtioDevice):
         "sent_packets", "sent_bytes", "received_packets", "received_bytes",
     )  # fmt: skip
 
+    saved_names: ClassVar[tuple[str, ...] | None] = ()
+
     def __init__(self, cid: int, host: VsockHost, *, is_bounced: bool = False) -> None:
         if is_bounced:
             self.queue_sizes = (bounce.NUM_VSOCK_BUFFERS, 128, 4)
         self._cid = cid
         self._host = host
+        self._is_restored = False  # and the guest does not know it yet
 
     def config(self) -> bytes:
         """Return the guest's CID."""
@@ -122,12 +129,27 @@ class VirtioVsock(VirtioDevice):
             for chain in queue.available():
                 self._take(chain.read(HEADER_SIZE + MAX_DATA))
                 queue.push_used(chain, 0)
-        if queue.index in {_RECEIVE, _TRANSMIT}:
+        if queue.index == _EVENT:
+            self._tell()
+        else:
             self.deliver()
+
+    def load(self, state: State) -> None:
+        """Set the state: the guest will reset its connections, and read its CID again."""
+        super().load(state)
+        self._is_restored = True
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the guest that it is restored, once it has a buffer for the event."""
+        if self._is_restored and (chain := self.queues[_EVENT].pop()) is not None:
+            self._is_restored = False
+            self.queues[_EVENT].push_used(chain, chain.write(_TRANSPORT_RESET))
 
     def reset(self) -> None:
         """Close all connections."""
         super().reset()
+        self._is_restored = False
         self._host.reset()
 
     def deliver(self) -> None:

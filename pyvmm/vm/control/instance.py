@@ -6,7 +6,6 @@ order.  `pyvmm.vm.control.lifecycle` decides which operations are allowed in whi
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -36,13 +35,13 @@ from pyvmm.vm.machine.board import Board
 from pyvmm.vm.machine.outside import Inlet, Outside
 from pyvmm.vm.machine.platform import Platform
 from pyvmm.vm.machine.queues import queue_pictures
-from pyvmm.vm.option_values import GdbAddress, disk_serials
+from pyvmm.vm.option_values import GdbAddress
 from pyvmm.vm.options import VmOptions
 
 if TYPE_CHECKING:
     from pyvmm.vm.gdb.server import GdbServer
     from pyvmm.vm.record.session import Session
-    from pyvmm.vm.snapshot import SavedDisk, Snapshot
+    from pyvmm.vm.snapshot import Snapshot
 
 #: Seconds without output after which the console's setup is assumed to be complete.
 _QUIET: Final = 0.2
@@ -245,10 +244,11 @@ class Instance:
         with self.board.still(_DISK_PATIENCE):
             state = self._guest.save()
             header = replace(
-                snapshot.new_header(self._options, self._saved_disks(), state.counter),
+                snapshot.new_header(self._options, state.counter),
                 vcpus=[snapshot.pack(each) for each in state.vcpus],
                 gic=snapshot.pack(self._vgic.save()),
                 devices=snapshot.pack(self.board.save()),
+                disks=snapshot.saved_disks(self._options.disks),
                 agent=snapshot.pack(self.agent.save()),
                 console=self.console_log.tail(),
             )
@@ -257,19 +257,6 @@ class Instance:
                 for ipa, size in snapshot.pieces_of(self._guest.used_memory())
             )
             snapshot.write(file, header, memory)
-
-    def _saved_disks(self) -> "list[SavedDisk]":
-        from pyvmm.vm.snapshot import SavedDisk  # noqa: PLC0415
-
-        saved = []
-        for disk, serial in zip(
-            self._options.disks, disk_serials(self._options.disks), strict=True
-        ):
-            path, status = os.fsencode(disk.path.absolute()), disk.path.stat()
-            saved.append(
-                SavedDisk(path, disk.is_read_only, serial, status.st_size, status.st_mtime_ns)
-            )
-        return saved
 
     def _restore(self, snapshot: "Snapshot") -> None:
         """Set the state of guest and devices; UserError if the file is damaged."""

@@ -110,6 +110,7 @@ class Board:
         self._home = home
         self._outside = outside
         self._mapped: dict[str, MmioDevice] = {}
+        self._windows: list[VirtioMmio | VirtioPci] = []
         self._options = options
         self._guest = guest
         self._bus = bus
@@ -152,6 +153,7 @@ class Board:
         self._its: Its | None = None
         if self._options.has_its:
             self._its = Its(self._vgic, self._guest.dma, self._is_halting)
+            self._mapped["its"] = self._its
             self._bus.add(layout.its_base, ITS_SIZE, self._its, "its")
 
     def _add(self, device: PlannedDevice) -> None:
@@ -226,13 +228,12 @@ class Board:
         Raises:
             UserError: a disk does not complete its requests in time.
         """
-        windows = [each for each in self._mapped.values() if isinstance(each, VirtioMmio)]
         deadline = time.monotonic() + patience
         while True:
             with ExitStack() as locks:
-                for window in windows:
+                for window in self._windows:
                     locks.enter_context(window.lock)
-                if all(window.is_idle for window in windows):
+                if all(window.is_idle for window in self._windows):
                     yield
                     return
             if time.monotonic() > deadline:
@@ -327,6 +328,7 @@ class Board:
             window = VirtioMmio(
                 virtio, self.dma, irq, access_platform=is_realm, is_halting=self._is_halting
             )
+            self._windows.append(window)
             self._map(device, window)
         else:
             its = self._its
@@ -334,6 +336,7 @@ class Board:
             function = VirtioPci(
                 virtio, self.dma, irq, send, access_platform=is_realm, is_halting=self._is_halting
             )
+            self._windows.append(function)
             self._bridge.plug(slot, function, device.name)
 
     def _is_halting(self) -> bool:
