@@ -229,16 +229,35 @@ rings = st.tuples(
 )
 
 
-@pytest.mark.parametrize(
+Turns = list[tuple[RingContent, RingContent]]
+subjects = pytest.mark.parametrize(
     "make", [blk, slow_blk, net, console, rng, port, balloon, button, p9, fs, vsock]
 )
+
+
+@subjects
 @settings(max_examples=150)
 @given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=1, max_size=4))
 def test_device_survives_any_driver(
-    make: Callable[[], Subject], content: bytes, turns: list[tuple[RingContent, RingContent]]
+    make: Callable[[], Subject], content: bytes, turns: Turns
 ) -> None:
     """It works or needs a reset, and works again after the reset."""
-    subject = make()
+    abuse(make(), content, turns)
+
+
+@pytest.mark.slow
+@subjects
+@settings(max_examples=25_000)
+@given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=20, max_size=20))
+def test_device_survives_any_driver_for_long(
+    make: Callable[[], Subject], content: bytes, turns: Turns
+) -> None:
+    """This is the same with a million chains or more per device."""
+    abuse(make(), content, turns)
+
+
+def abuse(subject: Subject, content: bytes, turns: Turns) -> None:
+    """Kick a device with rings of any content; afterwards it serves a request."""
     driver = subject.driver.start()
     for turn in turns:
         driver.ram.write(RAM_BASE, content)
