@@ -27,10 +27,13 @@ ONES: Final = granules_descriptor(1)  # times a GPI: an entry of that GPI
 
 
 class GranuleProtectionTable:
-    """The two-level table for all of DRAM."""
+    """The two-level table for all of DRAM, and for the devices below it."""
 
     def __init__(self, root: PhysicalMemory, layout: DramLayout) -> None:
-        """Build the table: all of DRAM is Non-secure except the reserved regions."""
+        """Build the table: all of DRAM is Non-secure except the reserved regions.
+
+        The devices below DRAM are Non-secure, too.
+        """
         self._base = layout.dram_base & -gpt.L0_REGION
         num_l1 = num_l1_tables(layout.dram_base, layout.dram_top)
         # EL3's own granules always stay Root, so this window stays valid.
@@ -48,7 +51,9 @@ class GranuleProtectionTable:
     def _write_l0(self, root: PhysicalMemory, layout: DramLayout, num_l1: int) -> None:
         first = self._base >> gpt.L0_SHIFT
         deny = gpt.L0_BLOCK | Gpi.NO_ACCESS << gpt.L0_BLOCK_GPI_SHIFT
-        entries = [deny] * (1 << gpt.PPS_BITS[layout.pps] - gpt.L0_SHIFT)
+        devices = gpt.L0_BLOCK | Gpi.NS << gpt.L0_BLOCK_GPI_SHIFT
+        count = 1 << gpt.PPS_BITS[layout.pps] - gpt.L0_SHIFT
+        entries = [devices] * first + [deny] * (count - first)
         for n in range(num_l1):
             entries[first + n] = layout.root_base + n * gpt.L1_SIZE | gpt.L0_TABLE
         root.write(layout.l0_base, b"".join(e.to_bytes(8, "little") for e in entries))

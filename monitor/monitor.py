@@ -15,6 +15,7 @@ from monitor.hes import FirmwareImage, Hes
 from monitor.layout import DramLayout
 from monitor.policy import moves_of
 from monitor.protocols import Machine, Mailbox, Rmm
+from monitor.psci import Power, Psci
 from pyvmm.arch import rmmd
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.events import EventStream, GptChange, Smc, WorldSwitch
@@ -142,6 +143,13 @@ class Monitor:
     def conduit(self, security: Pas) -> Conduit:
         """Return the conduit for the software of one security state."""
         return Conduit(self._events, security, self._services[security], self._series[security])
+
+    def connect_power(self, power: Power) -> None:
+        """Serve PSCI to the normal world, whose PEs ``power`` turns on and off."""
+        layout = self.layout
+        end = layout.dram_base + layout.ns_size
+        psci = Psci(power, self._machine.num_pes, lambda pa: layout.dram_base <= pa < end)
+        self._services[Pas.NS] |= psci.services
 
     # --- boot -----------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from pyvmm.core import Clock, Machine, confine_threads
 from pyvmm.core.pauses import MachineWithPauses, Pauses
 from pyvmm.core.turns import MachineInTurns
 from pyvmm.host.allocator import Allocator
+from pyvmm.host.el2 import PrivilegedSoftware
 from pyvmm.host.guest import Bus, Guest, GuestConfig, RealmOptions
 from pyvmm.host.machine import Usage
 from pyvmm.host.normal_vm import NormalVm
@@ -284,7 +285,12 @@ class Platform:
     def new_guest(
         self, config: GuestConfig, bus: Bus, vgic: Vgic, realm: RealmOptions | None
     ) -> Guest:
-        """Create a guest: a realm if its options are given, otherwise a normal VM."""
+        """Create a guest: a realm if its options are given, otherwise a normal VM.
+
+        Software that is to own the machine is none, but has the same interface.
+        """
+        if config.owns_machine:
+            return self._new_owner(config, bus, vgic)
         if realm is None:
             return NormalVm(
                 self.machine,
@@ -310,6 +316,22 @@ class Platform:
             turns=self._turns,
         )
 
+    def _new_owner(self, config: GuestConfig, bus: Bus, vgic: Vgic) -> Guest:
+        layout = self._monitor.layout
+        if config.ram_end > layout.dram_base + layout.ns_size or config.ram_base < DRAM_BASE:
+            raise UserError(f"{config.ram_size // MIB}M of memory: give less with -m")
+        owner = PrivilegedSoftware(
+            self.machine,
+            self._memory,
+            self._monitor.conduit(Pas.NS),
+            bus=bus,
+            vgic=vgic,
+            config=config,
+            turns=self._turns,
+        )
+        self._monitor.connect_power(owner)
+        return owner
+
     def observer(self, guest: Guest) -> "Observer":
         """Return an observer of the whole machine, which stops the guest for each picture."""
         from pyvmm.observe.observer import Observer  # noqa: PLC0415  few guests are observed
@@ -320,7 +342,9 @@ class Platform:
             (gpt.base_pa, gpt.gpccr),
             self._rmm,
             still=guest.still,
-            contexts=lambda: guest.contexts if isinstance(guest, NormalVm) else (),
+            contexts=lambda: (
+                guest.contexts if isinstance(guest, NormalVm | PrivilegedSoftware) else ()
+            ),
         )
 
     def usage(self) -> Usage:
@@ -346,7 +370,7 @@ class Platform:
 
     def _contexts(self, guest: Guest) -> Sequence[PeContext]:
         """Return the contexts of the vCPUs, in whatever world they are."""
-        if isinstance(guest, NormalVm):
+        if isinstance(guest, NormalVm | PrivilegedSoftware):
             return guest.contexts
         return [rec.context for rec in sorted(self._rmm.recs.values(), key=lambda rec: rec.index)]
 

@@ -13,7 +13,10 @@ NUM_SGIS: Final = 16
 NUM_PRIVATE: Final = 32  # INTID 0..15 SGIs, 16..31 PPIs
 MAX_SPI_INTID: Final = 1019
 PPI_PMU: Final = 23
+PPI_MAINTENANCE: Final = 25
+PPI_HYP_PHYSICAL_TIMER: Final = 26
 PPI_VIRTUAL_TIMER: Final = 27
+PPI_HYP_VIRTUAL_TIMER: Final = 28
 PPI_PHYSICAL_TIMER: Final = 30
 
 # --- frames -------------------------------------------------------------------------------
@@ -107,6 +110,8 @@ NUM_LRS: Final = 4
 ICH_LR_INTID_MASK: Final = 0xFFFF_FFFF
 ICH_LR_EOI: Final = 1 << 41  # HW = 0: maintenance interrupt at the EOI
 ICH_LR_PRIORITY_SHIFT: Final = 48
+ICH_LR_PINTID_SHIFT: Final = 32  # HW = 1: the physical interrupt
+ICH_LR_PINTID_MASK: Final = 0x1FFF
 ICH_LR_GROUP1: Final = 1 << 60
 ICH_LR_HW: Final = 1 << 61
 ICH_LR_PENDING: Final = 1 << 62

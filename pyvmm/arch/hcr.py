@@ -45,6 +45,7 @@ class HCR_EL2(Register):
     APK = Field(40, 40, bool)
     API = Field(41, 41, bool)
     FWB = Field(46, 46, bool)
+    GPF = Field(48, 48, bool)  # granule protection faults of EL1 go to EL2
 
 
 class CPTR_EL2(Register):
@@ -76,5 +77,22 @@ class CNTHCTL_EL2(Register):
 
     EL1PCTEN = Field(0, 0, bool)  # EL1 may read the physical counter
     EL1PCEN = Field(1, 1, bool)  # EL1 may use the physical timer
+    EL0 = Field(9, 2, int)  # with E2H, as in CNTKCTL_EL1
     EL1PCTEN_E2H = Field(10, 10, bool)  # the same with E2H
     EL1PTEN_E2H = Field(11, 11, bool)
+
+
+class TCR_EL2(Register):
+    """Translation Control Register of EL2 without E2H, where it differs from TCR_EL1."""
+
+    PS = Field(18, 16, int)
+    TBI = Field(20, 20, bool)
+    HA = Field(21, 21, bool)
+    HD = Field(22, 22, bool)
+    TBID = Field(29, 29, bool)
+
+
+#: Bits that are one without E2H.
+CPTR_EL2_RES1: Final = 0x33FF
+SCTLR_EL2_RES1: Final = 0x30C5_0830
+TCR_EL2_RES1: Final = 1 << 31 | 1 << 23

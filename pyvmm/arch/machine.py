@@ -106,6 +106,24 @@ class PeContext(GuestRegisters, Protocol):
     security: int
 
 
+class PeContextWithEl2(PeContext, Protocol):
+    """The part of the state of a context with EL2 that the machine around it accesses."""
+
+    @property
+    def icc_lr(self) -> RegisterArray:
+        """The list registers of the physical interface of the GIC."""
+
+    icc_hcr: int  # of this interface, as ICH_HCR_EL2
+    vbar_el2: int
+    esr_el2: int
+    far_el2: int
+    elr_el2: int
+    spsr_el2: int
+    cnthp_ctl: int
+    cnthv_ctl: int
+    maintenance: int  # the interrupt of the virtual interface of the GIC is asserted: 0 or 1
+
+
 class Watchpoint(Protocol):
     """A range of virtual memory that a debugger watches."""
 

@@ -34,13 +34,16 @@ class SPSR_EL1(Register):
     SP = Field(0, 0, bool)  # SP_ELx is the stack pointer, not SP_EL0
 
 
-#: SPSR_EL1.MODE, as far as a guest of EL2 can have it.
+#: SPSR_ELx.MODE of AArch64.
 EL0T: Final = 0b00000
 EL1T: Final = 0b00100
 EL1H: Final = 0b00101
+EL2T: Final = 0b01000
+EL2H: Final = 0b01001
 
 #: What a PE starts with at EL1: all interrupts and debug exceptions masked.
 EL1H_MASKED: Final = EL1H | SPSR_EL1.DAIF.mask
+EL2H_MASKED: Final = EL2H | SPSR_EL1.DAIF.mask
 
 #: Vector of an exception: where it came from, added to what it is (a synchronous one is 0).
 VECTOR_CURRENT_SP0: Final = 0x000
@@ -51,7 +54,7 @@ VECTOR_IRQ: Final = 0x080
 VECTOR_FIQ: Final = 0x100
 VECTOR_SERROR: Final = 0x180
 
-_MODES: Final = {EL0T: "EL0t", EL1T: "EL1t", EL1H: "EL1h"}
+_MODES: Final = {EL0T: "EL0t", EL1T: "EL1t", EL1H: "EL1h", EL2T: "EL2t", EL2H: "EL2h"}
 #: Fields of PSTATE shown as one letter, upper case if set.
 _LETTERS: Final = (
     (SPSR_EL1.N, SPSR_EL1.Z, SPSR_EL1.C, SPSR_EL1.V),

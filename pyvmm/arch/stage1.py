@@ -35,6 +35,8 @@ class PAR_EL1(Register):
     F = Field(0, 0, bool)  # it failed
     FST = Field(6, 1, int)  # with F: the fault status
     SH = Field(8, 7, int)
+    PTW = Field(8, 8, bool)  # with F: stage 2 on a stage-1 walk
+    S = Field(9, 9, bool)  # with F: of stage 2
     RES1 = Field(11, 11, bool)
     PA = Field(47, 12, int)
     ATTR = Field(63, 56, int)

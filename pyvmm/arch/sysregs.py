@@ -34,9 +34,12 @@ EL0_READ: Final = 1
 EL0_WRITE: Final = 2
 EL1_READ: Final = 4
 EL1_WRITE: Final = 8
+EL2_READ: Final = 16  # only at EL2: ``sysregs_el2.py``
+EL2_WRITE: Final = 32
 RW: Final = EL1_READ | EL1_WRITE
 RO: Final = EL1_READ
 WO: Final = EL1_WRITE
+EL2_RW: Final = EL2_READ | EL2_WRITE
 EL0_RW: Final = RW | EL0_READ | EL0_WRITE
 EL0_RO: Final = RO | EL0_READ
 
@@ -99,8 +102,9 @@ class SysReg:
     ``storage`` is its member of the core's ``struct cpu``; a register without storage reads as
     ``value`` and ignores writes.  A write keeps the bits of ``mask`` and sets those of ``res1``.
     ``pauth``, ``bti`` and ``pmu`` are further bits of ``mask``, or of ``value``, of a machine with
-    that feature; a machine without ``feature`` lacks the register.  ``reader`` and ``writer`` mean
-    that the core has a function for it, ``read_<name>`` or ``write_<name>``.
+    that feature, and ``el2`` of a context with EL2; a machine without ``feature`` lacks the
+    register.  ``reader`` and ``writer`` mean that the core has a function for it, ``read_<name>``
+    or ``write_<name>``.
     """
 
     name: str
@@ -121,6 +125,7 @@ class SysReg:
     pauth: int = 0
     bti: int = 0
     pmu: int = 0
+    el2: int = 0
 
     @property
     def writable(self) -> int:
@@ -197,6 +202,9 @@ SCTLR_MASK: Final = mask_of(SCTLR_EL1) & ~(SCTLR_PAUTH | SCTLR_BTI | SCTLR_EL1.E
 TCR_PAUTH: Final = int(TCR_EL1.of(TBID1=1, TBID0=1))
 TCR_MASK: Final = mask_of(TCR_EL1) & ~TCR_PAUTH
 ISAR1_PAUTH: Final = fields(F8=5, F28=1)  # API: PAuth2, FPACCOMBINE; GPI
+PFR0_EL2: Final = fields(F8=1, F12=1)  # EL2, EL3
+MMFR1_EL2: Final = fields(F4=2, F8=1, F28=1)  # 16-bit VMID, VHE, XNX
+MMFR2_EL2: Final = fields(F40=1)  # FWB
 PFR1_BTI: Final = fields(F0=1)  # BT
 DFR0_PMU: Final = fields(F8=1)  # PMUVer: PMUv3
 PMCCFILTR: Final = PMEVTYPER_EL0.P.mask | PMEVTYPER_EL0.U.mask
@@ -206,14 +214,14 @@ _ID: Final = (
     SysReg("MIDR_EL1", 3, 0, 0, 0, 0, RO, value=MIDR, reader=True),
     SysReg("MPIDR_EL1", 3, 0, 0, 0, 5, RO, reader=True),
     SysReg("REVIDR_EL1", 3, 0, 0, 0, 6, RO, trap=Trap.ID1),
-    SysReg("ID_AA64PFR0_EL1", 3, 0, 0, 4, 0, RO, trap=Trap.ID3, value=PFR0),
+    SysReg("ID_AA64PFR0_EL1", 3, 0, 0, 4, 0, RO, trap=Trap.ID3, value=PFR0, el2=PFR0_EL2),
     SysReg("ID_AA64PFR1_EL1", 3, 0, 0, 4, 1, RO, trap=Trap.ID3, value=PFR1, bti=PFR1_BTI),
     SysReg("ID_AA64DFR0_EL1", 3, 0, 0, 5, 0, RO, trap=Trap.ID3, value=DFR0, pmu=DFR0_PMU),
     SysReg("ID_AA64ISAR0_EL1", 3, 0, 0, 6, 0, RO, trap=Trap.ID3, value=ISAR0),
     SysReg("ID_AA64ISAR1_EL1", 3, 0, 0, 6, 1, RO, trap=Trap.ID3, value=ISAR1, pauth=ISAR1_PAUTH),
     SysReg("ID_AA64MMFR0_EL1", 3, 0, 0, 7, 0, RO, trap=Trap.ID3, value=MMFR0),
-    SysReg("ID_AA64MMFR1_EL1", 3, 0, 0, 7, 1, RO, trap=Trap.ID3, value=MMFR1),
-    SysReg("ID_AA64MMFR2_EL1", 3, 0, 0, 7, 2, RO, trap=Trap.ID3, value=MMFR2),
+    SysReg("ID_AA64MMFR1_EL1", 3, 0, 0, 7, 1, RO, trap=Trap.ID3, value=MMFR1, el2=MMFR1_EL2),
+    SysReg("ID_AA64MMFR2_EL1", 3, 0, 0, 7, 2, RO, trap=Trap.ID3, value=MMFR2, el2=MMFR2_EL2),
     SysReg("CCSIDR_EL1", 3, 1, 0, 0, 0, RO, trap=Trap.ID2, reader=True),
     SysReg("CLIDR_EL1", 3, 1, 0, 0, 1, RO, trap=Trap.ID2, value=CLIDR),
     SysReg("AIDR_EL1", 3, 1, 0, 0, 7, RO, trap=Trap.ID1),
@@ -368,7 +376,9 @@ _TIMER: Final = (
         reader=True,
         writer=True,
     ),
-    SysReg("CNTP_CVAL_EL0", 3, 3, 14, 2, 2, EL0_RW, "st.cntp_cval", Trap.CNTP, writer=True),
+    SysReg(
+        "CNTP_CVAL_EL0", 3, 3, 14, 2, 2, EL0_RW, "st.cntp_cval", Trap.CNTP, reader=True, writer=True
+    ),
     SysReg("CNTV_TVAL_EL0", 3, 3, 14, 3, 0, EL0_RW, trap=Trap.CNTV, reader=True, writer=True),
     SysReg(
         "CNTV_CTL_EL0",
@@ -384,7 +394,9 @@ _TIMER: Final = (
         reader=True,
         writer=True,
     ),
-    SysReg("CNTV_CVAL_EL0", 3, 3, 14, 3, 2, EL0_RW, "st.cntv_cval", Trap.CNTV, writer=True),
+    SysReg(
+        "CNTV_CVAL_EL0", 3, 3, 14, 3, 2, EL0_RW, "st.cntv_cval", Trap.CNTV, reader=True, writer=True
+    ),
 )
 
 _GIC: Final = (

@@ -24,6 +24,7 @@ from pyvmm.vm.exit_code import ExitCode, Failure
 #: Verb → its module, which defines a command of the same name, and its line in the help.
 VERBS = {
     "run": ("run", "Run a guest: a normal VM or a realm."),
+    "boot": ("boot", "Boot software that owns the machine, at EL2 or EL1."),
     "create": ("create", "Create an instance without starting it."),
     "start": ("start", "Start instances, also again after their end."),
     "restart": ("restart", "Stop instances and start them again."),

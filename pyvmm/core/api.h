@@ -54,6 +54,20 @@ struct pe_state {
     /* state that survives an exit but is not a register */
     uint64_t oslsr_el1, dbgbvr[16], dbgbcr[16], dbgwvr[16], dbgwcr[16];
 
+    /*
+     * EL2 as a property of the context.  With has_el2 = 0 the caller is EL2, and what goes to EL2 ends a run.  With 1
+     * the context has EL2 itself: only an SMC that EL2 does not trap, an access outside DRAM (hpfar: its page) and a
+     * software-generated interrupt end a run.  icc_*: the physical interface of the GIC in the layout of ICH_*_EL2;
+     * its list registers have what the distributor forwards.  maintenance: the level of PPI 25 as of the last run.
+     */
+    uint64_t has_el2;
+    uint64_t sctlr_el2, ttbr0_el2, ttbr1_el2, tcr_el2, mair_el2, amair_el2, afsr0_el2, afsr1_el2, esr_el2, far_el2;
+    uint64_t vbar_el2, elr_el2, spsr_el2, contextidr_el2, sp_el2, tpidr_el2, hpfar_el2, hstr_el2;
+    uint64_t cnthp_ctl, cnthp_cval, cnthv_ctl, cnthv_cval;
+    uint64_t icc_hcr, icc_vmcr, icc_misr, icc_eisr, icc_elrsr, icc_ap0r0, icc_ap1r0;
+    uint64_t icc_lr[16];
+    uint64_t maintenance;
+
     /* the debugger, or NULL; with one, an exit does not clear the exclusive monitor (excl_size 0: not set) */
     const struct pe_debug *debug;
     uint64_t excl_va, excl_size, excl_value[2];
@@ -137,6 +151,8 @@ uint64_t machine_counter_frequency(struct machine *machine);
 uint64_t machine_id_register(struct machine *machine, uint32_t encoding);
 
 void pe_reset_state(struct pe_state *state);
+/* The state after pe_reset_state() of a context with EL2, which starts there. */
+void pe_reset_el2(struct pe_state *state);
 void pe_run(struct machine *machine, uint32_t pe, struct pe_state *state, uint64_t budget, struct pe_exit *exit);
 void pe_kick(struct machine *machine, uint32_t pe);
 /* Set whether the host's interrupt controller forwards this PE's GIC maintenance interrupt (PPI 25), like

@@ -6,6 +6,6 @@
 
 #include "cpu.h"
 
-enum step at_insn(struct cpu *cpu, unsigned op, uint64_t va); /* op = CRm[0]<<3 | op2 */
+enum step at_insn(struct cpu *cpu, unsigned op, uint64_t va); /* op = op1<<4 | CRm[0]<<3 | op2 */
 
 #endif

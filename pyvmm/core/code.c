@@ -104,11 +104,7 @@ static void forget_all(struct cpu *cpu) {
     }
     cache->num_pages = 0;
     memset(cache->hash, 0, sizeof cache->hash);
-    for (unsigned el = 0; el < 2; el++) {
-        for (unsigned k = 0; k < FETCH_SIZE; k++) {
-            cpu->fetches[el][k].tag = FETCH_NONE;
-        }
-    }
+    tlb_drop_fetches(cpu);
 }
 
 struct insn *code_page(struct cpu *cpu, enum pas pas, uint64_t pa) {

@@ -62,6 +62,8 @@ struct tlb_entry {
 #define TLB_INFO_SHIFT_SHIFT 8       /* [13:8]: log2 of the size of its stage-1 block; 0: a page */
 
 enum mmu_index { MMU_EL0, MMU_EL1, MMU_EL1_PAN, NUM_MMU };
+/* Each has TLBs of its own: a change between them empties nothing. */
+enum regime { REGIME_EL1, REGIME_EL2, NUM_REGIMES };
 
 struct fetch_entry {
     uint64_t tag; /* VA page, or FETCH_NONE */
@@ -81,9 +83,9 @@ enum request {
 enum { IRQ_KICK = 1, IRQ_TIMER = 2, IRQ_MAINTENANCE = 4, IRQ_IDLE = 8, IRQ_PMU = 16 };
 
 /* A synchronous exception being taken; raised by raise_*(), consumed by exception_take(). */
-enum { TARGET_DEBUGGER = 3 };
+enum { TARGET_DEBUGGER = 3, TARGET_OUTSIDE };
 struct exception {
-    uint32_t target_el; /* 1, 2 or TARGET_DEBUGGER */
+    uint32_t target_el; /* 1, 2, TARGET_DEBUGGER, or TARGET_OUTSIDE: what a context with EL2 cannot do alone */
     uint32_t ec;
     uint64_t iss; /* ISS, and ISS2 << 32 */
     uint64_t far, hpfar;
@@ -104,6 +106,8 @@ enum inval_kind {
 struct inval {
     enum inval_kind kind;
     uint64_t addr, size; /* VA / IPA / PA / host page address, and bytes */
+    uint32_t regime;     /* of VA and ASID, and of ALL with is_one */
+    bool is_one;         /* ALL: only of this regime */
 };
 
 /* pauth.c: a signed pointer computed before; and what all of them depend on besides their inputs. */
@@ -119,9 +123,23 @@ struct pauth_config {
     uint64_t allowed;         /* HCR_EL2.API */
 };
 
+/* EL2 of a context that has it (el2.h); all zero for the others. */
+struct el2 {
+    bool active;      /* the registers of EL1 in `st` are those of EL2, and the other way round: see el2.c */
+    bool e2h, tge;    /* HCR_EL2 */
+    bool single;      /* active, without E2H: one range of virtual addresses, and no EL0 */
+    bool is_physical; /* the interface of the GIC in st.ich_* is the physical one, the virtual one is in st.icc_* */
+    bool maintenance; /* the level of its interrupt that the caller knows */
+    uint8_t pending;  /* PENDING_* of the physical interface while it is not in st.ich_* */
+    uint64_t hcr, mdcr, cptr, cnthctl; /* the registers; `st` has what applies to the level that runs */
+    uint64_t sctlr, tcr;               /* of EL2, in their own formats, while `single` */
+    uint64_t cpacr, cntkctl;           /* of EL1, while `active` */
+};
+
 struct code_cache;
 struct jit;
 struct walk_cache;
+struct tlb_set;
 
 /* debug.c's settings for the rest of the core; all zero without debugging. */
 enum { SLOT_WORDS = GRANULE_SIZE / 4 / 64, MAX_WATCHED = 32 };
@@ -174,7 +192,9 @@ struct cpu {
     uint32_t fpcr, fpsr;
     /* PSTATE without NZCV */
     bool unprivileged; /* within an LDTR/STTR: mmu_index() is MMU_EL0 */
-    uint8_t el, spsel, pan, uao, il, ss, dit, ssbs, btype;
+    uint8_t el; /* 0, or 1 at EL1 and at EL2 (el2.active) */
+    uint8_t plain_el; /* the level whose plain registers are those in their rows: 2 with E2H, 0 at EL2 without it */
+    uint8_t spsel, pan, uao, il, ss, dit, ssbs, btype;
     uint32_t daif; /* bits 9:6 as in SPSR */
     int64_t btype_at; /* the number of instructions (as `limit`) before the one of `btype`; see cpu_btype() */
 
@@ -187,14 +207,17 @@ struct cpu {
     uint32_t index;
     struct code_cache *code;
     struct jit *jit; /* NULL: the interpreter alone */
-    struct walk_cache *walks; /* tlb.h */
+    struct walk_cache *walks; /* tlb.h; like tlbs, fetches and guarded_slots, of the regime in use */
+    struct tlb_set *sets;     /* by enum regime */
+    enum regime regime;
+    struct el2 el2;
     struct exception exc;
     struct pe_exit *exit;
     struct debug debug;
     bool maintenance_enabled; /* the host takes the maintenance interrupt */
     uint32_t leave_irq;
     struct pmu pmu;
-    bool timer_seen[2]; /* output levels of CNTV and CNTP that the caller knows */
+    bool timer_seen[4]; /* by enum timer: output levels that the caller knows */
     const struct insn *jit_insn; /* for translated code and jit.c: the current instruction, */
     int64_t jit_count; /* the number of instructions executed, */
     enum step jit_step; /* and the result of a system instruction */
@@ -204,11 +227,11 @@ struct cpu {
     _Atomic uint64_t retired; /* all instructions up to the last poll, for other threads */
     struct pe_state st; /* all other architectural state */
 
-    struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
-    struct fetch_entry fetches[2][FETCH_SIZE];
+    struct tlb_entry (*tlbs)[TLB_SIZE];     /* by mmu index */
+    struct fetch_entry (*fetches)[FETCH_SIZE]; /* by EL */
     struct pauth_memo pauth_memos[4][1 << PAUTH_MEMO_BITS]; /* by key */
     struct pauth_config pauth_config;
-    uint64_t guarded_slots[2][FETCH_SIZE / 64]; /* bit per slot of fetches: the page is guarded (FEAT_BTI) */
+    uint64_t (*guarded_slots)[FETCH_SIZE / 64]; /* bit per slot of fetches: the page is guarded (FEAT_BTI) */
 
     /* cross-PE: guarded by inval_lock; the sequence counters show a waiter that its request was served */
     pthread_mutex_t inval_lock;

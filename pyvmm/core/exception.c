@@ -3,11 +3,12 @@
  *
  * Taking an exception translates cpu->exc (raise.c) to EL1 state, or to an exit for EL2 or for an external debugger.
  * Spec: DDI 0487 AArch64.TakeException, ESR_EL1, ESR_EL2, AArch64.ExceptionReturn.
- * Not implemented: HCR_EL2.TGE.  Debug exceptions other than BRK are raised in debug.c.
+ * Debug exceptions other than BRK are raised in debug.c.
  */
 #include "exception.h"
 
 #include "debug.h"
+#include "el2.h"
 #include "gic_cpuif.h"
 #include "pmu.h"
 #include "pstate.h"
@@ -34,8 +35,11 @@ enum step exception_hvc(struct cpu *cpu, uint32_t imm16) {
     return raised(cpu, 2, EC_HVC64, imm16);
 }
 
-/* The guest has no EL3: an SMC that EL2 does not trap is UNDEFINED. */
+/* EL1 alone has no EL3: an SMC that EL2 does not trap is UNDEFINED.  With EL2 it is for the software at EL3. */
 enum step exception_smc(struct cpu *cpu, uint32_t imm16) {
+    if (unlikely(cpu->st.has_el2) && cpu->el && !(cpu->st.hcr_el2 & HCR_TSC)) {
+        return raised(cpu, TARGET_OUTSIDE, EC_SMC64, imm16);
+    }
     if (cpu->el == 0 || !(cpu->st.hcr_el2 & HCR_TSC)) {
         return raised(cpu, 1, EC_UNKNOWN, 0);
     }
@@ -93,18 +97,17 @@ static uint64_t syndrome(const struct exception *exc, uint64_t iss) {
     return AS_FIELD(exc->ec, ESR_EC) | AS_FIELD(!exc->il16, ESR_IL) | iss;
 }
 
-/* AArch64.TakeException to EL1. */
-static void enter_el1(struct cpu *cpu, unsigned vector) {
+/* AArch64.TakeException to the level of the regime that runs, whose registers are those of EL1 (el2.c). */
+static void enter(struct cpu *cpu, unsigned vector, uint64_t spsr) {
     uint64_t sctlr = cpu->st.sctlr_el1;
-    vector += cpu->el == 0 ? VECTOR_LOWER_A64 : cpu->spsel ? VECTOR_CURRENT_SPX : 0;
-    cpu->st.spsr_el1 = cpu_pstate(cpu);
+    cpu->st.spsr_el1 = spsr;
     cpu->st.elr_el1 = cpu->pc;
     cpu->daif = PSTATE_DAIF;
     cpu->il = cpu->ss = cpu->uao = 0;
     cpu->btype = 0;
     cpu->debug.step_iss = 0;
     cpu->ssbs = FIELD(sctlr, SCTLR_DSSBS);
-    if (!(sctlr & SCTLR_SPAN)) {
+    if (!(sctlr & SCTLR_SPAN) && (likely(!cpu->el2.active) || (cpu->el2.e2h && cpu->el2.tge))) {
         cpu->pan = 1;
     }
     pmu_event(cpu, PMU_EXC_TAKEN);
@@ -112,6 +115,24 @@ static void enter_el1(struct cpu *cpu, unsigned vector) {
     pmu_update_if_on(cpu);
     cpu->pc = (cpu->st.vbar_el1 & ~0x7ffull) + vector;
     irq_mask_changed(cpu);
+}
+
+static void enter_el1(struct cpu *cpu, unsigned vector) {
+    vector += cpu->el == 0 ? VECTOR_LOWER_A64 : cpu->spsel ? VECTOR_CURRENT_SPX : 0;
+    enter(cpu, vector, cpu_pstate(cpu));
+}
+
+/* From the regime of EL1. */
+static void enter_el2(struct cpu *cpu, unsigned vector) {
+    uint64_t spsr = cpu_pstate(cpu);
+    el2_switch(cpu, true);
+    enter(cpu, vector + VECTOR_LOWER_A64, spsr);
+    irq_update(cpu);
+}
+
+/* Does an exception to the level above EL0, or to EL2, change the regime? */
+static bool changes_regime(const struct cpu *cpu, unsigned target_el) {
+    return cpu->st.has_el2 && !cpu->el2.active && (target_el == 2 || (cpu->el == 0 && cpu->el2.tge));
 }
 
 static bool sets_far(unsigned ec) {
@@ -142,25 +163,34 @@ enum step exception_take(struct cpu *cpu, uint32_t insn) {
     pmu_exception(cpu, exc->ec == EC_SVC64 || exc->ec == EC_HVC64);
     cpu->btype = keeps_btype(exc->ec) ? cpu_btype(cpu) : 0;
     cpu->btype_at = BTYPE_ANY; /* until it is 0 or another one is set */
-    if (exc->target_el >= 2) {
+    if (exc->target_el > 2 || (exc->target_el == 2 && likely(!cpu->st.has_el2))) {
         cpu->exit->reason = exc->target_el == TARGET_DEBUGGER ? CORE_EXIT_DEBUG : CORE_EXIT_SYNC;
         cpu->exit->esr = syndrome(exc, exc->iss | instruction_syndrome(exc, insn));
         cpu->exit->far = exc->far;
         cpu->exit->hpfar = exc->hpfar;
         return STEP_EXIT;
     }
-    cpu->st.esr_el1 = syndrome(exc, exc->iss);
+    uint64_t esr = syndrome(exc, exc->iss);
+    if (unlikely(cpu->st.has_el2) && changes_regime(cpu, exc->target_el)) {
+        esr |= instruction_syndrome(exc, insn);
+        cpu->st.hpfar_el2 = exc->hpfar;
+        enter_el2(cpu, 0);
+    } else {
+        enter_el1(cpu, 0);
+    }
+    cpu->st.esr_el1 = esr;
     if (sets_far(exc->ec)) {
         cpu->st.far_el1 = exc->far;
     }
-    enter_el1(cpu, 0);
     return STEP_JUMP;
 }
 
 enum step exception_irq(struct cpu *cpu) {
     unsigned pending = irq_pending(cpu);
     pmu_exception(cpu, false);
-    if (pending & PENDING_SERROR && !(cpu->daif & PSTATE_A)) {
+    if (unlikely(pending & (PENDING_EL2_IRQ | PENDING_EL2_FIQ))) {
+        enter_el2(cpu, pending & PENDING_EL2_IRQ ? VECTOR_IRQ : VECTOR_FIQ);
+    } else if (pending & PENDING_SERROR && !(cpu->daif & PSTATE_A)) {
         cpu->st.hcr_el2 &= ~HCR_VSE;
         cpu->st.esr_el1 = AS_FIELD(EC_SERROR, ESR_EC) | ESR_IL;
         enter_el1(cpu, VECTOR_SERROR);
@@ -180,10 +210,19 @@ uint64_t branch_address(const struct cpu *cpu, uint64_t target) {
     return top_byte_ignored(cpu, target, true) ? (uint64_t)sign_extend(target, 56) : target;
 }
 
-/* M[4:0] that EL1 may return to: EL0t, EL1t, EL1h, all AArch64. */
-static bool return_is_legal(uint64_t spsr) {
+/* M[4:0] that this level may return to: EL0t, EL1t, EL1h, from EL2 also EL2t and EL2h, all AArch64. */
+static bool return_is_legal(const struct cpu *cpu, uint64_t spsr) {
     unsigned mode = FIELD(spsr, PSTATE_MODE);
-    return mode == EL0T || mode == EL1T || mode == EL1H;
+    bool is_el1 = mode == EL1T || mode == EL1H;
+    if (unlikely(cpu->el2.active)) {
+        return mode == EL0T || mode == EL2T || mode == EL2H || (is_el1 && !cpu->el2.tge);
+    }
+    return mode == EL0T || is_el1;
+}
+
+static bool leaves_el2(const struct cpu *cpu, uint64_t spsr) {
+    unsigned el = FIELD(spsr, PSTATE_EL);
+    return el == 1 || (el == 0 && !(cpu->el2.e2h && cpu->el2.tge));
 }
 
 enum step exception_return(struct cpu *cpu, uint64_t target) {
@@ -191,8 +230,9 @@ enum step exception_return(struct cpu *cpu, uint64_t target) {
         return raised(cpu, 1, EC_UNKNOWN, 0);
     }
     uint64_t spsr = cpu->st.spsr_el1;
-    if (!return_is_legal(spsr)) { /* stay here, with the rest of PSTATE restored and IL set */
-        spsr = (spsr & ~PSTATE_MODE) | PSTATE_IL | EL1T | AS_FIELD(cpu->spsel, PSTATE_SP);
+    if (!return_is_legal(cpu, spsr)) { /* stay here, with the rest of PSTATE restored and IL set */
+        unsigned mode = cpu->el2.active ? EL2T : EL1T;
+        spsr = (spsr & ~PSTATE_MODE) | PSTATE_IL | mode | AS_FIELD(cpu->spsel, PSTATE_SP);
     }
     if (unlikely(spsr & PSTATE_SS) && !debug_may_step(cpu, spsr)) {
         spsr &= ~PSTATE_SS;
@@ -200,10 +240,14 @@ enum step exception_return(struct cpu *cpu, uint64_t target) {
     cpu->excl_va = ~0ull;
     cpu->debug.step_iss = 0;
     pmu_exception_return(cpu);
+    bool changes = unlikely(cpu->el2.active) && leaves_el2(cpu, spsr);
+    if (changes) {
+        el2_switch(cpu, false);
+    }
     cpu_set_pstate(cpu, spsr);
     pmu_update_if_on(cpu);
     cpu->btype_at = (int64_t)(cpu->icount + 1) << 4;
     cpu->pc = branch_address(cpu, target);
-    irq_mask_changed(cpu);
+    (changes ? irq_update : irq_mask_changed)(cpu);
     return STEP_JUMP;
 }

@@ -99,13 +99,60 @@ static int deliverable(const struct cpu *cpu) {
 
 /* ---- signals ---- */
 
+unsigned gic_signals(const struct cpu *cpu) {
+    int n = deliverable(cpu);
+    return n < 0 ? 0 : cpu->st.ich_lr[n] & LR_GROUP1 ? PENDING_IRQ : PENDING_FIQ;
+}
+
+/* Interrupts of the physical interface of a context with EL2, at the level that runs. */
+static unsigned physical_pending(const struct cpu *cpu) {
+    const struct el2 *el2 = &cpu->el2;
+    if (!el2->is_physical) {
+        return el2->pending * PENDING_EL2_IRQ;
+    }
+    unsigned signals = gic_signals(cpu);
+    bool is_for_el1 = el2->active && !el2->tge && !(el2->hcr & (HCR_IMO | HCR_FMO));
+    return signals && is_for_el1 ? PENDING_WAKE : signals;
+}
+
 unsigned irq_pending(const struct cpu *cpu) {
     uint64_t hcr = cpu->st.hcr_el2;
+    if (unlikely(cpu->st.has_el2) && cpu->el2.is_physical) {
+        return physical_pending(cpu);
+    }
     int n = deliverable(cpu);
     bool irq = hcr & HCR_VI || (n >= 0 && cpu->st.ich_lr[n] & LR_GROUP1);
     bool fiq = hcr & HCR_VF || (n >= 0 && !(cpu->st.ich_lr[n] & LR_GROUP1));
     return (irq && hcr & HCR_IMO ? PENDING_IRQ : 0) | (fiq && hcr & HCR_FMO ? PENDING_FIQ : 0) |
-           (hcr & HCR_VSE && hcr & HCR_AMO ? PENDING_SERROR : 0);
+           (hcr & HCR_VSE && hcr & HCR_AMO ? PENDING_SERROR : 0) |
+           (unlikely(cpu->st.has_el2) ? physical_pending(cpu) : 0);
+}
+
+/* ---- two interfaces ---- */
+
+static void swap(uint64_t *a, uint64_t *b) {
+    uint64_t kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+void gic_swap(struct cpu *cpu) {
+    struct pe_state *st = &cpu->st;
+    for (unsigned n = 0; n < NUM_LRS; n++) {
+        swap(&st->ich_lr[n], &st->icc_lr[n]);
+    }
+    swap(&st->ich_hcr, &st->icc_hcr);
+    swap(&st->ich_vmcr, &st->icc_vmcr);
+    swap(&st->ich_misr, &st->icc_misr);
+    swap(&st->ich_eisr, &st->icc_eisr);
+    swap(&st->ich_elrsr, &st->icc_elrsr);
+    swap(&st->ich_ap0r0, &st->icc_ap0r0);
+    swap(&st->ich_ap1r0, &st->icc_ap1r0);
+}
+
+static void leave_for_maintenance(struct cpu *cpu) {
+    cpu->leave_irq |= IRQ_MAINTENANCE;
+    cpu_request(cpu, REQ_LEAVE);
 }
 
 /* ICH_EISR_EL2, ICH_ELRSR_EL2 and ICH_MISR_EL2, computed from the list registers. */
@@ -129,17 +176,31 @@ static void update_status(struct cpu *cpu) {
     cpu->st.ich_eisr = eisr;
     cpu->st.ich_elrsr = empty;
     cpu->st.ich_misr = (eisr ? MISR_EOI : 0) | (conditions & hcr);
-    if (hcr & ICH_HCR_EN && cpu->st.ich_misr && cpu->maintenance_enabled) {
-        cpu->leave_irq |= IRQ_MAINTENANCE;
-        cpu_request(cpu, REQ_LEAVE);
+    bool level = hcr & ICH_HCR_EN && cpu->st.ich_misr;
+    if (unlikely(cpu->st.has_el2) && !cpu->el2.is_physical) {
+        if (level && !cpu->el2.maintenance) {
+            leave_for_maintenance(cpu);
+        }
+        cpu->el2.maintenance = level;
+    } else if (level && cpu->maintenance_enabled) {
+        leave_for_maintenance(cpu);
     }
+}
+
+void gic_virtual_changed(struct cpu *cpu) {
+    gic_swap(cpu);
+    cpu->el2.is_physical = false;
+    update_status(cpu);
+    cpu->el2.is_physical = true;
+    gic_swap(cpu);
 }
 
 /* Called at every change of PSTATE.DAIF, so an idle interface must cost almost nothing. */
 void irq_mask_changed(struct cpu *cpu) {
     unsigned masked = (cpu->daif & PSTATE_I ? PENDING_IRQ : 0) | (cpu->daif & PSTATE_F ? PENDING_FIQ : 0) |
                       (cpu->daif & PSTATE_A ? PENDING_SERROR : 0) | cpu->debug.masked;
-    if (masked != (PENDING_IRQ | PENDING_FIQ | PENDING_SERROR) && irq_pending(cpu) & ~masked) {
+    bool may_be = masked != (PENDING_IRQ | PENDING_FIQ | PENDING_SERROR) || unlikely(cpu->st.has_el2);
+    if (may_be && irq_pending(cpu) & ~(masked | PENDING_WAKE)) {
         cpu_request(cpu, REQ_IRQ);
     } else if (atomic_load_explicit(&cpu->request, memory_order_relaxed) & REQ_IRQ) {
         atomic_fetch_and(&cpu->request, ~(uint32_t)REQ_IRQ);
@@ -188,6 +249,28 @@ static void count_eoi(struct cpu *cpu) {
     cpu->st.ich_hcr = (cpu->st.ich_hcr & ~(31ull << ICH_HCR_EOICOUNT_SHIFT)) | (count & 31) << ICH_HCR_EOICOUNT_SHIFT;
 }
 
+/* A list register of the virtual interface may stand for a physical interrupt, which ends with it. */
+static void deactivate(struct cpu *cpu, uint64_t *lr) {
+    *lr &= ~LR_ACTIVE;
+    if (likely(!cpu->st.has_el2) || cpu->el2.is_physical || !(*lr & LR_HW)) {
+        return;
+    }
+    uint32_t intid = *lr >> LR_PINTID_SHIFT & LR_PINTID_MASK;
+    gic_swap(cpu);
+    cpu->el2.is_physical = true;
+    int n = find_active(cpu, intid);
+    if (n < 0) {
+        count_eoi(cpu);
+        leave_for_maintenance(cpu);
+    } else {
+        cpu->st.ich_lr[n] &= ~LR_ACTIVE;
+    }
+    update_status(cpu);
+    cpu->el2.pending = (uint8_t)gic_signals(cpu);
+    cpu->el2.is_physical = false;
+    gic_swap(cpu);
+}
+
 /* Drop the running priority.  @return the priority, and its group in *group; IDLE_PRIORITY if nothing was active */
 static unsigned drop_priority(struct cpu *cpu, unsigned *group) {
     uint64_t ap0 = cpu->st.ich_ap0r0, ap1 = cpu->st.ich_ap1r0;
@@ -223,7 +306,7 @@ void gic_write_EOIR(struct cpu *cpu, unsigned group, uint64_t value) {
         }
     } else if (deactivates && dropped_group == group && lr_group(cpu->st.ich_lr[n]) == group &&
                group_priority(cpu, group, lr_priority(cpu->st.ich_lr[n])) == dropped) {
-        cpu->st.ich_lr[n] &= ~LR_ACTIVE;
+        deactivate(cpu, &cpu->st.ich_lr[n]);
     }
     irq_update(cpu);
 }
@@ -237,7 +320,7 @@ void gic_write_DIR(struct cpu *cpu, uint64_t value) {
     if (n < 0) {
         count_eoi(cpu);
     } else {
-        cpu->st.ich_lr[n] &= ~LR_ACTIVE;
+        deactivate(cpu, &cpu->st.ich_lr[n]);
     }
     irq_update(cpu);
 }

@@ -6,8 +6,12 @@
 
 #include "cpu.h"
 
-enum { PENDING_IRQ = 1, PENDING_FIQ = 2, PENDING_SERROR = 4 };
-unsigned irq_pending(const struct cpu *cpu); /* virtual interrupts that only PSTATE can mask; any of them ends WFI */
+/* EL2_IRQ and EL2_FIQ are taken to EL2 whatever PSTATE is; WAKE is not taken at this level. */
+enum { PENDING_IRQ = 1, PENDING_FIQ = 2, PENDING_SERROR = 4, PENDING_EL2_IRQ = 8, PENDING_EL2_FIQ = 16, PENDING_WAKE = 32 };
+unsigned irq_pending(const struct cpu *cpu); /* interrupts that only PSTATE can mask; any of them ends WFI */
+unsigned gic_signals(const struct cpu *cpu); /* by the interface in use: PENDING_IRQ, PENDING_FIQ or 0 */
+void gic_swap(struct cpu *cpu); /* exchange the two interfaces of a context with EL2: st.ich_* and st.icc_* */
+void gic_virtual_changed(struct cpu *cpu); /* at EL2: the virtual interface, whose status must be current */
 /* Recompute REQ_IRQ and the maintenance interrupt from list registers, HCR_EL2 and PSTATE. */
 void irq_update(struct cpu *cpu);
 void irq_mask_changed(struct cpu *cpu);      /* the part of irq_update() for a change of PSTATE.DAIF */

@@ -10,6 +10,10 @@
 #include "tlb.h"
 
 static void apply(struct cpu *cpu, const struct inval *what) {
+    if ((what->kind == INVAL_VA || what->kind == INVAL_ASID) && what->regime != cpu->regime) {
+        tlb_flush_regime(cpu, what->regime); /* its registers say how to find less, and are not here */
+        return;
+    }
     switch (what->kind) {
     case INVAL_VA: tlb_flush_va(cpu, what->addr, what->size); break;
     case INVAL_ASID: tlb_flush_asid(cpu, (uint16_t)what->addr); break;
@@ -17,8 +21,12 @@ static void apply(struct cpu *cpu, const struct inval *what) {
     case INVAL_CODE_PAGE: code_drop_page(cpu, (const uint8_t *)what->addr); break;
     case INVAL_WRITES: tlb_flush_writes(cpu, (const uint8_t *)what->addr); break;
     case INVAL_ALL:
+        if (what->is_one) {
+            tlb_flush_regime(cpu, what->regime);
+            break;
+        } /* fall through */
     case INVAL_IPA:
-    case INVAL_PA: tlb_flush_all(cpu); break;
+    case INVAL_PA: tlb_flush_regimes(cpu); break;
     }
 }
 

@@ -13,6 +13,7 @@
 
 #include "code.h"
 #include "debug.h"
+#include "el2.h"
 #include "gic_cpuif.h"
 #include "gpc.h"
 #include "guest.h"
@@ -75,7 +76,7 @@ static void cpu_free(struct cpu *cpu) {
         pthread_mutex_destroy(&cpu->inval_lock);
         pthread_mutex_destroy(&cpu->sleep_lock);
         pthread_cond_destroy(&cpu->sleep_cond);
-        free(cpu->walks);
+        free(cpu->sets);
         free(cpu);
     }
 }
@@ -96,12 +97,10 @@ static struct cpu *cpu_new(struct machine *machine, uint32_t index) {
     cpu->machine = machine;
     cpu->index = index;
     cpu->code = code_cache_new();
-    cpu->walks = walk_cache_new();
-    if (!cpu->code || !cpu->walks) {
+    if (!cpu->code || !tlb_sets_new(cpu)) {
         cpu_free(cpu);
         return NULL;
     }
-    tlb_flush_all(cpu);
     pauth_update(cpu);
     return cpu;
 }
@@ -349,20 +348,25 @@ void pe_reset_state(struct pe_state *state) {
     state->oslsr_el1 = 0;
 }
 
-/* Cached translations belong to the last context: another regime makes them stale. */
-static bool same_regime(const struct pe_state *a, const struct pe_state *b) {
-    return a->ttbr0_el1 == b->ttbr0_el1 && a->ttbr1_el1 == b->ttbr1_el1 && a->tcr_el1 == b->tcr_el1 &&
-           a->mair_el1 == b->mair_el1 && a->sctlr_el1 == b->sctlr_el1 && a->hcr_el2 == b->hcr_el2 &&
-           a->vtcr_el2 == b->vtcr_el2 && a->vttbr_el2 == b->vttbr_el2 && a->security == b->security;
+void pe_reset_el2(struct pe_state *state) {
+    state->has_el2 = 1;
+    state->pstate = EL2H_MASKED;
+    state->sctlr_el2 = SCTLR_EL2_RES1;
+    state->hcr_el2 = HCR_RW;
+    state->cptr_el2 = CPTR_EL2_RES1;
+    state->cnthctl_el2 = CNTHCTL_EL1PCTEN | CNTHCTL_EL1PCEN;
+    state->vmpidr_el2 = state->vpidr_el2 = 0;
+    state->icc_vmcr = state->ich_vmcr;
+    state->icc_elrsr = state->ich_elrsr;
+    state->icc_hcr = ICH_HCR_EN;
 }
 
 static void load_state(struct cpu *cpu, const struct pe_state *state) {
-    if (!same_regime(&cpu->st, state)) {
-        tlb_flush_all(cpu);
-    }
     cpu->st = *state;
     cpu->st.sctlr_el1 = sysreg_written(cpu, ENCODE(3, 0, 1, 0, 0), state->sctlr_el1);
     cpu->st.ich_vmcr = gic_vmcr(state->ich_vmcr);
+    el2_load(cpu);
+    tlb_enter(cpu, cpu->el2.active ? REGIME_EL2 : REGIME_EL1);
     pauth_update(cpu);
     memcpy(cpu->x, state->x, sizeof state->x);
     cpu->x[X_ZERO] = 0;
@@ -375,9 +379,9 @@ static void load_state(struct cpu *cpu, const struct pe_state *state) {
     cpu->excl_va = state->excl_size ? state->excl_va : ~0ull;
     cpu->excl_size = state->excl_size;
     memcpy(cpu->excl_value, state->excl_value, sizeof cpu->excl_value);
-    cpu->el = FIELD(state->pstate, PSTATE_EL) & 1; /* so that cpu_set_el() saves the SP of this level */
+    cpu->el = cpu_el_of(cpu, state->pstate); /* so that cpu_set_el() saves the SP of this level */
     cpu->spsel = FIELD(state->pstate, PSTATE_SP);
-    cpu->x[X_SP] = cpu->el && cpu->spsel ? state->sp_el1 : state->sp_el0;
+    cpu->x[X_SP] = cpu->el && cpu->spsel ? cpu->st.sp_el1 : cpu->st.sp_el0;
     cpu_set_pstate(cpu, state->pstate);
     cpu->btype_at = 0;
     if (unlikely(state->debug || cpu->debug.in_use || state->mdscr_el1 & (MDSCR_SS | MDSCR_MDE))) {
@@ -396,6 +400,8 @@ static void store_state(struct cpu *cpu, struct pe_state *state) {
     cpu->st.excl_size = cpu->st.debug && cpu->excl_va != ~0ull ? cpu->excl_size : 0;
     cpu->st.excl_va = cpu->excl_va;
     memcpy(cpu->st.excl_value, cpu->excl_value, sizeof cpu->excl_value);
+    tlb_leave(cpu);
+    el2_store(cpu);
     *state = cpu->st;
 }
 

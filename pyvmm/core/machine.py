@@ -332,6 +332,12 @@ class Machine:
         """Return the state of a vCPU or REC after reset: EL1h, everything masked, MMU off."""
         return new_context()
 
+    def new_context_with_el2(self) -> PeContext:
+        """Return the state after reset of a context that has EL2 itself: EL2h, all masked."""
+        context = new_context()
+        lib.pe_reset_el2(context)
+        return context
+
     def list_registers(self, context: PeContext) -> bytes:
         """Return ICH_LR<n>_EL2 of a context or of a PE's interface."""
         return bytes(ffi.buffer(context.ich_lr)[: NUM_LRS * WORD_SIZE])

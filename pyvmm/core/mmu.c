@@ -173,7 +173,9 @@ static bool translate_cached(struct cpu *cpu, const struct walk *w, struct resul
         return false;
     }
     if (!r->t.host) {
-        return external_abort(cpu, w);
+        return unlikely(cpu->st.has_el2)
+                   ? raise_outside(cpu, w->access == ACCESS_FETCH, w->access == ACCESS_WRITE, w->va, r->t.pa)
+                   : external_abort(cpu, w);
     }
     note_piece(cpu, w->va, r->t.block_shift);
     if (keeps && !r->t.device) {

@@ -5,10 +5,19 @@
  */
 #include "pstate.h"
 
+unsigned cpu_el_of(const struct cpu *cpu, uint64_t spsr) {
+    unsigned el = FIELD(spsr, PSTATE_EL);
+    return cpu->st.has_el2 ? el != 0 : el & 1;
+}
+
 void cpu_select(struct cpu *cpu) {
     cpu->tlb = cpu->tlbs[mmu_index(cpu)];
     cpu->fetch = cpu->fetches[cpu->el];
     cpu->guarded = cpu->guarded_slots[cpu->el];
+    cpu->plain_el = cpu->el;
+    if (unlikely(cpu->el2.active) && cpu->el) {
+        cpu->plain_el = cpu->el2.e2h ? 2 : 0;
+    }
 }
 
 /* fp_trap: the EL that an FP or SIMD instruction traps to now, or 0. */
@@ -43,7 +52,7 @@ uint64_t cpu_pstate(const struct cpu *cpu) {
     return cpu_nzcv(cpu) | AS_FIELD(cpu->dit, PSTATE_DIT) | AS_FIELD(cpu->uao, PSTATE_UAO) |
            AS_FIELD(cpu->pan, PSTATE_PAN) | AS_FIELD(cpu->ss, PSTATE_SS) | AS_FIELD(cpu->il, PSTATE_IL) |
            AS_FIELD(cpu->ssbs, PSTATE_SSBS) | AS_FIELD(cpu_btype(cpu), PSTATE_BTYPE) | cpu->daif |
-           AS_FIELD(cpu->el, PSTATE_EL) | AS_FIELD(cpu->el && cpu->spsel, PSTATE_SP);
+           AS_FIELD((unsigned)cpu->el << cpu->el2.active, PSTATE_EL) | AS_FIELD(cpu->el && cpu->spsel, PSTATE_SP);
 }
 
 void cpu_set_pstate(struct cpu *cpu, uint64_t spsr) {
@@ -55,5 +64,5 @@ void cpu_set_pstate(struct cpu *cpu, uint64_t spsr) {
     cpu->ssbs = FIELD(spsr, PSTATE_SSBS);
     cpu->btype = FIELD(spsr, PSTATE_BTYPE);
     cpu->pan = FIELD(spsr, PSTATE_PAN);
-    cpu_set_el(cpu, FIELD(spsr, PSTATE_EL) & 1, FIELD(spsr, PSTATE_SP));
+    cpu_set_el(cpu, cpu_el_of(cpu, spsr), FIELD(spsr, PSTATE_SP));
 }

@@ -9,6 +9,7 @@
 uint64_t cpu_pstate(const struct cpu *cpu);                    /* SPSR layout, M from el/spsel */
 void cpu_set_pstate(struct cpu *cpu, uint64_t spsr); /* also banks SP and selects TLB, fetch TLB, fp_trap */
 void cpu_set_el(struct cpu *cpu, unsigned el, unsigned spsel); /* banks SP, selects TLBs, updates fp_trap */
+unsigned cpu_el_of(const struct cpu *cpu, uint64_t spsr); /* cpu->el of an SPSR's level */
 void cpu_set_pan(struct cpu *cpu, bool pan);
 void cpu_select(struct cpu *cpu); /* the TLBs of the current EL */
 void fp_access_update(struct cpu *cpu); /* after a change of CPACR_EL1, CPTR_EL2 or the EL */

@@ -39,7 +39,10 @@ bool raise_pc_alignment(struct cpu *cpu) {
 static bool abort_is_for_el2(const struct cpu *cpu, unsigned fsc, bool stage2) {
     bool protection = fsc >= FSC_GPF_WALK && fsc <= FSC_GPF;
     bool external = fsc == FSC_SYNC_EXTERNAL || (fsc >= FSC_SYNC_EXTERNAL_WALK && fsc < FSC_SYNC_EXTERNAL_WALK + 4);
-    return stage2 || protection || (external && cpu->st.hcr_el2 & HCR_TEA);
+    if (unlikely(cpu->st.has_el2)) {
+        protection = protection && cpu->el2.hcr & HCR_GPF;
+    }
+    return !cpu->el2.active && (stage2 || protection || (external && cpu->st.hcr_el2 & HCR_TEA));
 }
 
 bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa,
@@ -49,6 +52,14 @@ bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned 
     raise_exception(cpu, target_el, ec, fsc | (s1ptw ? ESR_ABORT_S1PTW : 0) | (!fetch && write ? ESR_ABORT_WnR : 0));
     cpu->exc.far = va;
     cpu->exc.hpfar = stage2 ? AS_FIELD((ipa & S2_DESC_OA) >> GRANULE_SHIFT, HPFAR_FIPA) : 0;
+    return false;
+}
+
+bool raise_outside(struct cpu *cpu, bool fetch, bool write, uint64_t va, uint64_t pa) {
+    raise_exception(cpu, TARGET_OUTSIDE, fetch ? EC_INSTRUCTION_ABORT_LOWER : EC_DATA_ABORT_LOWER,
+                    FSC_TRANSLATION | (!fetch && write ? ESR_ABORT_WnR : 0));
+    cpu->exc.far = va;
+    cpu->exc.hpfar = AS_FIELD((pa & S2_DESC_OA) >> GRANULE_SHIFT, HPFAR_FIPA);
     return false;
 }
 

@@ -14,6 +14,8 @@ bool raise_illegal_state(struct cpu *cpu);
 bool raise_branch_target(struct cpu *cpu);
 bool raise_abort(struct cpu *cpu, bool fetch, bool write, uint64_t va, unsigned fsc, bool stage2, uint64_t ipa,
                  bool s1ptw);
+/* An access of a context with EL2 to a physical address outside DRAM: the caller of pe_run() performs it. */
+bool raise_outside(struct cpu *cpu, bool fetch, bool write, uint64_t va, uint64_t pa);
 bool raise_alignment(struct cpu *cpu, uint64_t va, bool write); /* data accesses */
 /* A trapped access to a system register, or a trapped system instruction; `encoding` as in sysreg.h. */
 bool raise_sysreg(struct cpu *cpu, unsigned target_el, uint32_t encoding, unsigned rt, bool read);

@@ -57,11 +57,16 @@ static struct inval tlbi_page(const struct cpu *cpu, uint64_t value) {
     return (struct inval){.kind = INVAL_VA, .addr = va & ~ones(shift), .size = 1ull << shift};
 }
 
+/* The regime of EL1's operations at this level: EL2's own with E2H and TGE. */
+static enum regime el1_regime(const struct cpu *cpu) {
+    return cpu->el2.active && cpu->el2.e2h && cpu->el2.tge ? REGIME_EL2 : REGIME_EL1;
+}
+
 /* @return false if the operation does not exist */
 static bool tlbi_decode(const struct cpu *cpu, unsigned crm, unsigned op2, uint64_t value, struct inval *what) {
     bool range = crm == TLBI_RANGE_IS || crm == TLBI_RANGE_OS || crm == TLBI_RANGE;
     switch (op2) {
-    case TLBI_VMALL: *what = (struct inval){.kind = INVAL_ALL}; return !range;
+    case TLBI_VMALL: *what = (struct inval){.kind = INVAL_ALL, .is_one = cpu->st.has_el2}; return !range;
     case TLBI_ASID: *what = (struct inval){.kind = INVAL_ASID, .addr = value >> 48}; return !range;
     case TLBI_VA:
     case TLBI_VAA:
@@ -69,6 +74,22 @@ static bool tlbi_decode(const struct cpu *cpu, unsigned crm, unsigned op2, uint6
     case TLBI_VAAL: *what = range ? tlbi_range(value) : tlbi_page(cpu, value); return true;
     default: return false;
     }
+}
+
+static enum step invalidate(struct cpu *cpu, struct inval what, bool local) {
+    if (!local && cpu->machine->num_pes > 1) {
+        cpu_post_inval(cpu, what, true);
+    }
+    if (what.regime != cpu->regime) {
+        tlb_flush_regime(cpu, what.regime);
+    } else if (what.kind == INVAL_VA) {
+        tlb_flush_va(cpu, what.addr, what.size);
+    } else if (what.kind == INVAL_ASID) {
+        tlb_flush_asid(cpu, (uint16_t)what.addr);
+    } else {
+        tlb_flush_stage1(cpu);
+    }
+    return STEP_NEXT;
 }
 
 static enum step tlbi(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
@@ -80,18 +101,32 @@ static enum step tlbi(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t 
     if (cpu->st.hcr_el2 & HCR_TTLB) {
         return trapped(cpu, 2, encoding, rt);
     }
+    what.regime = el1_regime(cpu);
     bool local = (crm == TLBI_LOCAL || crm == TLBI_RANGE) && !(cpu->st.hcr_el2 & HCR_FB);
-    if (!local && cpu->machine->num_pes > 1) {
-        cpu_post_inval(cpu, what, true);
+    return invalidate(cpu, what, local);
+}
+
+/* CRm of the operations of EL2 only; op2 is that of EL1's for addresses, and 0 is all of EL2. */
+enum { TLBI_IPA = 4 };
+enum { TLBI_ALLE1 = 4, TLBI_VMALLS12E1 = 6 };
+
+/* Operations by IPA and by VMID invalidate all of EL1's regime: it has the TLBs of one VMID. */
+static enum step tlbi_el2(struct cpu *cpu, uint32_t encoding, uint64_t value) {
+    unsigned crm = encoding >> 3 & 15, op2 = encoding & 7;
+    bool range = crm == TLBI_RANGE_IS || crm == TLBI_RANGE_OS || crm == TLBI_RANGE;
+    bool by_ipa = crm == TLBI_IPA || (crm == 0 && (op2 & 3) && (op2 & 3) != 3);
+    bool by_va = !by_ipa && crm && (op2 == TLBI_VA || op2 == TLBI_VAL);
+    bool all = !range && (op2 == TLBI_VMALL || op2 == TLBI_ALLE1 || op2 == TLBI_VMALLS12E1);
+    if (!cpu->el2.active || !cpu->el || crm > TLBI_LOCAL || !(by_ipa || by_va || (crm && all))) {
+        return undefined(cpu);
     }
-    if (what.kind == INVAL_VA) {
-        tlb_flush_va(cpu, what.addr, what.size);
-    } else if (what.kind == INVAL_ASID) {
-        tlb_flush_asid(cpu, (uint16_t)what.addr);
-    } else {
-        tlb_flush_stage1(cpu);
+    struct inval what = {.kind = INVAL_ALL, .is_one = true, .regime = REGIME_EL1};
+    if (by_va || (!by_ipa && op2 == TLBI_VMALL)) {
+        what = by_va ? (range ? tlbi_range(value) : tlbi_page(cpu, value)) : what;
+        what.regime = REGIME_EL2;
     }
-    return STEP_NEXT;
+    bool local = crm == TLBI_LOCAL || crm == TLBI_RANGE || (by_ipa && crm && (op2 == 1 || op2 == 2 || op2 >= 5));
+    return invalidate(cpu, what, local);
 }
 
 /* ---- caches ---- */
@@ -197,15 +232,18 @@ static enum step maintenance(struct cpu *cpu, uint32_t encoding, unsigned rt, ui
 
 enum step sys_insn(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
     unsigned op1 = encoding >> 11 & 7, crn = encoding >> 7 & 15, crm = encoding >> 3 & 15;
-    bool is_at = op1 == 0 && crn == 7 && (crm == 8 || crm == 9);
+    bool is_at = crn == 7 && ((op1 == 0 && (crm == 8 || crm == 9)) || (op1 == 4 && crm == 8));
     if (crn == 7 && !is_at) {
         return maintenance(cpu, encoding, rt, value);
     }
-    if (cpu->el == 0 || op1 != 0 || encoding >> 14 != 1) {
+    if (cpu->el == 0 || (op1 != 0 && op1 != 4) || encoding >> 14 != 1) {
         return unknown(cpu, encoding, rt, false);
     }
     if (is_at) {
-        return at_insn(cpu, (crm & 1) << 3 | (encoding & 7), value);
+        return at_insn(cpu, op1 << 4 | (crm & 1) << 3 | (encoding & 7), value);
+    }
+    if (op1 == 4) {
+        return crn == 8 ? tlbi_el2(cpu, encoding, value) : unknown(cpu, encoding, rt, false);
     }
     return crn == 8 ? tlbi(cpu, encoding, rt, value) : unknown(cpu, encoding, rt, false);
 }

@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #include "debug.h"
+#include "el2.h"
 #include "gic_cpuif.h"
 #include "pauth.h"
 #include "pmu.h"
@@ -27,13 +28,16 @@ struct sysreg_row {
     uint64_t (*read)(struct cpu *cpu);
     enum step (*write)(struct cpu *cpu, uint64_t value); /* the value is already masked */
     uint8_t features; /* enum feature: features that the register requires */
-    uint64_t optional[3]; /* bits of mask, or of fixed, by the number of their feature */
+    uint64_t optional[4]; /* bits of mask, or of fixed, by the number of their feature; the last: HAS_EL2 */
 };
+
+enum { HAS_EL2 = 1 << 7 }; /* among the features: the context has EL2 */
 
 #include "gen/sysregs.h"
 
 #include "sysreg_functions.c.inc"
 #include "sysreg_pmu.c.inc"
+#include "sysreg_el2.c.inc"
 
 static const struct sysreg_row *find_row(uint32_t encoding, uint32_t features) {
     unsigned slot = encoding >> 15 & 1 ? sysreg_slots[encoding & 0x7fff] : 0;
@@ -43,7 +47,37 @@ static const struct sysreg_row *find_row(uint32_t encoding, uint32_t features) {
 
 static uint64_t optional_bits(const struct sysreg_row *row, uint32_t features) {
     return (features & FEATURE_PAUTH ? row->optional[0] : 0) | (features & FEATURE_BTI ? row->optional[1] : 0) |
-           (features & FEATURE_PMU ? row->optional[2] : 0);
+           (features & FEATURE_PMU ? row->optional[2] : 0) | (features & HAS_EL2 ? row->optional[3] : 0);
+}
+
+static uint32_t features_of(const struct cpu *cpu) {
+    return cpu->machine->features | (cpu->st.has_el2 ? HAS_EL2 : 0);
+}
+
+static bool is_el12(uint32_t encoding) {
+    return encoding >> 14 == 3 && (encoding >> 11 & 7) == 5;
+}
+
+static bool is_at_el2(const struct cpu *cpu) {
+    return cpu->el2.active && cpu->el;
+}
+
+/* The row of what an encoding means at EL2.  With E2H, EL1's names are EL2's registers; without it, EL1's own, which
+ * are in the rows of _EL12. */
+static const struct sysreg_row *find_row_at_el2(const struct cpu *cpu, uint32_t encoding, uint32_t features) {
+    if (!cpu->el2.e2h) {
+        const struct sysreg_row *row = encoding >> 11 == 3 << 3 ? find_row(encoding | 5 << 11, features) : NULL;
+        return row ? row : is_el12(encoding) ? NULL : find_row(encoding, features);
+    }
+    switch (encoding) {
+    case ENCODE(3, 0, 1, 0, 2): return find_row(ENCODE(3, 4, 1, 1, 2), features);  /* CPACR_EL1: CPTR_EL2 */
+    case ENCODE(3, 0, 14, 1, 0): return find_row(ENCODE(3, 4, 14, 1, 0), features); /* CNTKCTL_EL1: CNTHCTL_EL2 */
+    default: return find_row(encoding, features);
+    }
+}
+
+static const struct sysreg_row *find_row_here(const struct cpu *cpu, uint32_t encoding, uint32_t features) {
+    return unlikely(is_at_el2(cpu)) ? find_row_at_el2(cpu, encoding, features) : find_row(encoding, features);
 }
 
 static uint64_t *storage_of(struct cpu *cpu, const struct sysreg_row *row) {
@@ -167,6 +201,9 @@ static enum step access_unknown(struct cpu *cpu, uint32_t encoding, unsigned rt,
 static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, unsigned rt, bool read) {
     unsigned needed =
         cpu->el ? (read ? ACCESS_EL1_READ : ACCESS_EL1_WRITE) : (read ? ACCESS_EL0_READ : ACCESS_EL0_WRITE);
+    if (unlikely(is_at_el2(cpu))) {
+        needed |= read ? ACCESS_EL2_READ : ACCESS_EL2_WRITE;
+    }
     if (!(row->access & needed)) {
         return undefined(cpu);
     }
@@ -181,13 +218,16 @@ static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, uns
     if (!el) {
         return is_absent_counter(cpu, row->encoding) ? undefined(cpu) : STEP_NEXT;
     }
+    if (unlikely(cpu->st.has_el2) && row->trap == TRAP_GIC_SGI && (cpu->el2.is_physical)) {
+        el = TARGET_OUTSIDE; /* the distributor's */
+    }
     raise_sysreg(cpu, el, row->encoding, rt, read);
     return STEP_FAULT;
 }
 
 enum step sysreg_read(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t *value) {
-    uint32_t features = cpu->machine->features;
-    const struct sysreg_row *row = find_row(encoding, features);
+    uint32_t features = features_of(cpu);
+    const struct sysreg_row *row = find_row_here(cpu, encoding, features);
     if (!row) {
         return access_unknown(cpu, encoding, rt, true, value);
     }
@@ -205,13 +245,13 @@ static uint64_t written(const struct sysreg_row *row, uint32_t features, uint64_
 }
 
 uint64_t sysreg_written(const struct cpu *cpu, uint32_t encoding, uint64_t value) {
-    uint32_t features = cpu->machine->features;
+    uint32_t features = features_of(cpu);
     return written(find_row(encoding, features), features, value);
 }
 
 enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
-    uint32_t features = cpu->machine->features;
-    const struct sysreg_row *row = find_row(encoding, features);
+    uint32_t features = features_of(cpu);
+    const struct sysreg_row *row = find_row_here(cpu, encoding, features);
     if (!row) {
         return access_unknown(cpu, encoding, rt, false, &value);
     }
@@ -232,7 +272,8 @@ enum step sysreg_write(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t
 /* SP_EL0 counts as plain: the only difference is at EL1 with SP_EL0 selected, where it is UNDEFINED. */
 bool sysreg_plain(uint32_t encoding, bool write, unsigned el, size_t *offset) {
     const struct sysreg_row *row = find_row(encoding, 0);
-    unsigned needed = el ? (write ? ACCESS_EL1_WRITE : ACCESS_EL1_READ) : (write ? ACCESS_EL0_WRITE : ACCESS_EL0_READ);
+    const unsigned reads[3] = {ACCESS_EL0_READ, ACCESS_EL1_READ, ACCESS_EL2_READ};
+    unsigned needed = write ? reads[el] << 1 : reads[el];
     if (!row || !row->offset || !(row->access & needed) || row->trap != TRAP_NONE) {
         return false;
     }

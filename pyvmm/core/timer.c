@@ -8,6 +8,7 @@
  */
 #include "timer.h"
 
+#include <string.h>
 #include <time.h>
 
 enum { NS_PER_TICK = 1000000000 / COUNTER_FREQUENCY };
@@ -65,9 +66,33 @@ static uint64_t update(struct cpu *cpu, uint64_t *control, uint64_t compare, uin
     return 0;
 }
 
+uint64_t *timer_control(struct cpu *cpu, enum timer timer) {
+    uint64_t *const controls[NUM_TIMERS] = {&cpu->st.cntv_ctl, &cpu->st.cntp_ctl, &cpu->st.cnthp_ctl,
+                                            &cpu->st.cnthv_ctl};
+    return controls[timer];
+}
+
+uint64_t *timer_compare(struct cpu *cpu, enum timer timer) {
+    uint64_t *const compares[NUM_TIMERS] = {&cpu->st.cntv_cval, &cpu->st.cntp_cval, &cpu->st.cnthp_cval,
+                                            &cpu->st.cnthv_cval};
+    return compares[timer];
+}
+
+/* @return ticks as update() */
+static uint64_t update_el2(struct cpu *cpu, uint64_t now) {
+    uint64_t left = update(cpu, &cpu->st.cnthp_ctl, cpu->st.cnthp_cval, now, &cpu->timer_seen[TIMER_HYP_PHYSICAL]);
+    uint64_t other = update(cpu, &cpu->st.cnthv_ctl, cpu->st.cnthv_cval, now, &cpu->timer_seen[TIMER_HYP_VIRTUAL]);
+    return left < other ? left : other;
+}
+
 int64_t timer_poll(struct cpu *cpu) {
-    if (!((cpu->st.cntv_ctl | cpu->st.cntp_ctl) & (CNT_CTL_ENABLE | CNT_CTL_ISTATUS))) {
-        cpu->timer_seen[TIMER_VIRTUAL] = cpu->timer_seen[TIMER_PHYSICAL] = false;
+    bool has_el2 = cpu->st.has_el2;
+    uint64_t controls = cpu->st.cntv_ctl | cpu->st.cntp_ctl;
+    if (unlikely(has_el2)) {
+        controls |= cpu->st.cnthp_ctl | cpu->st.cnthv_ctl;
+    }
+    if (!(controls & (CNT_CTL_ENABLE | CNT_CTL_ISTATUS))) {
+        memset(cpu->timer_seen, 0, sizeof cpu->timer_seen);
         return INT64_MAX;
     }
     uint64_t now = timer_counter(cpu->machine, cpu);
@@ -75,6 +100,10 @@ int64_t timer_poll(struct cpu *cpu) {
         update(cpu, &cpu->st.cntv_ctl, cpu->st.cntv_cval, now - cpu->st.cntvoff_el2, &cpu->timer_seen[TIMER_VIRTUAL]);
     uint64_t other = update(cpu, &cpu->st.cntp_ctl, cpu->st.cntp_cval, now, &cpu->timer_seen[TIMER_PHYSICAL]);
     left = left < other ? left : other;
+    if (unlikely(has_el2)) {
+        other = update_el2(cpu, now);
+        left = left < other ? left : other;
+    }
     uint64_t unit = cpu->machine->clock == CLOCK_REAL ? NS_PER_TICK : 1;
     return left > INT64_MAX / unit ? INT64_MAX : (int64_t)(left * unit);
 }
@@ -88,5 +117,7 @@ int64_t timer_instructions_left(struct cpu *cpu) {
 void timer_enter(struct cpu *cpu) {
     cpu->timer_seen[TIMER_VIRTUAL] = output(cpu->st.cntv_ctl);
     cpu->timer_seen[TIMER_PHYSICAL] = output(cpu->st.cntp_ctl);
+    cpu->timer_seen[TIMER_HYP_PHYSICAL] = output(cpu->st.cnthp_ctl);
+    cpu->timer_seen[TIMER_HYP_VIRTUAL] = output(cpu->st.cnthv_ctl);
     timer_poll(cpu);
 }

@@ -8,9 +8,11 @@
 
 enum { COUNTER_FREQUENCY = 62500000, INSTRUCTIONS_PER_TICK = 4 };
 enum { CLOCK_REAL, CLOCK_VIRTUAL, CLOCK_EXACT }; /* machine_new() */
-enum timer { TIMER_VIRTUAL, TIMER_PHYSICAL };
+enum timer { TIMER_VIRTUAL, TIMER_PHYSICAL, TIMER_HYP_PHYSICAL, TIMER_HYP_VIRTUAL, NUM_TIMERS };
 
 uint64_t timer_counter(struct machine *machine, const struct cpu *cpu); /* CNTPCT */
+uint64_t *timer_control(struct cpu *cpu, enum timer timer);
+uint64_t *timer_compare(struct cpu *cpu, enum timer timer);
 uint64_t timer_count(const struct cpu *cpu, enum timer timer);
 /* Call this before the first instruction of a run: the caller knows the outputs as in the context. */
 void timer_enter(struct cpu *cpu);

@@ -28,21 +28,26 @@ static void l2_drop(struct l2_entry *e) {
     e->block_shift = 0;
 }
 
-struct walk_cache *walk_cache_new(void) {
-    return calloc(1, sizeof(struct walk_cache)); /* tlb_flush_all() makes it empty */
+
+static void drop_data(struct tlb_set *set) {
+    for (unsigned index = 0; index < NUM_MMU; index++) {
+        for (unsigned slot = 0; slot < TLB_SIZE; slot++) {
+            tlb_drop(&set->tlbs[index][slot]);
+        }
+    }
 }
 
 void tlb_flush_data(struct cpu *cpu) {
-    for (unsigned index = 0; index < NUM_MMU; index++) {
-        for (unsigned slot = 0; slot < TLB_SIZE; slot++) {
-            tlb_drop(&cpu->tlbs[index][slot]);
+    for (enum regime regime = 0; regime < NUM_REGIMES; regime++) {
+        if (cpu->sets[regime].in_use) {
+            drop_data(&cpu->sets[regime]);
         }
     }
 }
 
 void tlb_flush_stage1(struct cpu *cpu) {
     struct walk_cache *walks = cpu->walks;
-    tlb_flush_data(cpu);
+    drop_data(&cpu->sets[cpu->regime]);
     for (unsigned slot = 0; slot < FETCH_SIZE; slot++) {
         fetch_drop(cpu, 0, slot);
         fetch_drop(cpu, 1, slot);
@@ -57,6 +62,84 @@ void tlb_flush_all(struct cpu *cpu) {
     tlb_flush_stage1(cpu);
     for (unsigned k = 0; k < S2_CACHE_SIZE; k++) {
         cpu->walks->s2[k].tag = TLB_NONE;
+    }
+}
+
+/* ---- by regime ---- */
+
+static void use_set(struct cpu *cpu, enum regime regime) {
+    struct tlb_set *set = &cpu->sets[regime];
+    cpu->regime = regime;
+    cpu->tlbs = set->tlbs;
+    cpu->fetches = set->fetches;
+    cpu->guarded_slots = set->guarded_slots;
+    cpu->walks = &set->walks;
+}
+
+bool tlb_sets_new(struct cpu *cpu) {
+    size_t size = NUM_REGIMES * sizeof *cpu->sets;
+    cpu->sets = aligned_alloc(64, (size + 63) & ~63ull);
+    if (!cpu->sets) {
+        return false;
+    }
+    memset(cpu->sets, 0, size);
+    for (enum regime regime = NUM_REGIMES; regime-- > 0;) {
+        use_set(cpu, regime);
+        tlb_flush_all(cpu);
+    }
+    return true;
+}
+
+static struct tlb_key current_key(const struct cpu *cpu) {
+    const struct pe_state *st = &cpu->st;
+    return (struct tlb_key){.ttbr0 = st->ttbr0_el1,
+                            .ttbr1 = st->ttbr1_el1,
+                            .tcr = st->tcr_el1,
+                            .mair = st->mair_el1,
+                            .sctlr = st->sctlr_el1,
+                            .hcr = st->hcr_el2,
+                            .vtcr = st->vtcr_el2,
+                            .vttbr = st->vttbr_el2,
+                            .security = st->security};
+}
+
+void tlb_enter(struct cpu *cpu, enum regime regime) {
+    struct tlb_key key = current_key(cpu);
+    struct tlb_set *set = &cpu->sets[regime];
+    use_set(cpu, regime);
+    if (memcmp(&set->key, &key, sizeof key) != 0) {
+        tlb_flush_all(cpu);
+        set->key = key;
+    }
+    set->in_use = true;
+}
+
+void tlb_leave(struct cpu *cpu) {
+    cpu->sets[cpu->regime].key = current_key(cpu);
+}
+
+void tlb_flush_regime(struct cpu *cpu, enum regime regime) {
+    enum regime current = cpu->regime;
+    if (regime == current || cpu->sets[regime].in_use) {
+        use_set(cpu, regime);
+        tlb_flush_all(cpu);
+        cpu->sets[regime].in_use = regime == current;
+        use_set(cpu, current);
+    }
+}
+
+void tlb_flush_regimes(struct cpu *cpu) {
+    for (enum regime regime = 0; regime < NUM_REGIMES; regime++) {
+        tlb_flush_regime(cpu, regime);
+    }
+}
+
+void tlb_drop_fetches(struct cpu *cpu) {
+    for (enum regime regime = 0; regime < NUM_REGIMES; regime++) {
+        for (unsigned slot = 0; slot < FETCH_SIZE; slot++) {
+            cpu->sets[regime].fetches[0][slot].tag = FETCH_NONE;
+            cpu->sets[regime].fetches[1][slot].tag = FETCH_NONE;
+        }
     }
 }
 
@@ -224,9 +307,10 @@ void tlb_flush_asid(struct cpu *cpu, uint16_t asid) {
 /* ---- stores that need further actions ---- */
 
 void tlb_flush_writes(struct cpu *cpu, const uint8_t *host_page) {
-    for (unsigned index = 0; index < NUM_MMU; index++) {
-        for (unsigned k = 0; k < TLB_SIZE; k++) {
-            struct tlb_entry *e = &cpu->tlbs[index][k];
+    for (enum regime regime = 0; regime < NUM_REGIMES; regime++) {
+        struct tlb_entry *entries = cpu->sets[regime].tlbs[0];
+        for (unsigned k = 0; cpu->sets[regime].in_use && k < NUM_MMU * TLB_SIZE; k++) {
+            struct tlb_entry *e = &entries[k];
             if (e->write_tag + e->addend == (uintptr_t)host_page) {
                 e->write_tag = TLB_NONE;
             }

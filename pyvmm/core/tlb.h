@@ -68,11 +68,33 @@ static inline uint64_t block_bit(uint64_t number) {
     return 1ull << (number / BLOCK_BUCKETS & 63);
 }
 
-struct walk_cache *walk_cache_new(void); /* NULL: no memory */
+/* What the translations of a regime depend on besides tables in memory. */
+struct tlb_key {
+    uint64_t ttbr0, ttbr1, tcr, mair, sctlr, hcr, vtcr, vttbr, security;
+};
 
-void tlb_flush_all(struct cpu *cpu);
+/* The TLBs of one regime, and for which registers they were filled. */
+struct tlb_set {
+    struct tlb_entry tlbs[NUM_MMU][TLB_SIZE];
+    struct fetch_entry fetches[2][FETCH_SIZE];
+    uint64_t guarded_slots[2][FETCH_SIZE / 64];
+    struct walk_cache walks;
+    struct tlb_key key;
+    bool in_use; /* since it was emptied */
+};
+
+bool tlb_sets_new(struct cpu *cpu); /* false: no memory */
+/* Use the TLBs of a regime from now on; they are emptied if its registers are not those of its last use.  The caller
+ * calls cpu_select() afterwards. */
+void tlb_enter(struct cpu *cpu, enum regime regime);
+void tlb_leave(struct cpu *cpu); /* the registers of the regime in use are about to change to another regime's */
+
+void tlb_flush_all(struct cpu *cpu); /* of the regime in use, as the others but: */
+void tlb_flush_regime(struct cpu *cpu, enum regime regime);
+void tlb_flush_regimes(struct cpu *cpu);
+void tlb_drop_fetches(struct cpu *cpu); /* of all regimes */
 void tlb_flush_stage1(struct cpu *cpu); /* everything but stage-2 results */
-void tlb_flush_data(struct cpu *cpu); /* the first-level TLBs of data accesses */
+void tlb_flush_data(struct cpu *cpu); /* the first-level TLBs of data accesses, of all regimes */
 void tlb_flush_va(struct cpu *cpu, uint64_t va, uint64_t size);
 void tlb_flush_asid(struct cpu *cpu, uint16_t asid);
 void tlb_flush_writes(struct cpu *cpu, const uint8_t *host_page); /* drop write tags to that host page */

@@ -121,8 +121,20 @@ static bool s1_walk(struct cpu *cpu, const struct walk *w, const struct s1_geome
     }
 }
 
+/* The regime of EL2 alone has no EL0: AP[1] means nothing, and XN, which is at the place of UXN, is EL2's. */
+static bool s1_permitted_el2(const struct cpu *cpu, const struct walk *w, uint64_t descriptor, bool dirty_managed) {
+    bool writable = !(descriptor & S1_DESC_AP2) || dirty_managed;
+    if (w->access == ACCESS_FETCH) {
+        return !(descriptor & S1_DESC_UXN) && !(cpu->st.sctlr_el1 & SCTLR_WXN && writable);
+    }
+    return w->access == ACCESS_READ || writable;
+}
+
 /* AArch64.S1DirectBasePermissions and the checks on them; `dirty_managed`: an update can clear AP[2]. */
 static bool s1_permitted(const struct cpu *cpu, const struct walk *w, uint64_t descriptor, bool dirty_managed) {
+    if (unlikely(cpu->el2.single)) {
+        return s1_permitted_el2(cpu, w, descriptor, dirty_managed);
+    }
     bool el0 = w->index == MMU_EL0;
     bool user = descriptor & S1_DESC_AP1;
     bool writable = !(descriptor & S1_DESC_AP2) || dirty_managed;
@@ -221,7 +233,7 @@ bool stage1_translate(struct cpu *cpu, const struct walk *w, struct stage1 *out)
     if (cpu->st.sctlr_el1 & SCTLR_A && w->alignment == UNALIGNED) {
         return s1_fault(cpu, w, FSC_ALIGNMENT);
     }
-    if (!(cpu->st.sctlr_el1 & SCTLR_M) || cpu->st.hcr_el2 & HCR_DC) {
+    if (!(cpu->st.sctlr_el1 & SCTLR_M) || cpu->st.hcr_el2 & (HCR_DC | HCR_TGE)) {
         return s1_flat(cpu, w, out);
     }
     enum s1_outcome outcome;

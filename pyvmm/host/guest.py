@@ -121,6 +121,8 @@ class GuestConfig:
     num_counters: int = 0  # event counters of the PMU; 0: no PMU
     stolen_time: int | None = None  # address of a normal VM's stolen time (IPA); None: absent
     roms: Sequence[RomRegion] = ()  # of a normal VM
+    owns_machine: bool = False  # no guest: it has the normal world, from EL1 or EL2 on
+    has_el2: bool = False  # and starts at EL2
 
     @property
     def ram_end(self) -> int:

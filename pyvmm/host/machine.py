@@ -49,6 +49,13 @@ class Machine(machine.Machine, Protocol):
         """Drop contents of the caller's own memory: they read as zeros afterwards."""
 
 
+class MachineWithEl2(Machine, Protocol):
+    """The machine for software that has EL2 itself."""
+
+    def new_context_with_el2(self) -> machine.PeContextWithEl2:
+        """Make a context that has EL2, and starts there."""
+
+
 class Firmware(Protocol):
     """The SMC waist: the normal world's only way to the realm world."""
 

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from pyvmm.arch.bits import MASK32, MASK64
+from pyvmm.arch.bits import MASK32
 from pyvmm.arch.el1 import SCTLR_RESET
-from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.esr import (
     EC_SHIFT,
     ESR_ABORT,
@@ -37,6 +36,7 @@ from pyvmm.arch.smccc import NOT_SUPPORTED
 from pyvmm.arch.stage2 import level_size
 from pyvmm.arch.take_exception import vector_of
 from pyvmm.host import inject
+from pyvmm.host.access import perform_access
 from pyvmm.host.allocator import Allocator
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import LinearMemory
@@ -69,7 +69,6 @@ ACCESS_KIND: Final = ESR_ABORT.ISV.mask | ESR_ABORT.S1PTW.mask | 0x3C
 DEVICE_ACCESS: Final = ESR_ABORT.ISV.mask | FaultStatus.TRANSLATION
 ROM_WRITE: Final = ESR_ABORT.ISV.mask | FaultStatus.PERMISSION
 CM: Final = ESR_ABORT.CM.mask
-WNR: Final = ESR_ABORT.WnR.mask
 DATA_ABORT: Final = int(ExceptionClass.DATA_ABORT_LOWER)
 SYNC: Final = int(ExitReason.SYNC)
 MMIO: Final = int(ExitKind.MMIO)
@@ -374,19 +373,7 @@ class NormalVm(VcpuGuest):
         if esr & ACCESS_KIND != DEVICE_ACCESS and esr & ACCESS_KIND != ROM_WRITE:
             inject.external_abort(context, exit_.far, fetch=False)
             return ExitKind.OTHER
-        size = 1 << (esr >> 22 & 3)
-        register = esr >> 16 & 0x1F
-        if esr & WNR:
-            value = context.x[register] if register != 31 else 0
-            try:
-                self._bus.write(ipa, size, value & (1 << 8 * size) - 1)
-            except RepeatAccess:
-                return MMIO  # the PC is still at the store
-        elif register != 31:
-            context.x[register] = extend(self._bus.read(ipa, size), size, esr)
-        else:
-            self._bus.read(ipa, size)
-        inject.skip(context)
+        perform_access(self._bus, context, ipa, esr)
         return MMIO
 
     def _handle_sysreg(self, cpu: int, context: PeContext, esr: int) -> None:
@@ -406,15 +393,3 @@ class NormalVm(VcpuGuest):
         """Return an ID register of a guest without performance monitors."""
         value = self._machine.id_register(esr.OP0, esr.OP1, esr.CRN, esr.CRM, esr.OP2)
         return value & ~DFR0_PMU if esr & SYSREG_MASK == DFR0 else value
-
-
-def extend(value: int, size: int, esr: int) -> int:
-    """Extend the value of a load of ``size`` bytes to its register, by ESR_EL2.SSE and SF.
-
-    >>> hex(extend(0x80, 1, ESR_ABORT.of(SSE=1)))
-    '0xffffff80'
-    """
-    if esr & ESR_ABORT.SSE.mask and value >> 8 * size - 1:
-        value |= MASK64 << 8 * size
-        value &= MASK64 if esr & ESR_ABORT.SF.mask else MASK32
-    return value

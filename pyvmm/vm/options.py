@@ -5,6 +5,7 @@ fields, in their order.  To add an option, add a field, and use it.
 """
 
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -242,6 +243,10 @@ class VmOptions:
         read=parse_ports,
         metavar="NAME=SOCKET",
     )
+    is_el2: bool = switch(
+        False, "--el2", "start the kernel at EL2 of the machine, which has no other hypervisor then"
+    )
+    is_el1: bool = switch(False, "--el1", "the same, at EL1")
     is_realm: bool = switch(False, "--realm", "run the guest in a realm")
     rmi: str = option(
         "1.0",
@@ -442,6 +447,11 @@ class VmOptions:
         )
 
     @property
+    def owns_machine(self) -> bool:
+        """Whether the kernel is no guest, but has the normal world of the machine."""
+        return self.is_el2 or self.is_el1
+
+    @property
     def bootargs(self) -> str:
         """The kernel's command line.
 
@@ -492,7 +502,7 @@ def _check_revision(options: VmOptions) -> None:
         raise UserError("--token-profile g0 is older than --rmi 2.0: choose g2 or g2b, or omit it")
 
 
-def _check_together(given: Collection[str], *, is_run: bool) -> None:
+def _check_together(given: AbstractSet[str], *, is_run: bool) -> None:
     """Check that no option requires another one that is missing, or excludes a given one."""
     is_realm = "is_realm" in given
     realm_scopes = {Scope.REALM, Scope.PLATFORM} if is_run else {Scope.REALM}
@@ -512,8 +522,28 @@ def _check_together(given: Collection[str], *, is_run: bool) -> None:
     if "restore" in given:
         _check_restored(given)
     _check_firmware(given)
+    _check_level(given)
     if is_realm and "gdb" in given and "is_debuggable" not in given:
         raise UserError(f"--gdb: {REALM_IS_CLOSED}")
+
+
+#: Options of a guest that the owner of the machine cannot have.
+_NOT_FOR_OWNERS: Final = ("is_realm", "firmware", "restore", "record", "has_pmu", "has_balloon")
+
+
+def _check_level(given: AbstractSet[str]) -> None:
+    """Check that nothing is given that requires a hypervisor below the kernel."""
+    level = next((name for name in ("is_el2", "is_el1") if name in given), None)
+    if level is None:
+        return
+    flag = OPTIONS[level].flag
+    if {"is_el2", "is_el1"} <= set(given):
+        raise UserError("--el2 excludes --el1: give one")
+    if "machine" not in given and given & {"forces_pci", "transport", "irqchip"}:
+        raise UserError(f"{flag} with PCI requires its place in the machine: add --machine virt")
+    for name in _NOT_FOR_OWNERS:
+        if name in given:
+            raise UserError(f"{flag} excludes {OPTIONS[name].flag}: omit one")
 
 
 def _check_firmware(given: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from monitor.gpt import GranuleProtectionTable
 from monitor.layout import DramLayout
-from pyvmm.arch.gpt import Contig, Gpi, contiguous_descriptor, granules_descriptor
+from pyvmm.arch.gpt import L0_REGION, Contig, Gpi, contiguous_descriptor, granules_descriptor
 
 BASE = 0x8000_0000
 SIZE = 1 << 30
@@ -63,8 +63,9 @@ def build(base: int = BASE, size: int = SIZE) -> tuple[GranuleProtectionTable, R
 @pytest.mark.parametrize("base", [0x8000_0000, 0x4000_0000, 0x8800_0000])
 @pytest.mark.parametrize("size", [64 * MB, 1 << 30, 5 << 29])
 def test_initial_table_gives_each_region_its_space(base: int, size: int) -> None:
-    """Non-secure, then Realm for the RMM, then Root; outside DRAM nobody may access."""
+    """Non-secure, then Realm, then Root; devices below are Non-secure, above nobody has access."""
     table, root, layout = build(base, size)
+    below = Gpi.NO_ACCESS if base % L0_REGION else Gpi.NS
     cases = {
         base: Gpi.NS,
         layout.rmm_base - GRANULE: Gpi.NS,
@@ -72,9 +73,9 @@ def test_initial_table_gives_each_region_its_space(base: int, size: int) -> None
         layout.root_base - GRANULE: Gpi.REALM,
         layout.root_base: Gpi.ROOT,
         layout.dram_top - GRANULE: Gpi.ROOT,
-        base - GRANULE: Gpi.NO_ACCESS,
+        base - GRANULE: below,
         layout.dram_top: Gpi.NO_ACCESS,
-        0: Gpi.NO_ACCESS,
+        0: below if base < L0_REGION else Gpi.NS,
     }
     assert {pa: walk(root, table.base_pa, pa) for pa in cases} == cases
     assert layout.root_base <= layout.l0_base < layout.dram_top

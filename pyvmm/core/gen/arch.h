@@ -187,6 +187,10 @@
 #define PAR_FST_SHIFT 1
 #define PAR_SH 0x180ull
 #define PAR_SH_SHIFT 7
+#define PAR_PTW 0x100ull
+#define PAR_PTW_SHIFT 8
+#define PAR_S 0x200ull
+#define PAR_S_SHIFT 9
 #define PAR_RES1 0x800ull
 #define PAR_RES1_SHIFT 11
 #define PAR_PA 0xfffffffff000ull
@@ -309,6 +313,8 @@
 #define HCR_API_SHIFT 41
 #define HCR_FWB 0x400000000000ull
 #define HCR_FWB_SHIFT 46
+#define HCR_GPF 0x1000000000000ull
+#define HCR_GPF_SHIFT 48
 
 /* CPTR_EL2 */
 #define CPTR_TFP 0x400ull
@@ -317,6 +323,18 @@
 #define CPTR_FPEN_SHIFT 20
 #define CPTR_TCPAC 0x80000000ull
 #define CPTR_TCPAC_SHIFT 31
+
+/* TCR_EL2 */
+#define TCR2_PS 0x70000ull
+#define TCR2_PS_SHIFT 16
+#define TCR2_TBI 0x100000ull
+#define TCR2_TBI_SHIFT 20
+#define TCR2_HA 0x200000ull
+#define TCR2_HA_SHIFT 21
+#define TCR2_HD 0x400000ull
+#define TCR2_HD_SHIFT 22
+#define TCR2_TBID 0x20000000ull
+#define TCR2_TBID_SHIFT 29
 
 /* MDCR_EL2 */
 #define MDCR_HPMN 0x1full
@@ -339,6 +357,8 @@
 #define CNTHCTL_EL1PCTEN_SHIFT 0
 #define CNTHCTL_EL1PCEN 0x2ull
 #define CNTHCTL_EL1PCEN_SHIFT 1
+#define CNTHCTL_EL0 0x3fcull
+#define CNTHCTL_EL0_SHIFT 2
 #define CNTHCTL_EL1PCTEN_E2H 0x400ull
 #define CNTHCTL_EL1PCTEN_E2H_SHIFT 10
 #define CNTHCTL_EL1PTEN_E2H 0x800ull
@@ -714,6 +734,12 @@ enum pmu_event {
 #define EL1T 0x4
 #define EL1H 0x5
 #define EL1H_MASKED 0x3c5
+#define EL2T 0x8
+#define EL2H 0x9
+#define EL2H_MASKED 0x3c9
+#define CPTR_EL2_RES1 0x33ff
+#define SCTLR_EL2_RES1 0x30c50830
+#define TCR_EL2_RES1 0x80800000ull
 #define VECTOR_CURRENT_SPX 0x200
 #define VECTOR_LOWER_A64 0x400
 #define VECTOR_IRQ 0x80
@@ -732,6 +758,8 @@ enum pmu_event {
 #define FIRST_LPI_INTID 0x2000
 #define LR_EOI 0x20000000000ull
 #define LR_PRIORITY_SHIFT 0x30
+#define LR_PINTID_SHIFT 0x20
+#define LR_PINTID_MASK 0x1fff
 #define LR_GROUP1 0x1000000000000000ull
 #define LR_HW 0x2000000000000000ull
 #define LR_PENDING 0x4000000000000000ull

@@ -4,6 +4,8 @@ enum sysreg_access {
     ACCESS_EL0_WRITE = 2,
     ACCESS_EL1_READ = 4,
     ACCESS_EL1_WRITE = 8,
+    ACCESS_EL2_READ = 16,
+    ACCESS_EL2_WRITE = 32,
 };
 enum sysreg_trap {
     TRAP_NONE,
@@ -60,8 +62,10 @@ static uint64_t read_CNTPCT_EL0(struct cpu *cpu);
 static uint64_t read_CNTVCT_EL0(struct cpu *cpu);
 static uint64_t read_CNTP_TVAL_EL0(struct cpu *cpu);
 static uint64_t read_CNTP_CTL_EL0(struct cpu *cpu);
+static uint64_t read_CNTP_CVAL_EL0(struct cpu *cpu);
 static uint64_t read_CNTV_TVAL_EL0(struct cpu *cpu);
 static uint64_t read_CNTV_CTL_EL0(struct cpu *cpu);
+static uint64_t read_CNTV_CVAL_EL0(struct cpu *cpu);
 static uint64_t read_ICC_PMR_EL1(struct cpu *cpu);
 static uint64_t read_ICC_IAR0_EL1(struct cpu *cpu);
 static uint64_t read_ICC_HPPIR0_EL1(struct cpu *cpu);
@@ -97,6 +101,27 @@ static uint64_t read_PMEVTYPER2_EL0(struct cpu *cpu);
 static uint64_t read_PMEVTYPER3_EL0(struct cpu *cpu);
 static uint64_t read_PMEVTYPER4_EL0(struct cpu *cpu);
 static uint64_t read_PMEVTYPER5_EL0(struct cpu *cpu);
+static uint64_t read_SCTLR_EL2(struct cpu *cpu);
+static uint64_t read_HCR_EL2(struct cpu *cpu);
+static uint64_t read_MDCR_EL2(struct cpu *cpu);
+static uint64_t read_CPTR_EL2(struct cpu *cpu);
+static uint64_t read_TCR_EL2(struct cpu *cpu);
+static uint64_t read_CNTHCTL_EL2(struct cpu *cpu);
+static uint64_t read_CNTHP_TVAL_EL2(struct cpu *cpu);
+static uint64_t read_CNTHP_CTL_EL2(struct cpu *cpu);
+static uint64_t read_CNTHP_CVAL_EL2(struct cpu *cpu);
+static uint64_t read_CNTHV_TVAL_EL2(struct cpu *cpu);
+static uint64_t read_CNTHV_CTL_EL2(struct cpu *cpu);
+static uint64_t read_CNTHV_CVAL_EL2(struct cpu *cpu);
+static uint64_t read_CNTP_TVAL_EL02(struct cpu *cpu);
+static uint64_t read_CNTP_CTL_EL02(struct cpu *cpu);
+static uint64_t read_CNTP_CVAL_EL02(struct cpu *cpu);
+static uint64_t read_CNTV_TVAL_EL02(struct cpu *cpu);
+static uint64_t read_CNTV_CTL_EL02(struct cpu *cpu);
+static uint64_t read_CNTV_CVAL_EL02(struct cpu *cpu);
+static uint64_t read_ICH_MISR_EL2(struct cpu *cpu);
+static uint64_t read_ICH_EISR_EL2(struct cpu *cpu);
+static uint64_t read_ICH_ELRSR_EL2(struct cpu *cpu);
 static enum step write_SCTLR_EL1(struct cpu *cpu, uint64_t value);
 static enum step write_CPACR_EL1(struct cpu *cpu, uint64_t value);
 static enum step write_TTBR0_EL1(struct cpu *cpu, uint64_t value);
@@ -153,165 +178,259 @@ static enum step write_PMEVTYPER2_EL0(struct cpu *cpu, uint64_t value);
 static enum step write_PMEVTYPER3_EL0(struct cpu *cpu, uint64_t value);
 static enum step write_PMEVTYPER4_EL0(struct cpu *cpu, uint64_t value);
 static enum step write_PMEVTYPER5_EL0(struct cpu *cpu, uint64_t value);
+static enum step write_SCTLR_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_HCR_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_MDCR_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CPTR_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_TCR_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_TTBR0_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_TTBR1_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_MAIR_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTVOFF_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTHCTL_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTHP_TVAL_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTHP_CTL_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTHP_CVAL_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTHV_TVAL_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTHV_CTL_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTHV_CVAL_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_CNTP_TVAL_EL02(struct cpu *cpu, uint64_t value);
+static enum step write_CNTP_CTL_EL02(struct cpu *cpu, uint64_t value);
+static enum step write_CNTP_CVAL_EL02(struct cpu *cpu, uint64_t value);
+static enum step write_CNTV_TVAL_EL02(struct cpu *cpu, uint64_t value);
+static enum step write_CNTV_CTL_EL02(struct cpu *cpu, uint64_t value);
+static enum step write_CNTV_CVAL_EL02(struct cpu *cpu, uint64_t value);
+static enum step write_ICH_HCR_EL2(struct cpu *cpu, uint64_t value);
+static enum step write_ICH_VMCR_EL2(struct cpu *cpu, uint64_t value);
 static const struct sysreg_row sysreg_rows[] = {
     {0}, /* none */
-    {0xc000, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0xfc0a0, read_MIDR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* MIDR_EL1 */
-    {0xc005, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_MPIDR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* MPIDR_EL1 */
-    {0xc006, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* REVIDR_EL1 */
-    {0xc020, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1101000001000011, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64PFR0_EL1 */
-    {0xc021, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x20, NULL, NULL, 0, {0x0, 0x1, 0x0}}, /* ID_AA64PFR1_EL1 */
-    {0xc028, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0xf010305006, NULL, NULL, 0, {0x0, 0x0, 0x100}}, /* ID_AA64DFR0_EL1 */
-    {0xc030, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1210100110212120, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64ISAR0_EL1 */
-    {0xc031, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000100001, NULL, NULL, 0, {0x10000500, 0x0, 0x0}}, /* ID_AA64ISAR1_EL1 */
-    {0xc038, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x100025, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64MMFR0_EL1 */
-    {0xc039, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x200002, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64MMFR1_EL1 */
-    {0xc03a, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000000000000001, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ID_AA64MMFR2_EL1 */
-    {0xc800, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x0, read_CCSIDR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* CCSIDR_EL1 */
-    {0xc801, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x2000023, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CLIDR_EL1 */
-    {0xc807, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* AIDR_EL1 */
-    {0xd000, 12, TRAP_ID2, offsetof(struct cpu, st.csselr_el1), 0xf, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CSSELR_EL1 */
-    {0xd801, 5, TRAP_CTR, 0, 0xffffffffffffffff, 0x9444c004, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CTR_EL0 */
-    {0xd807, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_DCZID_EL0, NULL, 0, {0x0, 0x0, 0x0}}, /* DCZID_EL0 */
-    {0xc080, 12, TRAP_VM, offsetof(struct cpu, st.sctlr_el1), 0x1000048dd21f, 0x30500980, NULL, write_SCTLR_EL1, 0, {0xc8002000, 0x1800000000, 0x0}}, /* SCTLR_EL1 */
-    {0xc081, 12, TRAP_ACTLR, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ACTLR_EL1 */
-    {0xc082, 12, TRAP_CPACR, offsetof(struct cpu, st.cpacr_el1), 0x300000, 0x0, NULL, write_CPACR_EL1, 0, {0x0, 0x0, 0x0}}, /* CPACR_EL1 */
-    {0xc100, 12, TRAP_VM, offsetof(struct cpu, st.ttbr0_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR0_EL1, 0, {0x0, 0x0, 0x0}}, /* TTBR0_EL1 */
-    {0xc101, 12, TRAP_VM, offsetof(struct cpu, st.ttbr1_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR1_EL1, 0, {0x0, 0x0, 0x0}}, /* TTBR1_EL1 */
-    {0xc102, 12, TRAP_VM, offsetof(struct cpu, st.tcr_el1), 0x18001f7ffffffbf, 0x0, NULL, write_TCR_EL1, 0, {0x18000000000000, 0x0, 0x0}}, /* TCR_EL1 */
-    {0xc200, 12, TRAP_NONE, offsetof(struct cpu, st.spsr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* SPSR_EL1 */
-    {0xc201, 12, TRAP_NONE, offsetof(struct cpu, st.elr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ELR_EL1 */
-    {0xc208, 12, TRAP_NONE, offsetof(struct cpu, st.sp_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* SP_EL0 */
-    {0xc288, 12, TRAP_VM, offsetof(struct cpu, st.afsr0_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* AFSR0_EL1 */
-    {0xc289, 12, TRAP_VM, offsetof(struct cpu, st.afsr1_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* AFSR1_EL1 */
-    {0xc290, 12, TRAP_VM, offsetof(struct cpu, st.esr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ESR_EL1 */
-    {0xc300, 12, TRAP_VM, offsetof(struct cpu, st.far_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* FAR_EL1 */
-    {0xc3a0, 12, TRAP_NONE, offsetof(struct cpu, st.par_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* PAR_EL1 */
-    {0xc510, 12, TRAP_VM, offsetof(struct cpu, st.mair_el1), 0xffffffffffffffff, 0x0, NULL, write_MAIR_EL1, 0, {0x0, 0x0, 0x0}}, /* MAIR_EL1 */
-    {0xc518, 12, TRAP_VM, offsetof(struct cpu, st.amair_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* AMAIR_EL1 */
-    {0xc600, 12, TRAP_NONE, offsetof(struct cpu, st.vbar_el1), 0xfffffffffffff800, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* VBAR_EL1 */
-    {0xc608, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ISR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ISR_EL1 */
-    {0xc681, 12, TRAP_VM, offsetof(struct cpu, st.contextidr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CONTEXTIDR_EL1 */
-    {0xc684, 12, TRAP_NONE, offsetof(struct cpu, st.tpidr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* TPIDR_EL1 */
-    {0xde82, 15, TRAP_NONE, offsetof(struct cpu, st.tpidr_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* TPIDR_EL0 */
-    {0xde83, 13, TRAP_NONE, offsetof(struct cpu, st.tpidrro_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* TPIDRRO_EL0 */
-    {0xd920, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDR, NULL, 0, {0x0, 0x0, 0x0}}, /* RNDR */
-    {0xd921, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDRRS, NULL, 0, {0x0, 0x0, 0x0}}, /* RNDRRS */
-    {0xc108, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APIAKeyLo_EL1 */
-    {0xc109, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APIAKeyHi_EL1 */
-    {0xc10a, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APIBKeyLo_EL1 */
-    {0xc10b, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APIBKeyHi_EL1 */
-    {0xc110, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APDAKeyLo_EL1 */
-    {0xc111, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APDAKeyHi_EL1 */
-    {0xc112, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[6]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APDBKeyLo_EL1 */
-    {0xc113, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[7]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APDBKeyHi_EL1 */
-    {0xc118, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[8]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APGAKeyLo_EL1 */
-    {0xc119, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[9]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0}}, /* APGAKeyHi_EL1 */
-    {0xc210, 12, TRAP_NONE, 0, 0x1, 0x0, read_SPSel, write_SPSel, 0, {0x0, 0x0, 0x0}}, /* SPSel */
-    {0xc212, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CurrentEL, NULL, 0, {0x0, 0x0, 0x0}}, /* CurrentEL */
-    {0xc213, 12, TRAP_NONE, 0, 0x400000, 0x0, read_PAN, write_PAN, 0, {0x0, 0x0, 0x0}}, /* PAN */
-    {0xda10, 15, TRAP_NONE, 0, 0xf0000000, 0x0, read_NZCV, write_NZCV, 0, {0x0, 0x0, 0x0}}, /* NZCV */
-    {0xda11, 15, TRAP_DAIF, 0, 0x3c0, 0x0, read_DAIF, write_DAIF, 0, {0x0, 0x0, 0x0}}, /* DAIF */
-    {0xda15, 15, TRAP_NONE, 0, 0x1000000, 0x0, read_DIT, write_DIT, 0, {0x0, 0x0, 0x0}}, /* DIT */
-    {0xda16, 15, TRAP_NONE, 0, 0x1000, 0x0, read_SSBS, write_SSBS, 0, {0x0, 0x0, 0x0}}, /* SSBS */
-    {0xda20, 15, TRAP_FP, 0, 0x7c00000, 0x0, read_FPCR, write_FPCR, 0, {0x0, 0x0, 0x0}}, /* FPCR */
-    {0xda21, 15, TRAP_FP, 0, 0x800009f, 0x0, read_FPSR, write_FPSR, 0, {0x0, 0x0, 0x0}}, /* FPSR */
-    {0xc708, 12, TRAP_NONE, offsetof(struct cpu, st.cntkctl_el1), 0x3ff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* CNTKCTL_EL1 */
-    {0xdf00, 5, TRAP_CNTFRQ, 0, 0xffffffffffffffff, 0x0, read_CNTFRQ_EL0, NULL, 0, {0x0, 0x0, 0x0}}, /* CNTFRQ_EL0 */
-    {0xdf01, 5, TRAP_CNTPCT, 0, 0xffffffffffffffff, 0x0, read_CNTPCT_EL0, NULL, 0, {0x0, 0x0, 0x0}}, /* CNTPCT_EL0 */
-    {0xdf02, 5, TRAP_CNTVCT, 0, 0xffffffffffffffff, 0x0, read_CNTVCT_EL0, NULL, 0, {0x0, 0x0, 0x0}}, /* CNTVCT_EL0 */
-    {0xdf10, 15, TRAP_CNTP, 0, 0xffffffffffffffff, 0x0, read_CNTP_TVAL_EL0, write_CNTP_TVAL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTP_TVAL_EL0 */
-    {0xdf11, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_ctl), 0x3, 0x0, read_CNTP_CTL_EL0, write_CNTP_CTL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTP_CTL_EL0 */
-    {0xdf12, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTP_CVAL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTP_CVAL_EL0 */
-    {0xdf18, 15, TRAP_CNTV, 0, 0xffffffffffffffff, 0x0, read_CNTV_TVAL_EL0, write_CNTV_TVAL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTV_TVAL_EL0 */
-    {0xdf19, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_ctl), 0x3, 0x0, read_CNTV_CTL_EL0, write_CNTV_CTL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTV_CTL_EL0 */
-    {0xdf1a, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_cval), 0xffffffffffffffff, 0x0, NULL, write_CNTV_CVAL_EL0, 0, {0x0, 0x0, 0x0}}, /* CNTV_CVAL_EL0 */
-    {0xc230, 12, TRAP_GIC_COMMON, 0, 0xf8, 0x0, read_ICC_PMR_EL1, write_ICC_PMR_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_PMR_EL1 */
-    {0xc640, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR0_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_IAR0_EL1 */
-    {0xc641, 8, TRAP_GIC_GROUP0, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_EOIR0_EL1 */
-    {0xc642, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR0_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_HPPIR0_EL1 */
-    {0xc643, 12, TRAP_GIC_GROUP0, 0, 0x7, 0x0, read_ICC_BPR0_EL1, write_ICC_BPR0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_BPR0_EL1 */
-    {0xc644, 12, TRAP_GIC_GROUP0, offsetof(struct cpu, st.ich_ap0r0), 0xffffffff, 0x0, NULL, write_ICC_AP0R0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_AP0R0_EL1 */
-    {0xc648, 12, TRAP_GIC_GROUP1, offsetof(struct cpu, st.ich_ap1r0), 0xffffffff, 0x0, NULL, write_ICC_AP1R0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_AP1R0_EL1 */
-    {0xc659, 8, TRAP_GIC_DIR, 0, 0xffffff, 0x0, NULL, write_ICC_DIR_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_DIR_EL1 */
-    {0xc65b, 4, TRAP_GIC_COMMON, 0, 0xffffffffffffffff, 0x0, read_ICC_RPR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_RPR_EL1 */
-    {0xc65d, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_SGI1R_EL1 */
-    {0xc65e, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_ASGI1R_EL1 */
-    {0xc65f, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_SGI0R_EL1 */
-    {0xc660, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR1_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_IAR1_EL1 */
-    {0xc661, 8, TRAP_GIC_GROUP1, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR1_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_EOIR1_EL1 */
-    {0xc662, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR1_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_HPPIR1_EL1 */
-    {0xc663, 12, TRAP_GIC_GROUP1, 0, 0x7, 0x0, read_ICC_BPR1_EL1, write_ICC_BPR1_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_BPR1_EL1 */
-    {0xc664, 12, TRAP_GIC_COMMON, 0, 0x3, 0x0, read_ICC_CTLR_EL1, write_ICC_CTLR_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_CTLR_EL1 */
-    {0xc665, 12, TRAP_NONE, 0, 0xffffffffffffffff, 0x7, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* ICC_SRE_EL1 */
-    {0xc666, 12, TRAP_GIC_GROUP0, 0, 0x1, 0x0, read_ICC_IGRPEN0_EL1, write_ICC_IGRPEN0_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_IGRPEN0_EL1 */
-    {0xc667, 12, TRAP_GIC_GROUP1, 0, 0x1, 0x0, read_ICC_IGRPEN1_EL1, write_ICC_IGRPEN1_EL1, 0, {0x0, 0x0, 0x0}}, /* ICC_IGRPEN1_EL1 */
-    {0x8002, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* OSDTRRX_EL1 */
-    {0x8010, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* MDCCINT_EL1 */
-    {0x8012, 12, TRAP_DEBUG, offsetof(struct cpu, st.mdscr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* MDSCR_EL1 */
-    {0x801a, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* OSDTRTX_EL1 */
-    {0x8032, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* OSECCR_EL1 */
-    {0x8080, 4, TRAP_DEBUG_ROM, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* MDRAR_EL1 */
-    {0x8084, 8, TRAP_DEBUG_OS, 0, 0x1, 0x0, NULL, write_OSLAR_EL1, 0, {0x0, 0x0, 0x0}}, /* OSLAR_EL1 */
-    {0x808c, 4, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, read_OSLSR_EL1, NULL, 0, {0x0, 0x0, 0x0}}, /* OSLSR_EL1 */
-    {0x809c, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* OSDLR_EL1 */
-    {0x80a4, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGPRCR_EL1 */
-    {0x83c6, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0xff, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGCLAIMSET_EL1 */
-    {0x83ce, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGCLAIMCLR_EL1 */
-    {0x83f6, 4, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGAUTHSTATUS_EL1 */
-    {0x9808, 5, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* MDCCSR_EL0 */
-    {0x9820, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGDTR_EL0 */
-    {0x9828, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGDTRRX_EL0 */
-    {0x8004, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR0_EL1 */
-    {0x800c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR1_EL1 */
-    {0x8014, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR2_EL1 */
-    {0x801c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR3_EL1 */
-    {0x8024, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR4_EL1 */
-    {0x802c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBVR5_EL1 */
-    {0x8005, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR0_EL1 */
-    {0x800d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR1_EL1 */
-    {0x8015, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR2_EL1 */
-    {0x801d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR3_EL1 */
-    {0x8025, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR4_EL1 */
-    {0x802d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGBCR5_EL1 */
-    {0x8006, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWVR0_EL1 */
-    {0x800e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWVR1_EL1 */
-    {0x8016, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWVR2_EL1 */
-    {0x801e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWVR3_EL1 */
-    {0x8007, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWCR0_EL1 */
-    {0x800f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWCR1_EL1 */
-    {0x8017, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWCR2_EL1 */
-    {0x801f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0}}, /* DBGWCR3_EL1 */
-    {0xdce0, 15, TRAP_PMU_CONTROL, 0, 0x37, 0x3000, read_PMCR_EL0, write_PMCR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCR_EL0 */
-    {0xdce1, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMCNTENSET_EL0, write_PMCNTENSET_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCNTENSET_EL0 */
-    {0xdce2, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMCNTENCLR_EL0, write_PMCNTENCLR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCNTENCLR_EL0 */
-    {0xdce3, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMOVSCLR_EL0, write_PMOVSCLR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMOVSCLR_EL0 */
-    {0xdcf3, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMOVSSET_EL0, write_PMOVSSET_EL0, 4, {0x0, 0x0, 0x0}}, /* PMOVSSET_EL0 */
-    {0xc4f1, 12, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMINTENSET_EL1, write_PMINTENSET_EL1, 4, {0x0, 0x0, 0x0}}, /* PMINTENSET_EL1 */
-    {0xc4f2, 12, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMINTENCLR_EL1, write_PMINTENCLR_EL1, 4, {0x0, 0x0, 0x0}}, /* PMINTENCLR_EL1 */
-    {0xdce4, 10, TRAP_PMU_SWINC, 0, 0x8000003f, 0x0, NULL, write_PMSWINC_EL0, 4, {0x0, 0x0, 0x0}}, /* PMSWINC_EL0 */
-    {0xdce5, 15, TRAP_PMU_SELECT, offsetof(struct cpu, st.pmselr), 0x1f, 0x0, NULL, NULL, 4, {0x0, 0x0, 0x0}}, /* PMSELR_EL0 */
-    {0xdce6, 5, TRAP_PMU, 0, 0xffffffffffffffff, 0x400a67e5, NULL, NULL, 4, {0x0, 0x0, 0x0}}, /* PMCEID0_EL0 */
-    {0xdce7, 5, TRAP_PMU, 0, 0xffffffffffffffff, 0x300002, NULL, NULL, 4, {0x0, 0x0, 0x0}}, /* PMCEID1_EL0 */
-    {0xdcf0, 13, TRAP_PMU_USER, offsetof(struct cpu, st.pmuserenr), 0xf, 0x0, NULL, NULL, 4, {0x0, 0x0, 0x0}}, /* PMUSERENR_EL0 */
-    {0xdce8, 15, TRAP_PMU_CYCLES, 0, 0xffffffffffffffff, 0x0, read_PMCCNTR_EL0, write_PMCCNTR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCCNTR_EL0 */
-    {0xdce9, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMXEVTYPER_EL0, write_PMXEVTYPER_EL0, 4, {0x0, 0x0, 0x0}}, /* PMXEVTYPER_EL0 */
-    {0xdcea, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMXEVCNTR_EL0, write_PMXEVCNTR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMXEVCNTR_EL0 */
-    {0xdf7f, 15, TRAP_PMU, 0, 0xc0000000, 0x0, read_PMCCFILTR_EL0, write_PMCCFILTR_EL0, 4, {0x0, 0x0, 0x0}}, /* PMCCFILTR_EL0 */
-    {0xdf40, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR0_EL0, write_PMEVCNTR0_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR0_EL0 */
-    {0xdf41, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR1_EL0, write_PMEVCNTR1_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR1_EL0 */
-    {0xdf42, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR2_EL0, write_PMEVCNTR2_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR2_EL0 */
-    {0xdf43, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR3_EL0, write_PMEVCNTR3_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR3_EL0 */
-    {0xdf44, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR4_EL0, write_PMEVCNTR4_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR4_EL0 */
-    {0xdf45, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR5_EL0, write_PMEVCNTR5_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVCNTR5_EL0 */
-    {0xdf60, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER0_EL0, write_PMEVTYPER0_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER0_EL0 */
-    {0xdf61, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER1_EL0, write_PMEVTYPER1_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER1_EL0 */
-    {0xdf62, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER2_EL0, write_PMEVTYPER2_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER2_EL0 */
-    {0xdf63, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER3_EL0, write_PMEVTYPER3_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER3_EL0 */
-    {0xdf64, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER4_EL0, write_PMEVTYPER4_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER4_EL0 */
-    {0xdf65, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER5_EL0, write_PMEVTYPER5_EL0, 4, {0x0, 0x0, 0x0}}, /* PMEVTYPER5_EL0 */
+    {0xc000, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0xfc0a0, read_MIDR_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* MIDR_EL1 */
+    {0xc005, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_MPIDR_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* MPIDR_EL1 */
+    {0xc006, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* REVIDR_EL1 */
+    {0xc020, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1101000001000011, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x1100}}, /* ID_AA64PFR0_EL1 */
+    {0xc021, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x20, NULL, NULL, 0, {0x0, 0x1, 0x0, 0x0}}, /* ID_AA64PFR1_EL1 */
+    {0xc028, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0xf010305006, NULL, NULL, 0, {0x0, 0x0, 0x100, 0x0}}, /* ID_AA64DFR0_EL1 */
+    {0xc030, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1210100110212120, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ID_AA64ISAR0_EL1 */
+    {0xc031, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000100001, NULL, NULL, 0, {0x10000500, 0x0, 0x0, 0x0}}, /* ID_AA64ISAR1_EL1 */
+    {0xc038, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x100025, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ID_AA64MMFR0_EL1 */
+    {0xc039, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x200002, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x10000120}}, /* ID_AA64MMFR1_EL1 */
+    {0xc03a, 4, TRAP_ID3, 0, 0xffffffffffffffff, 0x1000000000000001, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x10000000000}}, /* ID_AA64MMFR2_EL1 */
+    {0xc800, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x0, read_CCSIDR_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CCSIDR_EL1 */
+    {0xc801, 4, TRAP_ID2, 0, 0xffffffffffffffff, 0x2000023, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CLIDR_EL1 */
+    {0xc807, 4, TRAP_ID1, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AIDR_EL1 */
+    {0xd000, 12, TRAP_ID2, offsetof(struct cpu, st.csselr_el1), 0xf, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CSSELR_EL1 */
+    {0xd801, 5, TRAP_CTR, 0, 0xffffffffffffffff, 0x9444c004, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CTR_EL0 */
+    {0xd807, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_DCZID_EL0, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DCZID_EL0 */
+    {0xc080, 12, TRAP_VM, offsetof(struct cpu, st.sctlr_el1), 0x1000048dd21f, 0x30500980, NULL, write_SCTLR_EL1, 0, {0xc8002000, 0x1800000000, 0x0, 0x0}}, /* SCTLR_EL1 */
+    {0xc081, 12, TRAP_ACTLR, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ACTLR_EL1 */
+    {0xc082, 12, TRAP_CPACR, offsetof(struct cpu, st.cpacr_el1), 0x300000, 0x0, NULL, write_CPACR_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* CPACR_EL1 */
+    {0xc100, 12, TRAP_VM, offsetof(struct cpu, st.ttbr0_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR0_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* TTBR0_EL1 */
+    {0xc101, 12, TRAP_VM, offsetof(struct cpu, st.ttbr1_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR1_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* TTBR1_EL1 */
+    {0xc102, 12, TRAP_VM, offsetof(struct cpu, st.tcr_el1), 0x18001f7ffffffbf, 0x0, NULL, write_TCR_EL1, 0, {0x18000000000000, 0x0, 0x0, 0x0}}, /* TCR_EL1 */
+    {0xc200, 12, TRAP_NONE, offsetof(struct cpu, st.spsr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* SPSR_EL1 */
+    {0xc201, 12, TRAP_NONE, offsetof(struct cpu, st.elr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ELR_EL1 */
+    {0xc208, 12, TRAP_NONE, offsetof(struct cpu, st.sp_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* SP_EL0 */
+    {0xc288, 12, TRAP_VM, offsetof(struct cpu, st.afsr0_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AFSR0_EL1 */
+    {0xc289, 12, TRAP_VM, offsetof(struct cpu, st.afsr1_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AFSR1_EL1 */
+    {0xc290, 12, TRAP_VM, offsetof(struct cpu, st.esr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ESR_EL1 */
+    {0xc300, 12, TRAP_VM, offsetof(struct cpu, st.far_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* FAR_EL1 */
+    {0xc3a0, 12, TRAP_NONE, offsetof(struct cpu, st.par_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* PAR_EL1 */
+    {0xc510, 12, TRAP_VM, offsetof(struct cpu, st.mair_el1), 0xffffffffffffffff, 0x0, NULL, write_MAIR_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* MAIR_EL1 */
+    {0xc518, 12, TRAP_VM, offsetof(struct cpu, st.amair_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AMAIR_EL1 */
+    {0xc600, 12, TRAP_NONE, offsetof(struct cpu, st.vbar_el1), 0xfffffffffffff800, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* VBAR_EL1 */
+    {0xc608, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ISR_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ISR_EL1 */
+    {0xc681, 12, TRAP_VM, offsetof(struct cpu, st.contextidr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CONTEXTIDR_EL1 */
+    {0xc684, 12, TRAP_NONE, offsetof(struct cpu, st.tpidr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* TPIDR_EL1 */
+    {0xde82, 15, TRAP_NONE, offsetof(struct cpu, st.tpidr_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* TPIDR_EL0 */
+    {0xde83, 13, TRAP_NONE, offsetof(struct cpu, st.tpidrro_el0), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* TPIDRRO_EL0 */
+    {0xd920, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDR, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* RNDR */
+    {0xd921, 5, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_RNDRRS, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* RNDRRS */
+    {0xc108, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APIAKeyLo_EL1 */
+    {0xc109, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APIAKeyHi_EL1 */
+    {0xc10a, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APIBKeyLo_EL1 */
+    {0xc10b, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APIBKeyHi_EL1 */
+    {0xc110, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APDAKeyLo_EL1 */
+    {0xc111, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APDAKeyHi_EL1 */
+    {0xc112, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[6]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APDBKeyLo_EL1 */
+    {0xc113, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[7]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APDBKeyHi_EL1 */
+    {0xc118, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[8]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APGAKeyLo_EL1 */
+    {0xc119, 12, TRAP_APK, offsetof(struct cpu, st.pauth_keys[9]), 0xffffffffffffffff, 0x0, NULL, NULL, 1, {0x0, 0x0, 0x0, 0x0}}, /* APGAKeyHi_EL1 */
+    {0xc210, 12, TRAP_NONE, 0, 0x1, 0x0, read_SPSel, write_SPSel, 0, {0x0, 0x0, 0x0, 0x0}}, /* SPSel */
+    {0xc212, 4, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CurrentEL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CurrentEL */
+    {0xc213, 12, TRAP_NONE, 0, 0x400000, 0x0, read_PAN, write_PAN, 0, {0x0, 0x0, 0x0, 0x0}}, /* PAN */
+    {0xda10, 15, TRAP_NONE, 0, 0xf0000000, 0x0, read_NZCV, write_NZCV, 0, {0x0, 0x0, 0x0, 0x0}}, /* NZCV */
+    {0xda11, 15, TRAP_DAIF, 0, 0x3c0, 0x0, read_DAIF, write_DAIF, 0, {0x0, 0x0, 0x0, 0x0}}, /* DAIF */
+    {0xda15, 15, TRAP_NONE, 0, 0x1000000, 0x0, read_DIT, write_DIT, 0, {0x0, 0x0, 0x0, 0x0}}, /* DIT */
+    {0xda16, 15, TRAP_NONE, 0, 0x1000, 0x0, read_SSBS, write_SSBS, 0, {0x0, 0x0, 0x0, 0x0}}, /* SSBS */
+    {0xda20, 15, TRAP_FP, 0, 0x7c00000, 0x0, read_FPCR, write_FPCR, 0, {0x0, 0x0, 0x0, 0x0}}, /* FPCR */
+    {0xda21, 15, TRAP_FP, 0, 0x800009f, 0x0, read_FPSR, write_FPSR, 0, {0x0, 0x0, 0x0, 0x0}}, /* FPSR */
+    {0xc708, 12, TRAP_NONE, offsetof(struct cpu, st.cntkctl_el1), 0x3ff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTKCTL_EL1 */
+    {0xdf00, 5, TRAP_CNTFRQ, 0, 0xffffffffffffffff, 0x0, read_CNTFRQ_EL0, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTFRQ_EL0 */
+    {0xdf01, 5, TRAP_CNTPCT, 0, 0xffffffffffffffff, 0x0, read_CNTPCT_EL0, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTPCT_EL0 */
+    {0xdf02, 5, TRAP_CNTVCT, 0, 0xffffffffffffffff, 0x0, read_CNTVCT_EL0, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTVCT_EL0 */
+    {0xdf10, 15, TRAP_CNTP, 0, 0xffffffffffffffff, 0x0, read_CNTP_TVAL_EL0, write_CNTP_TVAL_EL0, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTP_TVAL_EL0 */
+    {0xdf11, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_ctl), 0x3, 0x0, read_CNTP_CTL_EL0, write_CNTP_CTL_EL0, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTP_CTL_EL0 */
+    {0xdf12, 15, TRAP_CNTP, offsetof(struct cpu, st.cntp_cval), 0xffffffffffffffff, 0x0, read_CNTP_CVAL_EL0, write_CNTP_CVAL_EL0, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTP_CVAL_EL0 */
+    {0xdf18, 15, TRAP_CNTV, 0, 0xffffffffffffffff, 0x0, read_CNTV_TVAL_EL0, write_CNTV_TVAL_EL0, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTV_TVAL_EL0 */
+    {0xdf19, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_ctl), 0x3, 0x0, read_CNTV_CTL_EL0, write_CNTV_CTL_EL0, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTV_CTL_EL0 */
+    {0xdf1a, 15, TRAP_CNTV, offsetof(struct cpu, st.cntv_cval), 0xffffffffffffffff, 0x0, read_CNTV_CVAL_EL0, write_CNTV_CVAL_EL0, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTV_CVAL_EL0 */
+    {0xc230, 12, TRAP_GIC_COMMON, 0, 0xf8, 0x0, read_ICC_PMR_EL1, write_ICC_PMR_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_PMR_EL1 */
+    {0xc640, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR0_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_IAR0_EL1 */
+    {0xc641, 8, TRAP_GIC_GROUP0, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR0_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_EOIR0_EL1 */
+    {0xc642, 4, TRAP_GIC_GROUP0, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR0_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_HPPIR0_EL1 */
+    {0xc643, 12, TRAP_GIC_GROUP0, 0, 0x7, 0x0, read_ICC_BPR0_EL1, write_ICC_BPR0_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_BPR0_EL1 */
+    {0xc644, 12, TRAP_GIC_GROUP0, offsetof(struct cpu, st.ich_ap0r0), 0xffffffff, 0x0, NULL, write_ICC_AP0R0_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_AP0R0_EL1 */
+    {0xc648, 12, TRAP_GIC_GROUP1, offsetof(struct cpu, st.ich_ap1r0), 0xffffffff, 0x0, NULL, write_ICC_AP1R0_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_AP1R0_EL1 */
+    {0xc659, 8, TRAP_GIC_DIR, 0, 0xffffff, 0x0, NULL, write_ICC_DIR_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_DIR_EL1 */
+    {0xc65b, 4, TRAP_GIC_COMMON, 0, 0xffffffffffffffff, 0x0, read_ICC_RPR_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_RPR_EL1 */
+    {0xc65d, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_SGI1R_EL1 */
+    {0xc65e, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_ASGI1R_EL1 */
+    {0xc65f, 8, TRAP_GIC_SGI, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_SGI0R_EL1 */
+    {0xc660, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_IAR1_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_IAR1_EL1 */
+    {0xc661, 8, TRAP_GIC_GROUP1, 0, 0xffffff, 0x0, NULL, write_ICC_EOIR1_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_EOIR1_EL1 */
+    {0xc662, 4, TRAP_GIC_GROUP1, 0, 0xffffffffffffffff, 0x0, read_ICC_HPPIR1_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_HPPIR1_EL1 */
+    {0xc663, 12, TRAP_GIC_GROUP1, 0, 0x7, 0x0, read_ICC_BPR1_EL1, write_ICC_BPR1_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_BPR1_EL1 */
+    {0xc664, 12, TRAP_GIC_COMMON, 0, 0x3, 0x0, read_ICC_CTLR_EL1, write_ICC_CTLR_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_CTLR_EL1 */
+    {0xc665, 12, TRAP_NONE, 0, 0xffffffffffffffff, 0x7, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_SRE_EL1 */
+    {0xc666, 12, TRAP_GIC_GROUP0, 0, 0x1, 0x0, read_ICC_IGRPEN0_EL1, write_ICC_IGRPEN0_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_IGRPEN0_EL1 */
+    {0xc667, 12, TRAP_GIC_GROUP1, 0, 0x1, 0x0, read_ICC_IGRPEN1_EL1, write_ICC_IGRPEN1_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_IGRPEN1_EL1 */
+    {0x8002, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* OSDTRRX_EL1 */
+    {0x8010, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* MDCCINT_EL1 */
+    {0x8012, 12, TRAP_DEBUG, offsetof(struct cpu, st.mdscr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* MDSCR_EL1 */
+    {0x801a, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* OSDTRTX_EL1 */
+    {0x8032, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* OSECCR_EL1 */
+    {0x8080, 4, TRAP_DEBUG_ROM, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* MDRAR_EL1 */
+    {0x8084, 8, TRAP_DEBUG_OS, 0, 0x1, 0x0, NULL, write_OSLAR_EL1, 0, {0x0, 0x0, 0x0, 0x0}}, /* OSLAR_EL1 */
+    {0x808c, 4, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, read_OSLSR_EL1, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* OSLSR_EL1 */
+    {0x809c, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* OSDLR_EL1 */
+    {0x80a4, 12, TRAP_DEBUG_OS, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGPRCR_EL1 */
+    {0x83c6, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0xff, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGCLAIMSET_EL1 */
+    {0x83ce, 12, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGCLAIMCLR_EL1 */
+    {0x83f6, 4, TRAP_DEBUG, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGAUTHSTATUS_EL1 */
+    {0x9808, 5, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* MDCCSR_EL0 */
+    {0x9820, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGDTR_EL0 */
+    {0x9828, 15, TRAP_DCC, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGDTRRX_EL0 */
+    {0x8004, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBVR0_EL1 */
+    {0x800c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBVR1_EL1 */
+    {0x8014, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBVR2_EL1 */
+    {0x801c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBVR3_EL1 */
+    {0x8024, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBVR4_EL1 */
+    {0x802c, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbvr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBVR5_EL1 */
+    {0x8005, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBCR0_EL1 */
+    {0x800d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBCR1_EL1 */
+    {0x8015, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBCR2_EL1 */
+    {0x801d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBCR3_EL1 */
+    {0x8025, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[4]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBCR4_EL1 */
+    {0x802d, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgbcr[5]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGBCR5_EL1 */
+    {0x8006, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGWVR0_EL1 */
+    {0x800e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGWVR1_EL1 */
+    {0x8016, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGWVR2_EL1 */
+    {0x801e, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwvr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGWVR3_EL1 */
+    {0x8007, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGWCR0_EL1 */
+    {0x800f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGWCR1_EL1 */
+    {0x8017, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGWCR2_EL1 */
+    {0x801f, 12, TRAP_DEBUG, offsetof(struct cpu, st.dbgwcr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* DBGWCR3_EL1 */
+    {0xdce0, 15, TRAP_PMU_CONTROL, 0, 0x37, 0x3000, read_PMCR_EL0, write_PMCR_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMCR_EL0 */
+    {0xdce1, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMCNTENSET_EL0, write_PMCNTENSET_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMCNTENSET_EL0 */
+    {0xdce2, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMCNTENCLR_EL0, write_PMCNTENCLR_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMCNTENCLR_EL0 */
+    {0xdce3, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMOVSCLR_EL0, write_PMOVSCLR_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMOVSCLR_EL0 */
+    {0xdcf3, 15, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMOVSSET_EL0, write_PMOVSSET_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMOVSSET_EL0 */
+    {0xc4f1, 12, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMINTENSET_EL1, write_PMINTENSET_EL1, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMINTENSET_EL1 */
+    {0xc4f2, 12, TRAP_PMU, 0, 0x8000003f, 0x0, read_PMINTENCLR_EL1, write_PMINTENCLR_EL1, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMINTENCLR_EL1 */
+    {0xdce4, 10, TRAP_PMU_SWINC, 0, 0x8000003f, 0x0, NULL, write_PMSWINC_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMSWINC_EL0 */
+    {0xdce5, 15, TRAP_PMU_SELECT, offsetof(struct cpu, st.pmselr), 0x1f, 0x0, NULL, NULL, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMSELR_EL0 */
+    {0xdce6, 5, TRAP_PMU, 0, 0xffffffffffffffff, 0x400a67e5, NULL, NULL, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMCEID0_EL0 */
+    {0xdce7, 5, TRAP_PMU, 0, 0xffffffffffffffff, 0x300002, NULL, NULL, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMCEID1_EL0 */
+    {0xdcf0, 13, TRAP_PMU_USER, offsetof(struct cpu, st.pmuserenr), 0xf, 0x0, NULL, NULL, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMUSERENR_EL0 */
+    {0xdce8, 15, TRAP_PMU_CYCLES, 0, 0xffffffffffffffff, 0x0, read_PMCCNTR_EL0, write_PMCCNTR_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMCCNTR_EL0 */
+    {0xdce9, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMXEVTYPER_EL0, write_PMXEVTYPER_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMXEVTYPER_EL0 */
+    {0xdcea, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMXEVCNTR_EL0, write_PMXEVCNTR_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMXEVCNTR_EL0 */
+    {0xdf7f, 15, TRAP_PMU, 0, 0xc0000000, 0x0, read_PMCCFILTR_EL0, write_PMCCFILTR_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMCCFILTR_EL0 */
+    {0xdf40, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR0_EL0, write_PMEVCNTR0_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVCNTR0_EL0 */
+    {0xdf41, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR1_EL0, write_PMEVCNTR1_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVCNTR1_EL0 */
+    {0xdf42, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR2_EL0, write_PMEVCNTR2_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVCNTR2_EL0 */
+    {0xdf43, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR3_EL0, write_PMEVCNTR3_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVCNTR3_EL0 */
+    {0xdf44, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR4_EL0, write_PMEVCNTR4_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVCNTR4_EL0 */
+    {0xdf45, 15, TRAP_PMU_COUNTER, 0, 0xffffffff, 0x0, read_PMEVCNTR5_EL0, write_PMEVCNTR5_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVCNTR5_EL0 */
+    {0xdf60, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER0_EL0, write_PMEVTYPER0_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVTYPER0_EL0 */
+    {0xdf61, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER1_EL0, write_PMEVTYPER1_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVTYPER1_EL0 */
+    {0xdf62, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER2_EL0, write_PMEVTYPER2_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVTYPER2_EL0 */
+    {0xdf63, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER3_EL0, write_PMEVTYPER3_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVTYPER3_EL0 */
+    {0xdf64, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER4_EL0, write_PMEVTYPER4_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVTYPER4_EL0 */
+    {0xdf65, 15, TRAP_PMU, 0, 0xc00003ff, 0x0, read_PMEVTYPER5_EL0, write_PMEVTYPER5_EL0, 4, {0x0, 0x0, 0x0, 0x0}}, /* PMEVTYPER5_EL0 */
+    {0xe000, 48, TRAP_NONE, offsetof(struct cpu, st.vpidr_el2), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* VPIDR_EL2 */
+    {0xe005, 48, TRAP_NONE, offsetof(struct cpu, st.vmpidr_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* VMPIDR_EL2 */
+    {0xe080, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_SCTLR_EL2, write_SCTLR_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* SCTLR_EL2 */
+    {0xe081, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ACTLR_EL2 */
+    {0xe088, 48, TRAP_NONE, 0, 0x14324ffff73ff, 0x0, read_HCR_EL2, write_HCR_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* HCR_EL2 */
+    {0xe089, 48, TRAP_NONE, 0, 0xf7f, 0x0, read_MDCR_EL2, write_MDCR_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* MDCR_EL2 */
+    {0xe08a, 48, TRAP_NONE, 0, 0x80300400, 0x0, read_CPTR_EL2, write_CPTR_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CPTR_EL2 */
+    {0xe08b, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* HSTR_EL2 */
+    {0xe08f, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* HACR_EL2 */
+    {0xe102, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_TCR_EL2, write_TCR_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* TCR_EL2 */
+    {0xe108, 48, TRAP_NONE, offsetof(struct cpu, st.vttbr_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* VTTBR_EL2 */
+    {0xe10a, 48, TRAP_NONE, offsetof(struct cpu, st.vtcr_el2), 0x7fffffff, 0x80000000, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* VTCR_EL2 */
+    {0xe208, 48, TRAP_NONE, offsetof(struct cpu, st.sp_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* SP_EL1 */
+    {0xe304, 48, TRAP_NONE, offsetof(struct cpu, st.hpfar_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* HPFAR_EL2 */
+    {0xe682, 48, TRAP_NONE, offsetof(struct cpu, st.tpidr_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* TPIDR_EL2 */
+    {0xe100, 48, TRAP_NONE, offsetof(struct cpu, st.ttbr0_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR0_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* TTBR0_EL2 */
+    {0xe101, 48, TRAP_NONE, offsetof(struct cpu, st.ttbr1_el1), 0xffffffffffffffff, 0x0, NULL, write_TTBR1_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* TTBR1_EL2 */
+    {0xe200, 48, TRAP_NONE, offsetof(struct cpu, st.spsr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* SPSR_EL2 */
+    {0xe201, 48, TRAP_NONE, offsetof(struct cpu, st.elr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ELR_EL2 */
+    {0xe288, 48, TRAP_NONE, offsetof(struct cpu, st.afsr0_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AFSR0_EL2 */
+    {0xe289, 48, TRAP_NONE, offsetof(struct cpu, st.afsr1_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AFSR1_EL2 */
+    {0xe290, 48, TRAP_NONE, offsetof(struct cpu, st.esr_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ESR_EL2 */
+    {0xe300, 48, TRAP_NONE, offsetof(struct cpu, st.far_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* FAR_EL2 */
+    {0xe510, 48, TRAP_NONE, offsetof(struct cpu, st.mair_el1), 0xffffffffffffffff, 0x0, NULL, write_MAIR_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* MAIR_EL2 */
+    {0xe518, 48, TRAP_NONE, offsetof(struct cpu, st.amair_el1), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AMAIR_EL2 */
+    {0xe600, 48, TRAP_NONE, offsetof(struct cpu, st.vbar_el1), 0xfffffffffffff800, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* VBAR_EL2 */
+    {0xe681, 48, TRAP_NONE, offsetof(struct cpu, st.contextidr_el1), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CONTEXTIDR_EL2 */
+    {0xe900, 48, TRAP_NONE, offsetof(struct cpu, st.ttbr0_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* TTBR0_EL12 */
+    {0xe901, 48, TRAP_NONE, offsetof(struct cpu, st.ttbr1_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* TTBR1_EL12 */
+    {0xea00, 48, TRAP_NONE, offsetof(struct cpu, st.spsr_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* SPSR_EL12 */
+    {0xea01, 48, TRAP_NONE, offsetof(struct cpu, st.elr_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ELR_EL12 */
+    {0xea88, 48, TRAP_NONE, offsetof(struct cpu, st.afsr0_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AFSR0_EL12 */
+    {0xea89, 48, TRAP_NONE, offsetof(struct cpu, st.afsr1_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AFSR1_EL12 */
+    {0xea90, 48, TRAP_NONE, offsetof(struct cpu, st.esr_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ESR_EL12 */
+    {0xeb00, 48, TRAP_NONE, offsetof(struct cpu, st.far_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* FAR_EL12 */
+    {0xed10, 48, TRAP_NONE, offsetof(struct cpu, st.mair_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* MAIR_EL12 */
+    {0xed18, 48, TRAP_NONE, offsetof(struct cpu, st.amair_el2), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* AMAIR_EL12 */
+    {0xee00, 48, TRAP_NONE, offsetof(struct cpu, st.vbar_el2), 0xfffffffffffff800, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* VBAR_EL12 */
+    {0xee81, 48, TRAP_NONE, offsetof(struct cpu, st.contextidr_el2), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CONTEXTIDR_EL12 */
+    {0xe880, 48, TRAP_NONE, offsetof(struct cpu, st.sctlr_el2), 0x1000048dd21f, 0x30500980, NULL, NULL, 0, {0xc8002000, 0x1800000000, 0x0, 0x0}}, /* SCTLR_EL12 */
+    {0xe902, 48, TRAP_NONE, offsetof(struct cpu, st.tcr_el2), 0x18001f7ffffffbf, 0x0, NULL, NULL, 0, {0x18000000000000, 0x0, 0x0, 0x0}}, /* TCR_EL12 */
+    {0xe882, 48, TRAP_NONE, offsetof(struct cpu, el2.cpacr), 0x300000, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CPACR_EL12 */
+    {0xef08, 48, TRAP_NONE, offsetof(struct cpu, el2.cntkctl), 0x3ff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTKCTL_EL12 */
+    {0xe703, 48, TRAP_NONE, offsetof(struct cpu, st.cntvoff_el2), 0xffffffffffffffff, 0x0, NULL, write_CNTVOFF_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTVOFF_EL2 */
+    {0xe708, 48, TRAP_NONE, 0, 0xfff, 0x0, read_CNTHCTL_EL2, write_CNTHCTL_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTHCTL_EL2 */
+    {0xe710, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CNTHP_TVAL_EL2, write_CNTHP_TVAL_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTHP_TVAL_EL2 */
+    {0xe711, 48, TRAP_NONE, 0, 0x3, 0x0, read_CNTHP_CTL_EL2, write_CNTHP_CTL_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTHP_CTL_EL2 */
+    {0xe712, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CNTHP_CVAL_EL2, write_CNTHP_CVAL_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTHP_CVAL_EL2 */
+    {0xe718, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CNTHV_TVAL_EL2, write_CNTHV_TVAL_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTHV_TVAL_EL2 */
+    {0xe719, 48, TRAP_NONE, 0, 0x3, 0x0, read_CNTHV_CTL_EL2, write_CNTHV_CTL_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTHV_CTL_EL2 */
+    {0xe71a, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CNTHV_CVAL_EL2, write_CNTHV_CVAL_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTHV_CVAL_EL2 */
+    {0xef10, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CNTP_TVAL_EL02, write_CNTP_TVAL_EL02, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTP_TVAL_EL02 */
+    {0xef11, 48, TRAP_NONE, 0, 0x3, 0x0, read_CNTP_CTL_EL02, write_CNTP_CTL_EL02, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTP_CTL_EL02 */
+    {0xef12, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CNTP_CVAL_EL02, write_CNTP_CVAL_EL02, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTP_CVAL_EL02 */
+    {0xef18, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CNTV_TVAL_EL02, write_CNTV_TVAL_EL02, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTV_TVAL_EL02 */
+    {0xef19, 48, TRAP_NONE, 0, 0x3, 0x0, read_CNTV_CTL_EL02, write_CNTV_CTL_EL02, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTV_CTL_EL02 */
+    {0xef1a, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_CNTV_CVAL_EL02, write_CNTV_CVAL_EL02, 0, {0x0, 0x0, 0x0, 0x0}}, /* CNTV_CVAL_EL02 */
+    {0xe64d, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0xf, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICC_SRE_EL2 */
+    {0xe640, 48, TRAP_NONE, offsetof(struct cpu, st.icc_ap0r0), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_AP0R0_EL2 */
+    {0xe648, 48, TRAP_NONE, offsetof(struct cpu, st.icc_ap1r0), 0xffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_AP1R0_EL2 */
+    {0xe658, 48, TRAP_NONE, offsetof(struct cpu, st.icc_hcr), 0xffffffff, 0x0, NULL, write_ICH_HCR_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_HCR_EL2 */
+    {0xe659, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x90380003, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_VTR_EL2 */
+    {0xe65a, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ICH_MISR_EL2, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_MISR_EL2 */
+    {0xe65b, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ICH_EISR_EL2, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_EISR_EL2 */
+    {0xe65d, 48, TRAP_NONE, 0, 0xffffffffffffffff, 0x0, read_ICH_ELRSR_EL2, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_ELRSR_EL2 */
+    {0xe65f, 48, TRAP_NONE, offsetof(struct cpu, st.icc_vmcr), 0xffffffffffffffff, 0x0, NULL, write_ICH_VMCR_EL2, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_VMCR_EL2 */
+    {0xe660, 48, TRAP_NONE, offsetof(struct cpu, st.icc_lr[0]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_LR0_EL2 */
+    {0xe661, 48, TRAP_NONE, offsetof(struct cpu, st.icc_lr[1]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_LR1_EL2 */
+    {0xe662, 48, TRAP_NONE, offsetof(struct cpu, st.icc_lr[2]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_LR2_EL2 */
+    {0xe663, 48, TRAP_NONE, offsetof(struct cpu, st.icc_lr[3]), 0xffffffffffffffff, 0x0, NULL, NULL, 0, {0x0, 0x0, 0x0, 0x0}}, /* ICH_LR3_EL2 */
 };
 /* row by encoding without its top bit; 0: none */
-static const uint8_t sysreg_slots[0x8000] = {
+static const uint16_t sysreg_slots[0x8000] = {
     [0x4000] = 1,
     [0x4005] = 2,
     [0x4006] = 3,
@@ -466,4 +585,74 @@ static const uint8_t sysreg_slots[0x8000] = {
     [0x5f63] = 152,
     [0x5f64] = 153,
     [0x5f65] = 154,
+    [0x6000] = 155,
+    [0x6005] = 156,
+    [0x6080] = 157,
+    [0x6081] = 158,
+    [0x6088] = 159,
+    [0x6089] = 160,
+    [0x608a] = 161,
+    [0x608b] = 162,
+    [0x608f] = 163,
+    [0x6102] = 164,
+    [0x6108] = 165,
+    [0x610a] = 166,
+    [0x6208] = 167,
+    [0x6304] = 168,
+    [0x6682] = 169,
+    [0x6100] = 170,
+    [0x6101] = 171,
+    [0x6200] = 172,
+    [0x6201] = 173,
+    [0x6288] = 174,
+    [0x6289] = 175,
+    [0x6290] = 176,
+    [0x6300] = 177,
+    [0x6510] = 178,
+    [0x6518] = 179,
+    [0x6600] = 180,
+    [0x6681] = 181,
+    [0x6900] = 182,
+    [0x6901] = 183,
+    [0x6a00] = 184,
+    [0x6a01] = 185,
+    [0x6a88] = 186,
+    [0x6a89] = 187,
+    [0x6a90] = 188,
+    [0x6b00] = 189,
+    [0x6d10] = 190,
+    [0x6d18] = 191,
+    [0x6e00] = 192,
+    [0x6e81] = 193,
+    [0x6880] = 194,
+    [0x6902] = 195,
+    [0x6882] = 196,
+    [0x6f08] = 197,
+    [0x6703] = 198,
+    [0x6708] = 199,
+    [0x6710] = 200,
+    [0x6711] = 201,
+    [0x6712] = 202,
+    [0x6718] = 203,
+    [0x6719] = 204,
+    [0x671a] = 205,
+    [0x6f10] = 206,
+    [0x6f11] = 207,
+    [0x6f12] = 208,
+    [0x6f18] = 209,
+    [0x6f19] = 210,
+    [0x6f1a] = 211,
+    [0x664d] = 212,
+    [0x6640] = 213,
+    [0x6648] = 214,
+    [0x6658] = 215,
+    [0x6659] = 216,
+    [0x665a] = 217,
+    [0x665b] = 218,
+    [0x665d] = 219,
+    [0x665f] = 220,
+    [0x6660] = 221,
+    [0x6661] = 222,
+    [0x6662] = 223,
+    [0x6663] = 224,
 };

@@ -48,7 +48,9 @@ def make_config(options: VmOptions) -> GuestConfig:
         entry=ram_base + kernel.entry,
         args=(placement.dtb, 0, 0, 0),
         num_counters=options.num_counters if options.has_pmu else 0,
-        stolen_time=options.layout.machine.pv_time_base,
+        stolen_time=None if options.owns_machine else options.layout.machine.pv_time_base,
+        owns_machine=options.owns_machine,
+        has_el2=options.is_el2,
     )
 
 
@@ -141,8 +143,9 @@ def _build_dtb(options: VmOptions, placement: Placement, initrd_size: int) -> by
             bootargs=options.bootargs,
             initrd=span,
             devices=device_plan(options),
-            is_realm=options.realm is not None,
             has_its=options.has_its,
             has_pmu=options.has_pmu,
+            uses_smc=options.owns_machine or options.realm is not None,
+            has_el2=options.is_el2,
         )
     )

@@ -14,7 +14,13 @@ from typing import Final
 import libfdt
 
 from pyvmm.arch.errors import UserError
-from pyvmm.arch.gic import NUM_SGIS, PPI_PMU, affinity_of
+from pyvmm.arch.gic import (
+    NUM_SGIS,
+    PPI_HYP_VIRTUAL_TIMER,
+    PPI_MAINTENANCE,
+    PPI_PMU,
+    affinity_of,
+)
 from pyvmm.arch.its import ITS_SIZE
 from pyvmm.devices import pl011, uart
 from pyvmm.devices.tree import Trigger
@@ -38,9 +44,10 @@ class Description:
     bootargs: str
     initrd: tuple[int, int] | None = None  # first IPA, and the first after it
     devices: tuple[PlannedDevice, ...] = ()
-    is_realm: bool = False
+    uses_smc: bool = False  # to call PSCI
     has_its: bool = False
     has_pmu: bool = False
+    has_el2: bool = False
 
 
 def build_fdt(description: Description) -> bytes:
@@ -58,13 +65,13 @@ def build_fdt(description: Description) -> bytes:
         _chosen(tree, description)
         _memory(tree, description.map)
         _cpus(tree, description.map.num_cpus)
-        _gic(tree, description.map, has_its=description.has_its)
-        _timer(tree)
+        _gic(tree, description.map, has_its=description.has_its, has_el2=description.has_el2)
+        _timer(tree, has_el2=description.has_el2)
         if description.has_pmu:
             _pmu(tree)
         for device in description.devices:
             device.describe(tree, device.place)
-        _psci(tree, "smc" if description.is_realm else "hvc")
+        _psci(tree, "smc" if description.uses_smc else "hvc")
         with tree.node("aliases"):
             for device in description.devices:
                 if device.kind in _SERIAL:
@@ -165,7 +172,7 @@ def _cpus(tree: _Tree, num_cpus: int) -> None:
                 tree.cells("reg", affinity)
 
 
-def _gic(tree: _Tree, layout: MemoryMap, *, has_its: bool) -> None:
+def _gic(tree: _Tree, layout: MemoryMap, *, has_its: bool, has_el2: bool) -> None:
     gicd_base = layout.machine.gicd_base
     with tree.node(f"intc@{gicd_base:x}"):
         tree.text("compatible", "arm,gic-v3")
@@ -180,14 +187,17 @@ def _gic(tree: _Tree, layout: MemoryMap, *, has_its: bool) -> None:
             *(layout.gicr_base, layout.gicr_size),
         )
         tree.cells("phandle", _GIC_PHANDLE)
+        if has_el2:
+            tree.cells("interrupts", _PPI, PPI_MAINTENANCE - NUM_SGIS, Trigger.LEVEL_HIGH)
         if has_its:
             tree.its(layout.its_base)
 
 
-def _timer(tree: _Tree) -> None:
+def _timer(tree: _Tree, *, has_el2: bool) -> None:
     with tree.node("timer"):
         tree.text("compatible", "arm,armv8-timer")
-        lines = ((_PPI, ppi, Trigger.LEVEL_LOW) for ppi in _TIMER_PPIS)
+        ppis = (*_TIMER_PPIS, PPI_HYP_VIRTUAL_TIMER - NUM_SGIS) if has_el2 else _TIMER_PPIS
+        lines = ((_PPI, ppi, Trigger.LEVEL_LOW) for ppi in ppis)
         tree.cells("interrupts", *(cell for line in lines for cell in line))
         tree.flag("always-on")
 

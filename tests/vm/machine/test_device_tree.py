@@ -107,7 +107,7 @@ def test_cpus_and_redistributors_agree() -> None:
 @pytest.mark.parametrize(("is_realm", "method"), [(False, b"hvc\0"), (True, b"smc\0")])
 def test_psci_conduit_tells_a_realm(is_realm: bool, method: bytes) -> None:
     """Linux looks for RSI only if PSCI uses SMC."""
-    description = Description(MemoryMap(64 * MIB, 1), "", is_realm=is_realm)
+    description = Description(MemoryMap(64 * MIB, 1), "", uses_smc=is_realm)
     assert Tree(build_fdt(description)).bytes("/psci", "method") == method
 
 
