@@ -4,7 +4,7 @@
 #   make test           lint, type check, import table, tests
 #   make bench          benchmarks, a table and build/bench.json            (ONLY=alu selects one)
 #   make soak           the slow tests: full fuzz counts, long boots        (SEED=1 repeats a run)
-#   make coverage       lines of rmm and monitor that their tests reach: at least 98 %
+#   make coverage       lines of rmm and monitor that their tests reach: all
 #   make mutation       whether the tests detect small changes to the RMM's tables and granules
 #   make mutation-core  whether the tests detect small changes to the translator    (SAMPLE=60 tries some)
 #   make sanitize       the core's tests under ASan and UBSan, tests with threads under TSan

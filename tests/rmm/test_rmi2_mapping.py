@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from pyvmm.arch.events import RttChange
 from pyvmm.arch.pas import GRANULE_SIZE, GranuleProtectionFault, Pas
 from pyvmm.arch.rmi import Ripas, RmiFid
 from pyvmm.arch.rmi2 import Rmi2Fid
@@ -70,6 +71,19 @@ def test_a_range_and_back(world: World2) -> None:
         (0, 0, Ripas.EMPTY),
         (0, 0, Ripas.DESTROYED),
     ]
+
+
+def test_a_range_is_traced_entry_by_entry(world: World2) -> None:
+    """A listener sees each entry change, and there the same happens."""
+    rd, pa = world.realm(), world.delegated(3)
+    seen: list[object] = []
+    world.rmm.events.listener = seen.append
+    world.do(MAP, rd, PAGE, 4 * PAGE, SINGLE, desc(pa, 3))
+    world.do(UNMAP, rd, PAGE, 4 * PAGE, NONE, 0)
+    world.rmm.events.listener = None
+    changes = [(each.ipa, each.level) for each in seen if isinstance(each, RttChange)]
+    assert changes == [(n * PAGE, 3) for n in (1, 2, 3, 1, 2, 3)]
+    assert backed(world, rd, 0, 4 * PAGE) == [0] * 4
 
 
 def test_mapping_the_same_again(world: World2) -> None:
