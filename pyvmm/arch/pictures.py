@@ -129,6 +129,31 @@ class RttPicture(msgspec.Struct, frozen=True):
     tables: list[TablePicture]
 
 
+class Stage1Run(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries of a table of stage 1 in a row that are alike but for their addresses."""
+
+    va: str
+    index: int
+    count: int
+    size: int  # bytes that they cover
+    kind: str  # "table", "block", "page" or "invalid"
+    output: str  # the IPA that the first one refers to; empty if none
+    descriptor: str  # of the first one
+    fields: dict[str, str]  # by name in the Arm manual
+
+
+class Stage1Picture(msgspec.Struct, frozen=True, kw_only=True):
+    """One table of stage 1, as a PE uses it."""
+
+    pe: int
+    register: str  # "TTBR0_EL1" or "TTBR1_EL1"
+    level: int
+    va: str  # the first address that it translates
+    ipa: str  # its address
+    pa: str | None  # none if stage 2 does not map it
+    runs: list[Stage1Run]
+
+
 class RecordPicture(msgspec.Struct, frozen=True):
     """A realm or REC: its fields by their names in the specification."""
 
@@ -178,6 +203,59 @@ class TimerPicture(msgspec.Struct, frozen=True, kw_only=True):
     compare: str
     counter: str
     due: float  # seconds until the condition is met; negative if it is
+
+
+class TlbRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries of a TLB for pages in a row that are alike but for their addresses."""
+
+    level: str  # "data", "fetches", "second level" or "stage 2"
+    regime: str  # the exception level, and PAN; empty at stage 2
+    va: str  # of the first page; an IPA at stage 2
+    pages: int
+    pa: str
+    pas: str
+    access: str  # "r", "w", "x" or several of them
+    asid: int | None  # None: not recorded, or global
+    is_global: bool
+    block: int  # bytes of the stage-1 block that the pages are part of; 0: none
+
+
+class TlbPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """The translations that a PE has cached."""
+
+    index: int
+    pending: int  # invalidations that the PE will perform before its next instruction
+    entries: dict[str, int]  # their number, by level
+    runs: list[TlbRun]
+
+
+class CodePage(msgspec.Struct, frozen=True):
+    """A granule with code that a PE has executed."""
+
+    pa: str
+    pas: str
+    decoded: int  # instructions
+    translated: int  # of them, in regions
+    regions: int
+
+
+class CodeRow(msgspec.Struct, frozen=True):
+    """An instruction that a PE has executed."""
+
+    address: str
+    word: str
+    text: str
+    state: str  # "decoded", "translated", or "region": translated, and a region begins here
+    executions: int  # counted by the translator, at a place where a region may begin
+
+
+class CodePicture(msgspec.Struct, frozen=True, kw_only=True):
+    """What the interpreter and the translator of a PE know of the guest's code."""
+
+    index: int
+    pages: list[CodePage]  # those with most translated code first
+    address: str  # the page that is shown
+    rows: list[CodeRow]  # none if it is not mapped, or was not executed
 
 
 class QueuePicture(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.pictures import WalkPicture
 from pyvmm.cli.common.instances import complete, directory, print_json
 from pyvmm.cli.common.settings import show_settings
-from pyvmm.cli.pictures import canvas, memory, state, tables
+from pyvmm.cli.pictures import caches, canvas, memory, state, tables
 from pyvmm.vm.control.api import Api
 from pyvmm.vm.control.client import connect
 from pyvmm.vm.diagnosis.symbols import Symbols
@@ -31,14 +31,19 @@ WHAT is one of:
   realm, rec       their attributes, by the names in the specification
   pe               the registers of each PE, those of EL2 included
   gic, timers      the virtual CPU interface and the timers of each PE
+  tlb              the translations that each PE has cached
+  code [ADDRESS]   the code that a PE has executed, at a virtual address or its PC, and what of it
+                   is translated to the host's instructions
   queues           the virtqueues, and the requests that wait in them
 
 The guest stands still for an instant. This is the simulator's privilege: no real host can see it.
 """
 _WHAT: Final = (
-    "gpt", "granule", "walk", "rtt", "realm", "rec", "pe", "gic", "timers", "queues",
+    "gpt", "granule", "walk", "rtt", "realm", "rec", "pe", "gic", "timers",
+    "tlb", "code", "queues",
 )  # fmt: skip
 _WITH_ADDRESS: Final = frozenset({"granule", "walk"})
+_MAYBE_WITH_ADDRESS: Final = frozenset({"code"})
 Picture = msgspec.Struct | Sequence[msgspec.Struct]
 
 
@@ -46,9 +51,16 @@ class Query:
     """What to look at."""
 
     def __init__(
-        self, address: int, pe: int, el: int | None, symbols: Symbols | None, *, is_ipa: bool
+        self,
+        address: int | None,
+        pe: int,
+        el: int | None,
+        symbols: Symbols | None,
+        *,
+        is_ipa: bool,
     ) -> None:
-        self.address = address
+        self.address = address or 0  # of a picture that requires one
+        self.chosen = address
         self.pe = pe
         self.el = el
         self.symbols = symbols
@@ -78,6 +90,11 @@ def _look(api: Api, what: str, query: Query) -> tuple[Picture, Iterator[Text]]:
             return (gics := api.observe_gic()), state.gic_lines(gics)
         case "timers":
             return (timers := api.observe_timers()), state.timer_lines(timers)
+        case "tlb":
+            return (tlbs := api.observe_tlbs()), caches.tlb_lines(tlbs)
+        case "code":
+            code = api.observe_code(query.chosen, pe=query.pe)
+            return code, caches.code_lines(code)
         case _:
             return (queues := api.observe_queues()), state.queue_lines(queues)
 
@@ -94,7 +111,7 @@ def _walk(api: Api, query: Query) -> WalkPicture:
 @click.argument("name", metavar="NAME", shell_complete=complete)
 @click.argument("what", metavar="[WHAT]", type=click.Choice(_WHAT), required=False)
 @click.argument("address", metavar="[ADDRESS]", required=False)
-@click.option("--pe", type=click.IntRange(min=0), default=0, metavar="N", help="walk on this PE")
+@click.option("--pe", type=click.IntRange(min=0), default=0, metavar="N", help="of a walk, of code")
 @click.option("--el", type=click.Choice(["0", "1"]), help="walk at this exception level")
 @click.option("--ipa", "is_ipa", is_flag=True, help="ADDRESS is an intermediate physical address")
 @click.option(
@@ -134,13 +151,15 @@ def inspect(
         canvas.show(lines)
 
 
-def _parse_address(what: str, address: str | None) -> int:
-    if what not in _WITH_ADDRESS:
+def _parse_address(what: str, address: str | None) -> int | None:
+    if what not in _WITH_ADDRESS | _MAYBE_WITH_ADDRESS:
         if address is not None:
             raise UserError(f"{what} takes no address: omit {address!r}")
-        return 0
+        return None
     if address is None:
-        raise UserError(f"{what} requires an address, such as 0x80000000")
+        if what in _WITH_ADDRESS:
+            raise UserError(f"{what} requires an address, such as 0x80000000")
+        return None
     try:
         number = int(address, 0)
     except ValueError:

@@ -172,6 +172,25 @@ int pe_translate(struct machine *machine, uint32_t pe, const struct pe_state *st
                  uint64_t *pa, uint32_t *pas, uint32_t *stage2);
 const char *core_digest(void);
 
+/* For observers, while the PE does not run: the entries of its TLBs, with the number of invalidations that it performs
+ * before its next instruction; its decoded pages; and the slots of one of them (bits of enum slot_view, [15:8] executions
+ * of a place that may become a region).  Return the number of entries. */
+enum tlb_level { VIEW_DATA, VIEW_FETCHES, VIEW_SECOND, VIEW_STAGE2 };
+enum tlb_flag { VIEW_READ = 1, VIEW_WRITE = 2, VIEW_EXECUTE = 4, VIEW_NOT_GLOBAL = 8 };
+struct tlb_view {
+    uint64_t va, pa; /* of the page; stage 2: va is an IPA */
+    uint32_t level, index, pas, flags;
+    uint32_t asid, shift; /* second level; log2 of the size of the stage-1 block, 0: a page */
+};
+enum slot_view { VIEW_DECODED = 1, VIEW_TRANSLATED = 2, VIEW_REGION = 4 };
+struct code_view {
+    uint64_t pa;
+    uint32_t pas, decoded, translated, regions; /* instructions, instructions, regions that begin in it */
+};
+uint32_t pe_view_tlbs(struct machine *machine, uint32_t pe, struct tlb_view views[11264], uint32_t *pending);
+uint32_t pe_view_code(struct machine *machine, uint32_t pe, struct code_view views[8192]);
+void pe_view_slots(struct machine *machine, uint32_t pe, uint32_t pas, uint64_t pa, uint16_t slots[1024]);
+
 /* Make every thread of this process, and so the ones that they start, enter a Landlock ruleset; none may gain
  * privileges by executing a program any more.  Returns 0, or -1 and errno, and then some may have entered it. */
 int core_confine_threads(int ruleset);

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
+from pyvmm.arch.el1 import SCTLR_EL1
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.gpt import Gpi, gpi_of
 from pyvmm.arch.machine import PeContext
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SHIFT, Pas
 from pyvmm.arch.pictures import (
     AccessResult,
+    CodePicture,
     Difference,
     GicPicture,
     GptPicture,
@@ -19,15 +21,19 @@ from pyvmm.arch.pictures import (
     RecordPicture,
     Region,
     RttPicture,
+    Stage1Picture,
     TimerPicture,
+    TlbPicture,
     WalkPicture,
 )
 from pyvmm.core import Machine
 from pyvmm.observe import pe as pes
 from pyvmm.observe import rmm as books
 from pyvmm.observe.access import try_accesses
+from pyvmm.observe.caches import code_picture, tlb_picture
 from pyvmm.observe.gpt import Gpt
 from pyvmm.observe.memory import Dram
+from pyvmm.observe.stage1 import stage1_picture
 from pyvmm.observe.walk import Walk, walk_ipa, walk_va
 from rmm.realm import Realm
 from rmm.rec import Rec
@@ -160,6 +166,14 @@ class Observer:
             gpi = self._gpi_of(walk)
         return _walk_picture(walk, address, pe, 1, gpi, [])
 
+    def stage1(self, pe: int, va: int, level: int | None) -> Stage1Picture:
+        """Return the table of stage 1 for a virtual address at a level, by default the first."""
+        with self._stopped():
+            context = self._context(pe)
+            if not context.sctlr_el1 & SCTLR_EL1.M.mask:
+                raise UserError(f"stage 1 is off on PE {pe}: a virtual address is an IPA")
+            return stage1_picture(self._dram, context, pe, va, level)
+
     def _gpi_of(self, walk: Walk) -> str | None:
         return None if walk.pa is None else self._gpt.entry(walk.pa).gpi.name
 
@@ -211,6 +225,22 @@ class Observer:
                 for n, each in enumerate(self._contexts())
                 for picture in pes.timer_pictures(n, each, counter, frequency)
             ]
+
+    # --- caches ---------------------------------------------------------------------------
+
+    def tlbs(self) -> list[TlbPicture]:
+        """Return the translations that each PE has cached."""
+        with self._stopped():
+            return [tlb_picture(self._machine, n) for n in range(len(self._contexts()))]
+
+    def code(self, pe: int, address: int | None) -> CodePicture:
+        """Return the code that a PE has executed: at a virtual address, by default at its PC."""
+        with self._stopped():
+            context = self._context(pe)
+            va = context.pc if address is None else address
+            walk = walk_va(self._dram, context, va)
+            place = None if walk.pa is None or walk.pas is None else (walk.pa, walk.pas)
+            return code_picture(self._machine, self._dram, pe, va, place)
 
     def _contexts(self) -> Sequence[PeContext]:
         return [rec.context for rec in self._recs()] or self._contexts_of_vm()

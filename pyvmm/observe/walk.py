@@ -86,7 +86,17 @@ def walk_ipa(dram: Dram, context: PeContext, ipa: int) -> Walk:
     return walk
 
 
-def _stage_1(dram: Dram, context: PeContext, va: int, walk: Walk) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One half of the virtual addresses: the tables of TTBR0_EL1 or of TTBR1_EL1."""
+
+    is_high: bool
+    geometry: Geometry
+    table: int  # the IPA of the first one
+
+
+def half_of(context: PeContext, va: int) -> Half | None:
+    """Return the half with an address; None if no table translates it."""
     tcr, is_high = TCR_EL1(context.tcr_el1), bool(va >> 55 & 1)
     size_offset = min(max(tcr.T1SZ if is_high else tcr.T0SZ, MIN_TNSZ), MAX_TNSZ)
     granule = _TG1.get(tcr.TG1, 12) if is_high else _TG0.get(tcr.TG0, 12)
@@ -96,6 +106,15 @@ def _stage_1(dram: Dram, context: PeContext, va: int, walk: Walk) -> int | None:
     if tcr.EPD1 if is_high else tcr.EPD0:
         return None
     table = (context.ttbr1_el1 if is_high else context.ttbr0_el1) & _ADDRESS & ~1
+    return Half(is_high, geometry, table)
+
+
+def _stage_1(dram: Dram, context: PeContext, va: int, walk: Walk) -> int | None:
+    half = half_of(context, va)
+    if half is None:
+        return None
+    geometry, table = half.geometry, half.table
+    granule = geometry.granule_bits
     bits = geometry.address_bits
     for level in range(geometry.start_level, PAGE_LEVEL + 1):
         shift = geometry.shift(level)
@@ -105,7 +124,7 @@ def _stage_1(dram: Dram, context: PeContext, va: int, walk: Walk) -> int | None:
         descriptor = None if pa is None or pas is None else dram.word(pas, pa)
         if pa is None or pas is None or descriptor is None:
             return None
-        kind = _kind(descriptor, level)
+        kind = kind_of(descriptor, level)
         output = descriptor & _ADDRESS & -(1 << (granule if kind == "table" else shift))
         walk.steps.append(_step(1, level, pa, pas, index, descriptor, kind, output))
         if kind == "invalid":
@@ -140,7 +159,7 @@ def _stage_2(
         descriptor = dram.word(pas, pa)
         if descriptor is None:
             return None, None
-        kind, shift = _kind(descriptor, level), level_shift(level)
+        kind, shift = kind_of(descriptor, level), level_shift(level)
         output = descriptor & S2_DESCRIPTOR.OA.mask
         if report is not None:
             report(_step(2, level, pa, pas, index, descriptor, kind, output))
@@ -153,7 +172,8 @@ def _stage_2(
         index = ipa >> level_shift(level) & (1 << TABLE_BITS) - 1
 
 
-def _kind(descriptor: int, level: int) -> str:
+def kind_of(descriptor: int, level: int) -> str:
+    """Return what a descriptor is at a level."""
     if not descriptor & _VALID:
         return "invalid"
     if descriptor & _TABLE == _TABLE:
@@ -173,7 +193,7 @@ def _step(
         descriptor=f"{descriptor:#018x}",
         kind=kind,
         output=hex(output) if kind != "invalid" else "",
-        fields=_fields(stage, descriptor, kind),
+        fields=fields_of(stage, descriptor, kind),
     )
 
 
@@ -184,7 +204,7 @@ _OF_LEAF: Final = {
 _OF_TABLE: Final = {1: ("PXN_TABLE", "UXN_TABLE", "NO_EL0_TABLE", "READ_ONLY_TABLE"), 2: ()}
 
 
-def _fields(stage: int, descriptor: int, kind: str) -> dict[str, str]:
+def fields_of(stage: int, descriptor: int, kind: str) -> dict[str, str]:
     """Return the fields that mean something in such an entry."""
     register = S1_DESCRIPTOR if stage == 1 else S2_DESCRIPTOR
     names = {"table": _OF_TABLE[stage], "invalid": ()}.get(kind, _OF_LEAF[stage])

@@ -1,6 +1,7 @@
 """pyvmm inspect: pictures of a realm and of a normal VM, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from tests.cli.kernels import IDLE, kernel
 pytestmark = pytest.mark.usefixtures("runtime")
 
 RAM = "0x80080000"
-KINDS = ("gpt", "pe", "gic", "timers", "queues")
+KINDS = ("gpt", "pe", "gic", "timers", "tlb", "code", "queues")
 OF_REALMS = ("realm", "rec", "rtt")
 
 
@@ -55,6 +56,8 @@ def test_pictures_of_a_realm(tmp_path: Path) -> None:
     assert f"at {base[:-4]}" in walk  # one of the start tables
     assert "page" in walk.splitlines()[2]
     assert "none" not in walk
+    assert look("r1", "tlb").startswith("PE 0 entries: none\n")
+    assert "it has executed no instruction there" in look("r1", "code")
     picture = tmp_path / "gpt.svg"
     assert verb("inspect", "r1", "gpt", "--svg", str(picture)).code == ExitCode.OK
     assert picture.read_text().startswith("<svg")
@@ -66,6 +69,12 @@ def test_pictures_of_a_running_normal_vm(tmp_path: Path) -> None:
     assert verb("start", "v1").code == ExitCode.OK
     for kind in KINDS:
         assert look("v1", kind)
+    entry = r"fetches\n +EL1 +0x80080000 +4.0 KiB x +-> +0x40080000 NS"
+    assert re.search(entry, look("v1", "tlb"))
+    listing = look("v1", "code", RAM)
+    assert re.search(r"[·│▶] 0x0000000080080000  d503207f  wfi", listing)
+    assert re.search(r"[·│▶] 0x0000000080080004  17ffffff  b", listing)
+    assert "no instruction there" in look("v1", "code", "0x80090000", "--pe", "1")
     assert "EL1 virtual address" in look("v1", "walk", RAM, "--pe", "1")
     table = msgspec.json.decode(
         verb("inspect", "v1", "gpt", "--json").output, type=GptPicture
@@ -88,6 +97,8 @@ def test_pictures_of_a_running_normal_vm(tmp_path: Path) -> None:
         (("gpt", "0"), "gpt takes no address: omit '0'"),
         (("walk", "main"), "'main' is not an address: give a number such as 0x80000000"),
         (("granule", hex(1 << 64)), f"'{1 << 64:#x}' is not an address: give a number such as"),
+        (("code", "main"), "'main' is not an address: give a number such as 0x80000000"),
+        (("code", "--pe", "9"), "PE 9 does not exist: the guest has 1, from 0"),
         (("walk", "0", "--pe", "9"), "PE 9 does not exist: the guest has 1, from 0"),
         (("granule", "0"), "0x0 is not in DRAM: give 0x40000000 to 0x"),
         (("gpt", "--svg", "/nowhere/x.svg"), "--svg /nowhere/x.svg: No such file or directory"),

@@ -248,6 +248,12 @@ class Api(Protocol):
         """Walk an address with the tables of a PE, and tell what accesses would do."""
         ...
 
+    def observe_stage1(
+        self, va: int = 0, *, pe: int = 0, level: int | None = None
+    ) -> pictures.Stage1Picture:
+        """Return the table of stage 1 for an address at a level, by default the first one."""
+        ...
+
     def observe_rtt(self) -> list[pictures.RttPicture]:
         """Return the realm translation tables."""
         ...
@@ -270,6 +276,14 @@ class Api(Protocol):
 
     def observe_timers(self) -> list[pictures.TimerPicture]:
         """Return the timers of each PE."""
+        ...
+
+    def observe_tlbs(self) -> list[pictures.TlbPicture]:
+        """Return the translations that each PE has cached."""
+        ...
+
+    def observe_code(self, address: int | None = None, *, pe: int = 0) -> pictures.CodePicture:
+        """Return the code that a PE has executed: at a virtual address, by default at its PC."""
         ...
 
     def observe_queues(self) -> list[pictures.QueuePicture]:

@@ -2,9 +2,8 @@
 
 from typing import Final
 
-from capstone import CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN, Cs
-
 from pyvmm.arch.bits import MASK64
+from pyvmm.arch.disassembly import INSTRUCTION, disassemble
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.pstate import describe_pstate
@@ -13,7 +12,6 @@ from pyvmm.host.registers import GENERAL, PC, PSTATE, SP, SYSTEM, Register
 from pyvmm.vm.control.api import CodeLine, Vcpu
 
 WORD: Final = 8
-INSTRUCTION: Final = 4
 STACK_WORDS: Final = 16
 CODE_BEFORE, CODE_AFTER = 6, 10  # instructions
 
@@ -73,15 +71,8 @@ def _stack(port: DebugPort, cpu: int, sp: int) -> dict[str, str]:
 def _code(port: DebugPort, cpu: int, pc: int) -> list[CodeLine]:
     before = _words(port, cpu, pc - INSTRUCTION * CODE_BEFORE & MASK64, INSTRUCTION, CODE_BEFORE)
     after = _words(port, cpu, pc, INSTRUCTION, CODE_AFTER)
-    disassembler = Cs(CS_ARCH_ARM64, CS_MODE_LITTLE_ENDIAN)
+    words = before | after
     return [
-        CodeLine(_hex(address), f"{word:08x}", _disassembled(disassembler, word, address))
-        for address, word in (before | after).items()
+        CodeLine(_hex(address), f"{word:08x}", text)
+        for (address, word), text in zip(words.items(), disassemble(words), strict=True)
     ]
-
-
-def _disassembled(disassembler: Cs, word: int, address: int) -> str:
-    """Return an instruction as text; an invalid one as data."""
-    for found in disassembler.disasm(word.to_bytes(INSTRUCTION, "little"), address):
-        return f"{found.mnemonic} {found.op_str}".strip()
-    return f".word {word:#010x}"

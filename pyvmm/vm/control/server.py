@@ -310,6 +310,12 @@ class Session:
             return observer.walk_ipa(pe, address)
         return observer.walk(pe, address, el=el)
 
+    def observe_stage1(
+        self, va: int = 0, *, pe: int = 0, level: int | None = None
+    ) -> pictures.Stage1Picture:
+        """Return a table of stage 1."""
+        return self._lifecycle.observer.stage1(pe, va, level)
+
     def observe_rtt(self) -> list[pictures.RttPicture]:
         """Return the realm translation tables."""
         return self._lifecycle.observer.rtt()
@@ -333,6 +339,14 @@ class Session:
     def observe_timers(self) -> list[pictures.TimerPicture]:
         """Return the timers of each PE."""
         return self._lifecycle.observer.timers()
+
+    def observe_tlbs(self) -> list[pictures.TlbPicture]:
+        """Return the TLBs of each PE."""
+        return self._lifecycle.observer.tlbs()
+
+    def observe_code(self, address: int | None = None, *, pe: int = 0) -> pictures.CodePicture:
+        """Return the code that a PE has executed."""
+        return self._lifecycle.observer.code(pe, address)
 
     def observe_queues(self) -> list[pictures.QueuePicture]:
         """Return the virtqueues of each device."""

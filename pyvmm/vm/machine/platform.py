@@ -26,6 +26,9 @@ class Observer(Protocol):
     def walk_ipa(self, pe: int, address: int, /) -> pictures.WalkPicture:
         """Walk an intermediate physical address."""
 
+    def stage1(self, pe: int, va: int, level: int | None, /) -> pictures.Stage1Picture:
+        """Return the table of stage 1 for a virtual address at a level, by default the first."""
+
     def rtt(self) -> list[pictures.RttPicture]:
         """Return the translation tables of each realm."""
 
@@ -43,6 +46,12 @@ class Observer(Protocol):
 
     def timers(self) -> list[pictures.TimerPicture]:
         """Return the timers of each PE."""
+
+    def tlbs(self) -> list[pictures.TlbPicture]:
+        """Return the translations that each PE has cached."""
+
+    def code(self, pe: int, address: int | None, /) -> pictures.CodePicture:
+        """Return the code that a PE has executed: at a virtual address, by default at its PC."""
 
 
 class Platform(Protocol):
