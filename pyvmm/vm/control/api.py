@@ -234,6 +234,13 @@ class Api(Protocol):
         """Return the state of each vCPU; refused for a realm without --realm-debug."""
         ...
 
+    def debug_step(self, cpu: int = 0) -> bool:
+        """Execute one instruction of a vCPU while the guest is paused.
+
+        Returns false if it was not completed: the vCPU waits for an interrupt.
+        """
+        ...
+
     def observe_gpt(self) -> pictures.GptPicture:
         """Return the granule protection table and the RMM's use of the granules."""
         ...

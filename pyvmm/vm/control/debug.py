@@ -1,19 +1,31 @@
-"""The state of each stopped vCPU: registers, stack and code."""
+"""The state of each stopped vCPU: registers, stack and code; single steps."""
 
-from typing import Final
+from threading import Event
+from typing import Final, Protocol
 
 from pyvmm.arch.bits import MASK64
 from pyvmm.arch.disassembly import INSTRUCTION, disassemble
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.machine import GuestRegisters
 from pyvmm.arch.pstate import describe_pstate
-from pyvmm.host.debug import DebugFault, DebugPort
+from pyvmm.host.debug import DebugFault, DebugPort, Resume
 from pyvmm.host.registers import GENERAL, PC, PSTATE, SP, SYSTEM, Register
 from pyvmm.vm.control.api import CodeLine, Vcpu
 
 WORD: Final = 8
 STACK_WORDS: Final = 16
 CODE_BEFORE, CODE_AFTER = 6, 10  # instructions
+STEP_PATIENCE: Final = 1.0  # seconds for one instruction
+
+
+class Pausable(Protocol):
+    """A guest that can be paused."""
+
+    def pause(self) -> None:
+        """Pause every vCPU; return when all stand still."""
+
+    def resume(self) -> None:
+        """Resume the vCPUs."""
 
 
 def inspect_vcpus(port: DebugPort) -> list[Vcpu]:
@@ -27,6 +39,33 @@ def inspect_vcpus(port: DebugPort) -> list[Vcpu]:
             return [_inspect(port, cpu) for cpu in range(port.num_cpus)]
         except DebugFault:
             raise UserError("the guest has ended: its state is gone") from None
+
+
+def step_vcpu(port: DebugPort, guest: Pausable, cpu: int) -> bool:
+    """Execute one instruction of a vCPU while the guest is paused; no debugger is attached.
+
+    Returns: whether it was completed; a vCPU that waits for an interrupt does not complete it.
+
+    Raises:
+        UserError: there is no such vCPU, or the guest has ended.
+    """
+    if not 0 <= cpu < port.num_cpus:
+        raise UserError(f"CPU {cpu} does not exist: the guest has {port.num_cpus}, from 0")
+    if not port.is_on(cpu):
+        raise UserError(f"CPU {cpu} is off: the guest has not turned it on")
+    has_stopped = Event()
+    port.attach(has_stopped.set)
+    try:
+        guest.resume()
+        port.resume([Resume.STEP if n == cpu else Resume.STAY for n in range(port.num_cpus)])
+        is_done = has_stopped.wait(STEP_PATIENCE)
+    except DebugFault:
+        raise UserError("the guest has ended: its state is gone") from None
+    finally:
+        port.hold()
+        guest.pause()
+        port.detach()
+    return is_done
 
 
 def _inspect(port: DebugPort, cpu: int) -> Vcpu:

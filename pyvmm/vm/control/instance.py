@@ -425,6 +425,15 @@ class Instance:
         self.check_not_recorded("looking into its CPUs")
         return inspect_vcpus(self._guest.debug_port())
 
+    def step(self, cpu: int) -> bool:
+        """Execute one instruction of a vCPU while the guest is paused; any thread."""
+        from pyvmm.vm.control.debug import step_vcpu  # noqa: PLC0415  a large disassembler
+
+        self.check_not_recorded("steps of its CPUs")
+        if self._gdb is not None:
+            raise UserError(f"{self._options.name} has --gdb: step with the debugger")
+        return step_vcpu(self._guest.debug_port(), self._guest, cpu)
+
     def queues(self) -> list[QueuePicture]:
         """Return a picture of each virtqueue; any thread."""
         with self._guest.still():

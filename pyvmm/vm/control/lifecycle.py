@@ -367,6 +367,18 @@ class Lifecycle:
         """
         return self._in(*_HAS_GUEST).debug()
 
+    def step(self, cpu: int) -> bool:
+        """Execute one instruction of a vCPU; return whether it was completed.
+
+        Raises:
+            UserError: the guest is not paused, or may not be debugged.
+        """
+        with self._control:
+            instance = self._in(State.RUNNING, State.PAUSED)
+            if self._status.state == State.RUNNING:
+                raise UserError(f"{self._status.name} is running: pause it first")
+            return instance.step(cpu)
+
     @property
     def observer(self) -> Observer:
         """The observer of the machine.

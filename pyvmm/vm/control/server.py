@@ -293,6 +293,10 @@ class Session:
         """Return the state of each vCPU."""
         return self._lifecycle.debug()
 
+    def debug_step(self, cpu: int = 0) -> bool:
+        """Execute one instruction of a vCPU."""
+        return self._lifecycle.step(cpu)
+
     def observe_gpt(self) -> pictures.GptPicture:
         """Return the granule protection table."""
         return self._lifecycle.observer.gpt()

@@ -12,6 +12,7 @@ from pyvmm.vm.control.debug import (
     CODE_BEFORE,
     STACK_WORDS,
     inspect_vcpus,
+    step_vcpu,
 )
 from tests.host.debug_rig import CODE, COUNT, DATA, RAM_BASE, RAM_SIZE, STORE, Rig
 from tests.waiting import wait_until
@@ -102,3 +103,33 @@ def test_a_realm_that_has_ended_says_so() -> None:
 def test_pstate_in_words(pstate: int, words: str) -> None:
     """Flags and masks are letters, the other bits are names."""
     assert describe_pstate(pstate) == words
+
+
+def test_a_paused_guest_steps_one_vcpu() -> None:
+    """Only that one, by one instruction; the guest stays paused, and runs on when it is resumed."""
+    with Rig(num_cpus=2) as rig:
+        rig.start()
+        wait_until(rig.all_count)
+        rig.vm.pause()
+        with rig.port.still():
+            before = [rig.pc(0), rig.pc(1)]
+        for _ in range(3):
+            assert step_vcpu(rig.port, rig.vm, 1)
+        with rig.port.still():
+            assert rig.pc(0) == before[0]
+            assert rig.pc(1) != before[1]
+        count = rig.counter()
+        assert step_vcpu(rig.port, rig.vm, 0)
+        assert rig.counter() - count <= 1
+        rig.vm.resume()
+        wait_until(lambda: rig.counter() > count + 1000)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "line"),
+    [(-1, "CPU -1 does not exist: the guest has 2, from 0"), (2, "CPU 2 does not"), (1, "is off")],
+)
+def test_only_a_vcpu_that_is_on_steps(cpu: int, line: str) -> None:
+    """One line says why not."""
+    with Rig(num_cpus=2) as rig, pytest.raises(UserError, match=line):
+        step_vcpu(rig.port, rig.vm, cpu)
