@@ -31,6 +31,7 @@ from pyvmm.vm.images.debian import Image, Recipe, build_debian
 GUEST = Path("build/debian-programs")
 RECIPE = Recipe(packages=("gcc", "libc6-dev", "openssl", "python3-minimal"))
 SOURCES = {name: Path(__file__).parent / f"{name}.c" for name in ("programs", "compute")}
+RAM_KIB = int(MEMORY.removesuffix("M")) * 1024
 TIMEOUT = 600.0
 NUM_ROUNDS = 3
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -139,9 +140,12 @@ class Guest:
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def memory(self) -> float:
-        """Return the MiB of memory that the process uses, with the guest's."""
-        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+        """Return the MiB of memory that the process uses besides the guest's RAM."""
+        text = Path(f"/proc/{self._process.pid}/smaps").read_text()
+        mappings = re.findall(
+            r"^Size: +(\d+) kB$.*?^Rss: +(\d+) kB$", text, re.MULTILINE | re.DOTALL
+        )
+        return sum(int(used) for size, used in mappings if int(size) < RAM_KIB) / 1024
 
     def prepare(self) -> None:
         """Make the files that the programs use."""
