@@ -5,7 +5,6 @@ bytes in a ``str`` as lone surrogates, which ``os.fsencode`` converts back, but 
 terminals do not accept them.
 """
 
-import traceback
 from typing import Final
 
 _BYTES: Final = range(0xDC80, 0xDD00)  # surrogates that represent one byte each
@@ -44,6 +43,8 @@ def _escape(character: str) -> str:
 
 def defect() -> str:
     """Return the traceback of the current exception, which is a bug of ours."""
+    import traceback  # noqa: PLC0415  slow to import, and rarely needed
+
     return "\n".join(map(printable, traceback.format_exc().splitlines()))
 
 

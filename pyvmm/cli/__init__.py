@@ -6,7 +6,6 @@ is used, so that `pyvmm run` does not wait for imports of `pyvmm image`.
 
 import builtins
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,10 +92,16 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; for an unknown one, suggest similar verbs."""
-        near = get_close_matches(args[0], VERBS, 2) if args[0] not in VERBS else []
-        if near and not ctx.resilient_parsing:
-            ctx.fail(f"No such command {args[0]!r}: did you mean {' or '.join(near)}?")
+        if args[0] not in VERBS and not ctx.resilient_parsing:
+            self._suggest(ctx, args[0])
         return super().resolve_command(ctx, args)
+
+    @staticmethod
+    def _suggest(ctx: click.Context, word: str) -> None:
+        from difflib import get_close_matches  # noqa: PLC0415  slow to import
+
+        if near := get_close_matches(word, VERBS, 2):
+            ctx.fail(f"No such command {word!r}: did you mean {' or '.join(near)}?")
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; only `main` reports an interrupt."""

@@ -1,11 +1,10 @@
 """pyvmm list: show the instances."""
 
-import re
 import time
 
 import click
 
-from pyvmm.cli.common.instances import GONE, directory, print_json
+from pyvmm.cli.common.instances import GONE, directory, natural, print_json
 from pyvmm.cli.common.say import print_lines
 from pyvmm.cli.common.table import table
 from pyvmm.cli.common.units import duration, short_size
@@ -24,7 +23,7 @@ def list_(*, running: bool, is_quiet: bool, wants_json: bool) -> None:
     """Print one line per instance."""
     statuses = sorted(
         (each for each in directory().statuses() if not running or each.state not in GONE),
-        key=lambda each: _natural(each.name),
+        key=lambda each: natural(each.name),
     )
     if wants_json:
         print_json(statuses)
@@ -35,16 +34,6 @@ def list_(*, running: bool, is_quiet: bool, wants_json: bool) -> None:
         rows = [*map(_row, statuses)]
         used = len(_HEADINGS) if any(row[-1] for row in rows) else len(_HEADINGS) - 1
         print_lines(*table(_HEADINGS[:used], [row[:used] for row in rows], right=_RIGHT))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts numbers in names by their value.
-
-    >>> sorted(["r10", "r9", "r1"], key=_natural)
-    ['r1', 'r9', 'r10']
-    """
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 def _row(status: Status) -> tuple[str, ...]:

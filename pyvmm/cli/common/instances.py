@@ -3,6 +3,7 @@
 An instance is live until it is shut off or dead.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -230,3 +231,13 @@ _EVERY_ONE: Final = click.option(
 _MORE: Final = click.option(
     "-n", "--name", "more", metavar="NAME", multiple=True, shell_complete=complete, help=_ALSO
 )
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts numbers in names by their value.
+
+    >>> sorted(["r10", "r9", "r1"], key=natural)
+    ['r1', 'r9', 'r10']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]

@@ -11,7 +11,6 @@ processes of the user share and hold only briefly; listing takes it shared.
 
 import fcntl
 import os
-import shutil
 import socket
 import stat
 import warnings
@@ -317,13 +316,13 @@ class Directory:
             if keeps_logs:
                 self._remove_all_but_logs(name)
             else:
-                shutil.rmtree(self.home(name))
+                _remove_tree(self.home(name))
         self.socket_path(name).unlink(missing_ok=True)
 
     def _remove_all_but_logs(self, name: str) -> None:
         for path in self.home(name).iterdir():
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+                _remove_tree(path)
             elif path.name not in CONSOLE_LOGS:
                 path.unlink()
 
@@ -368,3 +367,9 @@ class Directory:
 def _unknown(name: str, state: State) -> Status:
     """Return the status of an instance without a readable state file."""
     return Status(name=name, state=state, pid=0, kind="?", num_cpus=0, ram_size=0, created=0)
+
+
+def _remove_tree(path: Path) -> None:
+    from shutil import rmtree  # noqa: PLC0415  slow to import, and `list` removes nothing
+
+    rmtree(path)

@@ -20,7 +20,7 @@ from pyvmm.vm.control.openapi import document
 from pyvmm.vm.control.routes import FEEDS
 from tests.vm.served import Served
 
-NUM_CASES = 4
+NUM_CASES = 3
 
 
 @pytest.fixture
