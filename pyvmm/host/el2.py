@@ -7,7 +7,7 @@ interface in the list registers of the context.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.esr import (
@@ -59,6 +59,17 @@ XZR: Final = 31
 HCR_WITHOUT_EL2: Final = int(HCR_EL2.of(RW=1, HCD=1, API=1, APK=1))
 
 
+class Outputs(Protocol):
+    """The registers of a context that show the levels of its outputs."""
+
+    cntv_ctl: int
+    cntp_ctl: int
+    cnthp_ctl: int
+    cnthv_ctl: int
+    maintenance: int
+    pmu_overflow: int
+
+
 class Wires:
     """The wires from one PE's timers, PMU and GIC interface to the distributor."""
 
@@ -69,7 +80,7 @@ class Wires:
         self._cpu = cpu
         self._levels = (False,) * len(_PPIS)
 
-    def sample(self, context: PeContextWithEl2) -> None:
+    def sample(self, context: Outputs) -> None:
         """Drive the wires to the levels at the exit."""
         levels = (
             context.cntv_ctl & CTL_FIELDS == CTL_ASSERTED,
@@ -267,9 +278,16 @@ class PrivilegedSoftware(VcpuGuest):
         return ExitKind.OTHER
 
     def _call(self, cpu: int, context: PeContextWithEl2) -> None:
-        """Have the Monitor serve an SMC, which may run a realm on this PE meanwhile."""
+        """Have the Monitor serve an SMC, which may run a realm on this PE meanwhile.
+
+        An interrupt that is forwarded to the PE, or is pending there, ends the run of the realm.
+        """
         inject.skip(context)
+        lrs = self._vgic.load_lrs(cpu)
+        if any(lrs):
+            self._kick(cpu)
         results = self._firmware.smc(cpu, [context.x[n] for n in range(NUM_ARGS)])
+        self._vgic.sync_lrs(cpu, lrs)
         for n, value in enumerate(results[:NUM_ARGS]):
             context.x[n] = value
 
