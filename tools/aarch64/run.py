@@ -160,5 +160,8 @@ def main(verb: str, *arguments: str) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main(*sys.argv[1:]))
+    except subprocess.CalledProcessError as failure:
+        sys.exit(failure.returncode)  # it has said why
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
