@@ -60,6 +60,7 @@ VERBS = {
     "hes": ("hes", "Inspect and control the root of trust."),
     "token": ("token", "Inspect attestation tokens; create test tokens."),
     "verify": ("verify", "Verify an attestation token."),
+    "kbs": ("kbs", "Serve secrets to realms whose tokens verify."),
     "config": ("config", "Show the effective configuration."),
     "completion": ("completion", "Print the script that completes commands in a shell."),
     "doctor": ("doctor", "Check this machine's requirements."),

@@ -1,0 +1,1 @@
+"""The key broker: releases secrets to realms whose attestation tokens verify."""
