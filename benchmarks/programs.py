@@ -140,10 +140,13 @@ class Guest:
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def memory(self) -> float:
-        """Return the MiB of memory that the process uses besides the guest's RAM."""
+        """Return the MiB of memory that the process uses besides the guest's RAM.
+
+        What is mapped twice counts once.
+        """
         text = Path(f"/proc/{self._process.pid}/smaps").read_text()
         mappings = re.findall(
-            r"^Size: +(\d+) kB$.*?^Rss: +(\d+) kB$", text, re.MULTILINE | re.DOTALL
+            r"^Size: +(\d+) kB$.*?^Pss: +(\d+) kB$", text, re.MULTILINE | re.DOTALL
         )
         return sum(int(used) for size, used in mappings if int(size) < RAM_KIB) / 1024
 
