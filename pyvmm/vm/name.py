@@ -17,3 +17,8 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UserError(f"name {name!r}: give up to 64 letters, digits, _ . - but no . or - first")
     return name
+
+
+def default_name(pid: int | str) -> str:
+    """Return the name of the instance of a process whose user gave none; of "*", their pattern."""
+    return f"guest-{pid}"

@@ -28,7 +28,7 @@ from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.process import Process
 from pyvmm.vm.gdb.leftover import SocketNote, remove_noted
 from pyvmm.vm.json_text import decode
-from pyvmm.vm.name import check_name
+from pyvmm.vm.name import check_name, default_name
 
 _STATE_SIZE: Final = 4096  # of the file: fixed, so that it can be overwritten on a full disk
 _GDB: Final = "gdb"
@@ -156,7 +156,7 @@ class Directory:
     # --- this process's instance ------------------------------------------------------------
 
     def claim(self, status: Status, *, replaces: bool = False) -> Claim:
-        """Take a name; remove the remains of a dead instance of that name.
+        """Take a name; remove the remains of dead instances of that name or without a given one.
 
         Args:
             status: of the new instance.
@@ -175,6 +175,7 @@ class Directory:
                 raise UserError(f"{name} is shut off: pyvmm destroy {name} first")
             if old is not None and old.state not in {State.DEAD, State.STOPPED}:
                 raise UserError(f"{name} exists and is {old.state}: choose another name")
+            self._remove_dead_runs()
             self.remove(name, keeps_logs=replaces)
             self.home(name).mkdir(mode=0o700, exist_ok=replaces)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -187,6 +188,14 @@ class Directory:
                     self.remove(name)
                 raise
         return Claim(self, name, listener)
+
+    def _remove_dead_runs(self) -> None:
+        """Remove what killed processes of `pyvmm run` left, unless the user named the instance."""
+        for home in self.path.glob(f"{default_name('*')}.d"):
+            status = self._look(home.stem)
+            if status and status.state == State.DEAD and status.name == default_name(status.pid):
+                with suppress(OSError):  # it stays, and `list` shows it
+                    self.remove(status.name)
 
     def _listen(self, listener: socket.socket, name: str) -> None:
         with short_path(self.socket_path(name)) as path:

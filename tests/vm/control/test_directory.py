@@ -64,6 +64,18 @@ def test_what_a_dead_instance_left_makes_room(directory: Directory, claims: list
     assert not claims[1].log.exists()
 
 
+def test_the_next_one_removes_dead_ones_that_nobody_named(
+    directory: Directory, claims: list[Claim]
+) -> None:
+    """They cannot be of use: each run has another name.  What has a given name stays."""
+    for name, pid in (("guest-7", 7), ("guest-8", 9), ("guest-10", 10)):
+        claims.append(directory.claim(replace(status(name), pid=pid)))
+    for claim in claims[:3]:
+        claim.listener.close()
+    claims.append(directory.claim(status("r2")))
+    assert [each.name for each in directory.statuses()] == ["guest-10", "guest-8", "r1", "r2"]
+
+
 def test_what_is_shut_off_stays_until_it_is_cleaned_up(
     directory: Directory, claims: list[Claim]
 ) -> None:
