@@ -188,7 +188,7 @@ enum maintenance {
 };
 
 /* The EL2 control for an operation; 0: not a maintenance operation of EL1. */
-static uint64_t maintenance_trap(enum maintenance op) {
+static uint64_t maintenance_trap(uint32_t op) {
     switch (op) {
     case IC_IALLUIS:
     case IC_IALLU:
@@ -206,18 +206,17 @@ static uint64_t maintenance_trap(enum maintenance op) {
     }
 }
 
-static enum step maintenance(struct cpu *cpu, uint32_t encoding, unsigned rt, uint64_t value) {
-    enum maintenance op = encoding;
+static enum step maintenance(struct cpu *cpu, uint32_t op, unsigned rt, uint64_t value) {
     uint64_t trap = maintenance_trap(op);
-    bool for_el0 = (encoding >> 11 & 7) == 3;
+    bool for_el0 = (op >> 11 & 7) == 3;
     if (!trap || (cpu->el == 0 && !for_el0)) {
         return undefined(cpu);
     }
     if (cpu->el == 0 && !(cpu->st.sctlr_el1 & (op == DC_ZVA ? SCTLR_DZE : SCTLR_UCI))) {
-        return trapped(cpu, 1, encoding, rt);
+        return trapped(cpu, 1, op, rt);
     }
     if (cpu->st.hcr_el2 & trap) {
-        return trapped(cpu, 2, encoding, rt);
+        return trapped(cpu, 2, op, rt);
     }
     switch (op) {
     case IC_IALLUIS:

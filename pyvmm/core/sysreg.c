@@ -218,7 +218,7 @@ static enum step check_access(struct cpu *cpu, const struct sysreg_row *row, uns
     if (!el) {
         return is_absent_counter(cpu, row->encoding) ? undefined(cpu) : STEP_NEXT;
     }
-    if (unlikely(cpu->st.has_el2) && row->trap == TRAP_GIC_SGI && (cpu->el2.is_physical)) {
+    if (unlikely(cpu->st.has_el2) && row->trap == TRAP_GIC_SGI && cpu->el2.is_physical) {
         el = TARGET_OUTSIDE; /* the distributor's */
     }
     raise_sysreg(cpu, el, row->encoding, rt, read);
