@@ -48,6 +48,7 @@ VERBS = {
     "stat": ("stat", "Show what instances have done and what they use."),
     "balloon": ("balloon", "Ask a guest to lend memory to its host."),
     "network": ("network", "Show a guest's network cards; unplug one."),
+    "metrics": ("metrics", "Print the activity of all instances for Prometheus."),
     "top": ("top", "Watch the activity of all instances."),
     "debug": ("debug", "Show registers, stack and code of an instance's CPUs."),
     "inspect": ("inspect", "Show an instance's settings, or look into its machine."),
