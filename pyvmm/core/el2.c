@@ -24,8 +24,8 @@
 #define PAIR(name) {offsetof(struct pe_state, name##_el1), offsetof(struct pe_state, name##_el2)}
 static const struct {
     uint16_t el1, el2;
-} pairs[] = {PAIR(sctlr), PAIR(ttbr0), PAIR(ttbr1), PAIR(tcr),  PAIR(mair), PAIR(amair), PAIR(afsr0),      PAIR(afsr1),
-             PAIR(esr),   PAIR(far),   PAIR(vbar),  PAIR(elr),  PAIR(spsr), PAIR(sp),    PAIR(contextidr)};
+} pairs[] = {PAIR(sctlr), PAIR(ttbr0), PAIR(ttbr1), PAIR(tcr), PAIR(mair), PAIR(amair), PAIR(afsr0),     PAIR(afsr1),
+             PAIR(esr),   PAIR(far),   PAIR(vbar),  PAIR(elr), PAIR(spsr), PAIR(sp),    PAIR(contextidr)};
 #undef PAIR
 
 static void swap(uint64_t *a, uint64_t *b) {

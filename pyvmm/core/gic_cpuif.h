@@ -7,7 +7,14 @@
 #include "cpu.h"
 
 /* EL2_IRQ and EL2_FIQ are taken to EL2 whatever PSTATE is; WAKE is not taken at this level. */
-enum { PENDING_IRQ = 1, PENDING_FIQ = 2, PENDING_SERROR = 4, PENDING_EL2_IRQ = 8, PENDING_EL2_FIQ = 16, PENDING_WAKE = 32 };
+enum {
+    PENDING_IRQ = 1,
+    PENDING_FIQ = 2,
+    PENDING_SERROR = 4,
+    PENDING_EL2_IRQ = 8,
+    PENDING_EL2_FIQ = 16,
+    PENDING_WAKE = 32
+};
 unsigned irq_pending(const struct cpu *cpu); /* interrupts that only PSTATE can mask; any of them ends WFI */
 unsigned gic_signals(const struct cpu *cpu); /* by the interface in use: PENDING_IRQ, PENDING_FIQ or 0 */
 void gic_swap(struct cpu *cpu); /* exchange the two interfaces of a context with EL2: st.ich_* and st.icc_* */

@@ -28,7 +28,6 @@ static void l2_drop(struct l2_entry *e) {
     e->block_shift = 0;
 }
 
-
 static void drop_data(struct tlb_set *set) {
     for (unsigned index = 0; index < NUM_MMU; index++) {
         for (unsigned slot = 0; slot < TLB_SIZE; slot++) {
