@@ -21,6 +21,8 @@ from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode
 from tests.cli.inside import verb
 
+MAX_CPU_TIME = 5.0  # seconds: enough on any machine, and no time to read what never ends
+
 
 def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
@@ -140,14 +142,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     arguments: str,
     complaint: str,
 ) -> None:
-    """Reported within a second, before anything is started."""
+    """Reported before anything is started or read to its end."""
     (tmp_path / "text").write_text("not a kernel\n" * 100)
     (tmp_path / "x86").write_bytes(bytes(0x202) + b"HdrS" + bytes(4096))
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(1 << 30)
-    start = time.monotonic()
+    start = time.process_time()
     code, out, err = call(monkeypatch, capsys, *arguments.replace("{}", str(tmp_path)).split())
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < MAX_CPU_TIME
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("pyvmm: ")
     assert complaint in err
