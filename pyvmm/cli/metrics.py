@@ -41,10 +41,11 @@ def metrics(*, host: str, port: int | None) -> int:
 
 def _serve(registry: CollectorRegistry, host: str, port: int) -> int:
     ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # of the server's threads, too
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # of the server's threads, too
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         line = f"--host {host} --port {port}: {format_os_error(error)}: choose another address"
         raise UserError(line) from None
     print_lines(f"http://{_authority(host, server.server_port)}/metrics")

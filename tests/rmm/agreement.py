@@ -123,6 +123,6 @@ class Agreement:
             return cell.pa + inside, Pas.REALM
         if isinstance(cell, AssignedNs):
             pa = (cell.desc & -PAGE) + inside
-            is_ns = DRAM_BASE <= pa < DRAM_BASE + DRAM_SIZE and not self._world.is_realm(pa)
+            is_ns = pa < DRAM_BASE + DRAM_SIZE and not self._world.is_realm(pa)  # devices, too
             return (pa, Pas.NS) if is_ns else GPF
         return TRANSLATION + table.level

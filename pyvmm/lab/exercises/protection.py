@@ -58,7 +58,9 @@ def protection(module: ModuleType) -> Iterator[Case]:
         ("the Monitor", monitor.layout.root_base),
     ):
         yield case(f"{what}, {pa:#x}", int(monitor.gpi(pa)), partial(get, read, base, pa))
-    yield case("an address without DRAM, 0x1000", 0, lambda: get(read, base, 0x1000))
+    devices = int(monitor.gpi(0x1000))
+    yield case("the devices below DRAM, 0x1000", devices, lambda: get(read, base, 0x1000))
+    yield case("an address above DRAM, 0x200000000", 0, lambda: get(read, base, 0x2_0000_0000))
 
 
 def _platform() -> tuple[Machine, Monitor]:

@@ -97,7 +97,8 @@ def test_a_realm_that_has_ended_says_so() -> None:
         (0x3C5, "EL1h nzcv DAIF"),
         (0x8000_0000, "EL0t Nzcv daif"),
         (0x0130_1004, "EL1t nzcv daif DIT SS IL SSBS"),
-        (0x9, "? nzcv daif"),
+        (0x9, "EL2h nzcv daif"),
+        (0xB, "? nzcv daif"),
     ],
 )
 def test_pstate_in_words(pstate: int, words: str) -> None:
