@@ -123,6 +123,7 @@ class Agreement:
             return cell.pa + inside, Pas.REALM
         if isinstance(cell, AssignedNs):
             pa = (cell.desc & -PAGE) + inside
-            is_ns = pa < DRAM_BASE + DRAM_SIZE and not self._world.is_realm(pa)  # devices, too
+            is_device = pa < DRAM_BASE
+            is_ns = is_device or (pa < DRAM_BASE + DRAM_SIZE and not self._world.is_realm(pa))
             return (pa, Pas.NS) if is_ns else GPF
         return TRANSLATION + table.level

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Final, cast
 
 from monitor.monitor import Monitor
+from pyvmm.arch.gpt import Gpi
 from pyvmm.arch.pas import GRANULE_SIZE, Pas
 from pyvmm.arch.rmi import RmiFid
 from pyvmm.core import Machine
@@ -58,8 +59,7 @@ def protection(module: ModuleType) -> Iterator[Case]:
         ("the Monitor", monitor.layout.root_base),
     ):
         yield case(f"{what}, {pa:#x}", int(monitor.gpi(pa)), partial(get, read, base, pa))
-    devices = int(monitor.gpi(0x1000))
-    yield case("the devices below DRAM, 0x1000", devices, lambda: get(read, base, 0x1000))
+    yield case("the devices below DRAM, 0x1000", int(Gpi.NS), lambda: get(read, base, 0x1000))
     yield case("an address above DRAM, 0x200000000", 0, lambda: get(read, base, 0x2_0000_0000))
 
 
