@@ -60,7 +60,7 @@ def protection(module: ModuleType) -> Iterator[Case]:
     ):
         yield case(f"{what}, {pa:#x}", int(monitor.gpi(pa)), partial(get, read, base, pa))
     yield case("the devices below DRAM, 0x1000", int(Gpi.NS), lambda: get(read, base, 0x1000))
-    yield case("an address above DRAM, 0x200000000", 0, lambda: get(read, base, 0x2_0000_0000))
+    yield case("an address above DRAM, 0xC0000000", 0, lambda: get(read, base, 0xC000_0000))
 
 
 def _platform() -> tuple[Machine, Monitor]:
