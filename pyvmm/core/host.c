@@ -10,4 +10,5 @@
 #include "host_x86_64_vector.c.inc"
 #elif defined(__aarch64__)
 #include "host_aarch64.c.inc"
+#include "host_aarch64_vector.c.inc"
 #endif

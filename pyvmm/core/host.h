@@ -1,6 +1,6 @@
 /*
  * The part of the host's instruction set that the translator needs.  One file per host implements it:
- * host_x86_64.c.inc with host_x86_64_vector.c.inc, host_aarch64.c.inc.
+ * host_x86_64.c.inc with host_x86_64_vector.c.inc, host_aarch64.c.inc with host_aarch64_vector.c.inc.
  *
  * Code is written through one mapping (`at`) and runs in another, at `at + to_run`.  Nothing here knows about guest
  * instructions beyond the layout of struct cpu; the emitters beside the handlers know nothing about the host beyond
