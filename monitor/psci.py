@@ -13,6 +13,7 @@ from pyvmm.arch.gic import MPIDR_RES1, mpidr_of
 from pyvmm.arch.psci import (
     SMC64,
     SYSTEM_WARM_RESET,
+    TRUSTED_OS_NOT_PRESENT,
     VERSION_1_1,
     AffinityState,
     PsciFid,
@@ -20,7 +21,6 @@ from pyvmm.arch.psci import (
 )
 from pyvmm.arch.smccc import NOT_SUPPORTED, SmcccFid
 
-TRUSTED_OS_NOT_PRESENT: Final = 2  # MIGRATE_INFO_TYPE: nothing to migrate
 FEATURES: Final = frozenset({*PsciFid, SmcccFid.SMCCC_VERSION})
 
 

@@ -11,6 +11,7 @@ from pyvmm.arch.bits import MASK64
 VERSION_1_1: Final = 0x1_0001
 SMC64: Final = 1 << 30  # set in the function ids of the 64-bit calls
 SYSTEM_WARM_RESET: Final = 0  # the only architectural type of SYSTEM_RESET2
+TRUSTED_OS_NOT_PRESENT: Final = 2  # MIGRATE_INFO_TYPE: nothing to migrate
 
 
 class PsciFid(IntEnum):

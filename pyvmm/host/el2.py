@@ -168,8 +168,7 @@ class PrivilegedSoftware(VcpuGuest):
     def debug_port(self) -> DebugPort:
         """Return the port for a debugger."""
         if self._debug is None:
-            contexts: list[PeContext] = self._contexts  # type: ignore[assignment]  # it only reads them
-            self._debug = NormalDebug(self._machine, self._memory, self._vcpus, contexts)
+            self._debug = NormalDebug(self._machine, self._memory, self._vcpus, self._contexts)
         return self._debug
 
     @property

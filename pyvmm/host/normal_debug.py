@@ -16,7 +16,7 @@ class NormalDebug(DebugPort):
     """Stops a normal VM and its clock: its virtual time stands still too."""
 
     def __init__(
-        self, machine: Machine, memory: PhysicalMemory, vcpus: Holder, contexts: list[PeContext]
+        self, machine: Machine, memory: PhysicalMemory, vcpus: Holder, contexts: Sequence[PeContext]
     ) -> None:
         """``contexts`` is the VM's own list, one per vCPU."""
         super().__init__(vcpus, len(contexts))

@@ -10,6 +10,7 @@ from pyvmm.arch.gic import MPIDR_RES1, mpidr_of
 from pyvmm.arch.psci import (
     SMC64,
     SYSTEM_WARM_RESET,
+    TRUSTED_OS_NOT_PRESENT,
     VERSION_1_1,
     AffinityState,
     PsciFid,
@@ -21,7 +22,6 @@ from pyvmm.host.guest import Outcome
 from pyvmm.host.stolen_time import StolenTime
 from pyvmm.host.vcpu import Vcpus
 
-TRUSTED_OS_NOT_PRESENT = 2  # MIGRATE_INFO_TYPE: nothing to migrate
 FEATURES = frozenset({*PsciFid, SmcccFid.SMCCC_VERSION})
 
 #: Sets the registers of a vCPU before its start: cpu, entry point, context (its x0).
