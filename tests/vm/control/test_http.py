@@ -3,8 +3,6 @@
 import http.client
 import json
 import socket
-import threading
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 
 from pyvmm.vm.control import http_stream
 from pyvmm.vm.control.api import METHODS, State
-from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.control.openapi import document
 from pyvmm.vm.control.routes import FEEDS, READS, ROUTES
 from pyvmm.vm.control.rpc import MAX_LINE
@@ -20,16 +17,6 @@ from pyvmm.vm.control.schema import MANUAL
 from tests.boot.command import call
 from tests.boot.transcript import steps
 from tests.vm.served import Served
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    """Return a new instance that is served."""
-    before = threading.active_count()
-    made = Served(Directory(tmp_path / "pyvmm"))
-    yield made
-    made.close()
-    assert threading.active_count() == before
 
 
 class Connection(http.client.HTTPConnection):

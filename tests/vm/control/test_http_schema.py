@@ -2,9 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -15,22 +13,11 @@ from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 
 from pyvmm.vm.control.api import METHODS
-from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.control.openapi import document
 from pyvmm.vm.control.routes import FEEDS
 from tests.vm.served import Served
 
 NUM_CASES = 3
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    """Return a new instance that is served."""
-    before = threading.active_count()
-    made = Served(Directory(tmp_path / "pyvmm"))
-    yield made
-    made.close()
-    assert threading.active_count() == before
 
 
 class Gateway:

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,16 +26,6 @@ from tests.vm.stage import show
 from tests.waiting import wait_until
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    """Return a new instance that is served."""
-    before = threading.active_count()
-    made = Served(Directory(tmp_path / "pyvmm"))
-    yield made
-    made.close()
-    assert threading.active_count() == before
 
 
 class Told:
