@@ -12,6 +12,7 @@ import click
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli.common.address import unusable, url
 from pyvmm.cli.common.say import print_lines, say
 from pyvmm.cli.common.units import Seconds
 from pyvmm.scripting.verification import trust_for
@@ -100,8 +101,7 @@ def kbs(
         listeners = [stack.enter_context(_unix(path)) for path in sockets]
         if port is not None or not listeners:
             listeners.append(stack.enter_context(_tcp(host, port or 0)))
-            name = f"[{host}]" if ":" in host else host
-            print_lines(f"http://{name}:{listeners[-1].getsockname()[1]}")
+            print_lines(url(host, listeners[-1].getsockname()[1]))
         with suppress(KeyboardInterrupt):  # a way to end it
             serve(broker, listeners, say)
 
@@ -130,9 +130,7 @@ def _tcp(host: str, port: int) -> Iterator[socket.socket]:
             listener.bind((host, port))
             listener.listen()
         except OSError as error:
-            why = error.strerror or str(error)
-            line = f"--host {host} --port {port}: {why}: choose another address"
-            raise UserError(line) from None
+            raise unusable(host, port, error) from None
         yield listener
 
 

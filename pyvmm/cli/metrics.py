@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pyvmm.arch.errors import UserError
-from pyvmm.cli.common.instances import GONE, directory, format_os_error
+from pyvmm.cli.common.address import unusable, url
+from pyvmm.cli.common.instances import GONE, directory
 from pyvmm.cli.common.say import print_lines
 from pyvmm.vm.control.api import Statistics, Status
 from pyvmm.vm.control.client import connect
@@ -43,21 +44,18 @@ def _serve(registry: CollectorRegistry, host: str, port: int) -> int:
     ends = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # of the server's threads, too
     try:
-        server, thread = start_http_server(port, host, registry)
-    except OSError as error:
+        try:
+            server, thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise unusable(host, port, error) from None
+        print_lines(url(host, server.server_port, "/metrics"))
+        signal.sigwait(ends)
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        line = f"--host {host} --port {port}: {format_os_error(error)}: choose another address"
-        raise UserError(line) from None
-    print_lines(f"http://{_authority(host, server.server_port)}/metrics")
-    signal.sigwait(ends)
     server.shutdown()
     thread.join()
     server.server_close()
     return ExitCode.OK
-
-
-def _authority(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Instances(Collector):

@@ -5,6 +5,8 @@ from typing import Final
 
 from pyvmm.arch.errors import UserError
 
+#: The name of the instance of a process whose user gave none.
+DEFAULT_NAME: Final = "guest-{pid}"
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -17,8 +19,3 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UserError(f"name {name!r}: give up to 64 letters, digits, _ . - but no . or - first")
     return name
-
-
-def default_name(pid: int | str) -> str:
-    """Return the name of the instance of a process whose user gave none; of "*", their pattern."""
-    return f"guest-{pid}"

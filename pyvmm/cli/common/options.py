@@ -27,7 +27,7 @@ from pyvmm.cli.common.units import Seconds
 from pyvmm.vm.declare import Kind, Option, Scope
 from pyvmm.vm.machine.kernel_tree import KernelTree, num_host_cpus
 from pyvmm.vm.machine.root import complete_shares
-from pyvmm.vm.name import default_name
+from pyvmm.vm.name import DEFAULT_NAME
 from pyvmm.vm.network_options import is_forward, with_forwards
 from pyvmm.vm.options import OPTIONS, VmOptions, read_options
 
@@ -181,7 +181,9 @@ def given_options(positional: Path | None, asked: Mapping[str, object]) -> dict[
 
 def virtual_machine(given: Mapping[str, object], *, is_run: bool = True) -> VmOptions:
     """Return the virtual machine for what the user gave; see `vm_options`."""
-    options = read_options({"name": default_name(os.getpid())} | {**given}, is_run=is_run)
+    options = read_options(
+        {"name": DEFAULT_NAME.format(pid=os.getpid())} | {**given}, is_run=is_run
+    )
     if options.restore is not None:
         return _restored(options, options.restore)
     if options.oci is not None:

@@ -28,7 +28,7 @@ from pyvmm.vm.control.api import State, Status
 from pyvmm.vm.control.process import Process
 from pyvmm.vm.gdb.leftover import SocketNote, remove_noted
 from pyvmm.vm.json_text import decode
-from pyvmm.vm.name import check_name, default_name
+from pyvmm.vm.name import DEFAULT_NAME, check_name
 
 _STATE_SIZE: Final = 4096  # of the file: fixed, so that it can be overwritten on a full disk
 _GDB: Final = "gdb"
@@ -191,9 +191,11 @@ class Directory:
 
     def _remove_dead_runs(self) -> None:
         """Remove what killed processes of `pyvmm run` left, unless the user named the instance."""
-        for home in self.path.glob(f"{default_name('*')}.d"):
+        for home in self.path.glob(DEFAULT_NAME.format(pid="*") + ".d"):
             status = self._look(home.stem)
-            if status and status.state == State.DEAD and status.name == default_name(status.pid):
+            if status is None or status.name != DEFAULT_NAME.format(pid=status.pid):
+                continue
+            if status.state == State.DEAD:
                 with suppress(OSError):  # it stays, and `list` shows it
                     self.remove(status.name)
 
