@@ -3,6 +3,7 @@
 import json
 from itertools import count, islice
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -81,6 +82,17 @@ def test_what_is_inside_a_call_is_above_it_and_indented(tmp_path: Path) -> None:
     assert few == ["GPT", "RMI_GRANULE_DELEGATE", "RMI_REC_ENTER"]
     assert lines("rmi,gpt", tmp_path / "t")[0][13:].startswith("   GPT ")
     assert lines("rsi", tmp_path / "t")[0][13:].startswith(" RSI_")
+
+
+def test_a_thread_does_not_inherit_the_pe_of_one_that_has_ended(tmp_path: Path) -> None:
+    """Though the system gives it the same identifier."""
+    with Trace(f"hes:{tmp_path / 't'}") as listener:
+        for events in ([_ENTER], [HesCall("VHUK.GET", "SUCCESS")]):
+            thread = Thread(target=lambda events=events: [listener(event) for event in events])
+            thread.start()
+            thread.join()
+    (line,) = (tmp_path / "t").read_text().splitlines()
+    assert line.split()[1] == "-"
 
 
 def test_a_syndrome_has_a_name(tmp_path: Path) -> None:

@@ -47,6 +47,12 @@ class _Call:
         self.exit: RecExit | None = None
 
 
+class _Thread(threading.local):
+    """What a thread does; it ends with the thread, so that no later one inherits it."""
+
+    call: _Call | None = None
+
+
 class Timeline:
     """Writes the file; a context manager that closes it.
 
@@ -57,7 +63,7 @@ class Timeline:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._epoch = clock()
-        self._calls: dict[int, _Call] = {}  # by thread
+        self._thread = _Thread()
         self._granules = Counter[str]()
         self._next_count = 0.0
         self._has_failed = False
@@ -93,7 +99,7 @@ class Timeline:
                 say(f"--trace-out: {error.strerror}: the rest is lost")
 
     def _take(self, event: Event) -> None:
-        now, call = self._now(), self._calls.get(threading.get_ident())
+        now, call = self._now(), self._thread.call
         pe = call.pe if call is not None else 0
         match event:
             case WorldSwitch(new=Pas.REALM):
@@ -119,7 +125,7 @@ class Timeline:
     def _enter(self, pe: int, call: _Call | None, now: float) -> None:
         """A PE leaves the normal world."""
         if call is None:
-            call = self._calls[threading.get_ident()] = _Call(pe, now)
+            call = self._thread.call = _Call(pe, now)
             self._name_tracks(pe)
         elif now > call.start:
             self._slice(pe, HOST, "host", call.start, now, {})

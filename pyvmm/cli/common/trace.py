@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from threading import get_ident
+from threading import local
 from typing import Final, TextIO
 
 import msgspec
@@ -59,6 +59,13 @@ def kinds_help() -> Iterator[str]:
     yield f"{ALL:{width}}  all of them"
 
 
+class _Place(local):
+    """Where the PE of a thread is; it ends with the thread, so that no later one inherits it."""
+
+    pe = -1  # has none yet
+    is_in_realm_world = False
+
+
 class Tracer:
     """Gives each event its time, PE and depth.
 
@@ -69,8 +76,7 @@ class Tracer:
     def __init__(self, shown: frozenset[type[Event]], clock: Callable[[], float]) -> None:
         self._clock = clock
         self._epoch = clock()
-        self._pes: dict[int, int] = {}  # by thread
-        self._inside: set[int] = set()  # threads whose PE is in the realm world
+        self._place = _Place()
         self._has_smcs = Smc in shown
         depths = {self._depth(kind) for kind in shown}
         if self._has_smcs:
@@ -79,11 +85,11 @@ class Tracer:
 
     def stamp(self, event: Event) -> tuple[int, int, int]:
         """Return time (µs), PE and depth of an event that happens now."""
-        thread, depth = get_ident(), 0
-        if thread in self._inside or isinstance(event, WorldSwitch):
+        depth = 0
+        if self._place.is_in_realm_world or isinstance(event, WorldSwitch):
             is_of_rmm = isinstance(event, Smc) and event.security is Pas.REALM
             depth = self._indents[2 if is_of_rmm else self._depth(type(event))]
-        return round((self._clock() - self._epoch) * 1e6), self._pes.get(thread, -1), depth
+        return round((self._clock() - self._epoch) * 1e6), self._place.pe, depth
 
     def _depth(self, kind: type[Event]) -> int:
         if kind is GptChange and self._has_smcs:
@@ -93,9 +99,9 @@ class Tracer:
     def follow(self, event: Event) -> None:
         """Take note of where a PE is, before `stamp`."""
         if isinstance(event, Smc | WorldSwitch):
-            self._pes[get_ident()] = event.pe
+            self._place.pe = event.pe
         if isinstance(event, WorldSwitch):
-            (self._inside.discard if event.old is Pas.REALM else self._inside.add)(get_ident())
+            self._place.is_in_realm_world = event.new is Pas.REALM
 
 
 class Trace:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Condition, Thread, get_ident
+from threading import Condition, Thread, local
 from typing import Final
 
 import msgspec
@@ -24,7 +24,6 @@ _MAX_WAITING: Final = 1 << 17
 SIZE: Final = 96 << 20
 _MAX_BATCH: Final = 256 << 10  # bytes of events
 _PACE: Final = 1 / 30  # seconds between two batches
-_NOWHERE: Final = (-1, 0.0)
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -37,6 +36,13 @@ class Batch:
     first: int  # number of its first event
     inside: list[int]  # PEs that are in the realm world
     events: bytes  # a JSON array, see `StampedEvent`
+
+
+class _Entry(local):
+    """The last switch between worlds of a thread; it ends with the thread."""
+
+    pe = -1  # there was none yet
+    time = 0.0
 
 
 class EventLog:
@@ -53,7 +59,7 @@ class EventLog:
         self._epoch = clock()
         self._ring: deque[tuple[float, int, float, Event]] = deque()
         self._num_dropped = 0
-        self._entries: dict[int, tuple[int, float]] = {}  # by thread: its PE, when it switched
+        self._entry = _Entry()
         self._inside: dict[int, bool] = {}  # by PE
         self._batches: deque[Batch] = deque()
         self._kept = 0  # bytes
@@ -72,19 +78,17 @@ class EventLog:
 
     def listen(self, event: Event) -> None:
         """Take an event; any thread.  Of a switch between worlds, only its time is kept."""
-        now, thread = self._clock(), get_ident()
-        kind = type(event)
+        now, kind = self._clock(), type(event)
         if kind is Smc:
             return  # the event of the command itself follows
         if isinstance(event, WorldSwitch):
-            self._entries[thread] = event.pe, now
+            self._entry.pe, self._entry.time = event.pe, now
             self._inside[event.pe] = event.new is Pas.REALM
             return
         if len(self._ring) >= _MAX_WAITING:
             self._num_dropped += 1
             return
-        pe, since = self._entries.get(thread, _NOWHERE)
-        self._ring.append((now, pe, since, event))
+        self._ring.append((now, self._entry.pe, self._entry.time, event))
 
     def close(self) -> None:
         """End the log: the events so far are its last."""
