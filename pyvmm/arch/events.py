@@ -9,8 +9,9 @@ so that an event costs one branch without a listener.  ``str(event)`` is one lin
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 from pyvmm.arch import rmi, rsi
 from pyvmm.arch.bits import MASK64
@@ -37,8 +38,11 @@ def _outputs(results: Sequence[int]) -> str:
     return "".join(f" {value:#x}" for value in results[1:])
 
 
-@dataclass(frozen=True, slots=True)
-class Smc:
+class _Event(msgspec.Struct, frozen=True, gc=False):
+    """What all events are: cheap to make and to keep by the thousand, and in no reference cycle."""
+
+
+class Smc(_Event, frozen=True):
     """An SMC as the Monitor sees it: x0.. of the caller and of the result."""
 
     pe: int
@@ -54,8 +58,7 @@ class Smc:
         return f"SMC pe={self.pe} from={self.security.name} {name} {args} -> {results}"
 
 
-@dataclass(frozen=True, slots=True)
-class HesCall:
+class HesCall(_Event, frozen=True):
     """A call of EL3 to the HES and its status; empty if there was no reply."""
 
     service: str
@@ -65,8 +68,7 @@ class HesCall:
         return f"HES {self.service} -> {self.status or 'gone'}"
 
 
-@dataclass(frozen=True, slots=True)
-class WorldSwitch:
+class WorldSwitch(_Event, frozen=True):
     """A PE switched from one security state to another."""
 
     pe: int
@@ -77,8 +79,7 @@ class WorldSwitch:
         return f"WORLD pe={self.pe} {self.old.name} -> {self.new.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class RmiCall:
+class RmiCall(_Event, frozen=True):
     """An RMI command and its result."""
 
     command: str
@@ -91,8 +92,7 @@ class RmiCall:
         return f"{call} -> {rmi.status_name(self.results[0])}{_outputs(self.results)}"
 
 
-@dataclass(frozen=True, slots=True)
-class RsiCall:
+class RsiCall(_Event, frozen=True):
     """An RSI command of a realm and its result; ``results`` is empty if it exits to the host."""
 
     rec: int
@@ -108,8 +108,7 @@ class RsiCall:
         return f"{call} -> {rsi.status_name(self.results[0])}{_outputs(self.results)}"
 
 
-@dataclass(frozen=True, slots=True)
-class PsciCall:
+class PsciCall(_Event, frozen=True):
     """A PSCI call of a realm and its result; None if it exits to the host first."""
 
     rec: int
@@ -126,8 +125,7 @@ class PsciCall:
         return f"{name} rec={self.rec:#x}{args} -> {result}"
 
 
-@dataclass(frozen=True, slots=True)
-class GranuleTransition:
+class GranuleTransition(_Event, frozen=True):
     """A granule changed its state."""
 
     pa: int
@@ -138,8 +136,7 @@ class GranuleTransition:
         return f"GRANULE pa={self.pa:#x} {self.old} -> {self.new}"
 
 
-@dataclass(frozen=True, slots=True)
-class GptChange:
+class GptChange(_Event, frozen=True):
     """The Monitor moved memory from one physical address space to another."""
 
     pa: int
@@ -151,8 +148,7 @@ class GptChange:
         return f"GPT pa={self.pa:#x} size={self.size:#x} {self.old.name} -> {self.new.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class RttChange:
+class RttChange(_Event, frozen=True):
     """An RTT entry changed: the raw descriptors before and after."""
 
     rd: int
@@ -166,8 +162,7 @@ class RttChange:
         return f"RTT rd={self.rd:#x} ipa={self.ipa:#x} level={self.level} {change}"
 
 
-@dataclass(frozen=True, slots=True)
-class RimExtension:
+class RimExtension(_Event, frozen=True):
     """A realm's initial measurement was started, or extended with a step of its construction.
 
     ``fields`` are the measured values, by their names in the specification, with hashes for
@@ -195,8 +190,7 @@ def _measured(value: int | bytes | tuple[int, ...]) -> str:
     return hex(value) if isinstance(value, int) else ",".join(map(hex, value))
 
 
-@dataclass(frozen=True, slots=True)
-class RecExit:
+class RecExit(_Event, frozen=True):
     """A REC left the realm for the host."""
 
     rec: int
@@ -211,8 +205,7 @@ class RecExit:
         return f"REC_EXIT rec={self.rec:#x} {self.reason.name} {syndrome}"
 
 
-@dataclass(frozen=True, slots=True)
-class MmioAccess:
+class MmioAccess(_Event, frozen=True):
     """A guest's access to the bus; ``device`` is empty if nothing answered."""
 
     device: str

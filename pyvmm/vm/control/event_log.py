@@ -1,7 +1,8 @@
 """The last events of a run, for any number of observers at their own pace.
 
-The threads of the guest only append to a ring.  A thread of the log encodes what is there, thirty
-times a second, and keeps it in batches.  Events have numbers; a gap between the numbers of two
+The threads of the guest only append to a ring.  A thread of the log encodes what is there and keeps
+it in batches: thirty times a second while somebody reads, otherwise when the ring is half full, so
+that it does not compete with the guest.  Events have numbers; a gap between the numbers of two
 batches is events that were lost: because the ring was full, or because the reader was slow.
 """
 
@@ -19,7 +20,7 @@ from pyvmm.arch.pas import Pas
 from pyvmm.arch.system import start_thread
 
 #: Events that may wait for the thread; more are lost.
-_MAX_WAITING: Final = 1 << 17
+_MAX_WAITING: Final = 1 << 18
 #: Bytes of encoded events that are kept: more than a boot of Debian in a realm.
 SIZE: Final = 96 << 20
 _MAX_BATCH: Final = 256 << 10  # bytes of events
@@ -65,6 +66,7 @@ class EventLog:
         self._kept = 0  # bytes
         self._next_batch = self._next_event = 0
         self._changed = Condition()
+        self._num_waiting = 0  # readers that wait for a batch
         self._is_closed = False
         self._thread = Thread(target=self._collect, name="event-log", daemon=True)
 
@@ -109,9 +111,11 @@ class EventLog:
         Returns: None once the log is closed, or if ``is_leaving`` returns true.
         """
         with self._changed:
+            self._num_waiting += 1
             self._changed.wait_for(
                 lambda: self._next_batch > number or self._is_over or is_leaving()
             )
+            self._num_waiting -= 1
             if self._next_batch <= number or is_leaving():
                 return None
             return self._batches[max(0, number - self._batches[0].number)]
@@ -127,6 +131,9 @@ class EventLog:
         while True:
             with self._changed:
                 is_last = self._changed.wait_for(lambda: self._is_closed, _PACE)
+                is_wanted = is_last or self._num_waiting > 0
+            if not is_wanted and len(self._ring) < _MAX_WAITING // 2:
+                continue
             before, inside = inside, sorted(pe for pe, is_in in self._inside.items() if is_in)
             while self._ring or inside != before:
                 before = inside

@@ -51,7 +51,7 @@ _CLASSES: Final = tuple(
 
 
 def _fields_of(kind: type[Event]) -> Callable[[Event], object]:
-    return attrgetter(*kind.__dataclass_fields__)
+    return attrgetter(*kind.__struct_fields__)
 
 
 _NUMBERS: Final = {kind: (number, _fields_of(kind)) for number, kind in enumerate(_CLASSES)}
@@ -91,7 +91,7 @@ def describe(item: bytes) -> str:
         return "something else"
     match kind, fields:
         case Kind.EVENT, [int(number), list(values)] if number < len(_CLASSES):
-            names = _CLASSES[number].__dataclass_fields__
+            names = _CLASSES[number].__struct_fields__
             shown = (f"{name}={_show(each)}" for name, each in zip(names, values, strict=False))
             return f"{_CLASSES[number].__name__} {' '.join(shown)}"
         case Kind.INPUT, [_, int(position), str(target), bytes(data)]:
