@@ -25,12 +25,13 @@ _AGENT_PATIENCE: Final = 5.0  # seconds for the agent, while the guest's console
 _PACE: Final = 0.1  # seconds between two attempts to take a picture, and to notice `close`
 _MAX_NUMBER: Final = 100  # characters
 _ENDED: Final = frozenset({State.STOPPED, State.DEAD})
-#: What a browser may ask an instance; all but the last two change nothing.
+#: What a browser may ask an instance; all but the last three change nothing.
 QUESTIONS: Final = frozenset(
     {
         "status", "statistics", "debug", "observe_gpt", "observe_granule", "observe_walk",
-        "observe_rtt", "observe_realms", "observe_recs", "observe_pes", "observe_gic",
-        "observe_timers", "observe_queues", "pause", "resume",
+        "observe_stage1", "observe_rtt", "observe_realms", "observe_recs", "observe_pes",
+        "observe_gic", "observe_timers", "observe_queues", "observe_tlbs", "observe_code",
+        "pause", "resume", "debug_step",
     }
 )  # fmt: skip
 

@@ -4,14 +4,19 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from websockets import Origin
 from websockets.sync.client import ClientConnection, connect
 
+from pyvmm.vm.exit_code import ExitCode
 from tests.boot.command import pyvmm
+from tests.cli.inside import verb
 from tests.cli.instance import REALM, create, running
+from tests.cli.kernels import MAPPED, kernel
+from tests.waiting import wait_until
 
 Json = dict[str, object]
 
@@ -47,7 +52,7 @@ def serving(*arguments: str) -> Iterator[Address]:
 
 
 @contextmanager
-def existing(name: str, *options: str) -> Iterator[str]:
+def existing(name: str, *options: str | Path) -> Iterator[str]:
     """Create an instance; destroy it afterwards."""
     create(name, *options)
     try:
@@ -61,6 +66,23 @@ def realm() -> Iterator[str]:
     """Return the name of an observed realm, which is not started."""
     with existing("watched", *REALM, "--observe") as name:
         yield name
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the name of a realm that counts, with tables of its own; debuggable, and paused."""
+    file = kernel(tmp_path_factory.mktemp("counting"), MAPPED)
+    with existing("counting", *REALM, "--realm-debug", "--observe", file) as name:
+        assert pyvmm("start", name).code == ExitCode.OK
+        wait_until(lambda: has_counted(name))
+        assert verb("pause", name).code == ExitCode.OK
+        yield name
+
+
+def has_counted(name: str) -> bool:
+    """Return whether the guest is in its loop."""
+    (vcpu,) = json.loads(verb("debug", name, "--json").output)
+    return int(vcpu["registers"]["x5"], 16) > 0
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,8 @@ MEASURE = """() => {
         window.costs.push(performance.now() - start);
     });
 }"""
+#: Stages and levels of a walk of the guest's address of its block.
+WALK = ((1, 1), (2, 2), (2, 3))
 FOCUSED = "document.activeElement.ariaLabel || document.activeElement.textContent"
 
 
@@ -39,9 +41,18 @@ def chromium() -> Iterator[Browser]:
     """Start Debian's browser, which a test of the whole module shares."""
     with sync_playwright() as playwright:
         path = "/usr/bin/chromium"
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"], timeout=180_000
+        )
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(realm: str, counting: str) -> Iterator[Address]:
+    """Return the address of a server for both realms."""
+    with serving(realm, counting) as address:
+        yield address
 
 
 Open = Callable[[str], Page]
@@ -175,6 +186,8 @@ def test_events_are_filtered_and_linked(sight: Page) -> None:
     rows.first.get_by_role("button").click()
     expect(sight.locator(".row.current")).to_contain_text("RMI_REC_CREATE")
     sight.reload()  # the address has it all
+    expect(sight.get_by_role("searchbox")).to_have_value("RMI_REC_CREATE")
+    expect(rows).to_have_count(1)
     expect(sight.get_by_role("complementary")).to_contain_text(f"Granule {rd}")
     expect(sight.locator(".row.current")).to_contain_text("RMI_REC_CREATE")
     sight.get_by_label("RMI", exact=True).uncheck()
@@ -183,13 +196,65 @@ def test_events_are_filtered_and_linked(sight: Page) -> None:
 
 def test_the_tables_unfold(sight: Page) -> None:
     """From the start tables to the granule of the guest's first page."""
-    sight.get_by_role("tab", name="RTT").click()
+    sight.get_by_role("tab", name="Tables").click()
     table = sight.locator(".tree > .node > details", has_text="IPA 0x80000000")
     nested = table.locator("details").first
     nested.locator("> summary").click()
     entry = nested.locator(".entry.ASSIGNED").first
     pa = entry.locator("a.pa").inner_text()
     assert look("granule", pa)["ipas"] == [entry.locator("a.ipa").inner_text()]
+
+
+def test_stage_1_unfolds_beside_them(view: Open, page: Address, counting: str) -> None:
+    """The guest's own table; a link from it leads to the whole walk, through both stages."""
+    opened = view(f"{page.url}#name={counting}&tab=tables")
+    expect(opened.locator(".side").first).to_contain_text("Realm translation tables")
+    stage1 = opened.locator(".stage1")
+    expect(stage1).to_contain_text("is in no half of the address space")
+    entry = stage1.locator(".entry.block")
+    expect(entry).to_contain_text("[2] 0x80000000 1 GiB block → 0x80000000 AP2=0")
+    entry.locator("a.va").click()
+    stages = opened.locator(".walk-result tbody td:first-child")
+    expect(stages).to_have_text([f"stage {n} level {level}" for n, level in WALK])
+    expect(opened.get_by_label("kind of address")).to_have_value("el1")
+
+
+def test_step_and_continue(view: Open, page: Address, counting: str) -> None:
+    """A PE of a paused guest executes one instruction at a time, and then the rest."""
+    opened = view(f"{page.url}#name={counting}&tab=pes")
+    step = opened.get_by_role("button", name="Step")
+    here = opened.locator("tr:has(.here)")
+    for _ in range(2):
+        before = here.inner_text()
+        assert re.search("add x5|b #?0x", before)
+        step.click()
+        expect(here).not_to_have_text(before, use_inner_text=True)
+    assert step.evaluate("step => step === document.activeElement")
+    opened.get_by_role("button", name="Continue").click()
+    expect(opened.locator(".state")).to_contain_text("running")
+    step.click()
+    expect(opened.locator(".pane")).to_contain_text("counting is running: pause it first")
+    opened.get_by_role("button", name="Pause the guest").click()
+    expect(opened.locator(".state")).to_contain_text("paused")
+
+
+def test_the_timeline_shows_who_ran(sight: Page) -> None:
+    """The lanes of PE 0: the RMM's has the time of building the realm; a click goes there."""
+    sight.get_by_role("tab", name="Timeline").click()
+    canvas = sight.locator(".timeline canvas")
+    expect(canvas).to_be_visible()
+    everything = shot(canvas)
+    rmm, normal = everything[0, 158, 115], everything[139, 146, 154]
+    assert rmm > 100
+    assert normal > 100
+    canvas.focus()
+    for _ in range(6):
+        sight.keyboard.press("+")
+    assert shot(canvas) != everything
+    sight.keyboard.press("Enter")
+    expect(sight).to_have_url(re.compile(r"at=\d+"))
+    canvas.hover(position={"x": 400, "y": 20})
+    expect(sight.locator("#timeline-hint")).to_contain_text(re.compile(r"PE 0 (RMM|normal) for"))
 
 
 def test_registers_and_pause(view: Open, page: Address) -> None:
@@ -208,7 +273,16 @@ def test_keyboard_alone(sight: Page) -> None:
     for _ in range(40):
         reached.add(sight.evaluate(FOCUSED))
         sight.keyboard.press("Tab")
-    for name in ("instance", "time", "Live", "filter events", "events", "RTT", "PEs"):
+    for name in (
+        "instance",
+        "time",
+        "Live",
+        "filter events",
+        "events",
+        "Timeline",
+        "Tables",
+        "PEs",
+    ):
         assert any(name in each for each in reached), (name, reached)
     sight.locator(".memory canvas").focus()
     for key in ("ArrowDown", "ArrowRight", "ArrowRight", "ArrowLeft", "Enter"):
@@ -316,7 +390,7 @@ def test_a_run_is_seen_and_exported(view: Open, tmp_path: Path) -> None:
     recorded = pages[-1]
     recorded.get_by_role("slider", name="time").fill("300")
     expect(recorded.locator(".legend")).to_contain_text("REALM RD")
-    recorded.get_by_role("tab", name="RTT").click()
+    recorded.get_by_role("tab", name="Tables").click()
     expect(recorded.locator(".tree")).to_contain_text("Realm translation tables")
     recorded.get_by_role("tab", name="What would this access do?").click()
     recorded.get_by_role("textbox", name="address").fill(RAM)

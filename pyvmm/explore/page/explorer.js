@@ -41,7 +41,11 @@
       pa: parameters.get("pa") ?? "",
       at: at !== null && /^\d+$/.test(at) ? Number(at) : null,
       tab: parameters.get("tab") ?? "events",
-      ipa: parameters.get("ipa") ?? ""
+      ipa: parameters.get("ipa") ?? "",
+      kind: parameters.get("kind") ?? "ipa",
+      pe: parameters.get("pe") ?? "0",
+      kinds: parameters.get("kinds") ?? "",
+      words: parameters.get("words") ?? ""
     };
   }
   function selection() {
@@ -77,7 +81,15 @@
     return h("a", { href: "#", class: "ipa", title: `walk ${ipa}` }, [text], {
       click: (event) => {
         event.preventDefault();
-        select({ ipa, tab: "walk" });
+        select({ ipa, kind: "ipa", tab: "walk" });
+      }
+    });
+  }
+  function virtualLink(va) {
+    return h("a", { href: "#", class: "va", title: `walk virtual address ${va}` }, [va], {
+      click: (event) => {
+        event.preventDefault();
+        select({ ipa: va, kind: "el1", tab: "walk" });
       }
     });
   }
@@ -186,7 +198,7 @@
       };
       chunk.changes = this.#read(chunk);
       this.inside = message.inside;
-      for (const pe2 of message.pes) if (pe2 >= this.pes) this.pes = pe2 + 1;
+      for (const pe of message.pes) if (pe >= this.pes) this.pes = pe + 1;
       if (lines2.length) this.#chunks.push(chunk);
       this.received = Math.max(this.received, chunk.end);
       this.isComplete ||= this.received >= this.history;
@@ -194,12 +206,12 @@
     #read(chunk) {
       const changes = [];
       chunk.lines.forEach((line, index) => {
-        const kind2 = PREFIXES.find(([prefix]) => line.startsWith(prefix))?.[1] ?? "RMI";
-        chunk.kinds[index] = KINDS.indexOf(kind2);
-        if (kind2 !== "GRANULE" && kind2 !== "GPT") return;
+        const kind = PREFIXES.find(([prefix]) => line.startsWith(prefix))?.[1] ?? "RMI";
+        chunk.kinds[index] = KINDS.indexOf(kind);
+        if (kind !== "GRANULE" && kind !== "GPT") return;
         const words = line.split(" ");
         const pa = Number(words[1]?.slice(3));
-        const isState = kind2 === "GRANULE" ? 1 : 0;
+        const isState = kind === "GRANULE" ? 1 : 0;
         const names = isState ? this.states : this.gpis;
         const count = isState ? 1 : Number(words[2]?.slice(5)) / 4096;
         const [old, , now] = words.slice(isState ? 2 : 3);
@@ -306,7 +318,7 @@
     }
     /** Append the numbers of matching events from a number on. */
     search(from, kinds, words, found) {
-      const isWanted = KINDS.map((kind2) => kinds.has(kind2));
+      const isWanted = KINDS.map((kind) => kinds.has(kind));
       for (let index = this.#find(from); index < this.#chunks.length; index++) {
         const chunk = this.#chunks[index];
         for (let n = Math.max(0, from - chunk.first); n < chunk.lines.length; n++) {
@@ -331,6 +343,12 @@
   // events.ts
   var ROW = 20;
   var MAX_HEIGHT = 1e7;
+  var NO_KIND = "none";
+  function kept() {
+    const { kinds } = selection();
+    if (!kinds) return KINDS.filter((kind) => kind !== "GRANULE" && kind !== "RTT");
+    return KINDS.filter((kind) => kinds.split(",").includes(kind));
+  }
   var EventList = class {
     element;
     #scroller;
@@ -338,7 +356,7 @@
     #rows = h("div", { class: "rows", role: "list" });
     #count = h("output", { class: "hint" });
     #filter;
-    #kinds = new Set(KINDS.filter((kind2) => kind2 !== "GRANULE" && kind2 !== "RTT"));
+    #kinds = new Set(kept());
     #found = [];
     #searched = 0;
     #log = null;
@@ -347,22 +365,23 @@
       this.#filter = h("input", {
         type: "search",
         placeholder: "filter, such as rd=0x60008000",
-        "aria-label": "filter events"
-      }, [], { input: () => this.#reset() });
-      const kinds = KINDS.map((kind2) => {
+        "aria-label": "filter events",
+        value: selection().words
+      }, [], { input: () => this.#search() });
+      const kinds = KINDS.map((kind) => {
         const box = h("input", { type: "checkbox" }, [], {
           change: () => {
-            if (box.checked) this.#kinds.add(kind2);
-            else this.#kinds.delete(kind2);
-            this.#reset();
+            if (box.checked) this.#kinds.add(kind);
+            else this.#kinds.delete(kind);
+            this.#search();
           }
         });
-        box.checked = this.#kinds.has(kind2);
-        return h("label", {}, [box, kind2]);
+        box.checked = this.#kinds.has(kind);
+        return h("label", {}, [box, kind]);
       });
       const only = button("selection", "show only events with the selected address", () => {
         this.#filter.value = selection().pa;
-        this.#reset();
+        this.#search();
       });
       this.#scroller = h("div", { class: "scroller", tabindex: "0", role: "group", "aria-label": "events" }, [
         this.#spacer
@@ -375,6 +394,11 @@
     }
     set log(log) {
       this.#log = log;
+      this.#reset();
+    }
+    /** Search anew; the address of the page keeps the filters. */
+    #search() {
+      select({ words: this.#filter.value, kinds: [...this.#kinds].join() || NO_KIND });
       this.#reset();
     }
     #reset() {
@@ -426,20 +450,20 @@
       fill(this.#rows, ...this.#found.slice(first, first + rows2).map((n) => this.#row(log, n)));
     }
     #row(log, number) {
-      const entry2 = log.entry(number);
-      if (!entry2) return null;
+      const entry3 = log.entry(number);
+      if (!entry3) return null;
       const isCurrent = number === log.position - 1;
-      const time = ((entry2.time - log.start) / 1e3).toFixed(3);
+      const time = ((entry3.time - log.start) / 1e3).toFixed(3);
       return h("div", {
         class: `row ${isCurrent ? "current" : ""}`,
         role: "listitem",
-        "data-kind": entry2.kind
+        "data-kind": entry3.kind
       }, [
         h("button", { type: "button", class: "time", title: "go to this time" }, [`${time} ms`], {
           click: () => select({ at: number + 1 })
         }),
-        h("span", { class: "pe-number" }, [entry2.pe < 0 ? "" : `PE${entry2.pe}`]),
-        h("span", { class: "text" }, linked(entry2.text))
+        h("span", { class: "pe-number" }, [entry3.pe < 0 ? "" : `PE${entry3.pe}`]),
+        h("span", { class: "text" }, linked(entry3.text))
       ]);
     }
   };
@@ -620,13 +644,13 @@
     log.search(log.first, /* @__PURE__ */ new Set(["RIM"]), [], numbers);
     const steps = [];
     for (const number of numbers) {
-      const entry2 = log.entry(number);
-      const [left, rim] = entry2.text.split(" -> ");
+      const entry3 = log.entry(number);
+      const [left, rim] = entry3.text.split(" -> ");
       const words = left.split(" ");
       const name = words[2];
       const fields = Object.fromEntries(words.slice(3).map((word) => word.split("=")));
       const before = name === "REALM_CREATE" ? "" : steps.at(-1)?.rim ?? "";
-      steps.push({ entry: entry2, name, fields, before, rim });
+      steps.push({ entry: entry3, name, fields, before, rim });
     }
     return steps;
   }
@@ -946,23 +970,32 @@
       const pictures = await link.ask("observe_pes");
       const code = h("div", { class: "code" });
       const result = h("span", { class: "hint", role: "status" });
-      const act = (method) => void link.ask(method).then(
-        () => pes.show(element, link, null),
-        (error) => fill(result, error.message)
-      );
+      const tell = (error) => fill(result, error.message);
+      const again = () => pes.show(element, link, null);
+      const act = (method) => void link.ask(method).then(again, tell);
+      const step = async (cpu) => {
+        try {
+          const isDone = await link.ask("debug_step", { cpu });
+          await again();
+          if (!isDone) fill(element.querySelector(".hint"), `PE ${cpu} waits for an interrupt: continue`);
+          element.querySelector(`[data-step="${cpu}"]`)?.focus();
+        } catch (error) {
+          tell(error);
+        }
+      };
       fill(
         element,
         h("div", { class: "filters" }, [
           button("Pause the guest", "stop every vCPU", () => act("pause")),
-          button("Resume", "let the vCPUs run", () => act("resume")),
-          button("Read again", "read the registers again", () => void pes.show(element, link, null)),
+          button("Continue", "let the vCPUs run", () => act("resume")),
+          button("Read again", "read the registers again", () => void again()),
           result
         ]),
         code,
         ...pictures.map(registers)
       );
       try {
-        fill(code, ...(await link.ask("debug")).map(listing));
+        fill(code, ...(await link.ask("debug")).map((vcpu, cpu) => listing(vcpu, cpu, step)));
       } catch (error) {
         fill(code, h("p", { class: "hint" }, [`No code: ${error.message}`]));
       }
@@ -979,14 +1012,19 @@
       values(picture.controls)
     ]);
   }
-  function listing(vcpu, index) {
+  function listing(vcpu, cpu, step) {
     const pc = vcpu.registers["pc"];
     const rows2 = vcpu.code.map((line) => [
       h("span", { class: line.address === pc ? "here" : "" }, [line.address]),
       line.word,
       line.text
     ]);
-    return h("section", {}, [h("h3", {}, [`Code of PE ${index}`]), table(["address", "word", "instruction"], rows2)]);
+    const next = button("Step", `execute one instruction of PE ${cpu}, while the guest is paused`, () => void step(cpu));
+    next.dataset.step = String(cpu);
+    return h("section", { "data-code": String(cpu) }, [
+      h("h3", {}, [`Code of PE ${cpu} `, next]),
+      table(["address", "word", "instruction"], rows2)
+    ]);
   }
   var realms = {
     id: "realms",
@@ -998,9 +1036,9 @@
     }
   };
   var ADDRESSES = /* @__PURE__ */ new Set(["rtt_base", "owner", "metadata", "aux"]);
-  function record(kind2, picture) {
+  function record(kind, picture) {
     return h("section", { class: "record" }, [
-      h("h3", {}, [`${kind2} `, granuleLink(picture.address)]),
+      h("h3", {}, [`${kind} `, granuleLink(picture.address)]),
       facts(Object.entries(picture.fields).map(([name, value]) => [
         name,
         ADDRESSES.has(name) && value.startsWith("0x") ? h("span", {}, value.split(" ").flatMap((each) => [granuleLink(each), " "])) : value
@@ -1035,7 +1073,7 @@
     }
   };
 
-  // tables.ts
+  // units.ts
   function size(bytes) {
     const units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let unit = 0;
@@ -1045,12 +1083,86 @@
     }
     return `${bytes} ${units[unit]}`;
   }
+
+  // stage1.ts
+  var HALVES = ["0x0", "0xffffffffffffffff"];
+  async function stage1(element, link) {
+    const number = h("input", { type: "number", min: "0", max: "511", value: selection().pe, "aria-label": "PE of stage 1" }, [], {
+      change: () => {
+        select({ pe: number.value || "0" });
+        void stage1(element, link);
+      }
+    });
+    const found = await Promise.all(HALVES.map((va) => root(va, link)));
+    fill(element, h("section", { class: "tree stage1" }, [
+      h("h3", {}, ["Tables of stage 1 of ", h("label", {}, ["PE ", number])]),
+      ...found
+    ]));
+  }
+  async function root(va, link) {
+    try {
+      const picture = await ask(link, va, null);
+      return table2(picture.register, picture.ipa, async () => entries(picture, link), true);
+    } catch (error) {
+      return h("p", { class: "hint" }, [error.message]);
+    }
+  }
+  function ask(link, va, level) {
+    return link.ask("observe_stage1", { va, level, pe: Number(selection().pe) });
+  }
+  function table2(name, ipa, read2, isOpen) {
+    const body = h("div", { class: "entries" });
+    const details = h("details", { class: "table" }, [h("summary", {}, [name]), body]);
+    const unfold = async () => {
+      if (!details.open || body.childElementCount) return;
+      try {
+        fill(body, ...await read2());
+      } catch (error) {
+        fill(body, h("p", { class: "hint" }, [error.message]));
+      }
+    };
+    details.addEventListener("toggle", () => void unfold());
+    details.open = isOpen;
+    void unfold();
+    return h("div", { class: "node" }, [addressLink(ipa), details]);
+  }
+  function entries(picture, link) {
+    const where = picture.pa ? h("div", { class: "hint" }, ["in granule ", granuleLink(picture.pa)]) : null;
+    return [...where ? [where] : [], ...picture.runs.map((run) => entry(run, picture.level, link))];
+  }
+  function entry(run, level, link) {
+    if (run.kind === "table") {
+      const name = h("span", {}, [h("b", {}, [`level ${level + 1}`]), ` [${run.index}] ${run.va} and up`]);
+      const read2 = async () => entries(await ask(link, run.va, level + 1), link);
+      return table2(name, run.output, read2, false);
+    }
+    const last = run.count > 1 ? `–${run.index + run.count - 1}` : "";
+    const fields = Object.entries(run.fields).map(([name, value]) => `${name}=${value}`).join(" ");
+    return h("div", { class: `entry ${run.kind}` }, [
+      h("span", { class: "index" }, [`[${run.index}${last}]`]),
+      " ",
+      virtualLink(run.va),
+      ` ${size(run.size)} ${run.kind}`,
+      run.output ? " → " : "",
+      run.output ? addressLink(run.output) : null,
+      h("span", { class: "descriptor" }, [` ${fields}`])
+    ]);
+  }
+
+  // tables.ts
   var tables = {
     id: "tables",
-    name: "RTT",
+    name: "Tables",
     async show(element, link) {
-      const pictures = await link.ask("observe_rtt");
-      fill(element, ...pictures.map(tree));
+      const realm = h("div", { class: "side" });
+      const guest = h("div", { class: "side" }, ["…"]);
+      fill(element, h("div", { class: "sides" }, [realm, guest]));
+      try {
+        fill(realm, ...(await link.ask("observe_rtt")).map(tree));
+      } catch (error) {
+        fill(realm, h("p", { class: "hint" }, [error.message]));
+      }
+      await stage1(guest, link);
     }
   };
   function tree(picture) {
@@ -1059,10 +1171,10 @@
     const starts = picture.tables.filter((each) => each.level === top);
     return h("section", { class: "tree" }, [
       h("h3", {}, ["Realm translation tables of ", granuleLink(picture.rd, `realm ${picture.rd}`)]),
-      ...starts.map((each) => table2(each, byAddress, true))
+      ...starts.map((each) => table3(each, byAddress, true))
     ]);
   }
-  function table2(picture, others, isOpen) {
+  function table3(picture, others, isOpen) {
     const body = h("div", { class: "entries" });
     const details = h("details", { class: "table", "data-pa": picture.pa }, [
       h("summary", {}, [
@@ -1073,7 +1185,7 @@
     ]);
     const unfold = () => {
       if (details.open && !body.childElementCount) {
-        fill(body, ...picture.entries.map((run) => entry(run, others)));
+        fill(body, ...picture.entries.map((run) => entry2(run, others)));
       }
     };
     details.addEventListener("toggle", unfold);
@@ -1081,9 +1193,9 @@
     unfold();
     return h("div", { class: "node" }, [granuleLink(picture.pa), details]);
   }
-  function entry(run, others) {
+  function entry2(run, others) {
     const child = run.state === "TABLE" ? others.get(run.pa) : void 0;
-    if (child) return table2(child, others, false);
+    if (child) return table3(child, others, false);
     const last = run.count > 1 ? `–${run.index + run.count - 1}` : "";
     return h("div", { class: `entry ${run.state}` }, [
       h("span", { class: "index" }, [`[${run.index}${last}]`]),
@@ -1096,6 +1208,214 @@
       h("span", { class: "descriptor" }, [` ${run.descriptor}`])
     ]);
   }
+
+  // timeline.ts
+  var WORLDS3 = ["normal", "rmm", "guest"];
+  var NAMES = ["normal", "RMM", "realm"];
+  var LANE = 13;
+  var LABEL = 92;
+  var FIELDS2 = 4;
+  var SMALLEST = 20;
+  var COLOURS = ["--normal", "--rmm", "--guest"];
+  var Spans = class {
+    #values = new Float64Array(FIELDS2 << 12);
+    count = 0;
+    add(start, end, pe, number) {
+      const at = this.count * FIELDS2;
+      if (at === this.#values.length) {
+        const larger = new Float64Array(2 * at);
+        larger.set(this.#values);
+        this.#values = larger;
+      }
+      this.#values.set([start, end, pe, number], at);
+      this.count++;
+    }
+    get(index) {
+      const at = index * FIELDS2;
+      const values = this.#values;
+      return [values[at], values[at + 1], values[at + 2], values[at + 3]];
+    }
+    /** Return the index of the first span that ends at a time or later. */
+    from(time) {
+      let low = 0;
+      let high = this.count;
+      while (low < high) {
+        const middle = low + high >> 1;
+        if (this.#values[middle * FIELDS2 + 1] < time) low = middle + 1;
+        else high = middle;
+      }
+      return low;
+    }
+  };
+  var Timeline = class {
+    element;
+    #canvas;
+    #hint = h("output", { class: "hint", id: "timeline-hint" });
+    #log = null;
+    #spans = WORLDS3.map(() => new Spans());
+    #read = 0;
+    // number after the last event that is in the spans
+    #last = [];
+    // by PE: the end of its last span in the realm world
+    #pes = 1;
+    #start = 0;
+    // µs; what is shown
+    #length = 0;
+    // µs; 0: everything
+    #drawn = "";
+    constructor() {
+      this.#canvas = h("canvas", {
+        tabindex: "0",
+        role: "application",
+        "aria-describedby": "timeline-hint",
+        "aria-label": "timeline: a lane per PE and world; + and - zoom, arrow keys move, Enter selects"
+      }, [], {
+        mousemove: (event) => this.#hover(event),
+        click: (event) => this.#pick(this.#time(event.offsetX)),
+        wheel: (event) => {
+          event.preventDefault();
+          this.#zoom(event.deltaY < 0 ? 0.5 : 2, this.#time(event.offsetX));
+        },
+        keydown: (event) => this.#key(event)
+      });
+      this.element = h("div", { class: "timeline" }, [
+        this.#canvas,
+        h("p", { class: "hint" }, ["Time that each PE spent in each world. Wheel: zoom. Click: go there. ", this.#hint])
+      ]);
+    }
+    set log(log) {
+      this.#log = log;
+      this.#spans = WORLDS3.map(() => new Spans());
+      this.#read = 0;
+      this.#last = [];
+      this.#pes = 1;
+      this.#length = 0;
+      this.#drawn = "";
+    }
+    // --- what is known ------------------------------------------------------------------------------
+    #collect(log) {
+      for (let number = Math.max(this.#read, log.first); number < log.received; number++) {
+        const entry3 = log.entry(number);
+        if (!entry3 || entry3.number !== number || entry3.pe < 0) continue;
+        const world = entry3.kind === "RMI" ? 1 : entry3.kind === "REC_EXIT" ? 2 : -1;
+        if (world < 0 || !entry3.took) continue;
+        const start = Math.max(entry3.time - entry3.took, this.#last[entry3.pe] ?? 0);
+        this.#close(start, entry3.pe, number);
+        this.#spans[world].add(start, entry3.time, entry3.pe, number);
+        this.#last[entry3.pe] = entry3.time;
+        this.#pes = Math.max(this.#pes, entry3.pe + 1);
+      }
+      this.#read = log.received;
+    }
+    /** The PE was in the normal world up to now. */
+    #close(start, pe, number) {
+      const last = this.#last[pe] ?? start;
+      if (last < start) this.#spans[0].add(last, start, pe, number);
+    }
+    // --- what is shown ------------------------------------------------------------------------------
+    get #end() {
+      return this.#log?.entry(this.#log.received - 1)?.time ?? 0;
+    }
+    #range() {
+      const first = this.#log?.start ?? 0;
+      const all = Math.max(this.#end - first, SMALLEST);
+      if (!this.#length || this.#length >= all) return [first, all];
+      return [Math.min(Math.max(this.#start, first), first + all - this.#length), this.#length];
+    }
+    #time(x) {
+      const [start, length] = this.#range();
+      return start + Math.max(0, x - LABEL) / Math.max(1, this.#canvas.clientWidth - LABEL) * length;
+    }
+    #zoom(factor, around) {
+      const [start, length] = this.#range();
+      this.#length = Math.max(length * factor, SMALLEST);
+      this.#start = around - (around - start) / length * this.#length;
+      this.#drawn = "";
+    }
+    #key(event) {
+      const [start, length] = this.#range();
+      const here = this.#now();
+      const step = { ArrowLeft: -length / 8, ArrowRight: length / 8 }[event.key];
+      if (step) {
+        this.#start = start + step;
+        this.#length = length;
+      } else if (event.key === "+" || event.key === "=") this.#zoom(0.5, here);
+      else if (event.key === "-") this.#zoom(2, here);
+      else if (event.key === "Enter") this.#pick(start + length / 2);
+      else return;
+      event.preventDefault();
+    }
+    /** The selected time; the middle of the picture if it is not in it. */
+    #now() {
+      const [start, length] = this.#range();
+      const log = this.#log;
+      const time = log?.entry(Math.max(log.position - 1, log.first))?.time ?? 0;
+      return time >= start && time <= start + length ? time : start + length / 2;
+    }
+    #found(time) {
+      for (const world of [2, 1, 0]) {
+        const spans = this.#spans[world];
+        const index = spans.from(time);
+        if (index >= spans.count) continue;
+        const [start, end, pe, number] = spans.get(index);
+        if (start <= time && time <= end) return [world, start, end, pe, number];
+      }
+      return null;
+    }
+    #hover(event) {
+      const found = this.#found(this.#time(event.offsetX));
+      const text = found && this.#log?.entry(found[4])?.text;
+      this.#hint.textContent = !found ? "" : `PE ${found[3]} ${NAMES[found[0]]} for ${((found[2] - found[1]) / 1e3).toFixed(3)} ms, up to ${text}`;
+    }
+    #pick(time) {
+      const found = this.#found(time);
+      if (found) select({ at: found[4] + 1 });
+    }
+    draw(isLive) {
+      const log = this.#log;
+      if (!log || !this.element.isConnected) return;
+      if (this.#read < log.received) this.#collect(log);
+      const width = this.#canvas.clientWidth;
+      const height = this.#pes * WORLDS3.length * LANE;
+      const range = this.#range();
+      const theme = document.documentElement.className;
+      const state = [log.received, log.position, width, height, ...range, isLive, theme].join(" ");
+      if (state === this.#drawn || !width) return;
+      this.#drawn = state;
+      this.#canvas.width = width;
+      this.#canvas.height = height;
+      this.#paint(this.#canvas.getContext("2d"), range, width, height);
+    }
+    #paint(context, [start, length], width, height) {
+      const style = getComputedStyle(document.documentElement);
+      const scale = (width - LABEL) / length;
+      context.font = "11px system-ui";
+      WORLDS3.forEach((_, world) => {
+        context.fillStyle = style.getPropertyValue("--ink");
+        for (let pe = 0; pe < this.#pes; pe++) {
+          context.fillText(`PE ${pe} ${NAMES[world]}`, 4, (pe * WORLDS3.length + world + 1) * LANE - 3);
+        }
+        context.fillStyle = style.getPropertyValue(COLOURS[world]);
+        this.#lane(context, this.#spans[world], world, start, length, scale);
+      });
+      if (selection().at === null) return;
+      context.fillStyle = style.getPropertyValue("--ink");
+      context.fillRect(LABEL + (this.#now() - start) * scale, 0, 1, height);
+    }
+    /** Draw the spans of a world; those that would be in the same dots only once. */
+    #lane(context, spans, world, start, length, scale) {
+      const drawn = [];
+      for (let index = spans.from(start); index < spans.count; index++) {
+        const [from, to, pe] = spans.get(index);
+        if (from > start + length) continue;
+        const x = LABEL + Math.max(0, from - start) * scale;
+        const end = LABEL + Math.min(length, to - start) * scale;
+        if (end <= (drawn[pe] ?? 0)) continue;
+        drawn[pe] = Math.ceil(end);
+        context.fillRect(x, (pe * WORLDS3.length + world) * LANE + 1, Math.max(1, end - x), LANE - 2);
+      }
+    }
+  };
 
   // token.ts
   var token = {
@@ -1161,8 +1481,6 @@
   }
 
   // walk.ts
-  var kind = "ipa";
-  var pe = "0";
   var walk = {
     id: "walk",
     name: "What would this access do?",
@@ -1188,8 +1506,8 @@
       ["el0", "virtual address, EL0"],
       ["pa", "physical address"]
     ].map(([value, text]) => h("option", { value }, [text])));
-    kinds.value = kind;
-    const number = h("input", { type: "number", min: "0", max: "511", value: pe, "aria-label": "PE" });
+    kinds.value = selection().kind;
+    const number = h("input", { type: "number", min: "0", max: "511", value: selection().pe, "aria-label": "PE" });
     return h("form", { class: "walk-form" }, [
       address,
       kinds,
@@ -1198,17 +1516,17 @@
     ], {
       submit: (event) => {
         event.preventDefault();
-        kind = kinds.value;
-        pe = number.value || "0";
+        const kind = kinds.value;
+        const pe = number.value || "0";
         const text = address.value.trim();
         const wanted = /^0x/i.test(text) ? text.toLowerCase() : `0x${text}`;
         if (kind === "pa") select({ pa: wanted });
-        else select({ ipa: wanted, tab: "walk" });
+        else select({ ipa: wanted, kind, pe, tab: "walk" });
       }
     });
   }
   async function show2(element, link) {
-    const address = selection().ipa;
+    const { ipa: address, kind, pe } = selection();
     const walked = await link.ask("observe_walk", {
       address,
       pe: Number(pe),
@@ -1249,7 +1567,7 @@
   }
 
   // worlds.ts
-  var WORLDS3 = [
+  var WORLDS4 = [
     ["normal", "Normal world", "pyvmm: the host"],
     ["root", "Root (EL3)", "Monitor, GPT"],
     ["rmm", "Realm world (R-EL2)", "RMM"],
@@ -1262,7 +1580,7 @@
     #rows = [];
     #drawn = "";
     constructor() {
-      const heads = WORLDS3.map(
+      const heads = WORLDS4.map(
         ([id, name, who]) => h("div", { class: `world ${id}` }, [h("b", {}, [name]), h("span", { class: "who" }, [who])])
       );
       this.element = h("section", { class: "worlds", "aria-label": "worlds" }, [
@@ -1277,17 +1595,17 @@
       const state = `${log?.version} ${count} ${isLive}`;
       if (!log || state === this.#drawn) return;
       this.#drawn = state;
-      this.#rows.forEach((row, pe2) => this.#show(row, log, pe2, isLive));
+      this.#rows.forEach((row, pe) => this.#show(row, log, pe, isLive));
     }
-    #add(pe2) {
-      const cells = WORLDS3.map(([id]) => h("div", { class: `cell ${id}` }));
-      const element = h("div", { class: "pe", "data-pe": String(pe2) }, cells);
+    #add(pe) {
+      const cells = WORLDS4.map(([id]) => h("div", { class: `cell ${id}` }));
+      const element = h("div", { class: "pe", "data-pe": String(pe) }, cells);
       this.#body.append(element);
       return { element, cells, texts: ["", "", "", ""] };
     }
-    #show(row, log, pe2, isLive) {
-      const recent = lastOf(log, pe2);
-      const world = isLive ? log.inside.includes(pe2) ? "guest" : "normal" : worldAt(log, pe2);
+    #show(row, log, pe, isLive) {
+      const recent = lastOf(log, pe);
+      const world = isLive ? log.inside.includes(pe) ? "guest" : "normal" : worldAt(log, pe);
       row.element.dataset.world = world;
       const texts = [
         recent.mmio ?? "",
@@ -1295,29 +1613,29 @@
         recent.rmi ?? "",
         recent.exit ?? recent.rsi ?? ""
       ];
-      WORLDS3.forEach(([id], n) => {
+      WORLDS4.forEach(([id], n) => {
         const key = `${id === world}${texts[n]}`;
         if (row.texts[n] === key) return;
         row.texts[n] = key;
-        const token2 = id === world ? h("span", { class: "token" }, [`PE ${pe2}`]) : null;
+        const token2 = id === world ? h("span", { class: "token" }, [`PE ${pe}`]) : null;
         fill(row.cells[n], token2, h("span", { class: "call" }, linked(texts[n])));
       });
     }
   };
-  function lastOf(log, pe2) {
+  function lastOf(log, pe) {
     const found = {};
     const stop = Math.max(log.first, log.position - SCAN);
     for (let number = log.position - 1; number >= stop; number--) {
-      const entry2 = log.entry(number);
-      if (!entry2 || entry2.number !== number || entry2.pe !== pe2) continue;
-      const name = nameOf(entry2);
-      if (name) found[name] ??= entry2.text;
+      const entry3 = log.entry(number);
+      if (!entry3 || entry3.number !== number || entry3.pe !== pe) continue;
+      const name = nameOf(entry3);
+      if (name) found[name] ??= entry3.text;
       if (found.rmi && found.exit && found.gpt && found.mmio) break;
     }
     return found;
   }
-  function nameOf(entry2) {
-    switch (entry2.kind) {
+  function nameOf(entry3) {
+    switch (entry3.kind) {
       case "MMIO":
         return "mmio";
       case "GPT":
@@ -1335,12 +1653,12 @@
         return null;
     }
   }
-  function worldAt(log, pe2) {
+  function worldAt(log, pe) {
     const now = log.entry(log.position)?.time ?? Infinity;
     for (let number = log.position; number < Math.min(log.end, log.position + SCAN); number++) {
-      const entry2 = log.entry(number);
-      if (!entry2 || entry2.pe !== pe2) continue;
-      switch (entry2.kind) {
+      const entry3 = log.entry(number);
+      if (!entry3 || entry3.pe !== pe) continue;
+      switch (entry3.kind) {
         case "GPT":
           return "root";
         case "GRANULE":
@@ -1353,7 +1671,7 @@
         case "REC_EXIT":
           return "guest";
         case "RMI":
-          return entry2.time - entry2.took <= now ? "rmm" : "normal";
+          return entry3.time - entry3.took <= now ? "rmm" : "normal";
         case "MMIO":
           return "normal";
       }
@@ -1375,6 +1693,7 @@
     #map = new MemoryMap((pa) => select({ pa }));
     #worlds = new Worlds();
     #events = new EventList();
+    #timeline = new Timeline();
     #inspector = new Inspector(this.#link);
     #chooser = h("select", { "aria-label": "instance" }, [], {
       change: () => select({ name: this.#chooser.value, at: null, pa: "" })
@@ -1421,7 +1740,7 @@
       ]);
     }
     #showTabs() {
-      const all = [{ id: "events", name: "Events" }, ...PANES];
+      const all = [{ id: "events", name: "Events" }, { id: "timeline", name: "Timeline" }, ...PANES];
       fill(this.#tabs, ...all.map(({ id, name }) => {
         const isShown = selection().tab === id;
         return h("button", {
@@ -1436,7 +1755,7 @@
     async #showPane() {
       const pane = PANES.find(({ id }) => id === selection().tab);
       if (!pane) {
-        fill(this.#pane, this.#events.element);
+        fill(this.#pane, selection().tab === "timeline" ? this.#timeline.element : this.#events.element);
         return;
       }
       const body = h("div", { class: `pane-body ${pane.id}` }, ["…"]);
@@ -1493,12 +1812,13 @@
       this.#lost = this.#skipped = 0;
       this.#map.log = log;
       this.#events.log = log;
+      this.#timeline.log = log;
       void this.#inspector.select(selection().pa);
       void this.#showPane();
     }
     #showInstances() {
       const names = this.#instances.map(({ name }) => name);
-      fill(this.#chooser, ...this.#instances.map(({ name, kind: kind2 }) => h("option", { value: name }, [`${kind2} ${name}`])));
+      fill(this.#chooser, ...this.#instances.map(({ name, kind }) => h("option", { value: name }, [`${kind} ${name}`])));
       if (!selection().name && names[0] !== void 0) select({ name: names[0] });
       this.#chooser.value = selection().name;
       if (!names.length) fill(this.#state, "no instance: create one with --observe");
@@ -1526,7 +1846,8 @@
         this.#map.select(now.pa);
         void this.#inspector.select(now.pa);
       }
-      if (now.tab !== before.tab || now.tab === "walk" && now.ipa !== before.ipa) this.#showTabs();
+      const isWalk = ["ipa", "kind", "pe"].some((part) => now[part] !== before[part]);
+      if (now.tab !== before.tab || now.tab === "walk" && isWalk) this.#showTabs();
       this.#live.setAttribute("aria-pressed", String(now.at === null));
     }
     #toggleLive() {
@@ -1559,6 +1880,7 @@
       this.#map.draw(now);
       this.#worlds.draw(log, this.#status?.num_cpus ?? 0, isLive);
       this.#events.draw(isLive);
+      this.#timeline.draw(isLive);
       this.#inspector.draw(log, now);
     }
   };

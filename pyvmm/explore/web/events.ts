@@ -8,6 +8,14 @@ import { select, selection } from "./selection";
 const ROW = 20; // px
 const MAX_HEIGHT = 10_000_000; // px that a browser can scroll
 
+const NO_KIND = "none";
+
+function kept(): Kind[] {
+  const { kinds } = selection();
+  if (!kinds) return KINDS.filter((kind) => kind !== "GRANULE" && kind !== "RTT");
+  return KINDS.filter((kind) => kinds.split(",").includes(kind));
+}
+
 export class EventList {
   readonly element: HTMLElement;
   #scroller: HTMLElement;
@@ -15,7 +23,7 @@ export class EventList {
   #rows = h("div", { class: "rows", role: "list" });
   #count = h("output", { class: "hint" });
   #filter: HTMLInputElement;
-  #kinds = new Set<Kind>(KINDS.filter((kind) => kind !== "GRANULE" && kind !== "RTT"));
+  #kinds = new Set<Kind>(kept());
   #found: number[] = [];
   #searched = 0;
   #log: Log | null = null;
@@ -24,13 +32,14 @@ export class EventList {
   constructor() {
     this.#filter = h("input", {
       type: "search", placeholder: "filter, such as rd=0x60008000", "aria-label": "filter events",
-    }, [], { input: () => this.#reset() });
+      value: selection().words,
+    }, [], { input: () => this.#search() });
     const kinds = KINDS.map((kind) => {
       const box = h("input", { type: "checkbox" }, [], {
         change: () => {
           if (box.checked) this.#kinds.add(kind);
           else this.#kinds.delete(kind);
-          this.#reset();
+          this.#search();
         },
       });
       box.checked = this.#kinds.has(kind);
@@ -38,7 +47,7 @@ export class EventList {
     });
     const only = button("selection", "show only events with the selected address", () => {
       this.#filter.value = selection().pa;
-      this.#reset();
+      this.#search();
     });
     this.#scroller = h("div", { class: "scroller", tabindex: "0", role: "group", "aria-label": "events" }, [
       this.#spacer,
@@ -52,6 +61,12 @@ export class EventList {
 
   set log(log: Log | null) {
     this.#log = log;
+    this.#reset();
+  }
+
+  /** Search anew; the address of the page keeps the filters. */
+  #search(): void {
+    select({ words: this.#filter.value, kinds: [...this.#kinds].join() || NO_KIND });
     this.#reset();
   }
 

@@ -20,7 +20,16 @@ export function addressLink(ipa: string, text = ipa): HTMLElement {
   return h("a", { href: "#", class: "ipa", title: `walk ${ipa}` }, [text], {
     click: (event) => {
       event.preventDefault();
-      select({ ipa, tab: "walk" });
+      select({ ipa, kind: "ipa", tab: "walk" });
+    },
+  });
+}
+
+export function virtualLink(va: string): HTMLElement {
+  return h("a", { href: "#", class: "va", title: `walk virtual address ${va}` }, [va], {
+    click: (event) => {
+      event.preventDefault();
+      select({ ipa: va, kind: "el1", tab: "walk" });
     },
   });
 }

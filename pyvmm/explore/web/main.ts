@@ -13,6 +13,7 @@ import type { Events, FromServer, Status } from "./protocol";
 import { Recorded } from "./recorded";
 import { onSelect, select, selection, type Selection } from "./selection";
 import { tables } from "./tables";
+import { Timeline } from "./timeline";
 import { token } from "./token";
 import { walk } from "./walk";
 import { Worlds } from "./worlds";
@@ -31,6 +32,7 @@ class Page {
   #map = new MemoryMap((pa) => select({ pa }));
   #worlds = new Worlds();
   #events = new EventList();
+  #timeline = new Timeline();
   #inspector = new Inspector(this.#link);
   #chooser = h("select", { "aria-label": "instance" }, [], {
     change: () => select({ name: this.#chooser.value, at: null, pa: "" }),
@@ -78,7 +80,7 @@ class Page {
   }
 
   #showTabs(): void {
-    const all = [{ id: "events", name: "Events" }, ...PANES];
+    const all = [{ id: "events", name: "Events" }, { id: "timeline", name: "Timeline" }, ...PANES];
     fill(this.#tabs, ...all.map(({ id, name }) => {
       const isShown = selection().tab === id;
       return h("button", {
@@ -91,7 +93,7 @@ class Page {
   async #showPane(): Promise<void> {
     const pane = PANES.find(({ id }) => id === selection().tab);
     if (!pane) {
-      fill(this.#pane, this.#events.element);
+      fill(this.#pane, selection().tab === "timeline" ? this.#timeline.element : this.#events.element);
       return;
     }
     const body = h("div", { class: `pane-body ${pane.id}` }, ["…"]);
@@ -154,6 +156,7 @@ class Page {
     this.#lost = this.#skipped = 0;
     this.#map.log = log;
     this.#events.log = log;
+    this.#timeline.log = log;
     void this.#inspector.select(selection().pa);
     void this.#showPane();
   }
@@ -192,7 +195,8 @@ class Page {
       this.#map.select(now.pa);
       void this.#inspector.select(now.pa);
     }
-    if (now.tab !== before.tab || (now.tab === "walk" && now.ipa !== before.ipa)) this.#showTabs();
+    const isWalk = (["ipa", "kind", "pe"] as const).some((part) => now[part] !== before[part]);
+    if (now.tab !== before.tab || (now.tab === "walk" && isWalk)) this.#showTabs();
     this.#live.setAttribute("aria-pressed", String(now.at === null));
   }
 
@@ -230,6 +234,7 @@ class Page {
     this.#map.draw(now);
     this.#worlds.draw(log, this.#status?.num_cpus ?? 0, isLive);
     this.#events.draw(isLive);
+    this.#timeline.draw(isLive);
     this.#inspector.draw(log, now);
   }
 }

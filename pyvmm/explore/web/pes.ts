@@ -12,17 +12,28 @@ export const pes: Pane = {
     const pictures = await link.ask<PePicture[]>("observe_pes");
     const code = h("div", { class: "code" });
     const result = h("span", { class: "hint", role: "status" });
-    const act = (method: string): void => void link.ask(method).then(
-      () => pes.show(element, link, null), (error: Error) => fill(result, error.message));
+    const tell = (error: Error): void => fill(result, error.message);
+    const again = (): Promise<void> => pes.show(element, link, null);
+    const act = (method: string): void => void link.ask(method).then(again, tell);
+    const step = async (cpu: number): Promise<void> => {
+      try {
+        const isDone = await link.ask<boolean>("debug_step", { cpu });
+        await again();
+        if (!isDone) fill(element.querySelector(".hint")!, `PE ${cpu} waits for an interrupt: continue`);
+        element.querySelector<HTMLElement>(`[data-step="${cpu}"]`)?.focus();
+      } catch (error) {
+        tell(error as Error);
+      }
+    };
     fill(element,
       h("div", { class: "filters" }, [
         button("Pause the guest", "stop every vCPU", () => act("pause")),
-        button("Resume", "let the vCPUs run", () => act("resume")),
-        button("Read again", "read the registers again", () => void pes.show(element, link, null)), result,
+        button("Continue", "let the vCPUs run", () => act("resume")),
+        button("Read again", "read the registers again", () => void again()), result,
       ]),
       code, ...pictures.map(registers));
     try {
-      fill(code, ...(await link.ask<Vcpu[]>("debug")).map(listing));
+      fill(code, ...(await link.ask<Vcpu[]>("debug")).map((vcpu, cpu) => listing(vcpu, cpu, step)));
     } catch (error) {
       fill(code, h("p", { class: "hint" }, [`No code: ${(error as Error).message}`]));
     }
@@ -41,12 +52,16 @@ function registers(picture: PePicture): HTMLElement {
   ]);
 }
 
-function listing(vcpu: Vcpu, index: number): HTMLElement {
+function listing(vcpu: Vcpu, cpu: number, step: (cpu: number) => Promise<void>): HTMLElement {
   const pc = vcpu.registers["pc"];
   const rows = vcpu.code.map((line) => [
     h("span", { class: line.address === pc ? "here" : "" }, [line.address]), line.word, line.text,
   ]);
-  return h("section", {}, [h("h3", {}, [`Code of PE ${index}`]), table(["address", "word", "instruction"], rows)]);
+  const next = button("Step", `execute one instruction of PE ${cpu}, while the guest is paused`, () => void step(cpu));
+  next.dataset.step = String(cpu);
+  return h("section", { "data-code": String(cpu) }, [
+    h("h3", {}, [`Code of PE ${cpu} `, next]), table(["address", "word", "instruction"], rows),
+  ]);
 }
 
 export const realms: Pane = {

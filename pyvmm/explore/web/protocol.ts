@@ -104,6 +104,27 @@ export interface RttPicture {
   tables: TablePicture[];
 }
 
+export interface Stage1Run {
+  va: string;
+  index: number;
+  count: number;
+  size: number;
+  kind: string;
+  output: string;
+  descriptor: string;
+  fields: Record<string, string>;
+}
+
+export interface Stage1Picture {
+  pe: number;
+  register: string;
+  level: number;
+  va: string;
+  ipa: string;
+  pa: string | null;
+  runs: Stage1Run[];
+}
+
 export interface RecordPicture {
   address: string;
   fields: Record<string, string>;

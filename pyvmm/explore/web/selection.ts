@@ -6,6 +6,10 @@ export interface Selection {
   at: number | null; // number of an event; null: live
   tab: string;
   ipa: string; // or a virtual address: what the walk is about
+  kind: string; // of that address: "ipa", "el1" or "el0"
+  pe: string; // whose tables are walked
+  kinds: string; // of events that are shown, separated by commas; empty: those that are shown at first
+  words: string; // that an event must contain
 }
 
 type Listener = (now: Selection, before: Selection) => void;
@@ -22,6 +26,10 @@ function parse(): Selection {
     at: at !== null && /^\d+$/.test(at) ? Number(at) : null,
     tab: parameters.get("tab") ?? "events",
     ipa: parameters.get("ipa") ?? "",
+    kind: parameters.get("kind") ?? "ipa",
+    pe: parameters.get("pe") ?? "0",
+    kinds: parameters.get("kinds") ?? "",
+    words: parameters.get("words") ?? "",
   };
 }
 

@@ -4,23 +4,22 @@ import { fill, h } from "./dom";
 import { addressLink, granuleLink } from "./links";
 import type { EntryRun, RttPicture, TablePicture } from "./protocol";
 import type { Pane } from "./pane";
-
-export function size(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (bytes >= 1024 && unit < units.length - 1) {
-    bytes /= 1024;
-    unit++;
-  }
-  return `${bytes} ${units[unit]}`;
-}
+import { stage1 } from "./stage1";
+import { size } from "./units";
 
 export const tables: Pane = {
   id: "tables",
-  name: "RTT",
+  name: "Tables",
   async show(element, link) {
-    const pictures = await link.ask<RttPicture[]>("observe_rtt");
-    fill(element, ...pictures.map(tree));
+    const realm = h("div", { class: "side" });
+    const guest = h("div", { class: "side" }, ["…"]);
+    fill(element, h("div", { class: "sides" }, [realm, guest]));
+    try {
+      fill(realm, ...(await link.ask<RttPicture[]>("observe_rtt")).map(tree));
+    } catch (error) {
+      fill(realm, h("p", { class: "hint" }, [(error as Error).message]));
+    }
+    await stage1(guest, link);
   },
 };
 

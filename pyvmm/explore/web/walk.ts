@@ -1,14 +1,11 @@
 // What would an access do? The walk of an address, entry by entry.
 
-import { button, facts, fill, h, table, type Child } from "./dom";
+import { facts, fill, h, table, type Child } from "./dom";
 import { granuleLink } from "./links";
 import type { Source } from "./link";
 import type { Pane } from "./pane";
 import type { WalkPicture } from "./protocol";
 import { select, selection } from "./selection";
-
-let kind = "ipa";
-let pe = "0";
 
 export const walk: Pane = {
   id: "walk",
@@ -29,26 +26,26 @@ function form(): HTMLElement {
     ["ipa", "IPA of the guest"], ["el1", "virtual address, EL1"], ["el0", "virtual address, EL0"],
     ["pa", "physical address"],
   ].map(([value, text]) => h("option", { value: value! }, [text!])));
-  kinds.value = kind;
-  const number = h("input", { type: "number", min: "0", max: "511", value: pe, "aria-label": "PE" });
+  kinds.value = selection().kind;
+  const number = h("input", { type: "number", min: "0", max: "511", value: selection().pe, "aria-label": "PE" });
   return h("form", { class: "walk-form" }, [
     address, kinds, h("label", {}, ["PE ", number]),
     h("button", { type: "submit" }, ["Walk"]),
   ], {
     submit: (event) => {
       event.preventDefault();
-      kind = kinds.value;
-      pe = number.value || "0";
+      const kind = kinds.value;
+      const pe = number.value || "0";
       const text = address.value.trim();
       const wanted = /^0x/i.test(text) ? text.toLowerCase() : `0x${text}`;
       if (kind === "pa") select({ pa: wanted });
-      else select({ ipa: wanted, tab: "walk" });
+      else select({ ipa: wanted, kind, pe, tab: "walk" });
     },
   });
 }
 
 async function show(element: HTMLElement, link: Source): Promise<void> {
-  const address = selection().ipa;
+  const { ipa: address, kind, pe } = selection();
   const walked = await link.ask<WalkPicture>("observe_walk", {
     address, pe: Number(pe), is_ipa: kind === "ipa", el: kind === "ipa" ? null : Number(kind[2]),
   });
@@ -81,8 +78,4 @@ function lines(walked: WalkPicture): Child[] {
 
 function granuleLinkIf(is: boolean, address: string): Child {
   return is ? granuleLink(address) : address;
-}
-
-export function walkButton(address: string): HTMLElement {
-  return button("walk", `what would an access to ${address} do?`, () => select({ ipa: address, tab: "walk" }));
 }
