@@ -25,8 +25,9 @@ _HELP = """Serve a key broker: it releases secrets to realms whose attestation t
 
 DIRECTORY has a file resource/REPOSITORY/TYPE/TAG for each secret, and in policy/REPOSITORY one or
 more files of reference values, as `pyvmm endorse --realm` prints them: a realm that meets one of
-them may have all secrets of that repository. The protocol is that of the Confidential Containers'
-key broker; secrets are encrypted to a key that only the realm has.
+them may have all secrets of that repository. In the realm, `pyvmm-agent secret` requests them. The
+protocol is that of the Confidential Containers' key broker; secrets are encrypted to a key that
+only the realm has.
 
 Without --cpak and --trust-store, the platform's key comes from the reference file, or else from
 this machine's HES. Ctrl-C ends it.

@@ -35,6 +35,8 @@ bool serve(int port, int ended, unsigned abilities, char **env);
 
 /* Becomes the program; if that fails, reports why on standard error and exits as a shell would. */
 _Noreturn void run_program(const char *directory, char **argv, char **env);
+/* Gets a report on the challenge; returns a description of what went wrong, or NULL. */
+const char *get_report(const uint8_t *challenge, uint8_t *data, size_t size, size_t *total);
 /* Writes a report on the challenge to standard output. */
 _Noreturn void run_attestation(const uint8_t *challenge);
 /* returns the value of a variable, or NULL. */

@@ -2,11 +2,13 @@
  * The guest agent: serves the host's requests through a port of a virtio console, as far as the guest allows it.
  *
  *   pyvmm-agent exec|attest|off [FD]     serve the port, or the open descriptor FD
+ *   pyvmm-agent secret SERVER NAME       get a secret from a key broker (secret.c)
+ *   pyvmm-agent connect|listen ...       streams (socket.c)
  *   init                                 as the first process: run the program in /.pyvmm/entrypoint, then power off
  *
  * No C library and no memory allocation: one small static file for any root file system.
  */
-#include "agent.h"
+#include "secret.h"
 
 #define PORTS "/sys/class/virtio-ports"
 #define PORT_NAME "org.pyvmm.agent.0\n"
@@ -52,6 +54,8 @@ const char *error_text(int error) {
     case E2BIG: return "argument list too long";
     case EROFS: return "read-only file system";
     case ENODEV: return "not supported by this kernel";
+    case ECONNREFUSED: return "connection refused";
+    case ECONNRESET: return "connection reset";
     case EIO: return "input/output error";
     }
     static char text[20];
@@ -209,9 +213,15 @@ __attribute__((used)) _Noreturn void start(long *stack) {
         own_name = "pyvmm-init";
         run_init(defaults);
     }
+    if (count == 4 && text_equal(argv[1], "secret"))
+        run_secret(argv[2], argv[3]);
+    if (count == 3 && text_equal(argv[1], "connect"))
+        run_connect(argv[2]);
+    if (count >= 4 && text_equal(argv[1], "listen"))
+        run_listen(argv[2], argv + 3, env);
     unsigned abilities = count > 1 ? parse_abilities(argv[1], ~0u) : ~0u;
     if (abilities == ~0u) {
-        complain("usage", "pyvmm-agent exec|attest|off [FD]");
+        complain("usage", "pyvmm-agent exec|attest|off [FD] | secret SERVER NAME | connect SERVER | listen PORT PROGRAM");
         sys_exit(2);
     }
     int port = count > 2 ? argv[2][0] - '0' : -1;

@@ -57,8 +57,9 @@ static int open_in(const char *directory, const char *name, int flags) {
     return sys_open(path, flags);
 }
 
-/* returns a description of what went wrong, or NULL. */
-static const char *report(const char *directory, const uint8_t *challenge) {
+/* Exchanges the challenge for a report in a directory of the kernel's. */
+static const char *report_in(const char *directory, const uint8_t *challenge, uint8_t *data, size_t size,
+                             size_t *total) {
     int in = open_in(directory, "/inblob", O_WRONLY);
     if (in < 0 || sys_write(in, challenge, CHALLENGE_SIZE) != CHALLENGE_SIZE)
         return "Linux rejects the challenge";
@@ -66,26 +67,30 @@ static const char *report(const char *directory, const uint8_t *challenge) {
     int out = open_in(directory, "/outblob", O_RDONLY);
     if (out < 0)
         return "Linux provides no token";
-    uint8_t data[4096];
-    long size, total = 0;
-    while ((size = sys_read(out, data, sizeof data)) > 0) {
-        total += size;
-        for (long done = 0, more; done < size; done += more)
-            if ((more = sys_write(1, data + done, (size_t)(size - done))) <= 0)
-                return "cannot write the token";
-    }
+    long more = 0;
+    for (*total = 0; *total < size && (more = sys_read(out, data + *total, size - *total)) > 0; *total += (size_t)more)
+        ;
     sys_close(out);
-    return size == 0 && total ? NULL : error_text((int)(size ? -size : EIO));
+    return more == 0 && *total ? NULL : error_text((int)(more < 0 ? -more : EIO));
+}
+
+const char *get_report(const uint8_t *challenge, uint8_t *data, size_t size, size_t *total) {
+    char directory[96] = REPORTS "/pyvmm-agent-";
+    text_append_number(directory, sizeof directory, (unsigned)sys_getpid());
+    if (sys_mkdir(directory) < 0)
+        return "this guest is not a realm, or the module arm-cca-guest is not loaded";
+    const char *problem = report_in(directory, challenge, data, size, total);
+    sys_rmdir(directory);
+    return problem;
 }
 
 _Noreturn void run_attestation(const uint8_t *challenge) {
-    char directory[96] = REPORTS "/pyvmm-agent-";
-    text_append_number(directory, sizeof directory, (unsigned)sys_getpid());
-    const char *problem = "this guest is not a realm, or the module arm-cca-guest is not loaded";
-    if (sys_mkdir(directory) >= 0) {
-        problem = report(directory, challenge);
-        sys_rmdir(directory);
-    }
+    static uint8_t token[64 << 10];
+    size_t size = 0, done = 0;
+    const char *problem = get_report(challenge, token, sizeof token, &size);
+    for (long more; !problem && done < size; done += (size_t)more)
+        if ((more = sys_write(1, token + done, size - done)) <= 0)
+            problem = "cannot write the token";
     if (problem)
         complain(REPORTS, problem);
     sys_exit(problem != NULL);
