@@ -1,7 +1,9 @@
 """The scripts in `examples/`, run as a reader runs them."""
 
 import re
+import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +107,17 @@ def test_interrupted_realm_pool(debian: Image) -> None:
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == -signal.SIGTERM
+
+
+@pytest.mark.skipif(shutil.which("passt") is None, reason="passt is not installed")
+def test_split(debian: Image) -> None:
+    """A user of the web service gets what only the realm can compute."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    ended = demo("split", debian.directory, str(port))
+    assert ended.code == 0, ended.output + ended.errors
+    assert ended.output.splitlines()[-1] == "the score is 9"
+    assert "released" in ended.errors
 
 
 def test_rolling_restart(debian: Image) -> None:
