@@ -64,7 +64,9 @@ def test_inspect_shows_the_recipe(store: Store) -> None:
     assert "current    yes\n" in ended.output
     assert "current    no" in verb("image", "inspect", "old").output
     found = json.loads(verb("image", "inspect", "debian", "--json").output)
-    assert found["recipe"] == {"packages": ["make"], "size": 0, "kernel": "cloud-arm64"}
+    assert found["recipe"] == {
+        "packages": ["make"], "size": 0, "kernel": "cloud-arm64", "profile": "minimal",
+    }  # fmt: skip
 
 
 def test_rm_removes_each_image(store: Store) -> None:

@@ -10,7 +10,7 @@ from pyvmm.arch.text import printable
 from pyvmm.cli.common.images import build_image
 from pyvmm.cli.common.instances import parse_variables
 from pyvmm.cli.common.say import print_json_text
-from pyvmm.vm.images.debian import Recipe
+from pyvmm.vm.images.debian import PROFILES, Recipe
 from pyvmm.vm.images.rootfs import EntryPoint, build_rootfs
 from pyvmm.vm.images.store import DEBIAN, Store
 from pyvmm.vm.option_values import parse_size
@@ -50,6 +50,13 @@ def build() -> None:
     "--with", "packages", multiple=True, metavar="PACKAGE", help="extra Debian package to include"
 )
 @click.option(
+    "--profile",
+    type=click.Choice(PROFILES),
+    default=Recipe().profile,
+    help="minimal: a shell on the console; full: systemd, apt, gcc, gdb, perf, python3 and strace,"
+    " installed in a guest, which takes minutes  [default: minimal]",
+)
+@click.option(
     "--kernel",
     default=Recipe().kernel,
     metavar="FLAVOUR",
@@ -66,6 +73,7 @@ def debian(
     name: str | None,
     output: Path | None,
     packages: tuple[str, ...],
+    profile: str,
     kernel: str,
     size: str | None,
     force: bool,
@@ -74,7 +82,8 @@ def debian(
     """Build the files of a Debian guest and print their paths."""
     if name is not None and output is not None:
         raise UserError("--name is for images in the cache, and --output for others: give one")
-    store, recipe = Store.of_user(), Recipe(packages, _disk_size(size), kernel)
+    recipe = Recipe(packages, _disk_size(size), kernel, profile)
+    store = Store.of_user()
     made = build_image(output or store.place(name or DEBIAN), store, recipe, force=force)
     paths = {"kernel": made.kernel, "initrd": made.initrd, "rootfs": made.rootfs}
     _print(paths, wants_json=wants_json)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ import msgspec
 
 from pyvmm.arch.errors import UserError
 from pyvmm.vm import guests
-from pyvmm.vm.images import INITRD_NAME
+from pyvmm.vm.images import INITRD_NAME, full
 from pyvmm.vm.images.apt import PrivateApt, find_tool, require_tools
 from pyvmm.vm.images.cpio import CpioArchive
 from pyvmm.vm.images.ext4 import EPOCH, choose_size, make_disk, scan_tree
@@ -34,6 +35,8 @@ from pyvmm.vm.json_text import decode
 #: Called with the current step and the progress of the whole build in percent.
 Report = Callable[[str, float], None]
 
+#: A shell and few commands, unpacked; or a Debian with systemd and tools, installed.
+MINIMAL, FULL = PROFILES = ("minimal", "full")
 #: The step of a build that another one delays.
 WAITING: Final = "waiting for another build"
 #: Realms need Linux's arm64 RSI support.
@@ -47,11 +50,14 @@ _PREFERENCES: Final = {
     "linux-*": "version *",
     "*": "release a=stable",
 }
-_USERLAND: Final = (
-    *("base-files", "bash", "busybox-static", "coreutils", "curl", "dash", "findutils", "grep"),
-    *("gzip", "hostname", "iproute2", "iputils-ping", "less", "libc-bin", "mawk", "mount"),
-    *("ncurses-base", "procps", "sed", "tar", "util-linux"),
-)
+_STANDARD: Final[Mapping[str, Sequence[str]]] = {
+    MINIMAL: (
+        *("base-files", "bash", "busybox-static", "coreutils", "curl", "dash", "findutils", "grep"),
+        *("gzip", "hostname", "iproute2", "iputils-ping", "less", "libc-bin", "mawk", "mount"),
+        *("ncurses-base", "procps", "sed", "tar", "util-linux"),
+    ),
+    FULL: (*full.FIRST, *full.PACKAGES),
+}
 
 _BUS: Final = "virtio_mmio"
 #: Drivers that the initial RAM disk loads if their device exists: device alias → modules.
@@ -68,6 +74,7 @@ _DRIVERS: Final = {
 }
 #: Drivers of the power button, which the first process of the disk loads when it listens.
 _BUTTON_DRIVERS: Final = ("evdev", "virtio_input")
+_ATTEST: Final = "usr/local/bin/attest"
 _BUTTON_PLACE: Final = "usr/lib/pyvmm/power-button"
 _INITRD_COMMANDS: Final = (
     *("chroot", "cttyhack", "insmod", "mount", "setsid", "sh", "switch_root", "umount"),
@@ -118,7 +125,6 @@ _LINKS: Final[Mapping[str, str]] = {
 _SCRIPTS: Final[Mapping[str, str]] = {
     "usr/sbin/init": "rootfs-init.sh",
     "usr/sbin/poweroff": "poweroff.sh",
-    "usr/local/bin/attest": "attest.sh",
     "etc/udhcpc/default.script": "udhcpc.sh",
 }
 
@@ -164,19 +170,21 @@ class Recipe(msgspec.Struct, frozen=True):
 
     ``packages`` are added to the standard ones, with their dependencies.  ``size`` is the disk's in
     bytes; 0 chooses a size with some free space.  ``kernel`` is the flavour of Debian's kernel: the
-    end of its package's name.
+    end of its package's name.  ``profile`` is one of PROFILES.
     """
 
     packages: tuple[str, ...] = ()
     size: int = 0
     kernel: str = "cloud-arm64"
+    profile: str = MINIMAL
 
     @property
     def digest(self) -> str:
         """Return a digest of the recipe and of the code here that builds an image."""
         scripts = (_script(name) for name in sorted(_script_names()))
-        choices = [*sorted(self.packages), str(self.size), self.kernel]
-        texts = [Path(__file__).read_text(), *scripts, *choices]
+        choices = [*sorted(self.packages), str(self.size), self.kernel, self.profile]
+        code = (Path(path).read_text() for path in (__file__, full.__file__))
+        texts = [*code, *scripts, *choices]
         parts = [*map(str.encode, texts), guests.agent()]
         return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -187,7 +195,8 @@ class Recipe(msgspec.Struct, frozen=True):
             UserError: that is more than the user's choice.
         """
         what = "Debian with these packages" if self.packages else "Debian"
-        return choose_size(self.size, needed, what, free_space=_FREE_SPACE, minimum=_MIN_DISK)
+        free_space = _FREE_SPACE if self.profile == MINIMAL else full.FREE_SPACE
+        return choose_size(self.size, needed, what, free_space=free_space, minimum=_MIN_DISK)
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -262,33 +271,39 @@ def _is_made(image: Image, recipe: Recipe, since: float = 0.0) -> bool:
 
 def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Report) -> None:
     apt = PrivateApt(cache / "apt-arm64", "arm64")
-    apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.2))
-    wanted = (*_USERLAND, *recipe.packages)
+    apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.1))
+    wanted = (*_STANDARD[recipe.profile], *recipe.packages)
     recipe.choose_size(apt.installed_size(wanted))  # fail now: the rest takes minutes
     kernel_debs = apt.download(
-        _kernel_packages(apt, recipe.kernel), lambda percent: report("kernel", 20 + percent * 0.2)
+        _kernel_packages(apt, recipe.kernel), lambda percent: report("kernel", 10 + percent * 0.1)
     )
-    userland_debs = apt.download_closure(
-        wanted, lambda percent: report("userland", 40 + percent * 0.2)
-    )
+    debs = apt.download_closure(wanted, lambda percent: report("userland", 20 + percent * 0.2))
 
     made = Image(scratch)
+    report("unpacking the kernel", 40)
     kernel_tree, root = scratch / "kernel", scratch / "root"
-    for done, deb in enumerate(kernel_debs):
-        report("unpacking the kernel", 60 + 5 * done / len(kernel_debs))
-        _unpack(deb, kernel_tree)
-    for done, deb in enumerate(userland_debs):
-        report("unpacking the userland", 65 + 20 * done / len(userland_debs))
-        _unpack(deb, root)
-
-    report("initial RAM disk", 85)
-    made.kernel.write_bytes(unpack_kernel(_find_kernel(kernel_tree).read_bytes(), "the kernel"))
+    _unpack(kernel_debs, kernel_tree)
     modules = Modules(next(kernel_tree.glob("**/lib/modules/*")))
+    made.kernel.write_bytes(unpack_kernel(_find_kernel(kernel_tree).read_bytes(), "the kernel"))
+    report("unpacking the userland", 45)
+    if recipe.profile == MINIMAL:
+        _unpack(debs, root)
+        complete_root(root)
+    else:
+        first = apt.download_closure(full.FIRST, lambda _percent: None)
+        _unpack(first, root)
+        full.prepare(root, first, debs, _script(full.INSTALL_SCRIPT))
+        _add_agent(root)
+    _add_modules(root, modules)
+    report("initial RAM disk", 55)
     made.initrd.write_bytes(make_initrd(modules, _busybox(root)))
-    report("root file system", 88)
-    complete_root(root, modules)
+    report("root file system", 60)
     make_rootfs(root, made.rootfs, recipe)
-    packages = sorted(deb.stem for deb in [*kernel_debs, *userland_debs])
+    if recipe.profile == FULL:
+        full.install(
+            made.kernel, made.initrd, made.rootfs, 2 * len(debs), partial(report, "installing")
+        )
+    packages = sorted(deb.stem for deb in [*kernel_debs, *debs])
     manifest = Manifest(recipe.digest, recipe, modules.release, packages, time.time())
     made.manifest.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
     for path in (made.kernel, made.initrd, made.rootfs, made.manifest):
@@ -298,6 +313,8 @@ def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Rep
 
 def _script_names() -> Iterator[str]:
     yield "initrd-init.sh"
+    yield "attest.sh"
+    yield full.INSTALL_SCRIPT
     yield from _SCRIPTS.values()
 
 
@@ -319,9 +336,10 @@ def _kernel_packages(apt: PrivateApt, flavour: str) -> list[str]:
     return [name for name in apt.dependencies(kernel) if is_part(name)]
 
 
-def _unpack(deb: Path, directory: Path) -> None:
+def _unpack(debs: Iterable[Path], directory: Path) -> None:
     directory.mkdir(exist_ok=True)
-    _call(["dpkg-deb", "--extract", str(deb), str(directory)])
+    for deb in debs:
+        _call(["dpkg-deb", "--extract", str(deb), str(directory)])
 
 
 def _call(command: Sequence[str], **env: str) -> None:
@@ -438,21 +456,16 @@ def make_initrd(modules: Modules, busybox: bytes) -> bytes:
     return archive.finish()
 
 
-def complete_root(root: Path, modules: Modules) -> None:
+def complete_root(root: Path) -> None:
     """Do what installing the packages would have done, and add our first process."""
     for directory in ("dev", "proc", "sys", "run", "root", "tmp", "mnt", "etc"):
         (root / directory).mkdir(exist_ok=True)
     for name, text in _FILES.items():
         (root / name).write_text(text)
     for name, script in _SCRIPTS.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        path.write_text(_script(script))
-        path.chmod(0o755)
-    agent = root / "usr/sbin/pyvmm-agent"
-    agent.write_bytes(guests.agent())
-    agent.chmod(0o755)
+        (root / name).unlink(missing_ok=True)
+        _write_program(root / name, _script(script).encode())
+    _add_agent(root)
     for name, target in _LINKS.items():
         _link(root / name, target)
     present = {path.name for path in (*root.glob("usr/bin/*"), *root.glob("usr/sbin/*"))}
@@ -460,6 +473,20 @@ def complete_root(root: Path, modules: Modules) -> None:
         _link(root / "usr/bin" / command, "busybox")
     for clutter in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian"):
         shutil.rmtree(root / clutter, ignore_errors=True)
+
+
+def _add_agent(root: Path) -> None:
+    _write_program(root / "usr/sbin/pyvmm-agent", guests.agent())
+    _write_program(root / _ATTEST, _script("attest.sh").encode())
+
+
+def _write_program(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o755)
+
+
+def _add_modules(root: Path, modules: "Modules") -> None:
     place = root / "usr/lib/modules" / modules.release
     shutil.copytree(
         modules.directory, place, ignore=shutil.ignore_patterns("System.map", "vmlinuz", "dtb")

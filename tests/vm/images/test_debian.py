@@ -57,12 +57,12 @@ def test_initrd_loads_by_device(modules: Modules) -> None:
     assert initrd.count(b"\x7fELF") == 4
 
 
-def test_root_starts_the_agent(modules: Modules, tmp_path: Path) -> None:
+def test_root_starts_the_agent(tmp_path: Path) -> None:
     """Its program is in the path of the first process, a script that starts it."""
     root = tmp_path / "root"
     for directory in ("usr/bin", "usr/sbin", "usr/lib"):
         (root / directory).mkdir(parents=True)
-    debian.complete_root(root, modules)
+    debian.complete_root(root)
     agent = root / "usr/sbin/pyvmm-agent"
     assert (agent.read_bytes(), agent.stat().st_mode & 0o777) == (guests.agent(), 0o755)
     assert "\tpyvmm-agent exec " in (root / "usr/sbin/init").read_text()
@@ -90,7 +90,8 @@ def test_build_does_nothing_when_the_files_are_there(
     monkeypatch.setattr(debian, "_build", lambda *_: pytest.fail("built again"))
     assert build_debian(tmp_path, tmp_path / "cache", lambda *_: None) == made
     assert Recipe(("a", "b")).digest == Recipe(("b", "a")).digest
-    assert len({Recipe(("a",)).digest, Recipe(size=1).digest, Recipe().digest}) == 3
+    recipes = Recipe(("a",)), Recipe(size=1), Recipe(profile="full"), Recipe()
+    assert len({recipe.digest for recipe in recipes}) == 4
     for manifest in ('{"recipe": "old"}', "[" * 100_000, "old"):
         made.manifest.write_text(manifest)
         assert made.read_manifest() is None
@@ -194,7 +195,15 @@ def test_build_names_the_files_to_bring_where_there_is_no_apt(
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
 @pytest.mark.parametrize(
-    "name", ["attest.sh", "initrd-init.sh", "rootfs-init.sh", "poweroff.sh", "udhcpc.sh"]
+    "name",
+    [
+        "attest.sh",
+        "full-install.sh",
+        "initrd-init.sh",
+        "rootfs-init.sh",
+        "poweroff.sh",
+        "udhcpc.sh",
+    ],
 )
 def test_guest_scripts_parse(name: str) -> None:
     """A mistake in a guest's script is found here, not during a boot."""
