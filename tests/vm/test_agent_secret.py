@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,7 @@ def test_lying_broker_does_no_harm(program: Path, responses: list[bytes], reason
 
     def serve(listener: socket.socket) -> None:
         for response in responses:
-            with listener.accept()[0] as client:
+            with listener.accept()[0] as client, suppress(ConnectionError):
                 client.recv(1 << 20)
                 client.sendall(response)
                 client.shutdown(socket.SHUT_WR)

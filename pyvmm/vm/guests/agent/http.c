@@ -32,7 +32,7 @@ bool exchange(const char *server, const char *request, struct response *response
             total += (size_t)size;
     sys_close(fd);
     text[total] = 0;
-    if (size == 0 && parse(text, response))
+    if (size == 0 && total < MAX_RESPONSE && parse(text, response))
         return true;
     complain(server, size < 0 ? error_text((int)-size) : "no HTTP response, or a response that is too large");
     return false;

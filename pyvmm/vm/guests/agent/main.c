@@ -71,7 +71,7 @@ void complain(const char *what, const char *why) {
     char line[512] = "";
     text_append(line, sizeof line - 1, own_name);
     text_append(line, sizeof line - 1, ": ");
-    text_append(line, sizeof line - 1, what);
+    text_append(line, sizeof line - 160, what); // the rest is for the reason
     text_append(line, sizeof line - 1, ": ");
     text_append(line, sizeof line - 1, why);
     text_append(line, sizeof line, "\n");
