@@ -31,7 +31,8 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(scratch))
     yield tmp_path / "pyvmm"
-    left = {path.name for path in (tmp_path / "pyvmm").iterdir()} - {".lock"}
+    files = (path.name for path in (tmp_path / "pyvmm").rglob("*") if not path.is_dir())
+    left = {*files} - {".lock"}
     pyvmm("destroy", *{name.rpartition(".")[0] for name in left})
     assert not left
     assert not list(scratch.iterdir())
