@@ -84,7 +84,7 @@ def view(chromium: Browser) -> Iterator[Open]:
 @pytest.fixture
 def sight(view: Open, page: Address) -> Page:
     """Return the page of the realm, complete."""
-    opened = view(page.url)
+    opened = view(f"{page.url}#name=watched")
     expect(opened.locator(".legend")).to_contain_text("REALM RTT")
     return opened
 
@@ -212,7 +212,7 @@ def test_stage_1_unfolds_beside_them(view: Open, page: Address, counting: str) -
     stage1 = opened.locator(".stage1")
     expect(stage1).to_contain_text("is in no half of the address space")
     entry = stage1.locator(".entry.block")
-    expect(entry).to_contain_text("[2] 0x80000000 1 GiB block → 0x80000000 AP2=0")
+    expect(entry).to_contain_text("[2] 0x80000000 1 GiB block → 0x80000000 ATTR_INDEX=0")
     entry.locator("a.va").click()
     stages = opened.locator(".walk-result tbody td:first-child")
     expect(stages).to_have_text([f"stage {n} level {level}" for n, level in WALK])
@@ -391,7 +391,7 @@ def test_a_run_is_seen_and_exported(view: Open, tmp_path: Path) -> None:
     recorded.get_by_role("slider", name="time").fill("300")
     expect(recorded.locator(".legend")).to_contain_text("REALM RD")
     recorded.get_by_role("tab", name="Tables").click()
-    expect(recorded.locator(".tree")).to_contain_text("Realm translation tables")
+    expect(recorded.locator(".tree").first).to_contain_text("Realm translation tables")
     recorded.get_by_role("tab", name="What would this access do?").click()
     recorded.get_by_role("textbox", name="address").fill(RAM)
     recorded.keyboard.press("Enter")
