@@ -145,8 +145,8 @@ class PrivateApt:
 
     def update(
         self, suites: Sequence[str], preferences: Mapping[str, str], progress: Progress
-    ) -> None:
-        """Fetch and check the package lists of some suites of the machine's archive.
+    ) -> Source:
+        """Fetch and check the package lists of some suites of the machine's archive; return it.
 
         If the archive cannot be reached, use lists fetched earlier.
 
@@ -169,7 +169,7 @@ class PrivateApt:
                 complaint = f"{error}: {remedy}"
                 continue
             if any((self.home / "state/lists").glob("*_Packages*")):
-                return
+                return source
             complaint = f"{_fetch_failure(output)}: check the network and apt's proxy"
         raise UserError(complaint)
 

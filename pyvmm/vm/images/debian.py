@@ -271,7 +271,9 @@ def _is_made(image: Image, recipe: Recipe, since: float = 0.0) -> bool:
 
 def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Report) -> None:
     apt = PrivateApt(cache / "apt-arm64", "arm64")
-    apt.update(_SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.1))
+    archive = apt.update(
+        _SUITES, _PREFERENCES, lambda percent: report("package lists", percent * 0.1)
+    )
     wanted = (*_STANDARD[recipe.profile], *recipe.packages)
     recipe.choose_size(apt.installed_size(wanted))  # fail now: the rest takes minutes
     kernel_debs = apt.download(
@@ -292,7 +294,7 @@ def _build(image: Image, scratch: Path, cache: Path, recipe: Recipe, report: Rep
     else:
         first = apt.download_closure(full.FIRST, lambda _percent: None)
         _unpack(first, root)
-        full.prepare(root, first, debs, _script(full.INSTALL_SCRIPT))
+        full.prepare(root, archive, first, debs, _script(full.INSTALL_SCRIPT))
         _add_agent(root)
     _add_modules(root, modules)
     report("initial RAM disk", 55)

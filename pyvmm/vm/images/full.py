@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from pyvmm.arch.errors import UserError
+from pyvmm.vm.images.apt import Source
 
 #: What dpkg and maintainer scripts need: installed before the others.
 FIRST: Final = ("?essential", "busybox-static")
@@ -26,6 +28,9 @@ FREE_SPACE: Final = 2 << 30
 INSTALL_SCRIPT: Final = "full-install.sh"
 
 _PLACE: Final = ".pyvmm"
+_SOURCES: Final = "etc/apt/sources.list.d/debian.sources"
+_SUITES: Final = ("stable", "stable-updates")
+_KEYRING: Final = ("Signed-By", "/usr/share/keyrings/debian-archive-keyring.gpg")
 _INSTALLED: Final = "pyvmm: all packages are installed"
 _PARAMETERS: Final = f"root=/dev/vda rw console=ttyS0 quiet init=/{_PLACE}/install"
 _STEP: Final = re.compile(r"(Unpacking|Setting up) \S+ ")
@@ -36,9 +41,6 @@ _FILES: Final = {
     "etc/fstab": "",
     "etc/dpkg/dpkg.cfg.d/pyvmm": "path-exclude=/usr/share/doc/*\n"
     "path-exclude=/usr/share/locale/*\npath-exclude=/usr/share/man/*\n",
-    "etc/apt/sources.list.d/debian.sources": "Types: deb\nURIs: http://deb.debian.org/debian\n"
-    "Suites: stable stable-updates\nComponents: main\n"
-    "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n",
     "etc/systemd/network/80-dhcp.network": "[Match]\nName=e*\n\n[Network]\nDHCP=yes\n",
     # Without a card, no network would ever be online, and the unit that waits for one would fail.
     "etc/systemd/system/systemd-networkd-wait-online.service.d/card.conf": "[Unit]\n"
@@ -55,11 +57,17 @@ _FILES: Final = {
 }
 
 
-def prepare(root: Path, first: Iterable[Path], debs: Iterable[Path], script: str) -> None:
-    """Add what the installation needs to a tree in which the first packages are unpacked."""
+def prepare(
+    root: Path, archive: Source, first: Iterable[Path], debs: Iterable[Path], script: str
+) -> None:
+    """Add what the installation needs to a tree in which the first packages are unpacked.
+
+    The guest's apt will use the archive that the packages are from.
+    """
     for directory in ("dev", "proc", "sys", "run", "root", "tmp"):
         (root / directory).mkdir(exist_ok=True)
-    for name, text in _FILES.items():
+    sources = replace(archive, options=(_KEYRING,)).entry(_SUITES, "arm64")
+    for name, text in {**_FILES, _SOURCES: sources}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
