@@ -17,7 +17,7 @@ from pyvmm.arch.errors import UserError
 from pyvmm.arch.system import shortages
 from pyvmm.arch.text import defect
 from pyvmm.cli.common import streams
-from pyvmm.cli.common.say import say, say_lines
+from pyvmm.cli.common.say import LOG_FORMATS, say, say_lines, set_log_format
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 #: Verb → its module, which defines a command of the same name, and its line in the help.
@@ -126,6 +126,18 @@ def _name_in_python(verb: str) -> str:
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pyvmm", prog_name="pyvmm", message="%(prog)s %(version)s")
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default=LOG_FORMATS[0],
+    show_default=True,
+    envvar="PYVMM_LOG_FORMAT",
+    show_envvar=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda _context, _option, name: set_log_format(name),
+    help="messages on standard error: lines of text, or JSON objects with time, level and message",
+)
 def cli() -> None:
     """Boot arm64 guests and Arm CCA realms on x86-64 and arm64 Linux."""
 
@@ -169,7 +181,7 @@ def main() -> None:
             click.echo(err=True)  # the line has a ^C already
         _fail("interrupted", ExitCode.INTERRUPTED)
     except Exception:  # noqa: BLE001  a defect: its exit code must differ from every guest's
-        click.echo(defect(), err=True)
+        say_lines(defect())
         sys.exit(ExitCode.INTERNAL)
     else:
         sys.exit(status if isinstance(status, int) else 0)
@@ -194,5 +206,5 @@ def _fail(line: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
     if code is ExitCode.INTERNAL:
         say_lines(line)  # the traceback of an instance
     elif line:
-        say(line)
+        say(line, "error")
     sys.exit(code)

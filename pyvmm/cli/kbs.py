@@ -12,6 +12,7 @@ import click
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pyvmm.arch.errors import UserError
+from pyvmm.cli.common.activation import inherited
 from pyvmm.cli.common.address import unusable, url
 from pyvmm.cli.common.say import print_lines, say
 from pyvmm.cli.common.units import Seconds
@@ -30,7 +31,7 @@ protocol is that of the Confidential Containers' key broker; secrets are encrypt
 only the realm has.
 
 Without --cpak and --trust-store, the platform's key comes from the reference file, or else from
-this machine's HES. Ctrl-C ends it.
+this machine's HES. It also serves the sockets of a systemd socket unit. Ctrl-C ends it.
 """
 _FILE = click.Path(path_type=Path, readable=False)
 _DIRECTORY = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -99,7 +100,8 @@ def kbs(
     )
     broker = Broker(library, settings)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(_unix(path)) for path in sockets]
+        listeners = [stack.enter_context(each) for each in inherited()]
+        listeners += [stack.enter_context(_unix(path)) for path in sockets]
         if port is not None or not listeners:
             listeners.append(stack.enter_context(_tcp(host, port or 0)))
             print_lines(url(host, listeners[-1].getsockname()[1]))

@@ -138,7 +138,7 @@ def _new_owner(options: VmOptions) -> Owner:
     try:
         owner.claim(Directory.of_user())
     except OSError as error:
-        say(f"other pyvmm commands cannot see this guest: {format_os_error(error)}")
+        say(f"other pyvmm commands cannot see this guest: {format_os_error(error)}", "error")
     return owner
 
 
@@ -146,7 +146,7 @@ def _report_end(owner: Owner, code: ExitCode) -> None:
     """Print why a guest ended badly."""
     reason = owner.lifecycle.status.reason
     if code is ExitCode.CRASHED:
-        say(f"the guest crashed: {reason}")
+        say(f"the guest crashed: {reason}", "error")
     if code in {ExitCode.TIMEOUT, ExitCode.WATCHDOG}:
         say(reason)
     if owner.lifecycle.last_words:

@@ -101,7 +101,7 @@ def show(*, source: str, cbor_diag: bool, as_json: bool) -> int:  # noqa: D103  
 
 
 def _malformed(error: Malformed) -> int:
-    say(str(error))
+    say(str(error), "error")
     return _MALFORMED
 
 

@@ -183,7 +183,7 @@ class Chosen:
                 act(place, name)
             except (UserError, Failure) as error:
                 code = code or code_of(error)
-                say(str(error))
+                say(str(error), "error")
         return code
 
 

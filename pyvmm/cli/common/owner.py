@@ -198,13 +198,13 @@ class Owner:
         try:
             self._claim.write(status)
         except OSError as error:  # the directory was removed
-            say(f"cannot record the state of {status.name}: {error}")
+            say(f"cannot record the state of {status.name}: {error}", "error")
 
     def _keep_console(self, file: Path) -> None:
         try:
             file.write_bytes(self.lifecycle.console_log.tail())
         except OSError as error:
-            say(f"the console output is lost: {error}")
+            say(f"the console output is lost: {error}", "error")
             with suppress(OSError):  # no file rather than an incomplete one
                 file.unlink()
 
@@ -220,7 +220,7 @@ class Owner:
         try:
             self._claim.release(keep=self._is_kept)
         except OSError as error:
-            say(f"cannot remove all files of {self.lifecycle.status.name}: {error}")
+            say(f"cannot remove all files of {self.lifecycle.status.name}: {error}", "error")
 
 
 def _log(line: str) -> None:

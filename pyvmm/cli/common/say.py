@@ -4,14 +4,36 @@ Control characters are escaped, so that text from guests, images, tokens and pee
 terminal.
 """
 
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final, Literal
+
 import click
 
 from pyvmm.arch.text import printable, printable_json
 
+Level = Literal["info", "error"]
+TEXT: Final = "text"
+JSON: Final = "json"
+#: The choices of --log-format.
+LOG_FORMATS: Final = (TEXT, JSON)
 
-def say(line: str) -> None:
-    """Print one line on standard error."""
-    click.echo(f"pyvmm: {printable(line)}", err=True)
+
+class _Messages:
+    """How messages on standard error are written."""
+
+    log_format = TEXT
+
+
+def set_log_format(name: str) -> None:
+    """Write messages as text, or each as a JSON object with time, level and message."""
+    _Messages.log_format = name
+
+
+def say(line: str, level: Level = "info") -> None:
+    """Print a message of one line on standard error."""
+    _say([f"pyvmm: {printable(line)}"], line, level)
 
 
 def print_lines(*lines: str) -> None:
@@ -26,4 +48,12 @@ def print_json_text(text: str) -> None:
 
 def say_lines(text: str) -> None:
     """Print several lines on standard error, such as a traceback."""
-    click.echo("\n".join(map(printable, f"pyvmm: {text}".splitlines())), err=True)
+    _say(map(printable, f"pyvmm: {text}".splitlines()), text, "error")
+
+
+def _say(lines: Iterable[str], message: str, level: Level) -> None:
+    if _Messages.log_format == JSON:
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        fields = {"time": now, "level": level, "message": message}
+        lines = [printable_json(json.dumps(fields))]
+    click.echo("\n".join(lines), err=True)

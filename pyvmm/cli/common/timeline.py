@@ -96,7 +96,7 @@ class Timeline:
                 self._take(event)
             except OSError as error:  # the guest continues without it
                 self._has_failed = True
-                say(f"--trace-out: {error.strerror}: the rest is lost")
+                say(f"--trace-out: {error.strerror}: the rest is lost", "error")
 
     def _take(self, event: Event) -> None:
         now, call = self._now(), self._thread.call

@@ -151,7 +151,7 @@ class Trace:
 
     def _fail(self, error: OSError) -> None:
         self._has_failed = True
-        say(f"--trace: {error.strerror}: the rest is lost")
+        say(f"--trace: {error.strerror}: the rest is lost", "error")
 
 
 def _text_line(event: Event, time_: int, pe: int, depth: int) -> str:

@@ -126,7 +126,7 @@ def rm(*, names: tuple[str, ...]) -> int:
         try:
             store.remove(name)
         except UserError as error:
-            say(str(error))
+            say(str(error), "error")
             code = ExitCode.BAD_INPUT
     return code
 
