@@ -38,7 +38,7 @@ def activated(
 def test_broker_serves_the_socket_of_its_unit(tmp_path: Path) -> None:
     """A connection made before the service runs is answered; its messages are JSON."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        connection = HTTPConnection(*listener.getsockname(), timeout=PATIENCE)
+        connection = HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=PATIENCE)
         connection.request("GET", "/kbs/v0/resource/a/b/c")
         broker = activated(listener, "kbs", str(make_library(tmp_path)))
     assert connection.getresponse().status == 401
