@@ -8,7 +8,7 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.devices.fuse_server import FuseServer, Op
@@ -17,6 +17,7 @@ from pyvmm.devices.virtio.fs import VirtioFs
 from tests.devices.driver import Driver
 from tests.devices.fuse_client import ROOT, UNIQUE, FuseClient, message
 from tests.devices.hosts import Inline
+from tests.sequences import sequences
 
 MAX_OPEN, MAX_NODES = 8, 20
 
@@ -284,8 +285,7 @@ def test_server_is_total(abused_tree: Path, script: list[tuple[int, int, bytes]]
 
 
 @pytest.mark.slow
-@settings(max_examples=25_000)
-@given(script=st.lists(requests, min_size=40, max_size=40))
-def test_server_is_total_for_long(abused_tree: Path, script: list[tuple[int, int, bytes]]) -> None:
+def test_server_is_total_for_long(abused_tree: Path, seed: int) -> None:
     """This is the same a million times."""
-    survive(abused_tree, script)
+    for each in sequences(requests, seed):
+        survive(abused_tree, each)

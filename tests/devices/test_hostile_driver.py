@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from struct import pack
 from typing import Final
@@ -35,6 +36,7 @@ from tests.devices.hosts import (
     Wire,
     no_timer,
 )
+from tests.sequences import pool, sequences
 
 RING_SIZE: Final = 8
 CONTENT_SIZE: Final = 128  # at the start of RAM, where most buffers and indirect tables are
@@ -247,13 +249,11 @@ def test_device_survives_any_driver(
 
 @pytest.mark.slow
 @subjects
-@settings(max_examples=25_000)
-@given(content=contents, turns=st.lists(st.tuples(rings, rings), min_size=20, max_size=20))
-def test_device_survives_any_driver_for_long(
-    make: Callable[[], Subject], content: bytes, turns: Turns
-) -> None:
-    """This is the same with a million chains or more per device."""
-    abuse(make(), content, turns)
+def test_device_survives_any_driver_for_long(make: Callable[[], Subject], seed: int) -> None:
+    """This is the same with a million chains per device: 160 in each sequence."""
+    memory = cycle(pool(contents, seed, 2000))
+    for turns in sequences(st.tuples(rings, rings), seed, count=6_250, length=20):
+        abuse(make(), next(memory), turns)
 
 
 def abuse(subject: Subject, content: bytes, turns: Turns) -> None:

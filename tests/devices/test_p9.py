@@ -9,7 +9,7 @@ from pathlib import Path
 from struct import pack
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.devices.p9_messages import Type
@@ -20,6 +20,7 @@ from pyvmm.devices.workers import Workers
 from tests.devices.driver import Driver
 from tests.devices.hosts import Inline
 from tests.devices.p9_client import ROOT, P9Client, message, text
+from tests.sequences import sequences
 from tests.waiting import wait_until
 
 MAX_OPEN = 8
@@ -343,11 +344,10 @@ def test_server_is_total(abused_tree: Path, script: list[tuple[int, bytes]]) -> 
 
 
 @pytest.mark.slow
-@settings(max_examples=25_000)
-@given(script=st.lists(requests, min_size=40, max_size=40))
-def test_server_is_total_for_long(abused_tree: Path, script: list[tuple[int, bytes]]) -> None:
+def test_server_is_total_for_long(abused_tree: Path, seed: int) -> None:
     """This is the same a million times."""
-    survive(abused_tree, script)
+    for each in sequences(requests, seed):
+        survive(abused_tree, each)
 
 
 @given(data=st.binary(max_size=40))

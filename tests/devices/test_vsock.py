@@ -8,7 +8,7 @@ from pathlib import Path
 from struct import pack, unpack_from
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.devices.ioloop import IoLoop
@@ -24,6 +24,7 @@ from pyvmm.devices.virtio.vsock import (
 from pyvmm.devices.vsock_connection import BUFFER
 from pyvmm.devices.vsock_host import MAX_CONNECTIONS, MAX_GREETINGS, VsockHost
 from tests.devices.driver import Driver, Ram, Request
+from tests.sequences import sequences
 from tests.waiting import wait_until
 
 RECEIVE, TRANSMIT, EVENT = 0, 1, 2
@@ -474,8 +475,7 @@ def test_any_packets_leave_a_device_that_works(script: list[Step]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=25_000)
-@given(script=st.lists(steps, min_size=40, max_size=40))
-def test_any_packets_leave_a_device_that_works_for_long(script: list[Step]) -> None:
+def test_any_packets_leave_a_device_that_works_for_long(seed: int) -> None:
     """This is the same a million times."""
-    abuse(script)
+    for each in sequences(steps, seed):
+        abuse(each)

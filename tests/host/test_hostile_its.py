@@ -25,6 +25,7 @@ from tests.host.its_driver import (
     VALID,
     ItsBoard,
 )
+from tests.sequences import sequences
 
 ADDRESSES: Final = st.one_of(
     st.sampled_from((QUEUE, DEVICES, COLLECTIONS, ITTS, CONFIG, PENDING, DRAM_BASE - 0x1000)),
@@ -169,8 +170,7 @@ def test_its_survives_any_guest(actions: list[tuple[str, tuple[int, ...]]]) -> N
 
 
 @pytest.mark.slow
-@settings(max_examples=25_000)
-@given(actions=st.lists(ACTIONS, min_size=40, max_size=40))
-def test_its_survives_any_guest_for_long(actions: list[tuple[str, tuple[int, ...]]]) -> None:
+def test_its_survives_any_guest_for_long(seed: int) -> None:
     """This is the same a million times."""
-    abuse(actions)
+    for each in sequences(ACTIONS, seed):
+        abuse(each)
