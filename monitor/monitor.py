@@ -5,7 +5,6 @@ end of its effects.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from threading import Lock
 from typing import Final
 
@@ -137,7 +136,7 @@ class Monitor:
         }
         self._series: dict[Pas, dict[int, SeriesService]] = {pas: {} for pas in Pas}
         for fid, move in REALM_MOVES.items():
-            self._series[Pas.REALM][fid] = partial(self._transitions, *move)
+            self._series[Pas.REALM][fid] = self._moves(*move)
         machine.set_gpt(self.gpt.base_pa, self.gpt.gpccr)
 
     def conduit(self, security: Pas) -> Conduit:
@@ -173,7 +172,7 @@ class Monitor:
             status = rmm.boot(cpu, rmmd.INTERFACE_VERSION, num_pes, self.layout.shared_pa)
             if status != 0:
                 return status
-        self._services[Pas.NS] |= dict.fromkeys(RMI, partial(self._enter_realm_world, rmm))
+        self._services[Pas.NS] |= dict.fromkeys(RMI, self._entry(rmm))
         self._series[Pas.NS] |= dict.fromkeys(RMI, rmm.handle_series)
         return 0
 
@@ -196,20 +195,25 @@ class Monitor:
     def _realm_services(self) -> dict[int, Service]:
         """Return what exists for the RMM."""
         services: dict[int, Service] = {RmmdFid.EL3_FEATURES: self._features}
-        services |= {fid: partial(self._transition, *move) for fid, move in REALM_MOVES.items()}
+        services |= {fid: self._move(*move) for fid, move in REALM_MOVES.items()}
         if self._attestation is not None:
             services |= self._attestation.services
         return services
 
-    def _enter_realm_world(self, rmm: Rmm, pe: int, fid: int, args: Sequence[int]) -> Answer:
-        """Have the RMM perform a command of the host."""
-        listener = self._events.listener
-        if listener is None:
-            return rmm.handle(pe, fid, args[1:])
-        listener(WorldSwitch(pe, Pas.NS, Pas.REALM))
-        results = rmm.handle(pe, fid, args[1:])
-        listener(WorldSwitch(pe, Pas.REALM, Pas.NS))
-        return results
+    def _entry(self, rmm: Rmm) -> Service:
+        """Return the service that has the RMM perform a command of the host."""
+        events, handle = self._events, rmm.handle
+
+        def enter_realm_world(pe: int, fid: int, args: Sequence[int]) -> Answer:
+            listener = events.listener
+            if listener is None:
+                return handle(pe, fid, args[1:])
+            listener(WorldSwitch(pe, Pas.NS, Pas.REALM))
+            results = handle(pe, fid, args[1:])
+            listener(WorldSwitch(pe, Pas.REALM, Pas.NS))
+            return results
+
+        return enter_realm_world
 
     def _features(self, _pe: int, _fid: int, args: Sequence[int]) -> Answer:
         """Return a feature register; only register 0 exists: whether tokens can be signed."""
@@ -219,39 +223,47 @@ class Monitor:
 
     # --- granules -------------------------------------------------------------------------
 
-    def _transition(self, old: Pas, new: Pas, _pe: int, _fid: int, args: Sequence[int]) -> Answer:
-        """Move the granule at x1 to another PAS after checking that the move is permitted.
+    def _move(self, old: Pas, new: Pas) -> Service:
+        """Return the service that moves the granule at x1 from one PAS to another.
 
         Before the new owner can use it, no PE can reach it as ``old`` any longer.  It then reads
         as zeros: its contents in ``new`` were dropped when it last left that PAS.
         """
-        pa = args[1] if len(args) > 1 else 0
-        if pa & GRANULE_OFFSET or not self._first_pa <= pa < self._end_pa:
-            return refuse(RmmdError.BAD_ADDR)
-        with self._gpt_lock:
-            if not self.gpt.move(pa, 0x8 | old, 0x8 | new):
-                return refuse(RmmdError.BAD_PAS)
-            self._machine.tlbi_pa(pa, GRANULE_SIZE)
-            self._machine.punch(old, pa, GRANULE_SIZE)
-        if self._events.listener is not None:
-            self._events.listener(GptChange(pa, GRANULE_SIZE, old, new))
-        return OK
+        was, becomes = int(gpi_of(old)), int(gpi_of(new))
 
-    def _transitions(
-        self, old: Pas, new: Pas, _pe: int, args: Sequence[int], steps: Sequence[int], count: int
-    ) -> int:
-        """Move granules in a row, if all of them may move."""
-        if steps[1:2] != (GRANULE_SIZE,):
-            return 0
-        pa, size = args[1], count * GRANULE_SIZE
-        if pa & GRANULE_OFFSET or not self._first_pa <= pa <= self._end_pa - size:
-            return 0
-        with self._gpt_lock:
-            if not self.gpt.move_row(pa, 0x8 | old, 0x8 | new, count):
+        def move(_pe: int, _fid: int, args: Sequence[int]) -> Answer:
+            pa = args[1] if len(args) > 1 else 0
+            if pa & GRANULE_OFFSET or not self._first_pa <= pa < self._end_pa:
+                return refuse(RmmdError.BAD_ADDR)
+            with self._gpt_lock:
+                if not self.gpt.move(pa, was, becomes):
+                    return refuse(RmmdError.BAD_PAS)
+                self._machine.tlbi_pa(pa, GRANULE_SIZE)
+                self._machine.punch(old, pa, GRANULE_SIZE)
+            if self._events.listener is not None:
+                self._events.listener(GptChange(pa, GRANULE_SIZE, old, new))
+            return OK
+
+        return move
+
+    def _moves(self, old: Pas, new: Pas) -> SeriesService:
+        """Return the service that moves granules in a row, if all of them may move."""
+        was, becomes = int(gpi_of(old)), int(gpi_of(new))
+
+        def move(_pe: int, args: Sequence[int], steps: Sequence[int], count: int) -> int:
+            if steps[1:2] != (GRANULE_SIZE,):
                 return 0
-            self._machine.tlbi_pa(pa, size)
-            self._machine.punch(old, pa, size)
-        return count
+            pa, size = args[1], count * GRANULE_SIZE
+            if pa & GRANULE_OFFSET or not self._first_pa <= pa <= self._end_pa - size:
+                return 0
+            with self._gpt_lock:
+                if not self.gpt.move_row(pa, was, becomes, count):
+                    return 0
+                self._machine.tlbi_pa(pa, size)
+                self._machine.punch(old, pa, size)
+            return count
+
+        return move
 
     def gpi(self, pa: int) -> Gpi:
         """Return the GPI of a granule of DRAM."""

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from enum import IntEnum
+from types import MethodType
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from pyvmm.arch.islet import IsletRmiFid, IsletRsiFid
@@ -73,6 +74,12 @@ class Command(Generic[R]):
             return function
 
         return declare
+
+    def of(self, owner: object) -> "Command[R]":
+        """Return the same command whose function gets ``owner``, the RMM, already."""
+        command = copy(self)
+        command.function = MethodType(self.function, owner)
+        return command
 
     def fit(self, args: Sequence[int]) -> tuple[int, ...]:
         """Return as many arguments as there are parameters; those that are not given are zero."""

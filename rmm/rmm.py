@@ -78,7 +78,7 @@ class Rmm:
         self.is_active = False  # for RMI 2.0: configured and in use
         self.tracking_size = 0  # RmiRmmConfig.tracking_region_size
         self._num_cpus: int | None = None
-        self._commands: Mapping[int, RmiCommand] = {}  # empty before boot
+        self._commands: Mapping[int, RmiCommand] = {}  # bound to this RMM; empty before boot
         self._token_generation = token_generation
 
     def boot(self, cpu: int, version: int, num_cpus: int, shared_pa: int) -> int:
@@ -117,9 +117,9 @@ class Rmm:
             arguments = args if len(args) == command.num_args else command.fit(args)
             try:
                 if command.wants_pe:
-                    outputs = command.function(self, pe, *arguments)
+                    outputs = command.function(pe, *arguments)
                 else:
-                    outputs = command.function(self, *arguments)
+                    outputs = command.function(*arguments)
                 results = _SUCCESS + outputs if outputs else _SUCCESS
             except RmiError as error:
                 results = error.results
@@ -161,7 +161,8 @@ class Rmm:
         """Set whether the RMM is activated, without which RMI 2.0 has few commands."""
         self.is_active = is_active
         commands = self.revisions[self.revision]
-        self._commands = commands if is_active else before_activation(commands)
+        served = commands if is_active else before_activation(commands)
+        self._commands = {fid: command.of(self) for fid, command in served.items()}
 
     # --- helpers of the commands --------------------------------------------------------------
 

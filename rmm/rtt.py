@@ -9,7 +9,7 @@ liveness and RTT liveness".
 """
 
 from array import array
-from typing import Final, NamedTuple
+from typing import Final
 
 from pyvmm.arch.events import EventStream, RttChange
 from pyvmm.arch.machine import PhysicalMemory
@@ -88,20 +88,8 @@ class Rtt:
         self.shared = self.live if entry & NS else 0
 
 
-class Walk(NamedTuple):
-    """The end of a walk."""
-
-    table: Rtt
-    entry_index: int  # in the table
-    level: int  # of the table
-
-    @property
-    def entry(self) -> int:
-        """The entry's current value."""
-        return self.table.entries[self.entry_index]
-
-
-_new: Final = tuple.__new__  # of a Walk: half the time of Walk()
+#: The end of a walk: a table, the index of an entry in it, and the table's level.
+Walk = tuple[Rtt, int, int]
 
 
 class RttTree:
@@ -167,9 +155,9 @@ class RttTree:
             reached += 1
             shift -= 9
             index = ipa >> shift & _INDEX_MASK
-        return _new(Walk, (table, index, reached))
+        return table, index, reached
 
-    def set_entry(self, walk: tuple[Rtt, int, int], ipa: int, entry: int) -> None:
+    def set_entry(self, walk: Walk, ipa: int, entry: int) -> None:
         """Replace the entry at the end of a walk; no PE uses a valid one after the return."""
         table, index, level = walk
         old = table.entries[index]
@@ -192,8 +180,7 @@ class RttTree:
         count, old, new = len(entries), table.entries[index], entries[0]
         if self._events.listener is not None:
             for n, entry in enumerate(entries):
-                at = Walk(table, index + n, level)
-                self.set_entry(at, ipa + n * level_size(level), entry)
+                self.set_entry((table, index + n, level), ipa + n * level_size(level), entry)
             return
         table.entries[index : index + count] = memoryview(entries)
         is_live, was_live = new & LIVE != 0, old & LIVE != 0

@@ -40,7 +40,7 @@ def registers_after(args: Sequence[int], results: tuple[int, ...]) -> tuple[int,
     (0, 7, 0, 0, 4, 5)
     """
     changed = results + _WITHOUT_RESULT[len(results)]
-    return changed if len(args) <= len(changed) else (*changed, *args[len(changed) :])
+    return changed if len(args) <= len(changed) else changed + tuple(args[len(changed) :])
 
 
 #: Makes one call on a PE with x0..; returns x0...

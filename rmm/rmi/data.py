@@ -127,22 +127,24 @@ def data_create_unknown(rmm: Rmm, rd: int, data: int, ipa: int) -> None:
 @data_create_unknown.series(0, GRANULE_SIZE, GRANULE_SIZE)
 def _create_several_unknown(rmm: Rmm, count: int, rd: int, data: int, ipa: int) -> int:
     realm = rmm.realm(rd)
-    walk = unassigned_page(realm, ipa)
+    walk = table, index, _ = unassigned_page(realm, ipa)
     count = _count_unassigned(walk, rmm.granules.count(data, DELEGATED, count))
     if count:
-        ripas = walk.entry >> RIPAS_SHIFT & 0b11
+        ripas = table.entries[index] >> RIPAS_SHIFT & 0b11
         assign(rmm, realm, walk, ipa, assigned_entry(data, ripas, PAGE_LEVEL), count)
     return count
 
 
 def _count_unassigned(walk: Walk, limit: int) -> int:
     """Return how many entries in a row are as the one at the end of a walk, which is UNASSIGNED."""
-    return walk.table.count_like(walk.entry_index, in_a_row(walk.entry, limit, 0))
+    table, index, _ = walk
+    return table.count_like(index, in_a_row(table.entries[index], limit, 0))
 
 
 def assign(rmm: Rmm, realm: Realm, walk: Walk, ipa: int, entry: int, count: int) -> None:
     """Assign DELEGATED granules in a row to entries in a row; ``entry`` is that of the first."""
-    size = level_size(walk.level)
+    _, _, level = walk
+    size = level_size(level)
     rmm.granules.move_row(entry & ADDRESS_MASK, DATA, count * size // GRANULE_SIZE)
     realm.rtt.set_entries(walk, ipa, in_a_row(entry, count, size))
 
@@ -181,7 +183,8 @@ def entry_after(entry: int) -> int:
 @data_destroy.series(0, GRANULE_SIZE)
 def _destroy_several(rmm: Rmm, count: int, rd: int, ipa: int) -> int:
     realm, walk, entry = _assigned_page(rmm, rd, ipa)
-    count = walk.table.count_like(walk.entry_index, in_a_row(entry, count, GRANULE_SIZE))
+    table, index, _ = walk
+    count = table.count_like(index, in_a_row(entry, count, GRANULE_SIZE))
     realm.rtt.set_entries(walk, ipa, in_a_row(entry_after(entry), count, 0))
     rmm.release_row(entry & ADDRESS_MASK, count)
     return count

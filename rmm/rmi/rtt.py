@@ -121,10 +121,10 @@ def rtt_destroy(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     """
     tree = rmm.realm(rd).rtt
     _check_table_ipa(tree, ipa, level)
-    parent = tree.walk(ipa, level - 1)
+    parent = _, _, reached = tree.walk(ipa, level - 1)
     table = _find_table(tree, parent)
     if table is None:
-        raise RmiError(RmiStatus.ERROR_RTT, parent.level, 0, tree.next_live(parent, ipa))
+        raise RmiError(RmiStatus.ERROR_RTT, reached, 0, tree.next_live(parent, ipa))
     if table.is_live:
         raise RmiError(RmiStatus.ERROR_RTT, level, 0, ipa)
     entry = UNASSIGNED_DESTROYED if tree.is_protected(ipa) else UNASSIGNED_NS
@@ -144,10 +144,10 @@ def rtt_fold(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, ...]:
     """
     tree = rmm.realm(rd).rtt
     _check_table_ipa(tree, ipa, level)
-    parent = tree.walk(ipa, level - 1)
+    parent = _, _, reached = tree.walk(ipa, level - 1)
     table = _find_table(tree, parent)
     if table is None:
-        raise RmiError(RmiStatus.ERROR_RTT, parent.level)
+        raise RmiError(RmiStatus.ERROR_RTT, reached)
     if table.live == TABLE_ENTRIES and level <= MIN_BLOCK_LEVEL:
         raise RmiError(RmiStatus.ERROR_RTT, level - 1)
     entry = folded(table.entries, level) if table.live in (0, TABLE_ENTRIES) else None
@@ -195,8 +195,8 @@ def find_entry(rmm: Rmm, rd: int, ipa: int, level: int) -> tuple[int, int]:
         or ipa >> tree.ipa_bits
     ):
         raise RmiError(RmiStatus.ERROR_INPUT)
-    walk = tree.walk(ipa, level)
-    return walk.entry, walk.level
+    table, index, reached = tree.walk(ipa, level)
+    return table.entries[index], reached
 
 
 @rmi_command(RmiFid.RMI_RTT_MAP_UNPROTECTED)
@@ -321,7 +321,7 @@ def _set_ripas(realm: Realm, change: RipasChange, top: int) -> int:
         count = table.count_like(index, in_a_row(entry, end - index, step))
         if old != change.ripas:
             changed = in_a_row(_with_ripas(entry, change.ripas, level), count, step)
-            tree.set_entries(Walk(table, index, level), ipa, changed)
+            tree.set_entries((table, index, level), ipa, changed)
         ipa += count * size
         index += count
     if ipa == change.base:

@@ -40,7 +40,7 @@ from rmm.rmi.data import assign, entry_after, fill_page, fill_pages, unassigned_
 from rmm.rmi2.addresses import Destination, Range, sources
 from rmm.rmi2.granule import check_tracked
 from rmm.rmm import Rmm
-from rmm.rtt import RttTree, Walk, assigned_entry, in_a_row
+from rmm.rtt import Rtt, RttTree, Walk, assigned_entry, in_a_row
 
 _MEASURE_CONTENT: Final = int(DataFlags.MEASURE_CONTENT)
 _WHERE: Final = MapFlags.ADDRESS_TYPE.mask | MapFlags.LIST_COUNT.mask
@@ -94,11 +94,24 @@ def _init_several(rmm: Rmm, count: int, rd: int, data: int, ipa: int, src: int, 
 # --- ranges -----------------------------------------------------------------------------------
 
 
+class Place(NamedTuple):
+    """A walk whose parts have names."""
+
+    table: Rtt
+    entry_index: int  # in the table
+    level: int  # of the table
+
+    @property
+    def entry(self) -> int:
+        """The entry's current value."""
+        return self.table.entries[self.entry_index]
+
+
 class Leaf(NamedTuple):
     """The part of a range that is in one table, the last one of the walk for its base."""
 
     tree: RttTree
-    walk: Walk
+    walk: Place
     base: int  # the IPA of the first entry, or after it if the range begins inside an entry
     top: int
 
@@ -107,11 +120,11 @@ class Leaf(NamedTuple):
         """Size of an entry."""
         return level_size(self.walk.level)
 
-    def at(self, ipa: int) -> Walk:
-        """Return the walk to another entry of the table."""
+    def at(self, ipa: int) -> Place:
+        """Return the place of another entry of the table."""
         first = self.base & -self.size
         table, index, level = self.walk
-        return Walk(table, index + (ipa - first) // self.size, level)
+        return Place(table, index + (ipa - first) // self.size, level)
 
     def error(self) -> RmiError:
         """Return the failure of a command that finds another entry than it needs."""
@@ -126,7 +139,7 @@ def _check_range(tree: RttTree, base: int, top: int, *, protected: bool) -> None
 
 
 def _find_leaf(tree: RttTree, base: int, top: int) -> Leaf:
-    walk = tree.walk(base, PAGE_LEVEL)
+    walk = Place(*tree.walk(base, PAGE_LEVEL))
     size = level_size(walk.level)
     end = (base & -size) + (TABLE_ENTRIES - walk.entry_index) * size
     return Leaf(tree, walk, base, min(top, end))
@@ -334,7 +347,7 @@ def _unmap(rmm: Rmm, realm: Realm, base: int, top: int, flags: int, oaddr: int) 
     return (ipa, *destination.finish())
 
 
-def _remove(rmm: Rmm, realm: Realm, at: Walk, ipa: int, count: int) -> None:
+def _remove(rmm: Rmm, realm: Realm, at: Place, ipa: int, count: int) -> None:
     """Unmap entries in a row."""
     entry = at.entry
     after = UNASSIGNED_NS if entry & NS else entry_after(entry)
