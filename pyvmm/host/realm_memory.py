@@ -324,13 +324,23 @@ class RealmMemory:
         """Take every page and table back from the realm, which must not run any longer."""
         end = self._base + self._size
         self._destroy_pages(0, self._base, end)
-        for page in self._pages(self._base, end, SHARED):
-            self._unshare(0, page)
+        self._unshare_all()
         for start, level in sorted(self._tables, key=lambda key: -key[1]):
             self._rmi.call(0, RmiFid.RMI_RTT_DESTROY, self._rd, start, level)
             table = self._tables.pop((start, level))
             self._rmi.undelegate(0, table)
             self._allocator.free(table)
+
+    def _unshare_all(self) -> None:
+        """Take all shared memory back for good: no page of it becomes private again."""
+        for first in self._mapped_blocks:
+            self._unmap_shared(0, first, BLOCK_LEVEL)
+        for page in self._mapped_pages:
+            self._unmap_shared(0, page, PAGE_LEVEL)
+        self._mapped_blocks.clear()
+        self._mapped_pages.clear()
+        self._state[:] = bytes((UNBACKED,)) * len(self._state)
+        self.dma.is_shared[:] = bytes(len(self._state))
 
     def close(self) -> None:
         """Free the physical range."""
