@@ -150,8 +150,11 @@ class Rec:
 
     def advance(self) -> None:
         """Skip the trapped instruction; this completes a software step of it."""
-        self.context.pc = self.context.pc + 4 & MASK64
-        self.context.pstate &= ~PSTATE_SS
+        context = self.context
+        context.pc = context.pc + 4 & MASK64
+        pstate = context.pstate
+        if pstate & PSTATE_SS:
+            context.pstate = pstate & ~PSTATE_SS
 
 
 def make_context(machine: Machine, limits: Limits, rec: Rec, params: RecParams) -> PeContext:

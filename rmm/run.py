@@ -159,7 +159,7 @@ def _complete_host_call(rmm: Rmm, rec: Rec, ipa: int, gprs: tuple[int, ...]) -> 
 
 def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
     processor, context, lock = rmm.machine.pe(pe), rec.context, rmm.lock
-    shown = outputs(context)  # to the host, at the last exit
+    shown = _outputs(context)  # to the host, at the last exit
     rec.running = True
     try:
         while rec.step_from is None or not rec.has_stepped:
@@ -171,17 +171,22 @@ def _run(rmm: Rmm, pe: int, rec: Rec) -> HostExit:
             leave = exits.handle(rmm, pe, rec, pe_exit)
             if leave is not None:
                 return leave
-            if outputs(context) != shown:
+            if _asserted(*_outputs(context)) != _asserted(*shown):
                 return exits.IRQ
         return HostExit(RecExitReason.SYNC, esr=_STEPPED)  # the RMM or the host executed it
     finally:
         rec.running = False
 
 
-def outputs(context: PeContext) -> tuple[bool, bool, int]:
-    """Return whether the virtual timer, the physical timer and the PMU assert their interrupts."""
+def _outputs(context: PeContext) -> tuple[int, int, int]:
+    """Return the registers of the virtual timer, the physical timer and the PMU."""
+    return context.cntv_ctl, context.cntp_ctl, context.pmu_overflow
+
+
+def _asserted(cntv_ctl: int, cntp_ctl: int, pmu_overflow: int) -> tuple[bool, bool, int]:
+    """Return which of them assert their interrupts."""
     return (
-        context.cntv_ctl & CTL_FIELDS == CTL_ASSERTED,
-        context.cntp_ctl & CTL_FIELDS == CTL_ASSERTED,
-        context.pmu_overflow,
+        cntv_ctl & CTL_FIELDS == CTL_ASSERTED,
+        cntp_ctl & CTL_FIELDS == CTL_ASSERTED,
+        pmu_overflow,
     )

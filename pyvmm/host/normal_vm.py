@@ -25,7 +25,7 @@ from pyvmm.arch.esr import (
     sysreg_key,
 )
 from pyvmm.arch.exits import ExitReason
-from pyvmm.arch.gic import ICH_HCR_EN, mpidr_of
+from pyvmm.arch.gic import ICH_HCR_EN, NUM_LRS, mpidr_of
 from pyvmm.arch.hcr import HCR_EL2, MDCR_EL2, MDCR_NO_PMU
 from pyvmm.arch.machine import GuestRegisters, PeContext, PeExit, PhysicalMemory
 from pyvmm.arch.pas import GRANULE_OFFSET, GRANULE_SIZE, GranuleProtectionFault, Pas
@@ -297,15 +297,17 @@ class NormalVm(VcpuGuest):
         pe, exits, debug = self._machine.pe(cpu), self._vcpus.exits[cpu], self._debug
         stolen_time = self._stolen_time
         pmu = self._pmus[cpu] if self._config.num_counters else None
-        loaded: list[int] | None = None
+        loaded = NUM_LRS  # list registers that may be in use
         while running[cpu]:
             context = self._contexts[cpu]  # CPU_ON may precede the parking of this thread
             lrs, hcr = vgic.load_lrs(cpu), ICH_HCR_EN
-            if lrs is not NO_LRS or loaded is not NO_LRS:
-                for n, lr in enumerate(lrs):
-                    context.ich_lr[n] = lr
+            if lrs is not NO_LRS or loaded:
+                listed = vgic.num_listed(cpu)
+                for n in range(max(listed, loaded)):
+                    context.ich_lr[n] = lrs[n]
+                loaded = listed
                 hcr |= vgic.hcr(cpu)
-            loaded, context.ich_hcr = lrs, hcr
+            context.ich_hcr = hcr
             exit_ = pe.run(context, BUDGET)
             vgic.sync_lrs(cpu, context.ich_lr, context.ich_hcr)
             timers.sample(context.cntv_ctl, context.cntp_ctl)

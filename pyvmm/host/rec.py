@@ -138,14 +138,16 @@ class Rec:
     def _run_2_0(self, interface: PeContext) -> None:
         cpu, vgic, words = self._cpu, self._vgic, self._run_words
         running, smc = self._vcpus.running, self._rmi.smc
-        loaded: list[int] | None = None
+        loaded = NUM_LRS  # list registers that may be in use
         while running[cpu] or self._must_settle():
             lrs, hcr = vgic.load_lrs(cpu), ICH_HCR_EN
-            if lrs is not NO_LRS or loaded is not NO_LRS:
-                for n, lr in enumerate(lrs):
-                    interface.ich_lr[n] = lr
+            if lrs is not NO_LRS or loaded:
+                listed = vgic.num_listed(cpu)
+                for n in range(max(listed, loaded)):
+                    interface.ich_lr[n] = lrs[n]
+                loaded = listed
                 hcr |= vgic.hcr(cpu)
-            loaded, interface.ich_hcr = lrs, hcr
+            interface.ich_hcr = hcr
             x0 = smc(cpu, self._call)[0]
             vgic.sync_lrs(cpu, interface.ich_lr, interface.ich_hcr)
             if x0:
@@ -158,14 +160,15 @@ class Rec:
     def _run_1_0(self) -> None:
         cpu, vgic, words = self._cpu, self._vgic, self._run_words
         running, smc = self._vcpus.running, self._rmi.smc
-        loaded: list[int] | None = None
+        loaded = NUM_LRS  # list registers that may be in use
         while running[cpu] or self._must_settle():
             lrs = vgic.load_lrs(cpu)
-            if lrs is not NO_LRS or loaded is not NO_LRS:
-                for n, lr in enumerate(lrs):
-                    words[ENTER_LRS + n] = lr
+            if lrs is not NO_LRS or loaded:
+                listed = vgic.num_listed(cpu)
+                for n in range(max(listed, loaded)):
+                    words[ENTER_LRS + n] = lrs[n]
                 words[ENTER_HCR] = vgic.hcr(cpu)
-            loaded = lrs
+                loaded = listed
             x0 = smc(cpu, self._call)[0]
             if x0:
                 vgic.sync_lrs(cpu, lrs)

@@ -329,6 +329,10 @@ class Vgic:
             if released & ~this.held & self.spis.implemented & ~this.spis:
                 self.notify_all()  # an SPI has been rerouted to another CPU meanwhile
 
+    def num_listed(self, cpu: int) -> int:
+        """Return how many of the list registers of the last ``load_lrs`` are in use: the first."""
+        return len(self.cpus[cpu].listed)
+
     def hcr(self, cpu: int) -> int:
         """Return the ICH_HCR_EL2 bits for the last ``load_lrs`` (without En)."""
         return self.cpus[cpu].uie
@@ -343,9 +347,9 @@ class Vgic:
     def _deliverable(self, cpu: Cpu) -> int:
         """Return the interrupts that are pending, enabled, routed here and not held elsewhere."""
         private, spis = cpu.private, self.spis
-        bits = private.pending & private.enabled
+        bits = (private.latch | private.line & ~private.edge) & private.enabled
         group1 = private.group1
-        spi_bits = spis.pending & spis.enabled & cpu.spis
+        spi_bits = (spis.latch | spis.line & ~spis.edge) & spis.enabled & cpu.spis
         if spi_bits:
             bits |= spi_bits & ~self._held_by_others(cpu)
             group1 |= spis.group1
