@@ -1,0 +1,123 @@
+/*
+ * The program of a realm, for host.c: it speaks through a UART of the host's, shows its measurement, shares a page, and
+ * turns its second REC on.  Without a stage 1; what it does not have yet comes at its first access.
+ */
+#include <stdint.h>
+
+enum { PAGE = 0x1000 };
+#define RAM 0x80000000ull
+#define SHARED (RAM + 0x100000)
+#define SECRET (RAM + 0x110000)
+#define STACKS (RAM + 0x120000)
+
+#define RSI(n) (0xc4000000ull | (n))
+#define RSI_VERSION RSI(0x190)
+#define RSI_MEASUREMENT_READ RSI(0x192)
+#define RSI_REALM_CONFIG RSI(0x196)
+#define RSI_IPA_STATE_SET RSI(0x197)
+#define RSI_HOST_CALL RSI(0x199)
+#define PSCI_CPU_ON 0xc4000003ull
+
+__asm__(".section .start, \"ax\"\n"
+        ".globl _start\n"
+        "_start: mov x9, #0x80000000\n"
+        "add x9, x9, #0x121, lsl #12\n"
+        "mov sp, x9\n"
+        "bl main\n"
+        "movz x0, #0x0008\n" // SYSTEM_OFF
+        "movk x0, #0x8400, lsl #16\n"
+        "smc #0\n"
+        "start_second: mov x9, #0x80000000\n"
+        "add x9, x9, #0x122, lsl #12\n"
+        "mov sp, x9\n"
+        "bl second\n"
+        "movz x0, #0x0002\n" // CPU_OFF
+        "movk x0, #0x8400, lsl #16\n"
+        "smc #0\n"
+        "smc: stp x0, x30, [sp, #-16]!\n"
+        "mov x16, x0\n"
+        "ldp x0, x1, [x16]\n"
+        "ldp x2, x3, [x16, #16]\n"
+        "ldp x4, x5, [x16, #32]\n"
+        "ldp x6, x7, [x16, #48]\n"
+        "ldp x8, x9, [x16, #64]\n"
+        "smc #0\n"
+        "ldr x16, [sp]\n"
+        "stp x0, x1, [x16]\n"
+        "stp x2, x3, [x16, #16]\n"
+        "stp x4, x5, [x16, #32]\n"
+        "stp x6, x7, [x16, #48]\n"
+        "stp x8, x9, [x16, #64]\n"
+        "ldp x1, x30, [sp], #16\n"
+        "ret\n");
+
+struct call {
+    uint64_t x[10];
+};
+uint64_t smc(struct call *call);
+void start_second(void);
+
+struct host_call {
+    uint64_t imm, gprs[31];
+};
+
+static struct host_call host_call_page __attribute__((aligned(PAGE)));
+static uint64_t config[PAGE / 8] __attribute__((aligned(PAGE)));
+static volatile uint64_t second_is_on;
+static uint64_t alias;
+
+static void print(const char *text) {
+    while (*text) {
+        *(volatile uint8_t *)(0x09000000 | alias) = (uint8_t)*text++;
+    }
+}
+
+static void call_host(uint64_t imm, uint64_t gpr1) {
+    host_call_page.imm = imm;
+    host_call_page.gprs[1] = gpr1;
+    struct call call = {.x = {RSI_HOST_CALL, (uint64_t)&host_call_page}};
+    smc(&call);
+}
+
+static void show_measurement(void) {
+    struct call call = {.x = {RSI_MEASUREMENT_READ, 0}};
+    smc(&call);
+    for (int n = 1; n < 4; n++) {
+        host_call_page.gprs[1 + n] = call.x[1 + n];
+    }
+    call_host(1, call.x[1]);
+}
+
+static void share_page(void) {
+    struct call call = {.x = {RSI_IPA_STATE_SET, SHARED, SHARED + PAGE}};
+    smc(&call);
+    const char *text = "realm: this page is shared\n";
+    for (volatile char *to = (char *)(SHARED | alias); *text; *to++ = *text++) {
+    }
+    call_host(2, SHARED);
+}
+
+void main(void) {
+    struct call version = {.x = {RSI_VERSION, 0x10000}}, get_config = {.x = {RSI_REALM_CONFIG, (uint64_t)config}};
+    smc(&version);
+    smc(&get_config);
+    alias = 1ull << (config[0] - 1);
+    print("realm: hello\n");
+    show_measurement();
+    share_page();
+    *(volatile uint64_t *)SECRET = 0x5ec2e7;
+    call_host(3, SECRET);
+    struct call on = {.x = {PSCI_CPU_ON, 1, (uint64_t)start_second}};
+    if (smc(&on) == 0) {
+        while (!second_is_on) {
+        }
+        print("realm: both RECs have run\n");
+    } else {
+        print("realm: the host denied the second REC\n");
+    }
+}
+
+void second(void) {
+    print("realm: the second REC runs\n");
+    second_is_on = 1;
+}
