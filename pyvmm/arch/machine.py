@@ -119,8 +119,13 @@ class PeContextWithEl2(PeContext, Protocol):
     far_el2: int
     elr_el2: int
     spsr_el2: int
+    icc_vmcr: int
+    icc_ap0r0: int
+    icc_ap1r0: int
     cnthp_ctl: int
+    cnthp_cval: int
     cnthv_ctl: int
+    cnthv_cval: int
     maintenance: int  # the interrupt of the virtual interface of the GIC is asserted: 0 or 1
 
 

@@ -158,6 +158,8 @@ void pe_kick(struct machine *machine, uint32_t pe);
 /* Set whether the host's interrupt controller forwards this PE's GIC maintenance interrupt (PPI 25), like
  * GICR_ISENABLER0: initially it does not, and ICH_MISR_EL2 ends no run.  Only while the PE does not run. */
 void pe_set_maintenance(struct machine *machine, uint32_t pe, uint32_t enabled);
+/* Make a run end as by a kick when the counter reaches `count`, once; UINT64_MAX: never.  Only while the PE does not run. */
+void pe_set_alarm(struct machine *machine, uint32_t pe, uint64_t count);
 /* Instructions that a PE has executed in all its runs, up to a fraction of a millisecond ago; never decreases. */
 uint64_t pe_instructions(struct machine *machine, uint32_t pe);
 

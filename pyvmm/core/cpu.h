@@ -215,6 +215,7 @@ struct cpu {
     struct pe_exit *exit;
     struct debug debug;
     bool maintenance_enabled; /* the host takes the maintenance interrupt */
+    uint64_t alarm; /* pe_set_alarm() */
     uint32_t leave_irq;
     struct pmu pmu;
     bool timer_seen[4]; /* by enum timer: output levels that the caller knows */

@@ -96,6 +96,7 @@ static struct cpu *cpu_new(struct machine *machine, uint32_t index) {
     pthread_condattr_destroy(&monotonic);
     cpu->machine = machine;
     cpu->index = index;
+    cpu->alarm = UINT64_MAX;
     cpu->code = code_cache_new();
     if (!cpu->code || !tlb_sets_new(cpu)) {
         cpu_free(cpu);
@@ -472,6 +473,10 @@ void pe_kick(struct machine *machine, uint32_t pe) {
 
 void pe_set_maintenance(struct machine *machine, uint32_t pe, uint32_t enabled) {
     machine->pe[pe]->maintenance_enabled = enabled;
+}
+
+void pe_set_alarm(struct machine *machine, uint32_t pe, uint64_t count) {
+    machine->pe[pe]->alarm = count;
 }
 
 uint64_t pe_instructions(struct machine *machine, uint32_t pe) {

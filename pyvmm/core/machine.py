@@ -237,6 +237,10 @@ class Pe:
         """
         lib.pe_set_maintenance(self._machine, self.index, is_enabled)
 
+    def set_alarm(self, count: int) -> None:
+        """Make a run end as by a kick when the counter reaches ``count``, once; MASK64: never."""
+        lib.pe_set_alarm(self._machine, self.index, count)
+
     @property
     def instructions(self) -> int:
         """The number of instructions executed in all its runs; any thread."""

@@ -85,13 +85,23 @@ static uint64_t update_el2(struct cpu *cpu, uint64_t now) {
     return left < other ? left : other;
 }
 
+/* The alarm ends a run as a kick does.  @return ticks as update() */
+static uint64_t update_alarm(struct cpu *cpu, uint64_t now) {
+    if (now < cpu->alarm) {
+        return cpu->alarm - now;
+    }
+    cpu->alarm = UINT64_MAX;
+    cpu_request(cpu, REQ_KICK);
+    return 0;
+}
+
 int64_t timer_poll(struct cpu *cpu) {
     bool has_el2 = cpu->st.has_el2;
     uint64_t controls = cpu->st.cntv_ctl | cpu->st.cntp_ctl;
     if (unlikely(has_el2)) {
         controls |= cpu->st.cnthp_ctl | cpu->st.cnthv_ctl;
     }
-    if (!(controls & (CNT_CTL_ENABLE | CNT_CTL_ISTATUS))) {
+    if (!(controls & (CNT_CTL_ENABLE | CNT_CTL_ISTATUS)) && likely(cpu->alarm == UINT64_MAX)) {
         memset(cpu->timer_seen, 0, sizeof cpu->timer_seen);
         return INT64_MAX;
     }
@@ -102,6 +112,10 @@ int64_t timer_poll(struct cpu *cpu) {
     left = left < other ? left : other;
     if (unlikely(has_el2)) {
         other = update_el2(cpu, now);
+        left = left < other ? left : other;
+    }
+    if (unlikely(cpu->alarm != UINT64_MAX)) {
+        other = update_alarm(cpu, now);
         left = left < other ? left : other;
     }
     uint64_t unit = cpu->machine->clock == CLOCK_REAL ? NS_PER_TICK : 1;

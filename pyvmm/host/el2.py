@@ -9,6 +9,7 @@ interface in the list registers of the context.
 from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
+from pyvmm.arch.bits import MASK64
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.esr import (
     EC_SHIFT,
@@ -42,7 +43,7 @@ from pyvmm.arch.pstate import (
 )
 from pyvmm.arch.smccc import NUM_ARGS
 from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
-from pyvmm.host import inject
+from pyvmm.host import inject, interface
 from pyvmm.host.access import perform_access
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import LinearMemory
@@ -51,9 +52,10 @@ from pyvmm.host.machine import Firmware, MachineWithEl2
 from pyvmm.host.normal_debug import NormalDebug
 from pyvmm.host.turns import Turns, make_vcpus
 from pyvmm.host.vcpu import VcpuGuest
-from pyvmm.host.vgic import Vgic
+from pyvmm.host.vgic import NO_LIMITS, Vgic
 
 BUDGET: Final = 1 << 40  # instructions; practically unlimited
+NEVER: Final = MASK64  # a count of the generic timer
 XZR: Final = 31
 #: EL1 has no hypervisor: HVC is undefined, and all interrupts are its own.
 HCR_WITHOUT_EL2: Final = int(HCR_EL2.of(RW=1, HCD=1, API=1, APK=1))
@@ -279,14 +281,23 @@ class PrivilegedSoftware(VcpuGuest):
     def _call(self, cpu: int, context: PeContextWithEl2) -> None:
         """Have the Monitor serve an SMC, which may run a realm on this PE meanwhile.
 
-        An interrupt that is forwarded to the PE, or is pending there, ends the run of the realm.
+        An interrupt that the PE's interface signals ends the run of the realm; so does a timer of
+        EL2 whose interrupt it would signal.
         """
         inject.skip(context)
-        lrs = self._vgic.load_lrs(cpu)
-        if any(lrs):
+        vgic, pe, limits = self._vgic, self._machine.pe(cpu), interface.limits(context)
+        vgic.limit(cpu, limits)
+        lrs = vgic.load_lrs(cpu)
+        if interface.signals(lrs, limits):
             self._kick(cpu)
+        timers = interface.deadlines(context)
+        pe.set_alarm(
+            min((count for count, ppi in timers if vgic.may_signal(cpu, ppi)), default=NEVER)
+        )
         results = self._firmware.smc(cpu, [context.x[n] for n in range(NUM_ARGS)])
-        self._vgic.sync_lrs(cpu, lrs)
+        pe.set_alarm(NEVER)
+        vgic.limit(cpu, NO_LIMITS)
+        vgic.sync_lrs(cpu, lrs)
         for n, value in enumerate(results[:NUM_ARGS]):
             context.x[n] = value
 

@@ -49,8 +49,18 @@ class Machine(machine.Machine, Protocol):
         """Drop contents of the caller's own memory: they read as zeros afterwards."""
 
 
+class PeWithAlarm(Pe, Protocol):
+    """A PE that can interrupt itself."""
+
+    def set_alarm(self, count: int, /) -> None:
+        """Make a ``run`` return when the counter reaches ``count``, once; MASK64: never."""
+
+
 class MachineWithEl2(Machine, Protocol):
     """The machine for software that has EL2 itself."""
+
+    def pe(self, index: int, /) -> PeWithAlarm:
+        """Return one PE."""
 
     def new_context_with_el2(self) -> machine.PeContextWithEl2:
         """Make a context that has EL2, and starts there."""

@@ -64,6 +64,9 @@ NO_LRS = [0] * NUM_LRS
 _NO_OTHERS = NO_LRS[1:]
 
 Kick = Callable[[int], None]
+#: For groups 0 and 1: the priority from which on no interrupt makes a CPU exit.
+Limits = tuple[int, int]
+NO_LIMITS: Limits = (0x100, 0x100)
 
 
 class ListRegisters(Protocol):
@@ -163,8 +166,8 @@ class Cpu:
     """One CPU: its private interrupts and LPIs, its route bitmap and its list registers."""
 
     __slots__ = (
-        "affinity", "held", "is_kicked", "is_loaded", "leaving", "listed", "lpis", "private",
-        "spis", "uie",
+        "affinity", "held", "is_kicked", "is_loaded", "leaving", "limits", "listed", "lpis",
+        "private", "spis", "uie",
     )  # fmt: skip
 
     def __init__(self, index: int) -> None:
@@ -177,6 +180,7 @@ class Cpu:
         self.leaving: dict[int, int | None] = {}  # listed LPIs that move to a CPU, or end
         self.is_loaded = False  # between load_lrs and sync_lrs
         self.is_kicked = False
+        self.limits = NO_LIMITS
         self.uie = 0
 
 
@@ -342,7 +346,32 @@ class Vgic:
         with self.lock:
             return bool(self._deliverable(self.cpus[cpu]) & ~self.cpus[cpu].held)
 
+    def limit(self, cpu: int, limits: Limits) -> None:
+        """Make a CPU exit only for interrupts of higher priorities, from its next ``load_lrs`` on.
+
+        For one whose interface masks the others, and which cannot change that meanwhile.
+        """
+        self.cpus[cpu].limits = limits
+
+    def may_signal(self, cpu: int, intid: int) -> bool:
+        """Check whether a CPU exits when the wire of a PPI rises."""
+        with self.lock:
+            this = self.cpus[cpu]
+            bit = 1 << intid & this.private.enabled & ~this.private.active
+            return bool(self._signalled(this, self._forwarded(bit, this.private.group1)))
+
     # --- delivery; the lock is held -------------------------------------------------------
+
+    def _signalled(self, cpu: Cpu, bits: int) -> int:
+        """Return those of some interrupts for which a CPU exits."""
+        if cpu.limits == NO_LIMITS:
+            return bits
+        group1 = cpu.private.group1 | self.spis.group1 | cpu.lpis.group1
+        return sum(
+            1 << n
+            for n in intids(bits)
+            if self._bank(cpu, n).priority[n] & PRIORITY_MASK < cpu.limits[group1 >> n & 1]
+        )
 
     def _deliverable(self, cpu: Cpu) -> int:
         """Return the interrupts that are pending, enabled, routed here and not held elsewhere."""
@@ -356,8 +385,10 @@ class Vgic:
         if cpu.lpis.latch:
             bits |= cpu.lpis.latch & cpu.lpis.enabled
             group1 |= cpu.lpis.group1
-        if not bits:
-            return 0
+        return self._forwarded(bits, group1) if bits else 0
+
+    def _forwarded(self, bits: int, group1: int) -> int:
+        """Return those of some interrupts whose group is enabled."""
         if not self.groups & GICD_CTLR_GRP1:
             bits &= ~group1
         if not self.groups & GICD_CTLR_GRP0:
@@ -450,7 +481,7 @@ class Vgic:
         cpu = self.cpus[index]
         if not cpu.is_loaded or cpu.is_kicked or self._kick is None:
             return
-        deliverable = self._deliverable(cpu)
+        deliverable = self._signalled(cpu, self._deliverable(cpu))
         again = cpu.private.latch & cpu.private.edge | self.spis.latch & self.spis.edge
         again |= cpu.lpis.latch
         if deliverable & (~cpu.held | again):

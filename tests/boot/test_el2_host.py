@@ -51,7 +51,7 @@ def construction(image: bytes) -> Iterator[RimExtension]:
 @pytest.mark.boot
 @pytest.mark.parametrize("num_cpus", [1, 2])
 def test_a_minimal_host_runs_a_realm(directory: Path, host: Path, num_cpus: int) -> None:
-    """Its measurement as predicted; its memory out of reach, and zeros afterwards; two RECs."""
+    """Its measurement as predicted; its memory out of reach, and then zeros; two RECs; timers."""
     rim = replay(construction((directory / "realm.bin").read_bytes()))[-1].rim
     second = ["realm: the second REC runs", "realm: both RECs have run"]
     done = pyvmm("boot", "-k", host, "-c", str(num_cpus))
@@ -64,6 +64,13 @@ def test_a_minimal_host_runs_a_realm(directory: Path, host: Path, num_cpus: int)
         "host: the realm shares memory",
         "realm: this page is shared",
         f"host: reading private memory, ESR_EL2: {PROTECTED:x}",
+        "host: physical timer",
+        "host: interrupt: 1a",
+        "host: virtual timer",
+        "host: interrupt: 1c",
+        "host: masked by ICC_PMR",
+        "host: disabled in the redistributor",
+        "host: group disabled in the interface",
         *(second if num_cpus > 1 else ["realm: the host denied the second REC"]),
         "host: the realm is off",
         "host: all memory is back, as zeros",

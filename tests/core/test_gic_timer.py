@@ -285,3 +285,15 @@ def test_context_is_saved_by_name() -> None:
         with pytest.raises(ValueError, match="register"):
             machine.load_context(other, wrong)
     assert machine.save_context(other) == saved
+
+
+@pytest.mark.parametrize("text", ["b 0", "wfi\n b 0"])
+def test_an_alarm_ends_a_run_once(bench: Bench, text: str) -> None:
+    """As a kick does; a context that computes or sleeps, without a timer of its own."""
+    pe = bench.machine.pe(0)
+    deadline = bench.machine.counter() + 100_000
+    pe.set_alarm(deadline)
+    exit_ = bench.run(text, budget=1_000_000)
+    assert (exit_.reason, exit_.irq) == (ExitReason.IRQ, 1)
+    assert bench.machine.counter() >= deadline
+    assert bench.run("nop\n hvc #0").reason == ExitReason.SYNC

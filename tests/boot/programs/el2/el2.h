@@ -28,12 +28,6 @@ enum { PSCI_SUCCESS = 0, PSCI_DENIED = -3, PSCI_ON = 0, PSCI_OFF = 1 };
         value_;                                                                                                       \
     })
 #define WRITE(reg, value) __asm__ volatile("msr " #reg ", %0\n\tisb" ::"r"((uint64_t)(value)) : "memory")
-#define ICC_PMR S3_0_C4_C6_0
-#define ICC_IAR1 S3_0_C12_C12_0
-#define ICC_EOIR1 S3_0_C12_C12_1
-#define ICC_SRE_EL2 S3_4_C12_C9_5
-#define ICC_IGRPEN1 S3_0_C12_C12_7
-
 struct registers {
     uint64_t x[18];
 };

@@ -6,8 +6,9 @@
  */
 #include "el2.h"
 #include "rmi.h"
+#include "timers.h"
 
-enum { NUM_RECS = 2, NUM_PAGES = 512, NUM_AUX = 16, TABLE_SPAN = 1 << 21 };
+enum { NUM_RECS = 2, NUM_PAGES = 512, NUM_AUX = 16, SHARED_PAGE = 0x100, TABLE_SPAN = 1 << 21 };
 #define RAM 0x80000000ull
 #define ALIAS (1ull << 32)
 #define SUCCESS 0
@@ -202,7 +203,7 @@ static bool handle_exit(int index, struct rec_run *run) {
             run->enter.flags = handle_abort(run);
         }
         return true; // otherwise WFI
-    case EXIT_IRQ: return true;
+    case EXIT_IRQ: take_interrupt(); return true;
     case EXIT_PSCI:
         if (run->exit.gprs[0] == PSCI_CPU_ON) {
             power_on_rec(index);
@@ -246,11 +247,12 @@ static void look_at_secret(struct rec_run *run) {
     show("host: reading private memory, ESR_EL2", esr);
 }
 
-static void number(struct rec_run *run) {
-    show("host: the realm says", run->exit.gprs[1]);
+// The realm computes, next until an interrupt.
+static void wait_for_interrupt(struct rec_run *run) {
+    begin_wait((unsigned)run->exit.gprs[1], words(realm.shared[SHARED_PAGE] + 128));
 }
 
-static void (*const host_calls[])(struct rec_run *) = {number, show_measurement, show_shared, look_at_secret};
+static void (*const host_calls[])(struct rec_run *) = {wait_for_interrupt, show_measurement, show_shared, look_at_secret};
 
 /* ---- the end ---- */
 
@@ -295,6 +297,7 @@ static void wait_for_secondary(void) {
 void main(void) {
     next_page[0] = (uint64_t)image_end;
     next_page[1] = next_page[0] + 0x1000000;
+    enable_interrupts();
     make_realm();
     print("host: the realm is active\n");
     run_rec(0);
