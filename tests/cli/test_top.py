@@ -92,7 +92,7 @@ def test_keys_sort_and_quit() -> None:
     """Also a click on a heading; the cells of a narrow screen fit."""
 
     def read(wants_to_quit: Callable[[float], bool]) -> Iterator[list[Reading]]:
-        while not wants_to_quit(0.02):
+        while not wants_to_quit(0.5):
             yield READINGS
 
     async def use() -> None:

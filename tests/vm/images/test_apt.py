@@ -89,6 +89,9 @@ def test_archive_out_of_reach_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     """The failure is only a warning of apt's; lists fetched earlier are used if there are any."""
     source = Source("http://127.0.0.1:1/debian", ("stable",), ("main",))
     monkeypatch.setattr(apt, "machine_sources", lambda: [source])
+    machine = tmp_path / "machine.conf"
+    machine.write_text('Acquire::Retries "0";\n')  # the retries take seconds
+    monkeypatch.setenv("APT_CONFIG", str(machine))
     private = PrivateApt(tmp_path, "arm64")
     with pytest.raises(UserError, match=r"Failed to fetch.*check the network") as refusal:
         private.update(["stable"], {}, lambda _: None)
