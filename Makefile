@@ -28,6 +28,9 @@ CORE_SOURCES := $(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc pyvmm/
 # What people write of the core's C.
 C_FILES := $(filter-out pyvmm/core/_core.c,$(wildcard pyvmm/core/*.c pyvmm/core/*.h pyvmm/core/*.inc))
 
+# The tests start more than a thousand processes; each would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
 .PHONY: setup run test bench lint format gen soak coverage mutation mutation-core sanitize test-aarch64 man dist \
