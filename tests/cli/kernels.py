@@ -6,10 +6,15 @@ from tests.core.program import assemble
 
 #: Waits for ever.
 IDLE = "next: wfi\n b next"
-#: Answers each byte on the serial port with the same; 0x04 (Ctrl-D) powers a normal VM off.
+#: Answers each byte on the serial port with the same; 0x04 (Ctrl-D) powers a normal VM off.  It asks
+#: only now and then whether there is one: each question is an exit to the host.
 ECHO = """
     movz x1, #0x100, lsl #16
 next:
+    movz x4, #4096
+pause:
+    sub x4, x4, #1
+    cbnz x4, pause
     ldrb w2, [x1, #5]
     tbz w2, #0, next
     ldrb w3, [x1]
