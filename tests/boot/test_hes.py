@@ -194,10 +194,19 @@ def measured_by(root: Path, directory: Path) -> dict[int, bytes]:
     program = "from pyvmm.cli import main; main()"
     ended = call(
         *(sys.executable, "-P", "-c", program, "hes", "--hes-dir", str(directory), "log", "--json"),
-        env={"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONPATH": str(root)},
     )
     assert ended.code == 0, ended.errors
     return replayed(json.loads(ended.output))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, bytes]]:
+    """Return a copy of the installation, and the measurements of its boot."""
+    root = tmp_path_factory.mktemp("installed")
+    for name in ("hes", "monitor", "rmm", "pyvmm"):
+        shutil.copytree(installation() / name, root / name, ignore=_ignore)
+    return root, measured_by(root, root / "state")
 
 
 @pytest.mark.parametrize(
@@ -213,17 +222,17 @@ def measured_by(root: Path, directory: Path) -> dict[int, bytes]:
     ],
 )
 def test_a_changed_byte_changes_its_slot_and_no_other(
-    tmp_path: Path, path: str, slots: set[int]
+    installed: tuple[Path, dict[int, bytes]], path: str, slots: set[int]
 ) -> None:
     """All code of a trusted world is measured."""
-    root = tmp_path / "installed"
-    for name in ("hes", "monitor", "rmm", "pyvmm"):
-        shutil.copytree(installation() / name, root / name, ignore=_ignore)
-    before = measured_by(root, tmp_path / "hes")
+    root, before = installed
     assert before.keys() == SLOTS.keys()
-    with (root / path).open("a") as file:
-        file.write("#")
-    after = measured_by(root, tmp_path / "hes")
+    code = (root / path).read_bytes()
+    (root / path).write_bytes(code + b"#")
+    try:
+        after = measured_by(root, root / "state")
+    finally:
+        (root / path).write_bytes(code)
     assert {slot for slot in before if before[slot] != after[slot]} == slots
 
 

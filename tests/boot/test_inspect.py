@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pyvmm.vm.images.debian import Image
-from tests.boot.command import Running, guest_options, pyvmm
+from tests.boot.command import Running, guest_options
 from tests.boot.shell import Shell
+from tests.cli.inside import verb
 
 pytestmark = pytest.mark.boot
 NAME = "looked-at"
@@ -27,7 +28,7 @@ def shell(request: pytest.FixtureRequest, debian: Image) -> Iterator[Shell]:
 
 def look(*words: str) -> str:
     """Return what a picture says."""
-    shown = pyvmm("inspect", NAME, *words)
+    shown = verb("inspect", NAME, *words)
     assert (shown.code, shown.errors) == (0, "")
     return shown.output
 
@@ -58,5 +59,5 @@ def test_the_guest_goes_on_while_it_is_watched(shell: Shell) -> None:
 def test_a_picture_for_a_lecture(shell: Shell, tmp_path: Path) -> None:
     """An SVG file of the map."""
     assert shell.run("true").status == 0
-    assert pyvmm("inspect", NAME, "gpt", "--svg", tmp_path / "gpt.svg").code == 0
+    assert verb("inspect", NAME, "gpt", "--svg", str(tmp_path / "gpt.svg")).code == 0
     assert (tmp_path / "gpt.svg").stat().st_size > 10_000
