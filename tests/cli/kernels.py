@@ -6,8 +6,8 @@ from tests.core.program import assemble
 
 #: Waits for ever.
 IDLE = "next: wfi\n b next"
-#: Answers each byte on the serial port with the same; 0x04 (Ctrl-D) powers a normal VM off.  It asks
-#: only now and then whether there is one: each question is an exit to the host.
+#: Answers each byte on the serial port with the same; 0x04 (Ctrl-D) powers a normal VM off.
+#: It asks only now and then whether there is one: each question is an exit to the host.
 ECHO = """
     movz x1, #0x100, lsl #16
 next:
