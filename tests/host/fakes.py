@@ -7,6 +7,7 @@ from threading import Event
 from pyvmm.arch.errors import RepeatAccess
 from pyvmm.arch.esr import ESR_EL2, ExceptionClass
 from pyvmm.arch.exits import ExitReason
+from pyvmm.arch.gic import NUM_LRS
 from pyvmm.arch.machine import PeContext, PeDebug
 from pyvmm.arch.pas import GranuleProtectionFault, Pas
 from tests.memory import ViewedMemory
@@ -106,6 +107,19 @@ def call(ec: ExceptionClass, context: FakeContext, fid: int, *args: int) -> Fake
 
 #: The guest as a generator: it is given its context, and yields its exits.
 Script = Callable[[FakeContext], Iterator[FakeExit]]
+
+
+def fewer_interrupts(context: FakeContext, listed: list[list[int]]) -> Iterator[FakeExit]:
+    """Assert both timers, then one, then none, and record the list registers of the next entries.
+
+    The last one has been handled by the guest.
+    """
+    for cntv_ctl, cntp_ctl in ((5, 5), (7, 5), (7, 7)):
+        context.cntv_ctl, context.cntp_ctl = cntv_ctl, cntp_ctl
+        if cntp_ctl == 7:
+            context.ich_lr[:NUM_LRS] = [0] * NUM_LRS
+        yield FakeExit(ExitReason.IRQ, irq=2)
+        listed.append([lr & 0xFFFF_FFFF for lr in context.ich_lr[:NUM_LRS]])
 
 
 class FakePe:

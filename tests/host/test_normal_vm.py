@@ -29,6 +29,7 @@ from tests.host.fakes import (
     Script,
     SparseMemory,
     call,
+    fewer_interrupts,
 )
 
 RAM_BASE = 0x8000_0000
@@ -368,6 +369,21 @@ def test_timer_output_becomes_its_ppi_and_falls_again() -> None:
     rig.vgic.groups = gic.GICD_CTLR_GRP1
     rig.run()
     assert listed == [27, 0]
+
+
+def test_list_registers_without_an_interrupt_become_zero() -> None:
+    """Only those in use are written at an entry, and those that were in use before."""
+    listed: list[list[int]] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield from fewer_interrupts(context, listed)
+        yield power_off(context)
+
+    rig = Rig(guest)
+    rig.vgic.cpus[0].private.enabled = 0xFFFF_FFFF
+    rig.vgic.groups = gic.GICD_CTLR_GRP1
+    assert rig.run() is Outcome.OFF
+    assert listed == [[27, 30, 0, 0], [30, 0, 0, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(

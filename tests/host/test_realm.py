@@ -19,7 +19,7 @@ from pyvmm.host.guest import ExitKind, Guest, Outcome, RealmOptions, Segment
 from pyvmm.host.realm import Geometry, dram_needed, runs_of
 from pyvmm.host.realm_memory import FAULT_AROUND
 from pyvmm.host.rmi import RmiFailed
-from tests.host.fakes import FakeContext, FakeExit, call
+from tests.host.fakes import FakeContext, FakeExit, call, fewer_interrupts
 from tests.host.platform import ENTRY, RAM_BASE, RAM_SIZE, RealmRig
 from tests.rmm.metadata import realm_metadata
 
@@ -503,6 +503,21 @@ def test_sgi_and_timer_reach_a_realm_through_list_registers() -> None:
     rig.vgic.groups = gic.GICD_CTLR_GRP1
     assert run(rig) is Outcome.OFF
     assert listed == [6, 27]
+
+
+def test_list_registers_without_an_interrupt_become_zero() -> None:
+    """Only those in use are written at an entry, and those that were in use before."""
+    listed: list[list[int]] = []
+
+    def guest(context: FakeContext) -> Iterator[FakeExit]:
+        yield from fewer_interrupts(context, listed)
+        yield power_off(context)
+
+    rig = RealmRig(guest)
+    rig.vgic.cpus[0].private.enabled = 0xFFFF_FFFF
+    rig.vgic.groups = gic.GICD_CTLR_GRP1
+    assert run(rig) is Outcome.OFF
+    assert listed == [[27, 30, 0, 0], [30, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def test_stop_ends_a_realm_that_sleeps() -> None:
