@@ -44,6 +44,7 @@ _HVC_SIZE: Final = 4
 
 _EMULATABLE_WRITE: Final = ESR_ABORT.ISV.mask | ESR_ABORT.WnR.mask
 _SAS_SHIFT: Final = ESR_ABORT.SAS.low
+_WIDTH_MASKS: Final = tuple((1 << (8 << sas)) - 1 for sas in range(4))
 _SRT_SHIFT: Final = ESR_ABORT.SRT.low
 _FSC: Final = ESR_ABORT.FSC.mask
 _EC: Final = ESR_ABORT.EC.mask
@@ -109,6 +110,12 @@ def access_register(esr: int) -> int:
     return esr >> _SRT_SHIFT & 0b11111
 
 
+def _written(rec: Rec, esr: int) -> int:
+    """Return the value of a write that can be emulated."""
+    rt = esr >> _SRT_SHIFT & 0b11111
+    return 0 if rt == _XZR else rec.context.x[rt] & _WIDTH_MASKS[esr >> _SAS_SHIFT & 0b11]
+
+
 def _get_register(rec: Rec, rt: int) -> int:
     return 0 if rt == _XZR else rec.context.x[rt]
 
@@ -162,7 +169,7 @@ def _data_abort(_rmm: Rmm, _pe: int, rec: Rec, pe_exit: PeExit) -> HostExit | No
     rec.abort = esr, far
     gprs: tuple[int, ...] = ()
     if esr & _EMULATABLE_WRITE == _EMULATABLE_WRITE:
-        gprs = (_get_register(rec, access_register(esr)) & (1 << access_bits(esr)) - 1,)
+        gprs = (_written(rec, esr),)
     return HostExit(_SYNC, esr & _EMULATABLE_SHOWN, far & _FAR_SHOWN, hpfar, gprs)
 
 
