@@ -2,9 +2,19 @@
 
 import pytest
 
+from monitor.monitor import Monitor
 from monitor.psci import Psci
-from pyvmm.arch.psci import PsciFid, PsciReturn
-from pyvmm.arch.smccc import NOT_SUPPORTED
+from pyvmm.arch.pas import Pas
+from pyvmm.arch.psci import (
+    SYSTEM_WARM_RESET,
+    TRUSTED_OS_NOT_PRESENT,
+    VERSION_1_1,
+    AffinityState,
+    PsciFid,
+    PsciReturn,
+)
+from pyvmm.arch.smccc import NOT_SUPPORTED, SmcccFid
+from tests.monitor.conftest import DRAM_BASE
 
 MEMORY = range(0x4000_0000, 0x5000_0000)
 
@@ -72,3 +82,50 @@ def test_power_off_reset_and_the_rest(switches: Switches) -> None:
     assert call(switches, PsciFid.SYSTEM_RESET2_64, 1) == PsciReturn.INVALID_PARAMETERS.x0
     assert call(switches, PsciFid.PSCI_FEATURES, 0xC400_0099) == NOT_SUPPORTED
     assert call(switches, PsciFid.PSCI_FEATURES, PsciFid.CPU_ON_64) == 0
+
+
+@pytest.mark.parametrize(
+    ("fid", "args", "expected"),
+    [
+        (PsciFid.PSCI_VERSION, (), VERSION_1_1),
+        (PsciFid.MIGRATE_INFO_TYPE, (), TRUSTED_OS_NOT_PRESENT),
+        (SmcccFid.SMCCC_ARCH_FEATURES, (SmcccFid.SMCCC_VERSION,), 0),
+        (SmcccFid.SMCCC_ARCH_FEATURES, (0x8000_8000,), NOT_SUPPORTED),
+        (PsciFid.CPU_SUSPEND_64, (0, 0x4000_0000, 0), 0),
+        (PsciFid.AFFINITY_INFO_64, (0, 0), AffinityState.ON),
+        (PsciFid.AFFINITY_INFO_64, (0, 1), PsciReturn.INVALID_PARAMETERS.x0),
+        (PsciFid.AFFINITY_INFO_64, (2, 0), PsciReturn.INVALID_PARAMETERS.x0),
+    ],
+)
+def test_what_changes_nothing(
+    switches: Switches, fid: int, args: tuple[int, ...], expected: int
+) -> None:
+    """The call has a result, and no effect."""
+    assert call(switches, fid, *args) == expected
+    assert (switches.on, switches.started, switches.ends) == ([True, False], [], [])
+
+
+@pytest.mark.parametrize("fid", [PsciFid.SYSTEM_RESET2_32, PsciFid.SYSTEM_RESET2_64])
+def test_a_warm_reset_is_a_reset(switches: Switches, fid: int) -> None:
+    """It has no types of a vendor."""
+    call(switches, fid, SYSTEM_WARM_RESET)
+    assert switches.ends == [True]
+
+
+def test_a_32_bit_call_has_32_bit_arguments(switches: Switches) -> None:
+    """The high halves of the registers are not part of it."""
+    assert call(switches, PsciFid.CPU_ON_32, 1 << 32 | 1, 1 << 40 | 0x4000_1000, 1 << 63 | 7) == 0
+    assert switches.started == [(1, 0x4000_1000, 7)]
+
+
+def test_the_monitor_serves_psci_to_the_normal_world(monitor: Monitor, switches: Switches) -> None:
+    """A PE starts in Non-secure memory only, and no other world can start one."""
+    monitor.connect_power(switches)
+    host, end = monitor.conduit(Pas.NS), monitor.layout.dram_base + monitor.layout.ns_size
+    for entry in (DRAM_BASE - 4, end):
+        answer = host.smc(0, (PsciFid.CPU_ON_64, 1, entry, 7))
+        assert answer[0] == PsciReturn.INVALID_ADDRESS.x0
+    assert host.smc(0, (PsciFid.CPU_ON_64, 1, end - 4, 7)) == (0, 0, 0, 0)
+    assert switches.started == [(1, end - 4, 7)]
+    assert monitor.conduit(Pas.REALM).smc(0, (PsciFid.SYSTEM_OFF,))[0] == NOT_SUPPORTED
+    assert switches.ends == []
