@@ -8,31 +8,26 @@ SOURCES = Path(__file__).parent / "programs/el2"
 #: Without floating point, which nothing has enabled; aligned: without stage 1, memory is a device.
 COMPILE = (
     *(sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-freestanding-none"),
-    *(
-        "-mcpu=generic+el3-neon-fp_armv8",
-        "-mstrict-align",
-        "-ffreestanding",
-        "-nostdlib",
-        "-static",
-    ),
+    *("-mcpu=generic+el3-neon-fp_armv8", "-mstrict-align", "-ffreestanding", "-nostdlib"),
     *("-static", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=undefined"),
     *("-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables"),
 )
 
 
-def compile_realm(directory: Path) -> Path:
-    """Compile the realm's program to a flat binary in ``directory``; return it."""
+def compile_realm(directory: Path, source: str = "realm.c") -> Path:
+    """Compile a realm's program to a flat binary in ``directory``; return it."""
     elf, image = directory / "realm.elf", directory / "realm.bin"
-    _link("realm.lds", elf, "realm.c")
+    _link("realm.lds", elf, "realm_start.S", source)
     objcopy = (sys.executable, "-m", "ziglang", "objcopy", "-O", "binary")
     subprocess.run([*objcopy, elf, image], check=True)
     return image
 
 
-def compile_host(directory: Path, *sources: str) -> Path:
+def compile_host(directory: Path, *sources: str, **constants: int) -> Path:
     """Compile a program at EL2 that contains the realm of ``directory``; return its ELF file."""
     elf = directory / f"{Path(sources[0]).stem}.elf"
-    _link("el2.lds", elf, "start.S", "realm.S", *sources, f"-I{directory}")
+    defined = [f"-D{name}={value}" for name, value in constants.items()]
+    _link("el2.lds", elf, "start.S", "realm.S", *sources, f"-I{directory}", *defined)
     return elf
 
 

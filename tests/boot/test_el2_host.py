@@ -29,7 +29,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def host(directory: Path) -> Path:
     """Return the minimal host."""
-    return compile_host(directory, "host.c")
+    return compile_host(directory, "minimal.c", "host.c")
 
 
 def construction(image: bytes) -> Iterator[RimExtension]:

@@ -45,17 +45,17 @@ static inline void write32(uint64_t address, uint32_t value) {
     *(volatile uint32_t *)address = value;
 }
 
-static void put(char c) {
+static inline void put(char c) {
     *(volatile uint8_t *)UART = (uint8_t)c;
 }
 
-static void print(const char *text) {
+static inline void print(const char *text) {
     while (*text) {
         put(*text++);
     }
 }
 
-static void print_hex(uint64_t value) {
+static inline void print_hex(uint64_t value) {
     bool started = false;
     for (int shift = 60; shift >= 0; shift -= 4) {
         unsigned digit = value >> shift & 0xf;
@@ -67,23 +67,16 @@ static void print_hex(uint64_t value) {
 }
 
 // A line "WHAT: VALUE", in hexadecimal.
-static void show(const char *what, uint64_t value) {
+static inline void show(const char *what, uint64_t value) {
     print(what);
     print(": ");
     print_hex(value);
     put('\n');
 }
 
-static void power_off(void) {
+static inline void power_off(void) {
     struct registers off = {.x = {PSCI_SYSTEM_OFF}};
     smc(&off);
-}
-
-void die(uint64_t esr, uint64_t far, uint64_t elr) {
-    show("unexpected exception", esr);
-    show("far", far);
-    show("elr", elr);
-    power_off();
 }
 
 #endif

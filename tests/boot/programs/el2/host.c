@@ -1,32 +1,18 @@
 /*
- * A minimal host: makes a realm through RMI 1.0 as a hypervisor does, runs it on one or two PEs, and takes it apart.
+ * A minimal host makes a realm through RMI 1.0 as a hypervisor does, runs its RECs, and takes it apart.
  *
  * The realm's RAM is 2 MiB at IPA 0x80000000, its address space twice 4 GiB; the upper half is shared with the host.
  * Whatever the host keeps about the realm is in `realm`.  Memory comes from the end of the image on, page by page.
  */
-#include "el2.h"
-#include "rmi.h"
-#include "timers.h"
-
-enum { NUM_RECS = 2, NUM_PAGES = 512, NUM_AUX = 16, SHARED_PAGE = 0x100, TABLE_SPAN = 1 << 21 };
-#define RAM 0x80000000ull
-#define ALIAS (1ull << 32)
-#define SUCCESS 0
+#include "host.h"
 
 extern const char realm_image[], realm_image_end[]; // the program of the realm, in whole pages
 
-static struct {
-    uint64_t rd, start_table, tables[2][2]; // of the RAM and of its alias: levels 2 and 3
-    uint64_t rec[NUM_RECS], aux[NUM_RECS][NUM_AUX], num_aux;
-    struct rec_run *run[NUM_RECS];
-    uint64_t page[NUM_PAGES];   // private memory
-    uint64_t shared[NUM_PAGES]; // mapped at the alias
-} realm;
+struct realm realm;
 
 /* ---- calls ---- */
 
-// A command that must succeed; returns x1.
-static uint64_t run_rmi(uint64_t fid, uint64_t x1, uint64_t x2, uint64_t x3, uint64_t x4, uint64_t x5) {
+uint64_t run_rmi(uint64_t fid, uint64_t x1, uint64_t x2, uint64_t x3, uint64_t x4, uint64_t x5) {
     struct registers r = {.x = {fid, x1, x2, x3, x4, x5}};
     if (smc(&r) != SUCCESS) {
         show("refused", fid);
@@ -36,15 +22,16 @@ static uint64_t run_rmi(uint64_t fid, uint64_t x1, uint64_t x2, uint64_t x3, uin
     return r.x[1];
 }
 
-#define RMI(...) RMI_(__VA_ARGS__, 0, 0, 0, 0, 0)
-#define RMI_(fid, a, b, c, d, e, ...)                                                                                 \
-    run_rmi(fid, (uint64_t)(a), (uint64_t)(b), (uint64_t)(c), (uint64_t)(d), (uint64_t)(e))
-
 /* ---- memory ---- */
 
 static uint64_t next_page[NUM_RECS]; // each PE has its own, so that they need no lock
 
-static uint64_t new_page(void) {
+static void begin_memory(void) {
+    next_page[0] = (uint64_t)image_end;
+    next_page[1] = next_page[0] + 0x1000000;
+}
+
+uint64_t new_page(void) {
     uint64_t *next = &next_page[READ(mpidr_el1) & 0xff], page = *next;
     *next += PAGE;
     for (int n = 0; n < PAGE / 8; n++) {
@@ -53,7 +40,7 @@ static uint64_t new_page(void) {
     return page;
 }
 
-static uint64_t new_delegated(void) {
+uint64_t new_delegated(void) {
     uint64_t page = new_page();
     RMI(RMI_GRANULE_DELEGATE, page);
     return page;
@@ -120,7 +107,8 @@ static void create_rec(int index) {
     RMI(RMI_REC_CREATE, realm.rd, realm.rec[index], params);
 }
 
-static void make_realm(void) {
+void make_realm(void) {
+    begin_memory();
     create_realm();
     create_tables();
     for (uint64_t base = RAM; base < RAM + TABLE_SPAN;) {
@@ -192,8 +180,6 @@ static void power_on_rec(int index) {
     }
 }
 
-static void (*const host_calls[])(struct rec_run *);
-
 // @return whether the REC runs on
 static bool handle_exit(int index, struct rec_run *run) {
     run->enter.flags = 0;
@@ -215,44 +201,15 @@ static bool handle_exit(int index, struct rec_run *run) {
     }
 }
 
-static void run_rec(int index) {
-    do {
-        RMI(RMI_REC_ENTER, realm.rec[index], realm.run[index]);
-    } while (handle_exit(index, realm.run[index]));
+bool step_rec(int index) {
+    RMI(RMI_REC_ENTER, realm.rec[index], realm.run[index]);
+    return handle_exit(index, realm.run[index]);
 }
 
-void secondary(uint64_t index) {
-    run_rec((int)index);
-}
-
-/* ---- host calls ---- */
-
-static void show_measurement(struct rec_run *run) {
-    print("RIM: ");
-    for (int n = 0; n < 32; n++) {
-        unsigned byte = run->exit.gprs[1 + n / 8] >> 8 * (n % 8) & 0xff;
-        put("0123456789abcdef"[byte >> 4]);
-        put("0123456789abcdef"[byte & 0xf]);
+void run_rec(int index) {
+    while (step_rec(index)) {
     }
-    put('\n');
 }
-
-static void show_shared(struct rec_run *run) {
-    print((const char *)realm.shared[(run->exit.gprs[1] - RAM) / PAGE]);
-}
-
-// The realm has a secret at an IPA: its page is out of reach.
-static void look_at_secret(struct rec_run *run) {
-    uint64_t esr = try_read(realm.page[(run->exit.gprs[1] - RAM) / PAGE]);
-    show("host: reading private memory, ESR_EL2", esr);
-}
-
-// The realm computes, next until an interrupt.
-static void wait_for_interrupt(struct rec_run *run) {
-    begin_wait((unsigned)run->exit.gprs[1], words(realm.shared[SHARED_PAGE] + 128));
-}
-
-static void (*const host_calls[])(struct rec_run *) = {wait_for_interrupt, show_measurement, show_shared, look_at_secret};
 
 /* ---- the end ---- */
 
@@ -273,7 +230,7 @@ static void destroy_memory(void) {
     }
 }
 
-static void destroy_realm(void) {
+void destroy_realm(void) {
     for (int index = 0; index < NUM_RECS; index++) {
         RMI(RMI_REC_DESTROY, realm.rec[index]);
         undelegate(realm.rec[index]);
@@ -287,22 +244,16 @@ static void destroy_realm(void) {
     undelegate(realm.start_table);
 }
 
-static void wait_for_secondary(void) {
+void wait_for_secondary(void) {
     struct registers info;
     do {
         info = (struct registers){.x = {PSCI_AFFINITY_INFO, 1}};
     } while (smc(&info) == PSCI_ON);
 }
 
-void main(void) {
-    next_page[0] = (uint64_t)image_end;
-    next_page[1] = next_page[0] + 0x1000000;
-    enable_interrupts();
-    make_realm();
-    print("host: the realm is active\n");
-    run_rec(0);
-    wait_for_secondary();
-    print("host: the realm is off\n");
-    destroy_realm();
-    print("host: all memory is back, as zeros\n");
+void die(uint64_t esr, uint64_t far, uint64_t elr) {
+    show("unexpected exception", esr);
+    show("far", far);
+    show("elr", elr);
+    power_off();
 }

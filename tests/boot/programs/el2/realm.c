@@ -2,64 +2,10 @@
  * The program of a realm, for host.c: it speaks through a UART of the host's, shows its measurement, shares a page, and
  * turns its second REC on.  Without a stage 1; what it does not have yet comes at its first access.
  */
-#include <stdint.h>
+#include "rsi.h"
 
-enum { PAGE = 0x1000 };
-#define RAM 0x80000000ull
 #define SHARED (RAM + 0x100000)
 #define SECRET (RAM + 0x110000)
-#define STACKS (RAM + 0x120000)
-
-#define RSI(n) (0xc4000000ull | (n))
-#define RSI_VERSION RSI(0x190)
-#define RSI_MEASUREMENT_READ RSI(0x192)
-#define RSI_REALM_CONFIG RSI(0x196)
-#define RSI_IPA_STATE_SET RSI(0x197)
-#define RSI_HOST_CALL RSI(0x199)
-#define PSCI_CPU_ON 0xc4000003ull
-
-__asm__(".section .start, \"ax\"\n"
-        ".globl _start\n"
-        "_start: mov x9, #0x80000000\n"
-        "add x9, x9, #0x121, lsl #12\n"
-        "mov sp, x9\n"
-        "bl main\n"
-        "movz x0, #0x0008\n" // SYSTEM_OFF
-        "movk x0, #0x8400, lsl #16\n"
-        "smc #0\n"
-        "start_second: mov x9, #0x80000000\n"
-        "add x9, x9, #0x122, lsl #12\n"
-        "mov sp, x9\n"
-        "bl second\n"
-        "movz x0, #0x0002\n" // CPU_OFF
-        "movk x0, #0x8400, lsl #16\n"
-        "smc #0\n"
-        "smc: stp x0, x30, [sp, #-16]!\n"
-        "mov x16, x0\n"
-        "ldp x0, x1, [x16]\n"
-        "ldp x2, x3, [x16, #16]\n"
-        "ldp x4, x5, [x16, #32]\n"
-        "ldp x6, x7, [x16, #48]\n"
-        "ldp x8, x9, [x16, #64]\n"
-        "smc #0\n"
-        "ldr x16, [sp]\n"
-        "stp x0, x1, [x16]\n"
-        "stp x2, x3, [x16, #16]\n"
-        "stp x4, x5, [x16, #32]\n"
-        "stp x6, x7, [x16, #48]\n"
-        "stp x8, x9, [x16, #64]\n"
-        "ldp x1, x30, [sp], #16\n"
-        "ret\n");
-
-struct call {
-    uint64_t x[10];
-};
-uint64_t smc(struct call *call);
-void start_second(void);
-
-struct host_call {
-    uint64_t imm, gprs[31];
-};
 
 static struct host_call host_call_page __attribute__((aligned(PAGE)));
 static uint64_t config[PAGE / 8] __attribute__((aligned(PAGE)));

@@ -60,7 +60,7 @@ static void begin_wait(unsigned n, volatile uint64_t *shared) {
 }
 
 // After an exit of the realm because of an interrupt.
-static void take_interrupt(void) {
+void take_interrupt(void) {
     uint64_t intid = READ(S3_0_C12_C12_0); // ICC_IAR1_EL1
     if (intid == SPURIOUS) {
         print("host: an exit without an interrupt\n");
