@@ -5,9 +5,11 @@ end of its effects.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import urandom
 from threading import Lock
 from typing import Final
 
+from monitor import trng
 from monitor.attestation import Answer, AttestationServices, refuse
 from monitor.gpt import GranuleProtectionTable
 from monitor.hes import FirmwareImage, Hes
@@ -144,11 +146,11 @@ class Monitor:
         return Conduit(self._events, security, self._services[security], self._series[security])
 
     def connect_power(self, power: Power) -> None:
-        """Serve PSCI to the normal world, whose PEs ``power`` turns on and off."""
+        """Serve PSCI to the normal world, whose PEs ``power`` turns on and off; random numbers."""
         layout = self.layout
         end = layout.dram_base + layout.ns_size
         psci = Psci(power, self._machine.num_pes, lambda pa: layout.dram_base <= pa < end)
-        self._services[Pas.NS] |= psci.services
+        self._services[Pas.NS] |= {**psci.services, **trng.services(urandom)}
 
     # --- boot -----------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""PSCI for software of the normal world that calls by SMC.
+"""PSCI and the Arm Architecture Service for software of the normal world that calls by SMC.
 
-Spec: Arm DEN0022 (PSCI) 1.1.
+Spec: Arm DEN0022 (PSCI) 1.1, DEN0028 (SMCCC) 1.2.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from pyvmm.arch.psci import (
     PsciFid,
     PsciReturn,
 )
-from pyvmm.arch.smccc import NOT_SUPPORTED, SmcccFid
+from pyvmm.arch.smccc import NOT_SUPPORTED, SOC_ID, VERSION_1_2, SmcccFid
 
 FEATURES: Final = frozenset({*PsciFid, SmcccFid.SMCCC_VERSION})
 
@@ -52,7 +52,7 @@ class Psci:
     @property
     def services(self) -> Mapping[int, Callable[[int, int, Sequence[int]], Answer]]:
         """What EL3 serves, by function id."""
-        return dict.fromkeys((*PsciFid, SmcccFid.SMCCC_ARCH_FEATURES), partial(Psci._serve, self))
+        return dict.fromkeys((*PsciFid, *SmcccFid), partial(Psci._serve, self))
 
     def _serve(self, cpu: int, fid: int, args: Sequence[int]) -> Answer:
         values = [*args[1:4], 0, 0, 0][:3]
@@ -84,6 +84,11 @@ class Psci:
                 return TRUSTED_OS_NOT_PRESENT
             case SmcccFid.SMCCC_ARCH_FEATURES:
                 return 0 if args[0] & MASK32 in set(SmcccFid) else NOT_SUPPORTED
+            case SmcccFid.SMCCC_ARCH_SOC_ID:
+                index = args[0] & MASK32
+                return SOC_ID[index] if index < len(SOC_ID) else PsciReturn.INVALID_PARAMETERS.x0
+            case SmcccFid.SMCCC_VERSION:
+                return VERSION_1_2
             case _:  # CPU_SUSPEND: a standby state that ends at once
                 pass
         return PsciReturn.SUCCESS.x0

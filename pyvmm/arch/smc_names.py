@@ -9,6 +9,7 @@ from pyvmm.arch.rmi import RmiFid
 from pyvmm.arch.rmi2 import Rmi2Fid
 from pyvmm.arch.rmmd import RmmdFid
 from pyvmm.arch.smccc import FID_MASK, SmcccFid
+from pyvmm.arch.trng import TrngFid
 
 
 def _names(*tables: type[IntEnum]) -> dict[int, str]:
@@ -19,7 +20,7 @@ def _names(*tables: type[IntEnum]) -> dict[int, str]:
     return names
 
 
-_OF_HOST: Final = _names(RmiFid, Rmi2Fid, SmcccFid, PsciFid)
+_OF_HOST: Final = _names(RmiFid, Rmi2Fid, SmcccFid, PsciFid, TrngFid)
 _OF_RMM: Final = _names(RmmdFid, SmcccFid)
 
 

@@ -18,11 +18,16 @@ VERSION_1_2: Final = 0x1_0002
 NUM_ARGS: Final = 18  # x0 to x17
 
 
+#: Results of SMCCC_ARCH_SOC_ID: the part of MIDR_EL1, from no manufacturer; the revision.
+SOC_ID: Final = (0x0C0A, 0)
+
+
 class SmcccFid(IntEnum):
     """Arm Architecture Service calls."""
 
     SMCCC_VERSION = 0x8000_0000
     SMCCC_ARCH_FEATURES = 0x8000_0001
+    SMCCC_ARCH_SOC_ID = 0x8000_0002
 
 
 #: x0 to x3, which a call does not preserve.

@@ -23,6 +23,7 @@ from pyvmm.host.stolen_time import StolenTime
 from pyvmm.host.vcpu import Vcpus
 
 FEATURES = frozenset({*PsciFid, SmcccFid.SMCCC_VERSION})
+ARCH_FEATURES = frozenset({SmcccFid.SMCCC_VERSION, SmcccFid.SMCCC_ARCH_FEATURES})
 
 #: Sets the registers of a vCPU before its start: cpu, entry point, context (its x0).
 Prepare = Callable[[int, int, int], None]
@@ -81,7 +82,7 @@ class Psci:
         return PsciReturn.SUCCESS.x0
 
     def _arch_features(self, fid: int) -> int:
-        is_known = fid in set(SmcccFid) or (
+        is_known = fid in ARCH_FEATURES or (
             fid == PvTimeFid.PV_TIME_FEATURES and self._stolen_time is not None
         )
         return 0 if is_known else NOT_SUPPORTED

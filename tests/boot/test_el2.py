@@ -102,6 +102,7 @@ def test_debian_starts_at_el2_with_kvm(debian: Image, initrd: Path) -> None:
         assert "CPU: All CPU(s) started at EL2" in messages
         assert "VHE mode initialized successfully" in messages
         assert "Brought up 1 node, 2 CPUs" in messages
+        assert "SMCCC: SOC_ID: ID = jep106:0000:0c0a Revision = 0x00000000" in messages
         assert guest.shell.run("/kvm").output.split() == [
             "10000000:",
             "60000",

@@ -283,6 +283,8 @@ def test_smc_is_not_supported_and_skipped() -> None:
         ((PsciFid.MIGRATE_INFO_TYPE,), 2),
         ((SmcccFid.SMCCC_VERSION,), VERSION_1_2),
         ((SmcccFid.SMCCC_ARCH_FEATURES, 0x8000_8000), NOT_SUPPORTED),
+        ((SmcccFid.SMCCC_ARCH_FEATURES, SmcccFid.SMCCC_ARCH_SOC_ID), NOT_SUPPORTED),
+        ((SmcccFid.SMCCC_ARCH_SOC_ID, 0), NOT_SUPPORTED),
         ((PsciFid.CPU_ON_64, 0, 0), PsciReturn.ALREADY_ON.x0),
         ((PsciFid.CPU_ON_64, 5, 0), PsciReturn.INVALID_PARAMETERS.x0),
         ((PsciFid.AFFINITY_INFO_64, 0, 0), 0),

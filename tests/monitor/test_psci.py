@@ -129,3 +129,11 @@ def test_the_monitor_serves_psci_to_the_normal_world(monitor: Monitor, switches:
     assert switches.started == [(1, end - 4, 7)]
     assert monitor.conduit(Pas.REALM).smc(0, (PsciFid.SYSTEM_OFF,))[0] == NOT_SUPPORTED
     assert switches.ends == []
+
+
+def test_the_identity_of_the_chip(switches: Switches) -> None:
+    """Version and revision, which SMCCC_ARCH_FEATURES announces; nothing else."""
+    soc_id = SmcccFid.SMCCC_ARCH_SOC_ID
+    assert call(switches, SmcccFid.SMCCC_ARCH_FEATURES, soc_id) == 0
+    assert [call(switches, soc_id, index) for index in (0, 1)] == [0x0C0A, 0]
+    assert call(switches, soc_id, 2) == PsciReturn.INVALID_PARAMETERS.x0
