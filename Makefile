@@ -9,6 +9,7 @@
 #   make mutation-core  whether the tests detect small changes to the translator    (SAMPLE=60 tries some)
 #   make sanitize       the core's tests under ASan and UBSan, tests with threads under TSan
 #   make test-aarch64   the core's tests as on an arm64 machine, in qemu-aarch64; TESTS=... selects
+#   make conformance    Arm's test suites, built by you: ACS=PATH TFTF=PATH (docs/conformance.md)
 #   make man            man pages of all commands, in build/man
 #   make dist           sdist, wheel and SBOM for PyPI, in build/dist
 #   make setup | lint | format | gen | clean
@@ -33,8 +34,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup run test bench lint format gen soak coverage mutation mutation-core sanitize test-aarch64 man dist \
-    clean
+.PHONY: setup run test bench lint format gen soak coverage mutation mutation-core sanitize test-aarch64 conformance \
+    man dist clean
 
 setup: $(VENV)/.core
 
@@ -128,6 +129,9 @@ soak: setup $(VENV)/.test-tools
 coverage: setup
 	@$(PY) -m coverage run -m pytest tests/rmm tests/monitor
 	@$(PY) -m coverage report
+
+conformance: setup
+	@$(PY) tools/conformance.py $(if $(ACS),--acs "$(ACS)") $(if $(TFTF),--tftf "$(TFTF)") $(if $(UPDATE),--update)
 
 mutation: setup
 	@PYTHONPATH=. $(PY) tools/mutation.py $(ONLY)
