@@ -73,7 +73,8 @@ def test_full_debian_works(full: Image, mirror: int, kind: tuple[str, ...]) -> N
     options = (*guest_options(full, disk), "-m", "1G", "-n", "mode=user", "--pmu")
     with Running("run", *kind, *options) as guest:
         guest.shell.expect(PROMPT, BOOT_PATIENCE)
-        guest.shell.run("stty -echo; PS1=; PS2=; dmesg -n 1", BOOT_PATIENCE)
+        quiet = "bind 'set enable-bracketed-paste off'; stty -echo; PS1=; PS2=; dmesg -n 1"
+        guest.shell.run(quiet, BOOT_PATIENCE)
         state = guest.shell.run("systemctl is-system-running --wait", BOOT_PATIENCE)
         failed = guest.shell.run("systemctl --failed --no-legend --plain", BOOT_PATIENCE)
         assert (state.output, failed.output) == ("running", "")

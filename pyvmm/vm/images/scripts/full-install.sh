@@ -8,22 +8,26 @@ export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 finish() {
 	echo "$1"
 	sync
-	mount -o remount,ro /
-	echo o >/proc/sysrq-trigger
+	busybox mount -o remount,ro /
+	busybox poweroff -f
 	sleep 1000
+}
+
+mount_system() { # TYPE DIRECTORY
+	mkdir -p "$2"
+	busybox mount -t "$1" "$1" "$2" || finish "error: cannot mount $2"
 }
 
 install_packages() { # the disk is thrown away if the host fails: do not wait for it
 	dpkg --force-depends --force-unsafe-io --install "/.pyvmm/$1"/*.deb || finish "error: dpkg failed with status $?"
 }
 
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
-mkdir -p /dev/pts
-mount -t devpts devpts /dev/pts
+mount_system devtmpfs /dev
+mount_system proc /proc
+mount_system sysfs /sys
+mount_system tmpfs /run
+mount_system tmpfs /tmp
+mount_system devpts /dev/pts
 install_packages first
 install_packages other
 dpkg --audit | grep . && finish "error: not all packages are configured"
