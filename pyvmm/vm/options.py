@@ -294,7 +294,7 @@ class VmOptions:
     wants_hes: bool = switch(
         True,
         "--no-hes",
-        "run the realm without a root of trust: it cannot attest",
+        "run without a root of trust: a realm cannot attest",
         scope=Scope.PLATFORM,
     )
     hes_directory: Path | None = option(  # None: the user's
@@ -430,8 +430,8 @@ class VmOptions:
 
     @property
     def has_hes(self) -> bool:
-        """Whether a root of trust attests the guest; only realms have one."""
-        return self.is_realm and self.wants_hes
+        """Whether a root of trust attests the guest, or the realms that it may make."""
+        return (self.is_realm or self.owns_machine) and self.wants_hes
 
     @property
     def realm(self) -> RealmOptions | None:
@@ -505,7 +505,9 @@ def _check_revision(options: VmOptions) -> None:
 def _check_together(given: AbstractSet[str], *, is_run: bool) -> None:
     """Check that no option requires another one that is missing, or excludes a given one."""
     is_realm = "is_realm" in given
-    realm_scopes = {Scope.REALM, Scope.PLATFORM} if is_run else {Scope.REALM}
+    realm_scopes = {Scope.REALM}
+    if is_run and {"is_el1", "is_el2"}.isdisjoint(given):  # else it may have realms of its own
+        realm_scopes.add(Scope.PLATFORM)
     for name, declaration in OPTIONS.items():
         if name in given and declaration.scope in realm_scopes and not is_realm:
             raise UserError(f"{declaration.flag} is for realms: add --realm")

@@ -61,6 +61,7 @@ def test_a_minimal_host_runs_a_realm(directory: Path, host: Path, num_cpus: int)
         "host: the realm is active",
         "realm: hello",
         f"RIM: {rim.hex()}",
+        "realm: the platform has signed a token",
         "host: the realm shares memory",
         "realm: this page is shared",
         f"host: reading private memory, ESR_EL2: {PROTECTED:x}",
@@ -75,3 +76,11 @@ def test_a_minimal_host_runs_a_realm(directory: Path, host: Path, num_cpus: int)
         "host: the realm is off",
         "host: all memory is back, as zeros",
     ]
+
+
+@pytest.mark.boot
+def test_without_a_root_of_trust_the_realm_cannot_attest(host: Path) -> None:
+    """It runs all the same."""
+    done = pyvmm("boot", "-k", host, "--no-hes")
+    assert (done.code, done.errors) == (0, "")
+    assert "realm: no token" in done.output.splitlines()
