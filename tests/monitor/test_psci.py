@@ -13,7 +13,7 @@ from pyvmm.arch.psci import (
     PsciFid,
     PsciReturn,
 )
-from pyvmm.arch.smccc import NOT_SUPPORTED, SmcccFid
+from pyvmm.arch.smccc import NOT_SUPPORTED, VERSION_1_2, SmcccFid
 from tests.monitor.conftest import DRAM_BASE
 
 MEMORY = range(0x4000_0000, 0x5000_0000)
@@ -88,6 +88,7 @@ def test_power_off_reset_and_the_rest(switches: Switches) -> None:
     ("fid", "args", "expected"),
     [
         (PsciFid.PSCI_VERSION, (), VERSION_1_1),
+        (SmcccFid.SMCCC_VERSION, (), VERSION_1_2),
         (PsciFid.MIGRATE_INFO_TYPE, (), TRUSTED_OS_NOT_PRESENT),
         (SmcccFid.SMCCC_ARCH_FEATURES, (SmcccFid.SMCCC_VERSION,), 0),
         (SmcccFid.SMCCC_ARCH_FEATURES, (0x8000_8000,), NOT_SUPPORTED),

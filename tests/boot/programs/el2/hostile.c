@@ -14,7 +14,7 @@ extern uint32_t code_of[2][PAGE / 4];
 extern char hostile_vectors[];
 
 enum { NUM_FREE = 24, END_OF_RAM = 0x48000000, DELAY = 6250 };
-enum { GICR_ISENABLER = GICR + 0x10100, PPI_HYP_PHYSICAL = 26 };
+enum { GICR_ISENABLER = GICR + 0x10100, GICR_ICACTIVER = GICR + 0x10380, PPI_HYP_PHYSICAL = 26 };
 #define HCR_RW (1ull << 31)
 
 static struct attacker {
@@ -127,6 +127,9 @@ static void set_alarm(void) {
     WRITE(S3_4_C12_C9_5, 0xf);
     WRITE(S3_0_C4_C6_0, 0xff);
     WRITE(S3_0_C12_C12_7, 1);
+    WRITE(S3_0_C12_C8_4, 0); // ICC_AP0R0_EL1, ICC_AP1R0_EL1: no interrupt is active
+    WRITE(S3_0_C12_C9_0, 0);
+    write32(GICR_ICACTIVER + this_pe() * GICR_STRIDE, ~0u);
     WRITE(cnthp_cval_el2, READ(cntpct_el0) + DELAY);
     WRITE(cnthp_ctl_el2, 1);
 }
