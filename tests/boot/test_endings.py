@@ -160,7 +160,7 @@ def test_timeout_has_its_code(tmp_path: Path, kind: tuple[str, ...], cause: str)
 @pytest.mark.parametrize("mem", ["64M", "144M", "192M"])
 def test_too_little_memory_is_told(debian: Image, mem: str) -> None:
     """Before the start, for a realm in which Debian's kernel would die silently."""
-    ended = pyvmm("run", "--realm", "-m", mem, "--timeout", "0.1", *guest_options(debian, None))
+    ended = pyvmm("run", "--realm", *guest_options(debian, None), "-m", mem, "--timeout", "0.1")
     first, *_ = ended.errors.splitlines()
     assert first.startswith(f"pyvmm: -m {mem} may be too little: Debian's kernel needs 224M")
     assert ended.code == ExitCode.TIMEOUT
