@@ -75,8 +75,8 @@ def test_full_debian_works(full: Image, mirror: int, kind: tuple[str, ...]) -> N
         guest.shell.expect(PROMPT, BOOT_PATIENCE)
         quiet = "bind 'set enable-bracketed-paste off'; stty -echo; PS1=; PS2=; dmesg -n 1"
         guest.shell.run(quiet, BOOT_PATIENCE)
-        state = guest.shell.run("systemctl is-system-running --wait", BOOT_PATIENCE)
-        failed = guest.shell.run("systemctl --failed --no-legend --plain", BOOT_PATIENCE)
+        state = guest.shell.run("systemctl is-system-running --wait | cat", BOOT_PATIENCE)
+        failed = guest.shell.run("systemctl --failed --no-legend --plain | cat", BOOT_PATIENCE)
         assert (state.output, failed.output) == ("running", "")
         assert guest.shell.run("systemctl is-active multi-user.target").output == "active"
         for command, shown in WORK:
