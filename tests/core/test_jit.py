@@ -24,6 +24,7 @@ from tests.core.system import (
     CODE,
     DATA,
     EC_DATA_ABORT,
+    EC_INSTRUCTION_ABORT,
     EC_SYSREG,
     GUARDED,
     HCR_FMO,
@@ -34,6 +35,7 @@ from tests.core.system import (
     S2_READ,
     S2_WRITE,
     SCTLR_ON,
+    TABLES,
     TCR_48,
     USER,
     UXN,
@@ -362,6 +364,46 @@ def test_an_empty_slot_holds_no_address(access: str, address: int) -> None:
     assert bench.run(f"{access}; hvc #1").esr & 0xFFFF == 5
     assert guest_ec(bench.state) == EC_DATA_ABORT + 1
     assert bench.machine.num_translated
+
+
+def test_a_barrier_does_not_end_a_region(bench: Bench) -> None:
+    """ISB fetches what follows again only if its page is another one by now."""
+    exit_ = bench.run(f"mov x0, #{HOT}; again: isb; subs x0, x0, #1; b.ne again; hvc #1")
+    assert exit_.instructions == 2 + 3 * HOT
+    assert bench.machine.num_translated == 1
+
+
+def entry_of(bench: Bench, va: int) -> int:
+    """Return the address of the descriptor that maps a page."""
+    table = TABLES
+    for shift in (39, 30, 21):
+        table = bench.memory.read_u64(table + 8 * (va >> shift & 511)) & 0xFFFF_FFFF_F000
+    return table + 8 * (va >> 12 & 511)
+
+
+def test_after_a_barrier_a_page_is_fetched_as_it_is_mapped(bench: Bench) -> None:
+    """A hot loop that unmaps itself in its last turn faults behind its ISB."""
+    bench.mmu_on()
+    bench.memory.write(VECTORS + 0x200, assemble("hvc #5"))
+    entry = entry_of(bench, CODE)
+    bench.map(DATA, entry & -PAGE, AF | UXN)
+    bench.state.x[0], bench.state.x[4] = HOT, bench.memory.read_u64(entry)
+    bench.state.x[9] = DATA + entry % PAGE
+    exit_ = bench.run(
+        """
+        again: subs x0, x0, #1
+        csel x5, xzr, x4, eq
+        str x5, [x9]
+        tlbi vmalle1
+        dsb sy
+        isb
+        b.ne again
+        hvc #1
+        """
+    )
+    assert exit_.esr & 0xFFFF == 5
+    assert guest_ec(bench.state) == EC_INSTRUCTION_ABORT + 1
+    assert bench.state.elr_el1 == CODE + 6 * 4
 
 
 def test_el0_does_not_use_what_el1_found(bench: Bench) -> None:

@@ -1288,6 +1288,7 @@ void emit_op_BTI(struct emit *e, const struct insn *i);
 void emit_op_CLREX(struct emit *e, const struct insn *i);
 void emit_op_DSB(struct emit *e, const struct insn *i);
 void emit_op_DMB(struct emit *e, const struct insn *i);
+void emit_op_ISB(struct emit *e, const struct insn *i);
 void emit_op_SB(struct emit *e, const struct insn *i);
 void emit_op_MSR_imm(struct emit *e, const struct insn *i);
 void emit_op_SYS(struct emit *e, const struct insn *i);

@@ -84,6 +84,7 @@ void emit_op_BTI(struct emit *e, const struct insn *i) { emit_BTI(e, i); }
 void emit_op_CLREX(struct emit *e, const struct insn *i) { emit_CLREX(e, i); }
 void emit_op_DSB(struct emit *e, const struct insn *i) { emit_DSB(e, i); }
 void emit_op_DMB(struct emit *e, const struct insn *i) { emit_DMB(e, i); }
+void emit_op_ISB(struct emit *e, const struct insn *i) { emit_ISB(e, i); }
 void emit_op_SB(struct emit *e, const struct insn *i) { emit_SB(e, i); }
 void emit_op_MSR_imm(struct emit *e, const struct insn *i) { emit_MSR_imm(e, i); }
 void emit_op_SYS(struct emit *e, const struct insn *i) { emit_SYS(e, i); }
@@ -920,6 +921,7 @@ void (*const emitters[NUM_OPS])(struct emit *e, const struct insn *i) = {
     [OP_CLREX] = emit_op_CLREX,
     [OP_DSB] = emit_op_DSB,
     [OP_DMB] = emit_op_DMB,
+    [OP_ISB] = emit_op_ISB,
     [OP_SB] = emit_op_SB,
     [OP_MSR_imm] = emit_op_MSR_imm,
     [OP_SYS] = emit_op_SYS,
