@@ -221,7 +221,8 @@ struct cpu {
     bool timer_seen[4]; /* by enum timer: output levels that the caller knows */
     const struct insn *jit_insn; /* for translated code and jit.c: the current instruction, */
     int64_t jit_count; /* the number of instructions executed, */
-    enum step jit_step; /* and the result of a system instruction */
+    enum step jit_step; /* the result of a system instruction, */
+    bool jit_wanders; /* and whether its access begins to: see struct site */
     uint64_t icount; /* instructions of this pe_run() up to the last synchronisation */
     uint64_t budget;
     uint64_t icount_base; /* instructions of earlier pe_run()s: the virtual clock */

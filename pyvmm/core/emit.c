@@ -246,15 +246,29 @@ void check_base(struct emit *e, unsigned rn) {
     }
 }
 
-void find_page(struct emit *e, bool write, unsigned size, unsigned element) {
+/* For --engine check, which leaves handlers to the interpreter, every second one does. */
+static bool wanders(const struct emit *e) {
+    return in_set(e->page->jit->wanders, e->slot) || (e->jit->check && e->slot & 1);
+}
+
+static void find_at_site(struct emit *e, bool write, unsigned size, unsigned element) {
     struct later *later = add_later(e, LATER_FIND, e->slot);
     later->found = new_label(e);
     later->next = next_label(e);
     later->site = e->jit->next_site++;
     later->write = write;
     later->size = (uint8_t)size;
+    *later->site = (struct site){.misses = SITE_WANDERS - SITE_MISSES};
     host_find(e, write, size, element, later->site, later->label);
     host_bind(e, later->found);
+}
+
+void find_page(struct emit *e, bool write, unsigned size, unsigned element) {
+    if (wanders(e)) {
+        host_find_in_place(e, write, size, by_handler(e));
+    } else {
+        find_at_site(e, write, size, element);
+    }
     if (write && e->jit->check) {
         host_check_store(e, size);
     }
@@ -552,7 +566,7 @@ static void emit_all(struct emit *e) {
 }
 
 const void *emit_region(struct emit *e, struct code_page *page, unsigned head) {
-    uint32_t *first_site = e->jit->next_site;
+    struct site *first_site = e->jit->next_site;
     e->page = page;
     e->head = head;
     gather(e);

@@ -87,10 +87,12 @@ enum cond host_test_bit_string(struct emit *e, size_t field, unsigned shift, uin
 
 /* Look up the page of the address in T0 at the TLB entry where this site found it last; T1 = the addend for the
  * address.  Only naturally aligned elements in one page can be found; otherwise go to label `miss`. */
-void host_find(struct emit *e, bool write, unsigned size, unsigned element, uint32_t *site, unsigned miss);
-/* The slow path, out of line: check the page's place, remember
- * it, and go to `found`; otherwise continue after this. */
-void host_find_slowly(struct emit *e, bool write, unsigned size, uint32_t *site, unsigned found);
+void host_find(struct emit *e, bool write, unsigned size, unsigned element, struct site *site, unsigned miss);
+/* The slow path, out of line: check the page's place, remember it, and go to `found`; otherwise, or if the site
+ * begins to wander (cpu->jit_wanders), continue after this. */
+void host_find_slowly(struct emit *e, bool write, unsigned size, struct site *site, unsigned found);
+/* Instead of both: check the page's place; T1 = the addend.  Elements in two pages go to label `miss`. */
+void host_find_in_place(struct emit *e, bool write, unsigned size, unsigned miss);
 /* For check.c: before a store of this size at T0 + T1. */
 void host_check_store(struct emit *e, unsigned size);
 void host_load(struct emit *e, enum extend how, bool sf, unsigned dst, unsigned base, unsigned index, unsigned offset);

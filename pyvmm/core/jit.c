@@ -28,7 +28,7 @@ enum {
     SITES = 4 << 20,
     SITE_ROOM = 2 * MAX_REGION, /* an atomic has two */
     PAGES_SIZE = (sizeof(struct jit_page) * MAX_PAGES + GRANULE_SIZE - 1) & PAGE_MASK,
-    SITES_SIZE = SITES * sizeof(uint32_t),
+    SITES_SIZE = SITES * sizeof(struct site),
     RESERVED_SIZE = CODE_SIZE + SITES_SIZE + PAGES_SIZE, /* all reachable with a 32-bit displacement */
 };
 
@@ -75,7 +75,7 @@ struct jit *jit_new(struct cpu *cpu, unsigned threshold, bool checks) {
     }
     jit->threshold = threshold;
     jit->to_run = (uint8_t *)jit->reserved - jit->code;
-    jit->sites = (uint32_t *)((uint8_t *)jit->reserved + CODE_SIZE);
+    jit->sites = (struct site *)((uint8_t *)jit->reserved + CODE_SIZE);
     jit->pages = (struct jit_page *)((uint8_t *)jit->sites + SITES_SIZE);
     *jit->emit = (struct emit){.cpu = cpu, .jit = jit, .to_run = jit->to_run, .at = jit->code, .start = jit->code};
     host_emit_stubs(jit->emit, &(struct host_calls){jit_act, jit_branch, check_store, &refetch_insn});
@@ -173,6 +173,10 @@ const void *jit_act(struct cpu *cpu, unsigned slot, int64_t count) {
     }
     const struct jit_page *page = page_of(cpu->ops)->jit;
     uint32_t drops = page->drops;
+    if (unlikely(cpu->jit_wanders)) {
+        cpu->jit_wanders = false;
+        regions_wander(cpu, page_of(cpu->ops), slot);
+    }
     if (!info->act(cpu, i)) {
         return go_on(cpu, JIT_FAULT, i, count);
     }

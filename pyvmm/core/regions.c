@@ -68,6 +68,11 @@ void regions_drop(struct cpu *cpu, struct code_page *page) {
     jit->drops++;
 }
 
+void regions_wander(struct cpu *cpu, struct code_page *page, unsigned slot) {
+    add_to_set(page->jit->wanders, slot);
+    regions_drop(cpu, page);
+}
+
 void regions_reset(struct cpu *cpu, struct code_page *page) {
     struct jit_page *jit = page->jit;
     for (unsigned slot = 0; slot < SLOTS; slot++) {
@@ -76,6 +81,7 @@ void regions_reset(struct cpu *cpu, struct code_page *page) {
     jit->entry[SLOTS] = cpu->jit->stubs.next_page;
     memset(jit->heads, 0, sizeof jit->heads);
     memset(jit->covered, 0, sizeof jit->covered);
+    memset(jit->wanders, 0, sizeof jit->wanders);
     memset(jit->heat, 0, sizeof jit->heat);
     jit->drops++;
 }

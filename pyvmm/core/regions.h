@@ -13,6 +13,8 @@ void regions_decoded(struct code_page *page, unsigned slot);
 void regions_add_head(struct code_page *page, unsigned slot);
 void regions_reset(struct cpu *cpu, struct code_page *page);
 void regions_changed(struct cpu *cpu, struct code_page *page, unsigned first, unsigned last);
+/* The access of this slot begins to wander (translation.h): its regions are translated again. */
+void regions_wander(struct cpu *cpu, struct code_page *page, unsigned slot);
 void regions_drop(struct cpu *cpu, struct code_page *page);
 
 #endif

@@ -62,10 +62,26 @@ struct host_stubs {
     const void *find[2][NUM_SIZES];    /* by `write`, by size: see host_find_slowly() */
 };
 
+/*
+ * Where an access found its page last: the offset of the TLB entry.  One that often finds another page soon after the
+ * last, as in a hash table, gains nothing from that; it `wanders`, and is translated again to look at the page's place.
+ */
+struct site {
+    uint16_t entry;
+    uint16_t misses; /* soon after the one before: up to SITE_WANDERS */
+    uint32_t missed_at; /* H_COUNT */
+};
+enum {
+    SITE_WANDERS = 0x8000,
+    SITE_MISSES = 1024, /* until it wanders */
+    LOG2_SOON = 12, /* 256 instructions */
+};
+
 struct jit_page {
     const void *entry[SLOTS + 1];   /* code to execute the instruction and what follows, or stubs.leave[JIT_GO] */
     uint64_t heads[SLOT_WORDS];     /* slots that are branch targets */
     uint64_t covered[SLOT_WORDS];   /* slots in some region */
+    uint64_t wanders[SLOT_WORDS];   /* slots whose accesses wander */
     uint32_t drops;                 /* how often its regions were dropped */
     uint16_t op[SLOTS];             /* the own ops of slots with OP_HEAT or OP_JIT */
     uint8_t heat[SLOTS];            /* executions of an OP_HEAT */
@@ -76,7 +92,7 @@ struct jit {
     uint8_t *code;       /* as it is written; it runs at code + to_run */
     ptrdiff_t to_run;
     uint8_t *first, *at; /* the start of the regions; the place of the next one */
-    uint32_t *sites, *next_site;
+    struct site *sites, *next_site;
     struct jit_page *pages;
     void *reserved;      /* the address range of all of this */
     uintptr_t act; /* jit_act() */
@@ -114,7 +130,7 @@ struct later {
     uint32_t slot;  /* FIND, ACT, BRANCH: the instruction; EXIT: where to continue */
     /* FIND: find the page of an access; ACT, BRANCH: execute the instruction with its handler */
     uint32_t found, next; /* labels at which to continue */
-    uint32_t *site;
+    struct site *site;
     bool write;
     uint8_t size;
     int32_t count; /* also of an exit */

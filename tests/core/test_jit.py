@@ -48,6 +48,7 @@ from tests.core.test_gic_timer import IRQ_VECTOR, VMCR_ON, lr
 
 ENGINES = (Engine.JIT, Engine.CHECK)
 HOT = 100  # turns that make a loop hot
+SITE_MISSES = 1024  # of translation.h
 EC_BRANCH_TARGET = 0x0D
 FPSR_IXC, FPSR_UFC = 1 << 4, 1 << 3
 EN_IA, TBI0 = 1 << 31, 1 << 37
@@ -364,6 +365,59 @@ def test_an_empty_slot_holds_no_address(access: str, address: int) -> None:
     assert bench.run(f"{access}; hvc #1").esr & 0xFFFF == 5
     assert guest_ec(bench.state) == EC_DATA_ABORT + 1
     assert bench.machine.num_translated
+
+
+def wander(bench: Bench, access: str, count: int) -> None:
+    """Run one access, each time in another one of four pages, until it faults."""
+    bench.mmu_on()
+    for page, target in enumerate((3, 1, 0, 2)):
+        bench.map(DATA + page * PAGE, DATA + target * PAGE, AF | UXN)
+    bench.memory.write(DATA, bytes(n * 7 & 0xFF for n in range(4 * PAGE)))
+    bench.memory.write(VECTORS + 0x200, assemble("hvc #5"))
+    bench.state.x[0], bench.state.x[8] = count, DATA
+    exit_ = bench.run(
+        f"""
+        again: add x7, x7, #0x400, lsl #12
+        add x7, x7, #0x1000
+        add x7, x7, #0x28
+        and x9, x7, #0x3ff8
+        add x9, x8, x9
+        {access}
+        add x10, x10, x1
+        eor x10, x10, x2, ror #7
+        subs x0, x0, #1
+        b.ne again
+        add x8, x8, #16, lsl #12
+        mov x0, #1
+        b again
+        """,
+        budget=1 << 30,
+    )
+    assert exit_.esr & 0xFFFF == 5
+    assert guest_ec(bench.state) == EC_DATA_ABORT + 1
+
+
+@pytest.mark.parametrize(
+    "access",
+    ["ldrb w1, [x9]", "ldr x1, [x9, #3]", "ldp x1, x2, [x9]", "str x10, [x9]", "stp q1, q2, [x9]"],
+)
+def test_an_access_that_wanders_agrees(bench: Bench, access: str) -> None:
+    """It is translated again, without a predicted slot; then its page is not mapped."""
+    reference = Bench(engine=Engine.INTERP)
+    for each in (bench, reference):
+        wander(each, access, 4 * SITE_MISSES)
+    assert bench.state.x[10] == reference.state.x[10]
+    assert bench.state.far_el1 == reference.state.far_el1
+    assert bench.state.elr_el1 == reference.state.elr_el1
+    assert bench.memory.read(DATA, 4 * PAGE) == reference.memory.read(DATA, 4 * PAGE)
+
+
+@pytest.mark.parametrize(("count", "num_translated"), [(SITE_MISSES, 1), (SITE_MISSES + HOT, 2)])
+def test_an_access_that_wanders_is_translated_again_once(count: int, num_translated: int) -> None:
+    """After a number of misses, and never again."""
+    bench = Bench(engine=Engine.JIT, threshold=2)
+    wander(bench, "ldr x1, [x9]", count)
+    assert bench.machine.num_translated == num_translated
 
 
 def test_a_barrier_does_not_end_a_region(bench: Bench) -> None:
