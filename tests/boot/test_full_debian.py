@@ -1,5 +1,6 @@
 """Debian with systemd and tools: built by a guest, and booted in a VM and in a realm."""
 
+import hashlib
 import http.server
 import re
 import shutil
@@ -57,8 +58,9 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     deb = next(archives.glob(f"{PACKAGE}_*.deb"))
     shutil.copy(deb, directory / "package.deb")
     fields = subprocess.run(["dpkg-deb", "-f", deb], check=True, capture_output=True, text=True)
-    size = f"Filename: ./package.deb\nSize: {deb.stat().st_size}\n"
-    (directory / "Packages").write_text(fields.stdout + size)
+    place = f"Filename: ./package.deb\nSize: {deb.stat().st_size}\n"
+    place += f"SHA256: {hashlib.sha256(deb.read_bytes()).hexdigest()}\n"
+    (directory / "Packages").write_text(fields.stdout + place)
     handler = partial(_Quiet, directory=directory)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
