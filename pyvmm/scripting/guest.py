@@ -11,10 +11,10 @@ import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from pyvmm.arch.errors import UserError
 from pyvmm.scripting.console import ConsoleReader
@@ -23,12 +23,13 @@ from pyvmm.scripting.execution import Completed, Execution
 from pyvmm.scripting.options import Value, arguments
 from pyvmm.vm.agent.protocol import CHALLENGE_SIZE
 from pyvmm.vm.control.api import State, Statistics, Status
-from pyvmm.vm.control.client import Client, connect
+from pyvmm.vm.control.client import Client, Gone, connect
 from pyvmm.vm.control.directory import Directory
 from pyvmm.vm.exit_code import ExitCode, Failure
 
 __all__ = ["Completed", "Guest", "attach", "normal_vm", "realm"]
 
+T = TypeVar("T")
 _PATIENCE: Final = 60.0  # seconds to wait for an agent on a silent console
 
 
@@ -151,24 +152,36 @@ class Guest:
 
     def console(self) -> str:
         """Return the console's output so far; what is not UTF-8 is replaced."""
-        place = Directory.of_user()
-        kept = place.console_log(self.name)
-        if kept is None:
-            with self._connect() as client:
-                kept = ConsoleReader(client).read()
-        return kept.decode(errors="replace")
+        read = self._while_it_runs(ConsoleReader.read, _PATIENCE)
+        return (self._kept() if read is None else read).decode(errors="replace")
 
     def expect(self, pattern: str, timeout: float | None = _PATIENCE) -> re.Match[str]:
         """Wait until the console shows a regular expression; earlier output counts too."""
-        kept = Directory.of_user().console_log(self.name)
-        if kept is None:
-            with self._connect(None) as client:
-                return ConsoleReader(client).expect(re.compile(pattern), timeout)
-        match = re.search(pattern, kept.decode(errors="replace"))
+        wanted = re.compile(pattern)
+        match = self._while_it_runs(lambda console: console.expect(wanted, timeout), None)
+        if match is None:
+            match = wanted.search(self._kept().decode(errors="replace"))
         if match is None:
             line = f"{self.name} ended before its console showed {pattern!r}"
             raise Failure(ExitCode.ENDED, line)
         return match
+
+    def _while_it_runs(self, use: Callable[[ConsoleReader], T], patience: float | None) -> T | None:
+        """Use the console; return None if the guest has ended, also meanwhile."""
+        place = Directory.of_user()
+        if place.console_log(self.name) is not None:
+            return None
+        try:
+            with self._connect(patience) as client:
+                return use(ConsoleReader(client))
+        except (Gone, UserError):  # UserError: it is shut off
+            if place.console_log(self.name) is None:
+                raise
+            return None
+
+    def _kept(self) -> bytes:
+        """Return the output of a guest that has ended."""
+        return Directory.of_user().console_log(self.name) or b""
 
     def type(self, text: str | bytes) -> None:
         """Type on the console."""

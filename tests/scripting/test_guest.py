@@ -48,6 +48,21 @@ def test_a_normal_vm_is_paused_resumed_and_stopped(tmp_path: Path) -> None:
             pyvmm.attach("v1").expect("never")
 
 
+def test_console_of_a_guest_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ran when it was looked for, and had ended before the connection."""
+    with pyvmm.realm(mem="64M", no_hes=True) as guest:
+        assert guest.wait(timeout=60) == ExitCode.OK
+        kept = Directory.console_log
+        for read in (guest.console, lambda: guest.expect("Hello").string):
+            looks = iter((True, False, False))
+            monkeypatch.setattr(
+                Directory,
+                "console_log",
+                lambda place, name, looks=looks: None if next(looks) else kept(place, name),
+            )
+            assert read().startswith("Hello from a realm.")
+
+
 def test_nothing_is_left_of_a_guest_whose_block_raises() -> None:
     """As little as of one that cannot be created."""
     with pytest.raises(ZeroDivisionError), pyvmm.realm(mem="64M", no_hes=True):

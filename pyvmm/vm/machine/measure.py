@@ -10,6 +10,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final, TypeGuard
 
+import msgspec
+
 from pyvmm.arch import strict_json
 from pyvmm.arch.errors import UserError
 from pyvmm.arch.events import Event, RimExtension
@@ -112,7 +114,9 @@ def on_host(create: RimExtension, parameters: dict[str, int]) -> RimExtension:
     flags = RealmParams.of(**fields).flags
     for name in parameters:
         flags |= _HOST_PARAMETERS[name]
-    return replace(create, fields=tuple({**fields, "flags": flags, **parameters}.items()))
+    return msgspec.structs.replace(
+        create, fields=tuple({**fields, "flags": flags, **parameters}.items())
+    )
 
 
 # --- logs -------------------------------------------------------------------------------------
