@@ -121,8 +121,8 @@ class Browser:
 
 @contextmanager
 def browsing(address: Address) -> Iterator[Browser]:
-    """Connect to the server."""
+    """Connect to the server; a message that is not received yet stays in the connection."""
     url = f"ws://{address.host}{address.path}live"
     origin = Origin(address.origin)
-    with connect(url, origin=origin, max_size=None, ping_interval=None) as socket:
+    with connect(url, origin=origin, max_size=None, max_queue=1, ping_interval=None) as socket:
         yield Browser(socket)
