@@ -35,7 +35,7 @@ from pyvmm.vm.network_options import MAC_SIZE, MAX_MTU, NetworkOptions
 from pyvmm.vm.option_values import FORMATS, DiskOptions, VsockOptions, disk_serials
 from pyvmm.vm.options import VmOptions
 
-VERSION: Final = 3
+VERSION: Final = 4
 _MAGIC: Final = b"pyvmm snapshot\r\n"
 _preface = Struct("<16sIIQQ32s")  # magic, version, 0, place and size of the header, its SHA-256
 _PIECE: Final = 1 << 20

@@ -143,6 +143,67 @@ def test_a_full_user_makes_the_guest_wait(rig: Rig) -> None:
     assert len(rig.driver.rings[TRANSMIT].used_entries()) == 5
 
 
+def test_what_was_written_before_a_close_arrives_before_it(rig: Rig) -> None:
+    """A program that has written all may leave while the user is full; the next one's follows."""
+    rig.open()
+    rig.log.is_full = True
+    rig.write(b"first")
+    rig.write(b"last")
+    rig.tell(Event.PORT_OPEN, 0)
+    rig.tell(Event.PORT_OPEN, 1)
+    rig.write(b"next")
+    rig.tell(Event.PORT_OPEN, 0)
+    assert rig.log.calls == ["opened"]
+    rig.log.is_full = False
+    rig.port.resume()
+    assert rig.log.calls == ["opened", b"first", b"last", "closed", "opened", b"next", "closed"]
+    rig.write(b"too late")
+    assert rig.log.calls[-1] == "closed"
+
+
+def test_opening_and_closing_for_ever_costs_no_memory(rig: Rig) -> None:
+    """While the user is full; what was open for nothing is left out."""
+    rig.open()
+    rig.log.is_full = True
+    rig.write(b"data")
+    for _ in range(100):
+        rig.tell(Event.PORT_OPEN, 0)
+        rig.tell(Event.PORT_OPEN, 0)
+        rig.tell(Event.PORT_OPEN, 1)
+        rig.tell(Event.PORT_OPEN, 1)
+    assert len(rig.port.changes) == 2
+    rig.log.is_full = False
+    rig.port.resume()
+    assert rig.log.calls == ["opened", b"data", "closed", "opened"]
+
+
+def test_a_reset_forgets_a_close_that_is_still_to_come(rig: Rig) -> None:
+    """The port is closed at once, and opens anew."""
+    rig.open()
+    rig.log.is_full = True
+    rig.write(b"lost")
+    rig.tell(Event.PORT_OPEN, 0)
+    rig.driver.start()
+    rig.log.is_full = False
+    rig.open()
+    rig.write(b"data")
+    assert rig.log.calls == ["opened", "closed", "opened", b"data"]
+
+
+def test_a_close_that_is_still_to_come_is_saved(rig: Rig) -> None:
+    """Relative to what waits: a restored device takes the rest of the queue first."""
+    rig.open()
+    rig.write(b"taken")
+    rig.log.is_full = True
+    rig.write(b"waits")
+    rig.tell(Event.PORT_OPEN, 0)
+    restored = Rig()
+    restored.driver.device.load(rig.driver.device.save())
+    assert restored.port.is_open
+    restored.write(b"waits")
+    assert restored.log.calls == ["opened", b"waits", "closed"]
+
+
 def test_port_is_silent_to_a_driver_that_takes_it_for_a_terminal() -> None:
     """Without MULTIPORT nothing is transferred."""
     rig = Rig(refuse=PortFeature.MULTIPORT)

@@ -294,10 +294,16 @@ def test_a_disk_that_has_changed_is_refused(tmp_path: Path) -> None:
     [
         (b"", "is no snapshot, or is damaged"),
         (b"text " * 100, "it begins differently"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 0, b""), "has version 2; this pyvmm reads 3"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 3, 0, 0, 0, b""), "a header of 0 bytes"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 3, 0, 1 << 63, 1, b""), "a header of 1 bytes"),
-        (PREFACE.pack(b"pyvmm snapshot\r\n", 3, 0, 0, 64, b""), "another digest"),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 2, 0, 0, 0, b""), "has version 2; this pyvmm reads 4"),
+        (
+            PREFACE.pack(b"pyvmm snapshot\r\n", 4, 0, 0, 0, b""),
+            "a header of 0 bytes",
+        ),
+        (
+            PREFACE.pack(b"pyvmm snapshot\r\n", 4, 0, 1 << 63, 1, b""),
+            "a header of 1 bytes",
+        ),
+        (PREFACE.pack(b"pyvmm snapshot\r\n", 4, 0, 0, 64, b""), "another digest"),
     ],
 )
 def test_what_is_no_snapshot_is_a_line(tmp_path: Path, content: bytes, complaint: str) -> None:

@@ -5,13 +5,14 @@ name in /sys/class/virtio-ports/*/name.  Spec: virtio 1.2, "Console Device", MUL
 Not implemented: ports that are consoles, removal of a port.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
 from struct import Struct
 from typing import ClassVar, Final, Protocol
 
 from pyvmm.arch import saved
-from pyvmm.arch.saved import State
+from pyvmm.arch.saved import State, Value
 from pyvmm.devices.virtio.device import VirtioDevice
 from pyvmm.devices.virtio.queue import VirtQueue
 
@@ -89,6 +90,9 @@ class Port:
         self.user = user
         self.is_open = False
         self.waiting = bytearray()
+        #: What is to come: after how many chains taken in all, and whether it opens or closes.
+        self.changes = deque[tuple[int, bool]]()
+        self.num_taken = 0  # chains that the guest has written
         self.device: VirtioPorts | None = None
         self.number = 0  # in the device
 
@@ -155,25 +159,22 @@ class VirtioPorts(VirtioDevice):
                     self.deliver(port)
 
     def save(self) -> State:
-        """Return which ports are open, and what waits in them."""
-        return {"ports": [[port.is_open, bytes(port.waiting)] for port in self._ports]}
+        """Return which ports are open, what waits in them, and what is to come."""
+        return {"ports": [_saved(port) for port in self._ports]}
 
     def load(self, state: State) -> None:
         """Set which ports are open; messages that waited for the driver are lost."""
         for port, each in zip(
             self._ports, saved.items(state, "ports", len(self._ports)), strict=True
         ):
-            is_open, waiting = saved.items({"port": each}, "port", 2)
-            if not isinstance(waiting, bytes):
-                raise saved.StateError("a port has no bytes")
-            _set_open(port, is_open=is_open is True)
-            port.waiting[:] = waiting
+            _load(port, saved.items({"port": each}, "port", 3))
 
     def reset(self) -> None:
         """Close the ports: the guest's programs are gone."""
         super().reset()
         self._messages.clear()
         for port in self._ports:
+            port.changes.clear()
             _set_open(port, is_open=False)
 
     def deliver(self, port: Port) -> None:
@@ -199,6 +200,20 @@ class VirtioPorts(VirtioDevice):
             queue.push_used(chain, 0)
             if port.is_open:
                 port.user.received(data)
+            port.num_taken += 1
+            while port.changes and port.changes[0][0] <= port.num_taken:
+                _set_open(port, is_open=port.changes.popleft()[1])
+
+    def _change(self, port: Port, *, is_open: bool) -> None:
+        """Open or close a port: for what the guest writes from now on, not for what waits."""
+        num_waiting, _ = self.queues[_queue_of(port) + 1].peek(0)
+        at, changes = port.num_taken + num_waiting, port.changes
+        if not num_waiting:
+            _set_open(port, is_open=is_open)
+        elif changes and changes[-1] == (at, True) and not is_open:
+            changes.pop()  # it would be open for nothing
+        elif is_open != (changes[-1][1] if changes else port.is_open):
+            changes.append((at, is_open))
 
     def _handle_control(self, message: bytes) -> None:
         """Handle a control message; ignore an invalid one."""
@@ -216,7 +231,7 @@ class VirtioPorts(VirtioDevice):
                 self._send_control(port, Event.PORT_NAME, port.name)
                 self._send_control(port, Event.PORT_OPEN)
             case Event.PORT_OPEN:
-                _set_open(port, is_open=bool(value))
+                self._change(port, is_open=bool(value))
             case _:
                 pass
 
@@ -234,6 +249,24 @@ class VirtioPorts(VirtioDevice):
 def _queue_of(port: Port) -> int:
     """Return the receive queue of a port; its transmit queue is the next one."""
     return 2 * port.number + 2 if port.number else 0
+
+
+def _saved(port: Port) -> list[Value]:
+    changes: list[Value] = [[at - port.num_taken, is_open] for at, is_open in port.changes]
+    return [port.is_open, bytes(port.waiting), changes]
+
+
+def _load(port: Port, state: list[Value]) -> None:
+    is_open, waiting, _ = state
+    if not isinstance(waiting, bytes):
+        raise saved.StateError("a port has no bytes")
+    port.changes.clear()
+    port.num_taken = 0
+    for each in saved.items({"changes": state[2]}, "changes"):
+        after, opens = saved.items({"change": each}, "change", 2)
+        port.changes.append((saved.number({"after": after}, "after", 1 << 16), opens is True))
+    _set_open(port, is_open=is_open is True)
+    port.waiting[:] = waiting
 
 
 def _set_open(port: Port, *, is_open: bool) -> None:
