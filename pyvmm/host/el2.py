@@ -43,7 +43,7 @@ from pyvmm.arch.pstate import (
 )
 from pyvmm.arch.smccc import NUM_ARGS
 from pyvmm.arch.timer import CTL_ASSERTED, CTL_FIELDS
-from pyvmm.host import inject, interface
+from pyvmm.host import cpu_interface, inject
 from pyvmm.host.access import perform_access
 from pyvmm.host.debug import DebugPort
 from pyvmm.host.dma import LinearMemory
@@ -285,12 +285,12 @@ class PrivilegedSoftware(VcpuGuest):
         EL2 whose interrupt it would signal.
         """
         inject.skip(context)
-        vgic, pe, limits = self._vgic, self._machine.pe(cpu), interface.limits(context)
+        vgic, pe, limits = self._vgic, self._machine.pe(cpu), cpu_interface.limits(context)
         vgic.limit(cpu, limits)
         lrs = vgic.load_lrs(cpu)
-        if interface.signals(lrs, limits):
+        if cpu_interface.signals(lrs, limits):
             self._kick(cpu)
-        timers = interface.deadlines(context)
+        timers = cpu_interface.deadlines(context)
         pe.set_alarm(
             min((count for count, ppi in timers if vgic.may_signal(cpu, ppi)), default=NEVER)
         )

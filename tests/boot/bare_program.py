@@ -27,7 +27,7 @@ def compile_host(directory: Path, *sources: str, **constants: int) -> Path:
     """Compile a program at EL2 that contains the realm of ``directory``; return its ELF file."""
     elf = directory / f"{Path(sources[0]).stem}.elf"
     defined = [f"-D{name}={value}" for name, value in constants.items()]
-    _link("el2.lds", elf, "start.S", "realm.S", *sources, f"-I{directory}", *defined)
+    _link("el2.lds", elf, "start.S", "realm_image.S", *sources, f"-I{directory}", *defined)
     return elf
 
 

@@ -73,6 +73,14 @@ class Running(Piped):
         return self._process.wait(PATIENCE)
 
 
+def build_image(name: str, *options: str, patience: float = DOWNLOAD_PATIENCE) -> Image:
+    """Build a Debian guest, unless it exists."""
+    output = BUILT_IMAGE.with_name(name)
+    made = call(PYVMM, "image", "build", "debian", *options, "--output", output, patience=patience)
+    assert made.code == 0, made.errors
+    return Image(output)
+
+
 def guest_options(image: Image, disk: Path | None) -> list[str | Path]:
     """Return the options that boot Debian, on a disk or in its initial RAM disk alone.
 

@@ -7,15 +7,7 @@ import pytest
 
 from pyvmm.root_of_trust import RootOfTrust
 from pyvmm.vm.images.debian import Image
-from tests.boot.command import (
-    BUILT_IMAGE,
-    DOWNLOAD_PATIENCE,
-    PYVMM,
-    Running,
-    call,
-    copy_disk,
-    guest_options,
-)
+from tests.boot.command import BUILT_IMAGE, Running, build_image, copy_disk, guest_options
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,20 +21,13 @@ def hes(hes_directory: Path) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def debian() -> Image:
     """Build the guest as `make run` does, unless it exists."""
-    command = (PYVMM, "image", "build", "debian", "--output", BUILT_IMAGE)
-    made = call(*command, patience=DOWNLOAD_PATIENCE)
-    assert made.code == 0, made.errors
-    return Image(BUILT_IMAGE)
+    return build_image(BUILT_IMAGE.name)
 
 
 @pytest.fixture(scope="session")
 def image_with_9p() -> Image:
     """Build a guest whose kernel has 9P, unless it exists."""
-    output = BUILT_IMAGE.with_name("debian-9p")
-    command = (PYVMM, "image", "build", "debian", "--kernel", "arm64", "--output", output)
-    made = call(*command, patience=DOWNLOAD_PATIENCE)
-    assert made.code == 0, made.errors
-    return Image(output)
+    return build_image("debian-9p", "--kernel", "arm64")
 
 
 @pytest.fixture(scope="module")

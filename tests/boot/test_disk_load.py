@@ -18,8 +18,8 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
 from tests.boot.command import (
     DOWNLOAD_PATIENCE,
-    PYVMM,
     Running,
+    build_image,
     call,
     copy_disk,
     guest_options,
@@ -149,18 +149,15 @@ def test_four_jobs_read_what_they_wrote(
 @pytest.mark.parametrize("name", ["disk.raw", "disk.qcow2"])
 def test_fio_verifies_what_it_wrote(tmp_path: Path, name: str, options: str) -> None:
     """Four jobs of random sizes, many requests at a time, two CPUs."""
-    image = Path("build/debian-fio")
-    build = (PYVMM, "image", "build", "debian", "--with", "fio", "--output", image)
-    made = call(*build, patience=DOWNLOAD_PATIENCE)
-    assert made.code == 0, made.errors
-    disk, root = make_disk(tmp_path / name), copy_disk(Image(image), tmp_path)
+    image = build_image("debian-fio", "--with", "fio")
+    disk, root = make_disk(tmp_path / name), copy_disk(image, tmp_path)
     command = (
         "cd /run && fio --name=job --numjobs=4 --filename=/dev/vdb --size=4M --offset_increment=4M"
         " --rw=randrw --bsrange=512-64k --blockalign=512 --direct=1 --ioengine=libaio --iodepth=16"
         " --verify=crc32c --verify_fatal=1 --fsync=32 --loops=4 --serialize_overlap=1 --minimal"
     )
     with Running(
-        "run", *guest_options(Image(image), root), "-c", "2", "--disk", f"{disk}{options}"
+        "run", *guest_options(image, root), "-c", "2", "--disk", f"{disk}{options}"
     ) as guest:
         guest.shell.log_in()
         answer = guest.shell.run(command, DOWNLOAD_PATIENCE)

@@ -1,7 +1,6 @@
 """The scripts in `examples/`, run as a reader runs them."""
 
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -110,7 +109,6 @@ def test_interrupted_realm_pool(debian: Image) -> None:
         assert process.wait(PATIENCE) == -signal.SIGTERM
 
 
-@pytest.mark.skipif(shutil.which("passt") is None, reason="passt is not installed")
 def test_split(debian: Image) -> None:
     """A user of the web service gets what only the realm can compute."""
     with socket.create_server(("127.0.0.1", 0)) as unused:

@@ -14,7 +14,7 @@ import platformdirs
 import pytest
 
 from pyvmm.vm.images.debian import Image
-from tests.boot.command import BUILT_IMAGE, PYVMM, Running, call, guest_options
+from tests.boot.command import Running, build_image, guest_options
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow]
 
@@ -36,11 +36,7 @@ WORK = (
 @pytest.fixture(scope="module")
 def full() -> Image:
     """Build the image, unless it exists."""
-    output = BUILT_IMAGE.with_name("debian-full")
-    command = (PYVMM, "image", "build", "debian", "--profile", "full", "--output", output)
-    made = call(*command, patience=BUILD_PATIENCE)
-    assert made.code == 0, made.errors
-    return Image(output)
+    return build_image("debian-full", "--profile", "full", patience=BUILD_PATIENCE)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

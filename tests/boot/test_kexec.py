@@ -7,28 +7,16 @@ from pathlib import Path
 import pytest
 
 from pyvmm.vm.images.debian import Image
-from tests.boot.command import (
-    DOWNLOAD_PATIENCE,
-    PYVMM,
-    Running,
-    call,
-    copy_disk,
-    guest_options,
-)
+from tests.boot.command import Running, build_image, copy_disk, guest_options
 from tests.boot.shell import Answer
 
 pytestmark = [pytest.mark.boot, pytest.mark.slow]
-
-_IMAGE = Path("build/kexec")
 
 
 @pytest.fixture(scope="module")
 def image() -> Image:
     """Build a Debian image with kexec."""
-    build = (PYVMM, "image", "build", "debian", "--with", "kexec-tools", "--output", _IMAGE)
-    made = call(*build, patience=DOWNLOAD_PATIENCE)
-    assert made.code == 0, made.errors
-    return Image(_IMAGE)
+    return build_image("kexec", "--with", "kexec-tools")
 
 
 @pytest.fixture(params=[(1, "mmio"), (2, "mmio"), (2, "pci")], ids=str)

@@ -9,14 +9,7 @@ import pytest
 from pyvmm.arch.pmu import PmuEvent
 from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
-from tests.boot.command import (
-    DOWNLOAD_PATIENCE,
-    PYVMM,
-    Running,
-    call,
-    copy_disk,
-    guest_options,
-)
+from tests.boot.command import Running, build_image, copy_disk, guest_options
 from tests.boot.counters import AROUND, LOOP_SIZE, ROUNDS, counters_program
 from tests.boot.shell import Answer, Shell
 
@@ -115,10 +108,7 @@ def test_without_the_option_there_are_none(debian: Image, kind: tuple[str, ...])
 @pytest.mark.parametrize("kind", [(), ("--realm", "--no-hes")], ids=["VM", "realm"])
 def test_perf_counts_and_samples(tmp_path: Path, kind: tuple[str, ...]) -> None:
     """Debian's perf: `stat` without an event that is not counted, `record` with its symbols."""
-    image = Image(Path("build/debian-perf"))
-    build = (PYVMM, "image", "build", "debian", "--with", "linux-perf", "--output", image.directory)
-    made = call(*build, patience=DOWNLOAD_PATIENCE)
-    assert made.code == 0, made.errors
+    image = build_image("debian-perf", "--with", "linux-perf")
     options = (*kind, "--pmu", *guest_options(image, copy_disk(image, tmp_path)))
     with Running("run", *options) as running:
         running.shell.log_in()

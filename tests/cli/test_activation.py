@@ -91,7 +91,6 @@ def test_units_start_what_exists(path: Path, tmp_path: Path) -> None:
     (tmp_path / "pyvmm/kbs").mkdir(parents=True)
     (tmp_path / "pyvmm/guest.toml").touch()
     unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters=["="])
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(path)
     service = unit["Service"]
     for line in filter(None, (service.get("ExecStart"), service.get("ExecStop"))):

@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.arch.gic import GICD_CTLR_GRP1, PPI_HYP_PHYSICAL_TIMER
 from pyvmm.arch.machine import PeContextWithEl2
-from pyvmm.host import interface
+from pyvmm.host import cpu_interface
 from pyvmm.host.el2 import Wires
 from pyvmm.host.vgic import Vgic
 
@@ -74,7 +74,7 @@ class Interface:
 )
 def test_what_the_interface_masks(registers: Interface, expected: tuple[int, int]) -> None:
     """The mask, the enables of the groups, and the running priority."""
-    assert interface.limits(cast("PeContextWithEl2", registers)) == expected
+    assert cpu_interface.limits(cast("PeContextWithEl2", registers)) == expected
 
 
 @pytest.mark.parametrize(("priority", "expected"), [(0x80, [0]), (0xA0, [])])
@@ -90,4 +90,4 @@ def test_an_interrupt_that_is_masked_does_not_kick(priority: int, expected: list
     assert kicks == expected
     lrs = vgic.load_lrs(0)
     assert intids(lrs) == [PPI_HYP_PHYSICAL_TIMER]
-    assert interface.signals(lrs, (0, 0xA0)) == bool(expected)
+    assert cpu_interface.signals(lrs, (0, 0xA0)) == bool(expected)
