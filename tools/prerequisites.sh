@@ -52,6 +52,7 @@ raise SystemExit(not os.path.exists(os.path.join(s.get_path("include"), "Python.
         command -v skopeo >/dev/null 2>&1 || need skopeo "for tests of container images"
         command -v umoci >/dev/null 2>&1 || need umoci "for tests of container images"
         command -v tshark >/dev/null 2>&1 || need tshark "for tests of captured frames"
+        command -v curl >/dev/null 2>&1 || need curl "for tests of the API and of examples"
     fi
     for tool in mke2fs e2fsck; do # Debian keeps them in sbin, which is not on a user's PATH
         PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null 2>&1 || {
