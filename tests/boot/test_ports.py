@@ -11,6 +11,7 @@ from pyvmm.vm.exit_code import ExitCode
 from pyvmm.vm.images.debian import Image
 from tests.boot.command import Running, guest_options
 from tests.boot.shell import PATIENCE
+from tests.receiving import receive_exactly
 
 pytestmark = pytest.mark.boot
 
@@ -20,14 +21,6 @@ FIND = (
     "port() { for p in /sys/class/virtio-ports/*; do read -r n <$p/name;"
     ' [ "$n" = "$1" ] && echo /dev/${p##*/}; done; }'
 )
-
-
-def receive_all(connection: socket.socket, size: int) -> bytes:
-    """Receive so many bytes."""
-    data = b""
-    while len(data) < size:
-        data += connection.recv(MIB)
-    return data
 
 
 @pytest.mark.parametrize("kind", [(), ("--realm",)], ids=["normal", "realm"])
@@ -55,7 +48,7 @@ def test_ports_carry_megabytes_both_ways(
             assert shell.run(copy).output.split()[0] == digest
             sender.join()
             shell.type("busybox cat /data >$(port org.out)\n")
-            assert receive_all(other, MIB) == content
+            assert receive_exactly(other, MIB) == content
         shell.type("poweroff -f\n")
         assert guest.wait() == ExitCode.OK
     assert not any(path.exists() for path in paths.values())

@@ -13,6 +13,7 @@ from pyvmm.devices.net_stream import StreamBackend, pack_frame
 from pyvmm.devices.net_switch import MAX_PEERS, Switch
 from pyvmm.devices.virtio.net import MAX_FRAME
 from tests.devices.peer import BROADCAST, TIMEOUT, Port
+from tests.receiving import receive_exactly
 from tests.waiting import wait_until
 
 GUEST, ALICE, BOB = (b"\2" + bytes(4) + bytes((number,)) for number in range(3))
@@ -37,8 +38,8 @@ class Peer:
 
     def receive(self) -> bytes:
         """Return the next frame."""
-        size = int.from_bytes(self.stream.recv(4, socket.MSG_WAITALL), "big")
-        return self.stream.recv(size, socket.MSG_WAITALL)
+        size = int.from_bytes(receive_exactly(self.stream, 4), "big")
+        return receive_exactly(self.stream, size)
 
     def is_gone(self) -> bool:
         """Wait until the switch closes the connection."""

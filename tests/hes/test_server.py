@@ -26,6 +26,7 @@ from pyvmm.arch.psa import (
     PsaStatus,
 )
 from tests.hes.rig import Answer, parse_reply, request
+from tests.receiving import receive_exactly
 from tests.shortage import BusyListener
 
 PATIENCE = 30.0
@@ -76,8 +77,8 @@ def frame(message: bytes) -> bytes:
 
 def receive(stream: socket.socket) -> bytes:
     """Return the next reply."""
-    (size,) = struct.unpack("<I", stream.recv(4, socket.MSG_WAITALL))
-    return stream.recv(size, socket.MSG_WAITALL)
+    (size,) = struct.unpack("<I", receive_exactly(stream, 4))
+    return receive_exactly(stream, size)
 
 
 def ask(stream: socket.socket, message: bytes) -> Answer:

@@ -18,6 +18,7 @@ from pyvmm.vm.gdb.server import GdbServer, listen
 from pyvmm.vm.gdb.stub import commands
 from pyvmm.vm.option_values import GdbAddress
 from tests.host.debug_rig import CODE, DATA, PATIENCE, STORE, Rig
+from tests.receiving import receive_exactly
 from tests.shortage import BusyListener
 from tests.vm.gdb.client import Client, Stopped
 from tests.waiting import wait_until
@@ -152,7 +153,7 @@ def test_acknowledgements(served: Served) -> None:
         assert client.receive() == b"QC1"
         client.no_acks()
         client.send("qC")
-        assert client.socket.recv(3, socket.MSG_WAITALL) == b"$QC"
+        assert receive_exactly(client.socket, 3) == b"$QC"
 
 
 @pytest.mark.parametrize("junk", [b"$" + bytes(MAX_PACKET + 10), b"$" * (MAX_PACKET + 10)])
